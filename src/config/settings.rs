@@ -1,0 +1,488 @@
+//! Every setting, its type, its default and what it means. Defaults are written here and nowhere else.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $text)] $variant),+ }
+
+        impl $name {
+            /// Every name that the setting accepts.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// The name as it stands in a configuration file.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+choice! {
+    /// The sequence encoder.
+    Backbone {
+        /// Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm blocks.
+        Sasrec = "sasrec",
+        /// Gated recurrent units (Hidasi et al., ICLR 2016), one layer per block.
+        Gru4rec = "gru4rec",
+    }
+}
+choice! {
+    /// The next-item loss at every training position.
+    RecLoss {
+        /// Binary cross-entropy with sampled negatives (SASRec).
+        Bce = "bce",
+        /// Softmax over the positive and the sampled negatives.
+        SampledSoftmax = "sampled-softmax",
+        /// Generalised BCE (gSASRec, Petrov and Macdonald, RecSys 2023).
+        Gbce = "gbce",
+        /// Softmax over the whole catalogue.
+        Softmax = "softmax",
+    }
+}
+choice! {
+    /// The contrast between a history and its views.
+    Contrast {
+        /// No contrastive term.
+        None = "none",
+        /// One partition function over all views: the literal reading of the paper's summary.
+        Joint = "joint",
+        /// Each positive against the counterfactuals alone.
+        Decoupled = "decoupled",
+    }
+}
+choice! {
+    /// How often a client draws its negatives.
+    Resample {
+        /// Once a visit: the same negatives in every local epoch.
+        Visit = "visit",
+        /// Anew in every local epoch.
+        Epoch = "epoch",
+    }
+}
+choice! {
+    /// The client's optimiser; its state is fresh at every visit.
+    LocalOptimizer {
+        /// Adam (Kingma and Ba, ICLR 2015); weight decay is added to the gradient.
+        Adam = "adam",
+        /// Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019).
+        Adamw = "adamw",
+        /// Plain gradient descent.
+        Sgd = "sgd",
+    }
+}
+choice! {
+    /// Who is a client.
+    Clients {
+        /// Every user is a client with one sequence.
+        User = "user",
+        /// One participant holds every sequence: centralised training with mini-batches.
+        One = "one",
+    }
+}
+choice! {
+    /// The denominator of an item row's average.
+    Average {
+        /// The clients of the cohort that trained the row.
+        PerItem = "per-item",
+        /// The whole cohort: the literal mean.
+        Cohort = "cohort",
+    }
+}
+choice! {
+    /// The weight of a client in the average.
+    Weights {
+        /// One client, one vote.
+        Equal = "equal",
+        /// By the number of training positions.
+        Examples = "examples",
+    }
+}
+choice! {
+    /// Which item rows a client uploads.
+    UploadRows {
+        /// Rows of the history, its targets and the sampled negatives; rows met only in a view stay.
+        Trained = "trained",
+        /// Every row that changed.
+        Touched = "touched",
+    }
+}
+choice! {
+    /// What the server does with the averaged change.
+    ServerOptimizer {
+        /// Adds it, scaled by `federation.server_lr`, with momentum (FedAvg, FedAvgM).
+        Sgd = "sgd",
+        /// FedAdam (Reddi et al., ICLR 2021).
+        Fedadam = "fedadam",
+    }
+}
+choice! {
+    /// A group of parameters that can be shared or private.
+    Group {
+        /// The item embedding table.
+        Items = "items",
+        /// Positions, blocks and the final norm.
+        Encoder = "encoder",
+    }
+}
+choice! {
+    /// Where views come from.
+    GeneratorKind {
+        /// No views.
+        None = "none",
+        /// The embedded catalogue generator.
+        Catalogue = "catalogue",
+        /// Uniform random items in all three views: an ablation.
+        Random = "random",
+        /// Catalogue views with uniform random items as the counterfactual: an ablation.
+        RandomCounterfactual = "random-counterfactual",
+    }
+}
+
+/// Where the data comes from and how it is prepared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DataSettings {
+    /// Name of the data set, used in tables and folder names.
+    pub name: String,
+    /// Source format: `recbole`, `csv` or `synthetic`.
+    pub format: String,
+    /// Interactions file (`recbole`, `csv`). A relative path is looked up from the working folder, then under
+    /// `$LUMOS_DATA`, then under `../shared/data`.
+    pub inter: Option<PathBuf>,
+    /// Catalogue file, optional.
+    pub items: Option<PathBuf>,
+    /// Folder of the prepared data set. Empty: `data/<name>` under the working folder.
+    pub dir: Option<PathBuf>,
+    /// Names of the user, item and time columns (`csv`); typed names without the type (`recbole`).
+    pub user_column: String,
+    /// See `user_column`.
+    pub item_column: String,
+    /// See `user_column`. Empty: file order.
+    pub time_column: String,
+    /// Iterated k-core: users and items with fewer interactions are removed until none is left. 0: off.
+    pub k_core: u32,
+    /// Users with fewer interactions are dropped (after the k-core).
+    pub min_length: u32,
+    /// Only the last so many interactions of a user are kept; 0: all.
+    pub max_length: u32,
+    /// Synthetic world: number of users.
+    pub synth_users: u32,
+    /// Synthetic world: number of items.
+    pub synth_items: u32,
+    /// Synthetic world: mean interactions of a user.
+    pub synth_mean_length: f32,
+    /// Synthetic world: seed.
+    pub synth_seed: u64,
+}
+
+impl Default for DataSettings {
+    fn default() -> Self {
+        DataSettings {
+            name: "synthetic".into(),
+            format: "synthetic".into(),
+            inter: None,
+            items: None,
+            dir: None,
+            user_column: "user_id".into(),
+            item_column: "item_id".into(),
+            time_column: "timestamp".into(),
+            k_core: 0,
+            min_length: 5,
+            max_length: 0,
+            synth_users: 2000,
+            synth_items: 800,
+            synth_mean_length: 12.0,
+            synth_seed: 1,
+        }
+    }
+}
+
+/// How views are made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ViewSettings {
+    /// Which generator.
+    pub generator: GeneratorKind,
+    /// Fewest items that a future appends (second-hand: 3).
+    pub future_min: u32,
+    /// Most items that a future appends (second-hand: 5).
+    pub future_max: u32,
+    /// Counterfactual sequences per user.
+    pub counterfactuals: u32,
+    /// Share of a paraphrase's items replaced by near substitutes.
+    pub substitute: f32,
+    /// Share of neighbouring pairs swapped in a paraphrase.
+    pub reorder: f32,
+    /// Nearest items kept per item when substitutes are looked for.
+    pub neighbours: u32,
+    /// Seed of the generator's draws.
+    pub seed: u64,
+}
+
+impl Default for ViewSettings {
+    fn default() -> Self {
+        ViewSettings {
+            generator: GeneratorKind::Catalogue,
+            future_min: 3,
+            future_max: 5,
+            counterfactuals: 1,
+            substitute: 0.5,
+            reorder: 0.2,
+            neighbours: 20,
+            seed: 1,
+        }
+    }
+}
+
+/// The recommender.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelSettings {
+    /// Which encoder.
+    pub backbone: Backbone,
+    /// Width `d` of item rows and hidden states.
+    pub dim: u32,
+    /// Blocks (SASRec) or layers (GRU4Rec).
+    pub blocks: u32,
+    /// Attention heads; must divide `dim`.
+    pub heads: u32,
+    /// Inner width of the feed-forward layer; 0: `dim`.
+    pub ffn: u32,
+    /// Dropout rate on embeddings, attention outputs and feed-forward layers, in `[0, 1)`.
+    pub dropout: f32,
+    /// Longest input; earlier items are cut.
+    pub max_len: u32,
+    /// Standard deviation of initial weights and rows.
+    pub init_std: f32,
+    /// Multiply item rows by `sqrt(d)` at the input.
+    pub scale_items: bool,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        ModelSettings {
+            backbone: Backbone::Sasrec,
+            dim: 64,
+            blocks: 2,
+            heads: 1,
+            ffn: 0,
+            dropout: 0.0,
+            max_len: 50,
+            init_std: 0.02,
+            scale_items: true,
+        }
+    }
+}
+
+/// The objective of one client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LossSettings {
+    /// Next-item loss.
+    pub rec: RecLoss,
+    /// Sampled negatives per position (ignored by `softmax`).
+    pub negatives: u32,
+    /// How often negatives are drawn.
+    pub resample: Resample,
+    /// Calibration `t` of gBCE in `[0, 1]`.
+    pub gbce_t: f32,
+    /// Form of the contrastive term.
+    pub contrast: Contrast,
+    /// Weight lambda of the contrastive term.
+    pub lambda: f32,
+    /// Temperature tau.
+    pub tau: f32,
+    /// Use the future view.
+    pub future: bool,
+    /// Use the paraphrase view.
+    pub paraphrase: bool,
+    /// Use the counterfactual views.
+    pub counterfactual: bool,
+}
+
+impl Default for LossSettings {
+    fn default() -> Self {
+        LossSettings {
+            rec: RecLoss::Bce,
+            negatives: 1,
+            resample: Resample::Epoch,
+            gbce_t: 0.75,
+            contrast: Contrast::Decoupled,
+            lambda: 0.1,
+            tau: 0.5,
+            future: true,
+            paraphrase: true,
+            counterfactual: true,
+        }
+    }
+}
+
+/// Training on one client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalSettings {
+    /// Local epochs of a visit.
+    pub epochs: u32,
+    /// Optimiser.
+    pub optimizer: LocalOptimizer,
+    /// Learning rate.
+    pub lr: f32,
+    /// Weight decay.
+    pub weight_decay: f32,
+    /// Clip of a step's gradient norm over all of a client's parameters; 0: off.
+    pub clip: f32,
+    /// Adam's first decay rate.
+    pub beta1: f32,
+    /// Adam's second decay rate.
+    pub beta2: f32,
+    /// Adam's epsilon.
+    pub eps: f32,
+    /// Sequences in a mini-batch where a client holds many.
+    pub batch: u32,
+}
+
+impl Default for LocalSettings {
+    fn default() -> Self {
+        LocalSettings {
+            epochs: 5,
+            optimizer: LocalOptimizer::Adam,
+            lr: 1e-2,
+            weight_decay: 0.0,
+            clip: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            batch: 128,
+        }
+    }
+}
+
+/// Who trains when, and how updates are put together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FederationSettings {
+    /// Who is a client.
+    pub clients: Clients,
+    /// Share of the clients drawn for a round, in `(0, 1]`. Used when `cohort` is 0.
+    pub fraction: f32,
+    /// Number of clients drawn for a round; 0: use `fraction`.
+    pub cohort: u32,
+    /// Rounds.
+    pub rounds: u32,
+    /// Denominator of item rows.
+    pub average: Average,
+    /// Weight of a client.
+    pub weights: Weights,
+    /// Which rows are uploaded.
+    pub upload_rows: UploadRows,
+    /// Parameter groups that are averaged; the others stay on the client between rounds.
+    pub shared: Vec<Group>,
+    /// Share of a cohort that never reports back, in `[0, 1)`.
+    pub dropout_rate: f32,
+    /// Server optimiser.
+    pub server: ServerOptimizer,
+    /// Server learning rate.
+    pub server_lr: f32,
+    /// Momentum of server SGD, or FedAdam's first decay rate.
+    pub server_momentum: f32,
+    /// FedAdam's second decay rate.
+    pub server_beta2: f32,
+    /// FedAdam's adaptivity tau.
+    pub server_eps: f32,
+    /// Megabytes of private client state kept in memory; beyond it the state is kept on disk in the run folder.
+    pub private_memory_mb: u32,
+}
+
+impl Default for FederationSettings {
+    fn default() -> Self {
+        FederationSettings {
+            clients: Clients::User,
+            fraction: 0.1,
+            cohort: 0,
+            rounds: 100,
+            average: Average::PerItem,
+            weights: Weights::Equal,
+            upload_rows: UploadRows::Trained,
+            shared: vec![Group::Items, Group::Encoder],
+            dropout_rate: 0.0,
+            server: ServerOptimizer::Sgd,
+            server_lr: 1.0,
+            server_momentum: 0.0,
+            server_beta2: 0.99,
+            server_eps: 1e-3,
+            private_memory_mb: 1024,
+        }
+    }
+}
+
+/// When and how a model is evaluated (always by full ranking).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSettings {
+    /// Evaluate on validation every so many rounds (and after the last).
+    pub every: u32,
+    /// Cut-offs K.
+    pub k: Vec<u32>,
+    /// Selection metric on validation, such as `NDCG@20`.
+    pub select: String,
+    /// Stop after so many evaluations without a better one; 0: never.
+    pub patience: u32,
+    /// Rank only so many users during training (the first drawn by seed); 0: all. The final test uses all.
+    pub users: u32,
+}
+
+impl Default for EvalSettings {
+    fn default() -> Self {
+        EvalSettings { every: 10, k: vec![5, 10, 20], select: "HR@20".into(), patience: 0, users: 0 }
+    }
+}
+
+/// All settings of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Name of the method: a preset over the settings below (`lumos methods` lists them).
+    pub method: String,
+    /// Methods that `lumos run` trains side by side; empty: only `method`.
+    pub compare: Vec<String>,
+    /// Seed of every draw.
+    pub seed: u64,
+    /// Threads; 0: all cores. Never changes a result.
+    pub threads: u32,
+    /// See [`DataSettings`].
+    pub data: DataSettings,
+    /// See [`ViewSettings`].
+    pub views: ViewSettings,
+    /// See [`ModelSettings`].
+    pub model: ModelSettings,
+    /// See [`LossSettings`].
+    pub loss: LossSettings,
+    /// See [`LocalSettings`].
+    pub local: LocalSettings,
+    /// See [`FederationSettings`].
+    pub federation: FederationSettings,
+    /// See [`EvalSettings`].
+    pub eval: EvalSettings,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            method: "lumos".into(),
+            compare: Vec::new(),
+            seed: 1,
+            threads: 0,
+            data: DataSettings::default(),
+            views: ViewSettings::default(),
+            model: ModelSettings::default(),
+            loss: LossSettings::default(),
+            local: LocalSettings::default(),
+            federation: FederationSettings::default(),
+            eval: EvalSettings::default(),
+        }
+    }
+}

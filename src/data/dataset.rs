@@ -1,0 +1,86 @@
+//! The prepared data set in memory: sequences, tokens, catalogue, split.
+
+/// What is publicly known of one item. Every field may be empty.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ItemText {
+    /// Title.
+    pub title: String,
+    /// Categories, broad to narrow.
+    pub categories: Vec<String>,
+    /// Brand or maker.
+    pub brand: String,
+    /// Items often bought together, as item indices.
+    pub also_bought: Vec<u32>,
+}
+
+/// Which item of a sequence a metric looks at (leave-one-out).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// The item before the last; the input is the training items.
+    Validation,
+    /// The last item; the input is the training items and the validation item.
+    Test,
+}
+
+/// A prepared data set. Sequences are packed: user `u` owns `items[offsets[u]..offsets[u + 1]]`, oldest first.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Dataset {
+    /// Name, for tables.
+    pub name: String,
+    /// Fingerprint of source and preparation settings (hex); views and runs refuse another one.
+    pub fingerprint: String,
+    /// Token of every user `[U]`.
+    pub user_tokens: Vec<String>,
+    /// Token of every item `[I]`.
+    pub item_tokens: Vec<String>,
+    /// Packed sequence bounds `[U + 1]`.
+    pub offsets: Vec<u64>,
+    /// Packed item indices `[N]`.
+    pub items: Vec<u32>,
+    /// Catalogue, one entry an item `[I]`.
+    pub catalogue: Vec<ItemText>,
+}
+
+impl Dataset {
+    /// Number of users.
+    pub fn users(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    /// Number of items in the catalogue.
+    pub fn item_count(&self) -> usize {
+        self.item_tokens.len()
+    }
+
+    /// Whole sequence of `user`, oldest first, validation and test items included.
+    pub fn sequence(&self, user: usize) -> &[u32] {
+        &self.items[self.offsets[user] as usize..self.offsets[user + 1] as usize]
+    }
+
+    /// Training items of `user`: all but the last two.
+    pub fn train(&self, user: usize) -> &[u32] {
+        let s = self.sequence(user);
+        &s[..s.len().saturating_sub(2)]
+    }
+
+    /// Input items and the item to be found. `None` where the sequence is too short to have one (fewer than three items).
+    pub fn input_and_target(&self, user: usize, split: Split) -> Option<(&[u32], u32)> {
+        let s = self.sequence(user);
+        let cut = match split {
+            Split::Validation => s.len().checked_sub(2)?,
+            Split::Test => s.len().checked_sub(1)?,
+        };
+        if s.len() < 3 { None } else { Some((&s[..cut], s[cut])) }
+    }
+
+    /// How often each item occurs in training items `[I]`.
+    pub fn train_counts(&self) -> Vec<u32> {
+        let mut counts = vec![0u32; self.item_count()];
+        for user in 0..self.users() {
+            for &item in self.train(user) {
+                counts[item as usize] += 1;
+            }
+        }
+        counts
+    }
+}

@@ -1,0 +1,16 @@
+//! LUMOS: federated sequential recommendation with language-model views, packed client training and a tri-view
+//! contrastive loss.
+//!
+//! Layers point downwards only: `cli` -> `run` -> `federation` -> `cohort`, `model` -> `backend`; `data`, `views` and
+//! `eval` know nothing of devices.
+#![deny(missing_docs)]
+
+pub mod config;
+pub mod data;
+pub mod error;
+pub mod model;
+pub mod parallel;
+pub mod rng;
+pub mod views;
+
+pub use error::{Error, Result};

@@ -1,0 +1,55 @@
+//! Plain scoped threads over an index range. Work is handed out in small chunks; results must not depend on who did what.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Number of threads to use when the setting is 0: every core the process may run on.
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Runs `work(&mut state, index)` for every index below `n`. Each thread owns one entry of `states` (so `states.len()`
+/// is the number of threads). Indices are handed out `chunk` at a time, in no promised order.
+pub fn for_each<S: Send>(states: &mut [S], n: usize, chunk: usize, work: impl Fn(&mut S, usize) + Sync) {
+    let chunk = chunk.max(1);
+    let next = AtomicUsize::new(0);
+    let run = |state: &mut S| {
+        loop {
+            let lo = next.fetch_add(chunk, Ordering::Relaxed);
+            if lo >= n {
+                break;
+            }
+            for i in lo..n.min(lo + chunk) {
+                work(state, i);
+            }
+        }
+    };
+    match states {
+        [] => panic!("for_each needs at least one state"),
+        [one] => run(one),
+        [first, rest @ ..] => std::thread::scope(|scope| {
+            for state in rest {
+                scope.spawn(|| run(state));
+            }
+            run(first);
+        }),
+    }
+}
+
+/// `work(index)` for every index below `n`, results in index order.
+pub fn map<T: Send>(threads: usize, n: usize, chunk: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let mut parts: Vec<Vec<(usize, T)>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
+    for_each(&mut parts, n, chunk, |part, i| part.push((i, work(i))));
+    let mut all: Vec<(usize, T)> = parts.into_iter().flatten().collect();
+    all.sort_by_key(|(i, _)| *i);
+    all.into_iter().map(|(_, v)| v).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn map_keeps_order() {
+        for threads in [1, 3] {
+            assert_eq!(super::map(threads, 101, 7, |i| i * i), (0..101).map(|i| i * i).collect::<Vec<_>>());
+        }
+    }
+}

@@ -5,6 +5,7 @@
 //! `eval` know nothing of devices.
 #![deny(missing_docs)]
 
+pub mod backend;
 pub mod config;
 pub mod data;
 pub mod error;

@@ -1,0 +1,161 @@
+//! Causal self-attention over packed ragged sequences. Scores are recomputed in the backward pass from one stored
+//! number a (row, head), so nothing of size length x length is kept.
+
+use super::rows::{axpy_kernel, dot_kernel};
+use super::simd::{LANES, Simd, dispatch};
+
+/// Shape of one attention call. Query row `r` sees the tokens `start[r]..=token[r]` of its own sequence.
+#[derive(Clone, Copy)]
+pub struct Shape {
+    /// Query rows.
+    pub rows: usize,
+    /// Width `d`.
+    pub d: usize,
+    /// Heads; divides `d`.
+    pub heads: usize,
+    /// First token of each row's sequence `[rows]`.
+    pub start: *const u32,
+    /// Token of each row `[rows]`.
+    pub token: *const u32,
+}
+
+#[inline(always)]
+pub(super) unsafe fn softmax_row<S: Simd>(n: usize, s: *mut f32) -> f32 {
+    unsafe {
+        let mut max = *s;
+        for j in 1..n {
+            max = if *s.add(j) > max { *s.add(j) } else { max };
+        }
+        let m = S::splat(max);
+        let mut total = S::splat(0.0);
+        let mut tail = 0.0;
+        let mut j = 0;
+        while j < n {
+            if n - j >= LANES {
+                let e = S::exp(S::sub(S::load(s.add(j)), m));
+                S::store(s.add(j), e);
+                total = S::add(total, e);
+            } else {
+                let e = S::exp(S::sub(S::load_n(s.add(j), n - j), m));
+                S::store_n(s.add(j), e, n - j);
+                for k in j..n {
+                    tail += *s.add(k);
+                }
+            }
+            j += LANES;
+        }
+        let z = S::sum(total) + tail;
+        let inv = 1.0 / z;
+        for j in 0..n {
+            *s.add(j) *= inv;
+        }
+        max + z.ln()
+    }
+}
+
+dispatch! {
+    /// `y[r] = softmax(q[r] k[start..=token]^T / sqrt(d / heads)) v[start..=token]` per head; keeps the log of the
+    /// partition sum in `stats [rows, heads]`.
+    ///
+    /// # Safety
+    /// `q`, `y` hold `rows * d`, `k`, `v` all tokens named by the shape, `scratch` the longest sequence.
+    pub unsafe fn attention(shape: Shape, q: *const f32, k: *const f32, v: *const f32, y: *mut f32, stats: *mut f32, scratch: *mut f32) = forward_kernel
+}
+
+#[inline(always)]
+unsafe fn forward_kernel<S: Simd>(
+    shape: Shape,
+    q: *const f32,
+    k: *const f32,
+    v: *const f32,
+    y: *mut f32,
+    stats: *mut f32,
+    scratch: *mut f32,
+) {
+    unsafe {
+        let Shape { rows, d, heads, start, token } = shape;
+        let w = d / heads;
+        let scale = 1.0 / (w as f32).sqrt();
+        for r in 0..rows {
+            let (lo, hi) = (*start.add(r) as usize, *token.add(r) as usize);
+            for h in 0..heads {
+                let at = h * w;
+                let qp = q.add(r * d + at);
+                for j in lo..=hi {
+                    *scratch.add(j - lo) = scale * dot_kernel::<S>(w, qp, k.add(j * d + at));
+                }
+                *stats.add(r * heads + h) = softmax_row::<S>(hi - lo + 1, scratch);
+                let yp = y.add(r * d + at);
+                std::ptr::write_bytes(yp, 0, w);
+                for j in lo..=hi {
+                    axpy_kernel::<S>(w, *scratch.add(j - lo), v.add(j * d + at), yp);
+                }
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// Backward of [`attention`]: writes `dq [rows, d]`, adds to `dk` and `dv` (all tokens).
+    ///
+    /// # Safety
+    /// As [`attention`]; `scratch` holds twice the longest sequence.
+    pub unsafe fn attention_backward(shape: Shape, q: *const f32, k: *const f32, v: *const f32, dy: *const f32, stats: *const f32, dq: *mut f32, dk: *mut f32, dv: *mut f32, scratch: *mut f32) = backward_kernel
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn backward_kernel<S: Simd>(
+    shape: Shape,
+    q: *const f32,
+    k: *const f32,
+    v: *const f32,
+    dy: *const f32,
+    stats: *const f32,
+    dq: *mut f32,
+    dk: *mut f32,
+    dv: *mut f32,
+    scratch: *mut f32,
+) {
+    unsafe {
+        let Shape { rows, d, heads, start, token } = shape;
+        let w = d / heads;
+        let scale = 1.0 / (w as f32).sqrt();
+        for r in 0..rows {
+            let (lo, hi) = (*start.add(r) as usize, *token.add(r) as usize);
+            let n = hi - lo + 1;
+            let (p, dp) = (scratch, scratch.add(n));
+            for h in 0..heads {
+                let at = h * w;
+                let (qp, gp, dqp) = (q.add(r * d + at), dy.add(r * d + at), dq.add(r * d + at));
+                let lse = *stats.add(r * heads + h);
+                for j in 0..n {
+                    *p.add(j) = scale * dot_kernel::<S>(w, qp, k.add((lo + j) * d + at)) - lse;
+                    *dp.add(j) = dot_kernel::<S>(w, gp, v.add((lo + j) * d + at));
+                }
+                let mut j = 0;
+                while j < n {
+                    if n - j >= LANES {
+                        S::store(p.add(j), S::exp(S::load(p.add(j))));
+                    } else {
+                        S::store_n(p.add(j), S::exp(S::load_n(p.add(j), n - j)), n - j);
+                    }
+                    j += LANES;
+                }
+                let mut mean = 0.0;
+                for j in 0..n {
+                    mean += *p.add(j) * *dp.add(j);
+                }
+                std::ptr::write_bytes(dqp, 0, w);
+                for j in 0..n {
+                    let t = lo + j;
+                    let pj = *p.add(j);
+                    let ds = pj * (*dp.add(j) - mean) * scale;
+                    axpy_kernel::<S>(w, ds, k.add(t * d + at), dqp);
+                    axpy_kernel::<S>(w, ds, qp, dk.add(t * d + at));
+                    axpy_kernel::<S>(w, pj, gp, dv.add(t * d + at));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The three products of a linear layer on packed tokens, as register tiles: six rows by sixteen columns, so twelve
+//! accumulators hide the latency of the multiply-add units. `d` is small and the weights of a layer fit the first
+//! cache, so there is no packing and no blocking over the inner axis.
+//!
+//! Additions run in the order of the inner axis, so a result does not depend on how many rows are computed together.
+
+use super::optim::AdamStep;
+use super::simd::{LANES, Simd, dispatch, load, store};
+
+/// Splits `n` rows into tiles of at most `max` rows of nearly equal height: 20 rows make four tiles of five, not 6+6+6+2.
+#[inline(always)]
+fn tiles(n: usize, max: usize) -> (usize, usize, usize) {
+    let count = n.div_ceil(max).max(1);
+    (count, n / count, n % count)
+}
+
+macro_rules! by_rows {
+    ($rows:expr, $f:ident::<$S:ident, $($flag:tt),+>($($arg:expr),*)) => {
+        match $rows {
+            1 => $f::<$S, 1, $($flag),+>($($arg),*),
+            2 => $f::<$S, 2, $($flag),+>($($arg),*),
+            3 => $f::<$S, 3, $($flag),+>($($arg),*),
+            4 => $f::<$S, 4, $($flag),+>($($arg),*),
+            5 => $f::<$S, 5, $($flag),+>($($arg),*),
+            _ => $f::<$S, 6, $($flag),+>($($arg),*),
+        }
+    };
+}
+
+dispatch! {
+    /// `y[r, n] = bias[n] + sum_k x[r, k] w[k, n]` for `rows x inner x cols`; all row-major and dense. `bias` may be null.
+    ///
+    /// # Safety
+    /// `x` holds `rows * inner` numbers, `w` `inner * cols`, `bias` `cols`, `y` `rows * cols`; `y` overlaps nothing.
+    pub unsafe fn linear(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32) = linear_kernel
+}
+
+#[inline(always)]
+unsafe fn linear_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32) {
+    unsafe {
+        let (count, height, extra) = tiles(rows, 6);
+        let mut c = 0;
+        while c < cols {
+            let wide = cols - c >= 2 * LANES;
+            let n = (cols - c).min(LANES);
+            let b = if bias.is_null() { bias } else { bias.add(c) };
+            let mut r = 0;
+            for t in 0..count {
+                let h = height + usize::from(t < extra);
+                let (xp, wp, yp) = (x.add(r * inner), w.add(c), y.add(r * cols + c));
+                if wide {
+                    by_rows!(h, linear_tile::<S, 2, false>(inner, cols, n, xp, wp, b, yp));
+                } else if n == LANES {
+                    by_rows!(h, linear_tile::<S, 1, false>(inner, cols, n, xp, wp, b, yp));
+                } else {
+                    by_rows!(h, linear_tile::<S, 1, true>(inner, cols, n, xp, wp, b, yp));
+                }
+                r += h;
+            }
+            c += if wide { 2 * LANES } else { n };
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn linear_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: bool>(
+    inner: usize,
+    cols: usize,
+    n: usize,
+    x: *const f32,
+    w: *const f32,
+    bias: *const f32,
+    y: *mut f32,
+) {
+    unsafe {
+        let mut acc = [[S::splat(0.0); NV]; MR];
+        if !bias.is_null() {
+            for v in 0..NV {
+                let b = load::<S, TAIL>(bias.add(v * LANES), n);
+                for row in &mut acc {
+                    row[v] = b;
+                }
+            }
+        }
+        for k in 0..inner {
+            let mut wv = [S::splat(0.0); NV];
+            for (v, slot) in wv.iter_mut().enumerate() {
+                let p = w.add(k * cols + v * LANES);
+                *slot = load::<S, TAIL>(p, n);
+            }
+            for (r, row) in acc.iter_mut().enumerate() {
+                let xv = S::splat(*x.add(r * inner + k));
+                for v in 0..NV {
+                    row[v] = S::fma(xv, wv[v], row[v]);
+                }
+            }
+        }
+        for (r, row) in acc.iter().enumerate() {
+            for (v, &a) in row.iter().enumerate() {
+                let p = y.add(r * cols + v * LANES);
+                store::<S, TAIL>(p, a, n);
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// `dx[r, i] (+)= sum_n dy[r, n] w[i, n]`: products of rows with rows. Adds to `dx` where `add` is set.
+    ///
+    /// # Safety
+    /// `dy` holds `rows * cols` numbers, `w` `inner * cols`, `dx` `rows * inner`; `dx` overlaps nothing.
+    pub unsafe fn linear_input(rows: usize, inner: usize, cols: usize, dy: *const f32, w: *const f32, dx: *mut f32, add: bool) = linear_input_kernel
+}
+
+#[inline(always)]
+unsafe fn linear_input_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, dy: *const f32, w: *const f32, dx: *mut f32, add: bool) {
+    unsafe {
+        let (count, height, extra) = tiles(rows, 3);
+        let mut i = 0;
+        while i < inner {
+            let ni = (inner - i).min(4);
+            let mut r = 0;
+            for t in 0..count {
+                let h = height + usize::from(t < extra);
+                let (dyp, wp, dxp) = (dy.add(r * cols), w.add(i * cols), dx.add(r * inner + i));
+                match (h, ni) {
+                    (1, 4) => input_tile::<S, 1, 4>(cols, inner, dyp, wp, dxp, add),
+                    (2, 4) => input_tile::<S, 2, 4>(cols, inner, dyp, wp, dxp, add),
+                    (3, 4) => input_tile::<S, 3, 4>(cols, inner, dyp, wp, dxp, add),
+                    _ => {
+                        for a in 0..h {
+                            for b in 0..ni {
+                                input_tile::<S, 1, 1>(cols, inner, dyp.add(a * cols), wp.add(b * cols), dxp.add(a * inner + b), add);
+                            }
+                        }
+                    }
+                }
+                r += h;
+            }
+            i += ni;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn input_tile<S: Simd, const MR: usize, const NR: usize>(
+    cols: usize,
+    inner: usize,
+    dy: *const f32,
+    w: *const f32,
+    dx: *mut f32,
+    add: bool,
+) {
+    unsafe {
+        let mut acc = [[S::splat(0.0); NR]; MR];
+        let mut c = 0;
+        while c < cols {
+            let n = cols - c;
+            let full = n >= LANES;
+            let mut wv = [S::splat(0.0); NR];
+            for (b, slot) in wv.iter_mut().enumerate() {
+                let p = w.add(b * cols + c);
+                *slot = if full { S::load(p) } else { S::load_n(p, n) };
+            }
+            for (a, row) in acc.iter_mut().enumerate() {
+                let p = dy.add(a * cols + c);
+                let g = if full { S::load(p) } else { S::load_n(p, n) };
+                for b in 0..NR {
+                    row[b] = S::fma(g, wv[b], row[b]);
+                }
+            }
+            c += LANES;
+        }
+        for (a, row) in acc.iter().enumerate() {
+            let p = dx.add(a * inner);
+            if NR == 4 {
+                let s = S::sum4(row[0], row[1 % NR], row[2 % NR], row[3 % NR]);
+                for (b, x) in s.iter().enumerate() {
+                    *p.add(b) = if add { *p.add(b) + x } else { *x };
+                }
+            } else {
+                for (b, v) in row.iter().enumerate() {
+                    let x = S::sum(*v);
+                    *p.add(b) = if add { *p.add(b) + x } else { x };
+                }
+            }
+        }
+    }
+}
+
+/// What becomes of a weight gradient once its tile is complete.
+#[derive(Clone, Copy)]
+pub enum GradSink {
+    /// Written to the gradient slab, replacing what was there.
+    Store(*mut f32),
+    /// Added to the gradient slab.
+    Add(*mut f32),
+    /// Used at once for an Adam step on (weight, first moment, second moment); the gradient is never stored.
+    Adam(*mut f32, *mut f32, *mut f32, AdamStep),
+}
+
+dispatch! {
+    /// `g[i, n] = sum_r x[r, i] dy[r, n]`, handed to `sink` tile by tile.
+    ///
+    /// # Safety
+    /// `x` holds `rows * inner` numbers, `dy` `rows * cols`, every pointer of `sink` `inner * cols`; those overlap nothing.
+    pub unsafe fn linear_weight(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) = linear_weight_kernel
+}
+
+#[inline(always)]
+unsafe fn linear_weight_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) {
+    unsafe {
+        let (count, height, extra) = tiles(inner, 6);
+        let mut i = 0;
+        for t in 0..count {
+            let h = height + usize::from(t < extra);
+            let mut c = 0;
+            while c < cols {
+                let wide = cols - c >= 2 * LANES;
+                let n = (cols - c).min(LANES);
+                let (xp, dp, at) = (x.add(i), dy.add(c), i * cols + c);
+                if wide {
+                    by_rows!(h, weight_tile::<S, 2, false>(rows, inner, cols, n, xp, dp, at, sink));
+                } else if n == LANES {
+                    by_rows!(h, weight_tile::<S, 1, false>(rows, inner, cols, n, xp, dp, at, sink));
+                } else {
+                    by_rows!(h, weight_tile::<S, 1, true>(rows, inner, cols, n, xp, dp, at, sink));
+                }
+                c += if wide { 2 * LANES } else { n };
+            }
+            i += h;
+        }
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn weight_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: bool>(
+    rows: usize,
+    inner: usize,
+    cols: usize,
+    n: usize,
+    x: *const f32,
+    dy: *const f32,
+    at: usize,
+    sink: GradSink,
+) {
+    unsafe {
+        let mut acc = [[S::splat(0.0); NV]; MR];
+        for r in 0..rows {
+            let mut dv = [S::splat(0.0); NV];
+            for (v, slot) in dv.iter_mut().enumerate() {
+                let p = dy.add(r * cols + v * LANES);
+                *slot = load::<S, TAIL>(p, n);
+            }
+            for (a, row) in acc.iter_mut().enumerate() {
+                let xv = S::splat(*x.add(r * inner + a));
+                for v in 0..NV {
+                    row[v] = S::fma(xv, dv[v], row[v]);
+                }
+            }
+        }
+        for (a, row) in acc.iter().enumerate() {
+            for (v, &g) in row.iter().enumerate() {
+                let o = at + a * cols + v * LANES;
+                match sink {
+                    GradSink::Store(p) => store::<S, TAIL>(p.add(o), g, n),
+                    GradSink::Add(p) => store::<S, TAIL>(p.add(o), S::add(load::<S, TAIL>(p.add(o), n), g), n),
+                    GradSink::Adam(p, m, s, step) => step.apply::<S, TAIL>(p.add(o), m.add(o), s.add(o), g, n),
+                }
+            }
+        }
+    }
+}
+
+dispatch! {
+    /// `db[n] = sum_r dy[r, n]`.
+    ///
+    /// # Safety
+    /// `dy` holds `rows * cols` numbers, `db` `cols`.
+    pub unsafe fn column_sums(rows: usize, cols: usize, dy: *const f32, db: *mut f32) = column_sums_kernel
+}
+
+#[inline(always)]
+unsafe fn column_sums_kernel<S: Simd>(rows: usize, cols: usize, dy: *const f32, db: *mut f32) {
+    unsafe {
+        let mut c = 0;
+        while c < cols {
+            let n = cols - c;
+            let full = n >= LANES;
+            let mut acc = S::splat(0.0);
+            for r in 0..rows {
+                let p = dy.add(r * cols + c);
+                acc = S::add(acc, if full { S::load(p) } else { S::load_n(p, n) });
+            }
+            if full {
+                S::store(db.add(c), acc)
+            } else {
+                S::store_n(db.add(c), acc, n)
+            }
+            c += LANES;
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Losses with their gradients: next-item losses over candidate rows and the tri-view contrast.
+
+use super::attention::softmax_row;
+use super::rows::{axpy_kernel, dot_kernel};
+use super::simd::{Simd, dispatch};
+use crate::config::{Contrast, RecLoss};
+
+/// Next-item examples of one client. Example `e` predicts from hidden row `row[e]`; its candidates are
+/// `cands[e * width..][..width]`, the positive first, as rows of the client's item table.
+#[derive(Clone, Copy)]
+pub struct Examples {
+    /// Number of examples `E`.
+    pub count: usize,
+    /// Hidden row of each `[E]`.
+    pub row: *const u32,
+    /// Candidates `[E, width]`.
+    pub cands: *const u32,
+    /// One positive and the negatives.
+    pub width: usize,
+    /// Width `d`.
+    pub d: usize,
+    /// Which loss.
+    pub kind: RecLoss,
+    /// gBCE's power on the positive's probability.
+    pub beta: f32,
+}
+
+/// `ln(1 + e^x)` without overflow.
+#[inline(always)]
+fn softplus(x: f32) -> f32 {
+    x.max(0.0) + (-x.abs()).exp().ln_1p()
+}
+
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+dispatch! {
+    /// Mean loss over the examples; adds gradients to `dh [Q, d]` and `dtable [R, d]`. `scratch` holds `width` numbers.
+    ///
+    /// # Safety
+    /// Rows and candidates are in range; `dh`, `dtable` overlap nothing that is read.
+    pub unsafe fn next_item(ex: Examples, h: *const f32, table: *const f32, dh: *mut f32, dtable: *mut f32, scratch: *mut f32) -> f64 = next_item_kernel
+}
+
+#[inline(always)]
+unsafe fn next_item_kernel<S: Simd>(
+    ex: Examples,
+    h: *const f32,
+    table: *const f32,
+    dh: *mut f32,
+    dtable: *mut f32,
+    scratch: *mut f32,
+) -> f64 {
+    unsafe {
+        let Examples { count, row, cands, width, d, kind, beta } = ex;
+        let share = 1.0 / count as f32;
+        let mut total = 0f64;
+        for e in 0..count {
+            let q = *row.add(e) as usize;
+            let (hp, dhp, cp) = (h.add(q * d), dh.add(q * d), cands.add(e * width));
+            for c in 0..width {
+                *scratch.add(c) = dot_kernel::<S>(d, hp, table.add(*cp.add(c) as usize * d));
+            }
+            // `scratch` turns from logits into derivatives of this example's loss.
+            match kind {
+                RecLoss::Bce | RecLoss::Gbce => {
+                    let power = if kind == RecLoss::Gbce { beta } else { 1.0 };
+                    let s = *scratch;
+                    total += f64::from(power * softplus(-s));
+                    *scratch = power * (sigmoid(s) - 1.0);
+                    for c in 1..width {
+                        let s = *scratch.add(c);
+                        total += f64::from(softplus(s));
+                        *scratch.add(c) = sigmoid(s);
+                    }
+                }
+                RecLoss::SampledSoftmax | RecLoss::Softmax => {
+                    let s = *scratch;
+                    total += f64::from(softmax_row::<S>(width, scratch) - s);
+                    *scratch -= 1.0;
+                }
+            }
+            for c in 0..width {
+                let (g, at) = (*scratch.add(c) * share, *cp.add(c) as usize * d);
+                axpy_kernel::<S>(d, g, table.add(at), dhp);
+                axpy_kernel::<S>(d, g, hp, dtable.add(at));
+            }
+        }
+        total / count as f64
+    }
+}
+
+dispatch! {
+    /// Turns logits `[rows, n]` of a full softmax into derivatives of the mean loss over `count` examples, in place;
+    /// returns the summed loss. `target[r]` is the positive's column.
+    ///
+    /// # Safety
+    /// `logits` holds `rows * n` numbers, targets are below `n`.
+    pub unsafe fn softmax_rows(rows: usize, n: usize, count: usize, target: *const u32, logits: *mut f32) -> f64 = softmax_rows_kernel
+}
+
+#[inline(always)]
+unsafe fn softmax_rows_kernel<S: Simd>(rows: usize, n: usize, count: usize, target: *const u32, logits: *mut f32) -> f64 {
+    unsafe {
+        let share = 1.0 / count as f32;
+        let mut total = 0f64;
+        for r in 0..rows {
+            let p = logits.add(r * n);
+            let t = *target.add(r) as usize;
+            let s = *p.add(t);
+            total += f64::from(softmax_row::<S>(n, p) - s);
+            *p.add(t) -= 1.0;
+            for c in 0..n {
+                *p.add(c) *= share;
+            }
+        }
+        total
+    }
+}
+
+/// One history and its views, as hidden rows. `views` lists the positives first, then the counterfactuals.
+#[derive(Clone, Copy)]
+pub struct Group<'a> {
+    /// Hidden row of the history.
+    pub anchor: u32,
+    /// Hidden rows of the views.
+    pub views: &'a [u32],
+    /// How many of `views` are positives (future, paraphrase).
+    pub positives: usize,
+}
+
+/// Tri-view contrast of one group. With cosines over tau as scores `s`, and `A` the positives:
+/// joint `sum_a (log sum_v e^{s_v} - s_a)` over all views `v`; decoupled: the sum for `a` runs over `a` and the
+/// counterfactuals alone. Adds `weight` times the gradient to `dh` and returns the loss (without `weight`).
+pub fn info_nce(
+    group: Group<'_>,
+    form: Contrast,
+    tau: f32,
+    weight: f32,
+    d: usize,
+    h: &[f32],
+    dh: &mut [f32],
+    scratch: &mut Vec<f32>,
+) -> f64 {
+    let n = group.views.len();
+    if n == 0 || group.positives == 0 || form == Contrast::None {
+        return 0.0;
+    }
+    let row = |r: u32| &h[r as usize * d..][..d];
+    let norm = |x: &[f32]| (super::optim::sum_of_squares(x) + 1e-24).sqrt() as f32;
+    scratch.clear();
+    scratch.resize(3 * n, 0.0);
+    let (cosines, rest) = scratch.split_at_mut(n);
+    let (norms, ds) = rest.split_at_mut(n);
+    let a = row(group.anchor);
+    let na = norm(a);
+    for (i, &v) in group.views.iter().enumerate() {
+        let x = row(v);
+        norms[i] = norm(x);
+        // Safety: both rows hold d numbers.
+        cosines[i] = unsafe { super::rows::dot(d, a.as_ptr(), x.as_ptr()) } / (na * norms[i]);
+    }
+    // A handful of terms: f64 costs nothing and keeps small temperatures exact.
+    let s = |i: usize| f64::from(cosines[i]) / f64::from(tau);
+    let mut loss = 0f64;
+    for positive in 0..group.positives {
+        let inside = |i: usize| i == positive || i >= group.positives || form == Contrast::Joint;
+        let max = (0..n).filter(|&i| inside(i)).map(s).fold(f64::NEG_INFINITY, f64::max);
+        let z: f64 = (0..n).filter(|&i| inside(i)).map(|i| (s(i) - max).exp()).sum();
+        loss += max + z.ln() - s(positive);
+        for (i, g) in ds.iter_mut().enumerate() {
+            if inside(i) {
+                *g += ((s(i) - max).exp() / z) as f32;
+            }
+        }
+        ds[positive] -= 1.0;
+    }
+    for (i, &v) in group.views.iter().enumerate() {
+        let g = ds[i] * weight / tau;
+        let (cos, nv) = (cosines[i], norms[i]);
+        let (a0, v0) = (group.anchor as usize * d, v as usize * d);
+        for k in 0..d {
+            let (x, y) = (h[a0 + k], h[v0 + k]);
+            dh[a0 + k] += g * (y / nv - cos * x / na) / na;
+            dh[v0 + k] += g * (x / na - cos * y / nv) / nv;
+        }
+    }
+    loss
+}

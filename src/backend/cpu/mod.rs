@@ -1,0 +1,16 @@
+//! The CPU backend: one worker trains one client at a time, start to end inside its cache, in an arena allocated once.
+
+mod attention;
+mod gemm;
+mod gru;
+mod losses;
+mod ops;
+mod optim;
+pub mod rank;
+mod rows;
+pub mod simd;
+mod worker;
+
+pub use gemm::{GradSink, column_sums, linear, linear_input, linear_weight};
+pub use optim::{AdamStep, adam_span, sum_of_squares};
+pub use worker::{Worker, WorkerShape};

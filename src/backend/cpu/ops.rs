@@ -1,0 +1,323 @@
+//! [`Backend`] on a [`Worker`]: each operation is a call of a kernel on the arena.
+
+use super::attention::{self, Shape};
+use super::gemm::{self, GradSink};
+use super::gru::Recurrence;
+use super::losses::{self, Examples, Group};
+use super::rows;
+use super::worker::Worker;
+use crate::backend::{Act, Backend, Rows};
+use crate::config::{LossSettings, RecLoss};
+
+/// Logits of a full softmax are computed for so many examples at a time, so that the matrix is never stored.
+const SOFTMAX_ROWS: usize = 6;
+
+impl Worker {
+    fn count(&self, rows: Rows) -> usize {
+        match rows {
+            Rows::Tokens => self.step.tokens(),
+            Rows::Outputs => self.step.outputs(),
+        }
+    }
+
+    fn ptr(&mut self, a: Act) -> *mut f32 {
+        debug_assert!(a.at + self.count(a.rows) * a.width <= self.top);
+        // Safety: `act` made the arena large enough.
+        unsafe { self.arena.as_mut_ptr().add(a.at) }
+    }
+
+    /// The values of an activation, row-major.
+    pub fn values(&self, a: Act) -> &[f32] {
+        &self.arena[a.at..][..self.count(a.rows) * a.width]
+    }
+
+    /// The values of an activation, row-major.
+    pub fn values_mut(&mut self, a: Act) -> &mut [f32] {
+        let n = self.count(a.rows) * a.width;
+        &mut self.arena[a.at..][..n]
+    }
+
+    fn weight(&self, at: usize) -> *const f32 {
+        // Safety: offsets come from the model's layout.
+        unsafe { self.read_dense.add(at) }
+    }
+
+    fn attention_shape(&self, q: Act, heads: usize) -> Shape {
+        let (start, token) = match q.rows {
+            Rows::Tokens => (&self.step.start, &self.step.token),
+            Rows::Outputs => (&self.step.out_start, &self.step.out_token),
+        };
+        Shape { rows: token.len(), d: q.width, heads, start: start.as_ptr(), token: token.as_ptr() }
+    }
+
+    fn weight_sink(&mut self, w: usize) -> GradSink {
+        // Safety: offsets come from the model's layout, and the slabs hold it whole.
+        unsafe {
+            match self.fused {
+                Some(step) => GradSink::Adam(
+                    self.dense.p.as_mut_ptr().add(w),
+                    self.dense.m.as_mut_ptr().add(w),
+                    self.dense.s.as_mut_ptr().add(w),
+                    step,
+                ),
+                None => GradSink::Store(self.dense.g.as_mut_ptr().add(w)),
+            }
+        }
+    }
+
+    fn full_softmax(&mut self, h: Act, dh: Act) -> f64 {
+        let (d, n, count) = (self.shape.dim, self.row_count, self.step.example.len());
+        let need = SOFTMAX_ROWS * (n + 2 * d);
+        if self.scratch.len() < need {
+            self.scratch.resize(need, 0.0);
+        }
+        let (hp, dhp) = (self.ptr(h), self.ptr(dh));
+        let mut total = 0f64;
+        for lo in (0..count).step_by(SOFTMAX_ROWS) {
+            let k = (count - lo).min(SOFTMAX_ROWS);
+            let scratch = self.scratch.as_mut_ptr();
+            // Safety: `scratch` holds k rows of logits, hidden states and their gradients.
+            unsafe {
+                let (hidden, back) = (scratch.add(SOFTMAX_ROWS * n), scratch.add(SOFTMAX_ROWS * (n + d)));
+                for e in 0..k {
+                    let q = self.step.example[lo + e] as usize;
+                    std::ptr::copy_nonoverlapping(hp.add(q * d), hidden.add(e * d), d);
+                }
+                gemm::linear_input(k, n, d, hidden, self.read_rows, scratch, false);
+                total += losses::softmax_rows(k, n, count, self.step.cands.as_ptr().add(lo), scratch);
+                gemm::linear(k, n, d, scratch, self.read_rows, std::ptr::null(), back);
+                gemm::linear_weight(k, n, d, scratch, hidden, GradSink::Add(self.rows.g.as_mut_ptr()));
+                for e in 0..k {
+                    let q = self.step.example[lo + e] as usize;
+                    rows::axpy(d, 1.0, back.add(e * d), dhp.add(q * d));
+                }
+            }
+        }
+        total / count as f64
+    }
+}
+
+// Safety of the blocks below: activations come from `act`, which sized the arena for the step at hand; weights come from the
+// model's layout; rows and tokens were packed by `Step`, whose indices are in range.
+impl Backend for Worker {
+    fn act(&mut self, rows: Rows, width: usize) -> Act {
+        let at = self.top;
+        self.top += (self.count(rows) * width).next_multiple_of(8);
+        if self.arena.len() < self.top {
+            self.arena.resize((2 * self.top).max(1 << 16), 0.0);
+        }
+        Act { at, rows, width }
+    }
+
+    fn embed(&mut self, scale: f32, positions: Option<usize>, y: Act) {
+        let d = self.shape.dim;
+        let yp = self.ptr(y);
+        for t in 0..self.step.tokens() {
+            let row = self.step.row[t] as usize;
+            unsafe {
+                let out = std::slice::from_raw_parts_mut(yp.add(t * d), d);
+                let item = std::slice::from_raw_parts(self.read_rows.add(row * d), d);
+                match positions {
+                    Some(at) => {
+                        let pos = std::slice::from_raw_parts(self.weight(at + self.step.position[t] as usize * d), d);
+                        for k in 0..d {
+                            out[k] = item[k] * scale + pos[k];
+                        }
+                    }
+                    None => {
+                        for k in 0..d {
+                            out[k] = item[k] * scale;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn embed_backward(&mut self, scale: f32, positions: Option<usize>, dy: Act) {
+        let d = self.shape.dim;
+        let g = self.ptr(dy);
+        for t in 0..self.step.tokens() {
+            let row = self.step.row[t] as usize;
+            unsafe {
+                rows::axpy(d, scale, g.add(t * d), self.rows.g[row * d..][..d].as_mut_ptr());
+                if let Some(at) = positions {
+                    let p = at + self.step.position[t] as usize * d;
+                    rows::axpy(d, 1.0, g.add(t * d), self.dense.g[p..][..d].as_mut_ptr());
+                }
+            }
+        }
+    }
+
+    fn select(&mut self, x: Act, y: Act) {
+        let (xp, yp) = (self.ptr(x), self.ptr(y));
+        for (q, &t) in self.step.out_token.iter().enumerate() {
+            unsafe { std::ptr::copy_nonoverlapping(xp.add(t as usize * x.width), yp.add(q * x.width), x.width) };
+        }
+    }
+
+    fn select_backward(&mut self, dy: Act, dx: Act) {
+        let (gp, xp) = (self.ptr(dy), self.ptr(dx));
+        for (q, &t) in self.step.out_token.iter().enumerate() {
+            unsafe { rows::axpy(dx.width, 1.0, gp.add(q * dx.width), xp.add(t as usize * dx.width)) };
+        }
+    }
+
+    fn layer_norm(&mut self, x: Act, g: usize, b: usize, y: Act, stats: Act) {
+        let n = self.count(x.rows);
+        let (xp, yp, sp) = (self.ptr(x), self.ptr(y), self.ptr(stats));
+        unsafe { rows::layer_norm(n, x.width, xp, self.weight(g), self.weight(b), yp, sp) };
+    }
+
+    fn layer_norm_backward(&mut self, x: Act, stats: Act, g: usize, b: usize, dy: Act, dx: Act) {
+        let n = self.count(x.rows);
+        let (xp, sp, gp, dp) = (self.ptr(x), self.ptr(stats), self.ptr(dy), self.ptr(dx));
+        let w = self.weight(g);
+        let grads = self.dense.g.as_mut_ptr();
+        unsafe { rows::layer_norm_backward(n, x.width, xp, sp, w, gp, dp, grads.add(g), grads.add(b)) };
+    }
+
+    fn linear(&mut self, x: Act, w: usize, b: usize, y: Act) {
+        let n = self.count(x.rows);
+        let (xp, yp) = (self.ptr(x), self.ptr(y));
+        unsafe { gemm::linear(n, x.width, y.width, xp, self.weight(w), self.weight(b), yp) };
+    }
+
+    fn linear_backward(&mut self, x: Act, dy: Act, w: usize, b: usize, dx: Option<Act>, add: bool) {
+        let n = self.count(x.rows);
+        let (xp, gp) = (self.ptr(x), self.ptr(dy));
+        unsafe {
+            if let Some(dx) = dx {
+                let dp = self.ptr(dx);
+                gemm::linear_input(n, x.width, dy.width, gp, self.weight(w), dp, add);
+            }
+            gemm::column_sums(n, dy.width, gp, self.dense.g.as_mut_ptr().add(b));
+            // Last, because it may move the weight.
+            let sink = self.weight_sink(w);
+            gemm::linear_weight(n, x.width, dy.width, xp, gp, sink);
+        }
+    }
+
+    fn attention(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
+        let shape = self.attention_shape(q, heads);
+        let (q, k, v, y, stats) = (self.ptr(q), self.ptr(k), self.ptr(v), self.ptr(y), self.ptr(stats));
+        unsafe { attention::attention(shape, q, k, v, y, stats, self.scratch.as_mut_ptr()) };
+    }
+
+    fn attention_backward(&mut self, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
+        self.zero(dk);
+        self.zero(dv);
+        let shape = self.attention_shape(q, heads);
+        let (q, k, v, stats, dy) = (self.ptr(q), self.ptr(k), self.ptr(v), self.ptr(stats), self.ptr(dy));
+        let (dq, dk, dv) = (self.ptr(dq), self.ptr(dk), self.ptr(dv));
+        unsafe { attention::attention_backward(shape, q, k, v, dy, stats, dq, dk, dv, self.scratch.as_mut_ptr()) };
+    }
+
+    fn gru(&mut self, xw: Act, w: usize, b: usize, h: Act, gates: Act, previous: Act) {
+        let (x, hp, g, p) = (self.ptr(xw), self.ptr(h), self.ptr(gates), self.ptr(previous));
+        let r = Recurrence { bounds: &self.step.bounds, d: h.width };
+        debug_assert!(self.scratch.len() >= r.scratch_len());
+        unsafe { r.forward(x, self.weight(w), self.weight(b), hp, g, p, self.scratch.as_mut_ptr()) };
+    }
+
+    fn gru_backward(&mut self, w: usize, b: usize, gates: Act, previous: Act, dh: Act, dxw: Act) {
+        let n = self.count(Rows::Tokens);
+        let d = dh.width;
+        let dhw = self.act(Rows::Tokens, 3 * d);
+        let (g, p, dhp, dx, du) = (self.ptr(gates), self.ptr(previous), self.ptr(dh), self.ptr(dxw), self.ptr(dhw));
+        unsafe {
+            let r = Recurrence { bounds: &self.step.bounds, d };
+            r.backward(self.weight(w), g, p, dhp, dx, du, self.scratch.as_mut_ptr());
+            gemm::column_sums(n, 3 * d, du, self.dense.g.as_mut_ptr().add(b));
+            let sink = self.weight_sink(w);
+            gemm::linear_weight(n, d, 3 * d, p, du, sink);
+        }
+    }
+
+    fn relu(&mut self, x: Act) {
+        rows::relu(self.values_mut(x));
+    }
+
+    fn relu_backward(&mut self, y: Act, dx: Act) {
+        let n = self.count(y.rows) * y.width;
+        let (yp, dp) = (self.ptr(y), self.ptr(dx));
+        unsafe { rows::relu_backward(std::slice::from_raw_parts(yp, n), std::slice::from_raw_parts_mut(dp, n)) };
+    }
+
+    fn dropout(&mut self, site: u32, rate: f32, x: Act) {
+        let Some((stream, base)) = self.dropout.clone() else { return };
+        if rate <= 0.0 {
+            return;
+        }
+        // Sixteen random bits an element: eight elements a block. The kept share is exact for the rounded threshold.
+        let threshold = (rate * 65536.0).round().min(65535.0) as u32;
+        let keep = 65536.0 / (65536 - threshold) as f32;
+        let base = base | (u64::from(site) << 32);
+        for (i, eight) in self.values_mut(x).chunks_mut(8).enumerate() {
+            let words = stream.block_at(base + i as u64);
+            for (k, v) in eight.iter_mut().enumerate() {
+                let bits = (words[k / 2] >> (16 * (k as u32 % 2))) & 0xffff;
+                *v *= if bits < threshold { 0.0 } else { keep };
+            }
+        }
+    }
+
+    fn add(&mut self, x: Act, y: Act) {
+        let n = self.count(y.rows) * y.width;
+        let (xp, yp) = (self.ptr(x), self.ptr(y));
+        unsafe { rows::axpy(n, 1.0, xp, yp) };
+    }
+
+    fn copy(&mut self, x: Act, y: Act) {
+        let n = self.count(y.rows) * y.width;
+        let (xp, yp) = (self.ptr(x), self.ptr(y));
+        unsafe { std::ptr::copy_nonoverlapping(xp, yp, n) };
+    }
+
+    fn zero(&mut self, x: Act) {
+        self.values_mut(x).fill(0.0);
+    }
+
+    fn next_item_loss(&mut self, loss: &LossSettings, h: Act, dh: Act) {
+        let count = self.step.example.len();
+        if count == 0 {
+            return;
+        }
+        self.losses.0 = if loss.rec == RecLoss::Softmax {
+            self.full_softmax(h, dh)
+        } else {
+            let width = self.step.width;
+            debug_assert_eq!(self.step.cands.len(), count * width);
+            let ex = Examples {
+                count,
+                row: self.step.example.as_ptr(),
+                cands: self.step.cands.as_ptr(),
+                width,
+                d: self.shape.dim,
+                kind: loss.rec,
+                beta: self.step.gbce_beta,
+            };
+            let (hp, dhp) = (self.ptr(h), self.ptr(dh));
+            unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), self.scratch.as_mut_ptr()) }
+        };
+    }
+
+    fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act) {
+        let groups = self.step.positives.len();
+        if groups == 0 {
+            return;
+        }
+        let d = self.shape.dim;
+        let n = self.count(h.rows) * d;
+        let (hp, dhp) = (self.ptr(h), self.ptr(dh));
+        let (h, dh) = unsafe { (std::slice::from_raw_parts(hp, n), std::slice::from_raw_parts_mut(dhp, n)) };
+        let mut total = 0f64;
+        for g in 0..groups {
+            let (lo, hi) = (self.step.group_bounds[g] as usize, self.step.group_bounds[g + 1] as usize);
+            let members = &self.step.group[lo..hi];
+            let group = Group { anchor: members[0], views: &members[1..], positives: self.step.positives[g] as usize };
+            total += losses::info_nce(group, loss.contrast, loss.tau, loss.lambda / groups as f32, d, h, dh, &mut self.scratch);
+        }
+        self.losses.1 = total / groups as f64;
+    }
+}

@@ -1,0 +1,250 @@
+//! The state of one CPU worker: weights, moments and gradients of the client at hand, its packed step, its arena.
+
+use super::optim::{AdamStep, adam_span, sum_of_squares};
+use crate::backend::Step;
+use crate::config::LocalSettings;
+use crate::model::ModelSpec;
+use crate::rng::Stream;
+
+/// Spans of the dense slab that a worker treats alike.
+#[derive(Clone, Debug)]
+pub struct WorkerShape {
+    /// Width `d` of item rows.
+    pub dim: usize,
+    /// Length `P` of the slab.
+    pub dense_len: usize,
+    /// `(offset, length)` of weights that linear layers may update on the spot.
+    pub fused: Vec<(usize, usize)>,
+    /// `(offset, length)` of biases and norms, updated after the backward pass.
+    pub plain: Vec<(usize, usize)>,
+    /// Offset of the position table, if the model has one, and its rows.
+    pub positions: Option<(usize, usize)>,
+}
+
+impl WorkerShape {
+    /// Sorts the tensors of `spec` into spans, neighbouring plain ones joined.
+    pub fn new(spec: &ModelSpec) -> WorkerShape {
+        let (mut fused, mut plain) = (Vec::new(), Vec::<(usize, usize)>::new());
+        let mut positions = None;
+        for p in &spec.params {
+            if p.name == "positions" {
+                positions = Some((p.offset, p.shape[0]));
+            } else if p.shape.len() == 2 {
+                fused.push((p.offset, p.len()));
+            } else {
+                match plain.last_mut() {
+                    Some((at, len)) if *at + *len == p.offset => *len += p.len(),
+                    _ => plain.push((p.offset, p.len())),
+                }
+            }
+        }
+        WorkerShape { dim: spec.dim(), dense_len: spec.dense_len, fused, plain, positions }
+    }
+}
+
+/// Weights, moments and gradients `[n]` each.
+#[derive(Default)]
+pub(super) struct Slab {
+    pub p: Vec<f32>,
+    pub m: Vec<f32>,
+    pub s: Vec<f32>,
+    pub g: Vec<f32>,
+}
+
+impl Slab {
+    fn grow(&mut self, n: usize) {
+        if self.p.len() < n {
+            // Only ever reached while a worker meets its largest client so far.
+            for v in [&mut self.p, &mut self.m, &mut self.s, &mut self.g] {
+                v.resize(n.next_multiple_of(1024), 0.0);
+            }
+        }
+    }
+}
+
+/// One CPU worker. Implements [`crate::backend::Backend`] for steps of one client.
+pub struct Worker {
+    pub(super) shape: WorkerShape,
+    /// The packed step that operations run on.
+    pub step: Step,
+    pub(super) dense: Slab,
+    pub(super) rows: Slab,
+    pub(super) row_count: usize,
+    /// Where operations read weights: the worker's own slabs in training, the global model in evaluation.
+    pub(super) read_dense: *const f32,
+    pub(super) read_rows: *const f32,
+    pub(super) arena: Vec<f32>,
+    pub(super) top: usize,
+    pub(super) scratch: Vec<f32>,
+    pub(super) fused: Option<AdamStep>,
+    pub(super) dropout: Option<(Stream, u64)>,
+    /// Loss sums of the step at hand: next-item and contrast (the latter without lambda).
+    pub(super) losses: (f64, f64),
+}
+
+// Safety: the raw pointers name either the worker's own slabs or a model that outlives the evaluation that set them.
+unsafe impl Send for Worker {}
+
+impl Worker {
+    /// A worker for models of `shape`.
+    pub fn new(shape: WorkerShape) -> Worker {
+        let mut dense = Slab::default();
+        dense.grow(shape.dense_len);
+        Worker {
+            shape,
+            step: Step::default(),
+            dense,
+            rows: Slab::default(),
+            row_count: 0,
+            read_dense: std::ptr::null(),
+            read_rows: std::ptr::null(),
+            arena: Vec::new(),
+            top: 0,
+            scratch: Vec::new(),
+            fused: None,
+            dropout: None,
+            losses: (0.0, 0.0),
+        }
+    }
+
+    /// Begins a visit: takes `dense [P]` as the client's own weights and makes room for `rows` item rows, to be filled
+    /// through [`Worker::row_mut`].
+    pub fn begin_visit(&mut self, dense: &[f32], rows: usize) {
+        self.dense.p[..dense.len()].copy_from_slice(dense);
+        self.row_count = rows;
+        self.rows.grow(rows * self.shape.dim);
+        self.read_dense = self.dense.p.as_ptr();
+        self.read_rows = self.rows.p.as_ptr();
+    }
+
+    /// Weights of item row `row` of the client.
+    pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
+        let d = self.shape.dim;
+        &mut self.rows.p[row * d..][..d]
+    }
+
+    /// Weights of item row `row` of the client.
+    pub fn row(&self, row: usize) -> &[f32] {
+        let d = self.shape.dim;
+        &self.rows.p[row * d..][..d]
+    }
+
+    /// The client's dense weights `[P]`.
+    pub fn dense(&self) -> &[f32] {
+        &self.dense.p[..self.shape.dense_len]
+    }
+
+    /// Gradients of the dense weights as the last backward pass left them (positions and biases always, weights where
+    /// nothing was updated on the spot).
+    pub fn dense_gradient(&self) -> &[f32] {
+        &self.dense.g[..self.shape.dense_len]
+    }
+
+    /// Gradients of the client's item rows `[R, d]`.
+    pub fn row_gradient(&self) -> &[f32] {
+        &self.rows.g[..self.row_count * self.shape.dim]
+    }
+
+    /// Reads weights from a shared model (evaluation): the rows of a step are then item indices.
+    ///
+    /// # Safety
+    /// Both slices must outlive every operation until the next [`Worker::begin_visit`] or call of this.
+    pub unsafe fn read_from(&mut self, dense: &[f32], items: &[f32]) {
+        self.read_dense = dense.as_ptr();
+        self.read_rows = items.as_ptr();
+        self.row_count = items.len() / self.shape.dim;
+        self.dropout = None;
+        self.fused = None;
+    }
+
+    /// Begins step `number` (from 1) of `total` in the visit. `fuse` lets linear layers update their weights as soon as
+    /// their gradients are complete; it must be off where the gradient's norm is clipped.
+    pub fn begin_step(&mut self, local: &LocalSettings, number: u32, total: u32, fuse: bool, dropout: Option<Stream>) {
+        self.fused = fuse.then(|| AdamStep::new(local, number, total, 1.0));
+        self.dropout = dropout.map(|s| (s, u64::from(number) << 40));
+        self.begin_pass();
+        let d = self.shape.dim;
+        self.rows.g[..self.row_count * d].fill(0.0);
+        if let Some((at, _)) = self.shape.positions {
+            self.dense.g[at..at + self.step.longest * d].fill(0.0);
+        }
+    }
+
+    /// Gives back all activations and makes sure that scratch space fits the step.
+    pub fn begin_pass(&mut self) {
+        self.top = 0;
+        self.losses = (0.0, 0.0);
+        let need = 2 * self.step.longest + self.step.width.max(16) + 5 * self.shape.dim * self.step.bounds.len();
+        if self.scratch.len() < need {
+            self.scratch.resize(need, 0.0);
+        }
+    }
+
+    /// Losses of the step: next-item and contrast (without lambda), means over examples and groups.
+    pub fn losses(&self) -> (f64, f64) {
+        self.losses
+    }
+
+    /// Norm of the whole gradient (only where nothing was updated on the spot).
+    fn gradient_norm(&self) -> f64 {
+        let d = self.shape.dim;
+        let mut sum = sum_of_squares(&self.rows.g[..self.row_count * d]);
+        let spans = self.shape.fused.iter().chain(&self.shape.plain).copied();
+        for (at, len) in spans.chain(self.shape.positions.map(|(at, _)| (at, self.step.longest * d))) {
+            sum += sum_of_squares(&self.dense.g[at..at + len]);
+        }
+        sum.sqrt()
+    }
+
+    /// Ends the step: clips, then updates whatever was not updated on the spot. Position rows that no sequence of the step
+    /// reaches are left alone, moments included.
+    pub fn end_step(&mut self, local: &LocalSettings, number: u32, total: u32) {
+        let mut scale = 1.0;
+        if local.clip > 0.0 {
+            let norm = self.gradient_norm();
+            if norm > f64::from(local.clip) {
+                scale = (f64::from(local.clip) / norm) as f32;
+            }
+        }
+        let step = AdamStep::new(local, number, total, scale);
+        let d = self.shape.dim;
+        // Position rows are met or not from step to step, so their moments are kept at zero from the start of a visit.
+        if let Some((at, rows)) = self.shape.positions {
+            if number == 1 {
+                self.dense.m[at..at + rows * d].fill(0.0);
+                self.dense.s[at..at + rows * d].fill(0.0);
+            }
+            let steady = step.with_stored_moments();
+            self.update_dense(at, self.step.longest * d, &steady);
+        }
+        for i in 0..self.shape.plain.len() {
+            let (at, len) = self.shape.plain[i];
+            self.update_dense(at, len, &step);
+        }
+        if self.fused.is_none() {
+            for i in 0..self.shape.fused.len() {
+                let (at, len) = self.shape.fused[i];
+                self.update_dense(at, len, &step);
+            }
+        }
+        let n = self.row_count * d;
+        let r = &mut self.rows;
+        // Safety: all four vectors hold at least `n` numbers.
+        unsafe { adam_span(n, r.p.as_mut_ptr(), r.m.as_mut_ptr(), r.s.as_mut_ptr(), r.g.as_ptr(), &step) };
+    }
+
+    fn update_dense(&mut self, at: usize, len: usize, step: &AdamStep) {
+        let x = &mut self.dense;
+        assert!(at + len <= self.shape.dense_len);
+        // Safety: the span lies inside all four vectors.
+        unsafe {
+            adam_span(len, x.p.as_mut_ptr().add(at), x.m.as_mut_ptr().add(at), x.s.as_mut_ptr().add(at), x.g.as_ptr().add(at), step);
+        }
+    }
+
+    /// Bytes that the worker holds.
+    pub fn bytes(&self) -> usize {
+        let slab = |s: &Slab| 4 * (s.p.capacity() + s.m.capacity() + s.s.capacity() + s.g.capacity());
+        slab(&self.dense) + slab(&self.rows) + 4 * (self.arena.capacity() + self.scratch.capacity())
+    }
+}

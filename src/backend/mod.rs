@@ -1,0 +1,90 @@
+//! The packed operations that models are written over, and the packed step they run on.
+//!
+//! A [`Step`] holds the tokens of `C` clients without padding. Each client has its own weights: a slab of dense weights
+//! `[C, P]` and a table of the item rows it touches `[R, d]` with an offset per client. The CPU worker runs steps of one
+//! client, start to end inside its cache; a GPU runs steps of thousands with the same operations.
+
+pub mod cpu;
+mod step;
+
+pub use step::*;
+
+use crate::config::LossSettings;
+
+/// Which rows an activation has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// Every packed token `T`.
+    Tokens,
+    /// Only the tokens whose hidden state is used `Q` (see [`Step::out_token`]).
+    Outputs,
+}
+
+/// An activation `[rows, width]` in the backend's arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Act {
+    /// First element in the arena.
+    pub at: usize,
+    /// Which rows.
+    pub rows: Rows,
+    /// Row width.
+    pub width: usize,
+}
+
+/// The packed operations. Weights are named by their offset in the dense slab; gradients of a weight are written (not
+/// added), so a weight takes part in one operation of a step only. `y`, `dy` and so on are activations of the arena.
+pub trait Backend {
+    /// A fresh activation; its contents are undefined. All are given back when the next step begins.
+    fn act(&mut self, rows: Rows, width: usize) -> Act;
+
+    /// `y[t] = scale * row(t) + positions[position(t)]`, `y [T, d]`.
+    fn embed(&mut self, scale: f32, positions: Option<usize>, y: Act);
+    /// Backward of [`Backend::embed`] into row and position gradients (added).
+    fn embed_backward(&mut self, scale: f32, positions: Option<usize>, dy: Act);
+
+    /// `y[q] = x[token(q)]`, from `[T, w]` to `[Q, w]`.
+    fn select(&mut self, x: Act, y: Act);
+    /// `dx[token(q)] += dy[q]`.
+    fn select_backward(&mut self, dy: Act, dx: Act);
+
+    /// Layer norm with gain `g [w]` and bias `b [w]`; keeps what the backward pass needs in `stats [rows, 2]`.
+    fn layer_norm(&mut self, x: Act, g: usize, b: usize, y: Act, stats: Act);
+    /// Adds to `dx`, writes the gradients of `g` and `b`.
+    fn layer_norm_backward(&mut self, x: Act, stats: Act, g: usize, b: usize, dy: Act, dx: Act);
+
+    /// `y = x w + b`, `w [in, out]`.
+    fn linear(&mut self, x: Act, w: usize, b: usize, y: Act);
+    /// Gradients of `w` and `b`, and of `x` into `dx` (added where `add`). The weight may be updated on the spot.
+    fn linear_backward(&mut self, x: Act, dy: Act, w: usize, b: usize, dx: Option<Act>, add: bool);
+
+    /// Causal self-attention of each sequence; `q`, `y` have either kind of rows, `k`, `v` every token. `stats [rows, heads]`.
+    fn attention(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act);
+    /// Writes `dq`, `dk`, `dv`.
+    #[allow(clippy::too_many_arguments)]
+    fn attention_backward(&mut self, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act);
+
+    /// Recurrence of a GRU layer: `xw [T, 3d]` is the input product, `h [T, d]`, `gates [T, 4d]`, `previous [T, d]`.
+    fn gru(&mut self, xw: Act, w: usize, b: usize, h: Act, gates: Act, previous: Act);
+    /// From `dh` (used up) to `dxw [T, 3d]`, and the gradients of `w` and `b`.
+    fn gru_backward(&mut self, w: usize, b: usize, gates: Act, previous: Act, dh: Act, dxw: Act);
+
+    /// `x = max(x, 0)`.
+    fn relu(&mut self, x: Act);
+    /// Zeroes `dx` where `y` is not positive.
+    fn relu_backward(&mut self, y: Act, dx: Act);
+    /// Inverted dropout in place, the same mask for the same `site` within a step: called on values going forward and on
+    /// gradients going back. Does nothing outside training.
+    fn dropout(&mut self, site: u32, rate: f32, x: Act);
+
+    /// `y += x`.
+    fn add(&mut self, x: Act, y: Act);
+    /// `y = x`.
+    fn copy(&mut self, x: Act, y: Act);
+    /// `x = 0`.
+    fn zero(&mut self, x: Act);
+
+    /// Next-item loss of the step's examples: adds to `dh [Q, d]` and to row gradients.
+    fn next_item_loss(&mut self, loss: &LossSettings, h: Act, dh: Act);
+    /// Tri-view contrast of the step's groups, times lambda: adds to `dh [Q, d]`.
+    fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act);
+}

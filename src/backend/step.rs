@@ -1,0 +1,131 @@
+//! One packed mini-batch: plain arrays with offsets, no padding.
+
+/// Packed input of one local step. Offsets of clients come last in each group of fields, so that the same arrays serve
+/// one client on a CPU worker and thousands on a GPU.
+#[derive(Clone, Debug, Default)]
+pub struct Step {
+    /// Row of the owner's item table, per token `[T]`.
+    pub row: Vec<u32>,
+    /// Position inside its sequence, per token `[T]`.
+    pub position: Vec<u32>,
+    /// First token of its sequence, per token `[T]`.
+    pub start: Vec<u32>,
+    /// The token itself, `0..T`: what [`Step::out_token`] is to outputs.
+    pub token: Vec<u32>,
+    /// Token bounds of sequences `[S + 1]`.
+    pub bounds: Vec<u32>,
+    /// Tokens whose hidden state is used `[Q]`: all of a history that is trained on, the last of a view.
+    pub out_token: Vec<u32>,
+    /// First token of their sequences `[Q]`.
+    pub out_start: Vec<u32>,
+    /// Output row of each next-item example `[E]`.
+    pub example: Vec<u32>,
+    /// Candidate rows `[E, width]`, the positive first; for the full softmax only the positive.
+    pub cands: Vec<u32>,
+    /// Candidates of an example.
+    pub width: usize,
+    /// gBCE's power on the positive's probability (equation 11 of gSASRec); 1 otherwise.
+    pub gbce_beta: f32,
+    /// Output rows of contrast groups: anchor, positives, counterfactuals; bounds in [`Step::group_bounds`].
+    pub group: Vec<u32>,
+    /// Bounds of groups `[G + 1]`.
+    pub group_bounds: Vec<u32>,
+    /// Positives of each group `[G]`.
+    pub positives: Vec<u32>,
+    /// Token bounds of clients `[C + 1]`.
+    pub client_tokens: Vec<u32>,
+    /// Output-row bounds of clients `[C + 1]`.
+    pub client_outs: Vec<u32>,
+    /// Example bounds of clients `[C + 1]`.
+    pub client_examples: Vec<u32>,
+    /// Group bounds of clients `[C + 1]`.
+    pub client_groups: Vec<u32>,
+    /// Tokens of the longest sequence.
+    pub longest: usize,
+}
+
+impl Step {
+    /// Empties the step; capacity stays.
+    pub fn clear(&mut self) {
+        for v in [
+            &mut self.row,
+            &mut self.position,
+            &mut self.start,
+            &mut self.token,
+            &mut self.out_token,
+            &mut self.out_start,
+            &mut self.example,
+            &mut self.cands,
+            &mut self.group,
+            &mut self.positives,
+        ] {
+            v.clear();
+        }
+        for v in [
+            &mut self.bounds,
+            &mut self.group_bounds,
+            &mut self.client_tokens,
+            &mut self.client_outs,
+            &mut self.client_examples,
+            &mut self.client_groups,
+        ] {
+            v.clear();
+            v.push(0);
+        }
+        self.longest = 0;
+    }
+
+    /// Appends a sequence given as item-table rows; returns its first token.
+    pub fn push_sequence(&mut self, rows: impl IntoIterator<Item = u32>) -> u32 {
+        let first = self.row.len() as u32;
+        for (i, row) in rows.into_iter().enumerate() {
+            self.row.push(row);
+            self.position.push(i as u32);
+            self.start.push(first);
+            self.token.push(first + i as u32);
+        }
+        let end = self.row.len() as u32;
+        self.bounds.push(end);
+        self.longest = self.longest.max((end - first) as usize);
+        first
+    }
+
+    /// Marks `token` as one whose hidden state is used; returns its output row.
+    pub fn push_output(&mut self, token: u32) -> u32 {
+        self.out_token.push(token);
+        self.out_start.push(self.start[token as usize]);
+        self.out_token.len() as u32 - 1
+    }
+
+    /// Appends a contrast group.
+    pub fn push_group(&mut self, anchor: u32, positives: &[u32], negatives: &[u32]) {
+        self.group.push(anchor);
+        self.group.extend_from_slice(positives);
+        self.group.extend_from_slice(negatives);
+        self.group_bounds.push(self.group.len() as u32);
+        self.positives.push(positives.len() as u32);
+    }
+
+    /// Ends the current client.
+    pub fn end_client(&mut self) {
+        self.client_tokens.push(self.row.len() as u32);
+        self.client_outs.push(self.out_token.len() as u32);
+        self.client_examples.push(self.example.len() as u32);
+        self.client_groups.push(self.positives.len() as u32);
+    }
+
+    /// Packed tokens `T`.
+    pub fn tokens(&self) -> usize {
+        self.row.len()
+    }
+
+    /// Output rows `Q`.
+    pub fn outputs(&self) -> usize {
+        self.out_token.len()
+    }
+
+    /// Clients `C`.
+    pub fn clients(&self) -> usize {
+        self.client_tokens.len().saturating_sub(1)
+    }
+}

@@ -1,0 +1,95 @@
+//! GRU4Rec (Hidasi et al., ICLR 2016): stacked gated recurrent layers and a linear output layer, no positions.
+
+use super::spec::ModelSpec;
+use crate::backend::{Act, Backend, Rows};
+
+struct Layer {
+    xw: usize,
+    xb: usize,
+    hw: usize,
+    hb: usize,
+}
+
+/// GRU4Rec over the operations of a backend.
+pub struct Gru4rec {
+    d: usize,
+    dropout: f32,
+    scale: f32,
+    layers: Vec<Layer>,
+    out: (usize, usize),
+}
+
+struct Saved {
+    x: Act,
+    gates: Act,
+    previous: Act,
+}
+
+/// What [`Gru4rec::forward`] leaves for [`Gru4rec::backward`].
+pub struct Trace {
+    layers: Vec<Saved>,
+    picked: Act,
+    /// Hidden states `[Q, d]`.
+    pub hidden: Act,
+}
+
+impl Gru4rec {
+    /// Looks the offsets up in `spec`.
+    pub fn new(spec: &ModelSpec) -> Gru4rec {
+        let s = &spec.settings;
+        let d = spec.dim();
+        let at = |name: String| spec.offset(&name);
+        Gru4rec {
+            d,
+            dropout: s.dropout,
+            scale: if s.scale_items { (d as f32).sqrt() } else { 1.0 },
+            layers: (0..s.blocks)
+                .map(|b| Layer {
+                    xw: at(format!("layer{b}.x.w")),
+                    xb: at(format!("layer{b}.x.b")),
+                    hw: at(format!("layer{b}.h.w")),
+                    hb: at(format!("layer{b}.h.b")),
+                })
+                .collect(),
+            out: (spec.offset("out.w"), spec.offset("out.b")),
+        }
+    }
+
+    /// Hidden states of the step's output rows.
+    pub fn forward<B: Backend>(&self, be: &mut B) -> Trace {
+        let d = self.d;
+        let mut x = be.act(Rows::Tokens, d);
+        be.embed(self.scale, None, x);
+        be.dropout(0, self.dropout, x);
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for l in &self.layers {
+            let (xw, h) = (be.act(Rows::Tokens, 3 * d), be.act(Rows::Tokens, d));
+            let (gates, previous) = (be.act(Rows::Tokens, 4 * d), be.act(Rows::Tokens, d));
+            be.linear(x, l.xw, l.xb, xw);
+            be.gru(xw, l.hw, l.hb, h, gates, previous);
+            layers.push(Saved { x, gates, previous });
+            x = h;
+        }
+        let (picked, hidden) = (be.act(Rows::Outputs, d), be.act(Rows::Outputs, d));
+        be.select(x, picked);
+        be.linear(picked, self.out.0, self.out.1, hidden);
+        Trace { layers, picked, hidden }
+    }
+
+    /// Gradients of everything from `dh [Q, d]`.
+    pub fn backward<B: Backend>(&self, be: &mut B, trace: &Trace, dh: Act) {
+        let d = self.d;
+        let (dpicked, mut dx) = (be.act(Rows::Outputs, d), be.act(Rows::Tokens, d));
+        be.linear_backward(trace.picked, dh, self.out.0, self.out.1, Some(dpicked), false);
+        be.zero(dx);
+        be.select_backward(dpicked, dx);
+        for (l, s) in self.layers.iter().zip(&trace.layers).rev() {
+            let (dxw, below) = (be.act(Rows::Tokens, 3 * d), be.act(Rows::Tokens, d));
+            be.gru_backward(l.hw, l.hb, s.gates, s.previous, dx, dxw);
+            be.linear_backward(s.x, dxw, l.xw, l.xb, Some(below), false);
+            dx = below;
+        }
+        be.dropout(0, self.dropout, dx);
+        be.embed_backward(self.scale, None, dx);
+    }
+}

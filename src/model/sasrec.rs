@@ -1,0 +1,186 @@
+//! SASRec (Kang and McAuley, ICDM 2018) with pre-norm blocks: `x += o(attention(q(LN x), k(x), v(x)))`, then
+//! `x += f2(relu(f1(LN x)))`, and a last norm. In the last block queries and the feed-forward layer run only on the rows
+//! whose hidden state is used: all of a history, the last token of a view.
+
+use super::spec::ModelSpec;
+use crate::backend::{Act, Backend, Rows};
+
+/// Offsets of one linear layer.
+#[derive(Clone, Copy)]
+struct Lin {
+    w: usize,
+    b: usize,
+}
+
+struct Block {
+    norm1: Lin,
+    norm2: Lin,
+    q: Lin,
+    k: Lin,
+    v: Lin,
+    o: Lin,
+    f1: Lin,
+    f2: Lin,
+}
+
+/// SASRec over the operations of a backend.
+pub struct Sasrec {
+    d: usize,
+    inner: usize,
+    heads: usize,
+    dropout: f32,
+    scale: f32,
+    positions: usize,
+    blocks: Vec<Block>,
+    norm: Lin,
+}
+
+/// Activations that the backward pass of one block needs.
+struct Saved {
+    /// Block input, every token.
+    x: Act,
+    /// Block input on the block's output rows.
+    xq: Act,
+    norm1: Act,
+    stats1: Act,
+    q: Act,
+    k: Act,
+    v: Act,
+    mixed: Act,
+    lse: Act,
+    /// After the attention's residual.
+    mid: Act,
+    norm2: Act,
+    stats2: Act,
+    inner: Act,
+}
+
+/// What [`Sasrec::forward`] leaves for [`Sasrec::backward`].
+pub struct Trace {
+    blocks: Vec<Saved>,
+    last: Act,
+    stats: Act,
+    /// Hidden states `[Q, d]`.
+    pub hidden: Act,
+}
+
+impl Sasrec {
+    /// Looks the offsets up in `spec`.
+    pub fn new(spec: &ModelSpec) -> Sasrec {
+        let s = &spec.settings;
+        let lin = |name: String| Lin { w: spec.offset(&format!("{name}.w")), b: spec.offset(&format!("{name}.b")) };
+        let norm = |name: String| Lin { w: spec.offset(&format!("{name}.g")), b: spec.offset(&format!("{name}.b")) };
+        let d = spec.dim();
+        Sasrec {
+            d,
+            inner: if s.ffn == 0 { d } else { s.ffn as usize },
+            heads: s.heads as usize,
+            dropout: s.dropout,
+            scale: if s.scale_items { (d as f32).sqrt() } else { 1.0 },
+            positions: spec.offset("positions"),
+            blocks: (0..s.blocks)
+                .map(|b| Block {
+                    norm1: norm(format!("block{b}.norm1")),
+                    norm2: norm(format!("block{b}.norm2")),
+                    q: lin(format!("block{b}.q")),
+                    k: lin(format!("block{b}.k")),
+                    v: lin(format!("block{b}.v")),
+                    o: lin(format!("block{b}.o")),
+                    f1: lin(format!("block{b}.f1")),
+                    f2: lin(format!("block{b}.f2")),
+                })
+                .collect(),
+            norm: norm("norm".into()),
+        }
+    }
+
+    /// Hidden states of the step's output rows.
+    pub fn forward<B: Backend>(&self, be: &mut B) -> Trace {
+        let (d, rate) = (self.d, self.dropout);
+        let mut x = be.act(Rows::Tokens, d);
+        be.embed(self.scale, Some(self.positions), x);
+        be.dropout(0, rate, x);
+        let mut blocks = Vec::with_capacity(self.blocks.len());
+        for (i, b) in self.blocks.iter().enumerate() {
+            let site = 1 + 3 * i as u32;
+            let rows = if i + 1 == self.blocks.len() { Rows::Outputs } else { Rows::Tokens };
+            let xq = if rows == Rows::Tokens {
+                x
+            } else {
+                let xq = be.act(rows, d);
+                be.select(x, xq);
+                xq
+            };
+            let (norm1, stats1) = (be.act(rows, d), be.act(rows, 2));
+            be.layer_norm(xq, b.norm1.w, b.norm1.b, norm1, stats1);
+            let (q, k, v) = (be.act(rows, d), be.act(Rows::Tokens, d), be.act(Rows::Tokens, d));
+            be.linear(norm1, b.q.w, b.q.b, q);
+            be.linear(x, b.k.w, b.k.b, k);
+            be.linear(x, b.v.w, b.v.b, v);
+            let (mixed, lse) = (be.act(rows, d), be.act(rows, self.heads));
+            be.attention(self.heads, q, k, v, mixed, lse);
+            let mid = be.act(rows, d);
+            be.linear(mixed, b.o.w, b.o.b, mid);
+            be.dropout(site, rate, mid);
+            be.add(xq, mid);
+            let (norm2, stats2) = (be.act(rows, d), be.act(rows, 2));
+            be.layer_norm(mid, b.norm2.w, b.norm2.b, norm2, stats2);
+            let inner = be.act(rows, self.inner);
+            be.linear(norm2, b.f1.w, b.f1.b, inner);
+            be.relu(inner);
+            be.dropout(site + 1, rate, inner);
+            let out = be.act(rows, d);
+            be.linear(inner, b.f2.w, b.f2.b, out);
+            be.dropout(site + 2, rate, out);
+            be.add(mid, out);
+            blocks.push(Saved { x, xq, norm1, stats1, q, k, v, mixed, lse, mid, norm2, stats2, inner });
+            x = out;
+        }
+        let (hidden, stats) = (be.act(Rows::Outputs, d), be.act(Rows::Outputs, 2));
+        be.layer_norm(x, self.norm.w, self.norm.b, hidden, stats);
+        Trace { blocks, last: x, stats, hidden }
+    }
+
+    /// Gradients of everything from `dh [Q, d]`.
+    pub fn backward<B: Backend>(&self, be: &mut B, trace: &Trace, dh: Act) {
+        let (d, rate) = (self.d, self.dropout);
+        let mut dx = be.act(Rows::Outputs, d);
+        be.zero(dx);
+        be.layer_norm_backward(trace.last, trace.stats, self.norm.w, self.norm.b, dh, dx);
+        for (i, (b, s)) in self.blocks.iter().zip(&trace.blocks).enumerate().rev() {
+            let site = 1 + 3 * i as u32;
+            let rows = s.xq.rows;
+            // Feed-forward: `dx` is the gradient of the block's output and, through the residual, of `mid`.
+            let (t, di) = (be.act(rows, d), be.act(rows, self.inner));
+            be.copy(dx, t);
+            be.dropout(site + 2, rate, t);
+            be.linear_backward(s.inner, t, b.f2.w, b.f2.b, Some(di), false);
+            be.dropout(site + 1, rate, di);
+            be.relu_backward(s.inner, di);
+            be.linear_backward(s.norm2, di, b.f1.w, b.f1.b, Some(t), false);
+            be.layer_norm_backward(s.mid, s.stats2, b.norm2.w, b.norm2.b, t, dx);
+            // Attention: `dx` is now the gradient of `mid` and, through the residual, of `xq`.
+            be.copy(dx, t);
+            be.dropout(site, rate, t);
+            let dmixed = be.act(rows, d);
+            be.linear_backward(s.mixed, t, b.o.w, b.o.b, Some(dmixed), false);
+            let (dq, dk, dv) = (be.act(rows, d), be.act(Rows::Tokens, d), be.act(Rows::Tokens, d));
+            be.attention_backward(self.heads, s.q, s.k, s.v, s.lse, dmixed, dq, dk, dv);
+            be.linear_backward(s.norm1, dq, b.q.w, b.q.b, Some(t), false);
+            be.layer_norm_backward(s.xq, s.stats1, b.norm1.w, b.norm1.b, t, dx);
+            let dtokens = if rows == Rows::Tokens {
+                be.linear_backward(s.x, dk, b.k.w, b.k.b, Some(dx), true);
+                dx
+            } else {
+                let full = be.act(Rows::Tokens, d);
+                be.linear_backward(s.x, dk, b.k.w, b.k.b, Some(full), false);
+                be.select_backward(dx, full);
+                full
+            };
+            be.linear_backward(s.x, dv, b.v.w, b.v.b, Some(dtokens), true);
+            dx = dtokens;
+        }
+        be.dropout(0, rate, dx);
+        be.embed_backward(self.scale, Some(self.positions), dx);
+    }
+}

@@ -1,0 +1,42 @@
+//! A model's global weights.
+
+use super::ModelSpec;
+use crate::rng::{Purpose, Stream};
+
+/// Global weights: the dense slab `[P]` and the item table `[I, d]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weights {
+    /// Layout of the slab.
+    pub spec: ModelSpec,
+    /// Dense weights `[P]`.
+    pub dense: Vec<f32>,
+    /// Item rows `[I, d]`.
+    pub items: Vec<f32>,
+}
+
+impl Weights {
+    /// Initial weights: normal with `init_std` for tables and weight matrices, 1 for norm gains, 0 for biases. Each number
+    /// is a function of seed, tensor and position.
+    pub fn init(spec: &ModelSpec, items: usize, seed: u64) -> Weights {
+        let std = spec.settings.init_std;
+        let mut dense = vec![0f32; spec.dense_len];
+        for (i, p) in spec.params.iter().enumerate() {
+            let out = &mut dense[p.offset..p.offset + p.len()];
+            if p.shape.len() == 2 {
+                let mut stream = Stream::new(seed, Purpose::Init, 1 + i as u64, 0);
+                out.fill_with(|| stream.normal() * std);
+            } else if p.name.ends_with(".g") {
+                out.fill(1.0);
+            }
+        }
+        let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
+        let items = (0..items * spec.dim()).map(|_| stream.normal() * std).collect();
+        Weights { spec: spec.clone(), dense, items }
+    }
+
+    /// Row of `item`.
+    pub fn item(&self, item: usize) -> &[f32] {
+        let d = self.spec.dim();
+        &self.items[item * d..][..d]
+    }
+}

@@ -6,9 +6,12 @@
 #![deny(missing_docs)]
 
 pub mod backend;
+pub mod bench;
+pub mod cohort;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod federation;
 pub mod model;
 pub mod parallel;
 pub mod rng;

@@ -64,6 +64,15 @@ choice! {
     }
 }
 choice! {
+    /// Which hidden state stands for the history in the contrast (ours; the paper is silent).
+    Anchor {
+        /// The whole training sequence is encoded, its last item included.
+        History = "history",
+        /// Only the inputs of next-item training: all but the last item.
+        Input = "input",
+    }
+}
+choice! {
     /// The client's optimiser; its state is fresh at every visit.
     LocalOptimizer {
         /// Adam (Kingma and Ba, ICLR 2015); weight decay is added to the gradient.
@@ -296,6 +305,8 @@ pub struct LossSettings {
     pub lambda: f32,
     /// Temperature tau.
     pub tau: f32,
+    /// Hidden state that stands for the history.
+    pub anchor: Anchor,
     /// Use the future view.
     pub future: bool,
     /// Use the paraphrase view.
@@ -314,6 +325,7 @@ impl Default for LossSettings {
             contrast: Contrast::Decoupled,
             lambda: 0.1,
             tau: 0.5,
+            anchor: Anchor::History,
             future: true,
             paraphrase: true,
             counterfactual: true,

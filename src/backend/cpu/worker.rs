@@ -84,6 +84,8 @@ pub struct Worker {
 
 // Safety: the raw pointers name either the worker's own slabs or a model that outlives the evaluation that set them.
 unsafe impl Send for Worker {}
+// Safety: nothing is written through a shared reference.
+unsafe impl Sync for Worker {}
 
 impl Worker {
     /// A worker for models of `shape`.
@@ -240,6 +242,23 @@ impl Worker {
         unsafe {
             adam_span(len, x.p.as_mut_ptr().add(at), x.m.as_mut_ptr().add(at), x.s.as_mut_ptr().add(at), x.g.as_ptr().add(at), step);
         }
+    }
+
+    /// Optimiser moments, for a participant that keeps them between rounds: dense first and second `[P]`, rows first and
+    /// second `[R, d]`.
+    pub fn moments(&self) -> [&[f32]; 4] {
+        let (p, r) = (self.shape.dense_len, self.row_count * self.shape.dim);
+        [&self.dense.m[..p], &self.dense.s[..p], &self.rows.m[..r], &self.rows.s[..r]]
+    }
+
+    /// Takes back what [`Worker::moments`] gave; to be called before the first visit that goes on with them.
+    pub fn set_moments(&mut self, moments: [&[f32]; 4]) {
+        let [m, s, rm, rs] = moments;
+        self.rows.grow(rm.len());
+        self.dense.m[..m.len()].copy_from_slice(m);
+        self.dense.s[..s.len()].copy_from_slice(s);
+        self.rows.m[..rm.len()].copy_from_slice(rm);
+        self.rows.s[..rs.len()].copy_from_slice(rs);
     }
 
     /// Bytes that the worker holds.

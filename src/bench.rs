@@ -1,0 +1,243 @@
+//! The round benchmark: federated rounds over synthetic clients of given lengths, with the shapes and arithmetic that the
+//! comparison programs of other frameworks use.
+
+use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Settings, UploadRows};
+use crate::data::{Dataset, ItemText, Split};
+use crate::federation::Trainer;
+use crate::rng::{Purpose, Stream};
+use crate::views::{UserViews, Views};
+use crate::{Error, Result, backend::cpu::simd::Level};
+use serde::Serialize;
+use std::path::Path;
+use std::time::Instant;
+
+/// What to measure.
+#[derive(Clone, Debug)]
+pub struct RoundBench {
+    /// Clients of a round.
+    pub clients: u32,
+    /// Local epochs.
+    pub epochs: u32,
+    /// Catalogue size.
+    pub items: u32,
+    /// Width `d`; the feed-forward layer has the same.
+    pub dim: u32,
+    /// Blocks.
+    pub blocks: u32,
+    /// Attention heads.
+    pub heads: u32,
+    /// Longest input.
+    pub max_len: u32,
+    /// Training inputs of each client, repeated as often as needed.
+    pub lengths: Vec<u32>,
+    /// Timed rounds; one more is run first and not timed.
+    pub rounds: u32,
+    /// Threads; 0: all cores.
+    pub threads: u32,
+    /// Seed.
+    pub seed: u64,
+}
+
+impl Default for RoundBench {
+    fn default() -> Self {
+        RoundBench {
+            clients: 2788,
+            epochs: 5,
+            items: 10_430,
+            dim: 64,
+            blocks: 2,
+            heads: 1,
+            max_len: 50,
+            lengths: Vec::new(),
+            rounds: 5,
+            threads: 0,
+            seed: 7,
+        }
+    }
+}
+
+/// The figures of a round benchmark. Times are medians over the timed rounds, in seconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundFigures {
+    /// Local steps of one client over its sequence and three views, per second.
+    pub client_epochs_per_s: f64,
+    /// Slowest and fastest timed round in the same unit.
+    pub client_epochs_per_s_range: [f64; 2],
+    /// Tokens of histories and views over tokens that the kernels processed.
+    pub useful_token_share: f64,
+    /// Mean tokens of a client's sequence and views.
+    pub tokens_per_client: f64,
+    /// Peak resident memory of the process.
+    pub peak_bytes: u64,
+    /// Device.
+    pub device: String,
+    /// SIMD level.
+    pub simd: String,
+    /// Threads.
+    pub threads: u32,
+    /// Clients of a round.
+    pub clients: u32,
+    /// Local epochs.
+    pub epochs: u32,
+    /// Width.
+    pub dim: u32,
+    /// Blocks.
+    pub blocks: u32,
+    /// Seconds of a round.
+    pub round_s: f64,
+    /// Seconds of drawing the cohort.
+    pub draw_s: f64,
+    /// Seconds of packing (mean over threads).
+    pub pack_s: f64,
+    /// Seconds of local training (mean over threads).
+    pub train_s: f64,
+    /// Seconds of adding updates and of the server's step.
+    pub add_s: f64,
+    /// Seconds of ranking every client's target against the catalogue.
+    pub rank_s: f64,
+    /// Timed rounds.
+    pub rounds: u32,
+    /// Version of this program.
+    pub version: String,
+}
+
+/// Geometric lengths like those of Amazon Cell Phones 2014 (5-core), for when no file is given.
+pub fn default_lengths(seed: u64, max_len: u32) -> Vec<u32> {
+    let mut stream = Stream::new(seed, Purpose::Bench, 0, 1);
+    (0..4096)
+        .map(|_| ((1.0 - f64::from(stream.unit())).ln() / (1.0f64 - 1.0 / 2.9).ln()).floor() as u32 + 4)
+        .map(|n| n.clamp(2, max_len))
+        .collect()
+}
+
+/// Reads one length a line.
+pub fn read_lengths(path: &Path) -> Result<Vec<u32>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
+    let mut lengths = Vec::new();
+    for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+        match line.trim().parse::<u32>() {
+            Ok(n) if n > 0 => lengths.push(n),
+            _ => {
+                let message = format!("`{}` is not a length; write one whole number above 0 a line", line.trim());
+                return Err(Error::Data { path: path.into(), line: i as u64 + 1, message });
+            }
+        }
+    }
+    if lengths.is_empty() {
+        return Err(Error::Data { path: path.into(), line: 0, message: "no lengths; write one whole number above 0 a line".into() });
+    }
+    Ok(lengths)
+}
+
+/// Synthetic clients: uniform random items; the future is four items longer than the input, the others as long.
+pub fn world(bench: &RoundBench) -> (Dataset, Views) {
+    let mut data = Dataset { name: "bench".into(), offsets: vec![0], ..Default::default() };
+    let mut views = Views::default();
+    data.item_tokens = (0..bench.items).map(|i| i.to_string()).collect();
+    data.catalogue = vec![ItemText::default(); bench.items as usize];
+    for c in 0..bench.clients {
+        let length = bench.lengths[c as usize % bench.lengths.len()].min(bench.max_len) as usize;
+        let mut stream = Stream::new(bench.seed, Purpose::Bench, 1, u64::from(c));
+        let mut draw = |n: usize| -> Vec<u32> { (0..n).map(|_| stream.below(u64::from(bench.items)) as u32).collect() };
+        // Inputs, the last target, and one item each for validation and test.
+        let sequence = draw(length + 3);
+        let mut future = sequence[..length].to_vec();
+        future.extend(draw(4));
+        let future = future.split_off(future.len().saturating_sub(bench.max_len as usize));
+        views.users.push(UserViews { future, paraphrase: draw(length), counterfactuals: vec![draw(length)] });
+        data.user_tokens.push(c.to_string());
+        data.items.extend(sequence);
+        data.offsets.push(data.items.len() as u64);
+    }
+    (data, views)
+}
+
+/// The reference settings: SASRec without dropout, BCE with one negative drawn once a visit, joint contrast, Adam.
+pub fn settings(bench: &RoundBench) -> Settings {
+    let mut s = Settings { seed: bench.seed, threads: bench.threads, ..Default::default() };
+    s.model.dim = bench.dim;
+    s.model.blocks = bench.blocks;
+    s.model.heads = bench.heads;
+    s.model.max_len = bench.max_len;
+    s.loss.rec = RecLoss::Bce;
+    s.loss.negatives = 1;
+    s.loss.resample = Resample::Visit;
+    s.loss.contrast = Contrast::Joint;
+    s.loss.tau = 0.07;
+    s.loss.lambda = 0.1;
+    s.loss.anchor = Anchor::Input;
+    s.local.epochs = bench.epochs;
+    s.local.optimizer = LocalOptimizer::Adam;
+    s.local.lr = 1e-3;
+    s.federation.fraction = 1.0;
+    s.federation.average = Average::Cohort;
+    s.federation.upload_rows = UploadRows::Touched;
+    s.views.generator = GeneratorKind::Random;
+    s
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Peak resident memory of this process in bytes; 0 where the system does not tell.
+pub fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).map_or(0, |kb| kb * 1024)
+}
+
+/// Runs the benchmark.
+pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<RoundFigures> {
+    let (data, views) = world(bench);
+    let settings = settings(bench);
+    let mut trainer = Trainer::new(&settings, &data, &views)?;
+    let mut rounds = Vec::new();
+    for i in 0..=bench.rounds {
+        let report = trainer.round()?;
+        progress(u64::from(i) + 1, u64::from(bench.rounds) + 1);
+        if i > 0 {
+            rounds.push(report);
+        }
+    }
+    let users: Vec<u32> = (0..bench.clients).collect();
+    let t = Instant::now();
+    trainer.rank(Split::Test, &users, &|_, _| {})?;
+    let rank_s = t.elapsed().as_secs_f64();
+    let of = |f: &dyn Fn(&crate::federation::RoundReport) -> f64| median(rounds.iter().map(f).collect());
+    let rates: Vec<f64> = rounds.iter().map(|r| r.client_epochs as f64 / r.seconds).collect();
+    // Useful tokens counted from the data, processed tokens as the kernels saw them.
+    let length = |c: usize| (data.train(c).len() - 1).min(bench.max_len as usize);
+    let useful: usize = (0..data.users())
+        .map(|c| {
+            length(c)
+                + views.users[c].future.len()
+                + views.users[c].paraphrase.len()
+                + views.users[c].counterfactuals.iter().map(Vec::len).sum::<usize>()
+        })
+        .sum();
+    let processed = rounds[0].tokens as f64 / f64::from(bench.epochs);
+    Ok(RoundFigures {
+        client_epochs_per_s: of(&|r| r.client_epochs as f64 / r.seconds),
+        client_epochs_per_s_range: [rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max)],
+        useful_token_share: useful as f64 / processed,
+        tokens_per_client: useful as f64 / f64::from(bench.clients),
+        peak_bytes: peak_bytes(),
+        device: "cpu".into(),
+        simd: Level::detect().name().into(),
+        threads: if bench.threads == 0 { crate::parallel::default_threads() as u32 } else { bench.threads },
+        clients: bench.clients,
+        epochs: bench.epochs,
+        dim: bench.dim,
+        blocks: bench.blocks,
+        round_s: of(&|r| r.seconds),
+        draw_s: of(&|r| r.draw_s),
+        pack_s: of(&|r| r.pack_s),
+        train_s: of(&|r| r.train_s),
+        add_s: of(&|r| r.add_s),
+        rank_s,
+        rounds: bench.rounds,
+        version: env!("CARGO_PKG_VERSION").into(),
+    })
+}

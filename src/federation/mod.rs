@@ -1,0 +1,14 @@
+//! The federation: rounds of cohorts, visits, sums and server steps.
+
+pub mod fixed;
+mod private;
+mod ranking;
+mod server;
+mod tensor;
+mod trainer;
+mod update;
+mod visit;
+pub mod wire;
+
+pub use tensor::{NamedTensor, TensorData};
+pub use trainer::{RoundReport, Trainer};

@@ -1,0 +1,199 @@
+//! What a client keeps to itself between rounds: parameter groups that are not shared. In memory up to a budget, beyond it
+//! in one file a client.
+
+use crate::{Error, Result};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+/// Private parameters of one client.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PrivateState {
+    /// Dense weights `[P]`, where the encoder is private.
+    pub dense: Option<Vec<f32>>,
+    /// Item rows, where they are private.
+    pub rows: BTreeMap<u32, Vec<f32>>,
+}
+
+impl PrivateState {
+    /// Row of `item`, if the client has its own (width `d`).
+    pub fn row(&self, item: u32, d: usize) -> Option<&[f32]> {
+        self.rows.get(&item).map(|r| &r[..d])
+    }
+
+    /// Keeps `row` for `item`.
+    pub fn set_row(&mut self, item: u32, row: &[f32]) {
+        self.rows.insert(item, row.to_vec());
+    }
+
+    fn bytes(&self) -> usize {
+        4 * self.dense.as_ref().map_or(0, Vec::len) + self.rows.values().map(|r| 4 + 4 * r.len()).sum::<usize>() + 64
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        let word = |out: &mut Vec<u8>, n: usize| out.extend_from_slice(&(n as u32).to_le_bytes());
+        let dense = self.dense.as_deref().unwrap_or(&[]);
+        word(out, dense.len());
+        out.extend(dense.iter().flat_map(|x| x.to_le_bytes()));
+        word(out, self.rows.len());
+        for (item, row) in &self.rows {
+            word(out, *item as usize);
+            word(out, row.len());
+            out.extend(row.iter().flat_map(|x| x.to_le_bytes()));
+        }
+    }
+
+    fn decode(bytes: &mut &[u8]) -> Option<PrivateState> {
+        let word = |b: &mut &[u8]| -> Option<u32> {
+            let (head, tail) = b.split_first_chunk::<4>()?;
+            *b = tail;
+            Some(u32::from_le_bytes(*head))
+        };
+        let floats = |b: &mut &[u8], n: usize| -> Option<Vec<f32>> {
+            if n.checked_mul(4)? > b.len() {
+                return None;
+            }
+            let (head, tail) = b.split_at(4 * n);
+            *b = tail;
+            Some(head.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+        };
+        let n = word(bytes)? as usize;
+        let dense = if n == 0 { None } else { Some(floats(bytes, n)?) };
+        let mut rows = BTreeMap::new();
+        for _ in 0..word(bytes)? {
+            let item = word(bytes)?;
+            let n = word(bytes)? as usize;
+            rows.insert(item, floats(bytes, n)?);
+        }
+        Some(PrivateState { dense, rows })
+    }
+}
+
+/// Private state of all clients.
+pub struct PrivateStore {
+    memory: HashMap<u32, PrivateState>,
+    used: usize,
+    budget: usize,
+    folder: Option<PathBuf>,
+    on_disk: BTreeMap<u32, ()>,
+}
+
+impl PrivateStore {
+    /// A store that keeps up to `budget_mb` megabytes in memory.
+    pub fn new(budget_mb: u32) -> PrivateStore {
+        PrivateStore { memory: HashMap::new(), used: 0, budget: budget_mb as usize * 1_000_000, folder: None, on_disk: BTreeMap::new() }
+    }
+
+    /// Folder for what does not fit in memory.
+    pub fn set_folder(&mut self, folder: PathBuf) {
+        self.folder = Some(folder);
+    }
+
+    fn file(&mut self, client: u32) -> Result<PathBuf> {
+        if self.folder.is_none() {
+            self.folder = Some(std::env::temp_dir().join(format!("lumos-private-{}", std::process::id())));
+        }
+        let folder = self.folder.clone().unwrap_or_default();
+        std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
+        Ok(folder.join(format!("{client}.bin")))
+    }
+
+    /// State of `client`, if it has any.
+    pub fn get(&self, client: u32) -> Result<Option<PrivateState>> {
+        if let Some(state) = self.memory.get(&client) {
+            return Ok(Some(state.clone()));
+        }
+        if !self.on_disk.contains_key(&client) {
+            return Ok(None);
+        }
+        let path = self.folder.clone().unwrap_or_default().join(format!("{client}.bin"));
+        let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let state = PrivateState::decode(&mut bytes.as_slice());
+        state.map(Some).ok_or_else(|| Error::mismatch(&path, "damaged private state; remove the run and train again"))
+    }
+
+    /// True where no client has state.
+    pub fn is_empty(&self) -> bool {
+        self.memory.is_empty() && self.on_disk.is_empty()
+    }
+
+    /// Keeps `state` for `client`.
+    pub fn put(&mut self, client: u32, state: PrivateState) -> Result<()> {
+        if let Some(old) = self.memory.remove(&client) {
+            self.used -= old.bytes();
+        }
+        if self.used + state.bytes() <= self.budget {
+            self.used += state.bytes();
+            self.memory.insert(client, state);
+            self.on_disk.remove(&client);
+            return Ok(());
+        }
+        let path = self.file(client)?;
+        let mut bytes = Vec::new();
+        state.encode(&mut bytes);
+        let partial = path.with_extension("tmp");
+        std::fs::write(&partial, bytes).map_err(Error::io(&partial, "write"))?;
+        std::fs::rename(&partial, &path).map_err(Error::io(&path, "write"))?;
+        self.on_disk.insert(client, ());
+        Ok(())
+    }
+
+    /// Everything, for a checkpoint.
+    pub fn encode(&self) -> Result<Vec<u8>> {
+        let mut clients: Vec<u32> = self.memory.keys().chain(self.on_disk.keys()).copied().collect();
+        clients.sort_unstable();
+        let mut out = Vec::new();
+        for client in clients {
+            out.extend_from_slice(&client.to_le_bytes());
+            self.get(client)?.unwrap_or_default().encode(&mut out);
+        }
+        Ok(out)
+    }
+
+    /// Takes back what [`PrivateStore::encode`] gave; `None` if the bytes are damaged.
+    pub fn restore(&mut self, mut bytes: &[u8]) -> Result<Option<()>> {
+        while !bytes.is_empty() {
+            let Some((client, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+            bytes = rest;
+            let Some(state) = PrivateState::decode(&mut bytes) else { return Ok(None) };
+            self.put(u32::from_le_bytes(*client), state)?;
+        }
+        Ok(Some(()))
+    }
+}
+
+impl Drop for PrivateStore {
+    fn drop(&mut self) {
+        // Everything here is in the checkpoint as well; a left-over file would only take up space.
+        if let Some(folder) = &self.folder
+            && !self.on_disk.is_empty()
+        {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_in_memory_goes_to_disk_and_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = PrivateStore::new(0);
+        store.set_folder(folder.path().join("private"));
+        let mut state = PrivateState { dense: Some(vec![1.5; 9]), rows: BTreeMap::new() };
+        state.set_row(7, &[0.25; 3]);
+        store.put(4, state.clone()).unwrap();
+        assert!(store.memory.is_empty());
+        assert_eq!(store.get(4).unwrap(), Some(state.clone()));
+        assert_eq!(store.get(5).unwrap(), None);
+
+        let mut other = PrivateStore::new(10);
+        assert_eq!(other.restore(&store.encode().unwrap()).unwrap(), Some(()));
+        assert_eq!(other.get(4).unwrap(), Some(state));
+        let bytes = store.encode().unwrap();
+        for cut in 1..bytes.len() {
+            assert_eq!(PrivateStore::new(10).restore(&bytes[..cut]).unwrap(), None, "{cut}");
+        }
+    }
+}

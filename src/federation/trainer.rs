@@ -1,0 +1,326 @@
+//! The trainer: global weights, the server's state, one lane a thread, and the state a checkpoint needs.
+
+use super::fixed;
+use super::private::{PrivateState, PrivateStore};
+use super::server::Server;
+use super::tensor::{NamedTensor, TensorData};
+use super::visit::Lane;
+use crate::cohort::{self, Cohort};
+use crate::config::{Clients, Group, Settings};
+use crate::data::Dataset;
+use crate::model::{Model, ModelSpec, Weights};
+use crate::parallel;
+use crate::views::Views;
+use crate::{Error, Result};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// What happened in one round.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundReport {
+    /// Round, counted from 1.
+    pub round: u64,
+    /// Clients that trained and reported.
+    pub clients: u64,
+    /// Clients that were drawn and dropped out.
+    pub dropped: u64,
+    /// Local steps of all clients; for clients of one sequence these are client-epochs.
+    pub client_epochs: u64,
+    /// Mean over clients of the next-item loss (mean over a client's local steps).
+    pub rec_loss: f64,
+    /// The same for the contrast, without lambda.
+    pub contrast_loss: f64,
+    /// Packed tokens of all local steps; none is padding.
+    pub tokens: u64,
+    /// Distinct item rows that were uploaded.
+    pub item_rows: u64,
+    /// Bytes that all clients downloaded.
+    pub bytes_down: u64,
+    /// Bytes that all clients uploaded.
+    pub bytes_up: u64,
+    /// Wall seconds of the round.
+    pub seconds: f64,
+    /// Wall seconds of drawing the cohort.
+    pub draw_s: f64,
+    /// Seconds of packing, as the mean over threads.
+    pub pack_s: f64,
+    /// Seconds of local training, as the mean over threads.
+    pub train_s: f64,
+    /// Seconds of adding updates (mean over threads) and of the server's step.
+    pub add_s: f64,
+}
+
+/// Federated (or, with one participant, centralised) training of one model.
+pub struct Trainer<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) data: &'a Dataset,
+    pub(super) model: Model,
+    pub(super) weights: Weights,
+    server: Server,
+    lanes: Vec<Lane<'a>>,
+    pub(super) private: PrivateStore,
+    pub(super) threads: usize,
+    /// Users in order, for the participant that holds all sequences.
+    everyone: Vec<u32>,
+    rounds: u64,
+    /// Moments of the one participant, as restored from a checkpoint.
+    moments: Option<[Vec<f32>; 4]>,
+}
+
+/// `users[c]` as a slice of one: the sequences of client `c`.
+fn one(users: &[u32], client: u32) -> &[u32] {
+    std::slice::from_ref(&users[client as usize])
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer with initial weights. `settings` must have been validated.
+    pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
+        if data.users() == 0 || data.item_count() < 2 {
+            let (u, i) = (data.users(), data.item_count());
+            return Err(Error::Usage(format!(
+                "data set `{}` has {u} users and {i} items: nothing to train on; lower data.min_length or data.k_core",
+                data.name
+            )));
+        }
+        let spec = ModelSpec::new(&settings.model);
+        let weights = Weights::init(&spec, data.item_count(), settings.seed);
+        let wanted = if settings.threads == 0 { parallel::default_threads() } else { settings.threads as usize };
+        let threads = if settings.federation.clients == Clients::One { 1 } else { wanted };
+        let lanes = (0..threads).map(|_| Lane::new(settings, data, views, &spec)).collect();
+        let users: Vec<u32> = (0..data.users() as u32).collect();
+        Ok(Trainer {
+            settings,
+            data,
+            model: Model::new(&spec),
+            server: Server::new(&settings.federation, &weights),
+            weights,
+            lanes,
+            private: PrivateStore::new(settings.federation.private_memory_mb),
+            threads: wanted,
+            everyone: users,
+            rounds: 0,
+            moments: None,
+        })
+    }
+
+    /// Folder for private client state that does not fit in memory.
+    pub fn set_spill_folder(&mut self, folder: PathBuf) {
+        self.private.set_folder(folder);
+    }
+
+    /// Rounds trained so far.
+    pub fn rounds_done(&self) -> u64 {
+        self.rounds
+    }
+
+    /// The global weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// Bytes of weights, server state and worker memory.
+    pub fn bytes(&self) -> usize {
+        let server = [&self.server.first.0, &self.server.first.1, &self.server.second.0, &self.server.second.1];
+        let floats: usize = self.weights.dense.len() + self.weights.items.len() + server.iter().map(|v| v.len()).sum::<usize>();
+        4 * floats + self.lanes.iter().map(|l| l.worker.bytes() + l.sums.bytes() + 4 * self.data.item_count()).sum::<usize>()
+    }
+
+    /// Trains the next round.
+    pub fn round(&mut self) -> Result<RoundReport> {
+        self.round_with(&|_, _| {})
+    }
+
+    /// Trains the next round, telling `progress` how many of how many clients (or, with one participant, local steps) are done.
+    pub fn round_with(&mut self, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<RoundReport> {
+        let start = Instant::now();
+        let round = self.rounds + 1;
+        let single = self.settings.federation.clients == Clients::One;
+        let cohort = if single {
+            Cohort { clients: vec![0], dropped: 0 }
+        } else {
+            cohort::draw(&self.settings.federation, self.data.users(), self.settings.seed, round)
+        };
+        let draw_s = start.elapsed().as_secs_f64();
+        self.train_cohort(&cohort.clients, round, progress)?;
+
+        let t = Instant::now();
+        let (first, rest) = self.lanes.split_first_mut().expect("a trainer has a lane");
+        for lane in rest.iter() {
+            first.sums.merge(&lane.sums);
+        }
+        if first.sums.weight as u64 > fixed::MAX_WEIGHT {
+            let total = first.sums.weight;
+            return Err(Error::setting(
+                "federation.weights",
+                format!("the round's total weight {total} exceeds {}; use `equal` or a smaller cohort", fixed::MAX_WEIGHT),
+            ));
+        }
+        self.server.apply(&self.settings.federation, &first.sums, &mut self.weights);
+        let served = t.elapsed().as_secs_f64();
+
+        let private: Vec<(u32, PrivateState)> = self.lanes.iter_mut().flat_map(|l| l.private.drain(..)).collect();
+        for (client, state) in private {
+            self.private.put(client, state)?;
+        }
+        self.rounds = round;
+        let sums = &self.lanes[0].sums;
+        let n = sums.counts[0].max(1) as f64;
+        let mean = |i: usize| self.lanes.iter().map(|l| l.seconds[i]).sum::<f64>() / self.lanes.len() as f64;
+        let bytes = |i: usize| self.lanes.iter().map(|l| l.bytes[i]).sum::<u64>();
+        Ok(RoundReport {
+            round,
+            clients: sums.counts[0],
+            dropped: u64::from(cohort.dropped),
+            client_epochs: sums.counts[1],
+            rec_loss: fixed::to_f64(sums.losses[0]) / n,
+            contrast_loss: fixed::to_f64(sums.losses[1]) / n,
+            tokens: sums.counts[2],
+            item_rows: sums.items.len() as u64,
+            bytes_down: bytes(0),
+            bytes_up: bytes(1),
+            seconds: start.elapsed().as_secs_f64(),
+            draw_s,
+            pack_s: mean(0),
+            train_s: mean(1),
+            add_s: mean(2) + served,
+        })
+    }
+
+    /// Runs the visits of `clients`; their sums end up in the lanes. The global weights stay as they are.
+    fn train_cohort(&mut self, clients: &[u32], round: u64, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<()> {
+        let single = self.settings.federation.clients == Clients::One;
+        let shared = &self.settings.federation.shared;
+        let keeps = !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder);
+        for lane in &mut self.lanes {
+            lane.clear();
+        }
+        if single && self.lanes[0].continued.is_none() {
+            let steps = self.steps_of_one(self.rounds);
+            self.lanes[0].continued = Some(steps);
+            if let Some([a, b, c, d]) = &self.moments.take() {
+                self.lanes[0].worker.set_moments([a, b, c, d]);
+            }
+        }
+        let done = std::sync::atomic::AtomicU64::new(0);
+        let (settings, model, weights, everyone, private) = (self.settings, &self.model, &self.weights, &self.everyone, &self.private);
+        let quiet = |_: u64, _: u64| {};
+        parallel::for_each(&mut self.lanes, clients.len(), 8, |lane, i| {
+            let client = clients[i];
+            let state = if keeps {
+                match private.get(client) {
+                    Ok(state) => state,
+                    Err(e) => return lane.failure = Some((client, e.to_string())),
+                }
+            } else {
+                None
+            };
+            let users = if single { everyone.as_slice() } else { one(everyone, client) };
+            let steps: &dyn Fn(u64, u64) = if single { progress } else { &quiet };
+            lane.visit(settings, model, weights, client, users, round, state.as_ref(), steps);
+            if !single {
+                let n = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+                if n.is_multiple_of(64) || n == clients.len() as u64 {
+                    progress(n, clients.len() as u64);
+                }
+            }
+        });
+        // The lowest failing client is named, whichever thread met it first.
+        match self.lanes.iter().filter_map(|l| l.failure.clone()).min() {
+            Some((client, message)) => Err(Error::Training { round, client: u64::from(client), message }),
+            None => Ok(()),
+        }
+    }
+
+    /// Optimiser steps that the one participant takes in `rounds` rounds.
+    fn steps_of_one(&self, rounds: u64) -> u32 {
+        let batches = self.everyone.len().div_ceil(self.settings.local.batch.max(1) as usize) as u64;
+        (rounds * batches * u64::from(self.settings.local.epochs)) as u32
+    }
+
+    /// The whole state, for a checkpoint: `items [I, d]`, the dense tensors by name, the server's moments, private state.
+    pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
+        let spec = &self.weights.spec;
+        let d = spec.dim();
+        let table = [self.data.item_count(), d];
+        let mut out = vec![NamedTensor::f32("items", &table, &self.weights.items)];
+        for p in &spec.params {
+            out.push(NamedTensor::f32(&p.name, &p.shape, &self.weights.dense[p.offset..p.offset + p.len()]));
+        }
+        for (name, pair) in [("server.first", &self.server.first), ("server.second", &self.server.second)] {
+            if !pair.0.is_empty() {
+                out.push(NamedTensor::f32(format!("{name}.dense"), &[spec.dense_len], &pair.0));
+                out.push(NamedTensor::f32(format!("{name}.items"), &table, &pair.1));
+            }
+        }
+        if self.lanes[0].continued.is_some() {
+            for (name, values) in MOMENTS.iter().zip(self.lanes[0].worker.moments()) {
+                out.push(NamedTensor::f32(*name, &[values.len()], values));
+            }
+        }
+        if !self.private.is_empty() {
+            let bytes = self.private.encode()?;
+            out.push(NamedTensor { name: "private".into(), shape: vec![bytes.len()], data: TensorData::U8(bytes) });
+        }
+        Ok(out)
+    }
+
+    /// Takes back what [`Trainer::tensors`] gave after `rounds_done` rounds. Tensors that do not fit are refused by name.
+    pub fn restore(&mut self, tensors: &[NamedTensor], rounds_done: u64) -> Result<()> {
+        let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+        let find = |name: &str, shape: &[usize]| -> Result<&[f32]> {
+            let t = by_name
+                .get(name)
+                .ok_or_else(|| Error::Usage(format!("checkpoint: tensor `{name}` is missing; it belongs to another model or method")))?;
+            match &t.data {
+                TensorData::F32(v) if t.shape == shape => Ok(v),
+                _ => Err(Error::Usage(format!(
+                    "checkpoint: tensor `{name}` has shape {:?} where this run needs f32 {shape:?}; it belongs to another model or data set",
+                    t.shape
+                ))),
+            }
+        };
+        let spec = self.weights.spec.clone();
+        let table = [self.data.item_count(), spec.dim()];
+        let mut fresh = self.weights.clone();
+        fresh.items.copy_from_slice(find("items", &table)?);
+        for p in &spec.params {
+            fresh.dense[p.offset..p.offset + p.len()].copy_from_slice(find(&p.name, &p.shape)?);
+        }
+        let mut server = Server::new(&self.settings.federation, &fresh);
+        for (name, pair) in [("server.first", &mut server.first), ("server.second", &mut server.second)] {
+            if !pair.0.is_empty() {
+                pair.0.copy_from_slice(find(&format!("{name}.dense"), &[spec.dense_len])?);
+                pair.1.copy_from_slice(find(&format!("{name}.items"), &table)?);
+            }
+        }
+        self.moments = None;
+        if self.settings.federation.clients == Clients::One && rounds_done > 0 {
+            let (p, r) = ([spec.dense_len], [table[0] * table[1]]);
+            let mut moments: [Vec<f32>; 4] = Default::default();
+            for (i, name) in MOMENTS.iter().enumerate() {
+                moments[i] = find(name, if i < 2 { &p } else { &r })?.to_vec();
+            }
+            self.moments = Some(moments);
+        }
+        if let Some(t) = by_name.get("private") {
+            let TensorData::U8(bytes) = &t.data else {
+                return Err(Error::Usage("checkpoint: tensor `private` must hold bytes".into()));
+            };
+            let mut store = PrivateStore::new(self.settings.federation.private_memory_mb);
+            store.restore(bytes)?.ok_or_else(|| Error::Usage("checkpoint: private client state is damaged".into()))?;
+            self.private = store;
+        }
+        self.weights = fresh;
+        self.server = server;
+        self.rounds = rounds_done;
+        for lane in &mut self.lanes {
+            lane.continued = None;
+        }
+        Ok(())
+    }
+}
+
+/// Names of the one participant's moments in a checkpoint.
+const MOMENTS: [&str; 4] = ["optimizer.first.dense", "optimizer.second.dense", "optimizer.first.items", "optimizer.second.items"];

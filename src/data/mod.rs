@@ -1,7 +1,31 @@
 //! Real and synthetic histories: reading, filtering, splitting, storing. Knows nothing of devices or models.
 //!
 //! Item and user ids inside the crate are dense indices from 0; there is no padding id.
+//!
+//! The way of a data set: a [`Reader`] turns source files into a [`RawData`]; `filter` applies the k-core and the length
+//! limits and packs the sequences; [`prepare()`] writes the folder and [`load`] reads it back. [`ensure`] does whichever
+//! of the two is due.
 
+mod csv;
 mod dataset;
+mod filter;
+mod manifest;
+mod prepare;
+mod reader;
+mod recbole;
+mod source;
+mod stats;
+mod store;
+mod synth;
+mod synth_names;
+mod text;
 
 pub use dataset::*;
+pub use filter::{Filtered, filter};
+pub use manifest::{FORMAT_VERSION, Manifest, RawStats, SourceFile};
+pub use prepare::{Progress, ensure, prepare, prepared_dir};
+pub use reader::{RawData, Reader, reader, reader_names};
+pub use source::resolve_source;
+pub use stats::{Stats, stats, stats_with_times};
+pub use store::{load, load_manifest, load_times};
+pub use synth::synthetic_world;

@@ -1,0 +1,378 @@
+//! The prepared folder on disk: written into a temporary folder beside, renamed when whole, checked when read.
+//!
+//! * `sequences.safetensors`: `offsets` u64 `[U + 1]`, `items` u32 `[N]`, and where known `times` f64 `[N]`
+//! * `users.csv`: index, token
+//! * `items.csv`: index, token, title, categories (joined with `|`, a `|` inside escaped as `\|`), brand, also_bought
+//!   (item indices joined with `|`)
+//! * `manifest.json`: see [`Manifest`]
+//! * `SHA256SUMS`: checksums of the files above, in the form that `sha256sum -c` reads
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::dataset::{Dataset, ItemText};
+use super::manifest::{FORMAT_VERSION, Manifest};
+use super::source::sha256_hex;
+use super::text::{join_bars, split_bars};
+use crate::{Error, Result};
+
+pub(super) const MANIFEST: &str = "manifest.json";
+const SUMS: &str = "SHA256SUMS";
+const SEQUENCES: &str = "sequences.safetensors";
+const USERS: &str = "users.csv";
+const ITEMS: &str = "items.csv";
+const USER_COLUMNS: &[&str] = &["index", "token"];
+const ITEM_COLUMNS: &[&str] = &["index", "token", "title", "categories", "brand", "also_bought"];
+const REMEDY: &str = "prepare the data set again with overwriting allowed";
+
+/// A folder that vanishes unless it is put in place.
+struct Draft {
+    path: PathBuf,
+    /// Held while the folder is being written, so that another process can tell a live draft from a dead one.
+    _lock: Option<File>,
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Nothing is left to do where removal fails; the next preparation sweeps again.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+/// The start of the name of every temporary folder beside `out`.
+fn draft_prefix(out: &Path) -> String {
+    format!(".{}-draft-", out.file_name().map(|n| n.to_string_lossy()).unwrap_or_default())
+}
+
+impl Draft {
+    fn new(parent: &Path, out: &Path) -> Result<Draft> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("{}{}-{}.tmp", draft_prefix(out), std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = parent.join(name);
+        fs::create_dir(&path).map_err(Error::io(&path, "create"))?;
+        let lock = File::open(&path).ok().filter(|f| f.try_lock().is_ok());
+        Ok(Draft { path, _lock: lock })
+    }
+}
+
+/// Removes drafts beside `out` whose writer was killed.
+fn sweep(parent: &Path, out: &Path) {
+    let prefix = draft_prefix(out);
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let dead = || File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok());
+        if name.starts_with(&prefix) && name.ends_with(".tmp") && dead() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Refuses to put a data set where something else lies.
+pub(super) fn check_target(out: &Path, overwrite: bool) -> Result<()> {
+    if out.file_name().is_none() {
+        return Err(Error::mismatch(out, "is no name for a folder; give one, such as data/my-set"));
+    }
+    if !out.exists() {
+        return Ok(());
+    }
+    let empty = fs::read_dir(out).map_err(Error::io(out, "open as a folder"))?.next().is_none();
+    if empty {
+        Ok(())
+    } else if !out.join(MANIFEST).exists() || !out.join(SUMS).exists() {
+        Err(Error::mismatch(out, "holds files but no prepared data set; it will not be overwritten, choose another folder"))
+    } else if !overwrite {
+        Err(Error::mismatch(out, "holds a prepared data set already; allow overwriting or choose another folder"))
+    } else {
+        Ok(())
+    }
+}
+
+/// Writes the folder `out` in one step. `Manifest`, `Dataset` and times must belong together.
+pub(super) fn write(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &Dataset, times: Option<&[f64]>) -> Result<()> {
+    let parent = match out.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+    sweep(parent, out);
+    let draft = Draft::new(parent, out)?;
+    let mut sums = String::new();
+    let mut put = |name: &str, bytes: &[u8]| {
+        sums.push_str(&format!("{}  {name}\n", sha256_hex(bytes)));
+        put_file(&draft.path.join(name), bytes)
+    };
+    put(SEQUENCES, &sequences(dataset, times, out)?)?;
+    let users = dataset.user_tokens.iter().enumerate().map(|(index, token)| [index.to_string(), token.clone()]);
+    put(USERS, &table(out, USER_COLUMNS, users)?)?;
+    put(ITEMS, &table(out, ITEM_COLUMNS, dataset.item_tokens.iter().zip(&dataset.catalogue).enumerate().map(item_row))?)?;
+    let json = serde_json::to_string_pretty(manifest).map_err(|e| Error::mismatch(out, format!("cannot write the manifest: {e}")))?;
+    put(MANIFEST, (json + "\n").as_bytes())?;
+    put_file(&draft.path.join(SUMS), sums.as_bytes())?;
+    // Looked at again: preparing took time, and what lies there now must not be lost.
+    check_target(out, overwrite)?;
+    if out.exists() {
+        // A rename cannot replace a full folder; the old one steps aside and is removed afterwards.
+        let old = Draft { path: draft.path.with_extension("old.tmp"), _lock: None };
+        fs::rename(out, &old.path).map_err(Error::io(out, "move away"))?;
+        fs::rename(&draft.path, out).map_err(|e| {
+            // The old data set goes back; if even that fails, the first error is the one worth telling.
+            let _ = fs::rename(&old.path, out);
+            Error::io(out, "put in place")(e)
+        })
+    } else {
+        fs::rename(&draft.path, out).map_err(Error::io(out, "put in place"))
+    }
+}
+
+fn put_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io(path, "create"))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(path, "write"))
+}
+
+fn sequences(dataset: &Dataset, times: Option<&[f64]>, out: &Path) -> Result<Vec<u8>> {
+    let fail = |e: safetensors::SafeTensorError| Error::mismatch(out, format!("cannot write the sequences: {e}"));
+    let offsets: Vec<u8> = dataset.offsets.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let items: Vec<u8> = dataset.items.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let times: Option<Vec<u8>> = times.map(|t| t.iter().flat_map(|v| v.to_le_bytes()).collect());
+    let mut tensors = vec![
+        ("offsets", TensorView::new(Dtype::U64, vec![dataset.offsets.len()], &offsets).map_err(fail)?),
+        ("items", TensorView::new(Dtype::U32, vec![dataset.items.len()], &items).map_err(fail)?),
+    ];
+    if let Some(times) = &times {
+        tensors.push(("times", TensorView::new(Dtype::F64, vec![dataset.items.len()], times).map_err(fail)?));
+    }
+    safetensors::serialize(tensors, None).map_err(fail)
+}
+
+fn item_row((index, (token, text)): (usize, (&String, &ItemText))) -> [String; 6] {
+    let bought: Vec<String> = text.also_bought.iter().map(u32::to_string).collect();
+    [index.to_string(), token.clone(), text.title.clone(), join_bars(&text.categories), text.brand.clone(), bought.join("|")]
+}
+
+fn table<const W: usize>(out: &Path, header: &[&str], rows: impl Iterator<Item = [String; W]>) -> Result<Vec<u8>> {
+    let mut writer = ::csv::Writer::from_writer(Vec::new());
+    let fail = |e: ::csv::Error| Error::mismatch(out, format!("cannot write a table: {e}"));
+    writer.write_record(header).map_err(fail)?;
+    for row in rows {
+        writer.write_record(&row).map_err(fail)?;
+    }
+    writer.into_inner().map_err(|e| Error::mismatch(out, format!("cannot write a table: {e}")))
+}
+
+/// A prepared folder whose checksums and version were found right.
+struct Checked {
+    dir: PathBuf,
+    manifest: Manifest,
+    sums: Vec<(String, String)>,
+}
+
+impl Checked {
+    fn open(dir: &Path) -> Result<Checked> {
+        let sums_path = dir.join(SUMS);
+        if !dir.is_dir() || !sums_path.exists() {
+            return Err(Error::mismatch(dir, "is not a prepared data set; make one with `lumos data prepare`"));
+        }
+        let bytes = fs::read(&sums_path).map_err(Error::io(&sums_path, "read"))?;
+        let text = String::from_utf8(bytes).map_err(|_| damaged(&sums_path, "not text"))?;
+        let sums = text.lines().filter_map(|l| l.split_once("  ")).map(|(s, n)| (n.to_owned(), s.to_owned())).collect();
+        let mut checked = Checked { dir: dir.to_path_buf(), manifest: placeholder(), sums };
+        let path = dir.join(MANIFEST);
+        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        checked.verify(MANIFEST, &bytes)?;
+        let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| damaged(&path, &e.to_string()))?;
+        if !is_current(&value) {
+            let found = value.get("version").map_or("none".into(), serde_json::Value::to_string);
+            return Err(Error::mismatch(path, format!("has format version {found}, this program has {FORMAT_VERSION}; {REMEDY}")));
+        }
+        checked.manifest = serde_json::from_value(value).map_err(|e| damaged(&path, &e.to_string()))?;
+        Ok(checked)
+    }
+
+    fn verify(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.dir.join(name);
+        let Some((_, sum)) = self.sums.iter().find(|(n, _)| n == name) else {
+            return Err(damaged(&path, &format!("{SUMS} does not list it")));
+        };
+        if *sum == sha256_hex(bytes) { Ok(()) } else { Err(damaged(&path, &format!("its checksum differs from {SUMS}"))) }
+    }
+
+    fn read(&self, name: &str) -> Result<(PathBuf, Vec<u8>)> {
+        let path = self.dir.join(name);
+        let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        self.verify(name, &bytes)?;
+        Ok((path, bytes))
+    }
+
+    /// Hands the tensors of the sequences to `take`, out of the mapped file.
+    fn with_sequences<T>(&self, take: impl FnOnce(&Path, &SafeTensors) -> Result<T>) -> Result<T> {
+        let path = self.dir.join(SEQUENCES);
+        let file = File::open(&path).map_err(Error::io(&path, "open"))?;
+        // SAFETY: prepared files are never changed in place (the whole folder is replaced by a rename), and everything that
+        // leaves this function is a copy made after the checksum was found right.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(&path, "map"))?;
+        self.verify(SEQUENCES, &map)?;
+        let tensors = SafeTensors::deserialize(&map).map_err(|e| damaged(&path, &e.to_string()))?;
+        take(&path, &tensors)
+    }
+}
+
+fn is_current(manifest: &serde_json::Value) -> bool {
+    manifest.get("version").and_then(serde_json::Value::as_u64) == Some(u64::from(FORMAT_VERSION))
+}
+
+/// Whether `dir` was written by another version of the format. False where that cannot be told.
+pub(super) fn is_other_version(dir: &Path) -> bool {
+    let text = fs::read(dir.join(MANIFEST)).unwrap_or_default();
+    serde_json::from_slice(&text).is_ok_and(|v: serde_json::Value| v.get("version").is_some() && !is_current(&v))
+}
+
+/// The manifest's seat until the real one is read.
+fn placeholder() -> Manifest {
+    let raw = super::RawStats { users: 0, items: 0, interactions: 0 };
+    Manifest {
+        version: FORMAT_VERSION,
+        program: String::new(),
+        name: String::new(),
+        fingerprint: String::new(),
+        settings: Default::default(),
+        inter: None,
+        items: None,
+        raw,
+        stats: super::stats(&Dataset::default()),
+    }
+}
+
+fn damaged(path: &Path, why: &str) -> Error {
+    Error::mismatch(path, format!("is damaged ({why}); {REMEDY}"))
+}
+
+/// Decodes a one-axis tensor of `W`-byte numbers.
+fn decode<T, const W: usize>(path: &Path, all: &SafeTensors, name: &str, dtype: Dtype, from: fn([u8; W]) -> T) -> Result<Vec<T>> {
+    let tensor = all.tensor(name).map_err(|e| damaged(path, &e.to_string()))?;
+    if tensor.dtype() != dtype || tensor.shape().len() != 1 {
+        let message = format!("tensor {name} is {:?} {:?}, {dtype:?} with one axis is needed", tensor.dtype(), tensor.shape());
+        return Err(damaged(path, &message));
+    }
+    let (words, _) = tensor.data().as_chunks::<W>();
+    Ok(words.iter().map(|w| from(*w)).collect())
+}
+
+/// The manifest of the prepared folder `dir`, checked.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::Mismatch`] where it is damaged, of another version or no data set at all.
+pub fn load_manifest(dir: &Path) -> Result<Manifest> {
+    Ok(Checked::open(dir)?.manifest)
+}
+
+/// The times of the packed interactions `[N]` of the prepared folder `dir`; `None` where the source has none.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_times(dir: &Path) -> Result<Option<Vec<f64>>> {
+    let checked = Checked::open(dir)?;
+    checked.with_sequences(|path, all| {
+        if !all.names().contains(&"times") {
+            return Ok(None);
+        }
+        let times = decode(path, all, "times", Dtype::F64, f64::from_le_bytes)?;
+        if times.len() as u64 != checked.manifest.stats.interactions || times.iter().any(|t| !t.is_finite()) {
+            return Err(damaged(path, "times do not fit the interactions"));
+        }
+        Ok(Some(times))
+    })
+}
+
+/// Reads the prepared folder `dir`, every checksum and every index checked.
+///
+/// # Errors
+/// [`Error::Io`] where a file cannot be read, [`Error::Mismatch`] where one is damaged, of another version or missing.
+pub fn load(dir: &Path) -> Result<Dataset> {
+    let checked = Checked::open(dir)?;
+    let (offsets, items) = checked.with_sequences(|path, all| {
+        let offsets = decode(path, all, "offsets", Dtype::U64, u64::from_le_bytes)?;
+        let items = decode(path, all, "items", Dtype::U32, u32::from_le_bytes)?;
+        Ok((offsets, items))
+    })?;
+    let user_tokens = load_users(&checked)?;
+    let (item_tokens, catalogue) = load_items(&checked)?;
+    let path = dir.join(SEQUENCES);
+    check_sequences(&path, &offsets, &items, user_tokens.len(), item_tokens.len())?;
+    let Manifest { name, fingerprint, stats, .. } = checked.manifest;
+    let dataset = Dataset { name, fingerprint, user_tokens, item_tokens, offsets, items, catalogue };
+    let counts = (dataset.users() as u64, dataset.item_count() as u64, dataset.items.len() as u64);
+    if counts != (stats.users, stats.items, stats.interactions) {
+        return Err(damaged(&dir.join(MANIFEST), "its counts do not fit the files"));
+    }
+    Ok(dataset)
+}
+
+/// Offsets must rise from 0 to the number of interactions, sequences hold three items or more, indices be in range.
+fn check_sequences(path: &Path, offsets: &[u64], items: &[u32], users: usize, item_count: usize) -> Result<()> {
+    let ends_fit = offsets.first() == Some(&0) && offsets.last() == Some(&(items.len() as u64));
+    if offsets.len() != users + 1 || !ends_fit {
+        return Err(damaged(path, "offsets do not fit users and items"));
+    }
+    if let Some(user) = offsets.windows(2).position(|w| w[1] < w[0] || w[1] - w[0] < 3) {
+        return Err(damaged(path, &format!("the sequence of user {user} has fewer than three items")));
+    }
+    match items.iter().find(|i| **i as usize >= item_count) {
+        Some(item) => Err(damaged(path, &format!("item index {item} is out of range, there are {item_count} items"))),
+        None => Ok(()),
+    }
+}
+
+/// The rows of a table below its header, each with its index checked.
+fn read_table(
+    checked: &Checked,
+    name: &str,
+    header: &[&str],
+    mut row: impl FnMut(&Path, &::csv::StringRecord) -> Result<()>,
+) -> Result<()> {
+    let (path, bytes) = checked.read(name)?;
+    let mut reader = ::csv::ReaderBuilder::new().from_reader(&bytes[..]);
+    let fail = |e: ::csv::Error| damaged(&path, &e.to_string());
+    if !reader.headers().map_err(fail)?.iter().eq(header.iter().copied()) {
+        return Err(damaged(&path, "its header is not the one written by this version"));
+    }
+    let mut record = ::csv::StringRecord::new();
+    let mut index = 0u64;
+    while reader.read_record(&mut record).map_err(fail)? {
+        if record[0].parse() != Ok(index) {
+            return Err(damaged(&path, &format!("row {index} has the index {}", &record[0])));
+        }
+        row(&path, &record)?;
+        index += 1;
+    }
+    Ok(())
+}
+
+fn load_users(checked: &Checked) -> Result<Vec<String>> {
+    let mut tokens = Vec::new();
+    read_table(checked, USERS, USER_COLUMNS, |_, r| {
+        tokens.push(r[1].to_owned());
+        Ok(())
+    })?;
+    Ok(tokens)
+}
+
+fn load_items(checked: &Checked) -> Result<(Vec<String>, Vec<ItemText>)> {
+    let (mut tokens, mut catalogue) = (Vec::new(), Vec::new());
+    let limit = checked.manifest.stats.items;
+    read_table(checked, ITEMS, ITEM_COLUMNS, |path, r| {
+        let bought = r[5].split('|').filter(|b| !b.is_empty()).map(|b| b.parse::<u32>().ok().filter(|b| u64::from(*b) < limit));
+        let also_bought = bought
+            .collect::<Option<Vec<u32>>>()
+            .ok_or_else(|| damaged(path, &format!("also_bought of item {} is no list of items", &r[0])))?;
+        tokens.push(r[1].to_owned());
+        catalogue.push(ItemText { title: r[2].to_owned(), categories: split_bars(&r[3]), brand: r[4].to_owned(), also_bought });
+        Ok(())
+    })?;
+    Ok((tokens, catalogue))
+}

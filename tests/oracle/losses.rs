@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use lumos::backend::{Backend, Rows, Step};
 use lumos::config::{Contrast, LossSettings, RecLoss};
 
-use crate::check::{Input, Outs, WIDTHS, accept, evaluate, hold, load, normal, pack, stream, worker};
+use crate::check::{Input, Outs, WIDTHS, accept, evaluate, load, normal, pack, stream, worker};
 use crate::reference::{info_nce, next_item};
 
 fn flat(t: &Tensor) -> candle_core::Result<Tensor> {
@@ -36,8 +36,10 @@ fn next_item_case(case: u64, rec: RecLoss, d: usize, outputs: usize, examples: u
     let f = |t: &[Tensor]| Tensor::cat(&[&flat(&next_item(rec, &t[0], &t[1], &step)?)?, &flat(&t[0])?], 0);
     let (exact, single) = both(&[h, items], &up, &f);
     accept(&format!("{what}: loss"), &[w.losses().0 as f32], &exact[0][..1], &single[0][..1], 1e-7);
-    accept(&format!("{what}: dh"), w.values(dh), &exact[1], &single[1], 1e-12);
-    accept(&format!("{what}: rows"), w.row_gradient(), &exact[2], &single[2], 1e-12);
+    // A probability close to one is known to a unit in its last place, and that times a row is what a gradient can miss.
+    let unit = f64::from(f32::EPSILON) * f64::from(spread.max(1.0)) * 4.0 / examples as f64;
+    accept(&format!("{what}: dh"), w.values(dh), &exact[1], &single[1], unit);
+    accept(&format!("{what}: rows"), w.row_gradient(), &exact[2], &single[2], unit);
 }
 
 type Numbers = Vec<Vec<f64>>;

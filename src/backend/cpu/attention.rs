@@ -142,14 +142,19 @@ unsafe fn backward_kernel<S: Simd>(
                     }
                     j += LANES;
                 }
-                let mut mean = 0.0;
+                // Large scores leave few digits to `lse`, so that the probabilities do not quite sum to one: they are
+                // normalised again, or that error would enter every gradient.
+                let (mut mean, mut total) = (0.0, 0.0);
                 for j in 0..n {
                     mean += *p.add(j) * *dp.add(j);
+                    total += *p.add(j);
                 }
+                let inv = 1.0 / total;
+                mean *= inv;
                 std::ptr::write_bytes(dqp, 0, w);
                 for j in 0..n {
                     let t = lo + j;
-                    let pj = *p.add(j);
+                    let pj = *p.add(j) * inv;
                     let ds = pj * (*dp.add(j) - mean) * scale;
                     axpy_kernel::<S>(w, ds, k.add(t * d + at), dqp);
                     axpy_kernel::<S>(w, ds, qp, dk.add(t * d + at));

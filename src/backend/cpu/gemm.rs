@@ -8,10 +8,11 @@ use super::optim::AdamStep;
 use super::simd::{LANES, Simd, dispatch, load, store};
 
 /// Splits `n` rows into tiles of at most `max` rows of nearly equal height: 20 rows make four tiles of five, not 6+6+6+2.
+/// No rows make no tile.
 #[inline(always)]
 fn tiles(n: usize, max: usize) -> (usize, usize, usize) {
-    let count = n.div_ceil(max).max(1);
-    (count, n / count, n % count)
+    let count = n.div_ceil(max);
+    if count == 0 { (0, 0, 0) } else { (count, n / count, n % count) }
 }
 
 macro_rules! by_rows {

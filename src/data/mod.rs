@@ -25,7 +25,7 @@ pub use filter::{Filtered, filter};
 pub use manifest::{FORMAT_VERSION, Manifest, RawStats, SourceFile};
 pub use prepare::{Progress, ensure, prepare, prepared_dir};
 pub use reader::{RawData, Reader, reader, reader_names};
-pub use source::resolve_source;
+pub use source::{Source, resolve_source};
 pub use stats::{Stats, stats, stats_with_times};
 pub use store::{load, load_manifest, load_times};
 pub use synth::synthetic_world;

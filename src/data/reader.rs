@@ -26,7 +26,7 @@ pub struct RawData {
     pub catalogue: Vec<ItemText>,
 }
 
-/// One source format. A new format is one file that implements this and one line in [`READERS`].
+/// One source format. A new format is one file that implements this and one line in `READERS`.
 pub trait Reader: Sync {
     /// Name as it stands in `data.format`.
     fn name(&self) -> &'static str;
@@ -53,8 +53,8 @@ pub fn reader_names() -> Vec<&'static str> {
 pub fn reader(name: &str) -> Result<&'static dyn Reader> {
     READERS.iter().copied().find(|r| r.name() == name).ok_or_else(|| {
         let names = reader_names();
-        let hint = nearest(name, &names).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
-        Error::setting("data.format", format!("unknown format `{name}`{hint} Known formats: {}", names.join(", ")))
+        let near = nearest(name, &names).unwrap_or_default();
+        Error::setting("data.format", format!("unknown format `{name}`; the nearest is `{near}`. Known formats: {}", names.join(", ")))
     })
 }
 

@@ -138,6 +138,8 @@ fn catalogue(world: &World, raw: &mut RawData, threads: usize, progress: &Progre
 struct World {
     seed: u64,
     items: u64,
+    /// Step of the walk over the whole catalogue.
+    stride: u64,
     categories: u64,
     /// Sub-categories of a category.
     subs: u64,
@@ -175,10 +177,20 @@ impl World {
             let message = format!("{mean} is too large for {items} items, a quarter of them is the most; raise data.synth_items");
             return Err(Error::setting("data.synth_mean_length", message));
         }
+        // Refused before anything of that size is asked for; the exact total is checked again later.
+        if f64::from(users) * f64::from(mean) >= f64::from(u32::MAX) {
+            let message = format!("{users} users of {mean} interactions are too many; fewer users or a smaller mean length are needed");
+            return Err(Error::setting("data.synth_users", message));
+        }
         let leaves = u64::from(items / 25).clamp(4, (PRODUCTS.len() * KINDS.len()) as u64);
         let categories = leaves.isqrt().clamp(2, CATEGORIES.len() as u64);
         let (items, subs) = (u64::from(items), leaves / categories);
-        Ok(World { seed: settings.synth_seed, items, categories, subs, mean_length: f64::from(mean) })
+        // A stride without a common divisor makes the walk over the catalogue a permutation.
+        let mut stride = (items as f64 * 0.618) as u64 | 1;
+        while gcd(stride, items) != 1 {
+            stride += 2;
+        }
+        Ok(World { seed: settings.synth_seed, stride, items, categories, subs, mean_length: f64::from(mean) })
     }
 
     fn leaves(&self) -> u64 {
@@ -255,12 +267,7 @@ impl World {
 
     /// Item `n` of a walk that visits every item once before it starts again.
     fn explored(&self, n: u64) -> u64 {
-        // A stride without a common divisor makes the walk a permutation.
-        let mut stride = (self.items as f64 * 0.618) as u64 | 1;
-        while gcd(stride, self.items) != 1 {
-            stride += 2;
-        }
-        (n % self.items) * stride % self.items
+        (n % self.items) * self.stride % self.items
     }
 
     /// An item of the user's taste at `position` of `length`.

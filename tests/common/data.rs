@@ -34,6 +34,11 @@ pub fn put(dir: &Path, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
     path
 }
 
+/// A property tried on `n` cases; failures are printed, not stored beside the sources.
+pub fn cases(n: u32) -> proptest::test_runner::Config {
+    proptest::test_runner::Config { cases: n, failure_persistence: None, ..Default::default() }
+}
+
 /// Progress for nobody.
 pub fn quiet(_: &str, _: u64, _: u64) {}
 

@@ -48,11 +48,22 @@ fn numbers(t: &Tensor) -> Result<Vec<f64>> {
 
 /// The value of `f` and, from the upstream gradient `up`, the gradient of each input.
 pub fn evaluate(dtype: DType, inputs: &[Input], up: &[f32], f: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Result<Vec<Vec<f64>>> {
-    let vars = inputs.iter().map(|i| Var::from_tensor(&tensor(&i.values, &i.shape, dtype)?)).collect::<Result<Vec<_>>>()?;
+    let wide = |i: &Input| (i.values.iter().map(|&x| f64::from(x)).collect(), i.shape.clone());
+    evaluate_wide(dtype, inputs.iter().map(wide).collect(), up, f)
+}
+
+/// [`evaluate`] on f64 inputs with their shapes.
+pub fn evaluate_wide(
+    dtype: DType,
+    inputs: Vec<(Vec<f64>, Vec<usize>)>,
+    up: &[f32],
+    f: &dyn Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<Vec<Vec<f64>>> {
+    let var = |(values, shape): (Vec<f64>, Vec<usize>)| Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)?);
+    let vars = inputs.into_iter().map(var).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let y = f(&tensors)?;
-    let up = tensor(up, y.dims(), dtype)?;
-    let grads = (&y * up)?.sum_all()?.backward()?;
+    let grads = (&y * tensor(up, y.dims(), dtype)?)?.sum_all()?.backward()?;
     let mut out = vec![numbers(&y)?];
     for v in &vars {
         out.push(match grads.get(v) {

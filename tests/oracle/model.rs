@@ -13,7 +13,7 @@ use crate::check::{ClientShape, Input, accept, client_step, evaluate, normal, po
 use crate::reference::{Masks, Named, objective};
 
 /// Weights of a model as inputs of the reference: the slab's tensors, then the item rows.
-pub fn inputs(spec: &ModelSpec, dense: &[f32], rows: &[f32]) -> Vec<Input> {
+fn inputs(spec: &ModelSpec, dense: &[f32], rows: &[f32]) -> Vec<Input> {
     let mut all: Vec<Input> = spec.params.iter().map(|p| Input::new(&dense[p.offset..][..p.len()], &p.shape)).collect();
     all.push(Input::new(rows, &[rows.len() / spec.dim(), spec.dim()]));
     all

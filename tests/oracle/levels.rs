@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use lumos::backend::cpu::simd::Level;
+use lumos::backend::cpu::simd::{LANES, Level, Portable, Simd};
 use lumos::config::{Backbone, LocalSettings, LossSettings, ModelSettings, RecLoss};
 use lumos::model::{Model, ModelSpec};
 
@@ -85,4 +85,18 @@ fn portable_level_passes_the_oracle() {
         return;
     }
     again(&["ops::", "losses::", "attention::ragged", "gru::ragged", "model::sasrec", "packing::", "rank::"], None);
+}
+
+#[test]
+fn portable_exponential() {
+    for i in -87_299..88_000 {
+        let x = i as f32 / 1000.0;
+        // Safety: the portable level needs nothing of the processor.
+        let y = unsafe { Portable::exp([x; LANES]) };
+        let exact = f64::from(x).exp();
+        assert!(y.iter().all(|&y| (f64::from(y) - exact).abs() < 3e-7 * exact), "e^{x}: {} instead of {exact}", y[0]);
+    }
+    for (x, bound) in [(-1e30, 1.3e-38), (f32::NEG_INFINITY, 1.3e-38)] {
+        assert!(unsafe { Portable::exp([x; LANES]) }[7] <= bound);
+    }
 }

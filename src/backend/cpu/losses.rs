@@ -150,10 +150,13 @@ pub fn info_nce(
     }
     let row = |r: u32| &h[r as usize * d..][..d];
     let norm = |x: &[f32]| (super::optim::sum_of_squares(x) + 1e-24).sqrt() as f32;
-    scratch.clear();
-    scratch.resize(3 * n, 0.0);
+    if scratch.len() < 3 * n {
+        scratch.resize(3 * n, 0.0);
+    }
     let (cosines, rest) = scratch.split_at_mut(n);
-    let (norms, ds) = rest.split_at_mut(n);
+    let (norms, rest) = rest.split_at_mut(n);
+    let ds = &mut rest[..n];
+    ds.fill(0.0);
     let a = row(group.anchor);
     let na = norm(a);
     for (i, &v) in group.views.iter().enumerate() {

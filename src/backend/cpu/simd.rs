@@ -87,7 +87,8 @@ pub trait Simd: Copy {
     /// Number of lanes where `a < b` is false (so that a NaN counts).
     unsafe fn count_not_less(a: Self::V, b: Self::V) -> u32;
 
-    /// `e^a`, relative error below 3e-7 over the range of f32; 0 below -87.3, at most e^88.
+    /// `e^a`, relative error below 3e-7 between -87.3 and 88; arguments beyond are taken as
+    /// these (so e^-87.3, about 1e-38, is the least).
     #[inline(always)]
     unsafe fn exp(a: Self::V) -> Self::V {
         unsafe {

@@ -1,5 +1,12 @@
 //! Typed settings: defaults, method presets, TOML files, `--set a.b=c`, and where each value came from.
 
+mod load;
+pub mod methods;
+pub mod names;
+mod schema;
 mod settings;
+mod validate;
 
+pub use load::{Effective, Origin, flat, load, load_written};
 pub use settings::*;
+pub use validate::{select, validate, validate_against};

@@ -1,0 +1,200 @@
+//! Ranges: what each setting may be by itself, beside the others, and beside a data set.
+
+use super::*;
+use crate::{Error, Result};
+
+fn refuse<T>(key: &str, value: impl std::fmt::Display, wanted: &str) -> Result<T> {
+    Err(Error::setting(key, format!("is {value}, wanted {wanted}")))
+}
+
+fn check(ok: bool, key: &str, value: impl std::fmt::Display, wanted: &str) -> Result<()> {
+    if ok { Ok(()) } else { refuse(key, value, wanted) }
+}
+
+/// Refuses settings that cannot be meant, with the key, the value and what is wanted.
+pub fn validate(settings: &Settings) -> Result<()> {
+    methods::find(&settings.method)?;
+    for (i, name) in settings.compare.iter().enumerate() {
+        methods::find(name).map_err(|e| match e {
+            Error::Setting { message, .. } => Error::setting("compare", message),
+            other => other,
+        })?;
+        check(!settings.compare[..i].contains(name), "compare", format!("a list with `{name}` twice"), "each method once")?;
+    }
+    check(settings.threads <= 4096, "threads", settings.threads, "at most 4096 (0: all cores)")?;
+    data(&settings.data)?;
+    views(&settings.views)?;
+    model(&settings.model)?;
+    loss(settings)?;
+    local(&settings.local)?;
+    federation(settings)?;
+    eval(&settings.eval)
+}
+
+/// A finite number inside a range whose ends are named by `wanted`.
+fn number(ok: impl Fn(f32) -> bool, key: &str, value: f32, wanted: &str) -> Result<()> {
+    check(value.is_finite() && ok(value), key, value, wanted)
+}
+
+fn at_least_one(key: &str, value: u32) -> Result<()> {
+    check(value >= 1, key, value, "at least 1")
+}
+
+fn data(s: &DataSettings) -> Result<()> {
+    const FORMATS: [&str; 3] = ["recbole", "csv", "synthetic"];
+    if !FORMATS.contains(&s.format.as_str()) {
+        return Err(Error::setting("data.format", names::unknown("value", &s.format, FORMATS)));
+    }
+    let plain = !s.name.is_empty() && s.name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c)) && !s.name.starts_with('.');
+    check(plain, "data.name", format!("`{}`", s.name), "letters, digits, `-`, `_` and `.` (it names folders)")?;
+    if s.format == "synthetic" {
+        check(s.synth_users >= 2, "data.synth_users", s.synth_users, "at least 2")?;
+        check(s.synth_items >= 2, "data.synth_items", s.synth_items, "at least 2")?;
+        number(|x| (3.0..=10_000.0).contains(&x), "data.synth_mean_length", s.synth_mean_length, "a number from 3 to 10000")?;
+    } else {
+        let given = s.inter.as_ref().is_some_and(|p| !p.as_os_str().is_empty());
+        if !given {
+            return Err(Error::setting("data.inter", format!("is not set; format `{}` reads the interactions from this file", s.format)));
+        }
+        check(!s.user_column.is_empty(), "data.user_column", "empty", "the name of a column")?;
+        check(!s.item_column.is_empty(), "data.item_column", "empty", "the name of a column")?;
+    }
+    let long_enough = s.max_length == 0 || s.max_length >= 3;
+    check(long_enough, "data.max_length", s.max_length, "0 (all) or at least 3 (training, validation and test item)")
+}
+
+fn views(s: &ViewSettings) -> Result<()> {
+    at_least_one("views.future_min", s.future_min)?;
+    if s.future_min > s.future_max {
+        return refuse("views.future_min", s.future_min, &format!("at most views.future_max, which is {}", s.future_max));
+    }
+    check(s.future_max <= 1000, "views.future_max", s.future_max, "at most 1000")?;
+    check((1..=64).contains(&s.counterfactuals), "views.counterfactuals", s.counterfactuals, "1 to 64")?;
+    number(|x| (0.0..=1.0).contains(&x), "views.substitute", s.substitute, "a share from 0 to 1")?;
+    number(|x| (0.0..=1.0).contains(&x), "views.reorder", s.reorder, "a share from 0 to 1")?;
+    at_least_one("views.neighbours", s.neighbours)
+}
+
+fn model(s: &ModelSettings) -> Result<()> {
+    check((1..=4096).contains(&s.dim), "model.dim", s.dim, "1 to 4096")?;
+    check((1..=64).contains(&s.blocks), "model.blocks", s.blocks, "1 to 64")?;
+    at_least_one("model.heads", s.heads)?;
+    if !s.dim.is_multiple_of(s.heads) {
+        let near: Vec<String> = (1..=s.dim).filter(|h| s.dim.is_multiple_of(*h)).map(|h| h.to_string()).collect();
+        return refuse("model.heads", s.heads, &format!("a divisor of model.dim = {}: {}", s.dim, near.join(", ")));
+    }
+    check(s.ffn <= 65_536, "model.ffn", s.ffn, "at most 65536 (0: model.dim)")?;
+    number(|x| (0.0..1.0).contains(&x), "model.dropout", s.dropout, "a rate from 0 to below 1")?;
+    check((1..=65_536).contains(&s.max_len), "model.max_len", s.max_len, "1 to 65536")?;
+    number(|x| x > 0.0 && x <= 10.0, "model.init_std", s.init_std, "above 0, at most 10")
+}
+
+fn loss(settings: &Settings) -> Result<()> {
+    let s = &settings.loss;
+    check((1..=65_536).contains(&s.negatives), "loss.negatives", s.negatives, "1 to 65536")?;
+    number(|x| (0.0..=1.0).contains(&x), "loss.gbce_t", s.gbce_t, "a number from 0 to 1")?;
+    number(|x| x >= 0.0, "loss.lambda", s.lambda, "a finite number, 0 or more")?;
+    number(|x| x > 0.0, "loss.tau", s.tau, "a finite number above 0")?;
+    if s.contrast == Contrast::None {
+        return Ok(());
+    }
+    let name = s.contrast.name();
+    if settings.views.generator == GeneratorKind::None {
+        return refuse("views.generator", "none", &format!("a generator, because loss.contrast is `{name}`; or set loss.contrast=none"));
+    }
+    if !(s.future || s.paraphrase) {
+        return refuse("loss.contrast", name, "a positive view: set loss.future or loss.paraphrase to true, or loss.contrast=none");
+    }
+    if !s.counterfactual && s.contrast == Contrast::Decoupled {
+        let wanted = "loss.counterfactual = true, for nothing else stands in its denominator; or set loss.contrast=joint";
+        return refuse("loss.contrast", name, wanted);
+    }
+    let views = [s.future, s.paraphrase, s.counterfactual];
+    if views.iter().filter(|&&on| on).count() < 2 {
+        return refuse("loss.contrast", name, "at least two views; with one alone it is always 0");
+    }
+    Ok(())
+}
+
+fn local(s: &LocalSettings) -> Result<()> {
+    at_least_one("local.epochs", s.epochs)?;
+    number(|x| x > 0.0, "local.lr", s.lr, "a finite number above 0")?;
+    number(|x| x >= 0.0, "local.weight_decay", s.weight_decay, "a finite number, 0 or more")?;
+    number(|x| x >= 0.0, "local.clip", s.clip, "a finite number above 0, or 0 for none")?;
+    number(|x| (0.0..1.0).contains(&x), "local.beta1", s.beta1, "a rate from 0 to below 1")?;
+    number(|x| (0.0..1.0).contains(&x), "local.beta2", s.beta2, "a rate from 0 to below 1")?;
+    number(|x| x > 0.0, "local.eps", s.eps, "a finite number above 0")?;
+    at_least_one("local.batch", s.batch)
+}
+
+fn federation(settings: &Settings) -> Result<()> {
+    let s = &settings.federation;
+    number(|x| x > 0.0 && x <= 1.0, "federation.fraction", s.fraction, "a share above 0, at most 1")?;
+    at_least_one("federation.rounds", s.rounds)?;
+    for (i, group) in s.shared.iter().enumerate() {
+        let twice = s.shared[..i].contains(group);
+        check(!twice, "federation.shared", format!("a list with `{}` twice", group.name()), "each group once")?;
+    }
+    check(!s.shared.is_empty(), "federation.shared", "empty", "at least one group; with none the clients would learn alone")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "a share from 0 to below 1")?;
+    number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "a rate from 0 to below 1")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "a rate from 0 to below 1")?;
+    number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")
+}
+
+fn eval(s: &EvalSettings) -> Result<()> {
+    at_least_one("eval.every", s.every)?;
+    check(!s.k.is_empty(), "eval.k", "empty", "at least one cut-off, such as [5, 10, 20]")?;
+    for (i, k) in s.k.iter().enumerate() {
+        check(*k >= 1, "eval.k", format!("a list with {k}"), "cut-offs of at least 1")?;
+        check(!s.k[..i].contains(k), "eval.k", format!("a list with {k} twice"), "each cut-off once")?;
+    }
+    select(s).map(|_| ())
+}
+
+/// `eval.select` taken apart: the metric's name (`HR`, `NDCG` or `MRR`) and K.
+pub fn select(s: &EvalSettings) -> Result<(&str, u32)> {
+    const METRICS: [&str; 3] = ["HR", "NDCG", "MRR"];
+    let key = "eval.select";
+    let example = "METRIC@K, such as NDCG@20";
+    let Some((metric, k)) = s.select.split_once('@') else { return refuse(key, format!("`{}`", s.select), example) };
+    if !METRICS.contains(&metric) {
+        return Err(Error::setting(key, names::unknown("metric", metric, METRICS)));
+    }
+    match k.parse::<u32>() {
+        Ok(k) if s.k.contains(&k) => Ok((metric, k)),
+        Ok(k) => {
+            let list: Vec<String> = s.k.iter().map(u32::to_string).collect();
+            refuse(
+                key,
+                format!("`{}`", s.select),
+                &format!("a K out of eval.k = [{}]; add {k} there or choose one of them", list.join(", ")),
+            )
+        }
+        Err(_) => refuse(key, format!("`{}`", s.select), example),
+    }
+}
+
+/// Refuses settings that do not fit a data set of `users` and `items`.
+pub fn validate_against(settings: &Settings, users: usize, items: usize) -> Result<()> {
+    let (users, items) = (users as u64, items as u64);
+    for &k in &settings.eval.k {
+        let wanted = format!("cut-offs of at most {items}, the number of items of `{}`", settings.data.name);
+        check(u64::from(k) <= items, "eval.k", format!("a list with {k}"), &wanted)?;
+    }
+    let cohort = settings.federation.cohort;
+    if settings.federation.clients == Clients::User {
+        let wanted = format!("at most {users}, the number of users of `{}`", settings.data.name);
+        check(u64::from(cohort) <= users, "federation.cohort", cohort, &wanted)?;
+    } else {
+        check(cohort <= 1, "federation.cohort", cohort, "0 or 1, because federation.clients = \"one\" has one participant")?;
+    }
+    if settings.loss.rec != RecLoss::Softmax {
+        let n = settings.loss.negatives;
+        let wanted = format!("fewer than {items}, the number of items of `{}`", settings.data.name);
+        check(u64::from(n) < items, "loss.negatives", n, &wanted)?;
+    }
+    let chosen = u64::from(settings.eval.users);
+    check(chosen <= users, "eval.users", chosen, &format!("at most {users}, the number of users (0: all)"))
+}

@@ -90,11 +90,21 @@ impl PrivateStore {
 
     fn file(&mut self, client: u32) -> Result<PathBuf> {
         if self.folder.is_none() {
-            self.folder = Some(std::env::temp_dir().join(format!("lumos-private-{}", std::process::id())));
+            // Several trainers of one process must not share a folder.
+            static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+            let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.folder = Some(std::env::temp_dir().join(format!("lumos-private-{}-{number}", std::process::id())));
         }
         let folder = self.folder.clone().unwrap_or_default();
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
         Ok(folder.join(format!("{client}.bin")))
+    }
+
+    /// Forgets every client's state; the folder stays chosen.
+    pub fn clear(&mut self) {
+        self.memory.clear();
+        self.on_disk.clear();
+        self.used = 0;
     }
 
     /// State of `client`, if it has any.

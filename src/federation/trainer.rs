@@ -308,9 +308,8 @@ impl<'a> Trainer<'a> {
             let TensorData::U8(bytes) = &t.data else {
                 return Err(Error::Usage("checkpoint: tensor `private` must hold bytes".into()));
             };
-            let mut store = PrivateStore::new(self.settings.federation.private_memory_mb);
-            store.restore(bytes)?.ok_or_else(|| Error::Usage("checkpoint: private client state is damaged".into()))?;
-            self.private = store;
+            self.private.clear();
+            self.private.restore(bytes)?.ok_or_else(|| Error::Usage("checkpoint: private client state is damaged".into()))?;
         }
         self.weights = fresh;
         self.server = server;

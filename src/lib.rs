@@ -11,6 +11,7 @@ pub mod cohort;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod eval;
 pub mod federation;
 pub mod model;
 pub mod parallel;

@@ -6,6 +6,7 @@ use crate::config::{Anchor, Contrast, RecLoss, Resample, Settings, UploadRows};
 use crate::data::Dataset;
 use crate::rng::{Purpose, Stream};
 use crate::views::{UserViews, Views};
+use smallvec::SmallVec;
 
 /// Marks an item without a local row.
 const NONE: u32 = u32::MAX;
@@ -97,9 +98,9 @@ impl<'a> Packer<'a> {
     }
 
     /// The views that the objective uses, positives first.
-    fn used_views<'v>(&self, views: &'v UserViews) -> (Vec<&'v [u32]>, usize) {
+    fn used_views<'v>(&self, views: &'v UserViews) -> (SmallVec<[&'v [u32]; 8]>, usize) {
         let loss = &self.settings.loss;
-        let mut used = Vec::with_capacity(2 + views.counterfactuals.len());
+        let mut used = SmallVec::new();
         if loss.future && !views.future.is_empty() {
             used.push(self.clip(&views.future));
         }
@@ -262,13 +263,12 @@ impl<'a> Packer<'a> {
         if positives == 0 {
             return;
         }
-        let mut outs = [0u32; 16];
-        let n = used.len().min(outs.len());
-        for (slot, view) in outs.iter_mut().zip(&used) {
+        let mut outs = SmallVec::<[u32; 8]>::new();
+        for view in &used {
             let first = step.push_sequence(view.iter().map(|&item| if self.whole { item } else { self.local[item as usize] }));
-            *slot = step.push_output(first + view.len() as u32 - 1);
+            outs.push(step.push_output(first + view.len() as u32 - 1));
         }
-        step.push_group(last, &outs[..positives], &outs[positives..n]);
+        step.push_group(last, &outs[..positives], &outs[positives..]);
     }
 
     /// gSASRec's beta: `alpha (t (1 - 1 / alpha) + 1 / alpha)` with `alpha` the sampling rate of negatives.

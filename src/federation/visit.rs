@@ -90,6 +90,10 @@ impl<'a> Lane<'a> {
             let t2 = Instant::now();
             packed += t2 - t;
             if self.worker.step.tokens() == 0 {
+                if done + number == 0 {
+                    // The first step would have started the moments.
+                    self.worker.clear_moments();
+                }
                 continue;
             }
             self.worker.begin_step(local, done + number + 1, total, fuse, dropout.clone());

@@ -2,6 +2,7 @@
 
 use super::spec::ModelSpec;
 use crate::backend::{Act, Backend, Rows};
+use smallvec::SmallVec;
 
 struct Layer {
     xw: usize,
@@ -27,7 +28,7 @@ struct Saved {
 
 /// What [`Gru4rec::forward`] leaves for [`Gru4rec::backward`].
 pub struct Trace {
-    layers: Vec<Saved>,
+    layers: SmallVec<[Saved; 4]>,
     picked: Act,
     /// Hidden states `[Q, d]`.
     pub hidden: Act,
@@ -61,7 +62,8 @@ impl Gru4rec {
         let mut x = be.act(Rows::Tokens, d);
         be.embed(self.scale, None, x);
         be.dropout(0, self.dropout, x);
-        let mut layers = Vec::with_capacity(self.layers.len());
+        // Up to four stay on the stack: a step allocates nothing.
+        let mut layers = SmallVec::new();
         for l in &self.layers {
             let (xw, h) = (be.act(Rows::Tokens, 3 * d), be.act(Rows::Tokens, d));
             let (gates, previous) = (be.act(Rows::Tokens, 4 * d), be.act(Rows::Tokens, d));

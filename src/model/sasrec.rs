@@ -4,6 +4,7 @@
 
 use super::spec::ModelSpec;
 use crate::backend::{Act, Backend, Rows};
+use smallvec::SmallVec;
 
 /// Offsets of one linear layer.
 #[derive(Clone, Copy)]
@@ -57,7 +58,7 @@ struct Saved {
 
 /// What [`Sasrec::forward`] leaves for [`Sasrec::backward`].
 pub struct Trace {
-    blocks: Vec<Saved>,
+    blocks: SmallVec<[Saved; 4]>,
     last: Act,
     stats: Act,
     /// Hidden states `[Q, d]`.
@@ -100,7 +101,8 @@ impl Sasrec {
         let mut x = be.act(Rows::Tokens, d);
         be.embed(self.scale, Some(self.positions), x);
         be.dropout(0, rate, x);
-        let mut blocks = Vec::with_capacity(self.blocks.len());
+        // Up to four stay on the stack: a step allocates nothing.
+        let mut blocks = SmallVec::new();
         for (i, b) in self.blocks.iter().enumerate() {
             let site = 1 + 3 * i as u32;
             let rows = if i + 1 == self.blocks.len() { Rows::Outputs } else { Rows::Tokens };

@@ -251,6 +251,13 @@ impl Worker {
         [&self.dense.m[..p], &self.dense.s[..p], &self.rows.m[..r], &self.rows.s[..r]]
     }
 
+    /// Sets all moments to zero; needed only where the first step of a visit, which takes them as zero, does not run.
+    pub fn clear_moments(&mut self) {
+        for v in [&mut self.dense.m, &mut self.dense.s, &mut self.rows.m, &mut self.rows.s] {
+            v.fill(0.0);
+        }
+    }
+
     /// Takes back what [`Worker::moments`] gave; to be called before the first visit that goes on with them.
     pub fn set_moments(&mut self, moments: [&[f32]; 4]) {
         let [m, s, rm, rs] = moments;

@@ -119,7 +119,17 @@ fn check(case: u64, model: &ModelSettings, loss: &LossSettings, shape: &ClientSh
 }
 
 fn model(backbone: Backbone, dim: u32, blocks: u32, heads: u32, ffn: u32, dropout: f32) -> ModelSettings {
-    ModelSettings { backbone, dim, blocks, heads, ffn, dropout, max_len: 40, scale_items: dim % 2 == 0, ..ModelSettings::default() }
+    ModelSettings {
+        backbone,
+        dim,
+        blocks,
+        heads,
+        ffn,
+        dropout,
+        max_len: 40,
+        scale_items: dim.is_multiple_of(2),
+        ..ModelSettings::default()
+    }
 }
 
 fn losses(i: usize) -> LossSettings {

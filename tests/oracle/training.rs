@@ -75,12 +75,11 @@ impl Visit {
             let g = self.gradient(dtype, &w, step);
             let norm = g.iter().map(|x| x * x).sum::<f64>().sqrt();
             let scale = if l.clip > 0.0 && norm > f64::from(l.clip) { f64::from(l.clip) / norm } else { 1.0 };
+            // Position rows that no sequence of the step reaches.
+            let resting = positions.map(|p| p.offset + step.longest * self.spec.dim()..p.offset + p.len());
             for i in 0..w.len() {
-                // Position rows that no sequence of the step reaches rest.
-                if let Some(p) = positions {
-                    if (p.offset + step.longest * self.spec.dim()..p.offset + p.len()).contains(&i) {
-                        continue;
-                    }
+                if resting.as_ref().is_some_and(|r| r.contains(&i)) {
+                    continue;
                 }
                 let mut x = g[i] * scale;
                 if l.optimizer == LocalOptimizer::Adamw {

@@ -9,7 +9,7 @@ use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettin
 use lumos::model::{Model, ModelSpec};
 use lumos::rng::{Purpose, Stream};
 
-use crate::check::{ClientShape, Input, accept, client_step, evaluate, normal, poison, stream};
+use crate::check::{ClientShape, Input, Outs, accept, client_step, evaluate, normal, pack, poison, stream};
 use crate::reference::{Masks, Named, objective};
 
 /// Weights of a model as inputs of the reference: the slab's tensors, then the item rows.
@@ -184,6 +184,47 @@ fn gru4rec_gradients() {
             let loss = losses(i + 5 * j);
             let dropout = if j == 1 { 0.2 } else { 0.0 };
             check(300 + 10 * i as u64 + j as u64, &model(Backbone::Gru4rec, d, layers, 1, 0, dropout), &loss, &clients(i + j, loss.rec));
+        }
+    }
+}
+
+/// 250 histories with three views each: a thousand sequences in one step.
+#[test]
+fn a_thousand_sequences() {
+    for (case, backbone) in [(390, Backbone::Sasrec), (391, Backbone::Gru4rec)] {
+        let shape = ClientShape {
+            histories: (0..250).map(|i| 1 + usize::from(i % 9 == 0)).collect(),
+            rows: 23,
+            positives: 2,
+            counterfactuals: 1,
+            negatives: 2,
+            rec: RecLoss::Bce,
+        };
+        check(case, &model(backbone, 5, 1, 1, 3, 0.0), &losses(4), &shape);
+    }
+}
+
+/// Steps without tokens, or with tokens of which none is an output, have zero gradients and no loss.
+#[test]
+fn nothing_to_learn() {
+    for backbone in [Backbone::Sasrec, Backbone::Gru4rec] {
+        for dropout in [0.0, 0.5] {
+            let settings = model(backbone, 9, 2, 3, 0, dropout);
+            let spec = ModelSpec::new(&settings);
+            let mut s = stream(395);
+            let (dense, rows) = (random_dense(&mut s, &spec), normal(&mut s, 1.0, 4 * 9));
+            for lengths in [&[][..], &[3, 1]] {
+                let mut w = new_worker(&spec, &dense, &rows);
+                w.step = pack(&mut s, lengths, 4, Outs::Nothing);
+                let local = LocalSettings { clip: 1.0, ..LocalSettings::default() };
+                w.begin_step(&local, 1, 1, false, Some(Stream::new(1, Purpose::Dropout, 0, 0)));
+                Model::new(&spec).train(&mut w, &losses(4));
+                assert_eq!(w.losses(), (0.0, 0.0));
+                assert!(w.dense_gradient().iter().chain(w.row_gradient()).all(|&g| g == 0.0), "{} {lengths:?}", backbone.name());
+                w.end_step(&local, 1, 1);
+                assert_eq!(w.dense(), dense);
+                assert_eq!((0..4).flat_map(|r| w.row(r).to_vec()).collect::<Vec<_>>(), rows);
+            }
         }
     }
 }

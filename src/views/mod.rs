@@ -1,4 +1,31 @@
 //! The three synthetic views of a history and the generators that write them. Knows nothing of devices or models.
+//!
+//! What a view may depend on: the public catalogue, how often each item occurs in training items (public popularity, an
+//! aggregate), the settings, the user's number and the user's own training items. A [`Generator`] is handed nothing else,
+//! so a view cannot have seen a validation or test item.
+//!
+//! Item indices follow the order of the source file, in which a user's next items often stand side by side. So nothing here
+//! may prefer an item for its index: ties are broken by a hash of it (`mix`).
+
+mod build;
+mod catalogue;
+mod features;
+mod generator;
+// mod inspect;
+mod neighbours;
+mod popularity;
+mod random;
+mod statistics;
+// mod store;
+
+pub use build::{build, build_with_statistics, validate};
+pub use features::{Features, Profile};
+pub use generator::{Generator, PublicCatalogue, Request, generator};
+// pub use inspect::{inspect, user_matching};
+pub use neighbours::Neighbours;
+pub use popularity::Popularity;
+pub use statistics::Statistics;
+// pub use store::{FORMAT_VERSION, Manifest, ensure, load, load_manifest, save, store_dir};
 
 /// The views of one user. Every sequence is in item indices, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,4 +50,13 @@ impl Views {
     pub fn get(&self, user: usize) -> Option<&UserViews> {
         self.users.get(user)
     }
+}
+
+/// A fixed hash of two numbers: an order of items that tells nothing about their place in the source file.
+fn mix(a: u32, b: u32) -> u32 {
+    // The finaliser of SplitMix64: a tie can concern thousands of items, so the hash has to be cheap.
+    let mut z = (u64::from(a) << 32 | u64::from(b)).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 32) as u32
 }

@@ -1,0 +1,217 @@
+//! The embedded generator: views from the public catalogue and the user's own training items, without a language model.
+
+use std::collections::HashSet;
+
+use super::UserViews;
+use super::features::Profile;
+use super::generator::{Generator, Part, PublicCatalogue, future_length, stream};
+use super::mix;
+use crate::Result;
+use crate::config::ViewSettings;
+use crate::rng::Stream;
+
+/// Latest items of the history that a future follows from.
+const RECENT: usize = 10;
+/// What an item weighs beside the one after it.
+const RECENCY: f32 = 0.8;
+/// What the head of an also-bought list weighs beside a perfect likeness.
+const LINK: f32 = 0.5;
+/// A future's item is drawn by likeness times (1 + count) to this power.
+const POPULARITY_POWER: f32 = 0.25;
+/// A future is drawn from so many best candidates.
+const POOL: usize = 50;
+/// A counterfactual item this far from the history is far enough.
+const FAR: f32 = 0.02;
+/// Cost of an item of which nothing is known, where others are known: not far, only unknown.
+const UNKNOWN: f32 = 0.03;
+
+/// See the module.
+///
+/// * Future: items like, or bought with, the latest ones, drawn by likeness, recency and (mildly) popularity; where the
+///   catalogue says nothing, items as popular as recent ones. Fewer than promised only where the catalogue has no more.
+/// * Paraphrase: a share of the items gives way to near substitutes; where nothing at all is known of any item, to items
+///   about as popular; then a share of neighbouring pairs changes places.
+/// * Counterfactual: for each item one of its popularity band that shares no narrow category with the history and next to
+///   no words, else the farthest of some draws. Where the catalogue has no unused item left, items come twice; where the
+///   history is the whole catalogue, history items come.
+pub struct CatalogueGenerator<'a> {
+    public: &'a PublicCatalogue,
+    settings: ViewSettings,
+}
+
+impl<'a> CatalogueGenerator<'a> {
+    /// A generator over `public`.
+    pub fn new(public: &'a PublicCatalogue, settings: &ViewSettings) -> CatalogueGenerator<'a> {
+        CatalogueGenerator { public, settings: settings.clone() }
+    }
+
+    pub(super) fn future(&self, user: u32, history: &[u32]) -> Vec<u32> {
+        let mut stream = stream(self.settings.seed, user, Part::Future);
+        let wanted = future_length(&self.settings, &mut stream);
+        let known: HashSet<u32> = history.iter().copied().collect();
+        let mut pool = self.next_items(user, history, &known);
+        let mut view = history.to_vec();
+        while view.len() < history.len() + wanted {
+            let next = match draw_weighted(&mut pool, &mut stream) {
+                Some(item) => Some(item),
+                None => {
+                    let recent = history.len().min(RECENT);
+                    let like = history[history.len() - 1 - stream.below(recent as u64) as usize];
+                    let added = &view[history.len()..];
+                    self.public.popularity.draw(like, 0.0, &mut stream, |i| (!known.contains(&i) && !added.contains(&i)).then_some(0.0))
+                }
+            };
+            let Some(next) = next else { break };
+            view.push(next);
+        }
+        view
+    }
+
+    /// Candidates of a future and their weights, best first.
+    fn next_items(&self, user: u32, history: &[u32], known: &HashSet<u32>) -> Vec<(u32, f32)> {
+        let mut pool: Vec<(u32, f32)> = Vec::new();
+        let mut recency = 1.0;
+        for &item in history.iter().rev().take(RECENT) {
+            pool.extend(self.public.neighbours.of(item).map(|(other, likeness)| (other, recency * likeness)));
+            let links = self.public.links(item).iter().enumerate();
+            pool.extend(links.map(|(rank, other)| (*other, recency * LINK / (1.0 + rank as f32 / 10.0))));
+            recency *= RECENCY;
+        }
+        pool.retain(|(item, _)| !known.contains(item));
+        // A stable sort: the terms of one item's sum stay in the order of the history.
+        pool.sort_by_key(|(item, _)| *item);
+        pool.dedup_by(|later, first| {
+            let same = later.0 == first.0;
+            if same {
+                first.1 += later.1;
+            }
+            same
+        });
+        for (item, weight) in pool.iter_mut() {
+            *weight *= (1.0 + self.public.popularity.count(*item) as f32).powf(POPULARITY_POWER);
+        }
+        pool.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| (mix(a.0, user), a.0).cmp(&(mix(b.0, user), b.0))));
+        pool.truncate(POOL);
+        pool
+    }
+
+    pub(super) fn paraphrase(&self, user: u32, history: &[u32]) -> Vec<u32> {
+        let mut stream = stream(self.settings.seed, user, Part::Paraphrase);
+        let mut view = history.to_vec();
+        let mut used: HashSet<u32> = history.iter().copied().collect();
+        let mut left = part_of(self.settings.substitute, history.len(), &mut stream);
+        let mut places: Vec<usize> = (0..history.len()).collect();
+        stream.shuffle(&mut places);
+        for place in places {
+            if left == 0 {
+                break;
+            }
+            if let Some(item) = self.substitute(history[place], &used, &mut stream) {
+                view[place] = item;
+                used.insert(item);
+                left -= 1;
+            }
+        }
+        self.reorder(&mut view, &mut stream);
+        view
+    }
+
+    /// A near item that is not used yet; `None` leaves the item as it is.
+    fn substitute(&self, item: u32, used: &HashSet<u32>, stream: &mut Stream) -> Option<u32> {
+        if !self.public.features.any() {
+            return self.public.popularity.draw(item, 0.0, stream, |i| (!used.contains(&i)).then_some(0.0));
+        }
+        // Squared, so that the nearest are clearly preferred.
+        let near = self.public.neighbours.of(item).filter(|(other, _)| !used.contains(other));
+        draw_weighted(&mut near.map(|(other, likeness)| (other, likeness * likeness)).collect(), stream)
+    }
+
+    /// Swaps a share of the neighbouring pairs; no item moves by more than one place.
+    fn reorder(&self, view: &mut [u32], stream: &mut Stream) {
+        let pairs = view.len().saturating_sub(1);
+        let mut left = part_of(self.settings.reorder, pairs, stream);
+        let mut starts: Vec<usize> = (0..pairs).collect();
+        stream.shuffle(&mut starts);
+        let mut moved = vec![false; view.len()];
+        for start in starts {
+            if left > 0 && !moved[start] && !moved[start + 1] {
+                view.swap(start, start + 1);
+                (moved[start], moved[start + 1]) = (true, true);
+                left -= 1;
+            }
+        }
+    }
+
+    fn counterfactual(&self, user: u32, history: &[u32], index: u32, profile: &Profile) -> Vec<u32> {
+        let mut stream = stream(self.settings.seed, user, Part::Counterfactual(index));
+        let known: HashSet<u32> = history.iter().copied().collect();
+        let mut used = HashSet::new();
+        let any = self.public.features.any();
+        let cost = |item: u32| {
+            if any && !self.public.features.known(item) {
+                return UNKNOWN;
+            }
+            let (likeness, category) = profile.nearness(item);
+            likeness + f32::from(u8::from(category))
+        };
+        let mut view = Vec::with_capacity(history.len());
+        for &like in history {
+            let popularity = &self.public.popularity;
+            let fresh = popularity.draw(like, FAR, &mut stream, |i| (!known.contains(&i) && !used.contains(&i)).then(|| cost(i)));
+            let item = match fresh {
+                Some(item) => item,
+                None => popularity.draw(like, FAR, &mut stream, |i| (!known.contains(&i)).then(|| cost(i))).unwrap_or(like),
+            };
+            used.insert(item);
+            view.push(item);
+        }
+        view
+    }
+}
+
+impl Generator for CatalogueGenerator<'_> {
+    fn name(&self) -> &str {
+        "catalogue"
+    }
+
+    fn generate(&self, user: u32, history: &[u32]) -> Result<UserViews> {
+        self.public.check(user, history)?;
+        if history.is_empty() {
+            return Ok(UserViews::default());
+        }
+        let profile = Profile::new(&self.public.features, history);
+        Ok(UserViews {
+            future: self.future(user, history),
+            paraphrase: self.paraphrase(user, history),
+            counterfactuals: (0..self.settings.counterfactuals).map(|i| self.counterfactual(user, history, i, &profile)).collect(),
+        })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let n = self.public.item_count();
+        let known = (0..n as u32).filter(|i| self.public.features.known(*i)).count();
+        if !self.public.features.any() {
+            return vec!["nothing in the catalogue tells items apart: popularity bands stand in for likeness".into()];
+        }
+        let note = |known: usize| format!("nothing is known of {} of {n} items: never substituted or near", n - known);
+        if known < n { vec![note(known)] } else { Vec::new() }
+    }
+}
+
+/// `share` of `n`, rounded up or down by chance so that the mean is right.
+fn part_of(share: f32, n: usize, stream: &mut Stream) -> usize {
+    ((share * n as f32 + stream.unit()) as usize).min(n)
+}
+
+/// Takes one entry out of `pool`, by weight.
+fn draw_weighted(pool: &mut Vec<(u32, f32)>, stream: &mut Stream) -> Option<u32> {
+    let total: f32 = pool.iter().map(|(_, weight)| weight).sum();
+    let mut rest = stream.unit() * total;
+    // Rounding may leave a little over at the end: the last one takes it.
+    let last = pool.len().checked_sub(1)?;
+    let place = pool.iter().position(|(_, weight)| {
+        rest -= weight;
+        rest < 0.0
+    });
+    Some(pool.remove(place.unwrap_or(last)).0)
+}

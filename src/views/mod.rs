@@ -11,21 +11,22 @@ mod build;
 mod catalogue;
 mod features;
 mod generator;
-// mod inspect;
+mod inspect;
 mod neighbours;
+mod pack;
 mod popularity;
 mod random;
 mod statistics;
-// mod store;
+mod store;
 
 pub use build::{build, build_with_statistics, validate};
 pub use features::{Features, Profile};
 pub use generator::{Generator, PublicCatalogue, Request, generator};
-// pub use inspect::{inspect, user_matching};
+pub use inspect::{inspect, user_matching};
 pub use neighbours::Neighbours;
 pub use popularity::Popularity;
 pub use statistics::Statistics;
-// pub use store::{FORMAT_VERSION, Manifest, ensure, load, load_manifest, save, store_dir};
+pub use store::{FORMAT_VERSION, Manifest, ensure, load, load_manifest, save, store_dir};
 
 /// The views of one user. Every sequence is in item indices, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,0 +1,246 @@
+//! Views on disk: one folder for each (data set, settings), written beside and renamed when whole, checked when read.
+//!
+//! * `views.safetensors`, packed: `future.offsets` u64 `[U + 1]`, `future.items` u32 `[N]`; `paraphrase.*` alike;
+//!   `counterfactual.counts` u32 `[U]` (sequences of a user), `counterfactual.offsets` u64 `[V + 1]`, `counterfactual.items` u32
+//! * `manifest.json`: see [`Manifest`]
+//! * `SHA256SUMS`: checksums of the two, in the form that `sha256sum -c` reads
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Views;
+use super::build::{build_with_statistics, validate};
+use super::pack::{decode, encode};
+use super::statistics::Statistics;
+use crate::config::{GeneratorKind, ViewSettings};
+use crate::data::Dataset;
+use crate::{Error, Result};
+
+/// Version of the folder's layout and of the generators' draws; views of another version are made anew.
+pub const FORMAT_VERSION: u32 = 1;
+const MANIFEST: &str = "manifest.json";
+const VIEWS: &str = "views.safetensors";
+const SUMS: &str = "SHA256SUMS";
+const REMEDY: &str = "remove the folder and build the views again with `lumos views build`";
+
+/// What a folder of views says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`] of the writer.
+    pub version: u32,
+    /// Version of the program that wrote the folder.
+    pub program: String,
+    /// Name of the generator.
+    pub generator: String,
+    /// Settings of the generator.
+    pub settings: ViewSettings,
+    /// Name of the data set.
+    pub data: String,
+    /// Fingerprint of the data set.
+    pub data_fingerprint: String,
+    /// Number of items that the views may name.
+    pub items: u64,
+    /// Figures of the views.
+    pub statistics: Statistics,
+}
+
+/// The folder under `root` that holds the views of `data` with `settings`: its name is a digest of both.
+pub fn store_dir(root: &Path, data: &Dataset, settings: &ViewSettings) -> PathBuf {
+    // Settings are plain numbers and names, so writing them as JSON cannot fail; were it to, the digest would still name one folder.
+    let settings = serde_json::to_string(settings).unwrap_or_default();
+    let digest = |text: &str| sha256_hex(text.as_bytes())[..16].to_owned();
+    root.join(format!("{}-{}", digest(&data.fingerprint), digest(&format!("{FORMAT_VERSION} {settings}"))))
+}
+
+/// Reads the views in the folder `dir`.
+///
+/// # Errors
+/// [`Error::Io`] for files that cannot be read, [`Error::Mismatch`] for the views of another data set and for damage.
+pub fn load(dir: &Path, data: &Dataset) -> Result<Views> {
+    let manifest = load_manifest(dir)?;
+    if manifest.data_fingerprint != data.fingerprint {
+        let message = format!(
+            "holds views of data set `{}` with fingerprint {}, but `{}` has {}; build views for this data set",
+            manifest.data, manifest.data_fingerprint, data.name, data.fingerprint
+        );
+        return Err(Error::mismatch(dir, message));
+    }
+    let path = dir.join(VIEWS);
+    let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    verify(dir, VIEWS, &bytes)?;
+    decode(&bytes, data).map_err(|why| damaged(&path, &why))
+}
+
+/// Reads what the folder `dir` says of itself.
+///
+/// # Errors
+/// See [`load`].
+pub fn load_manifest(dir: &Path) -> Result<Manifest> {
+    if !dir.join(MANIFEST).is_file() {
+        return Err(Error::mismatch(dir, "holds no views; make some with `lumos views build`"));
+    }
+    let path = dir.join(MANIFEST);
+    let bytes = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    verify(dir, MANIFEST, &bytes)?;
+    let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| damaged(&path, &e.to_string()))?;
+    let version = value.get("version").and_then(serde_json::Value::as_u64);
+    if version != Some(u64::from(FORMAT_VERSION)) {
+        let found = version.map_or("none".into(), |v| v.to_string());
+        return Err(Error::mismatch(path, format!("has format version {found}, this program has {FORMAT_VERSION}; {REMEDY}")));
+    }
+    serde_json::from_value(value).map_err(|e| damaged(&path, &e.to_string()))
+}
+
+/// The views of `data` with `settings` from the store under `root`, made and stored first where they are not there or not
+/// whole. The second value says whether they were there. The generator `none` touches no file.
+///
+/// # Errors
+/// [`Error::Setting`] for settings out of range, [`Error::Io`] for the store, and whatever the generator reports.
+pub fn ensure(
+    data: &Dataset,
+    settings: &ViewSettings,
+    root: &Path,
+    threads: usize,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<(Views, bool)> {
+    validate(settings)?;
+    if settings.generator == GeneratorKind::None {
+        return Ok((Views::default(), false));
+    }
+    let dir = store_dir(root, data, settings);
+    if dir.exists() {
+        match load(&dir, data) {
+            Ok(views) => return Ok((views, true)),
+            // Views can be made again from data and settings, which the folder's name stands for: damage costs time, no work.
+            Err(Error::Mismatch { .. }) => (),
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => (),
+            Err(other) => return Err(other),
+        }
+    }
+    let (views, statistics) = build_with_statistics(data, settings, threads, progress)?;
+    save(&dir, data, settings, &views, &statistics)?;
+    Ok((views, false))
+}
+
+/// Writes the folder `dir` in one step; views that lie there give way, anything else is refused.
+///
+/// # Errors
+/// [`Error::Mismatch`] where `dir` holds something else or `views` is not of `data`, [`Error::Io`] where writing fails.
+pub fn save(dir: &Path, data: &Dataset, settings: &ViewSettings, views: &Views, statistics: &Statistics) -> Result<()> {
+    if views.users.len() != data.users() {
+        let message = format!("{} users have views but `{}` has {} users", views.users.len(), data.name, data.users());
+        return Err(Error::mismatch(dir, message));
+    }
+    let manifest = Manifest {
+        version: FORMAT_VERSION,
+        program: env!("CARGO_PKG_VERSION").into(),
+        generator: settings.generator.name().into(),
+        settings: settings.clone(),
+        data: data.name.clone(),
+        data_fingerprint: data.fingerprint.clone(),
+        items: data.item_count() as u64,
+        statistics: statistics.clone(),
+    };
+    let json = serde_json::to_string_pretty(&manifest).map_err(|e| Error::mismatch(dir, format!("cannot write the manifest: {e}")))?;
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
+    sweep(parent, dir);
+    let draft = Draft::new(parent, dir)?;
+    let mut sums = String::new();
+    for (name, bytes) in [(MANIFEST, json.into_bytes()), (VIEWS, encode(views).map_err(|e| Error::mismatch(dir, e))?)] {
+        sums.push_str(&sum_line(name, &bytes));
+        write_file(&draft.path.join(name), &bytes)?;
+    }
+    write_file(&draft.path.join(SUMS), sums.as_bytes())?;
+    replace(&draft.path, dir)
+}
+
+/// Puts `draft` in the place of `dir`.
+fn replace(draft: &Path, dir: &Path) -> Result<()> {
+    let mut entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(_) => return fs::rename(draft, dir).map_err(Error::io(dir, "put in place")),
+    };
+    let ours = |name: &str| name == MANIFEST || name == VIEWS || name == SUMS;
+    if let Some(other) = entries.find_map(|e| e.ok().filter(|e| !ours(&e.file_name().to_string_lossy()))) {
+        let message = format!("holds `{}`, which is no part of views; it will not be overwritten", other.file_name().to_string_lossy());
+        return Err(Error::mismatch(dir, message));
+    }
+    // A rename cannot replace a full folder: the old one steps aside, and comes back where the new one cannot take its place.
+    let old = Draft { path: draft.with_extension("old.tmp"), _lock: None };
+    fs::rename(dir, &old.path).map_err(Error::io(dir, "move away"))?;
+    fs::rename(draft, dir).map_err(|e| {
+        let _ = fs::rename(&old.path, dir);
+        Error::io(dir, "put in place")(e)
+    })
+}
+
+/// A folder that vanishes unless it is put in place. Its lock tells another process that the writer lives.
+struct Draft {
+    path: PathBuf,
+    _lock: Option<File>,
+}
+
+impl Draft {
+    fn new(parent: &Path, dir: &Path) -> Result<Draft> {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let path = parent.join(format!("{}{}-{}.tmp", draft_prefix(dir), std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir(&path).map_err(Error::io(&path, "create"))?;
+        let lock = File::open(&path).ok().filter(|f| f.try_lock().is_ok());
+        Ok(Draft { path, _lock: lock })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Nothing is left to do where this fails; the next writer sweeps.
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+fn draft_prefix(dir: &Path) -> String {
+    format!(".{}-draft-", dir.file_name().map(|n| n.to_string_lossy()).unwrap_or_default())
+}
+
+/// Removes drafts of `dir` whose writer was killed.
+fn sweep(parent: &Path, dir: &Path) {
+    let prefix = draft_prefix(dir);
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let dead = || File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok());
+        if name.starts_with(&prefix) && name.ends_with(".tmp") && dead() {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(path).map_err(Error::io(path, "create"))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(path, "write"))
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn sum_line(name: &str, bytes: &[u8]) -> String {
+    format!("{}  {name}\n", sha256_hex(bytes))
+}
+
+fn verify(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = dir.join(SUMS);
+    let sums = fs::read(&path).map_err(Error::io(&path, "read"))?;
+    let line = sum_line(name, bytes);
+    let found = sums.split_inclusive(|b| *b == b'\n').any(|l| l == line.as_bytes());
+    if found { Ok(()) } else { Err(damaged(&dir.join(name), &format!("its checksum is not in {SUMS}"))) }
+}
+
+fn damaged(path: &Path, why: &str) -> Error {
+    Error::mismatch(path, format!("is damaged ({why}); {REMEDY}"))
+}

@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod cli;
 pub mod cohort;
 pub mod config;
 pub mod data;
@@ -16,6 +17,7 @@ pub mod federation;
 pub mod model;
 pub mod parallel;
 pub mod rng;
+pub mod run;
 pub mod views;
 
 pub use error::{Error, Result};

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `lumos` program.
+
+fn main() -> std::process::ExitCode {
+    lumos::cli::main()
+}

@@ -1,0 +1,91 @@
+//! Arguments that several sub-commands share.
+
+use crate::Result;
+use crate::config::{self, Effective};
+use crate::data::Split;
+use clap::ValueEnum;
+use std::path::PathBuf;
+
+/// A configuration file and what overrules it.
+#[derive(clap::Args)]
+pub struct ConfigArgs {
+    /// Configuration file (TOML), such as configs/quickstart.toml
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub over: Overrides,
+}
+
+/// What overrules a file.
+#[derive(clap::Args, Default)]
+pub struct Overrides {
+    /// Overrule one setting; may be repeated, the last one wins
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Threads; 0 means all cores. Never changes a result
+    #[arg(long, value_name = "N")]
+    pub threads: Option<u32>,
+    /// Seed of every draw
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+}
+
+impl Overrides {
+    /// All of it as `KEY=VALUE`.
+    pub fn sets(&self) -> Vec<String> {
+        let mut sets = self.set.clone();
+        sets.extend(self.threads.map(|n| format!("threads={n}")));
+        sets.extend(self.seed.map(|n| format!("seed={n}")));
+        sets
+    }
+}
+
+impl ConfigArgs {
+    /// The effective settings.
+    pub fn load(&self) -> Result<Effective> {
+        config::load(Some(&self.config), &self.over.sets())
+    }
+
+    /// The effective settings with another method.
+    pub fn load_method(&self, method: &str) -> Result<Effective> {
+        let mut sets = self.over.sets();
+        sets.push(format!("method={method}"));
+        config::load(Some(&self.config), &sets)
+    }
+}
+
+/// Which item of a history is to be found.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum SplitArg {
+    /// The item before the last
+    Validation,
+    /// The last item
+    Test,
+}
+
+impl From<SplitArg> for Split {
+    fn from(split: SplitArg) -> Split {
+        match split {
+            SplitArg::Validation => Split::Validation,
+            SplitArg::Test => Split::Test,
+        }
+    }
+}
+
+/// Which checkpoint of a run.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Which {
+    /// Best on validation
+    Best,
+    /// Latest saved
+    Last,
+}
+
+impl Which {
+    /// File stem.
+    pub fn name(self) -> &'static str {
+        match self {
+            Which::Best => "best",
+            Which::Last => "last",
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! `lumos data`: prepare, stats, synth.
+
+use super::args::ConfigArgs;
+use super::output::{say, say_json};
+use super::progress::Progress;
+use super::table::pairs;
+use crate::config::{self, Settings};
+use crate::data::{self, Stats};
+use crate::run::{self, Observer};
+use crate::{Error, Result};
+use clap::Subcommand;
+use std::path::{Path, PathBuf};
+
+/// Read, filter and store histories; look at what is stored
+#[derive(Subcommand)]
+pub enum Command {
+    Prepare(Prepare),
+    Stats(StatsArgs),
+    Synth(Synth),
+    Build(FromConfig),
+}
+
+/// Prepare source files as one folder
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  lumos data prepare --format recbole --inter ml-100k/ml-100k.inter --items ml-100k/ml-100k.item --out data/ml-100k
+  lumos data prepare --format csv --inter log.csv.gz --user-column who --item-column what --time-column when --out data/log --k-core 5
+Relative paths are looked up from the working folder, then under $LUMOS_DATA, then under ../shared/data. gzip and zstd are read as they are.")]
+pub struct Prepare {
+    /// Source format: recbole or csv
+    #[arg(long)]
+    format: String,
+    /// Interactions file
+    #[arg(long, value_name = "FILE")]
+    inter: PathBuf,
+    /// Catalogue file
+    #[arg(long, value_name = "FILE")]
+    items: Option<PathBuf>,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Name of the data set [default: the folder's name]
+    #[arg(long)]
+    name: Option<String>,
+    /// Users and items with fewer interactions go, until none is left; 0 keeps all
+    #[arg(long, value_name = "N")]
+    k_core: Option<u32>,
+    /// Users with fewer interactions go
+    #[arg(long, value_name = "N")]
+    min_length: Option<u32>,
+    /// Keep only the last so many interactions of a user; 0 keeps all
+    #[arg(long, value_name = "N")]
+    max_length: Option<u32>,
+    /// Name of the user column
+    #[arg(long, value_name = "NAME")]
+    user_column: Option<String>,
+    /// Name of the item column
+    #[arg(long, value_name = "NAME")]
+    item_column: Option<String>,
+    /// Name of the time column; empty keeps the order of the file
+    #[arg(long, value_name = "NAME")]
+    time_column: Option<String>,
+    /// Replace a prepared data set that is in the folder
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Prepare the data set that a configuration file describes, unless it is up to date
+///
+/// Into data.dir, or data/<name> under the working folder.
+#[derive(clap::Args)]
+pub struct FromConfig {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Show the statistics of a prepared folder
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  lumos data stats data/ml-100k --json")]
+pub struct StatsArgs {
+    /// Folder of a prepared data set
+    dir: PathBuf,
+    /// One JSON object with users, items, interactions and the rest
+    #[arg(long)]
+    json: bool,
+}
+
+/// Make a synthetic world: a catalogue with titles and categories, users whose tastes drift
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  lumos data synth --users 5000 --items 2000 --out data/world")]
+pub struct Synth {
+    /// Users
+    #[arg(long, value_name = "N")]
+    users: Option<u32>,
+    /// Items
+    #[arg(long, value_name = "N")]
+    items: Option<u32>,
+    /// Mean interactions of a user
+    #[arg(long, value_name = "X")]
+    mean_length: Option<f32>,
+    /// Seed
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace a prepared data set that is in the folder
+    #[arg(long)]
+    overwrite: bool,
+}
+
+pub fn main(command: &Command) -> Result<()> {
+    match command {
+        Command::Prepare(args) => prepare(args),
+        Command::Stats(args) => show(args),
+        Command::Synth(args) => synth(args),
+        Command::Build(args) => {
+            let progress = Progress::new(false);
+            run::prepare_data(&args.config.load()?.settings, &progress).map(|_| ())
+        }
+    }
+}
+
+fn setting<T: std::fmt::Display>(key: &str, value: &Option<T>) -> Option<String> {
+    value.as_ref().map(|v| format!("data.{key}={v}"))
+}
+
+fn path(key: &str, path: &Path) -> Result<String> {
+    let text = path.to_str().ok_or_else(|| Error::Usage(format!("--{key}: `{}` is not UTF-8; rename the file", path.display())))?;
+    // Quoted, so that no character of a path is taken for TOML.
+    Ok(format!("data.{key}={}", toml::Value::String(text.to_string())))
+}
+
+/// A name for the data set out of the folder's: characters that a name must not have become dashes.
+fn name_of(out: &Path) -> String {
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let clean: String = name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
+    clean.trim_start_matches('.').to_string()
+}
+
+fn prepare(args: &Prepare) -> Result<()> {
+    let mut sets = vec![format!("data.format={}", args.format), path("inter", &args.inter)?];
+    sets.push(format!("data.name={}", args.name.clone().unwrap_or_else(|| name_of(&args.out))));
+    if let Some(items) = &args.items {
+        sets.push(path("items", items)?);
+    }
+    sets.extend(setting("k_core", &args.k_core));
+    sets.extend(setting("min_length", &args.min_length));
+    sets.extend(setting("max_length", &args.max_length));
+    sets.extend(setting("user_column", &args.user_column));
+    sets.extend(setting("item_column", &args.item_column));
+    sets.extend(setting("time_column", &args.time_column));
+    store(&config::load(None, &sets)?.settings, &args.out, args.overwrite)
+}
+
+fn synth(args: &Synth) -> Result<()> {
+    let mut sets = vec!["data.format=synthetic".to_string(), format!("data.name={}", name_of(&args.out))];
+    sets.extend(setting("synth_users", &args.users));
+    sets.extend(setting("synth_items", &args.items));
+    sets.extend(setting("synth_mean_length", &args.mean_length));
+    sets.extend(setting("synth_seed", &args.seed));
+    store(&config::load(None, &sets)?.settings, &args.out, args.overwrite)
+}
+
+fn store(settings: &Settings, out: &Path, overwrite: bool) -> Result<()> {
+    let progress = Progress::new(false);
+    let manifest = data::prepare(&settings.data, out, overwrite, &|what, done, total| progress.stage(what, done, total))?;
+    drop(progress);
+    say(lines(&manifest.stats))?;
+    say(format!("prepared in {}", out.display()))
+}
+
+fn show(args: &StatsArgs) -> Result<()> {
+    let dataset = data::load(&args.dir)?;
+    let stats = data::stats_with_times(&dataset, data::load_times(&args.dir)?.as_deref());
+    if args.json { say_json(&stats) } else { say(lines(&stats)) }
+}
+
+fn lines(s: &Stats) -> String {
+    let share = |n: u64| format!("{n} ({:.1} %)", 100.0 * n as f64 / s.items.max(1) as f64);
+    let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
+    pairs(&[
+        ("users", s.users.to_string()),
+        ("items", s.items.to_string()),
+        ("interactions", s.interactions.to_string()),
+        ("density", format!("{:.6}", s.density)),
+        ("length min / median / mean / max", format!("{} / {} / {:.2} / {}", s.min_length, s.median_length, s.mean_length, s.max_length)),
+        ("items with a title", share(s.items_with_title)),
+        ("items with categories", share(s.items_with_categories)),
+        ("items with also-bought items", share(s.items_with_also_bought)),
+        ("repeated items", s.repeats.to_string()),
+        ("duplicate rows", or_unknown(s.duplicates.map(|n| n.to_string()))),
+        ("neighbours on one day", or_unknown(s.same_day.map(|x| format!("{:.1} %", 100.0 * x)))),
+        ("popularity Gini", format!("{:.3}", s.gini)),
+    ])
+}

@@ -1,0 +1,56 @@
+//! `lumos eval`: full ranking of a checkpoint.
+
+use super::args::{SplitArg, Which};
+use super::output::{say, say_json};
+use super::progress::Progress;
+use super::table::{metric, metric_names, table};
+use crate::Result;
+use crate::run::{self, RunFolder};
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Rank every user's target under a checkpoint of a run
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  lumos eval runs/first
+  lumos eval runs/first --split validation --checkpoint last
+  lumos eval runs/first --split test --json            one object with keys like HR@20 and NDCG@20")]
+pub struct Args {
+    /// Run folder
+    run: PathBuf,
+    /// Which item of a history is to be found
+    #[arg(long, value_enum, default_value = "test")]
+    split: SplitArg,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value = "best")]
+    checkpoint: Which,
+    /// Threads; 0 means all cores
+    #[arg(long, value_name = "N")]
+    threads: Option<u32>,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn main(args: &Args) -> Result<()> {
+    let folder = RunFolder::open(&args.run)?;
+    let mut settings = folder.settings()?;
+    settings.threads = args.threads.unwrap_or(settings.threads);
+    let progress = Progress::new(args.json);
+    let scored = run::score(&folder, &settings, args.split.into(), args.checkpoint.name(), &progress)?;
+    drop(progress);
+    if args.json {
+        let mut object = scored.scores.clone();
+        object.extend([
+            ("method".into(), json!(scored.method)),
+            ("data".into(), json!(scored.data)),
+            ("split".into(), json!(scored.split)),
+            ("round".into(), json!(scored.round)),
+        ]);
+        return say_json(&object);
+    }
+    let rows: Vec<Vec<String>> = metric_names(&scored.ks).into_iter().map(|n| vec![n.clone(), metric(&scored.scores, &n)]).collect();
+    say(format!("{} on {}, round {}", scored.method, scored.data, scored.round))?;
+    say(table(&["full ranking", scored.split], &rows))
+}

@@ -1,0 +1,38 @@
+//! Ctrl-C: the first press lets the round end, the second ends the program at once. Files are whole either way, for each is renamed into
+//! place when it is complete.
+
+use super::output;
+use crate::{Error, Result};
+use std::io::IsTerminal;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Starts to listen; the flag is set by the first press.
+pub fn listen() -> Result<&'static AtomicBool> {
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+        if std::io::stderr().is_terminal() {
+            output::remark("stopping after this round; press Ctrl-C again to stop at once");
+        }
+    })
+    .map_err(|e| Error::Usage(format!("cannot listen for Ctrl-C: {e}")))?;
+    Ok(&STOP)
+}
+
+/// Adds to an interruption how to go on: the same command, with `flag` where it is not there yet.
+pub fn how_to_resume(error: Error, flag: Option<&str>) -> Error {
+    let Error::Interrupted(what) = error else { return error };
+    let mut words: Vec<String> = std::env::args().map(|a| if a.contains(' ') { format!("'{a}'") } else { a }).collect();
+    if let Some(program) = words.first_mut() {
+        *program = "lumos".into();
+    }
+    if let Some(flag) = flag
+        && !words.iter().any(|w| w == flag)
+    {
+        words.push(flag.into());
+    }
+    Error::Interrupted(format!("{what}; go on with: {}", words.join(" ")))
+}

@@ -1,0 +1,85 @@
+//! The command line: one file a sub-command, no logic of its own.
+//!
+//! Tables and JSON go to stdout; progress bars go to stderr, and only when that is a terminal. Exit codes: 0 done, 1 an error, 2 a wrong
+//! command line, 130 stopped by Ctrl-C.
+
+mod args;
+mod compare;
+mod config;
+mod data;
+mod doctor;
+mod eval;
+mod interrupt;
+mod methods;
+mod output;
+mod progress;
+mod recommend;
+mod run;
+mod table;
+mod train;
+mod views;
+
+use crate::Error;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Federated sequential recommendation: from raw histories to a trained and tested model.
+#[derive(Parser)]
+#[command(name = "lumos", version, propagate_version = true, max_term_width = 110, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lumos run configs/quickstart.toml                          everything, on a small synthetic world
+  lumos run configs/amazon-beauty.toml                       the same on real data
+  lumos train configs/ml-100k.toml --set method=fed-sasrec --out runs/twin
+  lumos eval runs/twin --split test --json
+  lumos recommend runs/twin --user 196 -k 5
+  lumos config configs/ml-100k.toml --set local.lr=0.005     what would be used, and where it comes from
+
+Every sub-command has its own --help with examples.";
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    #[command(subcommand)]
+    Data(data::Command),
+    #[command(subcommand)]
+    Views(views::Command),
+    Train(train::Args),
+    Eval(eval::Args),
+    Compare(compare::Args),
+    Recommend(recommend::Args),
+    Config(config::Args),
+    Methods(methods::Args),
+    Doctor(doctor::Args),
+}
+
+/// Runs the program on its command line.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => run::main(&args),
+        Command::Data(command) => data::main(&command),
+        Command::Views(command) => views::main(&command),
+        Command::Train(args) => train::main(&args),
+        Command::Eval(args) => eval::main(&args),
+        Command::Compare(args) => compare::main(&args),
+        Command::Recommend(args) => recommend::main(&args),
+        Command::Config(args) => config::main(&args),
+        Command::Methods(args) => methods::main(&args),
+        Command::Doctor(args) => doctor::main(&args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output went away (`lumos ... | head`): nothing is wrong and nobody listens.
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = if matches!(error, Error::Interrupted(_)) { 130 } else { 1 };
+            output::complain(&error);
+            ExitCode::from(code)
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Progress bars on stderr, only when it is a terminal; notes on stdout, unless that is kept for JSON.
+
+use super::output;
+use crate::federation::RoundReport;
+use crate::run::Observer;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::sync::{Mutex, MutexGuard};
+
+/// An observer that draws.
+pub struct Progress {
+    terminal: bool,
+    notes: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The bar of the current step with the step's name.
+    step: Option<(String, ProgressBar)>,
+    rounds: Option<ProgressBar>,
+    /// Client-epochs and seconds of training so far.
+    work: (f64, f64),
+    loss: f64,
+    best: String,
+}
+
+impl Progress {
+    /// With `json`, nothing but JSON may go to stdout, so notes are dropped.
+    pub fn new(json: bool) -> Progress {
+        Progress { terminal: std::io::stderr().is_terminal(), notes: !json, state: Mutex::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked while drawing leaves a bar, nothing worse.
+        self.state.lock().unwrap_or_else(|e| e.into_inner())
+    }
+}
+
+fn bar(total: u64, template: &str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    // The templates are constants; one that does not parse would only look plainer.
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+impl Observer for Progress {
+    fn stage(&self, name: &str, done: u64, total: u64) {
+        if !self.terminal {
+            return;
+        }
+        let mut state = self.state();
+        if let Some(rounds) = &state.rounds {
+            rounds.set_message(format!("{name} {} %", 100 * done / total.max(1)));
+            return;
+        }
+        if state.step.as_ref().is_none_or(|(n, _)| n != name) {
+            if let Some((_, old)) = state.step.take() {
+                old.finish_and_clear();
+            }
+            let template = "{msg:12} {bar:30} {human_pos}/{human_len} {per_sec} left {eta}";
+            state.step = Some((name.to_string(), bar(total, template).with_message(name.to_string())));
+        }
+        if let Some((_, bar)) = &state.step {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+
+    fn stage_end(&self, _name: &str) {
+        if let Some((_, bar)) = self.state().step.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn note(&self, text: &str) {
+        if !self.notes {
+            return;
+        }
+        let write = || {
+            // A reader that went away is noticed when the result is written.
+            let _ = output::say(text);
+        };
+        let state = self.state();
+        match (&state.rounds, &state.step) {
+            (Some(bar), _) | (None, Some((_, bar))) => bar.suspend(write),
+            (None, None) => write(),
+        }
+    }
+
+    fn training(&self, method: &str, done: u64, rounds: u64) {
+        if self.terminal {
+            let template = "{prefix:12} {bar:30} round {pos}/{len} left {eta}  {msg}";
+            let bar = bar(rounds, template).with_prefix(method.to_string()).with_position(done);
+            bar.reset_eta();
+            *self.state() = State { rounds: Some(bar), ..State::default() };
+        }
+    }
+
+    fn in_round(&self, done: u64, total: u64) {
+        if self.terminal {
+            let state = self.state();
+            if let Some(bar) = &state.rounds {
+                bar.set_message(format!("{} {:3} %", state.line(), 100 * done / total.max(1)));
+            }
+        }
+    }
+
+    fn round(&self, report: &RoundReport) {
+        if self.terminal {
+            let mut state = self.state();
+            state.work.0 += report.client_epochs as f64;
+            state.work.1 += report.seconds;
+            state.loss = report.rec_loss;
+            if let Some(bar) = &state.rounds {
+                bar.set_position(report.round);
+                bar.set_message(state.line());
+            }
+        }
+    }
+
+    fn evaluated(&self, metric: &str, value: f64, best: bool) {
+        if self.terminal && best {
+            self.state().best = format!("best {metric} {value:.4}");
+        }
+    }
+
+    fn trained(&self) {
+        if let Some(bar) = self.state().rounds.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl State {
+    fn line(&self) -> String {
+        if self.work.1 <= 0.0 {
+            return String::new();
+        }
+        format!("{:.0} client-epochs/s  loss {:.4}  {}", self.work.0 / self.work.1, self.loss, self.best)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.stage_end("");
+        self.trained();
+    }
+}

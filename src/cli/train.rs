@@ -1,0 +1,60 @@
+//! `lumos train`: one method into one run folder.
+
+use super::args::ConfigArgs;
+use super::interrupt;
+use super::output::{say, say_json};
+use super::progress::Progress;
+use super::table::{metric, metric_names, table};
+use crate::Result;
+use crate::run::{self, Job};
+use std::path::PathBuf;
+
+/// Train one method and test its best checkpoint
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  lumos train configs/quickstart.toml --out runs/first
+  lumos train configs/quickstart.toml --out runs/first --resume          go on after an interruption
+  lumos train configs/amazon-beauty.toml --set method=lumos-literal --set federation.rounds=60 --seed 2
+Ctrl-C ends the run after the current round and saves it.")]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Run folder [default: runs/<data>/<method>-<hash of the settings>]
+    #[arg(long, value_name = "RUN")]
+    out: Option<PathBuf>,
+    /// Continue the run that is in the folder, to the same bits as if it had not been interrupted
+    #[arg(long)]
+    resume: bool,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn main(args: &Args) -> Result<()> {
+    let effective = args.config.load()?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => run::default_folder(&effective.settings)?,
+    };
+    let stop = interrupt::listen()?;
+    let progress = Progress::new(args.json);
+    let prepared = run::prepare(&effective.settings, &progress)?;
+    let job = Job { effective: &effective, prepared: &prepared, out: &out, resume: args.resume, stop };
+    let result = run::train(&job, &progress).map_err(|e| interrupt::how_to_resume(e, Some("--resume")))?;
+    drop(progress);
+    if args.json {
+        return say_json(&result);
+    }
+    let names = metric_names(&effective.settings.eval.k);
+    let rows: Vec<Vec<String>> =
+        names.into_iter().map(|n| vec![n.clone(), metric(&result.validation, &n), metric(&result.test, &n)]).collect();
+    say(table(&[&result.method, "validation", "test"], &rows))?;
+    if result.rounds > 0 {
+        say(format!(
+            "best of {} rounds by {}: round {}; {:.1} s of training, {:.0} client-epochs/s",
+            result.rounds, result.select, result.best_round, result.train_seconds, result.client_epochs_per_s
+        ))?;
+    }
+    say(format!("run folder: {}", out.display()))
+}

@@ -1,0 +1,109 @@
+//! Line charts as inline SVG.
+
+/// Colours that stay apart for colour-blind readers (Okabe and Ito).
+const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 260.0;
+/// Left, right, top and bottom of the plot inside the picture.
+const FRAME: [f64; 4] = [64.0, 588.0, 12.0, 222.0];
+
+/// A named line of `(x, y)` points.
+pub(super) struct Series {
+    pub name: String,
+    pub points: Vec<(f64, f64)>,
+}
+
+/// An SVG of `series` over rounds; empty where there is nothing to draw.
+pub(super) fn line_chart(label: &str, series: &[Series]) -> String {
+    let points = || series.iter().flat_map(|s| &s.points).filter(|(x, y)| x.is_finite() && y.is_finite());
+    if points().count() == 0 {
+        return String::new();
+    }
+    let top = points().map(|p| p.1).fold(f64::MIN, f64::max);
+    let bottom = points().map(|p| p.1).fold(0.0, f64::min);
+    let step = tick(top - bottom);
+    let top = if top > bottom { (top / step).ceil() * step } else { bottom + 1.0 };
+    let right = points().map(|p| p.0).fold(1.0, f64::max);
+    let [x0, x1, y0, y1] = FRAME;
+    let x = |v: f64| x0 + v / right * (x1 - x0);
+    let y = |v: f64| y1 - (v - bottom) / (top - bottom) * (y1 - y0);
+
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(label));
+    let mut level = (bottom / step).ceil() * step;
+    while level <= top + step * 1e-6 {
+        let (h, text) = (y(level), number(level));
+        svg += &format!("<line class=\"grid\" x1=\"{x0}\" x2=\"{x1}\" y1=\"{h:.1}\" y2=\"{h:.1}\"/>");
+        svg += &format!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>\n", x0 - 6.0, h + 4.0);
+        level += step;
+    }
+    let across = tick(right).max(1.0);
+    let mut round = 0.0;
+    while round <= right {
+        svg += &format!("<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", x(round), y1 + 16.0, number(round));
+        round += across;
+    }
+    svg += &format!("<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">round</text>\n", (x0 + x1) / 2.0, y1 + 32.0);
+    for (i, s) in series.iter().enumerate() {
+        let colour = COLOURS[i % COLOURS.len()];
+        let known: Vec<_> = s.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+        let line: Vec<String> = known.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
+        svg += &format!("<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" points=\"{}\"/>\n", line.join(" "));
+        if known.len() <= 60 {
+            for p in known {
+                let tip = format!("{} at round {}: {}", escape(&s.name), number(p.0), number(p.1));
+                svg +=
+                    &format!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"{colour}\"><title>{tip}</title></circle>", x(p.0), y(p.1));
+            }
+        }
+        let at = y0 + 8.0 + 18.0 * i as f64;
+        svg += &format!("<line x1=\"{}\" x2=\"{}\" y1=\"{at}\" y2=\"{at}\" stroke=\"{colour}\" stroke-width=\"3\"/>", x1 + 14.0, x1 + 34.0);
+        svg += &format!("<text x=\"{}\" y=\"{}\">{}</text>\n", x1 + 40.0, at + 4.0, escape(&s.name));
+    }
+    svg + "</svg>\n"
+}
+
+/// A step of 1, 2 or 5 times a power of ten that divides `span` into about five.
+fn tick(span: f64) -> f64 {
+    if span <= 0.0 || !span.is_finite() {
+        return 1.0;
+    }
+    let raw = span / 5.0;
+    let power = 10f64.powf(raw.log10().floor());
+    let first = [1.0, 2.0, 5.0].into_iter().find(|m| m * power >= raw * 0.999);
+    first.unwrap_or(10.0) * power
+}
+
+/// A number without needless digits.
+fn number(x: f64) -> String {
+    let text = if x.abs() >= 100.0 { format!("{x:.0}") } else { format!("{x:.4}") };
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
+}
+
+/// Text that is safe inside HTML and SVG.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_round_and_few() {
+        for (span, step) in [(1.0, 0.2), (0.07, 0.02), (100.0, 20.0), (12_000.0, 5000.0), (0.0, 1.0)] {
+            assert!((tick(span) - step).abs() < 1e-9, "{span}: {}", tick(span));
+        }
+    }
+
+    #[test]
+    fn hostile_names_and_values_do_not_break_the_picture() {
+        let series = [
+            Series { name: "<b>&".into(), points: vec![(1.0, f64::NAN), (2.0, 0.5), (3.0, f64::INFINITY)] },
+            Series { name: "flat".into(), points: vec![(1.0, 0.0)] },
+        ];
+        let svg = line_chart("a \"chart\"", &series);
+        assert!(svg.contains("&lt;b&gt;&amp;") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        assert_eq!(line_chart("none", &[]), "");
+    }
+}

@@ -1,0 +1,243 @@
+//! The run folder: where its files are, who may open it, what it says about itself.
+
+use super::atomic::write_file;
+use super::clock;
+use super::machine::Machine;
+use super::pipeline::Prepared;
+use crate::config::{self, Effective, Settings};
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// Settings that may differ when a run is resumed: they change no finished round.
+const FREE: [&str; 5] = ["threads", "compare", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
+
+/// `run.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// Method.
+    pub method: String,
+    /// Seed.
+    pub seed: u64,
+    /// Threads in use.
+    pub threads: u64,
+    /// Name of the data set.
+    pub data: String,
+    /// Fingerprint of the data set.
+    pub fingerprint: String,
+    /// Folder of the prepared data set.
+    pub data_dir: PathBuf,
+    /// Folder of the views, where the method uses any.
+    pub views_dir: Option<PathBuf>,
+    /// What the views' folder says about them.
+    pub views: Option<serde_json::Value>,
+    /// Machine and build of the latest start.
+    pub machine: Machine,
+    /// Start, UTC.
+    pub started: String,
+    /// Every later start, UTC.
+    pub resumed: Vec<String>,
+    /// End, UTC; absent while the run is not finished.
+    pub ended: Option<String>,
+}
+
+/// A run folder by its path.
+#[derive(Clone, Debug)]
+pub struct RunFolder {
+    root: PathBuf,
+}
+
+impl RunFolder {
+    /// The folder at `root`, which must hold a run.
+    pub fn open(root: &Path) -> Result<RunFolder> {
+        let folder = RunFolder { root: root.to_path_buf() };
+        if !root.is_dir() {
+            return Err(Error::mismatch(root, "there is no such folder; give the folder of a run, as named by `lumos train --out`"));
+        }
+        if !folder.config().is_file() || !folder.run_json().is_file() {
+            return Err(Error::mismatch(root, "holds no run (config.toml or run.json is missing); give the folder of a run"));
+        }
+        Ok(folder)
+    }
+
+    /// Makes the folder for a new run. An existing one must be empty.
+    pub fn create(root: &Path, effective: &Effective, prepared: &Prepared) -> Result<RunFolder> {
+        let folder = RunFolder { root: root.to_path_buf() };
+        if root.exists() {
+            let mut entries = std::fs::read_dir(root).map_err(Error::io(root, "open as a folder"))?;
+            if entries.next().is_some() {
+                let remedy = if folder.config().is_file() {
+                    "holds a run already; pass --resume to continue it, or choose another --out"
+                } else {
+                    "exists and is not empty; choose another --out"
+                };
+                return Err(Error::mismatch(root, remedy));
+            }
+        }
+        let checkpoints = folder.checkpoints();
+        std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints, "create"))?;
+        folder.write_config(effective)?;
+        folder.write_info(&RunInfo {
+            method: effective.settings.method.clone(),
+            seed: effective.settings.seed,
+            threads: super::pipeline::threads(&effective.settings) as u64,
+            data: prepared.data.name.clone(),
+            fingerprint: prepared.data.fingerprint.clone(),
+            data_dir: absolute(&prepared.data_dir),
+            views_dir: prepared.views_dir.as_deref().map(absolute),
+            views: prepared.views_manifest.clone(),
+            machine: Machine::here(),
+            started: clock::now(),
+            resumed: Vec::new(),
+            ended: None,
+        })?;
+        Ok(folder)
+    }
+
+    /// Opens the folder to continue its run with `effective`, which may differ only where no finished round depends on it.
+    pub fn resume(root: &Path, effective: &Effective, prepared: &Prepared) -> Result<RunFolder> {
+        if !root.exists() {
+            return Err(Error::mismatch(root, "there is no run to resume; leave --resume out to start one"));
+        }
+        let folder = RunFolder::open(root)?;
+        let differs = differences(&folder.settings()?, &effective.settings)?;
+        if !differs.is_empty() {
+            let list = differs.join("; ");
+            let remedy = "resume with the settings it was started with, or choose another --out";
+            return Err(Error::mismatch(root, format!("was trained with other settings: {list}; {remedy}")));
+        }
+        let mut info = folder.info()?;
+        if info.fingerprint != prepared.data.fingerprint {
+            let message =
+                format!("was trained on another state of the data set `{}`; prepare that one again or start a new run", info.data);
+            return Err(Error::mismatch(root, message));
+        }
+        folder.sweep();
+        info.resumed.push(clock::now());
+        info.ended = None;
+        info.machine = Machine::here();
+        info.threads = super::pipeline::threads(&effective.settings) as u64;
+        folder.write_config(effective)?;
+        folder.write_info(&info)?;
+        Ok(folder)
+    }
+
+    /// Removes what a killed program left half-written.
+    fn sweep(&self) {
+        for folder in [self.root.clone(), self.checkpoints()] {
+            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            for path in entries.map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "tmp")) {
+                // Not being able to remove a left-over harms nothing.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+    }
+
+    fn write_config(&self, effective: &Effective) -> Result<()> {
+        let head = "# Effective settings of this run, written by lumos; the comment says where each value came from.\n";
+        write_file(&self.config(), format!("{head}{}", effective.to_toml()?).as_bytes())
+    }
+
+    /// Writes `run.json`.
+    pub(super) fn write_info(&self, info: &RunInfo) -> Result<()> {
+        write_json(&self.run_json(), info)
+    }
+
+    /// Notes the end of the run.
+    pub(super) fn ended(&self) -> Result<()> {
+        self.write_info(&RunInfo { ended: Some(clock::now()), ..self.info()? })
+    }
+
+    /// The settings of the run.
+    pub fn settings(&self) -> Result<Settings> {
+        config::load_written(&self.config())
+    }
+
+    /// `run.json`.
+    pub fn info(&self) -> Result<RunInfo> {
+        read_json(&self.run_json())
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// `config.toml`.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    fn run_json(&self) -> PathBuf {
+        self.root.join("run.json")
+    }
+
+    /// `metrics.jsonl`.
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// `result.json`.
+    pub fn result(&self) -> PathBuf {
+        self.root.join("result.json")
+    }
+
+    /// `report.html`.
+    pub fn report(&self) -> PathBuf {
+        self.root.join("report.html")
+    }
+
+    fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// `checkpoints/<name>.safetensors`, where `name` is `last` or `best`.
+    pub fn checkpoint(&self, name: &str) -> PathBuf {
+        self.checkpoints().join(format!("{name}.safetensors"))
+    }
+
+    /// Folder for private client state that does not fit in memory.
+    pub fn private(&self) -> PathBuf {
+        self.root.join("private")
+    }
+
+    /// `ranks-<split>.safetensors`.
+    pub fn ranks(&self, split: crate::data::Split) -> PathBuf {
+        self.root.join(format!("ranks-{}.safetensors", super::result::split_name(split)))
+    }
+}
+
+/// Every setting that differs and matters, as `key was A, is B`.
+pub(super) fn differences(was: &Settings, is: &Settings) -> Result<Vec<String>> {
+    let (was, is) = (config::flat(was)?, config::flat(is)?);
+    let keys: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    let shown = |v: Option<&toml::Value>| v.map_or("not set".to_string(), |v| v.to_string());
+    Ok(keys
+        .into_iter()
+        .filter(|k| !FREE.contains(&k.as_str()) && was.get(*k) != is.get(*k))
+        .map(|k| format!("{k} was {}, is {}", shown(was.get(k)), shown(is.get(k))))
+        .collect())
+}
+
+/// Every setting that a result depends on, as text.
+pub(super) fn differences_key(settings: &Settings) -> Result<String> {
+    let all = config::flat(settings)?;
+    Ok(all.iter().filter(|(k, _)| !FREE.contains(&k.as_str()) || *k == "federation.rounds").map(|(k, v)| format!("{k} = {v}\n")).collect())
+}
+
+/// Pretty JSON in one step.
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::mismatch(path, format!("cannot be written: {e}")))?;
+    text.push('\n');
+    write_file(path, text.as_bytes())
+}
+
+/// JSON from a file that this program wrote.
+pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::mismatch(path, format!("damaged ({e}); restore it from a copy or train anew")))
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}

@@ -1,0 +1,70 @@
+//! A run: from settings to a folder that holds everything about it, and back.
+//!
+//! | file | what |
+//! |---|---|
+//! | `config.toml` | effective settings and the origin of each |
+//! | `run.json` | seed, versions, machine, data and view fingerprints, start and end |
+//! | `metrics.jsonl` | one JSON object a round; a validation stands in the line of its round |
+//! | `checkpoints/last.safetensors` | state after the last saved round |
+//! | `checkpoints/best.safetensors` | state of the best validated round |
+//! | `result.json` | the figures of the best checkpoint on validation and test |
+//! | `ranks-validation.safetensors`, `ranks-test.safetensors` | rank of every user's target, for paired tests |
+//! | `report.html` | the same for a reader |
+//!
+//! Nothing here prints: progress goes to an [`Observer`].
+
+mod atomic;
+mod chart;
+mod checkpoint;
+mod clock;
+mod compare;
+mod folder;
+mod machine;
+mod metrics;
+mod pipeline;
+mod ranks;
+mod report;
+mod result;
+mod score;
+mod side_by_side;
+mod train;
+
+pub use atomic::write_file;
+pub use checkpoint::{Checkpoint, CheckpointMeta};
+pub use compare::{Comparison, compare};
+pub use folder::{RunFolder, RunInfo};
+pub use machine::{Machine, memory_bytes, peak_bytes};
+pub use metrics::{Line, read_lines};
+pub use pipeline::{Prepared, load_run_data, needs_views, prepare, prepare_data, views_dir};
+pub use ranks::{read_ranks, write_ranks};
+pub use result::{RunResult, Scores};
+pub use score::{Scored, open_trained, score};
+pub use side_by_side::{Row, default_folder, popularity_row, side_by_side};
+pub use train::{Job, train};
+
+use crate::federation::RoundReport;
+
+/// Told what a run is doing. Every method has a silent default.
+pub trait Observer: Sync {
+    /// A step of preparation or evaluation: `done` of `total`.
+    fn stage(&self, _name: &str, _done: u64, _total: u64) {}
+    /// A step has ended.
+    fn stage_end(&self, _name: &str) {}
+    /// Something worth a line: what was reused, what was made.
+    fn note(&self, _text: &str) {}
+    /// Training begins after `done` of `rounds` rounds.
+    fn training(&self, _method: &str, _done: u64, _rounds: u64) {}
+    /// Inside a round: `done` of `total` clients or steps.
+    fn in_round(&self, _done: u64, _total: u64) {}
+    /// A round has ended.
+    fn round(&self, _report: &RoundReport) {}
+    /// A validation has ended: the selection metric's name and value, and whether it is the best so far.
+    fn evaluated(&self, _metric: &str, _value: f64, _best: bool) {}
+    /// Training has ended.
+    fn trained(&self) {}
+}
+
+/// Tells nobody.
+pub struct Silent;
+
+impl Observer for Silent {}

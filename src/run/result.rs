@@ -1,0 +1,61 @@
+//! `result.json`: the figures of the best checkpoint.
+
+use crate::data::Split;
+use crate::eval::Metrics;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// Metrics by name, such as `HR@20`, and `users`.
+pub type Scores = serde_json::Map<String, serde_json::Value>;
+
+/// What came out of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// Method.
+    pub method: String,
+    /// Name of the data set.
+    pub data: String,
+    /// Fingerprint of the data set.
+    pub fingerprint: String,
+    /// Seed.
+    pub seed: u64,
+    /// Rounds trained.
+    pub rounds: u64,
+    /// Round of the best validation, whose checkpoint the figures below are of; 0 for a method that trains nothing.
+    pub best_round: u64,
+    /// Selection metric.
+    pub select: String,
+    /// Why training ended: `rounds`, `patience` or `nothing to train`.
+    pub ended_by: String,
+    /// Validation metrics of the best checkpoint, all users.
+    pub validation: Scores,
+    /// Test metrics of the best checkpoint, all users.
+    pub test: Scores,
+    /// Seconds spent in rounds, evaluation left out.
+    pub train_seconds: f64,
+    /// Local steps of all clients.
+    pub client_epochs: u64,
+    /// Local steps per second of training.
+    pub client_epochs_per_s: f64,
+    /// Bytes that all clients uploaded.
+    pub bytes_up: u64,
+    /// Bytes that all clients downloaded.
+    pub bytes_down: u64,
+}
+
+/// Name of a split in files and on the command line.
+pub(super) fn split_name(split: Split) -> &'static str {
+    match split {
+        Split::Validation => "validation",
+        Split::Test => "test",
+    }
+}
+
+/// Metrics as a map.
+pub(super) fn scores(metrics: &Metrics) -> Result<Scores> {
+    match serde_json::to_value(metrics) {
+        Ok(serde_json::Value::Object(map)) => Ok(map),
+        Ok(_) => Err(Error::Usage("metrics are not a table".into())),
+        Err(e) => Err(Error::Usage(format!("metrics cannot be written: {e}"))),
+    }
+}

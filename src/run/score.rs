@@ -1,0 +1,80 @@
+//! Full ranking of a finished run's checkpoint.
+
+use super::checkpoint::Checkpoint;
+use super::folder::RunFolder;
+use super::pipeline::load_run_data;
+use super::ranks::write_ranks;
+use super::result::{Scores, scores, split_name};
+use super::{CheckpointMeta, Observer};
+use crate::config::Settings;
+use crate::config::methods::{self, Family};
+use crate::data::{Dataset, Split};
+use crate::federation::Trainer;
+use crate::views::Views;
+use crate::{Error, Result, eval};
+
+/// Metrics of one split and what they are of.
+#[derive(Clone, Debug)]
+pub struct Scored {
+    /// Method.
+    pub method: String,
+    /// Data set.
+    pub data: String,
+    /// Split.
+    pub split: &'static str,
+    /// Round of the checkpoint; 0 for a method that trains nothing.
+    pub round: u64,
+    /// Cut-offs.
+    pub ks: Vec<u32>,
+    /// The metrics.
+    pub scores: Scores,
+}
+
+/// A trainer in the state of a checkpoint of `folder` (`best` or `last`), ready to rank and recommend.
+pub fn open_trained<'a>(
+    folder: &RunFolder,
+    name: &str,
+    settings: &'a Settings,
+    data: &'a Dataset,
+    views: &'a Views,
+) -> Result<(Trainer<'a>, CheckpointMeta)> {
+    let path = folder.checkpoint(name);
+    if !path.exists() {
+        let message = "is not there yet; the run has saved no such checkpoint: let it train further with `lumos train ... --resume`";
+        return Err(Error::mismatch(path, message));
+    }
+    let checkpoint = Checkpoint::load(&path)?;
+    checkpoint.belongs_to(&path, settings, data)?;
+    let mut trainer = Trainer::new(settings, data, views)?;
+    // Away from the run's own folder, which a running training may be using.
+    trainer.set_spill_folder(std::env::temp_dir().join(format!("lumos-private-{}", std::process::id())));
+    trainer.restore(&checkpoint.tensors, checkpoint.meta.round).map_err(|e| Error::mismatch(&path, e.to_string()))?;
+    Ok((trainer, checkpoint.meta))
+}
+
+/// Ranks every user of the run in `folder` under its checkpoint `name`. The ranks of `best` are kept in the folder.
+pub fn score(folder: &RunFolder, settings: &Settings, split: Split, name: &str, observer: &dyn Observer) -> Result<Scored> {
+    let data = load_run_data(folder, settings, observer)?;
+    let users: Vec<u32> = (0..data.users() as u32).collect();
+    let (ranks, round) = if methods::find(&settings.method)?.family == Family::Baseline {
+        (eval::popularity_ranks(&data, split, &users), 0)
+    } else {
+        let views = Views::default();
+        let (trainer, meta) = open_trained(folder, name, settings, &data, &views)?;
+        let ranks = trainer.rank(split, &users, &|done, total| observer.stage("ranking", done, total))?;
+        observer.stage_end("ranking");
+        (ranks, meta.round)
+    };
+    if name == "best" {
+        write_ranks(&folder.ranks(split), &ranks, &data.fingerprint)?;
+    }
+    let scores = scores(&eval::metrics(&ranks, &settings.eval.k))?;
+    Ok(Scored {
+        method: settings.method.clone(),
+        data: data.name.clone(),
+        split: split_name(split),
+        round,
+        ks: settings.eval.k.clone(),
+        scores,
+    })
+}

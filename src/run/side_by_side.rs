@@ -1,0 +1,68 @@
+//! Several methods on one data set, each in its own run folder; finished ones are reused, unfinished ones resumed.
+
+use super::folder::{RunFolder, differences_key};
+use super::pipeline::{prepare, prepare_data};
+use super::result::{RunResult, scores};
+use super::train::{Job, train};
+use super::{Observer, Scores};
+use crate::config::{Effective, Settings};
+use crate::data::Split;
+use crate::{Error, Result, eval};
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One method's outcome.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its run folder.
+    pub folder: PathBuf,
+    /// Its figures.
+    pub result: RunResult,
+}
+
+/// Folder of a run when none is named: `runs/<data>/<method>-<hash>`, where the hash is of every setting that a result depends on, so
+/// that other settings never meet in one folder.
+pub fn default_folder(settings: &Settings) -> Result<PathBuf> {
+    let hash: String = Sha256::digest(differences_key(settings)?.as_bytes()).iter().take(4).map(|b| format!("{b:02x}")).collect();
+    Ok(Path::new("runs").join(&settings.data.name).join(format!("{}-{hash}", settings.method)))
+}
+
+/// Trains each of `methods` (the same file with another `method`), one after another, into `out/<method>` or its default folder.
+pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool, observer: &dyn Observer) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for effective in methods {
+        if stop.load(Ordering::SeqCst) {
+            return Err(Error::Interrupted(format!("before method {}; finished methods are kept", effective.settings.method)));
+        }
+        let folder = match out {
+            Some(out) => out.join(&effective.settings.method),
+            None => default_folder(&effective.settings)?,
+        };
+        let prepared = prepare(&effective.settings, observer)?;
+        let resume = RunFolder::open(&folder).is_ok();
+        let result = train(&Job { effective, prepared: &prepared, out: &folder, resume, stop }, observer)?;
+        rows.push(Row { folder, result });
+    }
+    Ok(rows)
+}
+
+/// Test metrics of recommending the most frequent training items.
+pub fn popularity_row(settings: &Settings, observer: &dyn Observer) -> Result<Scores> {
+    let (data, _) = prepare_data(settings, &Quiet(observer))?;
+    let users: Vec<u32> = (0..data.users() as u32).collect();
+    scores(&eval::metrics(&eval::popularity_ranks(&data, Split::Test, &users), &settings.eval.k))
+}
+
+/// Passes steps on but no notes: the data set has been spoken of.
+struct Quiet<'a>(&'a dyn Observer);
+
+impl Observer for Quiet<'_> {
+    fn stage(&self, name: &str, done: u64, total: u64) {
+        self.0.stage(name, done, total);
+    }
+
+    fn stage_end(&self, name: &str) {
+        self.0.stage_end(name);
+    }
+}

@@ -4,6 +4,7 @@
 //! command line, 130 stopped by Ctrl-C.
 
 mod args;
+mod bench;
 mod compare;
 mod config;
 mod data;
@@ -56,6 +57,8 @@ enum Command {
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Runs the program on its command line.
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Bench(command) => bench::main(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,123 @@
+//! `lumos bench`: figures of speed.
+
+use super::output::{say, say_json};
+use super::progress::Progress;
+use crate::bench::{self, RoundBench};
+use crate::run::Observer;
+use crate::{Error, Result};
+use std::path::PathBuf;
+
+/// Measure speed on this machine
+#[derive(clap::Subcommand)]
+pub enum Command {
+    Round(RoundArgs),
+}
+
+/// Rounds of synthetic clients at the reference shape: client-epochs per second and where the time goes
+#[derive(clap::Args)]
+#[command(after_help = "\
+One client-epoch is one local optimiser step of one client over its own sequence and its three views.
+Examples:
+  lumos bench round
+  lumos bench round --clients 2788 --epochs 5 --dim 64 --lengths lengths.txt --json
+  lumos bench round --threads 1 --rounds 11")]
+pub struct RoundArgs {
+    /// Clients of a round
+    #[arg(long, default_value_t = 2788)]
+    clients: u32,
+    /// Local epochs of a client
+    #[arg(long, default_value_t = 5)]
+    epochs: u32,
+    /// Width of item rows and hidden states
+    #[arg(long, default_value_t = 64)]
+    dim: u32,
+    /// Blocks
+    #[arg(long, default_value_t = 2)]
+    blocks: u32,
+    /// Attention heads
+    #[arg(long, default_value_t = 1)]
+    heads: u32,
+    /// Items of the catalogue
+    #[arg(long, default_value_t = 10_430)]
+    items: u32,
+    /// Longest input
+    #[arg(long, default_value_t = 50)]
+    max_len: u32,
+    /// File with one training length a line [default: geometric, like Amazon Cell Phones]
+    #[arg(long, value_name = "FILE")]
+    lengths: Option<PathBuf>,
+    /// Timed rounds; one more runs first
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Threads; 0 means all cores
+    #[arg(long, default_value_t = 0)]
+    threads: u32,
+    /// Seed
+    #[arg(long, default_value_t = 7)]
+    seed: u64,
+    /// One JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn main(command: &Command) -> Result<()> {
+    let Command::Round(args) = command;
+    let positive = |name: &str, value: u32| {
+        if value == 0 { Err(Error::Usage(format!("--{name} must be at least 1"))) } else { Ok(()) }
+    };
+    for (name, value) in [
+        ("clients", args.clients),
+        ("epochs", args.epochs),
+        ("dim", args.dim),
+        ("blocks", args.blocks),
+        ("heads", args.heads),
+        ("max-len", args.max_len),
+        ("rounds", args.rounds),
+    ] {
+        positive(name, value)?;
+    }
+    if !args.dim.is_multiple_of(args.heads) {
+        return Err(Error::Usage(format!("--heads {} does not divide --dim {}", args.heads, args.dim)));
+    }
+    if args.items < 2 {
+        return Err(Error::Usage("--items must be at least 2".into()));
+    }
+    let lengths = match &args.lengths {
+        Some(path) => bench::read_lengths(path)?,
+        None => bench::default_lengths(args.seed, args.max_len),
+    };
+    let round = RoundBench {
+        clients: args.clients,
+        epochs: args.epochs,
+        items: args.items,
+        dim: args.dim,
+        blocks: args.blocks,
+        heads: args.heads,
+        max_len: args.max_len,
+        lengths,
+        rounds: args.rounds,
+        threads: args.threads,
+        seed: args.seed,
+    };
+    let progress = Progress::new(args.json);
+    let figures = bench::run(&round, &|done, total| progress.stage("rounds", done, total))?;
+    progress.stage_end("rounds");
+    if args.json {
+        return say_json(&figures);
+    }
+    let f = &figures;
+    let share = |seconds: f64| format!("{:8.2} ms  {:5.1} %", 1e3 * seconds, 100.0 * seconds / f.round_s);
+    let [low, high] = f.client_epochs_per_s_range;
+    say(format!(
+        "{} clients x {} epochs, d {}, {} blocks, {:.1} tokens a client, {} threads of {} ({})",
+        f.clients, f.epochs, f.dim, f.blocks, f.tokens_per_client, f.threads, f.device, f.simd
+    ))?;
+    say(format!("{:.0} client-epochs/s (median of {} rounds; {low:.0} to {high:.0})", f.client_epochs_per_s, f.rounds))?;
+    say(format!("round  {:8.2} ms", 1e3 * f.round_s))?;
+    say(format!("  draw  {}", share(f.draw_s)))?;
+    say(format!("  pack  {}", share(f.pack_s)))?;
+    say(format!("  train {}", share(f.train_s)))?;
+    say(format!("  add   {}", share(f.add_s)))?;
+    say(format!("rank of all clients against {} items {:.2} ms", args.items, 1e3 * f.rank_s))?;
+    say(format!("useful tokens {:.1} %, peak memory {:.0} MB", 100.0 * f.useful_token_share, f.peak_bytes as f64 / 1e6))
+}

@@ -159,16 +159,19 @@ fn inspect_marks_what_each_view_did() {
     assert!(views::user_matching(&Dataset::default(), "ana").is_err());
 }
 
-/// A whole store and its bytes, made once.
-fn store() -> &'static (tempfile::TempDir, Dataset, Views, Vec<(&'static str, Vec<u8>)>) {
-    static STORE: std::sync::OnceLock<(tempfile::TempDir, Dataset, Views, Vec<(&'static str, Vec<u8>)>)> = std::sync::OnceLock::new();
+/// A data set, its views and the files that hold them.
+type Store = (Dataset, Views, Vec<(&'static str, Vec<u8>)>);
+
+/// A store made once.
+fn store() -> &'static Store {
+    static STORE: std::sync::OnceLock<Store> = std::sync::OnceLock::new();
     STORE.get_or_init(|| {
         let (root, data) = (tempfile::tempdir().unwrap(), data());
         let (made, _) = ensure(&data, &ViewSettings::default(), root.path());
         let dir = views::store_dir(root.path(), &data, &ViewSettings::default());
         let read = |name| (name, fs::read(dir.join(name)).unwrap());
         let files = ["manifest.json", "views.safetensors", "SHA256SUMS"].map(read).to_vec();
-        (root, data, made, files)
+        (data, made, files)
     })
 }
 
@@ -177,7 +180,7 @@ proptest! {
     /// views that fit the data set or in an error, never in a panic.
     #[test]
     fn damage_is_an_error_and_never_a_panic(file in 0usize..3, place in any::<prop::sample::Index>(), bit in 0u8..8, cut in any::<bool>(), header in any::<bool>(), signed in any::<bool>()) {
-        let (_, data, made, files) = store();
+        let (data, made, files) = store();
         let dir = tempfile::tempdir().unwrap();
         for (name, bytes) in files {
             fs::write(dir.path().join(name), bytes).unwrap();

@@ -10,22 +10,27 @@ use crate::config::{GeneratorKind, ViewSettings};
 use crate::data::Dataset;
 use crate::{Error, Result, parallel};
 
-/// More items, sequences or neighbours than this are a slip of the pen.
-const LIMIT: u32 = 1000;
+/// More appended items or neighbours than this are a slip of the pen.
+const MOST_ITEMS: u32 = 1000;
+/// The same for counterfactual sequences.
+const MOST_SEQUENCES: u32 = 64;
 
 /// Refuses settings out of range.
 ///
 /// # Errors
 /// [`Error::Setting`] with the key and the range.
 pub fn validate(settings: &ViewSettings) -> Result<()> {
-    let number = |key: &str, value: u32, low: u32| {
-        let wrong = value < low || value > LIMIT;
-        if wrong { Err(Error::setting(format!("views.{key}"), format!("{value} is out of range; use {low} to {LIMIT}"))) } else { Ok(()) }
-    };
-    number("future_min", settings.future_min, 1)?;
-    number("future_max", settings.future_max, settings.future_min)?;
-    number("counterfactuals", settings.counterfactuals, 1)?;
-    number("neighbours", settings.neighbours, 1)?;
+    let ranges = [
+        ("future_min", settings.future_min, 1, MOST_ITEMS),
+        ("future_max", settings.future_max, settings.future_min, MOST_ITEMS),
+        ("counterfactuals", settings.counterfactuals, 1, MOST_SEQUENCES),
+        ("neighbours", settings.neighbours, 1, MOST_ITEMS),
+    ];
+    for (key, value, low, high) in ranges {
+        if !(low..=high).contains(&value) {
+            return Err(Error::setting(format!("views.{key}"), format!("{value} is out of range; use {low} to {high}")));
+        }
+    }
     for (key, value) in [("substitute", settings.substitute), ("reorder", settings.reorder)] {
         if !(0.0..=1.0).contains(&value) {
             return Err(Error::setting(format!("views.{key}"), format!("{value} is out of range; use a share from 0 to 1")));

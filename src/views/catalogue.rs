@@ -35,13 +35,13 @@ const UNKNOWN: f32 = 0.03;
 ///   no words, else the farthest of some draws. Where the catalogue has no unused item left, items come twice; where the
 ///   history is the whole catalogue, history items come.
 pub struct CatalogueGenerator<'a> {
-    public: &'a PublicCatalogue,
+    public: &'a PublicCatalogue<'a>,
     settings: ViewSettings,
 }
 
 impl<'a> CatalogueGenerator<'a> {
     /// A generator over `public`.
-    pub fn new(public: &'a PublicCatalogue, settings: &ViewSettings) -> CatalogueGenerator<'a> {
+    pub fn new(public: &'a PublicCatalogue<'a>, settings: &ViewSettings) -> CatalogueGenerator<'a> {
         CatalogueGenerator { public, settings: settings.clone() }
     }
 
@@ -73,8 +73,8 @@ impl<'a> CatalogueGenerator<'a> {
         let mut recency = 1.0;
         for &item in history.iter().rev().take(RECENT) {
             pool.extend(self.public.neighbours.of(item).map(|(other, likeness)| (other, recency * likeness)));
-            let links = self.public.links(item).iter().enumerate();
-            pool.extend(links.map(|(rank, other)| (*other, recency * LINK / (1.0 + rank as f32 / 10.0))));
+            let links = self.public.links(item).enumerate();
+            pool.extend(links.map(|(rank, other)| (other, recency * LINK / (1.0 + rank as f32 / 10.0))));
             recency *= RECENCY;
         }
         pool.retain(|(item, _)| !known.contains(item));

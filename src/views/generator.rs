@@ -50,19 +50,18 @@ pub trait Generator: Sync {
 }
 
 /// What every generator may know besides a user's own training items.
-pub struct PublicCatalogue {
+pub struct PublicCatalogue<'a> {
+    /// Titles, categories, brands and links `[I]`.
+    pub items: &'a [ItemText],
     /// Vectors of the items.
     pub features: Features,
     /// Nearest items of each item; no entries where the generator needs none.
     pub neighbours: Neighbours,
     /// Training popularity.
     pub popularity: Popularity,
-    /// Also-bought lists, packed like `Features`.
-    link_offsets: Vec<u64>,
-    links: Vec<u32>,
 }
 
-impl PublicCatalogue {
+impl<'a> PublicCatalogue<'a> {
     /// From the catalogue `[I]` and the number of times each item occurs in training items `[I]`
     /// ([`Dataset::train_counts`](crate::data::Dataset::train_counts): an aggregate over all users, taken as public).
     /// `done` is told how many items have their neighbours.
@@ -70,12 +69,12 @@ impl PublicCatalogue {
     /// # Errors
     /// [`Error::Usage`] where the two lengths differ.
     pub fn new(
-        items: &[ItemText],
+        items: &'a [ItemText],
         train_counts: &[u32],
         settings: &ViewSettings,
         threads: usize,
         done: &(dyn Fn(u64) + Sync),
-    ) -> Result<PublicCatalogue> {
+    ) -> Result<PublicCatalogue<'a>> {
         if items.len() != train_counts.len() {
             let message = format!("the catalogue has {} items but popularity is given for {}", items.len(), train_counts.len());
             return Err(Error::Usage(message));
@@ -84,12 +83,7 @@ impl PublicCatalogue {
         let needs_neighbours = matches!(settings.generator, GeneratorKind::Catalogue | GeneratorKind::RandomCounterfactual);
         let keep = if needs_neighbours { settings.neighbours as usize } else { 0 };
         let neighbours = Neighbours::new(&features, keep, threads, done);
-        let (mut link_offsets, mut links) = (vec![0u64], Vec::new());
-        for item in items {
-            links.extend(item.also_bought.iter().copied().filter(|j| (*j as usize) < items.len()));
-            link_offsets.push(links.len() as u64);
-        }
-        Ok(PublicCatalogue { features, neighbours, popularity: Popularity::new(train_counts), link_offsets, links })
+        Ok(PublicCatalogue { items, features, neighbours, popularity: Popularity::new(train_counts) })
     }
 
     /// Number of items `I`.
@@ -97,9 +91,9 @@ impl PublicCatalogue {
         self.features.item_count()
     }
 
-    /// Items often bought together with `item`.
-    pub fn links(&self, item: u32) -> &[u32] {
-        &self.links[self.link_offsets[item as usize] as usize..self.link_offsets[item as usize + 1] as usize]
+    /// Items often bought together with `item`, `item` itself and unknown ones left out.
+    pub fn links(&self, item: u32) -> impl Iterator<Item = u32> + '_ {
+        self.items[item as usize].also_bought.iter().copied().filter(move |j| *j != item && (*j as usize) < self.item_count())
     }
 
     /// Refuses items that are not in the catalogue.
@@ -115,7 +109,7 @@ impl PublicCatalogue {
 }
 
 /// The generator that `settings` asks for; `None` for `none`.
-pub fn generator<'a>(settings: &ViewSettings, public: &'a PublicCatalogue) -> Option<Box<dyn Generator + 'a>> {
+pub fn generator<'a>(settings: &ViewSettings, public: &'a PublicCatalogue<'a>) -> Option<Box<dyn Generator + 'a>> {
     match settings.generator {
         GeneratorKind::None => None,
         GeneratorKind::Catalogue => Some(Box::new(CatalogueGenerator::new(public, settings))),

@@ -6,9 +6,11 @@ use super::features::Features;
 use super::mix;
 use crate::parallel;
 
-/// Index entries read for one item, rare terms first. A list that does not fit is read from a place that depends on the
-/// item, so that a common term gives every item another sample.
-const WORK: usize = 8192;
+/// Most and fewest index entries read for one item, rare terms first. A list that does not fit is read from a place that
+/// depends on the item, so that a common term gives every item another sample.
+const WORK: std::ops::RangeInclusive<usize> = 1024..=4096;
+/// Index entries read for all items, where the limits above allow it: above 131,072 items each has less.
+const ALL_WORK: usize = 1 << 29;
 /// Candidates scored exactly, as a multiple of the neighbours kept, where a list was cut.
 const RESCORED: usize = 4;
 /// Less similar items are no neighbours.
@@ -71,7 +73,8 @@ struct Scratch {
 impl Neighbours {
     /// The `keep` nearest items of each item. `done` is told the number of finished items now and then.
     pub fn new(features: &Features, keep: usize, threads: usize, done: &(dyn Fn(u64) + Sync)) -> Neighbours {
-        Neighbours::within(WORK, features, keep, threads, done)
+        let work = (ALL_WORK / features.item_count().max(1)).clamp(*WORK.start(), *WORK.end());
+        Neighbours::within(work, features, keep, threads, done)
     }
 
     fn within(work: usize, features: &Features, keep: usize, threads: usize, done: &(dyn Fn(u64) + Sync)) -> Neighbours {
@@ -136,16 +139,18 @@ fn nearest(
             scores[other as usize] += weight * other_weight;
         }
     }
-    let mut candidates: Vec<(u32, f32)> = Vec::with_capacity(touched.len());
+    let wanted = if cut { keep.saturating_mul(RESCORED) } else { keep };
+    let lowest = floor(scores, touched, wanted, if cut { 0.0 } else { MIN_SIMILARITY });
+    let mut candidates: Vec<(u32, f32)> = Vec::new();
     for &other in touched.iter() {
         let score = std::mem::take(&mut scores[other as usize]);
-        if other != item && (cut || score >= MIN_SIMILARITY) {
+        if score >= lowest && other != item {
             candidates.push((other, score.min(1.0)));
         }
     }
     touched.clear();
     if cut {
-        best(&mut candidates, item, keep.saturating_mul(RESCORED));
+        best(&mut candidates, item, wanted);
         for (other, score) in candidates.iter_mut() {
             *score = features.cosine(item, *other);
         }
@@ -153,6 +158,23 @@ fn nearest(
     }
     best(&mut candidates, item, keep);
     candidates
+}
+
+/// A score that more than `wanted` of the touched items reach, at least `least`: thousands are touched and few wanted, so
+/// counting by steps of a score saves sorting the rest.
+fn floor(scores: &[f32], touched: &[u32], wanted: usize, least: f32) -> f32 {
+    const STEPS: usize = 128;
+    let mut counts = [0usize; STEPS + 1];
+    for other in touched {
+        counts[((scores[*other as usize] * STEPS as f32) as usize).min(STEPS)] += 1;
+    }
+    let mut above = 0;
+    // One more than wanted, for the item itself is among them.
+    let step = (0..=STEPS).rev().find(|step| {
+        above += counts[*step];
+        above > wanted
+    });
+    step.map_or(least, |step| least.max(step as f32 / STEPS as f32))
 }
 
 /// The `keep` highest of `candidates` in falling order; ties by a hash of the pair.
@@ -207,6 +229,9 @@ mod tests {
         assert!((0..200u32).all(|i| one.of(i).len() == 3 && one.of(i).all(|(j, _)| j % 2 == i % 2 && j != i)));
         distinct.sort_unstable();
         distinct.dedup();
+        // An item's place in the source file tells what its first buyer took next: it must not make neighbours.
+        let beside = (0..2000).flat_map(|i| one.of(i).map(move |(j, _)| i.abs_diff(j))).filter(|d| *d <= 20).count();
+        assert!(beside < 250, "{beside} of 6000 neighbours stand within 20 places, chance is 120");
         assert!(distinct.len() > 300, "equal items give every item other neighbours, not the same few: {}", distinct.len());
     }
 }

@@ -15,13 +15,13 @@ const TRIES: usize = 32;
 /// Uniform random items: a future of the history and random items, and two random sequences of its length. Items are distinct
 /// and not of the history as long as the catalogue has such ones.
 pub struct RandomGenerator<'a> {
-    public: &'a PublicCatalogue,
+    public: &'a PublicCatalogue<'a>,
     settings: ViewSettings,
 }
 
 impl<'a> RandomGenerator<'a> {
     /// A generator over `public`.
-    pub fn new(public: &'a PublicCatalogue, settings: &ViewSettings) -> RandomGenerator<'a> {
+    pub fn new(public: &'a PublicCatalogue<'a>, settings: &ViewSettings) -> RandomGenerator<'a> {
         RandomGenerator { public, settings: settings.clone() }
     }
 
@@ -88,7 +88,7 @@ pub struct RandomCounterfactual<'a> {
 
 impl<'a> RandomCounterfactual<'a> {
     /// A generator over `public`.
-    pub fn new(public: &'a PublicCatalogue, settings: &ViewSettings) -> RandomCounterfactual<'a> {
+    pub fn new(public: &'a PublicCatalogue<'a>, settings: &ViewSettings) -> RandomCounterfactual<'a> {
         RandomCounterfactual { catalogue: CatalogueGenerator::new(public, settings), random: RandomGenerator::new(public, settings) }
     }
 }

@@ -55,5 +55,5 @@ pub fn main(command: &Command) -> Result<()> {
             Error::Usage(format!("--user: the data set has no user `{token}`{hint}"))
         })?,
     };
-    say(views::inspect(&prepared.data, &prepared.views, user).trim_end())
+    say(views::inspect(&prepared.data, &prepared.views, user)?.trim_end())
 }

@@ -31,6 +31,15 @@ choice! {
     }
 }
 choice! {
+    /// How weight matrices start. Tables always start normal with `model.init_std`, biases at 0, gains at 1.
+    InitWeights {
+        /// Normal with `model.init_std`.
+        Normal = "normal",
+        /// Normal with standard deviation `sqrt(2 / (in + out))` (Glorot and Bengio, AISTATS 2010).
+        Xavier = "xavier",
+    }
+}
+choice! {
     /// The next-item loss at every training position.
     RecLoss {
         /// Binary cross-entropy with sampled negatives (SASRec).
@@ -267,6 +276,8 @@ pub struct ModelSettings {
     pub max_len: u32,
     /// Standard deviation of initial weights and rows.
     pub init_std: f32,
+    /// How weight matrices start.
+    pub init_weights: InitWeights,
     /// Multiply item rows by `sqrt(d)` at the input.
     pub scale_items: bool,
 }
@@ -282,6 +293,7 @@ impl Default for ModelSettings {
             dropout: 0.0,
             max_len: 50,
             init_std: 0.02,
+            init_weights: InitWeights::Normal,
             scale_items: true,
         }
     }

@@ -1,6 +1,7 @@
 //! A model's global weights.
 
 use super::ModelSpec;
+use crate::config::InitWeights;
 use crate::rng::{Purpose, Stream};
 
 /// Global weights: the dense slab `[P]` and the item table `[I, d]`.
@@ -15,7 +16,7 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Initial weights: normal with `init_std` for tables and weight matrices, 1 for norm gains, 0 for biases. Each number
+    /// Initial weights: normal for tables and weight matrices (`init_std`, `init_weights`), 1 for norm gains, 0 for biases. Each number
     /// is a function of seed, tensor and position.
     pub fn init(spec: &ModelSpec, items: usize, seed: u64) -> Weights {
         let std = spec.settings.init_std;
@@ -24,6 +25,8 @@ impl Weights {
             let out = &mut dense[p.offset..p.offset + p.len()];
             if p.shape.len() == 2 {
                 let mut stream = Stream::new(seed, Purpose::Init, 1 + i as u64, 0);
+                let glorot = spec.settings.init_weights == InitWeights::Xavier && p.name != "positions";
+                let std = if glorot { (2.0 / (p.shape[0] + p.shape[1]) as f32).sqrt() } else { std };
                 out.fill_with(|| stream.normal() * std);
             } else if p.name.ends_with(".g") {
                 out.fill(1.0);

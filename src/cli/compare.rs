@@ -11,7 +11,7 @@ use std::path::PathBuf;
 Examples:
   lumos compare runs/twin runs/lumos
   lumos compare runs/twin runs/lumos --split validation --json
-A positive difference means that the second run is better.")]
+A positive difference means that the second run (B) is better.")]
 pub struct Args {
     /// First run folder
     run_a: PathBuf,
@@ -30,14 +30,8 @@ pub fn main(args: &Args) -> Result<()> {
     if args.json {
         return say_json(&comparison);
     }
-    say(format!(
-        "{} ({}) against {} ({}) on {}, {}",
-        comparison.b,
-        args.run_b.display(),
-        comparison.a,
-        args.run_a.display(),
-        comparison.data,
-        comparison.split
-    ))?;
-    comparison.tests.iter().try_for_each(|(k, test)| say(format!("at {k}: {test}")))
+    say(format!("on {}, {}", comparison.data, comparison.split))?;
+    say(format!("A  {} ({})", comparison.a, args.run_a.display()))?;
+    say(format!("B  {} ({})", comparison.b, args.run_b.display()))?;
+    comparison.tests.iter().try_for_each(say)
 }

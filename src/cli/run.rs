@@ -6,7 +6,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
 use crate::data::Split;
-use crate::{Result, run};
+use crate::{Result, config, run};
 use std::path::PathBuf;
 
 /// Prepare the data, make the views, train `method` and every method of `compare`, and print one table
@@ -69,10 +69,12 @@ pub fn main(args: &Args) -> Result<()> {
         lines.push(line);
     }
     say(format!("\n{}", table(&head, &lines)))?;
+    let k = config::select(&settings.eval)?.k;
     for c in &tests {
-        for (k, test) in &c.tests {
-            say(format!("{} against {} at {k}: {test}", c.b, c.a))?;
+        for test in c.tests.iter().filter(|t| t.k == k) {
+            say(format!("\nA = {}, B = {}: {test}", c.a, c.b))?;
         }
     }
+    say("")?;
     rows.iter().try_for_each(|r| say(format!("{}: {}", r.result.method, r.folder.join("report.html").display())))
 }

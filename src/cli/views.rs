@@ -3,7 +3,6 @@
 use super::args::ConfigArgs;
 use super::output::say;
 use super::progress::Progress;
-use crate::config::names;
 use crate::{Error, Result, run, views};
 use clap::Subcommand;
 
@@ -46,14 +45,13 @@ pub fn main(command: &Command) -> Result<()> {
     let progress = Progress::new(false);
     let prepared = run::prepare(&settings, &progress)?;
     drop(progress);
-    let Command::Inspect(args) = command else { return Ok(()) };
-    let tokens = &prepared.data.user_tokens;
+    let Command::Inspect(args) = command else {
+        let figures = prepared.views_manifest.as_ref().and_then(|m| m.get("statistics")?.as_object().cloned()).unwrap_or_default();
+        return figures.iter().try_for_each(|(name, value)| say(format!("{name:28} {value}")));
+    };
     let user = match &args.user {
+        Some(token) => views::user_matching(&prepared.data, token)?,
         None => 0,
-        Some(token) => tokens.iter().position(|t| t == token).ok_or_else(|| {
-            let hint = names::nearest(token, tokens.iter().map(String::as_str)).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
-            Error::Usage(format!("--user: the data set has no user `{token}`{hint}"))
-        })?,
     };
     say(views::inspect(&prepared.data, &prepared.views, user)?.trim_end())
 }

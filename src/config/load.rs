@@ -156,11 +156,19 @@ impl Effective {
                 section = table;
             }
             match values.get(key) {
-                Some(value) => text.push_str(&format!("{:<40} # {}\n", format!("{name} = {value}"), origin.name())),
+                Some(value) => text.push_str(&format!("{:<40} # {}\n", format!("{name} = {}", shown(value)), origin.name())),
                 None => text.push_str(&format!("{:<40} # not set\n", format!("# {name} ="))),
             }
         }
         Ok(text)
+    }
+}
+
+/// A value as TOML; very small numbers with an exponent instead of a row of zeros.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Float(x) if *x != 0.0 && x.abs() < 1e-4 => format!("{x:e}"),
+        _ => value.to_string(),
     }
 }
 

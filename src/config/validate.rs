@@ -1,6 +1,8 @@
 //! Ranges: what each setting may be by itself, beside the others, and beside a data set.
 
 use super::*;
+use crate::data::reader_names;
+use crate::eval::SelectMetric;
 use crate::{Error, Result};
 
 fn refuse<T>(key: &str, value: impl std::fmt::Display, wanted: &str) -> Result<T> {
@@ -41,9 +43,8 @@ fn at_least_one(key: &str, value: u32) -> Result<()> {
 }
 
 fn data(s: &DataSettings) -> Result<()> {
-    const FORMATS: [&str; 3] = ["recbole", "csv", "synthetic"];
-    if !FORMATS.contains(&s.format.as_str()) {
-        return Err(Error::setting("data.format", names::unknown("value", &s.format, FORMATS)));
+    if !reader_names().contains(&s.format.as_str()) {
+        return Err(Error::setting("data.format", names::unknown("value", &s.format, reader_names())));
     }
     let plain = !s.name.is_empty() && s.name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c)) && !s.name.starts_with('.');
     check(plain, "data.name", format!("`{}`", s.name), "letters, digits, `-`, `_` and `.` (it names folders)")?;
@@ -153,27 +154,15 @@ fn eval(s: &EvalSettings) -> Result<()> {
     select(s).map(|_| ())
 }
 
-/// `eval.select` taken apart: the metric's name (`HR`, `NDCG` or `MRR`) and K.
-pub fn select(s: &EvalSettings) -> Result<(&str, u32)> {
-    const METRICS: [&str; 3] = ["HR", "NDCG", "MRR"];
-    let key = "eval.select";
-    let example = "METRIC@K, such as NDCG@20";
-    let Some((metric, k)) = s.select.split_once('@') else { return refuse(key, format!("`{}`", s.select), example) };
-    if !METRICS.contains(&metric) {
-        return Err(Error::setting(key, names::unknown("metric", metric, METRICS)));
+/// The metric of `eval.select`, whose K must be among `eval.k`.
+pub fn select(s: &EvalSettings) -> Result<SelectMetric> {
+    let metric = SelectMetric::parse("eval.select", &s.select)?;
+    if s.k.contains(&metric.k) {
+        return Ok(metric);
     }
-    match k.parse::<u32>() {
-        Ok(k) if s.k.contains(&k) => Ok((metric, k)),
-        Ok(k) => {
-            let list: Vec<String> = s.k.iter().map(u32::to_string).collect();
-            refuse(
-                key,
-                format!("`{}`", s.select),
-                &format!("a K out of eval.k = [{}]; add {k} there or choose one of them", list.join(", ")),
-            )
-        }
-        Err(_) => refuse(key, format!("`{}`", s.select), example),
-    }
+    let list: Vec<String> = s.k.iter().map(u32::to_string).collect();
+    let wanted = format!("a K out of eval.k = [{}]; add {} there or choose one of them", list.join(", "), metric.k);
+    refuse("eval.select", format!("`{}`", s.select), &wanted)
 }
 
 /// Refuses settings that do not fit a data set of `users` and `items`.

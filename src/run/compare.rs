@@ -20,7 +20,7 @@ pub struct Comparison {
     /// Split.
     pub split: String,
     /// One test for each K.
-    pub tests: Vec<(u32, Paired)>,
+    pub tests: Vec<Paired>,
 }
 
 /// Compares the ranks that two runs on one data set gave to the same users' targets.
@@ -47,6 +47,6 @@ pub fn compare(a: &Path, b: &Path, split: Split) -> Result<Comparison> {
         b: second.method,
         data: first.data,
         split: super::result::split_name(split).to_string(),
-        tests: ks.into_iter().map(|k| (k, eval::paired(&x, &y, k))).collect(),
+        tests: ks.into_iter().map(|k| eval::paired(&x, &y, k)).collect(),
     })
 }

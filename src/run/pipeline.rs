@@ -2,11 +2,10 @@
 
 use super::Observer;
 use super::folder::RunFolder;
-use crate::config::{Contrast, GeneratorKind, Settings, ViewSettings};
+use crate::config::{Contrast, GeneratorKind, Settings};
 use crate::data::{self, Dataset};
 use crate::views::{self, Views};
 use crate::{Error, Result, parallel};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// What training needs.
@@ -34,13 +33,11 @@ pub fn needs_views(settings: &Settings) -> bool {
     settings.loss.contrast != Contrast::None && settings.views.generator != GeneratorKind::None
 }
 
-/// Folder of the views that `settings` describes, beside the prepared data set; other settings have another folder.
-pub fn views_dir(data_dir: &Path, settings: &ViewSettings) -> Result<PathBuf> {
-    let text = toml::to_string(settings).map_err(|e| Error::Usage(format!("view settings cannot be written: {e}")))?;
-    let hash: String = Sha256::digest(text.as_bytes()).iter().take(4).map(|b| format!("{b:02x}")).collect();
+/// Folder that holds the views of a prepared data set, one folder in it for each data set and setting.
+fn views_root(data_dir: &Path) -> PathBuf {
     let mut name = data_dir.file_name().unwrap_or_default().to_os_string();
     name.push("-views");
-    Ok(data_dir.with_file_name(name).join(format!("{}-{hash}", settings.generator.name())))
+    data_dir.with_file_name(name)
 }
 
 /// The data set of `settings` and its folder.
@@ -61,15 +58,16 @@ pub fn prepare(settings: &Settings, observer: &dyn Observer) -> Result<Prepared>
     if !needs_views(settings) {
         return Ok(Prepared { data, views: Views::default(), data_dir, views_dir: None, views_manifest: None });
     }
-    let dir = views_dir(&data_dir, &settings.views)?;
+    let root = views_root(&data_dir);
     let progress = |done, total| observer.stage("views", done, total);
-    let (views, reused) = views::ensure(&data, &settings.views, &dir, threads(settings), &progress)?;
+    let (views, reused) = views::ensure(&data, &settings.views, &root, threads(settings), &progress)?;
     observer.stage_end("views");
+    let dir = views::store_dir(&root, &data, &settings.views);
     let how = if reused { "up to date, reused" } else { "made" };
     observer.note(&format!("views {}: {how} ({})", settings.views.generator.name(), dir.display()));
-    // The manifest is kept for the record; views that could be read need no second opinion on it.
-    let manifest = std::fs::read(dir.join("manifest.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
-    Ok(Prepared { data, views, data_dir, views_dir: Some(dir), views_manifest: manifest })
+    let manifest = views::load_manifest(&dir)?;
+    let manifest = serde_json::to_value(&manifest).map_err(|e| Error::mismatch(&dir, format!("manifest cannot be copied: {e}")))?;
+    Ok(Prepared { data, views, data_dir, views_dir: Some(dir), views_manifest: Some(manifest) })
 }
 
 /// The data set that a finished or interrupted run was trained on.

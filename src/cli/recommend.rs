@@ -3,7 +3,7 @@
 use super::args::Which;
 use super::output::{say, say_json};
 use super::progress::Progress;
-use super::table::table;
+use super::table::table_with;
 use crate::config::names;
 use crate::run::{self, RunFolder};
 use crate::views::Views;
@@ -92,5 +92,5 @@ pub fn main(args: &Args) -> Result<()> {
             vec![format!("{}", i + 1), format!("{score:.3}"), data.item_tokens[*item as usize].clone(), title(&data, *item).to_string()]
         })
         .collect();
-    say(table(&["", "score", "item", "title"], &rows))
+    say(table_with(&["", "score", "item", "title"], &rows, |column| column > 1))
 }

@@ -1,7 +1,12 @@
-//! Plain tables: the first column to the left, the others to the right.
+//! Plain tables.
 
-/// Lines of a table with a rule below its head. Rows may be shorter than the head.
+/// Lines of a table with a rule below its head: the first column to the left, the others to the right. Rows may be shorter than the head.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
+    table_with(head, rows, |column| column == 0)
+}
+
+/// A table whose columns chosen by `left` stand to the left.
+pub fn table_with(head: &[&str], rows: &[Vec<String>], left: impl Fn(usize) -> bool) -> String {
     let columns = rows.iter().map(Vec::len).chain([head.len()]).max().unwrap_or(0);
     let width = |c: usize| {
         let cells = rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count());
@@ -12,8 +17,8 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
         let mut text = String::new();
         for (c, cell) in cells.iter().enumerate() {
             let gap = " ".repeat(widths[c] - cell.chars().count());
-            let between = if c == 0 { "" } else { "  " };
-            text += &if c == 0 { format!("{cell}{gap}") } else { format!("{between}{gap}{cell}") };
+            text += if c == 0 { "" } else { "  " };
+            text += &if left(c) { format!("{cell}{gap}") } else { format!("{gap}{cell}") };
         }
         text.trim_end().to_string()
     };

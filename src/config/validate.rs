@@ -73,7 +73,7 @@ fn views(s: &ViewSettings) -> Result<()> {
     check((1..=64).contains(&s.counterfactuals), "views.counterfactuals", s.counterfactuals, "1 to 64")?;
     number(|x| (0.0..=1.0).contains(&x), "views.substitute", s.substitute, "a share from 0 to 1")?;
     number(|x| (0.0..=1.0).contains(&x), "views.reorder", s.reorder, "a share from 0 to 1")?;
-    at_least_one("views.neighbours", s.neighbours)
+    check((1..=1000).contains(&s.neighbours), "views.neighbours", s.neighbours, "1 to 1000")
 }
 
 fn model(s: &ModelSettings) -> Result<()> {

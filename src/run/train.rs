@@ -60,6 +60,8 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
         trainer.restore(&checkpoint.tensors, round).map_err(|e| Error::mismatch(&last, e.to_string()))?;
         meta = checkpoint.meta;
         observer.note(&format!("resumed after round {round}"));
+    } else if job.resume {
+        observer.note("nothing was saved yet: starting from the first round");
     }
     let rounds = u64::from(settings.federation.rounds);
     if (meta.round >= rounds || patience_is_over(settings, &meta))

@@ -1,7 +1,7 @@
 //! Rounds of the real trainer on small worlds: same bits however they are run, and the meaning of each federation setting.
 
 use lumos::config::{
-    Anchor, Average, Backbone, Clients, Contrast, Group, LocalOptimizer, RecLoss, ServerOptimizer, Settings, UploadRows, Weights,
+    Anchor, Average, Backbone, Clients, Contrast, Group, LocalOptimizer, Positions, RecLoss, ServerOptimizer, Settings, UploadRows, Weights,
 };
 use lumos::data::{Dataset, ItemText, Split};
 use lumos::federation::{NamedTensor, Trainer, wire};
@@ -65,6 +65,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
     };
     vec![
         ("lumos", base.clone()),
+        ("positions from the last", with(&|s| s.model.positions = Positions::Last)),
         ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
         ("no views", with(&|s| s.loss.contrast = Contrast::None)),
         ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),

@@ -42,10 +42,12 @@ pub struct Step {
     pub client_groups: Vec<u32>,
     /// Tokens of the longest sequence.
     pub longest: usize,
+    /// Positions end here, so that the last item of every sequence has the same one; 0: they start from 0 with the first item.
+    pub align: u32,
 }
 
 impl Step {
-    /// Empties the step; capacity stays.
+    /// Empties the step; capacity and alignment stay.
     pub fn clear(&mut self) {
         for v in [
             &mut self.row,
@@ -87,7 +89,21 @@ impl Step {
         let end = self.row.len() as u32;
         self.bounds.push(end);
         self.longest = self.longest.max((end - first) as usize);
+        if self.align > 0 {
+            assert!(end - first <= self.align, "a sequence of {} items is aligned to {}", end - first, self.align);
+            for p in &mut self.position[first as usize..] {
+                *p += self.align - (end - first);
+            }
+        }
         first
+    }
+
+    /// First position that a sequence of the step may have and the one after the last.
+    pub fn positions(&self) -> (usize, usize) {
+        match self.align as usize {
+            0 => (0, self.longest),
+            end => (end - self.longest, end),
+        }
     }
 
     /// Marks `token` as one whose hidden state is used; returns its output row.

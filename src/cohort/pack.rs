@@ -222,6 +222,7 @@ impl<'a> Packer<'a> {
         }
         let negatives = self.negatives_per_example();
         step.clear();
+        step.align = self.settings.model.align();
         step.width = 1 + negatives;
         step.gbce_beta = self.gbce_beta();
         for i in part * batch..((part + 1) * batch).min(self.order.len()) {

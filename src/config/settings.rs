@@ -31,6 +31,16 @@ choice! {
     }
 }
 choice! {
+    /// Where learned positions are counted from.
+    Positions {
+        /// The first item of the input has position 0.
+        First = "first",
+        /// The last item of the input has the last position, whatever the input's length: the place where all
+        /// recommendations are made is met in every training sequence.
+        Last = "last",
+    }
+}
+choice! {
     /// How weight matrices start. Tables always start normal with `model.init_std`, biases at 0, gains at 1.
     InitWeights {
         /// Normal with `model.init_std`.
@@ -274,12 +284,21 @@ pub struct ModelSettings {
     pub dropout: f32,
     /// Longest input; earlier items are cut.
     pub max_len: u32,
+    /// Where learned positions are counted from (SASRec).
+    pub positions: Positions,
     /// Standard deviation of initial weights and rows.
     pub init_std: f32,
     /// How weight matrices start.
     pub init_weights: InitWeights,
     /// Multiply item rows by `sqrt(d)` at the input.
     pub scale_items: bool,
+}
+
+impl ModelSettings {
+    /// What [`crate::backend::Step::align`] has to be for this model.
+    pub fn align(&self) -> u32 {
+        if self.positions == Positions::Last { self.max_len } else { 0 }
+    }
 }
 
 impl Default for ModelSettings {
@@ -292,6 +311,7 @@ impl Default for ModelSettings {
             ffn: 0,
             dropout: 0.0,
             max_len: 50,
+            positions: Positions::First,
             init_std: 0.02,
             init_weights: InitWeights::Normal,
             scale_items: true,

@@ -36,6 +36,7 @@ impl Trainer<'_> {
         unsafe { worker.read_from(dense, items) };
         let mut step = std::mem::take(&mut worker.step);
         step.clear();
+        step.align = self.weights.spec.settings.align();
         for input in inputs {
             self.pack_input(&mut step, input);
         }

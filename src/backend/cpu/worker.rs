@@ -168,7 +168,8 @@ impl Worker {
         let d = self.shape.dim;
         self.rows.g[..self.row_count * d].fill(0.0);
         if let Some((at, _)) = self.shape.positions {
-            self.dense.g[at..at + self.step.longest * d].fill(0.0);
+            let (lo, hi) = self.step.positions();
+            self.dense.g[at + lo * d..at + hi * d].fill(0.0);
         }
     }
 
@@ -187,12 +188,18 @@ impl Worker {
         self.losses
     }
 
+    /// Offset and length of the position rows that the step reaches.
+    fn position_span(&self) -> Option<(usize, usize)> {
+        let (lo, hi) = self.step.positions();
+        self.shape.positions.map(|(at, _)| (at + lo * self.shape.dim, (hi - lo) * self.shape.dim))
+    }
+
     /// Norm of the whole gradient (only where nothing was updated on the spot).
     fn gradient_norm(&self) -> f64 {
         let d = self.shape.dim;
         let mut sum = sum_of_squares(&self.rows.g[..self.row_count * d]);
         let spans = self.shape.fused.iter().chain(&self.shape.plain).copied();
-        for (at, len) in spans.chain(self.shape.positions.map(|(at, _)| (at, self.step.longest * d))) {
+        for (at, len) in spans.chain(self.position_span()) {
             sum += sum_of_squares(&self.dense.g[at..at + len]);
         }
         sum.sqrt()
@@ -217,7 +224,9 @@ impl Worker {
                 self.dense.s[at..at + rows * d].fill(0.0);
             }
             let steady = step.with_stored_moments();
-            self.update_dense(at, self.step.longest * d, &steady);
+            if let Some((at, len)) = self.position_span() {
+                self.update_dense(at, len, &steady);
+            }
         }
         for i in 0..self.shape.plain.len() {
             let (at, len) = self.shape.plain[i];

@@ -41,6 +41,15 @@ choice! {
     }
 }
 choice! {
+    /// What a block's residual connections carry (SASRec).
+    Residual {
+        /// The block's input, as in pre-norm transformers.
+        Input = "input",
+        /// The normed input, as in SASRec's published code.
+        Normed = "normed",
+    }
+}
+choice! {
     /// How weight matrices start. Tables always start normal with `model.init_std`, biases at 0, gains at 1.
     InitWeights {
         /// Normal with `model.init_std`.
@@ -286,6 +295,8 @@ pub struct ModelSettings {
     pub max_len: u32,
     /// Where learned positions are counted from (SASRec).
     pub positions: Positions,
+    /// What residual connections carry (SASRec).
+    pub residual: Residual,
     /// Standard deviation of initial weights and rows.
     pub init_std: f32,
     /// How weight matrices start.
@@ -312,6 +323,7 @@ impl Default for ModelSettings {
             dropout: 0.0,
             max_len: 50,
             positions: Positions::First,
+            residual: Residual::Input,
             init_std: 0.02,
             init_weights: InitWeights::Normal,
             scale_items: true,
@@ -355,7 +367,7 @@ impl Default for LossSettings {
             resample: Resample::Epoch,
             gbce_t: 0.75,
             contrast: Contrast::Decoupled,
-            lambda: 0.1,
+            lambda: 0.02,
             tau: 0.5,
             anchor: Anchor::History,
             future: true,

@@ -4,6 +4,7 @@
 
 use super::spec::ModelSpec;
 use crate::backend::{Act, Backend, Rows};
+use crate::config::Residual;
 use smallvec::SmallVec;
 
 /// Offsets of one linear layer.
@@ -32,6 +33,8 @@ pub struct Sasrec {
     dropout: f32,
     scale: f32,
     positions: usize,
+    /// The residual carries the norm's output.
+    normed: bool,
     blocks: Vec<Block>,
     norm: Lin,
 }
@@ -79,6 +82,7 @@ impl Sasrec {
             dropout: s.dropout,
             scale: if s.scale_items { (d as f32).sqrt() } else { 1.0 },
             positions: spec.offset("positions"),
+            normed: s.residual == Residual::Normed,
             blocks: (0..s.blocks)
                 .map(|b| Block {
                     norm1: norm(format!("block{b}.norm1")),
@@ -124,7 +128,7 @@ impl Sasrec {
             let mid = be.act(rows, d);
             be.linear(mixed, b.o.w, b.o.b, mid);
             be.dropout(site, rate, mid);
-            be.add(xq, mid);
+            be.add(if self.normed { norm1 } else { xq }, mid);
             let (norm2, stats2) = (be.act(rows, d), be.act(rows, 2));
             be.layer_norm(mid, b.norm2.w, b.norm2.b, norm2, stats2);
             let inner = be.act(rows, self.inner);
@@ -134,13 +138,21 @@ impl Sasrec {
             let out = be.act(rows, d);
             be.linear(inner, b.f2.w, b.f2.b, out);
             be.dropout(site + 2, rate, out);
-            be.add(mid, out);
+            be.add(if self.normed { norm2 } else { mid }, out);
             blocks.push(Saved { x, xq, norm1, stats1, q, k, v, mixed, lse, mid, norm2, stats2, inner });
             x = out;
         }
         let (hidden, stats) = (be.act(Rows::Outputs, d), be.act(Rows::Outputs, 2));
         be.layer_norm(x, self.norm.w, self.norm.b, hidden, stats);
         Trace { blocks, last: x, stats, hidden }
+    }
+
+    /// Where the residual carries the normed input, its gradient `dx` belongs to the norm's output `dnorm`.
+    fn residual_backward<B: Backend>(&self, be: &mut B, dx: Act, dnorm: Act) {
+        if self.normed {
+            be.add(dx, dnorm);
+            be.zero(dx);
+        }
     }
 
     /// Gradients of everything from `dh [Q, d]`.
@@ -160,6 +172,7 @@ impl Sasrec {
             be.dropout(site + 1, rate, di);
             be.relu_backward(s.inner, di);
             be.linear_backward(s.norm2, di, b.f1.w, b.f1.b, Some(t), false);
+            self.residual_backward(be, dx, t);
             be.layer_norm_backward(s.mid, s.stats2, b.norm2.w, b.norm2.b, t, dx);
             // Attention: `dx` is now the gradient of `mid` and, through the residual, of `xq`.
             be.copy(dx, t);
@@ -169,6 +182,7 @@ impl Sasrec {
             let (dq, dk, dv) = (be.act(rows, d), be.act(Rows::Tokens, d), be.act(Rows::Tokens, d));
             be.attention_backward(self.heads, s.q, s.k, s.v, s.lse, dmixed, dq, dk, dv);
             be.linear_backward(s.norm1, dq, b.q.w, b.q.b, Some(t), false);
+            self.residual_backward(be, dx, t);
             be.layer_norm_backward(s.xq, s.stats1, b.norm1.w, b.norm1.b, t, dx);
             let dtokens = if rows == Rows::Tokens {
                 be.linear_backward(s.x, dk, b.k.w, b.k.b, Some(dx), true);

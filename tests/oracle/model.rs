@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use candle_core::{Result, Tensor};
 use lumos::backend::cpu::{Worker, WorkerShape};
 use lumos::backend::{Backend, Rows, Step};
-use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, RecLoss};
+use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, RecLoss, Residual};
 use lumos::model::{Model, ModelSpec};
 use lumos::rng::{Purpose, Stream};
 
@@ -169,7 +169,10 @@ fn sasrec_gradients() {
             let dropout = if j == 2 { 0.3 } else { 0.0 };
             check(
                 100 + 10 * i as u64 + j as u64,
-                &model(Backbone::Sasrec, d, blocks, heads, ffn, dropout),
+                &ModelSettings {
+                    residual: if (i + j) % 2 == 1 { Residual::Normed } else { Residual::Input },
+                    ..model(Backbone::Sasrec, d, blocks, heads, ffn, dropout)
+                },
                 &loss,
                 &clients(i + j, loss.rec),
             );

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use lumos::backend::Step;
-use lumos::config::{Backbone, Contrast, LossSettings, ModelSettings, RecLoss};
+use lumos::config::{Backbone, Contrast, LossSettings, ModelSettings, RecLoss, Residual};
 
 /// Named weights; the item table is `items`.
 pub type Named = HashMap<String, Tensor>;
@@ -176,11 +176,14 @@ pub fn encode(p: &Named, s: &ModelSettings, step: &Step, masks: Masks) -> Result
     for b in 0..s.blocks {
         let site = 1 + 3 * b;
         let name = |n: &str| format!("block{b}.{n}");
-        let query = lin(&ln(&x, &name("norm1"))?, &name("q"))?;
+        let normed = ln(&x, &name("norm1"))?;
+        let query = lin(&normed, &name("q"))?;
+        let carried = |normed: &Tensor, x: &Tensor| if s.residual == Residual::Normed { normed.clone() } else { x.clone() };
         let mixed = attention(s.heads as usize, &query, &lin(&x, &name("k"))?, &lin(&x, &name("v"))?, &mask)?;
-        x = (dropped(lin(&mixed, &name("o"))?, site, masks)? + x)?;
-        let inner = dropped(lin(&ln(&x, &name("norm2"))?, &name("f1"))?.relu()?, site + 1, masks)?;
-        x = (dropped(lin(&inner, &name("f2"))?, site + 2, masks)? + x)?;
+        x = (dropped(lin(&mixed, &name("o"))?, site, masks)? + carried(&normed, &x))?;
+        let normed = ln(&x, &name("norm2"))?;
+        let inner = dropped(lin(&normed, &name("f1"))?.relu()?, site + 1, masks)?;
+        x = (dropped(lin(&inner, &name("f2"))?, site + 2, masks)? + carried(&normed, &x))?;
     }
     ln(&x, "norm")?.index_select(&out, 0)
 }

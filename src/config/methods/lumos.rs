@@ -13,7 +13,7 @@ pub(super) const METHOD: Method = Method {
         choice("views.generator", "catalogue", Whose::Ours),
         choice("loss.contrast", "decoupled", Whose::Ours),
         choice("loss.tau", "0.5", Whose::Ours),
-        choice("loss.lambda", "0.1", Whose::SecondHand),
+        choice("loss.lambda", "0.02", Whose::Ours),
         choice("loss.future", "true", Whose::Paper),
         choice("loss.paraphrase", "true", Whose::Paper),
         choice("loss.counterfactual", "true", Whose::Paper),

@@ -28,16 +28,66 @@ macro_rules! by_rows {
     };
 }
 
+/// `y[r, n] = bias[n] + sum_k x[r, k] w[k, n]` for `rows x inner x cols`; all row-major and dense. `bias` may be null.
+///
+/// # Safety
+/// `x` holds `rows * inner` numbers, `w` `inner * cols`, `bias` `cols`, `y` `rows * cols`; `y` overlaps nothing.
+#[inline]
+pub unsafe fn linear(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32) {
+    unsafe { linear_from(rows, inner, cols, x, w, bias, y, false) }
+}
+
 dispatch! {
-    /// `y[r, n] = bias[n] + sum_k x[r, k] w[k, n]` for `rows x inner x cols`; all row-major and dense. `bias` may be null.
+    /// [`linear`], or `y[r, n] += sum_k x[r, k] w[k, n]` where `add` is set; then `bias` must be null.
     ///
     /// # Safety
-    /// `x` holds `rows * inner` numbers, `w` `inner * cols`, `bias` `cols`, `y` `rows * cols`; `y` overlaps nothing.
-    pub unsafe fn linear(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32) = linear_kernel
+    /// As [`linear`].
+    pub unsafe fn linear_from(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, add: bool) = linear_kernel
+}
+
+dispatch! {
+    /// `wt[n, k] = w[k, n]` for `w [inner, cols]`.
+    ///
+    /// # Safety
+    /// Both hold `inner * cols` numbers; `wt` overlaps nothing.
+    pub unsafe fn transpose(inner: usize, cols: usize, w: *const f32, wt: *mut f32) = transpose_kernel
 }
 
 #[inline(always)]
-unsafe fn linear_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32) {
+unsafe fn transpose_kernel<S: Simd>(inner: usize, cols: usize, w: *const f32, wt: *mut f32) {
+    unsafe {
+        let (full_k, full_n) = (inner / LANES * LANES, cols / LANES * LANES);
+        for k in (0..full_k).step_by(LANES) {
+            for n in (0..full_n).step_by(LANES) {
+                let mut block = [S::splat(0.0); LANES];
+                for (i, row) in block.iter_mut().enumerate() {
+                    *row = S::load(w.add((k + i) * cols + n));
+                }
+                S::transpose(&mut block);
+                for (i, row) in block.iter().enumerate() {
+                    S::store(wt.add((n + i) * inner + k), *row);
+                }
+            }
+        }
+        for k in 0..inner {
+            for n in if k < full_k { full_n } else { 0 }..cols {
+                *wt.add(n * inner + k) = *w.add(k * cols + n);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn linear_kernel<S: Simd>(
+    rows: usize,
+    inner: usize,
+    cols: usize,
+    x: *const f32,
+    w: *const f32,
+    bias: *const f32,
+    y: *mut f32,
+    add: bool,
+) {
     unsafe {
         let (count, height, extra) = tiles(rows, 6);
         let mut c = 0;
@@ -50,11 +100,11 @@ unsafe fn linear_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, x: *con
                 let h = height + usize::from(t < extra);
                 let (xp, wp, yp) = (x.add(r * inner), w.add(c), y.add(r * cols + c));
                 if wide {
-                    by_rows!(h, linear_tile::<S, 2, false>(inner, cols, n, xp, wp, b, yp));
+                    by_rows!(h, linear_tile::<S, 2, false>(inner, cols, n, xp, wp, b, yp, add));
                 } else if n == LANES {
-                    by_rows!(h, linear_tile::<S, 1, false>(inner, cols, n, xp, wp, b, yp));
+                    by_rows!(h, linear_tile::<S, 1, false>(inner, cols, n, xp, wp, b, yp, add));
                 } else {
-                    by_rows!(h, linear_tile::<S, 1, true>(inner, cols, n, xp, wp, b, yp));
+                    by_rows!(h, linear_tile::<S, 1, true>(inner, cols, n, xp, wp, b, yp, add));
                 }
                 r += h;
             }
@@ -72,6 +122,7 @@ unsafe fn linear_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: boo
     w: *const f32,
     bias: *const f32,
     y: *mut f32,
+    add: bool,
 ) {
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
@@ -80,6 +131,13 @@ unsafe fn linear_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: boo
                 let b = load::<S, TAIL>(bias.add(v * LANES), n);
                 for row in &mut acc {
                     row[v] = b;
+                }
+            }
+        }
+        if add {
+            for (r, row) in acc.iter_mut().enumerate() {
+                for (v, a) in row.iter_mut().enumerate() {
+                    *a = load::<S, TAIL>(y.add(r * cols + v * LANES), n);
                 }
             }
         }
@@ -106,7 +164,8 @@ unsafe fn linear_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: boo
 }
 
 dispatch! {
-    /// `dx[r, i] (+)= sum_n dy[r, n] w[i, n]`: products of rows with rows. Adds to `dx` where `add` is set.
+    /// `dx[r, i] (+)= sum_n dy[r, n] w[i, n]`: products of rows with rows. Adds to `dx` where `add` is set. For a few rows
+    /// against many weights; elsewhere [`transpose`] and [`linear_from`] are faster.
     ///
     /// # Safety
     /// `dy` holds `rows * cols` numbers, `w` `inner * cols`, `dx` `rows * inner`; `dx` overlaps nothing.

@@ -91,14 +91,14 @@ impl Recurrence<'_> {
     }
 
     /// Backward of [`Recurrence::forward`]: from `dh [T, d]` (overwritten on the way) to `dxw [T, 3d]` and `dhw [T, 3d]`,
-    /// the gradients of the two products.
+    /// the gradients of the two products. `wt [3d, d]` is the recurrent weight transposed.
     ///
     /// # Safety
     /// As [`Recurrence::forward`].
     #[allow(clippy::too_many_arguments)]
     pub unsafe fn backward(
         &self,
-        wh: *const f32,
+        wt: *const f32,
         gates: *const f32,
         previous: *const f32,
         dh: *mut f32,
@@ -133,7 +133,7 @@ impl Recurrence<'_> {
                 if time == 0 {
                     break;
                 }
-                gemm::linear_input(n, d, 3 * d, scratch, wh, back, false);
+                gemm::linear(n, 3 * d, d, scratch, wt, std::ptr::null(), back);
                 for (i, t) in self.at(time).enumerate() {
                     let before = dh.add((t - 1) * d);
                     axpy(d, 1.0, back.add(i * d), before);

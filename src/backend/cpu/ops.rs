@@ -50,6 +50,14 @@ impl Worker {
         Shape { rows: token.len(), d: q.width, heads, start: start.as_ptr(), token: token.as_ptr() }
     }
 
+    /// Room for a transposed weight `[out, in]`.
+    fn transposed(&mut self, inner: usize, cols: usize) -> *mut f32 {
+        if self.turned.len() < inner * cols {
+            self.turned.resize(inner * cols, 0.0);
+        }
+        self.turned.as_mut_ptr()
+    }
+
     fn weight_sink(&mut self, w: usize) -> GradSink {
         // Safety: offsets come from the model's layout, and the slabs hold it whole.
         unsafe {
@@ -188,8 +196,9 @@ impl Backend for Worker {
         let (xp, gp) = (self.ptr(x), self.ptr(dy));
         unsafe {
             if let Some(dx) = dx {
-                let dp = self.ptr(dx);
-                gemm::linear_input(n, x.width, dy.width, gp, self.weight(w), dp, add);
+                let (dp, wt) = (self.ptr(dx), self.transposed(x.width, dy.width));
+                gemm::transpose(x.width, dy.width, self.weight(w), wt);
+                gemm::linear_from(n, dy.width, x.width, gp, wt, std::ptr::null(), dp, add);
             }
             gemm::column_sums(n, dy.width, gp, self.dense.g.as_mut_ptr().add(b));
             // Last, because it may move the weight.
@@ -225,9 +234,11 @@ impl Backend for Worker {
         let d = dh.width;
         let dhw = self.act(Rows::Tokens, 3 * d);
         let (g, p, dhp, dx, du) = (self.ptr(gates), self.ptr(previous), self.ptr(dh), self.ptr(dxw), self.ptr(dhw));
+        let wt = self.transposed(d, 3 * d);
         unsafe {
+            gemm::transpose(d, 3 * d, self.weight(w), wt);
             let r = Recurrence { bounds: &self.step.bounds, d };
-            r.backward(self.weight(w), g, p, dhp, dx, du, self.scratch.as_mut_ptr());
+            r.backward(wt, g, p, dhp, dx, du, self.scratch.as_mut_ptr());
             gemm::column_sums(n, 3 * d, du, self.dense.g.as_mut_ptr().add(b));
             let sink = self.weight_sink(w);
             gemm::linear_weight(n, d, 3 * d, p, du, sink);

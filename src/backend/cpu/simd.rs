@@ -84,6 +84,8 @@ pub trait Simd: Copy {
     unsafe fn exp2i(k: Self::V) -> Self::V;
     /// Nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
+    /// Turns eight rows of eight into eight columns.
+    unsafe fn transpose(rows: &mut [Self::V; LANES]);
     /// Number of lanes where `a < b` is false (so that a NaN counts).
     unsafe fn count_not_less(a: Self::V, b: Self::V) -> u32;
 
@@ -224,6 +226,14 @@ impl Simd for Portable {
         a.map(f32::round_ties_even)
     }
     #[inline(always)]
+    unsafe fn transpose(rows: &mut [Self::V; LANES]) {
+        for i in 0..LANES {
+            for j in 0..i {
+                (rows[i][j], rows[j][i]) = (rows[j][i], rows[i][j]);
+            }
+        }
+    }
+    #[inline(always)]
     unsafe fn count_not_less(a: Self::V, b: Self::V) -> u32 {
         let mut n = 0;
         for i in 0..LANES {
@@ -346,6 +356,29 @@ mod x86 {
         #[inline(always)]
         unsafe fn round(a: __m256) -> __m256 {
             unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+        }
+        #[inline(always)]
+        unsafe fn transpose(r: &mut [__m256; 8]) {
+            unsafe {
+                // Pairs, then fours, inside the halves; then the halves change places.
+                let mut a = *r;
+                for i in 0..4 {
+                    a[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+                    a[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+                }
+                let mut b = a;
+                for i in 0..2 {
+                    let (w, x, y, z) = (a[4 * i], a[4 * i + 2], a[4 * i + 1], a[4 * i + 3]);
+                    b[4 * i] = _mm256_shuffle_ps::<0b01_00_01_00>(w, x);
+                    b[4 * i + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(w, x);
+                    b[4 * i + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(y, z);
+                    b[4 * i + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(y, z);
+                }
+                for i in 0..4 {
+                    r[i] = _mm256_permute2f128_ps::<0x20>(b[i], b[i + 4]);
+                    r[i + 4] = _mm256_permute2f128_ps::<0x31>(b[i], b[i + 4]);
+                }
+            }
         }
         #[inline(always)]
         unsafe fn count_not_less(a: __m256, b: __m256) -> u32 {

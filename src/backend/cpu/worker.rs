@@ -76,6 +76,8 @@ pub struct Worker {
     pub(super) arena: Vec<f32>,
     pub(super) top: usize,
     pub(super) scratch: Vec<f32>,
+    /// A transposed weight.
+    pub(super) turned: Vec<f32>,
     pub(super) fused: Option<AdamStep>,
     pub(super) dropout: Option<(Stream, u64)>,
     /// Loss sums of the step at hand: next-item and contrast (the latter without lambda).
@@ -103,6 +105,7 @@ impl Worker {
             arena: Vec::new(),
             top: 0,
             scratch: Vec::new(),
+            turned: Vec::new(),
             fused: None,
             dropout: None,
             losses: (0.0, 0.0),

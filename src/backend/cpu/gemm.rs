@@ -15,6 +15,9 @@ fn tiles(n: usize, max: usize) -> (usize, usize, usize) {
     if count == 0 { (0, 0, 0) } else { (count, n / count, n % count) }
 }
 
+/// Numbers in a cache line.
+const LINE: usize = 16;
+
 macro_rules! by_rows {
     ($rows:expr, $f:ident::<$S:ident, $($flag:tt),+>($($arg:expr),*)) => {
         match $rows {
@@ -274,6 +277,16 @@ unsafe fn linear_weight_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, 
         let mut i = 0;
         for t in 0..count {
             let h = height + usize::from(t < extra);
+            if let GradSink::Adam(_, m, s, _) = sink {
+                // Weights and both moments of a client exceed the second cache: the moments of the next tile are asked for
+                // while this one is computed. (Past the end nothing is read: a prefetch never faults.)
+                let lines = (h * cols).div_ceil(LINE);
+                for line in 0..lines {
+                    let o = (i + h) * cols + line * LINE;
+                    S::prefetch(m.wrapping_add(o));
+                    S::prefetch(s.wrapping_add(o));
+                }
+            }
             let mut c = 0;
             while c < cols {
                 let wide = cols - c >= 2 * LANES;

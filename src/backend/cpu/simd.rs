@@ -84,6 +84,8 @@ pub trait Simd: Copy {
     unsafe fn exp2i(k: Self::V) -> Self::V;
     /// Nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
+    /// Asks for the cache line at `p`; never faults.
+    unsafe fn prefetch(p: *const f32);
     /// Turns eight rows of eight into eight columns.
     unsafe fn transpose(rows: &mut [Self::V; LANES]);
     /// Number of lanes where `a < b` is false (so that a NaN counts).
@@ -226,6 +228,8 @@ impl Simd for Portable {
         a.map(f32::round_ties_even)
     }
     #[inline(always)]
+    unsafe fn prefetch(_: *const f32) {}
+    #[inline(always)]
     unsafe fn transpose(rows: &mut [Self::V; LANES]) {
         for i in 0..LANES {
             for j in 0..i {
@@ -356,6 +360,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn round(a: __m256) -> __m256 {
             unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+        }
+        #[inline(always)]
+        unsafe fn prefetch(p: *const f32) {
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
         }
         #[inline(always)]
         unsafe fn transpose(r: &mut [__m256; 8]) {

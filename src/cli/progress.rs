@@ -3,7 +3,7 @@
 use super::output;
 use crate::federation::RoundReport;
 use crate::run::Observer;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard};
 
@@ -40,7 +40,12 @@ impl Progress {
 fn bar(total: u64, template: &str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
     // The templates are constants; one that does not parse would only look plainer.
-    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+        // A bar that cannot be written to has nobody to tell.
+        let _ = write!(out, "{:.0}/s", state.per_sec());
+    };
+    bar.with_style(style.with_key("rate", rate))
 }
 
 impl Observer for Progress {
@@ -57,7 +62,7 @@ impl Observer for Progress {
             if let Some((_, old)) = state.step.take() {
                 old.finish_and_clear();
             }
-            let template = "{msg:12} {bar:30} {human_pos}/{human_len} {per_sec} left {eta}";
+            let template = "{msg:12} {bar:30} {human_pos}/{human_len} {rate} left {eta}";
             state.step = Some((name.to_string(), bar(total, template).with_message(name.to_string())));
         }
         if let Some((_, bar)) = &state.step {

@@ -231,9 +231,10 @@ impl Simd for Portable {
     unsafe fn prefetch(_: *const f32) {}
     #[inline(always)]
     unsafe fn transpose(rows: &mut [Self::V; LANES]) {
-        for i in 0..LANES {
-            for j in 0..i {
-                (rows[i][j], rows[j][i]) = (rows[j][i], rows[i][j]);
+        for i in 1..LANES {
+            let (above, rest) = rows.split_at_mut(i);
+            for (row, x) in above.iter_mut().zip(&mut rest[0]) {
+                std::mem::swap(&mut row[i], x);
             }
         }
     }

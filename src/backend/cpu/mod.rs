@@ -11,6 +11,6 @@ mod rows;
 pub mod simd;
 mod worker;
 
-pub use gemm::{GradSink, column_sums, linear, linear_input, linear_weight};
+pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight, transpose};
 pub use optim::{AdamStep, adam_span, sum_of_squares};
 pub use worker::{Worker, WorkerShape};

@@ -1,6 +1,7 @@
 //! The round benchmark: federated rounds over synthetic clients of given lengths, with the shapes and arithmetic that the
 //! comparison programs of other frameworks use.
 
+use crate::cohort;
 use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Settings, UploadRows};
 use crate::data::{Dataset, ItemText, Split};
 use crate::federation::Trainer;
@@ -16,6 +17,8 @@ use std::time::Instant;
 pub struct RoundBench {
     /// Clients of a round.
     pub clients: u32,
+    /// Clients in the world, of which a round draws `clients`; 0: just those.
+    pub population: u32,
     /// Local epochs.
     pub epochs: u32,
     /// Catalogue size.
@@ -38,10 +41,18 @@ pub struct RoundBench {
     pub seed: u64,
 }
 
+impl RoundBench {
+    /// Clients in the world.
+    pub fn world_clients(&self) -> u32 {
+        self.population.max(self.clients)
+    }
+}
+
 impl Default for RoundBench {
     fn default() -> Self {
         RoundBench {
             clients: 2788,
+            population: 0,
             epochs: 5,
             items: 10_430,
             dim: 64,
@@ -77,6 +88,10 @@ pub struct RoundFigures {
     pub threads: u32,
     /// Clients of a round.
     pub clients: u32,
+    /// Clients in the world.
+    pub population: u32,
+    /// Items of the catalogue.
+    pub items: u32,
     /// Local epochs.
     pub epochs: u32,
     /// Width.
@@ -93,7 +108,7 @@ pub struct RoundFigures {
     pub train_s: f64,
     /// Seconds of adding updates and of the server's step.
     pub add_s: f64,
-    /// Seconds of ranking every client's target against the catalogue.
+    /// Seconds of ranking the targets of as many clients as a round has against the catalogue.
     pub rank_s: f64,
     /// Timed rounds.
     pub rounds: u32,
@@ -135,7 +150,7 @@ pub fn world(bench: &RoundBench) -> (Dataset, Views) {
     let mut views = Views::default();
     data.item_tokens = (0..bench.items).map(|i| i.to_string()).collect();
     data.catalogue = vec![ItemText::default(); bench.items as usize];
-    for c in 0..bench.clients {
+    for c in 0..bench.world_clients() {
         let length = bench.lengths[c as usize % bench.lengths.len()].min(bench.max_len) as usize;
         let mut stream = Stream::new(bench.seed, Purpose::Bench, 1, u64::from(c));
         let mut draw = |n: usize| -> Vec<u32> { (0..n).map(|_| stream.below(u64::from(bench.items)) as u32).collect() };
@@ -169,7 +184,7 @@ pub fn settings(bench: &RoundBench) -> Settings {
     s.local.epochs = bench.epochs;
     s.local.optimizer = LocalOptimizer::Adam;
     s.local.lr = 1e-3;
-    s.federation.fraction = 1.0;
+    s.federation.cohort = bench.clients;
     s.federation.average = Average::Cohort;
     s.federation.upload_rows = UploadRows::Touched;
     s.views.generator = GeneratorKind::Random;
@@ -209,25 +224,25 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
     let rates: Vec<f64> = rounds.iter().map(|r| r.client_epochs as f64 / r.seconds).collect();
     // Useful tokens counted from the data, processed tokens as the kernels saw them.
     let length = |c: usize| (data.train(c).len() - 1).min(bench.max_len as usize);
-    let useful: usize = (0..data.users())
-        .map(|c| {
-            length(c)
-                + views.users[c].future.len()
-                + views.users[c].paraphrase.len()
-                + views.users[c].counterfactuals.iter().map(Vec::len).sum::<usize>()
-        })
-        .sum();
-    let processed = rounds[0].tokens as f64 / f64::from(bench.epochs);
+    let tokens = |c: usize| {
+        let v = &views.users[c];
+        length(c) + v.future.len() + v.paraphrase.len() + v.counterfactuals.iter().map(Vec::len).sum::<usize>()
+    };
+    let cohort = |round: u64| cohort::draw(&settings.federation, data.users(), settings.seed, round).clients;
+    let useful: usize = rounds.iter().flat_map(|r| cohort(r.round)).map(|c| tokens(c as usize)).sum();
+    let processed = rounds.iter().map(|r| r.tokens).sum::<u64>() as f64 / f64::from(bench.epochs);
     Ok(RoundFigures {
         client_epochs_per_s: of(&|r| r.client_epochs as f64 / r.seconds),
         client_epochs_per_s_range: [rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max)],
         useful_token_share: useful as f64 / processed,
-        tokens_per_client: useful as f64 / f64::from(bench.clients),
+        tokens_per_client: useful as f64 / (f64::from(bench.clients) * rounds.len() as f64),
         peak_bytes: peak_bytes(),
         device: "cpu".into(),
         simd: Level::detect().name().into(),
         threads: if bench.threads == 0 { crate::parallel::default_threads() as u32 } else { bench.threads },
         clients: bench.clients,
+        population: bench.world_clients(),
+        items: bench.items,
         epochs: bench.epochs,
         dim: bench.dim,
         blocks: bench.blocks,

@@ -20,11 +20,15 @@ One client-epoch is one local optimiser step of one client over its own sequence
 Examples:
   lumos bench round
   lumos bench round --clients 2788 --epochs 5 --dim 64 --lengths lengths.txt --json
-  lumos bench round --threads 1 --rounds 11")]
+  lumos bench round --threads 1 --rounds 11
+  lumos bench round --population 1000000 --items 1000000     a round costs what its cohort costs")]
 pub struct RoundArgs {
     /// Clients of a round
     #[arg(long, default_value_t = 2788)]
     clients: u32,
+    /// Clients in the world, of which each round draws --clients [default: just those]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    population: u32,
     /// Local epochs of a client
     #[arg(long, default_value_t = 5)]
     epochs: u32,
@@ -79,6 +83,9 @@ pub fn main(command: &Command) -> Result<()> {
     if !args.dim.is_multiple_of(args.heads) {
         return Err(Error::Usage(format!("--heads {} does not divide --dim {}", args.heads, args.dim)));
     }
+    if args.population != 0 && args.population < args.clients {
+        return Err(Error::Usage(format!("--population {} is smaller than --clients {}", args.population, args.clients)));
+    }
     if args.items < 2 {
         return Err(Error::Usage("--items must be at least 2".into()));
     }
@@ -88,6 +95,7 @@ pub fn main(command: &Command) -> Result<()> {
     };
     let round = RoundBench {
         clients: args.clients,
+        population: args.population,
         epochs: args.epochs,
         items: args.items,
         dim: args.dim,

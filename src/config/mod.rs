@@ -1,5 +1,6 @@
 //! Typed settings: defaults, method presets, TOML files, `--set a.b=c`, and where each value came from.
 
+mod choices;
 mod load;
 pub mod methods;
 pub mod names;
@@ -7,6 +8,7 @@ mod schema;
 mod settings;
 mod validate;
 
+pub use choices::*;
 pub use load::{Effective, Origin, flat, load, load_written};
 pub use settings::*;
 pub use validate::{select, validate, validate_against};

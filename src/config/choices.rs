@@ -1,0 +1,179 @@
+//! Settings that choose among names.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $text)] $variant),+ }
+
+        impl $name {
+            /// Every name that the setting accepts.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            /// The name as it stands in a configuration file.
+            pub fn name(self) -> &'static str {
+                match self { $($name::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+choice! {
+    /// The sequence encoder.
+    Backbone {
+        /// Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm blocks.
+        Sasrec = "sasrec",
+        /// Gated recurrent units (Hidasi et al., ICLR 2016), one layer per block.
+        Gru4rec = "gru4rec",
+    }
+}
+choice! {
+    /// Where learned positions are counted from.
+    Positions {
+        /// The first item of the input has position 0.
+        First = "first",
+        /// The last item of the input has the last position, whatever the input's length: the place where all
+        /// recommendations are made is met in every training sequence.
+        Last = "last",
+    }
+}
+choice! {
+    /// What a block's residual connections carry (SASRec).
+    Residual {
+        /// The block's input, as in pre-norm transformers.
+        Input = "input",
+        /// The normed input, as in SASRec's published code.
+        Normed = "normed",
+    }
+}
+choice! {
+    /// How weight matrices start. Tables always start normal with `model.init_std`, biases at 0, gains at 1.
+    InitWeights {
+        /// Normal with `model.init_std`.
+        Normal = "normal",
+        /// Normal with standard deviation `sqrt(2 / (in + out))` (Glorot and Bengio, AISTATS 2010).
+        Xavier = "xavier",
+    }
+}
+choice! {
+    /// The next-item loss at every training position.
+    RecLoss {
+        /// Binary cross-entropy with sampled negatives (SASRec).
+        Bce = "bce",
+        /// Softmax over the positive and the sampled negatives.
+        SampledSoftmax = "sampled-softmax",
+        /// Generalised BCE (gSASRec, Petrov and Macdonald, RecSys 2023).
+        Gbce = "gbce",
+        /// Softmax over the whole catalogue.
+        Softmax = "softmax",
+    }
+}
+choice! {
+    /// The contrast between a history and its views.
+    Contrast {
+        /// No contrastive term.
+        None = "none",
+        /// One partition function over all views: the literal reading of the paper's summary.
+        Joint = "joint",
+        /// Each positive against the counterfactuals alone.
+        Decoupled = "decoupled",
+    }
+}
+choice! {
+    /// How often a client draws its negatives.
+    Resample {
+        /// Once a visit: the same negatives in every local epoch.
+        Visit = "visit",
+        /// Anew in every local epoch.
+        Epoch = "epoch",
+    }
+}
+choice! {
+    /// Which hidden state stands for the history in the contrast (ours; the paper is silent).
+    Anchor {
+        /// The whole training sequence is encoded, its last item included.
+        History = "history",
+        /// Only the inputs of next-item training: all but the last item.
+        Input = "input",
+    }
+}
+choice! {
+    /// The client's optimiser; its state is fresh at every visit.
+    LocalOptimizer {
+        /// Adam (Kingma and Ba, ICLR 2015); weight decay is added to the gradient.
+        Adam = "adam",
+        /// Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019).
+        Adamw = "adamw",
+        /// Plain gradient descent.
+        Sgd = "sgd",
+    }
+}
+choice! {
+    /// Who is a client.
+    Clients {
+        /// Every user is a client with one sequence.
+        User = "user",
+        /// One participant holds every sequence: centralised training with mini-batches.
+        One = "one",
+    }
+}
+choice! {
+    /// The denominator of an item row's average.
+    Average {
+        /// The clients of the cohort that trained the row.
+        PerItem = "per-item",
+        /// The whole cohort: the literal mean.
+        Cohort = "cohort",
+    }
+}
+choice! {
+    /// The weight of a client in the average.
+    Weights {
+        /// One client, one vote.
+        Equal = "equal",
+        /// By the number of training positions.
+        Examples = "examples",
+    }
+}
+choice! {
+    /// Which item rows a client uploads.
+    UploadRows {
+        /// Rows of the history, its targets and the sampled negatives; rows met only in a view stay.
+        Trained = "trained",
+        /// Every row that changed.
+        Touched = "touched",
+    }
+}
+choice! {
+    /// What the server does with the averaged change.
+    ServerOptimizer {
+        /// Adds it, scaled by `federation.server_lr`, with momentum (FedAvg, FedAvgM).
+        Sgd = "sgd",
+        /// FedAdam (Reddi et al., ICLR 2021).
+        Fedadam = "fedadam",
+    }
+}
+choice! {
+    /// A group of parameters that can be shared or private.
+    Group {
+        /// The item embedding table.
+        Items = "items",
+        /// Positions, blocks and the final norm.
+        Encoder = "encoder",
+    }
+}
+choice! {
+    /// Where views come from.
+    GeneratorKind {
+        /// No views.
+        None = "none",
+        /// The embedded catalogue generator.
+        Catalogue = "catalogue",
+        /// Uniform random items in all three views: an ablation.
+        Random = "random",
+        /// Catalogue views with uniform random items as the counterfactual: an ablation.
+        RandomCounterfactual = "random-counterfactual",
+    }
+}

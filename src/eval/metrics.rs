@@ -1,8 +1,10 @@
 //! HR@K, NDCG@K and MRR@K over users, from the ranks of one target each.
 
 use crate::{Error, Result};
+use serde::de::Error as _;
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
 
 /// A ranking metric with one relevant item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +57,8 @@ impl SelectMetric {
         let usage =
             || Error::setting(key, format!("`{text}` is not a metric; write NAME@K with one of {}, such as NDCG@20", names.join(", ")));
         let (name, k) = text.split_once('@').ok_or_else(usage)?;
-        let k = k.parse().ok().filter(|&k: &u32| k > 0).ok_or_else(usage)?;
+        // Written the one way that the keys of results are written: `HR@05` would be found in no result.
+        let k = k.parse().ok().filter(|&n: &u32| n > 0 && n.to_string() == k).ok_or_else(usage)?;
         let metric = Metric::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
             let near = names.iter().max_by(|a, b| {
                 let like = |n: &str| strsim::jaro_winkler(n, &name.to_uppercase());
@@ -72,13 +75,14 @@ impl SelectMetric {
     }
 }
 
-/// Means over users, in the order HR, NDCG, MRR for each K; serialised as one flat map.
+/// Means over users, in the order HR, NDCG, MRR for each K; serialised as one flat map of means and `users`. Standard errors
+/// are not in that map, so they are unknown after reading one back.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     /// Users with a target.
     pub users: u64,
-    /// Name, mean and standard error of the mean.
-    pub values: Vec<(String, f64, f64)>,
+    /// Name, mean and standard error of the mean where it is known.
+    pub values: Vec<(String, f64, Option<f64>)>,
 }
 
 impl Metrics {
@@ -87,9 +91,9 @@ impl Metrics {
         self.values.iter().find(|(n, _, _)| n == name).map(|v| v.1)
     }
 
-    /// Standard error of a metric's mean.
+    /// Standard error of a metric's mean over users; `None` for fewer than two users and for metrics read from a file.
     pub fn standard_error(&self, name: &str) -> Option<f64> {
-        self.values.iter().find(|(n, _, _)| n == name).map(|v| v.2)
+        self.values.iter().find(|(n, _, _)| n == name).and_then(|v| v.2)
     }
 }
 
@@ -104,6 +108,26 @@ impl Serialize for Metrics {
     }
 }
 
+/// Reads the flat map in any order of keys; values come back in the order of tables, by rising K.
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Metrics, D::Error> {
+        #[derive(Deserialize)]
+        struct Flat {
+            users: u64,
+            #[serde(flatten)]
+            means: BTreeMap<String, f64>,
+        }
+        let flat = Flat::deserialize(deserializer)?;
+        let mut values = Vec::new();
+        for (name, mean) in flat.means {
+            let at = SelectMetric::parse(&name, &name).map_err(D::Error::custom)?;
+            values.push(((at.k, Metric::ALL.iter().position(|&m| m == at.metric)), (name, mean, None)));
+        }
+        values.sort_by_key(|(place, _)| *place);
+        Ok(Metrics { users: flat.users, values: values.into_iter().map(|(_, v)| v).collect() })
+    }
+}
+
 /// Metrics of `ranks` (0: no target, left out) at every cut-off. Sums run in user order, so the result is the same everywhere.
 pub fn metrics(ranks: &[u32], ks: &[u32]) -> Metrics {
     let users = ranks.iter().filter(|&&r| r > 0).count() as u64;
@@ -111,15 +135,11 @@ pub fn metrics(ranks: &[u32], ks: &[u32]) -> Metrics {
     let mut values = Vec::new();
     for &k in ks {
         for metric in Metric::ALL {
-            let (mut sum, mut squares) = (0f64, 0f64);
-            for &rank in ranks {
-                let v = metric.value(rank, k);
-                sum += v;
-                squares += v * v;
-            }
-            let mean = sum / n;
-            let variance = (squares / n - mean * mean).max(0.0);
-            values.push((format!("{}@{k}", metric.name()), mean, (variance / n).sqrt()));
+            let each = || ranks.iter().filter(|&&r| r > 0).map(|&r| metric.value(r, k));
+            let mean = each().sum::<f64>() / n;
+            let squares: f64 = each().map(|v| (v - mean).powi(2)).sum();
+            let error = (users > 1).then(|| (squares / (n - 1.0) / n).sqrt());
+            values.push((format!("{}@{k}", metric.name()), mean, error));
         }
     }
     Metrics { users, values }
@@ -160,7 +180,7 @@ mod tests {
         assert_eq!(SelectMetric::parse("eval.select", "NDCG@20").unwrap().name(), "NDCG@20");
         let e = SelectMetric::parse("eval.select", "NDGC@20").unwrap_err().to_string();
         assert!(e.contains("NDCG@20") && e.contains("eval.select"), "{e}");
-        for bad in ["HR", "HR@0", "HR@x", "@5", ""] {
+        for bad in ["HR", "HR@0", "HR@x", "HR@05", "HR@+5", "HR@-1", "HR@99999999999", "@5", ""] {
             assert!(SelectMetric::parse("eval.select", bad).is_err(), "{bad}");
         }
     }

@@ -15,10 +15,18 @@ pub struct TableRow {
 
 const HEADER: &str = "full ranking over the whole catalogue, history masked, ties against the model";
 
-fn columns(rows: &[TableRow]) -> Vec<String> {
-    rows.first().map_or_else(Vec::new, |r| r.metrics.values.iter().map(|v| v.0.clone()).collect())
+/// Every column that any row has, in the order of first appearance.
+fn columns(rows: &[TableRow]) -> Vec<&str> {
+    let mut names: Vec<&str> = Vec::new();
+    for (name, _, _) in rows.iter().flat_map(|r| &r.metrics.values) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names
 }
 
+/// The mean, or `-` where the row lacks it.
 fn cell(row: &TableRow, column: &str) -> String {
     row.metrics.get(column).map_or("-".into(), |v| format!("{v:.4}"))
 }
@@ -34,7 +42,8 @@ pub fn text_table(rows: &[TableRow]) -> String {
     for row in rows {
         out += &format!("\n{:<width$}", row.name);
         for c in &columns {
-            out += &format!("  {:>8}", cell(row, c));
+            // At least as wide as the column's name, which outgrows 8 with `NDCG@1000`.
+            out += &format!("  {:>w$}", cell(row, c), w = c.len().max(8));
         }
         if !row.note.is_empty() {
             out += &format!("  {}", row.note);
@@ -45,11 +54,18 @@ pub fn text_table(rows: &[TableRow]) -> String {
 
 /// Markdown.
 pub fn markdown_table(rows: &[TableRow]) -> String {
+    // A bar or a line break inside a cell would end it.
+    let plain = |text: &str| text.replace('|', "\\|").replace(['\n', '\r'], " ");
     let columns = columns(rows);
-    let mut out = format!("{HEADER}\n\n| method | {} | |\n|---|{}---|\n", columns.join(" | "), "---|".repeat(columns.len()));
+    let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
+    let edge = |first: &str, middle: Vec<String>, last: &str| {
+        line(std::iter::once(plain(first)).chain(middle).chain(std::iter::once(plain(last))).collect())
+    };
+    let mut out = format!("{HEADER}\n\n");
+    out += &edge("method", columns.iter().map(|c| c.to_string()).collect(), "note");
+    out += &edge("---", vec!["---:".into(); columns.len()], "---");
     for row in rows {
-        let cells: Vec<String> = columns.iter().map(|c| cell(row, c)).collect();
-        out += &format!("| {} | {} | {} |\n", row.name, cells.join(" | "), row.note);
+        out += &edge(&row.name, columns.iter().map(|c| cell(row, c)).collect(), &row.note);
     }
     out
 }
@@ -69,5 +85,20 @@ mod tests {
                 assert!(table.contains(word), "{word} in\n{table}");
             }
         }
+    }
+
+    #[test]
+    fn rows_with_other_cut_offs_lose_nothing_and_columns_stay_aligned() {
+        let row = |name: &str, k: u32, note: &str| TableRow { name: name.into(), metrics: metrics(&[1, 9], &[k]), note: note.into() };
+        let rows = [row("a", 5, ""), row("longer|name", 1000, "two\nlines")];
+        let markdown = markdown_table(&rows);
+        let bars = |l: &str| l.replace("\\|", "").matches('|').count();
+        let lines: Vec<&str> = markdown.lines().skip(2).collect();
+        assert_eq!(lines.len(), 4, "{markdown}");
+        assert!(lines.iter().all(|l| bars(l) == 9), "{markdown}");
+        let text = text_table(&rows[..1].iter().chain(&[row("b", 1000, "")]).cloned().collect::<Vec<_>>());
+        let ends: Vec<usize> = text.lines().skip(1).map(|l| l.chars().count()).collect();
+        assert!(ends.iter().all(|&e| e == ends[0]) && text.contains("NDCG@1000") && text.contains(" - "), "{text}");
+        assert_eq!(text_table(&[]).lines().count(), 2);
     }
 }

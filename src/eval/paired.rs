@@ -167,7 +167,7 @@ mod tests {
     fn mid_p_matches_known_values() {
         // 1 and 8 discordant pairs: exact two-sided 2 * (C(9,0) + C(9,1)) / 512 = 0.0390625; mid-p takes off C(9,1) / 512.
         assert!((mid_p(1, 8) - (0.0390625 - 9.0 / 512.0)).abs() < 1e-12);
-        // Table 2 of Fagerland et al. 2013: 1 and 7 discordant pairs, mid-p .039.
+        // 7 and 1: (2 * (C(8,0) + C(8,1)) - C(8,1)) / 256 = 10 / 256.
         assert!((mid_p(7, 1) - 0.039_062_5).abs() < 1e-12);
         assert!((mid_p(0, 5) - 1.0 / 32.0).abs() < 1e-12);
         assert!(mid_p(50, 50) > 0.95);

@@ -122,7 +122,8 @@ fn validate(
     let metrics = eval::metrics(&ranks, &settings.eval.k);
     let select = &settings.eval.select;
     let value = metrics.get(select).ok_or_else(|| Error::setting("eval.select", format!("`{select}` was not measured")))?;
-    let best = meta.best_round == 0 || value > meta.best_value;
+    // A value read back from a checkpoint may differ in its last bit; a tie must stay a tie after a resumption.
+    let best = meta.best_round == 0 || value > meta.best_value + 1e-12;
     if best {
         (meta.best_round, meta.best_value, meta.stale) = (meta.round, value, 0);
     } else {

@@ -77,6 +77,8 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("private encoder", with(&|s| s.federation.shared = vec![Group::Items])),
         ("private items", with(&|s| s.federation.shared = vec![Group::Encoder])),
         ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),
+        ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
+        ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
     ]
@@ -170,6 +172,29 @@ fn rows_met_only_in_a_view_stay_on_the_client() {
         let touched = view_only.iter().filter(|i| moved.contains(i)).count();
         assert_eq!(touched * 2 > view_only.len(), only_view_changed, "{rows:?}: {touched} of {}", view_only.len());
     }
+}
+
+/// The first round has all of lambda, and once it is spent a round is that of a client without views.
+#[test]
+fn lambda_falls_to_nothing() {
+    let (data, views) = world(40, 30, 2);
+    let whole = settings();
+    let mut falling = whole.clone();
+    falling.loss.lambda_rounds = 3;
+    assert!([(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0), (9, 0.0)].iter().all(|&(r, x)| falling.loss.lambda_at(r) == whole.loss.lambda * (x / 3.0)));
+    assert_eq!(whole.loss.lambda_at(9), whole.loss.lambda);
+    assert!(train(&whole, &data, &views, 1) == train(&falling, &data, &views, 1), "round 1 has all of lambda");
+    assert!(train(&whole, &data, &views, 2) != train(&falling, &data, &views, 2), "round 2 has two thirds of it");
+    let mut trainer = Trainer::new(&falling, &data, &views).unwrap();
+    let reports: Vec<_> = (0..5).map(|_| trainer.round().unwrap()).collect();
+    assert!(reports[..3].iter().all(|r| r.contrast_loss != 0.0) && reports[3..].iter().all(|r| r.contrast_loss == 0.0));
+    let mut without = falling.clone();
+    without.loss.contrast = Contrast::None;
+    let mut plain = Trainer::new(&without, &data, &views).unwrap();
+    plain.restore(&train(&falling, &data, &views, 3), 3).unwrap();
+    plain.round().unwrap();
+    plain.round().unwrap();
+    assert!(plain.tensors().unwrap() == trainer.tensors().unwrap(), "without lambda no view is packed");
 }
 
 #[test]

@@ -76,6 +76,12 @@ pub trait Backend {
     /// gradients going back. Does nothing outside training.
     fn dropout(&mut self, site: u32, rate: f32, x: Act);
 
+    /// Inverted dropout on the item table: until the step ends, every operation reads item rows through one mask, the same
+    /// for the row as an input and as a candidate. Does nothing outside training.
+    fn drop_items(&mut self, rate: f32);
+    /// The same mask on the row gradients, once they are complete.
+    fn drop_items_backward(&mut self, rate: f32);
+
     /// `y += x`.
     fn add(&mut self, x: Act, y: Act);
     /// `y = x`.

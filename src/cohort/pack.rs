@@ -40,6 +40,8 @@ pub struct Packer<'a> {
     shuffle: (u64, u64),
     users: Vec<u32>,
     epoch_of_order: Option<u32>,
+    /// Weight of the contrast in the round at hand.
+    lambda: f32,
 }
 
 impl<'a> Packer<'a> {
@@ -58,6 +60,7 @@ impl<'a> Packer<'a> {
             shuffle: (0, 0),
             users: Vec::new(),
             epoch_of_order: None,
+            lambda: 0.0,
         }
     }
 
@@ -72,7 +75,7 @@ impl<'a> Packer<'a> {
     }
 
     fn contrast(&self) -> bool {
-        self.settings.loss.contrast != Contrast::None && self.settings.loss.lambda != 0.0 && !self.views.users.is_empty()
+        self.settings.loss.contrast != Contrast::None && self.lambda != 0.0 && !self.views.users.is_empty()
     }
 
     /// Training items of `user` that are encoded, and whether the last of them has a target outside.
@@ -169,6 +172,7 @@ impl<'a> Packer<'a> {
         self.users.extend_from_slice(users);
         self.shuffle = (self.settings.seed, round);
         self.epoch_of_order = None;
+        self.lambda = self.settings.loss.lambda_at(round);
         self.whole = users.len() > 1 || self.settings.loss.rec == RecLoss::Softmax;
         let epochs = self.settings.local.epochs;
         let mut examples = 0;

@@ -116,6 +116,8 @@ pub struct ModelSettings {
     pub ffn: u32,
     /// Dropout rate on embeddings, attention outputs and feed-forward layers, in `[0, 1)`.
     pub dropout: f32,
+    /// Dropout rate on the item table itself, in `[0, 1)`: one mask a row and step, shared by inputs and candidates.
+    pub item_dropout: f32,
     /// Longest input; earlier items are cut.
     pub max_len: u32,
     /// Where learned positions are counted from (SASRec).
@@ -146,6 +148,7 @@ impl Default for ModelSettings {
             heads: 1,
             ffn: 0,
             dropout: 0.0,
+            item_dropout: 0.0,
             max_len: 50,
             positions: Positions::First,
             residual: Residual::Input,
@@ -172,6 +175,8 @@ pub struct LossSettings {
     pub contrast: Contrast,
     /// Weight lambda of the contrastive term.
     pub lambda: f32,
+    /// Rounds over which lambda falls linearly to 0, after which no view is trained on; 0: it stays.
+    pub lambda_rounds: u32,
     /// Temperature tau.
     pub tau: f32,
     /// Hidden state that stands for the history.
@@ -184,6 +189,16 @@ pub struct LossSettings {
     pub counterfactual: bool,
 }
 
+impl LossSettings {
+    /// Weight of the contrastive term in `round` (counted from 1).
+    pub fn lambda_at(&self, round: u64) -> f32 {
+        match u64::from(self.lambda_rounds) {
+            0 => self.lambda,
+            n => self.lambda * ((n + 1).saturating_sub(round).min(n) as f32 / n as f32),
+        }
+    }
+}
+
 impl Default for LossSettings {
     fn default() -> Self {
         LossSettings {
@@ -193,6 +208,7 @@ impl Default for LossSettings {
             gbce_t: 0.75,
             contrast: Contrast::Decoupled,
             lambda: 0.02,
+            lambda_rounds: 0,
             tau: 0.5,
             anchor: Anchor::History,
             future: true,

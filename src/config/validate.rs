@@ -86,6 +86,7 @@ fn model(s: &ModelSettings) -> Result<()> {
     }
     check(s.ffn <= 65_536, "model.ffn", s.ffn, "at most 65536 (0: model.dim)")?;
     number(|x| (0.0..1.0).contains(&x), "model.dropout", s.dropout, "a rate from 0 to below 1")?;
+    number(|x| (0.0..1.0).contains(&x), "model.item_dropout", s.item_dropout, "a rate from 0 to below 1")?;
     check((1..=65_536).contains(&s.max_len), "model.max_len", s.max_len, "1 to 65536")?;
     number(|x| x > 0.0 && x <= 10.0, "model.init_std", s.init_std, "above 0, at most 10")
 }

@@ -6,7 +6,7 @@ use super::update::Sums;
 use super::wire;
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::cohort::Packer;
-use crate::config::{Group, Settings, Weights as Weighting};
+use crate::config::{Group, LossSettings, Settings, Weights as Weighting};
 use crate::data::Dataset;
 use crate::model::{Model, ModelSpec, Weights};
 use crate::rng::{Purpose, Stream};
@@ -79,8 +79,9 @@ impl<'a> Lane<'a> {
         }
         let mut packed = start.elapsed();
         let mut trained = std::time::Duration::ZERO;
+        let loss = LossSettings { lambda: settings.loss.lambda_at(round), ..settings.loss.clone() };
         let fuse = local.clip == 0.0;
-        let dropout = (settings.model.dropout > 0.0).then(|| Stream::new(settings.seed, Purpose::Dropout, round, u64::from(client)));
+        let dropout = (settings.model.dropout.max(settings.model.item_dropout) > 0.0).then(|| Stream::new(settings.seed, Purpose::Dropout, round, u64::from(client)));
         let (mut rec, mut contrast, mut steps) = (0f64, 0f64, 0u64);
         // A client's optimiser is fresh; the one participant of centralised training goes on where it was.
         let (done, total) = self.continued.map_or((0, plan.steps), |done| (done, u32::MAX));
@@ -97,7 +98,7 @@ impl<'a> Lane<'a> {
                 continue;
             }
             self.worker.begin_step(local, done + number + 1, total, fuse, dropout.clone());
-            model.train(&mut self.worker, &settings.loss);
+            model.train(&mut self.worker, &loss);
             self.worker.end_step(local, done + number + 1, total);
             let (r, c) = self.worker.losses();
             rec += r;

@@ -15,6 +15,7 @@ struct Layer {
 pub struct Gru4rec {
     d: usize,
     dropout: f32,
+    pub(super) item_dropout: f32,
     scale: f32,
     layers: Vec<Layer>,
     out: (usize, usize),
@@ -43,6 +44,7 @@ impl Gru4rec {
         Gru4rec {
             d,
             dropout: s.dropout,
+            item_dropout: s.item_dropout,
             scale: if s.scale_items { (d as f32).sqrt() } else { 1.0 },
             layers: (0..s.blocks)
                 .map(|b| Layer {

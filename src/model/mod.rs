@@ -40,6 +40,8 @@ impl Model {
 
     /// One forward and backward pass of a client's objective `L_rec + lambda L_tri` over the backend's step.
     pub fn train<B: Backend>(&self, be: &mut B, loss: &LossSettings) {
+        let rate = self.item_dropout();
+        be.drop_items(rate);
         match self {
             Model::Sasrec(m) => {
                 let trace = m.forward(be);
@@ -51,6 +53,14 @@ impl Model {
                 let dh = objective(be, loss, trace.hidden);
                 m.backward(be, &trace, dh);
             }
+        }
+        be.drop_items_backward(rate);
+    }
+
+    fn item_dropout(&self) -> f32 {
+        match self {
+            Model::Sasrec(m) => m.item_dropout,
+            Model::Gru4rec(m) => m.item_dropout,
         }
     }
 }

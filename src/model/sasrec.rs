@@ -31,6 +31,7 @@ pub struct Sasrec {
     inner: usize,
     heads: usize,
     dropout: f32,
+    pub(super) item_dropout: f32,
     scale: f32,
     positions: usize,
     /// The residual carries the norm's output.
@@ -80,6 +81,7 @@ impl Sasrec {
             inner: if s.ffn == 0 { d } else { s.ffn as usize },
             heads: s.heads as usize,
             dropout: s.dropout,
+            item_dropout: s.item_dropout,
             scale: if s.scale_items { (d as f32).sqrt() } else { 1.0 },
             positions: spec.offset("positions"),
             normed: s.residual == Residual::Normed,

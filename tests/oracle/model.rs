@@ -68,15 +68,30 @@ fn masks_of(w: &RefCell<Worker>, step: &Step, last: std::ops::Range<u32>, rate: 
     }
 }
 
+/// The mask of the whole item table `[R, d]`, read through the embedding of one sequence that holds every row.
+fn item_mask(spec: &ModelSpec, rows: usize, rate: f32, dropout: Option<Stream>) -> Tensor {
+    let d = spec.dim();
+    let mut w = new_worker(spec, &vec![0.0; spec.dense_len], &vec![1.0; rows * d]);
+    w.step.clear();
+    w.step.push_sequence(0..rows as u32);
+    w.step.end_client();
+    w.begin_step(&LocalSettings::default(), 2, 5, false, dropout);
+    w.drop_items(rate);
+    let mask = w.act(Rows::Tokens, d);
+    w.embed(1.0, None, mask);
+    Tensor::from_slice(w.values(mask), (rows, d), &candle_core::Device::Cpu).unwrap()
+}
+
 fn check(case: u64, model: &ModelSettings, loss: &LossSettings, shape: &ClientShape) {
     let what = format!(
-        "{} d {} blocks {} heads {} ffn {} dropout {} {} {} cf {} histories {:?}",
+        "{} d {} blocks {} heads {} ffn {} dropout {} items {} {} {} cf {} histories {:?}",
         model.backbone.name(),
         model.dim,
         model.blocks,
         model.heads,
         model.ffn,
         model.dropout,
+        model.item_dropout,
         loss.rec.name(),
         loss.contrast.name(),
         shape.counterfactuals,
@@ -90,7 +105,13 @@ fn check(case: u64, model: &ModelSettings, loss: &LossSettings, shape: &ClientSh
     let mut w = new_worker(&spec, &dense, &rows);
     w.step = step.clone();
     poison(&mut w);
-    let dropout = (model.dropout > 0.0).then(|| Stream::new(case, Purpose::Dropout, 3, 4));
+    let dropout = (model.dropout.max(model.item_dropout) > 0.0).then(|| Stream::new(case, Purpose::Dropout, 3, 4));
+    let item_mask = item_mask(&spec, shape.rows, model.item_dropout, dropout.clone());
+    if model.item_dropout > 0.0 && shape.rows * spec.dim() > 64 {
+        let kept = item_mask.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let zeros = kept.iter().filter(|&&x| x == 0.0).count();
+        assert!(zeros > 0 && zeros < kept.len(), "{zeros} of {} dropped", kept.len());
+    }
     w.begin_step(&LocalSettings::default(), 2, 5, false, dropout);
     Model::new(&spec).train(&mut w, loss);
 
@@ -102,7 +123,11 @@ fn check(case: u64, model: &ModelSettings, loss: &LossSettings, shape: &ClientSh
     let masks = masks_of(&w, &step, last, model.dropout);
     let masks: Masks = if model.dropout > 0.0 { Some(&masks) } else { None };
     let given = inputs(&spec, &dense, &rows);
-    let f = |t: &[Tensor]| objective(&named(&spec, t), model, loss, &step, masks);
+    let f = |t: &[Tensor]| {
+        let (items, others) = t.split_last().expect("the item rows come last");
+        let items = (items * item_mask.to_dtype(items.dtype())?)?;
+        objective(&named(&spec, &[others, &[items]].concat()), model, loss, &step, masks)
+    };
     let exact = evaluate(candle_core::DType::F64, &given, &[1.0], &f).unwrap();
     let single = evaluate(candle_core::DType::F32, &given, &[1.0], &f).unwrap();
 
@@ -171,6 +196,7 @@ fn sasrec_gradients() {
                 100 + 10 * i as u64 + j as u64,
                 &ModelSettings {
                     residual: if (i + j) % 2 == 1 { Residual::Normed } else { Residual::Input },
+                    item_dropout: [0.0, 0.4, 0.25][j],
                     ..model(Backbone::Sasrec, d, blocks, heads, ffn, dropout)
                 },
                 &loss,
@@ -186,7 +212,8 @@ fn gru4rec_gradients() {
         for j in 0..2 {
             let loss = losses(i + 5 * j);
             let dropout = if j == 1 { 0.2 } else { 0.0 };
-            check(300 + 10 * i as u64 + j as u64, &model(Backbone::Gru4rec, d, layers, 1, 0, dropout), &loss, &clients(i + j, loss.rec));
+            let settings = ModelSettings { item_dropout: 2.0 * dropout, ..model(Backbone::Gru4rec, d, layers, 1, 0, dropout) };
+            check(300 + 10 * i as u64 + j as u64, &settings, &loss, &clients(i + j, loss.rec));
         }
     }
 }

@@ -8,6 +8,7 @@ use super::rows;
 use super::worker::Worker;
 use crate::backend::{Act, Backend, Rows};
 use crate::config::{LossSettings, RecLoss};
+use crate::rng::Stream;
 
 /// Logits of a full softmax are computed for so many examples at a time, so that the matrix is never stored.
 const SOFTMAX_ROWS: usize = 6;
@@ -107,6 +108,26 @@ impl Worker {
 
 // Safety of the blocks below: activations come from `act`, which sized the arena for the step at hand; weights come from the
 // model's layout; rows and tokens were packed by `Step`, whose indices are in range.
+/// The dropout site of the item table, beyond those of any model (64 blocks have fewer than 200).
+const ITEM_SITE: u64 = 255;
+
+/// Inverted dropout in place, a function of the stream and of `base` alone.
+fn drop_out(stream: &Stream, base: u64, rate: f32, x: &mut [f32]) {
+    if rate <= 0.0 {
+        return;
+    }
+    // Sixteen random bits an element: eight elements a block. The kept share is exact for the rounded threshold.
+    let threshold = (rate * 65536.0).round().min(65535.0) as u32;
+    let keep = 65536.0 / (65536 - threshold) as f32;
+    for (i, eight) in x.chunks_mut(8).enumerate() {
+        let words = stream.block_at(base + i as u64);
+        for (k, v) in eight.iter_mut().enumerate() {
+            let bits = (words[k / 2] >> (16 * (k as u32 % 2))) & 0xffff;
+            *v *= if bits < threshold { 0.0 } else { keep };
+        }
+    }
+}
+
 impl Backend for Worker {
     fn act(&mut self, rows: Rows, width: usize) -> Act {
         let at = self.top;
@@ -257,20 +278,26 @@ impl Backend for Worker {
 
     fn dropout(&mut self, site: u32, rate: f32, x: Act) {
         let Some((stream, base)) = self.dropout.clone() else { return };
+        drop_out(&stream, base | (u64::from(site) << 32), rate, self.values_mut(x));
+    }
+
+    fn drop_items(&mut self, rate: f32) {
+        let Some((stream, base)) = self.dropout.clone() else { return };
         if rate <= 0.0 {
             return;
         }
-        // Sixteen random bits an element: eight elements a block. The kept share is exact for the rounded threshold.
-        let threshold = (rate * 65536.0).round().min(65535.0) as u32;
-        let keep = 65536.0 / (65536 - threshold) as f32;
-        let base = base | (u64::from(site) << 32);
-        for (i, eight) in self.values_mut(x).chunks_mut(8).enumerate() {
-            let words = stream.block_at(base + i as u64);
-            for (k, v) in eight.iter_mut().enumerate() {
-                let bits = (words[k / 2] >> (16 * (k as u32 % 2))) & 0xffff;
-                *v *= if bits < threshold { 0.0 } else { keep };
-            }
-        }
+        let n = self.row_count * self.shape.dim;
+        self.dropped.clear();
+        self.dropped.extend_from_slice(&self.rows.p[..n]);
+        drop_out(&stream, base | (ITEM_SITE << 32), rate, &mut self.dropped);
+        self.read_rows = self.dropped.as_ptr();
+    }
+
+    fn drop_items_backward(&mut self, rate: f32) {
+        let Some((stream, base)) = self.dropout.clone() else { return };
+        let n = self.row_count * self.shape.dim;
+        drop_out(&stream, base | (ITEM_SITE << 32), rate, &mut self.rows.g[..n]);
+        self.read_rows = self.rows.p.as_ptr();
     }
 
     fn add(&mut self, x: Act, y: Act) {

@@ -73,6 +73,8 @@ pub struct Worker {
     /// Where operations read weights: the worker's own slabs in training, the global model in evaluation.
     pub(super) read_dense: *const f32,
     pub(super) read_rows: *const f32,
+    /// The item table as this step sees it, where it is dropped out.
+    pub(super) dropped: Vec<f32>,
     pub(super) arena: Vec<f32>,
     pub(super) top: usize,
     pub(super) scratch: Vec<f32>,
@@ -102,6 +104,7 @@ impl Worker {
             row_count: 0,
             read_dense: std::ptr::null(),
             read_rows: std::ptr::null(),
+            dropped: Vec::new(),
             arena: Vec::new(),
             top: 0,
             scratch: Vec::new(),
@@ -283,6 +286,6 @@ impl Worker {
     /// Bytes that the worker holds.
     pub fn bytes(&self) -> usize {
         let slab = |s: &Slab| 4 * (s.p.capacity() + s.m.capacity() + s.s.capacity() + s.g.capacity());
-        slab(&self.dense) + slab(&self.rows) + 4 * (self.arena.capacity() + self.scratch.capacity())
+        slab(&self.dense) + slab(&self.rows) + 4 * (self.arena.capacity() + self.scratch.capacity() + self.dropped.capacity())
     }
 }

@@ -181,7 +181,9 @@ fn lambda_falls_to_nothing() {
     let whole = settings();
     let mut falling = whole.clone();
     falling.loss.lambda_rounds = 3;
-    assert!([(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0), (9, 0.0)].iter().all(|&(r, x)| falling.loss.lambda_at(r) == whole.loss.lambda * (x / 3.0)));
+    assert!(
+        [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.0), (9, 0.0)].iter().all(|&(r, x)| falling.loss.lambda_at(r) == whole.loss.lambda * (x / 3.0))
+    );
     assert_eq!(whole.loss.lambda_at(9), whole.loss.lambda);
     assert!(train(&whole, &data, &views, 1) == train(&falling, &data, &views, 1), "round 1 has all of lambda");
     assert!(train(&whole, &data, &views, 2) != train(&falling, &data, &views, 2), "round 2 has two thirds of it");

@@ -81,7 +81,8 @@ impl<'a> Lane<'a> {
         let mut trained = std::time::Duration::ZERO;
         let loss = LossSettings { lambda: settings.loss.lambda_at(round), ..settings.loss.clone() };
         let fuse = local.clip == 0.0;
-        let dropout = (settings.model.dropout.max(settings.model.item_dropout) > 0.0).then(|| Stream::new(settings.seed, Purpose::Dropout, round, u64::from(client)));
+        let dropout = (settings.model.dropout.max(settings.model.item_dropout) > 0.0)
+            .then(|| Stream::new(settings.seed, Purpose::Dropout, round, u64::from(client)));
         let (mut rec, mut contrast, mut steps) = (0f64, 0f64, 0u64);
         // A client's optimiser is fresh; the one participant of centralised training goes on where it was.
         let (done, total) = self.continued.map_or((0, plan.steps), |done| (done, u32::MAX));

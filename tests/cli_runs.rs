@@ -56,6 +56,17 @@ fn a_run_from_start_to_comparison() {
     let expected = json["test"]["HR@10"].as_f64().unwrap() - result["test"]["HR@10"].as_f64().unwrap();
     assert!((difference - expected).abs() < 1e-9, "{difference} {expected}");
 
+    // A second seed: each user counts once, with the mean over the pairs.
+    let other = sandbox.lumos(&["train", &small(), "--out", "a2", "--seed", "2", "--json"]).json();
+    let both = sandbox.lumos(&["compare", "b", "a", "b", "a2", "--json"]).json();
+    assert_eq!(both["tests"][1]["seeds"], 2);
+    let second = other["test"]["HR@10"].as_f64().unwrap() - result["test"]["HR@10"].as_f64().unwrap();
+    assert!(second != expected, "two seeds differ");
+    let mean = both["tests"][1]["hr_difference"].as_f64().unwrap();
+    assert!((mean - (expected + second) / 2.0).abs() < 1e-9, "{mean} {expected} {second}");
+    sandbox.lumos(&["compare", "b", "a", "a2"]).refused(1, &["a2", "pairs"]);
+    sandbox.lumos(&["compare", "b", "a", "a2", "a"]).refused(1, &["a2", "popularity"]);
+
     // What a user has met is not recommended; an ad-hoc history works as well; unknown names get the nearest.
     let users = String::from_utf8(std::fs::read(sandbox.path().join("data/small/users.csv")).unwrap()).unwrap();
     let user = users.lines().nth(1).unwrap().split(',').next_back().unwrap().to_string();

@@ -2,21 +2,21 @@
 
 use super::args::SplitArg;
 use super::output::{say, say_json};
-use crate::{Result, run};
+use crate::{Error, Result, run};
 use std::path::PathBuf;
 
-/// Test two finished runs against each other, user by user
+/// Test two finished runs against each other, user by user; or pairs of runs, one pair a seed
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   lumos compare runs/twin runs/lumos
   lumos compare runs/twin runs/lumos --split validation --json
-A positive difference means that the second run (B) is better.")]
+  lumos compare runs/twin-1 runs/lumos-1 runs/twin-2 runs/lumos-2      # two seeds: each user counts once, with the mean
+A positive difference means that the second run of each pair (B) is better.")]
 pub struct Args {
-    /// First run folder
-    run_a: PathBuf,
-    /// Second run folder
-    run_b: PathBuf,
+    /// Run folders in pairs: A B, or A1 B1 A2 B2 ...
+    #[arg(required = true, num_args = 2.., value_name = "RUN")]
+    runs: Vec<PathBuf>,
     /// Which item of a history is to be found
     #[arg(long, value_enum, default_value = "test")]
     split: SplitArg,
@@ -26,12 +26,18 @@ pub struct Args {
 }
 
 pub fn main(args: &Args) -> Result<()> {
-    let comparison = run::compare(&args.run_a, &args.run_b, args.split.into())?;
+    let (pairs, odd) = args.runs.as_chunks::<2>();
+    if let [left] = odd {
+        let message = "has no partner; name runs in pairs: A1 B1 A2 B2 ...";
+        return Err(Error::mismatch(left, message));
+    }
+    let comparison = run::compare(pairs, args.split.into())?;
     if args.json {
         return say_json(&comparison);
     }
     say(format!("on {}, {}", comparison.data, comparison.split))?;
-    say(format!("A  {} ({})", comparison.a, args.run_a.display()))?;
-    say(format!("B  {} ({})", comparison.b, args.run_b.display()))?;
+    let folders = |side: usize| pairs.iter().map(|p| p[side].display().to_string()).collect::<Vec<_>>().join(", ");
+    say(format!("A  {} ({})", comparison.a, folders(0)))?;
+    say(format!("B  {} ({})", comparison.b, folders(1)))?;
     comparison.tests.iter().try_for_each(say)
 }

@@ -43,7 +43,7 @@ pub fn main(args: &Args) -> Result<()> {
 
     let mut tests = Vec::new();
     for other in rows.iter().skip(1) {
-        tests.push(run::compare(&other.folder, &rows[0].folder, Split::Test)?);
+        tests.push(run::compare(&[[other.folder.clone(), rows[0].folder.clone()]], Split::Test)?);
     }
     if args.json {
         let methods: Vec<_> = rows.iter().map(|r| &r.result).collect();

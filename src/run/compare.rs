@@ -6,7 +6,7 @@ use crate::data::Split;
 use crate::eval::{self, Paired};
 use crate::{Error, Result};
 use serde::Serialize;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// The paired tests of two runs at every cut-off.
 #[derive(Debug, Serialize)]
@@ -23,30 +23,55 @@ pub struct Comparison {
     pub tests: Vec<Paired>,
 }
 
-/// Compares the ranks that two runs on one data set gave to the same users' targets.
-pub fn compare(a: &Path, b: &Path, split: Split) -> Result<Comparison> {
+/// Compares the ranks that the two runs of each pair gave to the same users' targets. Over several pairs, which are one
+/// comparison with several seeds, a user counts once, with the mean over pairs.
+pub fn compare(pairs: &[[PathBuf; 2]], split: Split) -> Result<Comparison> {
+    let Some([a, b]) = pairs.first() else {
+        return Err(Error::mismatch("compare", "needs at least two run folders"));
+    };
     let (one, two) = (RunFolder::open(a)?, RunFolder::open(b)?);
     let (first, second) = (one.info()?, two.info()?);
-    let read = |folder: &RunFolder| {
-        let path = folder.ranks(split);
-        if !path.exists() {
-            let message = format!("is missing: the run is not finished; resume it, or run `lumos eval {}`", folder.root().display());
-            return Err(Error::mismatch(path, message));
+    let (mut ranks, mut sum) = (Vec::with_capacity(pairs.len()), None);
+    for pair in pairs {
+        for (path, method) in pair.iter().zip([&first.method, &second.method]) {
+            let folder = RunFolder::open(path)?;
+            let info = folder.info()?;
+            if info.method != *method {
+                let message = format!(
+                    "is a run of `{}`, and its place in the first pair holds `{method}`; pairs differ in the seed only",
+                    info.method
+                );
+                return Err(Error::mismatch(path, message));
+            }
+            let (found, fingerprint) = read(&folder, split)?;
+            if *sum.get_or_insert_with(|| fingerprint.clone()) != fingerprint
+                || ranks.first().is_some_and(|r: &Vec<u32>| r.len() != found.len())
+            {
+                let message = format!(
+                    "is of data set `{}`, the first run of another one (`{}`); compare runs on one data set",
+                    info.data, first.data
+                );
+                return Err(Error::mismatch(path, message));
+            }
+            ranks.push(found);
         }
-        read_ranks(&path)
-    };
-    let ((x, sum), (y, other)) = (read(&one)?, read(&two)?);
-    if sum != other || x.len() != y.len() {
-        let message =
-            format!("is of data set `{}`, the first run of another one (`{}`); compare runs on one data set", second.data, first.data);
-        return Err(Error::mismatch(b, message));
     }
+    let ranks: Vec<(&[u32], &[u32])> = ranks.chunks(2).map(|p| (p[0].as_slice(), p[1].as_slice())).collect();
     let ks = one.settings()?.eval.k;
     Ok(Comparison {
         a: first.method,
         b: second.method,
         data: first.data,
         split: super::result::split_name(split).to_string(),
-        tests: ks.into_iter().map(|k| eval::paired(&x, &y, k)).collect(),
+        tests: ks.into_iter().map(|k| eval::paired_seeds(&ranks, k)).collect(),
     })
+}
+
+fn read(folder: &RunFolder, split: Split) -> Result<(Vec<u32>, String)> {
+    let path = folder.ranks(split);
+    if !path.exists() {
+        let message = format!("is missing: the run is not finished; resume it, or run `lumos eval {}`", folder.root().display());
+        return Err(Error::mismatch(path, message));
+    }
+    read_ranks(&path)
 }

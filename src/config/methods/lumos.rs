@@ -14,6 +14,7 @@ pub(super) const METHOD: Method = Method {
         choice("loss.contrast", "decoupled", Whose::Ours),
         choice("loss.tau", "0.5", Whose::Ours),
         choice("loss.lambda", "0.02", Whose::Ours),
+        choice("loss.lambda_rounds", "60", Whose::Ours),
         choice("loss.future", "true", Whose::Paper),
         choice("loss.paraphrase", "true", Whose::Paper),
         choice("loss.counterfactual", "true", Whose::Paper),

@@ -1,4 +1,4 @@
-//! `sasrec`.
+//! `sasrec`: the loss, the dropout of item rows and the details of the encoder that eSASRec (arXiv 2508.06450) found best for it.
 
 use super::{Family, Method, Whose, choice};
 
@@ -14,6 +14,11 @@ pub(super) const METHOD: Method = Method {
         choice("model.blocks", "1", Whose::Ours),
         choice("model.heads", "1", Whose::Paper),
         choice("model.dropout", "0.2", Whose::Ours),
+        choice("model.item_dropout", "0.2", Whose::Ours),
+        choice("model.positions", "last", Whose::Ours),
+        choice("model.residual", "normed", Whose::Ours),
+        choice("model.scale_items", "false", Whose::Ours),
+        choice("model.init_weights", "xavier", Whose::Ours),
         choice("model.max_len", "50", Whose::Paper),
         choice("views.generator", "none", Whose::Paper),
         choice("loss.rec", "sampled-softmax", Whose::Ours),
@@ -21,6 +26,7 @@ pub(super) const METHOD: Method = Method {
         choice("loss.contrast", "none", Whose::Paper),
         choice("local.optimizer", "adam", Whose::Paper),
         choice("local.lr", "0.001", Whose::Paper),
+        choice("local.beta2", "0.98", Whose::Paper),
         choice("local.epochs", "1", Whose::Ours),
         choice("local.batch", "128", Whose::Paper),
         choice("federation.clients", "one", Whose::Ours),

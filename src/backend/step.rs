@@ -130,6 +130,32 @@ impl Step {
         self.client_groups.push(self.positives.len() as u32);
     }
 
+    /// Appends the clients of `other`, whose row 0 is row `first_row` of the joint item table. Both steps have the same number
+    /// of candidates an example, gBCE power and alignment (an empty step takes them over).
+    pub fn append(&mut self, other: &Step, first_row: u32) {
+        (self.width, self.gbce_beta, self.align) = (other.width, other.gbce_beta, other.align);
+        self.longest = self.longest.max(other.longest);
+        let (tokens, outs, examples) = (self.tokens() as u32, self.outputs() as u32, self.example.len() as u32);
+        let (members, groups) = (self.group.len() as u32, self.positives.len() as u32);
+        let shifted = |to: &mut Vec<u32>, from: &[u32], by: u32| to.extend(from.iter().map(|x| x + by));
+        shifted(&mut self.row, &other.row, first_row);
+        self.position.extend_from_slice(&other.position);
+        shifted(&mut self.start, &other.start, tokens);
+        shifted(&mut self.token, &other.token, tokens);
+        shifted(&mut self.bounds, &other.bounds[1..], tokens);
+        shifted(&mut self.out_token, &other.out_token, tokens);
+        shifted(&mut self.out_start, &other.out_start, tokens);
+        shifted(&mut self.example, &other.example, outs);
+        shifted(&mut self.cands, &other.cands, first_row);
+        shifted(&mut self.group, &other.group, outs);
+        shifted(&mut self.group_bounds, &other.group_bounds[1..], members);
+        self.positives.extend_from_slice(&other.positives);
+        shifted(&mut self.client_tokens, &other.client_tokens[1..], tokens);
+        shifted(&mut self.client_outs, &other.client_outs[1..], outs);
+        shifted(&mut self.client_examples, &other.client_examples[1..], examples);
+        shifted(&mut self.client_groups, &other.client_groups[1..], groups);
+    }
+
     /// Packed tokens `T`.
     pub fn tokens(&self) -> usize {
         self.row.len()

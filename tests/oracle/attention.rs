@@ -2,7 +2,7 @@
 
 use lumos::backend::{Backend, Rows};
 
-use crate::check::{Input, Outs, PACKS, fresh, hold, load, normal, pack, stream, worker};
+use crate::check::{Input, Outs, fresh, hold, load, normal, pack, packs, shapes as random_shapes, stream, worker};
 use crate::reference::{attention, causal_mask};
 
 fn check(case: u64, d: usize, heads: usize, lengths: &[usize], rows: Rows, spread: f32) {
@@ -35,8 +35,13 @@ fn check(case: u64, d: usize, heads: usize, lengths: &[usize], rows: Rows, sprea
 fn ragged_sequences_and_heads() {
     let shapes =
         [(4, 1), (4, 2), (5, 1), (7, 1), (8, 2), (12, 3), (12, 2), (17, 1), (24, 3), (24, 1), (64, 1), (64, 2), (65, 1), (63, 3), (33, 3)];
-    for (i, &(d, heads)) in shapes.iter().enumerate() {
-        for (j, lengths) in PACKS.iter().enumerate() {
+    let mut s = random_shapes(3);
+    let drawn = (0..4).map(|_| {
+        let heads = 1 + s.below(4) as u32 as usize;
+        (heads * (1 + s.below(20) as usize), heads)
+    });
+    for (i, (d, heads)) in shapes.into_iter().chain(drawn).enumerate() {
+        for (j, lengths) in packs().iter().enumerate() {
             for rows in [Rows::Tokens, Rows::Outputs] {
                 check(6000 + (100 * i + j) as u64, d, heads, lengths, rows, 1.0);
             }

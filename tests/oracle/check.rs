@@ -6,11 +6,28 @@ use lumos::backend::{Act, Backend, Rows, Step};
 use lumos::config::{LocalSettings, RecLoss};
 use lumos::rng::{Purpose, Stream};
 
-/// Widths that are multiples of the vector and not, smaller and larger than it.
-pub const WIDTHS: [usize; 9] = [4, 5, 7, 8, 12, 17, 24, 64, 65];
+/// Widths that are multiples of the vector and not, smaller and larger than it, and three drawn at random.
+pub fn widths() -> Vec<usize> {
+    let mut s = shapes(1);
+    [4, 5, 7, 8, 12, 17, 24, 64, 65].into_iter().chain((0..3).map(|_| 1 + s.below(80) as usize)).collect()
+}
 
-/// Sequence lengths of packed steps: one token, ones among longer ones, primes, many.
-pub const PACKS: [&[usize]; 5] = [&[1], &[1, 1, 1], &[13], &[7, 1, 11, 2, 3], &[5, 19, 1, 1, 31, 4]];
+/// Sequence lengths of packed steps: one token, ones among longer ones, primes, many, and two drawn at random.
+pub fn packs() -> Vec<Vec<usize>> {
+    let mut s = shapes(2);
+    let fixed: [&[usize]; 5] = [&[1], &[1, 1, 1], &[13], &[7, 1, 11, 2, 3], &[5, 19, 1, 1, 31, 4]];
+    let drawn = (0..2).map(|_| {
+        let n = 1 + s.below(9);
+        (0..n).map(|_| 1 + s.below(24) as usize).collect()
+    });
+    fixed.iter().map(|p| p.to_vec()).chain(drawn).collect()
+}
+
+/// Where random shapes come from: other ones with another `LUMOS_ORACLE_SEED`. A failure names the shape.
+pub fn shapes(what: u64) -> Stream {
+    let seed = std::env::var("LUMOS_ORACLE_SEED").map_or(1, |s| s.parse().expect("LUMOS_ORACLE_SEED is a whole number"));
+    Stream::new(seed, Purpose::Bench, what, 1)
+}
 
 pub fn stream(case: u64) -> Stream {
     Stream::new(20_261_123, Purpose::Bench, case, 0)

@@ -2,7 +2,7 @@
 
 use lumos::backend::{Backend, Rows};
 
-use crate::check::{Input, Outs, PACKS, WIDTHS, fresh, hold, load, normal, pack, stream, worker};
+use crate::check::{Input, Outs, fresh, hold, load, normal, pack, packs, stream, widths, worker};
 use crate::reference::gru;
 
 fn check(case: u64, d: usize, lengths: &[usize]) {
@@ -33,8 +33,8 @@ fn check(case: u64, d: usize, lengths: &[usize]) {
 
 #[test]
 fn ragged_sequences() {
-    for (i, &d) in WIDTHS.iter().enumerate() {
-        for (j, lengths) in PACKS.iter().enumerate() {
+    for (i, &d) in widths().iter().enumerate() {
+        for (j, lengths) in packs().iter().enumerate() {
             if d < 60 || j < 4 {
                 check(7000 + (100 * i + j) as u64, d, lengths);
             }

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use lumos::backend::{Backend, Rows, Step};
 use lumos::config::{Contrast, LossSettings, RecLoss};
 
-use crate::check::{Input, Outs, WIDTHS, accept, evaluate, load, normal, pack, stream, worker};
+use crate::check::{Input, Outs, accept, evaluate, load, normal, pack, stream, widths, worker};
 use crate::reference::{info_nce, next_item};
 
 fn flat(t: &Tensor) -> candle_core::Result<Tensor> {
@@ -54,7 +54,7 @@ const KINDS: [RecLoss; 4] = [RecLoss::Bce, RecLoss::SampledSoftmax, RecLoss::Gbc
 #[test]
 fn next_item_losses() {
     for (k, &rec) in KINDS.iter().enumerate() {
-        for (i, &d) in WIDTHS.iter().enumerate() {
+        for (i, &d) in widths().iter().enumerate() {
             let case = 8000 + (100 * k + 10 * i) as u64;
             next_item_case(case, rec, d, 1, 1, 1, 2, 1.0);
             next_item_case(case + 1, rec, d, 5, 13, 3, 4, 1.0);
@@ -142,7 +142,7 @@ fn contrast_of_views() {
     let shapes: [&[(usize, usize)]; 8] =
         [&[(2, 1)], &[(2, 0)], &[(1, 1)], &[(1, 3)], &[(2, 3)], &[(2, 1), (2, 1), (1, 2), (2, 0), (1, 0)], &[(2, 2); 17], &[(1, 0)]];
     for (f, form) in [Contrast::Joint, Contrast::Decoupled, Contrast::None].into_iter().enumerate() {
-        for (i, &d) in WIDTHS.iter().enumerate() {
+        for (i, &d) in widths().iter().enumerate() {
             for (j, shape) in shapes.iter().enumerate() {
                 let case = 9000 + (1000 * f + 100 * i + j) as u64;
                 let tau = [0.07, 0.2, 0.5, 1.0][(i + j) % 4];

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use lumos::backend::{Backend, Rows, Step};
 use lumos::rng::{Purpose, Stream};
 
-use crate::check::{Input, Outs, PACKS, WIDTHS, fresh, hold, load, normal, pack, plain_local, stream, worker};
+use crate::check::{Input, Outs, fresh, hold, load, normal, pack, packs, plain_local, stream, widths, worker};
 use crate::reference::{embed, indices, layer_norm, linear};
 
 fn cat(a: &[f32], b: &[f32]) -> Vec<f32> {
@@ -13,8 +13,8 @@ fn cat(a: &[f32], b: &[f32]) -> Vec<f32> {
 
 #[test]
 fn embedding_with_and_without_positions() {
-    for (i, &d) in WIDTHS.iter().enumerate() {
-        for (j, lengths) in PACKS.iter().enumerate() {
+    for (i, &d) in widths().iter().enumerate() {
+        for (j, lengths) in packs().iter().enumerate() {
             let mut s = stream((100 * i + j) as u64);
             let rows = 1 + (3 * i + j) % 11;
             let step = pack(&mut s, lengths, rows, Outs::Nothing);
@@ -49,8 +49,8 @@ fn embedding_with_and_without_positions() {
 
 #[test]
 fn selection_of_output_rows() {
-    for (i, &d) in WIDTHS.iter().enumerate() {
-        for (j, lengths) in PACKS.iter().enumerate() {
+    for (i, &d) in widths().iter().enumerate() {
+        for (j, lengths) in packs().iter().enumerate() {
             let mut s = stream(1000 + (100 * i + j) as u64);
             let step = pack(&mut s, lengths, 3, Outs::History);
             let x = Input::normal(&mut s, 1.0, &[step.tokens(), d]);
@@ -73,8 +73,8 @@ fn selection_of_output_rows() {
 
 #[test]
 fn layer_norms() {
-    for (i, &d) in WIDTHS.iter().enumerate() {
-        for (j, lengths) in PACKS.iter().enumerate() {
+    for (i, &d) in widths().iter().enumerate() {
+        for (j, lengths) in packs().iter().enumerate() {
             let mut s = stream(2000 + (100 * i + j) as u64);
             let step = pack(&mut s, lengths, 3, Outs::Nothing);
             let n = step.tokens();
@@ -105,10 +105,10 @@ fn layer_norms() {
 
 #[test]
 fn linear_layers() {
-    for (i, &d) in WIDTHS.iter().enumerate() {
+    for (i, &d) in widths().iter().enumerate() {
         for (j, &out) in [1, 3, 8, 15, 16, 20, 64, 195].iter().enumerate() {
             let mut s = stream(3000 + (100 * i + j) as u64);
-            let step = pack(&mut s, PACKS[(i + j) % PACKS.len()], 3, Outs::Nothing);
+            let step = pack(&mut s, &packs()[(i + j) % packs().len()], 3, Outs::Nothing);
             let n = step.tokens();
             let x = Input::normal(&mut s, 1.0, &[n, d]);
             let (m, b) = (Input::normal(&mut s, 1.0, &[d, out]), Input::normal(&mut s, 1.0, &[out]));
@@ -138,9 +138,9 @@ fn linear_layers() {
 
 #[test]
 fn rectifier() {
-    for (i, &d) in WIDTHS.iter().enumerate() {
+    for (i, &d) in widths().iter().enumerate() {
         let mut s = stream(4000 + i as u64);
-        let step = pack(&mut s, PACKS[i % PACKS.len()], 3, Outs::Nothing);
+        let step = pack(&mut s, &packs()[i % packs().len()], 3, Outs::Nothing);
         let x = Input::normal(&mut s, 1.0, &[step.tokens(), d]);
         let dy = normal(&mut s, 1.0, x.values.len());
         let mut w = worker(d, &[], None, &vec![0.0; 3 * d], step);

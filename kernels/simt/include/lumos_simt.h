@@ -1,0 +1,252 @@
+// CUDA C++ on the CPU, for tests: one fiber a thread, one block at a time on an OS thread, blocks spread over OS threads.
+//
+// What it shows: logic, indices, masks, deadlocks, reads of shared memory nobody wrote (it starts as NaNs). What it cannot
+// show: races of the memory model, bank conflicts, speed. Force-included before every .cu file.
+#pragma once
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#define LUMOS_SIMT 1
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static const
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __align__(n) alignas(n)
+#define __restrict__ __restrict
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+struct alignas(8) int2 {
+    int x, y;
+};
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
+struct alignas(16) uint4 {
+    unsigned x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline int2 make_int2(int x, int y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
+
+namespace simt {
+
+// Where the running thread is. One copy an OS thread, kept by the scheduler.
+struct Place {
+    uint3 thread, block;
+    dim3 dim, grid;
+    unsigned lane;
+    unsigned char* shared;
+};
+extern thread_local Place here;
+// Optimisers may keep the address of a thread-local over a call; a fiber stays on its OS thread, so that is right here.
+
+// Waits for the block; returns how many threads brought a true predicate to this barrier.
+int barrier(int predicate);
+// Every lane of `mask` brings up to 64 bytes; returns the 32 slots of 64 bytes that the lanes brought.
+const unsigned char* exchange(unsigned mask, const void* value, size_t size);
+// Lanes of the warp that have not returned.
+unsigned live_lanes();
+[[noreturn]] void fail(const char* what);
+
+template <class T> struct Lanes {
+    const unsigned char* slots;
+    T get(unsigned lane) const {
+        T value;
+        std::memcpy(&value, slots + 64 * (lane & 31), sizeof(T));
+        return value;
+    }
+};
+template <class T> Lanes<T> share(unsigned mask, const T& value) {
+    static_assert(sizeof(T) <= 64 && std::is_trivially_copyable<T>::value, "a lane brings at most 64 plain bytes");
+    return {exchange(mask, &value, sizeof(T))};
+}
+
+struct Launch {
+    dim3 grid, block;
+    size_t shared;
+    void** args;
+    unsigned threads;
+    const char* name;
+    char* error; // 512 bytes
+};
+int run(const Launch& launch, void (*body)(void**));
+
+template <class... A, size_t... I> void call(void (*kernel)(A...), void** args, std::index_sequence<I...>) {
+    kernel(*static_cast<std::remove_cv_t<std::remove_reference_t<A>>*>(args[I])...);
+}
+template <class... A> constexpr size_t count_of(void (*)(A...)) { return sizeof...(A); }
+template <class... A> size_t size_of(void (*)(A...), size_t index) {
+    const size_t sizes[] = {sizeof(A)..., 0};
+    return index < sizeof...(A) ? sizes[index] : 0;
+}
+template <auto Kernel> struct Entry;
+template <class... A, void (*Kernel)(A...)> struct Entry<Kernel> {
+    static void body(void** args) { call(Kernel, args, std::index_sequence_for<A...>{}); }
+};
+
+} // namespace simt
+
+#define threadIdx (simt::here.thread)
+#define blockIdx (simt::here.block)
+#define blockDim (simt::here.dim)
+#define gridDim (simt::here.grid)
+constexpr int warpSize = 32;
+
+// Rust finds `lumos_simt_NAME` (run) and `lumos_simt_sizes_NAME` (sizes of the parameters).
+#define EXPORT_KERNEL(k)                                                                                                          \
+    extern "C" int lumos_simt_##k(const unsigned* g, const unsigned* b, size_t shared, void** args, unsigned threads, char* error) { \
+        return simt::run({{g[0], g[1], g[2]}, {b[0], b[1], b[2]}, shared, args, threads, #k, error}, simt::Entry<&k>::body);        \
+    }                                                                                                                             \
+    extern "C" size_t lumos_simt_sizes_##k(size_t index, size_t* size) {                                                          \
+        *size = simt::size_of(&k, index);                                                                                         \
+        return simt::count_of(&k);                                                                                                \
+    }
+#define LUMOS_SHARED(T, name) T* const name = reinterpret_cast<T*>(simt::here.shared)
+
+inline void __syncthreads() { simt::barrier(0); }
+inline int __syncthreads_count(int p) { return simt::barrier(p != 0); }
+inline int __syncthreads_or(int p) { return simt::barrier(p != 0) != 0; }
+inline int __syncthreads_and(int p) { return simt::barrier(p == 0) == 0; }
+inline void __syncwarp(unsigned mask = ~0u) { simt::share(mask, 0); }
+
+template <class T> T __shfl_sync(unsigned mask, T v, int src, int width = 32) {
+    unsigned lane = simt::here.lane;
+    return simt::share(mask, v).get((lane & ~unsigned(width - 1)) | (unsigned(src) & unsigned(width - 1)));
+}
+template <class T> T __shfl_xor_sync(unsigned mask, T v, int bits, int width = 32) {
+    unsigned lane = simt::here.lane, from = lane ^ unsigned(bits), group = ~unsigned(width - 1);
+    auto all = simt::share(mask, v);
+    return (from & group) == (lane & group) ? all.get(from) : v;
+}
+template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned by, int width = 32) {
+    unsigned lane = simt::here.lane;
+    auto all = simt::share(mask, v);
+    return (lane & unsigned(width - 1)) >= by ? all.get(lane - by) : v;
+}
+template <class T> T __shfl_down_sync(unsigned mask, T v, unsigned by, int width = 32) {
+    unsigned lane = simt::here.lane;
+    auto all = simt::share(mask, v);
+    return (lane & unsigned(width - 1)) + by < unsigned(width) ? all.get(lane + by) : v;
+}
+inline unsigned __ballot_sync(unsigned mask, int p) {
+    unsigned live = mask & simt::live_lanes(), votes = 0;
+    auto all = simt::share(mask, int(p != 0));
+    for (unsigned l = 0; l < 32; l++) {
+        if ((live >> l & 1) && all.get(l)) votes |= 1u << l;
+    }
+    return votes;
+}
+inline int __any_sync(unsigned mask, int p) { return __ballot_sync(mask, p) != 0; }
+inline int __all_sync(unsigned mask, int p) { return __ballot_sync(mask, !p) == 0; }
+template <class T> T __reduce_add_sync(unsigned mask, T v) {
+    unsigned live = mask & simt::live_lanes();
+    auto all = simt::share(mask, v);
+    T sum = 0;
+    for (unsigned l = 0; l < 32; l++) sum += (live >> l & 1) ? all.get(l) : T(0);
+    return sum;
+}
+
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __popcll(unsigned long long x) { return __builtin_popcountll(x); }
+inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
+inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned((uint64_t(a) * b) >> 32); }
+inline float __uint_as_float(unsigned x) { float f; std::memcpy(&f, &x, 4); return f; }
+inline float __int_as_float(int x) { float f; std::memcpy(&f, &x, 4); return f; }
+inline unsigned __float_as_uint(float x) { unsigned u; std::memcpy(&u, &x, 4); return u; }
+inline int __float_as_int(float x) { int i; std::memcpy(&i, &x, 4); return i; }
+inline long long __double_as_longlong(double x) { long long i; std::memcpy(&i, &x, 8); return i; }
+inline double __longlong_as_double(long long x) { double d; std::memcpy(&d, &x, 8); return d; }
+inline long long __double2ll_rn(double x) { return std::isnan(x) ? (long long)0x8000000000000000ull : llrint(x); }
+inline float __expf(float x) { return expf(x); }
+inline float __logf(float x) { return logf(x); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __frcp_rn(float x) { return 1.0f / x; }
+inline float __fsqrt_rn(float x) { return sqrtf(x); }
+inline float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
+template <class T> T __ldg(const T* p) { return *p; }
+template <class T> T __ldcg(const T* p) { return *p; }
+template <class T> void __stcg(T* p, T v) { *p = v; }
+inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence_block() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+inline int min(int a, int b) { return a < b ? a : b; }
+inline int max(int a, int b) { return a > b ? a : b; }
+inline unsigned min(unsigned a, unsigned b) { return a < b ? a : b; }
+inline unsigned max(unsigned a, unsigned b) { return a > b ? a : b; }
+inline unsigned min(unsigned a, int b) { return min(a, unsigned(b)); }
+inline unsigned min(int a, unsigned b) { return min(unsigned(a), b); }
+inline unsigned max(unsigned a, int b) { return max(a, unsigned(b)); }
+inline unsigned max(int a, unsigned b) { return max(unsigned(a), b); }
+inline long long min(long long a, long long b) { return a < b ? a : b; }
+inline long long max(long long a, long long b) { return a > b ? a : b; }
+inline float min(float a, float b) { return fminf(a, b); }
+inline float max(float a, float b) { return fmaxf(a, b); }
+inline double min(double a, double b) { return fmin(a, b); }
+inline double max(double a, double b) { return fmax(a, b); }
+
+namespace simt {
+template <class T, class F> T update(T* p, F&& f) {
+    T old;
+    __atomic_load(p, &old, __ATOMIC_RELAXED);
+    T next = f(old);
+    while (!__atomic_compare_exchange(p, &old, &next, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) next = f(old);
+    return old;
+}
+template <class T> using Same = std::common_type_t<T>; // not deduced: the pointer decides
+} // namespace simt
+template <class T> T atomicAdd(T* p, simt::Same<T> v) { return simt::update(p, [&](T o) { return T(o + v); }); }
+template <class T> T atomicMin(T* p, simt::Same<T> v) { return simt::update(p, [&](T o) { return v < o ? v : o; }); }
+template <class T> T atomicMax(T* p, simt::Same<T> v) { return simt::update(p, [&](T o) { return v > o ? v : o; }); }
+template <class T> T atomicOr(T* p, simt::Same<T> v) { return simt::update(p, [&](T o) { return T(o | v); }); }
+template <class T> T atomicExch(T* p, simt::Same<T> v) { return simt::update(p, [&](T) { return v; }); }
+template <class T> T atomicCAS(T* p, simt::Same<T> expected, simt::Same<T> v) {
+    return simt::update(p, [&](T o) { return o == expected ? v : o; });
+}
+
+// bfloat16: the upper half of a float, rounded to nearest even.
+struct __nv_bfloat16 {
+    unsigned short bits;
+};
+struct alignas(4) __nv_bfloat162 {
+    __nv_bfloat16 x, y;
+};
+inline __nv_bfloat16 __float2bfloat16_rn(float f) {
+    unsigned u = __float_as_uint(f);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return {0x7fff};
+    return {static_cast<unsigned short>((u + 0x7fffu + (u >> 16 & 1)) >> 16)};
+}
+inline __nv_bfloat16 __float2bfloat16(float f) { return __float2bfloat16_rn(f); }
+inline float __bfloat162float(__nv_bfloat16 h) { return __uint_as_float(unsigned(h.bits) << 16); }
+inline __nv_bfloat162 __floats2bfloat162_rn(float a, float b) { return {__float2bfloat16_rn(a), __float2bfloat16_rn(b)}; }

@@ -1,0 +1,401 @@
+// The scheduler of fibers behind lumos_simt.h.
+#include "lumos_simt.h"
+
+#include <atomic>
+#include <cstdio>
+#include <sys/mman.h>
+#include <thread>
+#include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#define SIMT_ASAN 1
+#endif
+#if !defined(LUMOS_SIMT_UCONTEXT) && !defined(__x86_64__) && !defined(__aarch64__)
+#define LUMOS_SIMT_UCONTEXT 1
+#endif
+#if defined(LUMOS_SIMT_UCONTEXT)
+#include <ucontext.h>
+#endif
+
+namespace simt {
+thread_local Place here;
+namespace {
+
+constexpr size_t STACK = 128 * 1024;
+constexpr uint64_t CANARY = 0x4c554d4f535f5349ull;
+
+// --- Switching between stacks.
+#if defined(LUMOS_SIMT_UCONTEXT)
+struct Context {
+    ucontext_t state;
+};
+void jump(Context& from, Context& to) { swapcontext(&from.state, &to.state); }
+#else
+struct Context {
+    void* sp = nullptr;
+};
+extern "C" void lumos_simt_jump(void** save, void* load);
+extern "C" void lumos_simt_start();
+#if defined(__x86_64__)
+// Callee-saved registers of the System V convention, then the stack pointer.
+asm(R"(
+.text
+.globl lumos_simt_jump
+.type lumos_simt_jump,@function
+lumos_simt_jump:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size lumos_simt_jump,.-lumos_simt_jump
+)");
+#else
+// x19 to x30 and d8 to d15 of the AArch64 convention.
+asm(R"(
+.text
+.globl lumos_simt_jump
+.type lumos_simt_jump,%function
+lumos_simt_jump:
+    sub sp, sp, #160
+    stp x19, x20, [sp, #0]
+    stp x21, x22, [sp, #16]
+    stp x23, x24, [sp, #32]
+    stp x25, x26, [sp, #48]
+    stp x27, x28, [sp, #64]
+    stp x29, x30, [sp, #80]
+    stp d8, d9, [sp, #96]
+    stp d10, d11, [sp, #112]
+    stp d12, d13, [sp, #128]
+    stp d14, d15, [sp, #144]
+    mov x9, sp
+    str x9, [x0]
+    mov sp, x1
+    ldp x19, x20, [sp, #0]
+    ldp x21, x22, [sp, #16]
+    ldp x23, x24, [sp, #32]
+    ldp x25, x26, [sp, #48]
+    ldp x27, x28, [sp, #64]
+    ldp x29, x30, [sp, #80]
+    ldp d8, d9, [sp, #96]
+    ldp d10, d11, [sp, #112]
+    ldp d12, d13, [sp, #128]
+    ldp d14, d15, [sp, #144]
+    add sp, sp, #160
+    ret
+.size lumos_simt_jump,.-lumos_simt_jump
+)");
+#endif
+void jump(Context& from, Context& to) { lumos_simt_jump(&from.sp, to.sp); }
+#endif
+
+// Lanes that meet under one mask. Two sets of slots: a lane that runs ahead cannot reach the first again before all have
+// read it.
+struct Meeting {
+    unsigned mask = 0;
+    unsigned arrived = 0;
+    uint64_t done = 0;
+    alignas(16) unsigned char slots[2][32 * 64];
+};
+struct Warp {
+    unsigned live = 0;
+    unsigned used = 0;
+    std::vector<Meeting*> meetings;
+    Meeting& meeting(unsigned mask) {
+        for (unsigned i = 0; i < used; i++) {
+            if (meetings[i]->mask == mask) return *meetings[i];
+        }
+        if (used == meetings.size()) meetings.push_back(new Meeting);
+        Meeting& m = *meetings[used++];
+        m.mask = mask;
+        m.arrived = 0;
+        return m;
+    }
+    ~Warp() {
+        for (auto m : meetings) delete m;
+    }
+};
+struct Fiber {
+    Context context;
+    uint3 thread;
+    unsigned lane;
+    Warp* warp;
+    bool over;
+    // Where it waits: until `*counter` is no longer `seen`.
+    const uint64_t* counter;
+    uint64_t seen;
+    const char* waits; // "barrier" or "warp operation"
+    void* fake = nullptr;
+};
+
+struct Block {
+    const Launch* launch;
+    void (*body)(void**);
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    unsigned char* stacks = nullptr;
+    size_t stack_bytes = 0;
+    std::vector<unsigned char> shared;
+    Context scheduler;
+    Fiber* now = nullptr;
+    unsigned live = 0, waiting = 0;
+    int votes = 0, result[2] = {0, 0};
+    uint64_t barriers = 0;
+    bool failed = false;
+    std::atomic<bool>* stop = nullptr;
+    void* bottom = nullptr;
+    size_t bottom_size = 0;
+    void* fake = nullptr;
+
+    ~Block() {
+        if (stacks) munmap(stacks, stack_bytes);
+    }
+    void open_barrier() {
+        result[barriers & 1] = votes;
+        votes = 0;
+        waiting = 0;
+        barriers++;
+    }
+    static void open_if_met(Warp& w, Meeting& m) {
+        if (m.arrived && (m.mask & w.live) == (m.arrived & w.live)) {
+            m.arrived = 0;
+            m.done++;
+        }
+    }
+};
+thread_local Block* block = nullptr;
+
+void to_scheduler() {
+    Block* b = block;
+    Fiber* f = b->now;
+#if defined(SIMT_ASAN)
+    __sanitizer_start_switch_fiber(f->over ? nullptr : &f->fake, b->bottom, b->bottom_size);
+#endif
+    jump(f->context, b->scheduler);
+#if defined(SIMT_ASAN)
+    __sanitizer_finish_switch_fiber(f->fake, &b->bottom, &b->bottom_size);
+#endif
+}
+void wait_for(const uint64_t* counter, uint64_t seen, const char* what) {
+    Fiber* f = block->now;
+    f->counter = counter;
+    f->seen = seen;
+    f->waits = what;
+    to_scheduler();
+}
+void leave() {
+    Block* b = block;
+    Fiber* f = b->now;
+    f->over = true;
+    f->warp->live &= ~(1u << f->lane);
+    // Those who wait no longer wait for this one.
+    for (unsigned i = 0; i < f->warp->used; i++) Block::open_if_met(*f->warp, *f->warp->meetings[i]);
+    b->live--;
+    if (b->live && b->waiting == b->live) b->open_barrier();
+    to_scheduler();
+    __builtin_unreachable();
+}
+void enter() {
+    Block* b = block;
+#if defined(SIMT_ASAN)
+    __sanitizer_finish_switch_fiber(nullptr, &b->bottom, &b->bottom_size);
+#endif
+    b->body(b->launch->args);
+    leave();
+}
+#if !defined(LUMOS_SIMT_UCONTEXT)
+extern "C" void lumos_simt_start() { enter(); }
+#endif
+
+unsigned char* stack_of(Block& b, size_t i) { return b.stacks + i * STACK; }
+
+void prepare(Block& b, const Launch& launch, void (*body)(void**)) {
+    b.launch = &launch;
+    b.body = body;
+    size_t n = size_t(launch.block.x) * launch.block.y * launch.block.z;
+    b.fibers.resize(n);
+    b.warps = std::vector<Warp>((n + 31) / 32);
+    b.stack_bytes = n * STACK;
+    b.stacks = static_cast<unsigned char*>(mmap(nullptr, b.stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    if (b.stacks == MAP_FAILED) {
+        b.stacks = nullptr;
+        std::snprintf(launch.error, 512, "no memory for the stacks of %zu threads", n);
+        b.failed = true;
+    }
+    b.shared.resize(launch.shared + 256);
+}
+
+void report(Block& b, const Fiber& f, const char* what) {
+    if (!b.stop->exchange(true)) {
+        const uint3 at = here.block, t = f.thread;
+        std::snprintf(b.launch->error, 512, "kernel %s, block (%u, %u, %u), thread (%u, %u, %u): %s", b.launch->name, at.x, at.y, at.z,
+            t.x, t.y, t.z, what);
+    }
+    b.failed = true;
+}
+
+void run_block(Block& b, uint3 at) {
+    const Launch& launch = *b.launch;
+    const unsigned n = unsigned(b.fibers.size());
+    unsigned char* shared = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(b.shared.data()) + 127) & ~uintptr_t(127));
+    // All ones is a NaN as a float, as a double and as bfloat16, and a wild index as an int.
+    std::memset(shared, 0xff, launch.shared);
+    std::memset(shared + launch.shared, 0x5c, 64);
+    block = &b;
+    b.live = n;
+    b.waiting = 0;
+    b.votes = 0;
+    here.block = at;
+    here.grid = launch.grid;
+    here.dim = launch.block;
+    here.shared = shared;
+    for (auto& w : b.warps) w.live = w.used = 0;
+    for (unsigned i = 0; i < n; i++) {
+        Fiber& f = b.fibers[i];
+        f.thread = {i % launch.block.x, i / launch.block.x % launch.block.y, i / (launch.block.x * launch.block.y)};
+        f.lane = i & 31;
+        f.warp = &b.warps[i / 32];
+        f.warp->live |= 1u << f.lane;
+        f.over = false;
+        f.counter = nullptr;
+        unsigned char* stack = stack_of(b, i);
+        std::memcpy(stack, &CANARY, 8);
+#if defined(LUMOS_SIMT_UCONTEXT)
+        getcontext(&f.context.state);
+        f.context.state.uc_stack.ss_sp = stack + 64;
+        f.context.state.uc_stack.ss_size = STACK - 64;
+        f.context.state.uc_link = nullptr;
+        makecontext(&f.context.state, enter, 0);
+#else
+        uintptr_t top = reinterpret_cast<uintptr_t>(stack + STACK) & ~uintptr_t(15);
+#if defined(__x86_64__)
+        void** sp = reinterpret_cast<void**>(top - 8);
+        *sp = nullptr;
+        *--sp = reinterpret_cast<void*>(lumos_simt_start);
+        sp -= 6;
+        std::memset(sp, 0, 48);
+#else
+        void** sp = reinterpret_cast<void**>(top - 160);
+        std::memset(sp, 0, 160);
+        sp[11] = reinterpret_cast<void*>(lumos_simt_start); // x30, where `ret` goes
+#endif
+        f.context.sp = sp;
+#endif
+    }
+    while (b.live && !b.failed) {
+        bool moved = false;
+        for (unsigned i = 0; i < n && !b.failed; i++) {
+            Fiber& f = b.fibers[i];
+            if (f.over || (f.counter && *f.counter == f.seen)) continue;
+            moved = true;
+            b.now = &f;
+            here.thread = f.thread;
+            here.lane = f.lane;
+#if defined(SIMT_ASAN)
+            __sanitizer_start_switch_fiber(&b.fake, stack_of(b, i), STACK);
+#endif
+            jump(b.scheduler, f.context);
+#if defined(SIMT_ASAN)
+            __sanitizer_finish_switch_fiber(b.fake, nullptr, nullptr);
+#endif
+        }
+        if (!moved && b.live) {
+            for (auto& f : b.fibers) {
+                if (f.over) continue;
+                char what[160];
+                std::snprintf(what, sizeof what, "deadlock: it waits at a %s that the others never reach", f.waits);
+                report(b, f, what);
+                break;
+            }
+        }
+    }
+    block = nullptr;
+    if (b.failed) return;
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t canary;
+        std::memcpy(&canary, stack_of(b, i), 8);
+        if (canary != CANARY) report(b, b.fibers[i], "its stack overflowed");
+    }
+    for (int i = 0; i < 64; i++) {
+        if (shared[launch.shared + i] != 0x5c) {
+            report(b, b.fibers[0], "the block wrote past the end of its shared memory");
+            break;
+        }
+    }
+}
+
+} // namespace
+
+int barrier(int predicate) {
+    Block* b = block;
+    const uint64_t number = b->barriers;
+    b->votes += predicate;
+    if (++b->waiting == b->live) {
+        b->open_barrier();
+    } else {
+        wait_for(&b->barriers, number, "barrier");
+    }
+    return b->result[number & 1];
+}
+
+const unsigned char* exchange(unsigned mask, const void* value, size_t size) {
+    Block* b = block;
+    Fiber* f = b->now;
+    if (!(mask >> f->lane & 1)) fail("a lane calls a warp operation with a mask that leaves the lane out");
+    Meeting& m = f->warp->meeting(mask);
+    const uint64_t number = m.done;
+    unsigned char* slots = m.slots[number & 1];
+    std::memcpy(slots + 64 * f->lane, value, size);
+    m.arrived |= 1u << f->lane;
+    if ((m.mask & f->warp->live) == m.arrived) {
+        m.arrived = 0;
+        m.done++;
+    } else {
+        wait_for(&m.done, number, "warp operation");
+    }
+    return slots;
+}
+
+unsigned live_lanes() { return block->now->warp->live; }
+
+void fail(const char* what) {
+    report(*block, *block->now, what);
+    to_scheduler();
+    __builtin_unreachable();
+}
+
+int run(const Launch& launch, void (*body)(void**)) {
+    const uint64_t total = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
+    std::atomic<uint64_t> next{0};
+    std::atomic<bool> stop{false};
+    auto work = [&] {
+        Block b;
+        b.stop = &stop;
+        prepare(b, launch, body);
+        if (b.failed) {
+            stop = true;
+            return;
+        }
+        for (uint64_t i; !stop && (i = next++) < total;) {
+            run_block(b, {unsigned(i % launch.grid.x), unsigned(i / launch.grid.x % launch.grid.y), unsigned(i / (uint64_t(launch.grid.x) * launch.grid.y))});
+        }
+    };
+    std::vector<std::thread> others;
+    for (unsigned i = 1; i < launch.threads && i < total; i++) others.emplace_back(work);
+    work();
+    for (auto& t : others) t.join();
+    return stop ? 1 : 0;
+}
+
+} // namespace simt

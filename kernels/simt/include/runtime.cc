@@ -154,7 +154,7 @@ struct Block {
     uint64_t barriers = 0;
     bool failed = false;
     std::atomic<bool>* stop = nullptr;
-    void* bottom = nullptr;
+    const void* bottom = nullptr;
     size_t bottom_size = 0;
     void* fake = nullptr;
 

@@ -4,8 +4,9 @@
 //! With the sanitizers of the C++ compiler:
 //!
 //! ```text
-//! LUMOS_SIMT_SANITIZE=address,undefined LD_PRELOAD="$(c++ -print-file-name=libasan.so)" \
-//!     ASAN_OPTIONS=detect_leaks=0 cargo test --manifest-path kernels/simt/Cargo.toml
+//! export LUMOS_SIMT_SANITIZE=address,undefined
+//! export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER="env LD_PRELOAD=$(c++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0"
+//! cargo test --manifest-path kernels/simt/Cargo.toml --target-dir target/sanitized
 //! ```
 #![deny(missing_docs)]
 

@@ -54,6 +54,9 @@ pub enum Error {
     /// The user stopped the run; what was finished is on disk.
     #[error("interrupted: {0}")]
     Interrupted(String),
+    /// The GPU, its driver or its kernels.
+    #[error(transparent)]
+    Device(#[from] crate::backend::cuda::DeviceError),
     /// A request that cannot be met as it was made.
     #[error("{0}")]
     Usage(String),

@@ -5,6 +5,7 @@
 //! client, start to end inside its cache; a GPU runs steps of thousands with the same operations.
 
 pub mod cpu;
+pub mod cuda;
 mod step;
 
 pub use step::*;

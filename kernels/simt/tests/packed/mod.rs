@@ -1,6 +1,7 @@
 //! Packed steps for kernel tests: the mirror of `Packed` in packed.cuh and a builder of random steps.
 #![allow(dead_code)] // Every test file uses a part.
 
+use lumos_simt::check::Random;
 use std::ops::Range;
 
 /// Rows of an activation: every packed token.
@@ -385,46 +386,6 @@ fn tiles(bounds: &[i32]) -> Vec<Tile> {
         tiles.extend((b[0]..b[1]).step_by(TILE_ROWS).map(|first| Tile { client: c as i32, first }));
     }
     tiles
-}
-
-/// Repeatable random numbers for test data (SplitMix64).
-pub struct Random(u64);
-
-impl Random {
-    /// Seeds differing in one bit give unrelated numbers.
-    pub fn new(seed: u64) -> Random {
-        Random(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `0..n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.bits() % n as u64) as usize
-    }
-
-    /// Uniform in `[0, 1)`.
-    pub fn unit(&mut self) -> f64 {
-        (self.bits() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Standard normal.
-    pub fn normal(&mut self) -> f64 {
-        let (u, v) = (1.0 - self.unit(), self.unit());
-        (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
-    }
-
-    /// `n` normal numbers of standard deviation `scale`.
-    pub fn normals(&mut self, n: usize, scale: f64) -> Vec<f32> {
-        (0..n).map(|_| (scale * self.normal()) as f32).collect()
-    }
 }
 
 /// Largest difference between `got` and `want`, as a multiple of the root mean square of `want`; infinite where a number of

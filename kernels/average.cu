@@ -1,0 +1,173 @@
+// Parameter averaging in 64-bit fixed point, as `federation::fixed`: integers have no order, so the sums have the same bits for
+// any cutting into chunks and any order of the atomics. And the server's step from the sums, as `federation::server`.
+#include "packed.cuh"
+
+constexpr double FIXED_SCALE = 4294967296.0; // steps in 1.0
+constexpr float FIXED_LIMIT = 256.0f;        // largest change of one weight in one visit
+constexpr unsigned NO_CLIENT = 0xffffffffu;
+
+// The change in fixed point, rounded to nearest even; `fine` is cleared where it is not finite or too large.
+__device__ __forceinline__ long long fixed_change(float before, float after, bool* fine) {
+    const float change = __fsub_rn(after, before);
+    if (!(fabsf(change) <= FIXED_LIMIT)) {
+        *fine = false;
+        return 0;
+    }
+    return __double2ll_rn(static_cast<double>(change) * FIXED_SCALE);
+}
+
+__device__ __forceinline__ void add_fixed(long long* sum, long long value) {
+    if (value != 0) {
+        atomicAdd(reinterpret_cast<unsigned long long*>(sum), static_cast<unsigned long long>(value));
+    }
+}
+
+// sums[i] += sum over clients c of weight[c] * (p[c][i] - global[i]). A client whose change is not finite or beyond the limit
+// lowers *failing to its number in the chunk (plus `first`); the sums are then of no use, and the round is given up.
+//
+// p `[C, stride]`, global `[length]` f32, weight `[C]` i64 (0: the client did not train), sums `[length]` i64. Each thread
+// adds its element over a slice of clients in a register, then once atomically. Grid: (ceil(length / 256), slices) blocks of
+// 256: block y takes clients y * each to (y + 1) * each; shared memory: none. Bit-reproducible. Bytes: 4 C P + 16 P slices;
+// operations: 3 C P, one of them in double.
+extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, const float* global, const long long* weight, int clients,
+                                                                int each, unsigned first, long long stride, int length, long long* sums,
+                                                                unsigned* failing) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= length) {
+        return;
+    }
+    const int from = blockIdx.y * each, to = min(clients, from + each);
+    const float before = global[i];
+    long long sum = 0;
+    unsigned bad = NO_CLIENT;
+    for (int c = from; c < to; c++) {
+        const long long w = weight[c];
+        if (w == 0) {
+            continue;
+        }
+        bool fine = true;
+        sum += w * fixed_change(before, p[c * stride + i], &fine);
+        if (!fine && bad == NO_CLIENT) {
+            bad = first + static_cast<unsigned>(c);
+        }
+    }
+    add_fixed(sums + i, sum);
+    if (bad != NO_CLIENT) {
+        atomicMin(failing, bad);
+    }
+}
+EXPORT_KERNEL(average_dense)
+
+// The item rows of every client that trained: rows that may be uploaded and whose values changed are added to the sums of
+// their slot, their client's weight to the slot's weight, one to the client's count of uploaded rows.
+//
+// rows `[R, d]` after training, table `[I, d]` the global rows, item, slot `[R]` i32 (which row of the table; which of the
+// sums), uploads `[R]` u8, client_rows `[C + 1]` i32, weight `[C]` i64, sums `[slots, d]`, slot_weight `[slots]` i64,
+// uploaded `[C]` i32 (zero before). One warp a row. Grid: (C, blocks) blocks of 128: the warps of a client's blocks go round
+// its rows; shared memory: none. Bit-reproducible. Bytes: 8 R d read, 16 d atomically for each changed row.
+extern "C" __global__ void __launch_bounds__(128)
+    average_rows(const float* rows, const float* table, const int* item, const int* slot, const unsigned char* uploads, const int* client_rows,
+                 const long long* weight, int clients, unsigned first, int d, long long* sums, long long* slot_weight, int* uploaded,
+                 unsigned* failing) {
+    const int client = blockIdx.x;
+    if (client >= clients || weight[client] == 0) {
+        return;
+    }
+    const int lane = lane_index(), warps = warp_count();
+    const long long w = weight[client];
+    for (int r = client_rows[client] + blockIdx.y * warps + warp_index(); r < client_rows[client + 1]; r += gridDim.y * warps) {
+        if (!uploads[r]) {
+            continue;
+        }
+        const float* after = rows + static_cast<long long>(r) * d;
+        const float* before = table + static_cast<long long>(item[r]) * d;
+        bool changed = false;
+        for (int k = lane; k < d; k += 32) {
+            changed |= !(after[k] == before[k]); // a NaN is a change
+        }
+        if (!__any_sync(FULL_WARP, changed)) {
+            continue;
+        }
+        long long* to = sums + static_cast<long long>(slot[r]) * d;
+        bool fine = true;
+        for (int k = lane; k < d; k += 32) {
+            add_fixed(to + k, w * fixed_change(before[k], after[k], &fine));
+        }
+        if (!__all_sync(FULL_WARP, fine) && lane == 0) {
+            atomicMin(failing, first + static_cast<unsigned>(client));
+        }
+        if (lane == 0) {
+            add_fixed(slot_weight + slot[r], w);
+            atomicAdd(uploaded + client, 1);
+        }
+    }
+}
+EXPORT_KERNEL(average_rows)
+
+// The server's optimiser: `federation::server`.
+struct ServerStep {
+    float lr;
+    float beta1; // momentum
+    float beta2;
+    float eps;
+    int adam;     // 1: FedAdam; 0: gradient descent
+    int momentum; // 1: gradient descent with momentum
+};
+
+__device__ __forceinline__ void server_one(const ServerStep& o, long long sum, double share, float* first, float* second, float* w) {
+    const float change = static_cast<float>((static_cast<double>(sum) / FIXED_SCALE) * share);
+    float move;
+    if (o.adam) {
+        const float a = __fadd_rn(__fmul_rn(o.beta1, *first), __fmul_rn(__fsub_rn(1.0f, o.beta1), change));
+        const float b = __fadd_rn(__fmul_rn(o.beta2, *second), __fmul_rn(__fmul_rn(__fsub_rn(1.0f, o.beta2), change), change));
+        *first = a;
+        *second = b;
+        move = __fdiv_rn(__fmul_rn(o.lr, a), __fadd_rn(__fsqrt_rn(b), o.eps));
+    } else if (o.momentum) {
+        const float a = __fadd_rn(__fmul_rn(o.beta1, *first), change);
+        *first = a;
+        move = __fmul_rn(o.lr, a);
+    } else {
+        move = __fmul_rn(o.lr, change);
+    }
+    *w = __fadd_rn(*w, move);
+}
+
+__device__ __forceinline__ float* server_at(float* moments, long long i) {
+    return moments == nullptr ? nullptr : moments + i;
+}
+
+// New dense weights from the sums of a round whose clients weigh `weight` together (more than 0).
+//
+// sums `[length]` i64, w, first, second `[length]` f32 (moments null where the optimiser has none). Grid: ceil(length / 256)
+// blocks of 256; shared memory: none. Bit-reproducible. Bytes: 16 P to 32 P.
+extern "C" __global__ void __launch_bounds__(256)
+    server_dense(ServerStep step, const long long* sums, long long weight, float* w, float* first, float* second, int length) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < length) {
+        server_one(step, sums[i], 1.0 / static_cast<double>(weight), server_at(first, i), server_at(second, i), w + i);
+    }
+}
+EXPORT_KERNEL(server_dense)
+
+// New item rows: slot s stands for item[s]. A row is divided by the weight of the clients that uploaded it (weight 0: per
+// item) or by `weight`; a slot that nobody uploaded is left alone, moments included.
+//
+// sums `[slots, d]`, slot_weight `[slots]` i64, item `[slots]` i32, table, first, second `[I, d]` f32. Grid:
+// ceil(slots * d / 256) blocks of 256; shared memory: none. Bit-reproducible. Bytes: 16 to 32 an element.
+extern "C" __global__ void __launch_bounds__(256)
+    server_rows(ServerStep step, const long long* sums, const long long* slot_weight, const int* item, long long weight, float* table,
+                float* first, float* second, int slots, int d) {
+    const long long at = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (at >= static_cast<long long>(slots) * d) {
+        return;
+    }
+    const int slot = static_cast<int>(at / d), k = static_cast<int>(at % d);
+    const long long own = slot_weight[slot];
+    if (own == 0) {
+        return;
+    }
+    const long long i = static_cast<long long>(item[slot]) * d + k;
+    server_one(step, sums[at], 1.0 / static_cast<double>(weight == 0 ? own : weight), server_at(first, i), server_at(second, i), table + i);
+}
+EXPORT_KERNEL(server_rows)

@@ -1,0 +1,324 @@
+//! Averaging in fixed point and the server's step against the same operations written in Rust, exactly.
+
+use lumos_simt::check::Random;
+use lumos_simt::launch;
+
+const SCALE: f64 = 4_294_967_296.0;
+const NOBODY: u32 = u32::MAX;
+
+fn fixed(before: f32, after: f32) -> Option<i64> {
+    let change = after - before;
+    (change.abs() <= 256.0).then(|| (f64::from(change) * SCALE).round_ties_even() as i64)
+}
+
+struct Cohort {
+    d: usize,
+    items: usize,
+    length: usize,
+    stride: usize,
+    global: Vec<f32>,
+    table: Vec<f32>,
+    p: Vec<f32>,
+    weight: Vec<i64>,
+    client_rows: Vec<i32>,
+    rows: Vec<f32>,
+    item: Vec<i32>,
+    uploads: Vec<u8>,
+    /// Slot of each item and item of each slot.
+    slot_of: Vec<i32>,
+    touched: Vec<i32>,
+}
+
+fn cohort(seed: u64, clients: usize, d: usize) -> Cohort {
+    let mut r = Random::new(seed);
+    let (items, length) = (23, 131);
+    let stride = length + 5;
+    let (global, table) = (r.normals(1.0, length), r.normals(1.0, items * d));
+    let weight = (0..clients).map(|c| if c % 4 == 3 { 0 } else { 1 + r.below(9) as i64 }).collect();
+    let (mut client_rows, mut item, mut uploads, mut rows) = (vec![0], Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..clients {
+        let first = r.below(items);
+        for k in 0..r.below(6) {
+            let i = (first + 3 * k) % items;
+            item.push(i as i32);
+            uploads.push(u8::from(r.below(4) > 0));
+            let same = r.below(4) == 0;
+            for x in 0..d {
+                rows.push(table[i * d + x] + if same { 0.0 } else { r.normal() });
+            }
+        }
+        client_rows.push(item.len() as i32);
+    }
+    let (mut slot_of, mut touched) = (vec![-1; items], Vec::new());
+    for &i in item.iter().rev() {
+        if slot_of[i as usize] < 0 {
+            slot_of[i as usize] = touched.len() as i32;
+            touched.push(i);
+        }
+    }
+    let p = (0..clients * stride).map(|i| global.get(i % stride).copied().unwrap_or(0.0) + 0.3 * r.normal()).collect();
+    Cohort { d, items, length, stride, global, table, p, weight, client_rows, rows, item, uploads, slot_of, touched }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Sums {
+    dense: Vec<i64>,
+    rows: Vec<i64>,
+    row_weight: Vec<i64>,
+    uploaded: Vec<i32>,
+    failing: u32,
+}
+
+impl Cohort {
+    fn clients(&self) -> usize {
+        self.weight.len()
+    }
+
+    fn empty(&self) -> Sums {
+        let slots = self.touched.len();
+        Sums {
+            dense: vec![0; self.length],
+            rows: vec![0; slots * self.d],
+            row_weight: vec![0; slots],
+            uploaded: vec![0; self.clients()],
+            failing: NOBODY,
+        }
+    }
+
+    /// On the device's rendition, in chunks that end at `cuts`.
+    fn launched(&self, cuts: &[usize], each: i32, slices: u32) -> Sums {
+        let mut sums = self.empty();
+        let slot: Vec<i32> = self.item.iter().map(|&i| self.slot_of[i as usize]).collect();
+        let mut from = 0;
+        for &to in cuts {
+            let n = (to - from) as i32;
+            let (p, w) = (self.p[from * self.stride..].as_ptr(), self.weight[from..].as_ptr());
+            let blocks = self.length.div_ceil(64) as u32;
+            unsafe {
+                launch!(
+                    "average_dense",
+                    [blocks, slices, 1],
+                    [64, 1, 1],
+                    0,
+                    p,
+                    self.global.as_ptr(),
+                    w,
+                    n,
+                    each,
+                    from as u32,
+                    self.stride as i64,
+                    self.length as i32,
+                    sums.dense.as_mut_ptr(),
+                    &raw mut sums.failing
+                )
+            }
+            .unwrap();
+            unsafe {
+                launch!(
+                    "average_rows",
+                    [n as u32 + 1, 2, 1],
+                    [64, 1, 1],
+                    0,
+                    self.rows.as_ptr(),
+                    self.table.as_ptr(),
+                    self.item.as_ptr(),
+                    slot.as_ptr(),
+                    self.uploads.as_ptr(),
+                    self.client_rows[from..].as_ptr(),
+                    w,
+                    n,
+                    from as u32,
+                    self.d as i32,
+                    sums.rows.as_mut_ptr(),
+                    sums.row_weight.as_mut_ptr(),
+                    sums.uploaded[from..].as_mut_ptr(),
+                    &raw mut sums.failing
+                )
+            }
+            .unwrap();
+            from = to;
+        }
+        sums
+    }
+
+    fn reference(&self) -> Sums {
+        let mut sums = self.empty();
+        let d = self.d;
+        for c in (0..self.clients()).filter(|&c| self.weight[c] > 0) {
+            let w = self.weight[c];
+            let mut fine = true;
+            for i in 0..self.length {
+                match fixed(self.global[i], self.p[c * self.stride + i]) {
+                    Some(x) => sums.dense[i] += w * x,
+                    None => fine = false,
+                }
+            }
+            for r in self.client_rows[c] as usize..self.client_rows[c + 1] as usize {
+                let (after, before) = (&self.rows[r * d..][..d], &self.table[self.item[r] as usize * d..][..d]);
+                if self.uploads[r] == 0 || after == before {
+                    continue;
+                }
+                let slot = self.slot_of[self.item[r] as usize] as usize;
+                sums.uploaded[c] += 1;
+                sums.row_weight[slot] += w;
+                for k in 0..d {
+                    match fixed(before[k], after[k]) {
+                        Some(x) => sums.rows[slot * d + k] += w * x,
+                        None => fine = false,
+                    }
+                }
+            }
+            if !fine {
+                sums.failing = sums.failing.min(c as u32);
+            }
+        }
+        sums
+    }
+}
+
+#[test]
+fn sums_are_exact_for_any_chunks() {
+    for (seed, clients, d) in [(1, 1, 3), (2, 13, 8), (3, 37, 33), (4, 64, 64)] {
+        let cohort = cohort(seed, clients, d);
+        let expected = cohort.reference();
+        assert!(clients == 1 || expected.uploaded.iter().sum::<i32>() > 0);
+        for (cuts, each, slices) in
+            [(vec![clients], clients as i32, 1), (vec![clients / 3, clients / 2, clients], 2, clients as u32), (vec![clients], 5, 13)]
+        {
+            let cuts: Vec<usize> = cuts.into_iter().filter(|&c| c > 0).collect();
+            assert_eq!(cohort.launched(&cuts, each, slices), expected, "{clients} clients in {cuts:?}, {each} a thread");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_or_too_large_names_the_lowest_client() {
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -300.0] {
+        let mut cohort = cohort(5, 21, 9);
+        let stride = cohort.stride;
+        cohort.p[17 * stride + 3] = bad;
+        cohort.p[10 * stride + 130] = bad;
+        assert_eq!(cohort.launched(&[8, 21], 3, 7).failing, 10, "{bad}");
+        // A client that did not train is not looked at.
+        cohort.weight[10] = 0;
+        assert_eq!(cohort.launched(&[8, 21], 3, 7).failing, 17);
+        let row = cohort.client_rows[..].windows(2).position(|b| b[0] < b[1]).unwrap();
+        let at = cohort.client_rows[row] as usize;
+        (cohort.uploads[at], cohort.weight[row]) = (1, 1);
+        cohort.rows[at * cohort.d + 8] = bad;
+        assert_eq!(cohort.launched(&[21], 30, 1).failing, row as u32, "{bad} in an item row");
+    }
+}
+
+#[test]
+fn small_changes_and_subnormal_numbers_are_kept_or_rounded() {
+    let mut cohort = cohort(6, 5, 4);
+    let stride = cohort.stride;
+    for c in 0..5 {
+        for i in 0..cohort.length {
+            let ulp = f32::from_bits(1 + (i as u32) * 7);
+            cohort.global[i] = 0.0;
+            cohort.p[c * stride + i] = if i % 2 == 0 { ulp } else { 1.0 / 8_589_934_592.0 * (1 + i) as f32 };
+        }
+    }
+    assert_eq!(cohort.launched(&[5], 5, 1), cohort.reference());
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct ServerStep {
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    adam: i32,
+    momentum: i32,
+}
+
+fn serve(o: &ServerStep, sum: i64, share: f64, first: &mut f32, second: &mut f32, w: &mut f32) {
+    let change = ((sum as f64 / SCALE) * share) as f32;
+    *w += if o.adam != 0 {
+        *first = o.beta1 * *first + (1.0 - o.beta1) * change;
+        *second = o.beta2 * *second + (1.0 - o.beta2) * change * change;
+        o.lr * *first / (second.sqrt() + o.eps)
+    } else if o.momentum != 0 {
+        *first = o.beta1 * *first + change;
+        o.lr * *first
+    } else {
+        o.lr * change
+    };
+}
+
+#[test]
+fn the_server_takes_the_steps_of_the_cpu() {
+    let cohort = cohort(7, 30, 5);
+    let sums = cohort.reference();
+    let weight: i64 = cohort.weight.iter().sum();
+    let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, adam: 0, momentum: 0 };
+    for o in [sgd, ServerStep { beta1: 0.9, momentum: 1, ..sgd }, ServerStep { beta1: 0.9, adam: 1, ..sgd }] {
+        for per_item in [true, false] {
+            let mut r = Random::new(8);
+            let plain = o.adam == 0 && o.momentum == 0;
+            let (mut w, mut table) = (cohort.global.clone(), cohort.table.clone());
+            let moments = |r: &mut Random, n: usize| r.normals(0.1, n).iter().map(|x| x.abs()).collect::<Vec<f32>>();
+            let (mut f, mut s) = (moments(&mut r, w.len()), moments(&mut r, w.len()));
+            let (mut tf, mut ts) = (moments(&mut r, table.len()), moments(&mut r, table.len()));
+            let (mut w2, mut f2, mut s2) = (w.clone(), f.clone(), s.clone());
+            let (mut table2, mut tf2, mut ts2) = (table.clone(), tf.clone(), ts.clone());
+            for i in 0..w2.len() {
+                serve(&o, sums.dense[i], 1.0 / weight as f64, &mut f2[i], &mut s2[i], &mut w2[i]);
+            }
+            for (slot, &item) in cohort.touched.iter().enumerate().filter(|(slot, _)| sums.row_weight[*slot] > 0) {
+                let share = 1.0 / if per_item { sums.row_weight[slot] } else { weight } as f64;
+                for k in 0..cohort.d {
+                    let i = item as usize * cohort.d + k;
+                    serve(&o, sums.rows[slot * cohort.d + k], share, &mut tf2[i], &mut ts2[i], &mut table2[i]);
+                }
+            }
+            let pointer = |v: &mut Vec<f32>| if plain { std::ptr::null_mut() } else { v.as_mut_ptr() };
+            let n = w.len();
+            let (fp, sp, tfp, tsp) = (pointer(&mut f), pointer(&mut s), pointer(&mut tf), pointer(&mut ts));
+            unsafe {
+                launch!(
+                    "server_dense",
+                    [n.div_ceil(32) as u32, 1, 1],
+                    [32, 1, 1],
+                    0,
+                    o,
+                    sums.dense.as_ptr(),
+                    weight,
+                    w.as_mut_ptr(),
+                    fp,
+                    sp,
+                    n as i32
+                )
+                .unwrap();
+                let slots = cohort.touched.len();
+                let blocks = (slots * cohort.d).div_ceil(64) as u32;
+                launch!(
+                    "server_rows",
+                    [blocks, 1, 1],
+                    [64, 1, 1],
+                    0,
+                    o,
+                    sums.rows.as_ptr(),
+                    sums.row_weight.as_ptr(),
+                    cohort.touched.as_ptr(),
+                    if per_item { 0 } else { weight },
+                    table.as_mut_ptr(),
+                    tfp,
+                    tsp,
+                    slots as i32,
+                    cohort.d as i32
+                )
+                .unwrap();
+            }
+            assert_eq!((w, table), (w2, table2), "{o:?} per item {per_item}");
+            if !plain {
+                assert_eq!((f, tf), (f2, tf2));
+                assert!(o.adam == 0 || (s, ts) == (s2, ts2));
+            }
+            assert!(cohort.items > cohort.touched.len() || sums.row_weight.contains(&0), "some row is nobody's");
+        }
+    }
+}

@@ -70,11 +70,11 @@ impl Case {
         let step = PackedStep::random(seed, 2, clients);
         let mut random = Random::new(seed);
         let (w, stride) = if aligned { (4, (8 + ins * outs + outs).next_multiple_of(4)) } else { (3, 7 + ins * outs + outs) };
-        let b = (seed % 3 != 0).then_some(w + ins * outs);
+        let b = (!seed.is_multiple_of(3)).then_some(w + ins * outs);
         let rows = step.row_view(kind).count();
         let dense = random.normals(1.0, stride * clients.len());
         let (x, dy, dx) = (random.normals(1.0, rows * ins), random.normals(1.0, rows * outs), random.normals(1.0, rows * ins));
-        Case { step, precision, kind, ins, outs, w, b, stride, dense, x, dy, dx, add: seed % 2 == 0 }
+        Case { step, precision, kind, ins, outs, w, b, stride, dense, x, dy, dx, add: seed.is_multiple_of(2) }
     }
 
     fn run(&mut self) -> Results {

@@ -198,7 +198,7 @@ EXPORT_KERNEL(select_rows_backward)
 //
 // Launch: any grid (G), 256 threads. Bytes: 8 rows width; operations: about 8 integer ones an element.
 extern "C" __global__ void __launch_bounds__(256) dropout(const Packed* step, int kind, int site, unsigned threshold, float keep,
-                                                          DropoutClock clock, float* x, int width) {
+                                                          const DropoutClock* clock, float* x, int width) {
     using namespace elementwise;
     const RowSet set = row_set(step, kind);
     // Eights that a row can touch.
@@ -210,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(256) dropout(const Packed* step, in
         const long long from = begin - 8 * index, to = end - 8 * index;
         if (to > 0) {
             float* eight = x + (static_cast<long long>(set.bounds[c]) * width + 8 * index);
-            drop_eight(mask(step, clock, site, c, threshold, keep), static_cast<unsigned>(index), eight, eight,
+            drop_eight(mask(step, *clock, site, c, threshold, keep), static_cast<unsigned>(index), eight, eight,
                        from > 0 ? static_cast<int>(from) : 0, to < 8 ? static_cast<int>(to) : 8);
         }
     });
@@ -222,9 +222,9 @@ EXPORT_KERNEL(dropout)
 //
 // Launch: grid (C of the largest step, any), 256 threads; ceil(rows of the largest client * d / 2048) blocks along the second
 // side read each element once. Bytes: 8 R d; operations: about 8 integer ones an element.
-extern "C" __global__ void __launch_bounds__(256) drop_items(const Packed* step, unsigned threshold, float keep, DropoutClock clock,
+extern "C" __global__ void __launch_bounds__(256) drop_items(const Packed* step, unsigned threshold, float keep, const DropoutClock* clock,
                                                              const float* rows, float* dropped, int d) {
-    elementwise::drop_rows(step, threshold, keep, clock, rows, dropped, d);
+    elementwise::drop_rows(step, threshold, keep, *clock, rows, dropped, d);
 }
 EXPORT_KERNEL(drop_items)
 
@@ -232,7 +232,7 @@ EXPORT_KERNEL(drop_items)
 //
 // Launch and cost: as drop_items.
 extern "C" __global__ void __launch_bounds__(256) drop_items_backward(const Packed* step, unsigned threshold, float keep,
-                                                                      DropoutClock clock, float* grad, int d) {
-    elementwise::drop_rows(step, threshold, keep, clock, grad, grad, d);
+                                                                      const DropoutClock* clock, float* grad, int d) {
+    elementwise::drop_rows(step, threshold, keep, *clock, grad, grad, d);
 }
 EXPORT_KERNEL(drop_items_backward)

@@ -110,7 +110,7 @@ struct OptimiserStep {
 
 // Where dropout draws from: the key of `rng::Stream` for the seed and purpose, and the round. The counter of an element is
 // [index / 8, number << 8 | site, round, client] with the step's number and the client's own, index counted from the
-// client's first element; see `dropout_scale` in elementwise.cu for the bits.
+// client's first element; see elementwise.cu for the bits. In device memory, because a captured graph serves every round.
 struct DropoutClock {
     unsigned key_low;
     unsigned key_high;

@@ -49,6 +49,13 @@ pub fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     c
 }
 
+/// Inverted dropout at `rate` with sixteen random bits an element: elements whose bits are below the threshold are dropped, the
+/// others multiplied by the factor. The kept share is exact for the rounded threshold.
+pub fn dropout_threshold(rate: f32) -> (u32, f32) {
+    let threshold = (rate * 65536.0).round().min(65535.0) as u32;
+    (threshold, 65536.0 / (65536 - threshold) as f32)
+}
+
 /// A stream of draws for one (seed, purpose, round, client); positions are given by the caller or walked in order.
 #[derive(Clone, Debug)]
 pub struct Stream {
@@ -65,6 +72,11 @@ impl Stream {
         // The seed is spread over the key by one Philox call, so that purpose and high seed bits never collide.
         let k = philox([seed as u32, (seed >> 32) as u32, purpose as u32, (client >> 32) as u32], [0x4C55_4D4F, 0x5321_0001]);
         Stream { key: [k[0], k[1]], round: round as u32, client: client as u32, next: 0, block: [0; 4] }
+    }
+
+    /// The key, which depends on the seed and the purpose (and on the client only beyond 32 bits).
+    pub fn key(&self) -> [u32; 2] {
+        self.key
     }
 
     /// The four words at block `index`, without moving the stream.

@@ -165,6 +165,17 @@ choice! {
     }
 }
 choice! {
+    /// Arithmetic of linear layers on a GPU. The CPU computes in float32 whatever is chosen.
+    Precision {
+        /// float32.
+        Fp32 = "fp32",
+        /// Tensor cores on inputs rounded to TF32, sums in float32.
+        Tf32 = "tf32",
+        /// Tensor cores on inputs rounded to bfloat16, sums in float32.
+        Bf16 = "bf16",
+    }
+}
+choice! {
     /// Where views come from.
     GeneratorKind {
         /// No views.

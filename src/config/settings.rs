@@ -350,6 +350,10 @@ pub struct Settings {
     pub seed: u64,
     /// Threads; 0: all cores. Never changes a result.
     pub threads: u32,
+    /// Where clients are trained: `auto`, `cpu`, `cuda`, `cuda:N`.
+    pub device: String,
+    /// Arithmetic of linear layers on a GPU.
+    pub precision: Precision,
     /// See [`DataSettings`].
     pub data: DataSettings,
     /// See [`ViewSettings`].
@@ -373,6 +377,8 @@ impl Default for Settings {
             compare: Vec::new(),
             seed: 1,
             threads: 0,
+            device: "auto".into(),
+            precision: Precision::Fp32,
             data: DataSettings::default(),
             views: ViewSettings::default(),
             model: ModelSettings::default(),

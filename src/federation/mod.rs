@@ -1,5 +1,6 @@
 //! The federation: rounds of cohorts, visits, sums and server steps.
 
+mod device;
 pub mod fixed;
 mod private;
 mod ranking;
@@ -10,5 +11,6 @@ mod update;
 mod visit;
 pub mod wire;
 
+pub use device::{DeviceUse, unsupported as unsupported_on_device};
 pub use tensor::{NamedTensor, TensorData};
 pub use trainer::{RoundReport, Trainer};

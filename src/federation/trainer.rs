@@ -1,10 +1,12 @@
 //! The trainer: global weights, the server's state, one lane a thread, and the state a checkpoint needs.
 
+use super::device::{DeviceTrainer, DeviceUse};
 use super::fixed;
 use super::private::{PrivateState, PrivateStore};
 use super::server::Server;
 use super::tensor::{NamedTensor, TensorData};
 use super::visit::Lane;
+use crate::backend::cuda::Device;
 use crate::cohort::{self, Cohort};
 use crate::config::{Clients, Group, Settings};
 use crate::data::Dataset;
@@ -15,6 +17,7 @@ use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What happened in one round.
@@ -67,6 +70,8 @@ pub struct Trainer<'a> {
     rounds: u64,
     /// Moments of the one participant, as restored from a checkpoint.
     moments: Option<[Vec<f32>; 4]>,
+    /// Where clients are trained, if not on the CPU.
+    device: Option<DeviceTrainer<'a>>,
 }
 
 /// `users[c]` as a slice of one: the sequences of client `c`.
@@ -102,7 +107,28 @@ impl<'a> Trainer<'a> {
             everyone: users,
             rounds: 0,
             moments: None,
+            device: None,
         })
+    }
+
+    /// A trainer whose clients are trained on `device`; threads of the host pack them.
+    pub fn on_device(settings: &'a Settings, data: &'a Dataset, views: &'a Views, device: Arc<dyn Device>) -> Result<Trainer<'a>> {
+        let mut trainer = Trainer::new(settings, data, views)?;
+        trainer.lanes.truncate(1);
+        trainer.device = Some(DeviceTrainer::new(settings, data, views, device, trainer.threads)?);
+        Ok(trainer)
+    }
+
+    /// What the device did so far, where there is one.
+    pub fn device_use(&self) -> Result<Option<DeviceUse>> {
+        Ok(self.device.as_ref().map(DeviceTrainer::usage).transpose()?)
+    }
+
+    /// At most so many bytes for a chunk of clients on the device, where there is one. Changes no result.
+    pub fn limit_chunks(&mut self, bytes: u64) {
+        if let Some(device) = &mut self.device {
+            device.set_budget(bytes);
+        }
     }
 
     /// Folder for private client state that does not fit in memory.
@@ -143,7 +169,18 @@ impl<'a> Trainer<'a> {
             cohort::draw(&self.settings.federation, self.data.users(), self.settings.seed, round)
         };
         let draw_s = start.elapsed().as_secs_f64();
-        self.train_cohort(&cohort.clients, round, progress)?;
+        match &mut self.device {
+            None => self.train_cohort(&cohort.clients, round, progress)?,
+            Some(device) => {
+                let lane = &mut self.lanes[0];
+                lane.clear();
+                let fed = &self.settings.federation;
+                let next = (round < u64::from(fed.rounds))
+                    .then(|| (cohort::draw(fed, self.data.users(), self.settings.seed, round + 1).clients, round + 1));
+                let times = device.train(&cohort.clients, round, &self.weights, &mut lane.sums, &mut lane.bytes, next, progress)?;
+                (lane.seconds[0], lane.seconds[1]) = (times.waited, times.trained);
+            }
+        }
 
         let t = Instant::now();
         let (first, rest) = self.lanes.split_first_mut().expect("a trainer has a lane");
@@ -158,6 +195,9 @@ impl<'a> Trainer<'a> {
             ));
         }
         self.server.apply(&self.settings.federation, &first.sums, &mut self.weights);
+        if let Some(device) = &mut self.device {
+            device.serve(&self.server, &self.weights)?;
+        }
         let served = t.elapsed().as_secs_f64();
 
         let private: Vec<(u32, PrivateState)> = self.lanes.iter_mut().flat_map(|l| l.private.drain(..)).collect();
@@ -310,6 +350,9 @@ impl<'a> Trainer<'a> {
             };
             self.private.clear();
             self.private.restore(bytes)?.ok_or_else(|| Error::Usage("checkpoint: private client state is damaged".into()))?;
+        }
+        if let Some(device) = &mut self.device {
+            device.invalidate();
         }
         self.weights = fresh;
         self.server = server;

@@ -8,7 +8,7 @@ use super::rows;
 use super::worker::Worker;
 use crate::backend::{Act, Backend, Rows};
 use crate::config::{LossSettings, RecLoss};
-use crate::rng::Stream;
+use crate::rng::{Stream, dropout_threshold};
 
 /// Logits of a full softmax are computed for so many examples at a time, so that the matrix is never stored.
 const SOFTMAX_ROWS: usize = 6;
@@ -116,9 +116,8 @@ fn drop_out(stream: &Stream, base: u64, rate: f32, x: &mut [f32]) {
     if rate <= 0.0 {
         return;
     }
-    // Sixteen random bits an element: eight elements a block. The kept share is exact for the rounded threshold.
-    let threshold = (rate * 65536.0).round().min(65535.0) as u32;
-    let keep = 65536.0 / (65536 - threshold) as f32;
+    // Sixteen random bits an element: eight elements a block.
+    let (threshold, keep) = dropout_threshold(rate);
     for (i, eight) in x.chunks_mut(8).enumerate() {
         let words = stream.block_at(base + i as u64);
         for (k, v) in eight.iter_mut().enumerate() {

@@ -5,9 +5,15 @@
 
 pub mod choice;
 pub mod device;
+pub mod engine;
 pub mod errors;
 pub mod host;
+pub mod meter;
+pub mod ops;
+pub mod optimiser;
+pub mod packed;
 mod record;
+pub mod room;
 
 #[cfg(feature = "cuda")]
 mod codes;

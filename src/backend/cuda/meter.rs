@@ -1,0 +1,72 @@
+//! How much room the activations of a step take: the model run on a backend that only counts.
+
+use super::packed::Shape;
+use crate::backend::{Act, Backend, Rows};
+use crate::config::LossSettings;
+use crate::model::Model;
+
+/// Activations begin at multiples of so many floats: 128 bytes, a line of the cache.
+pub const ACT_ALIGN: usize = 32;
+
+/// Where the next activation of `shape` goes; moves `top` behind it.
+pub(super) fn place(shape: &Shape, top: &mut usize, rows: Rows, width: usize) -> Act {
+    let count = match rows {
+        Rows::Tokens => shape.tokens,
+        Rows::Outputs => shape.outputs,
+    } as usize;
+    let act = Act { at: *top, rows, width };
+    *top += (count * width).next_multiple_of(ACT_ALIGN);
+    act
+}
+
+/// Counts activations and does nothing.
+pub struct Meter {
+    shape: Shape,
+    top: usize,
+}
+
+/// Floats of the activations of one training step of `shape`.
+pub fn arena_floats(model: &Model, loss: &LossSettings, shape: &Shape) -> usize {
+    let mut meter = Meter { shape: *shape, top: 0 };
+    model.train(&mut meter, loss);
+    meter.top
+}
+
+/// Floats of the activations of a forward pass of `shape`.
+pub fn encode_floats(model: &Model, shape: &Shape) -> usize {
+    let mut meter = Meter { shape: *shape, top: 0 };
+    model.encode(&mut meter);
+    meter.top
+}
+
+impl Backend for Meter {
+    fn act(&mut self, rows: Rows, width: usize) -> Act {
+        place(&self.shape, &mut self.top, rows, width)
+    }
+    fn embed(&mut self, _: f32, _: Option<usize>, _: Act) {}
+    fn embed_backward(&mut self, _: f32, _: Option<usize>, _: Act) {}
+    fn select(&mut self, _: Act, _: Act) {}
+    fn select_backward(&mut self, _: Act, _: Act) {}
+    fn layer_norm(&mut self, _: Act, _: usize, _: usize, _: Act, _: Act) {}
+    fn layer_norm_backward(&mut self, _: Act, _: Act, _: usize, _: usize, _: Act, _: Act) {}
+    fn linear(&mut self, _: Act, _: usize, _: usize, _: Act) {}
+    fn linear_backward(&mut self, _: Act, _: Act, _: usize, _: usize, _: Option<Act>, _: bool) {}
+    fn attention(&mut self, _: usize, _: Act, _: Act, _: Act, _: Act, _: Act) {}
+    fn attention_backward(&mut self, heads: usize, q: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act) {
+        self.act(q.rows, super::ops::attention_scratch(heads));
+    }
+    fn gru(&mut self, _: Act, _: usize, _: usize, _: Act, _: Act, _: Act) {}
+    fn gru_backward(&mut self, _: usize, _: usize, _: Act, _: Act, dh: Act, _: Act) {
+        self.act(Rows::Tokens, 3 * dh.width);
+    }
+    fn relu(&mut self, _: Act) {}
+    fn relu_backward(&mut self, _: Act, _: Act) {}
+    fn dropout(&mut self, _: u32, _: f32, _: Act) {}
+    fn drop_items(&mut self, _: f32) {}
+    fn drop_items_backward(&mut self, _: f32) {}
+    fn add(&mut self, _: Act, _: Act) {}
+    fn copy(&mut self, _: Act, _: Act) {}
+    fn zero(&mut self, _: Act) {}
+    fn next_item_loss(&mut self, _: &LossSettings, _: Act, _: Act) {}
+    fn info_nce(&mut self, _: &LossSettings, _: Act, _: Act) {}
+}

@@ -20,7 +20,7 @@ struct ExampleRows {
 // largest client / 16)) or fewer in y (they go round), blocks of 128; shared memory: SCORE_SHARED floats = 19,456 bytes.
 // Bit-reproducible. Bytes: 4 d rows(c) ceil(examples(c) / 16) a client, mostly from the cache; operations: 2 d rows
 // examples a client, one exponential a score.
-extern "C" __global__ void __launch_bounds__(SCORE_THREADS)
+extern "C" __global__ void __launch_bounds__(SCORE_THREADS, 3)
     full_softmax_stats(const Packed* step, const float* h, const float* rows, float* lse, float* loss, int d) {
     LUMOS_SHARED(float, stage);
     const int client = blockIdx.x;
@@ -74,7 +74,7 @@ EXPORT_KERNEL(full_softmax_stats)
 // h, dh [Q, d], rows [R, d], lse [E] f32. Grid and bit-reproducibility as full_softmax_stats; shared memory: SCORE_SHARED
 // floats and 8 KiB = 27,648 bytes. Bytes: twice those of the stats; operations: 4 d rows examples a client for d up to 128,
 // and 2 d rows examples more for every further 128 columns.
-extern "C" __global__ void __launch_bounds__(SCORE_THREADS)
+extern "C" __global__ void __launch_bounds__(SCORE_THREADS, 3)
     full_softmax_hidden(const Packed* step, const float* h, const float* rows, const float* lse, float* dh, int d) {
     LUMOS_SHARED(float, stage);
     float4* weights = reinterpret_cast<float4*>(stage + SCORE_SHARED) + warp_index() * SCORE_RIGHT; // [128] of this warp
@@ -142,7 +142,7 @@ EXPORT_KERNEL(full_softmax_hidden)
 // of the largest client / 128)) or fewer in y (they go round), blocks of 128; shared memory: SCORE_SHARED floats and
 // 8,448 bytes = 27,904. Bit-reproducible. Bytes: 12 R d and 4 d examples(c) ceil(rows(c) / 128) a client; operations: 4 d
 // rows examples a client for d up to 64, and 2 d rows examples more for every further 64 columns.
-extern "C" __global__ void __launch_bounds__(SCORE_THREADS)
+extern "C" __global__ void __launch_bounds__(SCORE_THREADS, 3)
     full_softmax_rows(const Packed* step, const float* h, const float* rows, const float* lse, float* row_grad, int d) {
     LUMOS_SHARED(float, stage);
     float* weights = stage + SCORE_SHARED; // [16, 128]

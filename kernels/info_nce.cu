@@ -16,12 +16,13 @@ constexpr float NORM_FLOOR = 1e-24f;
 // over all views (joint) or over a and the counterfactuals (decoupled). Adds lambda / (groups of the client) times the
 // gradient to dh; a group without a positive has loss 0 and no gradient.
 //
-// h, dh [Q, d], loss [G] f32 (without lambda). One warp a group; no two groups share an output. `views` is at least the
+// h, dh [Q, d], loss [G] f32 (without lambda), apart in memory. One warp a group; no two groups share an output. `views` is at least the
 // views of the largest group (a larger group gets a NaN loss and no gradient).
 // Grid: ceil(G / 4) blocks of 128, or fewer (they go round); shared memory: 48 views bytes. Bit-reproducible.
 // Bytes: 12 d members; operations: about 16 d members.
 extern "C" __global__ void __launch_bounds__(128)
-    info_nce(const Packed* step, int contrast, float tau, const float* h, float* dh, float* loss, int views, int d) {
+    info_nce(const Packed* step, int contrast, float tau, const float* __restrict__ h, float* __restrict__ dh, float* __restrict__ loss,
+             int views, int d) {
     LUMOS_SHARED(float, shared);
     const int lane = lane_index(), warps = warp_count(), warp = warp_index();
     float* cosine = shared + 3 * views * warp; // [views] of this warp, as are the next two
@@ -142,7 +143,7 @@ EXPORT_KERNEL(in_batch_info_nce_norms)
 // a, b [B, d], inverse [2, B] from in_batch_info_nce_norms, lse, loss [B] f32. A block takes 16 rows of a. Grid:
 // ceil(B / 16) blocks of 128; shared memory: SCORE_SHARED floats = 19,456 bytes. Bit-reproducible. Bytes: 4 B d ceil(B / 16)
 // from the cache; operations: 2 B B d, one exponential a score.
-extern "C" __global__ void __launch_bounds__(SCORE_THREADS) in_batch_info_nce_stats(const float* a, const float* b, const float* inverse,
+extern "C" __global__ void __launch_bounds__(SCORE_THREADS, 3) in_batch_info_nce_stats(const float* a, const float* b, const float* inverse,
                                                                                     float tau, float* lse, float* loss, int batch, int d) {
     LUMOS_SHARED(float, stage);
     const int lane = lane_index(), warp = warp_index();
@@ -191,7 +192,7 @@ EXPORT_KERNEL(in_batch_info_nce_stats)
 // (blockIdx.y 0) or of b (1). Grid: (ceil(B / 16), 2), blocks of 128; shared memory: SCORE_SHARED floats and 8 KiB = 27,648
 // bytes. Bit-reproducible. Bytes: 16 B d ceil(B / 16) from the cache; operations: 8 B B d for d up to 128, and 4 B B d more
 // for every further 128 columns.
-extern "C" __global__ void __launch_bounds__(SCORE_THREADS)
+extern "C" __global__ void __launch_bounds__(SCORE_THREADS, 3)
     in_batch_info_nce_grad(const float* a, const float* b, const float* inverse, const float* lse, float tau, float weight, float* da,
                            float* db, int batch, int d) {
     LUMOS_SHARED(float, stage);

@@ -129,12 +129,13 @@ __device__ __forceinline__ void next_item_hidden(const int* cands, int width, co
 // gbce_beta) and the softmax over the candidates, each example weighing 1 / (examples of its client).
 //
 // h, dh [Q, d] (dh is added to), rows [R, d], coef [E, width] (out: derivatives by the logits, times the weight), loss [E]
-// (out: without the weight), all f32; `kind` is a NextItemKind. One warp an example; examples of one output must be
+// (out: without the weight), all f32, apart in memory; `kind` is a NextItemKind. One warp an example; examples of one output must be
 // neighbours: the warp of the first then does all of them in order.
 // Grid: ceil(E / 4) blocks of 128, or fewer (they go round); shared memory: none. Bit-reproducible.
 // Bytes: E d (12 + 8 width) + 12 E width; operations: 4 E width d.
-extern "C" __global__ void __launch_bounds__(128)
-    next_item_loss(const Packed* step, int kind, const float* h, const float* rows, float* dh, float* coef, float* loss, int d) {
+extern "C" __global__ void __launch_bounds__(128, 8)
+    next_item_loss(const Packed* step, int kind, const float* __restrict__ h, const float* __restrict__ rows, float* __restrict__ dh,
+                   float* __restrict__ coef, float* __restrict__ loss, int d) {
     const int lane = lane_index(), warps = warp_count();
     const int width = step->width;
     for (int e = blockIdx.x * warps + warp_index(); e < step->examples; e += gridDim.x * warps) {

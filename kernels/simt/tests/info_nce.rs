@@ -73,8 +73,8 @@ reference! {
             let top = score.iter().fold(Real::NEG_INFINITY, |x, &y| x.max(y));
             let z: Real = score.iter().map(|s| (s - top).exp()).sum();
             losses.push(top + z.ln() - score[i]);
-            for j in 0..n {
-                let g = ((score[j] - top).exp() / z - if i == j { 1.0 } else { 0.0 }) * Real::from(weight) / n as Real / tau;
+            for (j, s) in score.iter().enumerate() {
+                let g = ((s - top).exp() / z - if i == j { 1.0 } else { 0.0 }) * Real::from(weight) / n as Real / tau;
                 pull(a, i, b, j, g, d, &mut da);
                 pull(b, j, a, i, g, d, &mut db);
             }
@@ -184,8 +184,8 @@ fn reference_gradients_are_differences() {
         // One group a client, so lambda weighs each loss.
         let total = |h: &[f64]| exact::tri_view(&s, contrast, tau, h, &dh, d).0.iter().sum::<f64>() * f64::from(s.lambda);
         let (_, gradient) = exact::tri_view(&s, contrast, tau, &h, &dh, d);
-        for i in 0..h.len() {
-            close("dh", &[slope(&total, &mut h, i, step)], &[gradient[i]], 1e-5, 1e-6);
+        for (i, &g) in gradient.iter().enumerate() {
+            close("dh", &[slope(&total, &mut h, i, step)], &[g], 1e-5, 1e-6);
         }
     }
     let n = 5;

@@ -129,7 +129,7 @@ fn check(name: &str, mut s: PackedStep, kind: i32, seed: u64, d: usize) {
     let std = 1.5 / (d as f32).powf(0.25);
     let (h, table) = (r.normals(std, s.outputs() * d), r.normals(std, s.rows() * d));
     let (dh, rows) = (r.normals(0.1, s.outputs() * d), r.normals(0.1, s.rows() * d));
-    let got = run(&mut s, kind, &h, &table, &dh, &rows, seed % 2 == 0, d);
+    let got = run(&mut s, kind, &h, &table, &dh, &rows, seed.is_multiple_of(2), d);
     let plain = plain::next_item(&s, kind, &h, &table, &dh, &rows, d);
     let exact = exact::next_item(&s, kind, &real(&h), &real(&table), &dh, &rows, d);
     let name = format!("{name}, loss {kind}, d {d}");

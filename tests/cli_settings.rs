@@ -84,7 +84,28 @@ fn methods_and_doctor_answer() {
     assert!(one.contains("joint") && one.contains("second-hand") && one.contains("2602.09306"), "{one}");
     sandbox.lumos(&["methods", "lumoz"]).refused(1, &["did you mean `lumos`"]);
     let json = sandbox.lumos(&["doctor", "--json"]).json();
-    assert!(json["cores"].as_u64().unwrap() > 0 && json["gpu_backend"] == false, "{json}");
+    assert!(json["cores"].as_u64().unwrap() > 0 && json["gpu_backend"] == cfg!(feature = "cuda"), "{json}");
+}
+
+/// What of CUDA is missing is said line by line, each with what to do, and nothing fails for it.
+#[test]
+fn doctor_speaks_of_the_gpu() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.lumos(&["doctor"]).done();
+    let line = |name: &str| {
+        let found = text.lines().find_map(|l| l.strip_prefix(name).filter(|rest| rest.starts_with(' ')));
+        found.unwrap_or_else(|| panic!("no line `{name}`:\n{text}")).trim().to_string()
+    };
+    for name in ["nvidia driver", "kernels", "nvrtc", "nvml", "nccl"] {
+        assert!(!line(name).is_empty(), "{name}");
+    }
+    let json = sandbox.lumos(&["doctor", "--json"]).json();
+    let auto = line("device taken by auto");
+    assert!(json["gpu_usable"] == true || auto.starts_with("CPU ("), "{auto}");
+    if json["cuda"]["gpus"].as_array().unwrap().is_empty() && cfg!(feature = "cuda") {
+        assert!(line("nvidia driver").contains("--device cpu"), "{text}");
+    }
+    assert_eq!(json["cuda"]["kernels"], line("kernels"));
 }
 
 #[test]

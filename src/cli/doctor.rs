@@ -3,9 +3,10 @@
 use super::output::{say, say_json};
 use super::table::pairs;
 use crate::Result;
-use crate::run::Machine;
+use crate::backend::cuda::{self, Survey};
+use crate::run::{Machine, telemetry};
 
-/// Show cores, vector instructions, memory and what is built in
+/// Show cores, vector instructions, memory, GPUs and what is built in
 #[derive(clap::Args)]
 pub struct Args {
     /// One JSON object instead of lines
@@ -15,19 +16,23 @@ pub struct Args {
 
 pub fn main(args: &Args) -> Result<()> {
     let machine = Machine::here();
-    // The kernel module tells its version here; whether a card is usable is not asked, for nothing here could use it.
-    let driver = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
-    let driver = driver.and_then(|text| text.lines().next().map(|l| l.trim_start_matches("NVRM version:").trim().to_string()));
+    let survey = Survey::take();
+    // The kernel module tells its version here, also where the driver's library is missing.
+    let module = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let module = module.and_then(|text| text.lines().next().map(|l| l.trim_start_matches("NVRM version:").trim().to_string()));
     if args.json {
         let mut value = serde_json::json!(machine);
-        value["gpu_backend"] = false.into();
-        value["nvidia_driver"] = driver.into();
+        value["gpu_backend"] = survey.built.into();
+        value["gpu_usable"] = survey.usable().into();
+        value["nvidia_driver"] = module.into();
+        value["cuda"] = serde_json::json!(survey);
+        value["nvml"] = telemetry::describe().into();
         return say_json(&value);
     }
     let or = |text: &str, other: &str| if text.is_empty() { other.to_string() } else { text.to_string() };
     let memory =
         if machine.memory_bytes == 0 { "unknown".into() } else { format!("{:.1} GiB", machine.memory_bytes as f64 / (1u64 << 30) as f64) };
-    say(pairs(&[
+    let mut rows = vec![
         ("lumos", machine.version.clone()),
         ("commit", machine.commit.clone().unwrap_or_else(|| "not known to this build".into())),
         ("platform", machine.platform.clone()),
@@ -36,7 +41,12 @@ pub fn main(args: &Args) -> Result<()> {
         ("simd", machine.simd.clone()),
         ("memory", memory),
         ("features", or(&machine.features.join(", "), "none beyond the CPU backend")),
-        ("gpu", "not used: this build has no GPU backend".into()),
-        ("nvidia driver", driver.unwrap_or_else(|| "none found".into())),
-    ]))
+        ("nvidia kernel module", module.unwrap_or_else(|| "none found".into())),
+        ("nvidia driver", survey.driver.clone()),
+    ];
+    rows.extend(survey.gpus.iter().map(|gpu| ("gpu", gpu.line())));
+    rows.push(("device taken by auto", cuda::choose(cuda::Choice::Auto)?.1.trim_start_matches("device: ").to_string()));
+    rows.extend([("kernels", survey.kernels.clone()), ("nvrtc", survey.nvrtc.clone()), ("nvml", telemetry::describe())]);
+    rows.push(("nccl", survey.nccl.clone()));
+    say(pairs(&rows))
 }

@@ -36,7 +36,7 @@ impl Machine {
             memory_bytes: memory_bytes(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             commit: option_env!("LUMOS_COMMIT").map(str::to_string),
-            features: Vec::new(),
+            features: if cfg!(feature = "cuda") { vec!["cuda".into()] } else { Vec::new() },
         }
     }
 }

@@ -27,6 +27,7 @@ mod report;
 mod result;
 mod score;
 mod side_by_side;
+pub mod telemetry;
 mod train;
 
 pub use atomic::write_file;

@@ -29,7 +29,9 @@ pub mod nvrtc;
 pub mod probe;
 #[cfg(feature = "cuda")]
 mod staging;
+mod survey;
 
 pub use choice::{Choice, Chosen, choose};
 pub use device::{Arg, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Plain, Resources, bytes_of};
 pub use errors::{DeviceError, Geometry};
+pub use survey::{GpuLine, Survey};

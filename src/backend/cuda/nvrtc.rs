@@ -11,6 +11,9 @@ use std::ffi::{CString, c_char};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+/// What the kernels use of the standard headers, which NVRTC does not have.
+const STANDARD: [&str; 2] = ["--define-macro=INFINITY=__int_as_float(0x7f800000)", "--define-macro=NAN=__int_as_float(0x7fffffff)"];
+
 /// Version of NVRTC, or nothing where the library is missing.
 pub fn version() -> Option<(i32, i32)> {
     static VERSION: OnceLock<Option<(i32, i32)>> = OnceLock::new();
@@ -76,7 +79,7 @@ fn architecture((major, minor): (u32, u32), supported: &[i32]) -> String {
 
 fn key(file: &str, source: &str, headers: &[(&str, &str)], arch: &str, nvrtc: &str) -> String {
     let mut hash = Sha256::new();
-    let parts = [file, source, arch, nvrtc].into_iter().chain(headers.iter().flat_map(|&(name, text)| [name, text]));
+    let parts = [file, source, arch, nvrtc].into_iter().chain(STANDARD).chain(headers.iter().flat_map(|&(name, text)| [name, text]));
     for part in parts {
         // The length keeps two neighbours from passing for another pair.
         hash.update((part.len() as u64).to_le_bytes());
@@ -123,7 +126,8 @@ fn build(file: &str, source: &str, headers: &[(&str, &str)], arch: &str) -> Resu
     let names = headers.iter().map(|(name, _)| c_string(name)).collect::<Result<Vec<_>, _>>()?;
     let pointers = |list: &[CString]| list.iter().map(|s| s.as_ptr()).collect::<Vec<*const c_char>>();
     let (text_list, name_list) = (pointers(&texts), pointers(&names));
-    let options = [format!("--gpu-architecture={arch}"), "--std=c++17".to_string()];
+    let mut options = vec![format!("--gpu-architecture={arch}"), "--std=c++17".to_string()];
+    options.extend(STANDARD.map(str::to_string));
     // SAFETY: all strings outlive the program; sizes are asked of NVRTC before each copy.
     unsafe {
         let mut raw = std::ptr::null_mut();
@@ -198,8 +202,10 @@ mod tests {
         if version().is_none() {
             return;
         }
-        let (source, headers) =
-            ("#include \"one.cuh\"\nextern \"C\" __global__ void k(int* y) { *y = ONE; }", [("one.cuh", "#define ONE 1\n")]);
+        let (source, headers) = (
+            "#include \"one.cuh\"\nextern \"C\" __global__ void k(int* y) { *y = ONE + (*y > -INFINITY); }",
+            [("one.cuh", "#define ONE 1\n")],
+        );
         for arch in ["sm_80", "sm_90a", "compute_80"] {
             assert!(!build("test", source, &headers, arch).unwrap().is_empty(), "{arch}");
         }

@@ -113,10 +113,6 @@ impl<'a> DeviceTrainer<'a> {
         })
     }
 
-    pub fn engine(&self) -> &Engine {
-        &self.engine
-    }
-
     /// Forgets what the device holds of the global weights, after they were changed elsewhere.
     pub fn invalidate(&mut self) {
         self.current = false;

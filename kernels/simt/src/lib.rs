@@ -38,6 +38,11 @@ impl Kernel {
         self.0.name
     }
 
+    /// Its place in the order of [`kernels`].
+    pub fn index(&self) -> usize {
+        KERNELS.iter().position(|e| std::ptr::eq(e, self.0)).expect("a kernel is one of the table")
+    }
+
     /// Sizes in bytes of its parameters.
     pub fn parameters(&self) -> Vec<usize> {
         let mut size = 0;
@@ -55,6 +60,11 @@ impl Kernel {
 /// Names of all kernels, in order.
 pub fn kernels() -> impl Iterator<Item = &'static str> {
     KERNELS.iter().map(|e| e.name)
+}
+
+/// The kernel of this place in the order of [`kernels`].
+pub fn nth(index: usize) -> Option<Kernel> {
+    KERNELS.get(index).map(Kernel)
 }
 
 /// The kernel called `name`.
@@ -90,10 +100,27 @@ pub unsafe fn launch(kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: us
         // Safety: `to` has room for `from`.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) };
     }
-    let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| v.as_mut_ptr().cast()).collect();
+    let pointers: Vec<*const c_void> = values.iter().map(|v| v.as_ptr().cast()).collect();
+    // Safety: the caller's, and the sizes are the parameters'.
+    unsafe { launch_pointers(kernel, grid, block, shared, &pointers, threads) }
+}
+
+/// [`launch`] with pointers to the argument values, as `cuLaunchKernel` takes them.
+///
+/// # Safety
+/// As [`launch`]; besides, each pointer points to an aligned value of the parameter's type.
+pub unsafe fn launch_pointers(
+    kernel: Kernel,
+    grid: [u32; 3],
+    block: [u32; 3],
+    shared: usize,
+    args: &[*const c_void],
+    threads: usize,
+) -> Result<(), String> {
+    let mut pointers: Vec<*mut c_void> = args.iter().map(|p| p.cast_mut()).collect();
     let mut error = [0 as c_char; 512];
     let threads = threads.clamp(1, 64) as u32;
-    // Safety: the caller vouches for the pointers; the rest was checked above.
+    // Safety: the caller vouches for the pointers.
     let failed = unsafe { (kernel.0.run)(grid.as_ptr(), block.as_ptr(), shared, pointers.as_mut_ptr(), threads, error.as_mut_ptr()) };
     if failed == 0 {
         return Ok(());

@@ -406,7 +406,7 @@ impl Backend for DeviceBackend<'_> {
             self.act_arg(previous),
             int(h.width),
         ];
-        self.go("gru_forward", [self.shape.sequences, 1], 128, 0, &args);
+        self.go("gru_forward", [self.shape.sequences, 1], 128, 8 * h.width + 12 * h.width.max(128), &args);
     }
 
     fn gru_backward(&mut self, w: usize, b: usize, gates: Act, previous: Act, dh: Act, dxw: Act) {
@@ -422,7 +422,7 @@ impl Backend for DeviceBackend<'_> {
             self.act_arg(dhw),
             int(dh.width),
         ];
-        self.go("gru_backward", [self.shape.sequences, 1], 128, 0, &args);
+        self.go("gru_backward", [self.shape.sequences, 1], 128, 16 * dh.width, &args);
         self.linear_weight(previous, dhw, w, b);
     }
 

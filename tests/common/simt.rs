@@ -1,0 +1,29 @@
+//! The kernels on the CPU, as a device.
+
+use lumos::backend::cuda::Geometry;
+use lumos::backend::cuda::host::{HostDevice, HostKernels};
+use std::ffi::c_void;
+use std::sync::Arc;
+
+pub struct Simt;
+
+impl HostKernels for Simt {
+    fn find(&self, name: &str) -> Option<usize> {
+        lumos_simt::find(name).map(|k| k.index())
+    }
+
+    fn parameters(&self, handle: usize) -> Option<Vec<usize>> {
+        lumos_simt::nth(handle).map(|k| k.parameters())
+    }
+
+    unsafe fn launch(&self, handle: usize, g: Geometry, args: &[*const c_void]) -> Result<(), String> {
+        let kernel = lumos_simt::nth(handle).ok_or("no such kernel")?;
+        // Safety: what the caller promised; sizes were checked by the device.
+        unsafe { lumos_simt::launch_pointers(kernel, g.grid, g.block, g.shared, args, 2) }
+    }
+}
+
+/// A device with `bytes` of memory.
+pub fn device(bytes: u64) -> Arc<HostDevice<Simt>> {
+    Arc::new(HostDevice::new(Simt, bytes))
+}

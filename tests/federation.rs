@@ -5,7 +5,7 @@ use lumos::config::{
 };
 use lumos::data::{Dataset, Split};
 use lumos::federation::{NamedTensor, Trainer, wire};
-use lumos::views::Views;
+use lumos::views::{UserViews, Views};
 use ring::world;
 
 #[path = "common/ring.rs"]

@@ -1,4 +1,4 @@
-//! The portable instruction level: this binary runs itself again with `LUMOS_SIMD=portable`.
+//! The lower instruction levels: this binary runs itself again with `LUMOS_SIMD=portable` and `avx2`.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,9 +12,9 @@ use crate::model::{new_worker, random_dense};
 
 const FILE: &str = "LUMOS_ORACLE_LEVEL_FILE";
 
-fn again(filters: &[&str], file: Option<&Path>) {
+fn again(level: &str, filters: &[&str], file: Option<&Path>) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(filters).env("LUMOS_SIMD", "portable");
+    command.args(filters).env("LUMOS_SIMD", level);
     if let Some(f) = file {
         command.arg("--exact").env(FILE, f);
     }
@@ -23,11 +23,15 @@ fn again(filters: &[&str], file: Option<&Path>) {
     assert!(!String::from_utf8_lossy(&out.stdout).contains(" 0 passed"), "no test ran for {filters:?}");
 }
 
+const NARROW: [u32; 2] = [20, 33];
+/// With tiles of one, two and four vectors of sixteen, and with parts of one.
+const WIDE: [u32; 2] = [64, 116];
+
 /// Gradients of one step of each model.
-fn gradients() -> Vec<f32> {
+fn gradients(dims: &[u32]) -> Vec<f32> {
     let mut out = Vec::new();
     for (i, backbone) in [Backbone::Sasrec, Backbone::Gru4rec].into_iter().enumerate() {
-        for d in [20, 33] {
+        for &d in dims {
             let spec = ModelSpec::new(&ModelSettings { backbone, dim: d, ffn: 11, ..ModelSettings::default() });
             let mut s = stream(11_000 + i as u64);
             let shape = ClientShape {
@@ -53,24 +57,34 @@ fn gradients() -> Vec<f32> {
 
 /// Run by the test below in a process of its own; in a plain test run it has nothing to do.
 #[test]
-fn child_writes_portable_gradients() {
+fn child_writes_gradients() {
     if let Some(path) = std::env::var_os(FILE) {
-        assert_eq!(Level::detect(), Level::Portable);
-        let bytes: Vec<u8> = gradients().iter().flat_map(|x| x.to_le_bytes()).collect();
+        assert!(std::env::var("LUMOS_SIMD").is_ok_and(|l| Level::detect().name().starts_with(&l)));
+        let bytes: Vec<u8> = [gradients(&NARROW), gradients(&WIDE)].concat().iter().flat_map(|x| x.to_le_bytes()).collect();
         std::fs::write(path, bytes).unwrap();
+    }
+}
+
+fn gradients_at(level: &str) -> Vec<f32> {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("gradients");
+    again(level, &["levels::child_writes_gradients"], Some(&file));
+    let bytes = std::fs::read(&file).unwrap();
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+#[test]
+fn wider_vectors_give_the_same_bits() {
+    if Level::detect() == Level::Avx512 {
+        assert!([gradients(&NARROW), gradients(&WIDE)].concat() == gradients_at("avx2"));
     }
 }
 
 #[test]
 fn portable_level_agrees_with_this_processors_best() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("gradients");
-    again(&["levels::child_writes_portable_gradients"], Some(&file));
-    let bytes = std::fs::read(&file).unwrap();
-    let portable: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-    let ours = gradients();
-    assert_eq!(ours.len(), portable.len());
-    for (i, (a, b)) in ours.iter().zip(&portable).enumerate() {
+    let (portable, ours) = (gradients_at("portable"), gradients(&NARROW));
+    let portable = &portable[..ours.len()];
+    for (i, (a, b)) in ours.iter().zip(portable).enumerate() {
         assert!((a - b).abs() <= 2e-5 * a.abs().max(0.05), "element {i}: {a} and {b}");
     }
     if Level::detect() == Level::Portable {
@@ -84,7 +98,7 @@ fn portable_level_passes_the_oracle() {
     if Level::detect() == Level::Portable {
         return;
     }
-    again(&["ops::", "losses::", "attention::ragged", "gru::ragged", "model::sasrec", "packing::", "rank::"], None);
+    again("portable", &["ops::", "losses::", "attention::ragged", "gru::ragged", "model::sasrec", "packing::", "rank::"], None);
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! The three products of a linear layer on packed tokens, as register tiles: six rows by sixteen columns, so twelve
-//! accumulators hide the latency of the multiply-add units. `d` is small and the weights of a layer fit the first
-//! cache, so there is no packing and no blocking over the inner axis.
+//! The three products of a linear layer on packed tokens, as register tiles: six rows by two vectors of eight columns, or by four
+//! of sixteen where there are twice the registers, so that 12 or 24 accumulators hide the latency of the multiply-add units.
+//! `d` is small and the weights of a layer fit the first cache, so there is no packing and no blocking over the inner axis.
 //!
 //! Additions run in the order of the inner axis, so a result does not depend on how many rows are computed together.
 
 use super::optim::AdamStep;
-use super::simd::{LANES, Simd, dispatch, load, store};
+use super::simd::{LANES, Simd, Vector, dispatch, load, store};
 
 /// Splits `n` rows into tiles of at most `max` rows of nearly equal height: 20 rows make four tiles of five, not 6+6+6+2.
 /// No rows make no tile.
@@ -13,6 +13,19 @@ use super::simd::{LANES, Simd, dispatch, load, store};
 fn tiles(n: usize, max: usize) -> (usize, usize, usize) {
     let count = n.div_ceil(max);
     if count == 0 { (0, 0, 0) } else { (count, n / count, n % count) }
+}
+
+/// Vectors of the next tile of a row that has `left` columns to go, and the columns it takes; no vectors: a part of one.
+#[inline(always)]
+fn across<S: Vector>(left: usize) -> (usize, usize) {
+    // Six rows of four vectors fit 32 registers, six of two fit 16.
+    let most = if S::WIDTH > LANES { 4 } else { 2 };
+    for vectors in [4, 2, 1] {
+        if vectors <= most && left >= vectors * S::WIDTH {
+            return (vectors, vectors * S::WIDTH);
+        }
+    }
+    (0, left)
 }
 
 /// Numbers in a cache line.
@@ -45,7 +58,7 @@ dispatch! {
     ///
     /// # Safety
     /// As [`linear`].
-    pub unsafe fn linear_from(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, add: bool) = linear_kernel
+    pub unsafe fn linear_from(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, add: bool) = wide linear_kernel
 }
 
 dispatch! {
@@ -81,7 +94,7 @@ unsafe fn transpose_kernel<S: Simd>(inner: usize, cols: usize, w: *const f32, wt
 }
 
 #[inline(always)]
-unsafe fn linear_kernel<S: Simd>(
+unsafe fn linear_kernel<S: Vector>(
     rows: usize,
     inner: usize,
     cols: usize,
@@ -95,29 +108,27 @@ unsafe fn linear_kernel<S: Simd>(
         let (count, height, extra) = tiles(rows, 6);
         let mut c = 0;
         while c < cols {
-            let wide = cols - c >= 2 * LANES;
-            let n = (cols - c).min(LANES);
+            let (vectors, n) = across::<S>(cols - c);
             let b = if bias.is_null() { bias } else { bias.add(c) };
             let mut r = 0;
             for t in 0..count {
                 let h = height + usize::from(t < extra);
                 let (xp, wp, yp) = (x.add(r * inner), w.add(c), y.add(r * cols + c));
-                if wide {
-                    by_rows!(h, linear_tile::<S, 2, false>(inner, cols, n, xp, wp, b, yp, add));
-                } else if n == LANES {
-                    by_rows!(h, linear_tile::<S, 1, false>(inner, cols, n, xp, wp, b, yp, add));
-                } else {
-                    by_rows!(h, linear_tile::<S, 1, true>(inner, cols, n, xp, wp, b, yp, add));
+                match vectors {
+                    4 => by_rows!(h, linear_tile::<S, 4, false>(inner, cols, n, xp, wp, b, yp, add)),
+                    2 => by_rows!(h, linear_tile::<S, 2, false>(inner, cols, n, xp, wp, b, yp, add)),
+                    1 => by_rows!(h, linear_tile::<S, 1, false>(inner, cols, n, xp, wp, b, yp, add)),
+                    _ => by_rows!(h, linear_tile::<S, 1, true>(inner, cols, n, xp, wp, b, yp, add)),
                 }
                 r += h;
             }
-            c += if wide { 2 * LANES } else { n };
+            c += n;
         }
     }
 }
 
 #[inline(always)]
-unsafe fn linear_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: bool>(
+unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: bool>(
     inner: usize,
     cols: usize,
     n: usize,
@@ -131,7 +142,7 @@ unsafe fn linear_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: boo
         let mut acc = [[S::splat(0.0); NV]; MR];
         if !bias.is_null() {
             for v in 0..NV {
-                let b = load::<S, TAIL>(bias.add(v * LANES), n);
+                let b = load::<S, TAIL>(bias.add(v * S::WIDTH), n);
                 for row in &mut acc {
                     row[v] = b;
                 }
@@ -140,14 +151,14 @@ unsafe fn linear_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: boo
         if add {
             for (r, row) in acc.iter_mut().enumerate() {
                 for (v, a) in row.iter_mut().enumerate() {
-                    *a = load::<S, TAIL>(y.add(r * cols + v * LANES), n);
+                    *a = load::<S, TAIL>(y.add(r * cols + v * S::WIDTH), n);
                 }
             }
         }
         for k in 0..inner {
             let mut wv = [S::splat(0.0); NV];
             for (v, slot) in wv.iter_mut().enumerate() {
-                let p = w.add(k * cols + v * LANES);
+                let p = w.add(k * cols + v * S::WIDTH);
                 *slot = load::<S, TAIL>(p, n);
             }
             for (r, row) in acc.iter_mut().enumerate() {
@@ -159,7 +170,7 @@ unsafe fn linear_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: boo
         }
         for (r, row) in acc.iter().enumerate() {
             for (v, &a) in row.iter().enumerate() {
-                let p = y.add(r * cols + v * LANES);
+                let p = y.add(r * cols + v * S::WIDTH);
                 store::<S, TAIL>(p, a, n);
             }
         }
@@ -267,11 +278,11 @@ dispatch! {
     ///
     /// # Safety
     /// `x` holds `rows * inner` numbers, `dy` `rows * cols`, every pointer of `sink` `inner * cols`; those overlap nothing.
-    pub unsafe fn linear_weight(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) = linear_weight_kernel
+    pub unsafe fn linear_weight(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) = wide linear_weight_kernel
 }
 
 #[inline(always)]
-unsafe fn linear_weight_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) {
+unsafe fn linear_weight_kernel<S: Vector>(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) {
     unsafe {
         let (count, height, extra) = tiles(inner, 6);
         let mut i = 0;
@@ -289,17 +300,15 @@ unsafe fn linear_weight_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, 
             }
             let mut c = 0;
             while c < cols {
-                let wide = cols - c >= 2 * LANES;
-                let n = (cols - c).min(LANES);
+                let (vectors, n) = across::<S>(cols - c);
                 let (xp, dp, at) = (x.add(i), dy.add(c), i * cols + c);
-                if wide {
-                    by_rows!(h, weight_tile::<S, 2, false>(rows, inner, cols, n, xp, dp, at, sink));
-                } else if n == LANES {
-                    by_rows!(h, weight_tile::<S, 1, false>(rows, inner, cols, n, xp, dp, at, sink));
-                } else {
-                    by_rows!(h, weight_tile::<S, 1, true>(rows, inner, cols, n, xp, dp, at, sink));
+                match vectors {
+                    4 => by_rows!(h, weight_tile::<S, 4, false>(rows, inner, cols, n, xp, dp, at, sink)),
+                    2 => by_rows!(h, weight_tile::<S, 2, false>(rows, inner, cols, n, xp, dp, at, sink)),
+                    1 => by_rows!(h, weight_tile::<S, 1, false>(rows, inner, cols, n, xp, dp, at, sink)),
+                    _ => by_rows!(h, weight_tile::<S, 1, true>(rows, inner, cols, n, xp, dp, at, sink)),
                 }
-                c += if wide { 2 * LANES } else { n };
+                c += n;
             }
             i += h;
         }
@@ -308,7 +317,7 @@ unsafe fn linear_weight_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, 
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn weight_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: bool>(
+unsafe fn weight_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: bool>(
     rows: usize,
     inner: usize,
     cols: usize,
@@ -323,7 +332,7 @@ unsafe fn weight_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: boo
         for r in 0..rows {
             let mut dv = [S::splat(0.0); NV];
             for (v, slot) in dv.iter_mut().enumerate() {
-                let p = dy.add(r * cols + v * LANES);
+                let p = dy.add(r * cols + v * S::WIDTH);
                 *slot = load::<S, TAIL>(p, n);
             }
             for (a, row) in acc.iter_mut().enumerate() {
@@ -335,7 +344,7 @@ unsafe fn weight_tile<S: Simd, const MR: usize, const NV: usize, const TAIL: boo
         }
         for (a, row) in acc.iter().enumerate() {
             for (v, &g) in row.iter().enumerate() {
-                let o = at + a * cols + v * LANES;
+                let o = at + a * cols + v * S::WIDTH;
                 match sink {
                     GradSink::Store(p) => store::<S, TAIL>(p.add(o), g, n),
                     GradSink::Add(p) => store::<S, TAIL>(p.add(o), S::add(load::<S, TAIL>(p.add(o), n), g), n),
@@ -351,16 +360,16 @@ dispatch! {
     ///
     /// # Safety
     /// `dy` holds `rows * cols` numbers, `db` `cols`.
-    pub unsafe fn column_sums(rows: usize, cols: usize, dy: *const f32, db: *mut f32) = column_sums_kernel
+    pub unsafe fn column_sums(rows: usize, cols: usize, dy: *const f32, db: *mut f32) = wide column_sums_kernel
 }
 
 #[inline(always)]
-unsafe fn column_sums_kernel<S: Simd>(rows: usize, cols: usize, dy: *const f32, db: *mut f32) {
+unsafe fn column_sums_kernel<S: Vector>(rows: usize, cols: usize, dy: *const f32, db: *mut f32) {
     unsafe {
         let mut c = 0;
         while c < cols {
             let n = cols - c;
-            let full = n >= LANES;
+            let full = n >= S::WIDTH;
             let mut acc = S::splat(0.0);
             for r in 0..rows {
                 let p = dy.add(r * cols + c);
@@ -371,7 +380,7 @@ unsafe fn column_sums_kernel<S: Simd>(rows: usize, cols: usize, dy: *const f32, 
             } else {
                 S::store_n(db.add(c), acc, n)
             }
-            c += LANES;
+            c += S::WIDTH;
         }
     }
 }

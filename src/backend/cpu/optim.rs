@@ -1,6 +1,6 @@
 //! Local optimisers over spans of weights, and the gradient norm.
 
-use super::simd::{LANES, Simd, dispatch, load, store};
+use super::simd::{LANES, Vector, dispatch, load, store};
 use crate::config::{LocalOptimizer, LocalSettings};
 
 /// The coefficients of one step of Adam, AdamW or gradient descent (Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019).
@@ -57,7 +57,7 @@ impl AdamStep {
     /// # Safety
     /// The pointers are valid for the lanes.
     #[inline(always)]
-    pub unsafe fn apply<S: Simd, const TAIL: bool>(&self, p: *mut f32, m: *mut f32, s: *mut f32, g: S::V, n: usize) {
+    pub unsafe fn apply<S: Vector, const TAIL: bool>(&self, p: *mut f32, m: *mut f32, s: *mut f32, g: S::V, n: usize) {
         unsafe {
             let w = load::<S, TAIL>(p, n);
             let g = S::fma(w, S::splat(self.l2), S::mul(g, S::splat(self.scale)));
@@ -84,17 +84,17 @@ dispatch! {
     ///
     /// # Safety
     /// Every pointer is valid for `n` numbers.
-    pub unsafe fn adam_span(n: usize, p: *mut f32, m: *mut f32, s: *mut f32, g: *const f32, step: &AdamStep) = adam_kernel
+    pub unsafe fn adam_span(n: usize, p: *mut f32, m: *mut f32, s: *mut f32, g: *const f32, step: &AdamStep) = wide adam_kernel
 }
 
 #[inline(always)]
-unsafe fn adam_kernel<S: Simd>(n: usize, p: *mut f32, m: *mut f32, s: *mut f32, g: *const f32, step: &AdamStep) {
+unsafe fn adam_kernel<S: Vector>(n: usize, p: *mut f32, m: *mut f32, s: *mut f32, g: *const f32, step: &AdamStep) {
     unsafe {
         let step = *step;
         let mut i = 0;
-        while i + LANES <= n {
-            step.apply::<S, false>(p.add(i), m.add(i), s.add(i), S::load(g.add(i)), LANES);
-            i += LANES;
+        while i + S::WIDTH <= n {
+            step.apply::<S, false>(p.add(i), m.add(i), s.add(i), S::load(g.add(i)), S::WIDTH);
+            i += S::WIDTH;
         }
         if i < n {
             let k = n - i;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be opened, read or written.
-    #[error("{path}: cannot {action}: {source}")]
+    #[error("{path}: cannot {action}: {source}{}", remedy(source))]
     Io {
         /// The file or folder concerned.
         path: PathBuf,
@@ -16,7 +16,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A data file breaks its format.
-    #[error("{path}:{line}: {message}")]
+    #[error("{}: {message}", place(path, *line))]
     Data {
         /// The file concerned.
         path: PathBuf,
@@ -60,6 +60,23 @@ pub enum Error {
     /// A request that cannot be met as it was made.
     #[error("{0}")]
     Usage(String),
+}
+
+/// What to do about an error of the operating system, as the end of a message; nothing where the reason says it all.
+fn remedy(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind::*;
+    match source.kind() {
+        NotFound => "; check the path, and the folder that it starts from",
+        PermissionDenied => "; check who may use it",
+        StorageFull | QuotaExceeded | FileTooLarge => "; make room or choose another disk",
+        ReadOnlyFilesystem => "; choose another folder",
+        _ => "",
+    }
+}
+
+/// `FILE:LINE`, or the file alone for line 0.
+fn place(path: &Path, line: u64) -> String {
+    if line == 0 { path.display().to_string() } else { format!("{}:{line}", path.display()) }
 }
 
 impl Error {

@@ -1,15 +1,6 @@
 // Contrastive losses: the tri-view InfoNCE of each client's groups, and InfoNCE over a batch with in-batch negatives.
+#include "contrast.cuh"
 #include "score_tile.cuh"
-
-// `config::Contrast`, in its order.
-enum ContrastKind : int {
-    CONTRAST_NONE = 0,
-    CONTRAST_JOINT = 1,     // one partition function over all views
-    CONTRAST_DECOUPLED = 2, // each positive against the counterfactuals alone
-};
-
-// Added to a squared norm, so that a zero row has a finite cosine.
-constexpr float NORM_FLOOR = 1e-24f;
 
 // Tri-view InfoNCE of every group g of the step: a history (anchor) and its views, first the positives `A`, then the
 // counterfactuals. With scores s = cosine / tau, loss[g] = sum over a in A of log(sum over v of e^{s_v}) - s_a, where v runs
@@ -20,14 +11,11 @@ constexpr float NORM_FLOOR = 1e-24f;
 // views of the largest group (a larger group gets a NaN loss and no gradient).
 // Grid: ceil(G / 4) blocks of 128, or fewer (they go round); shared memory: 48 views bytes. Bit-reproducible.
 // Bytes: 12 d members; operations: about 16 d members.
-extern "C" __global__ void __launch_bounds__(128)
+extern "C" __global__ void __launch_bounds__(128, 8)
     info_nce(const Packed* step, int contrast, float tau, const float* __restrict__ h, float* __restrict__ dh, float* __restrict__ loss,
              int views, int d) {
     LUMOS_SHARED(float, shared);
     const int lane = lane_index(), warps = warp_count(), warp = warp_index();
-    float* cosine = shared + 3 * views * warp; // [views] of this warp, as are the next two
-    float* norm = cosine + views;
-    float* slope = norm + views;               // derivative of the loss by the score
     for (int g = blockIdx.x * warps + warp; g < step->groups; g += gridDim.x * warps) {
         const int* members = step->group + step->group_bounds[g];
         const int n = step->group_bounds[g + 1] - step->group_bounds[g] - 1, positives = step->positives[g];
@@ -39,68 +27,10 @@ extern "C" __global__ void __launch_bounds__(128)
         }
         const int client = step->out_client[members[0]];
         const float weight = step->lambda / static_cast<float>(step->client_groups[client + 1] - step->client_groups[client]) / tau;
-        const float* anchor = h + static_cast<long long>(members[0]) * d;
-        float squares = 0.0f;
-        for (int k = lane; k < d; k += 32) {
-            squares = fmaf(anchor[k], anchor[k], squares);
-        }
-        const float anchor_norm = sqrtf(warp_sum(squares) + NORM_FLOOR);
         __syncwarp(); // The last group's numbers are no longer read.
-        for (int i = 0; i < n; i++) {
-            const float* view = h + static_cast<long long>(members[1 + i]) * d;
-            float dot = 0.0f;
-            squares = 0.0f;
-            for (int k = lane; k < d; k += 32) {
-                dot = fmaf(anchor[k], view[k], dot);
-                squares = fmaf(view[k], view[k], squares);
-            }
-            dot = warp_sum(dot);
-            squares = warp_sum(squares);
-            if (lane == 0) {
-                norm[i] = sqrtf(squares + NORM_FLOOR);
-                cosine[i] = dot / (anchor_norm * norm[i]);
-                slope[i] = 0.0f;
-            }
-        }
-        __syncwarp();
-        float total = 0.0f;
-        for (int p = 0; p < positives; p++) {
-            float top = -INFINITY;
-            for (int i = lane; i < n; i += 32) {
-                if (contrast == CONTRAST_JOINT || i == p || i >= positives) {
-                    top = fmaxf(top, cosine[i] / tau);
-                }
-            }
-            top = warp_max(top);
-            float sum = 0.0f;
-            for (int i = lane; i < n; i += 32) {
-                if (contrast == CONTRAST_JOINT || i == p || i >= positives) {
-                    sum += expf(cosine[i] / tau - top);
-                }
-            }
-            sum = warp_sum(sum);
-            for (int i = lane; i < n; i += 32) {
-                if (contrast == CONTRAST_JOINT || i == p || i >= positives) {
-                    slope[i] += expf(cosine[i] / tau - top) / sum - (i == p ? 1.0f : 0.0f);
-                }
-            }
-            total += top + logf(sum) - cosine[p] / tau;
-        }
+        const float total = info_nce_group(contrast, tau, weight, members, n, positives, 0, h, dh, shared + 3 * views * warp, views, d);
         if (lane == 0) {
             loss[g] = total;
-        }
-        __syncwarp();
-        float* anchor_grad = dh + static_cast<long long>(members[0]) * d;
-        for (int k = lane; k < d; k += 32) {
-            const float x = anchor[k] / anchor_norm;
-            float sum = 0.0f;
-            for (int i = 0; i < n; i++) {
-                const long long at = static_cast<long long>(members[1 + i]) * d + k;
-                const float y = h[at] / norm[i], c = cosine[i], s = slope[i] * weight;
-                sum = fmaf(s, y - c * x, sum);
-                dh[at] += s * (x - c * y) / norm[i];
-            }
-            anchor_grad[k] += sum / anchor_norm;
         }
     }
 }

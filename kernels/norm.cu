@@ -1,52 +1,13 @@
 // Layer norm over the rows of an activation `[rows, width]`, rows of either kind, with each client's own gain `g [width]` and
 // bias `b [width]`. `stats [rows, 2]` keeps each row's mean and 1 / sqrt(variance + eps) for the backward pass.
-#include "packed.cuh"
+#include "norm.cuh"
 
 namespace row_norm {
-
-constexpr float EPS = 1e-5f; // `backend::cpu::rows::NORM_EPS`
-constexpr int KEPT = 4;      // numbers of a row that a lane keeps in registers: rows up to 128 wide are read once
-constexpr int GROUPS = 8;    // warps of a block of weight gradients
-
-// One row, spread over the lanes of a warp: lane `l` has columns l, l + 32, and so on.
-struct Row {
-    const float* p;
-    int width;
-    int lane;
-    float kept[KEPT];
-
-    __device__ __forceinline__ Row(const float* row, int columns) : p(row), width(columns), lane(lane_index()) {
-#pragma unroll
-        for (int j = 0; j < KEPT; j++) {
-            kept[j] = lane + 32 * j < width ? p[lane + 32 * j] : 0.0f;
-        }
-    }
-
-    // Calls `f(column, value)` for the lane's columns in ascending order.
-    template <class F>
-    __device__ __forceinline__ void each(const F& f) const {
-        with(*this, [&](int k, float v, float) { f(k, v); });
-    }
-
-    // Calls `f(column, value, value of other)` likewise.
-    template <class F>
-    __device__ __forceinline__ void with(const Row& other, const F& f) const {
-#pragma unroll
-        for (int j = 0; j < KEPT; j++) {
-            if (lane + 32 * j < width) {
-                f(lane + 32 * j, kept[j], other.kept[j]);
-            }
-        }
-        for (int k = lane + 32 * KEPT; k < width; k += 32) {
-            f(k, p[k], other.p[k]);
-        }
-    }
-};
 
 // The row of this warp; blocks have `blockDim.x / 32` warps.
 __device__ __forceinline__ int warp_row() { return blockIdx.x * warp_count() + warp_index(); }
 
-} // namespace norm
+} // namespace row_norm
 
 // `y = (x - mean) / sqrt(variance + eps) * g + b`, a warp a row.
 //
@@ -60,20 +21,8 @@ extern "C" __global__ void __launch_bounds__(256) layer_norm(const Packed* step,
         return;
     }
     const long long at = static_cast<long long>(r) * width;
-    const row_norm::Row row(x + at, width);
     const float* own = dense + set.client[r] * stride;
-    float sum = 0.0f;
-    row.each([&](int, float v) { sum += v; });
-    const float mean = warp_sum(sum) / width;
-    // Around the mean, because the difference of two sums of squares would cancel.
-    float squares = 0.0f;
-    row.each([&](int, float v) { squares += (v - mean) * (v - mean); });
-    const float rstd = 1.0f / sqrtf(warp_sum(squares) / width + row_norm::EPS);
-    row.each([&](int k, float v) { y[at + k] = (v - mean) * rstd * own[g + k] + own[b + k]; });
-    if (row.lane == 0) {
-        stats[2 * static_cast<long long>(r)] = mean;
-        stats[2 * static_cast<long long>(r) + 1] = rstd;
-    }
+    row_norm::normalise(x + at, width, own + g, own + b, y + at, stats + 2 * static_cast<long long>(r));
 }
 EXPORT_KERNEL(layer_norm)
 
@@ -90,17 +39,9 @@ extern "C" __global__ void __launch_bounds__(256) layer_norm_backward(const Pack
         return;
     }
     const long long at = static_cast<long long>(r) * width;
-    const row_norm::Row row(x + at, width), slope(dy + at, width);
     const float* gain = dense + set.client[r] * stride + g;
-    const float mean = stats[2 * static_cast<long long>(r)], rstd = stats[2 * static_cast<long long>(r) + 1];
-    float plain = 0.0f, along = 0.0f;
-    row.with(slope, [&](int k, float v, float dv) {
-        plain += dv * gain[k];
-        along += dv * gain[k] * ((v - mean) * rstd);
-    });
-    plain = warp_sum(plain) / width;
-    along = warp_sum(along) / width;
-    row.with(slope, [&](int k, float v, float dv) { dx[at + k] += (dv * gain[k] - plain - (v - mean) * rstd * along) * rstd; });
+    row_norm::slope_of_input(x + at, stats + 2 * static_cast<long long>(r), width, gain, dy + at,
+                             [&](int k, float v) { dx[at + k] += v; });
 }
 EXPORT_KERNEL(layer_norm_backward)
 
@@ -122,13 +63,7 @@ extern "C" __global__ void __launch_bounds__(256) layer_norm_weight(const Packed
     const int end = set.bounds[blockIdx.x + 1];
     float dg = 0.0f, db = 0.0f;
     if (k < width) {
-#pragma unroll 4
-        for (int r = set.bounds[blockIdx.x] + warp; r < end; r += row_norm::GROUPS) {
-            const long long at = static_cast<long long>(r) * width + k;
-            const float mean = stats[2 * static_cast<long long>(r)], rstd = stats[2 * static_cast<long long>(r) + 1];
-            dg += dy[at] * ((x[at] - mean) * rstd);
-            db += dy[at];
-        }
+        row_norm::weight_part(x, stats, dy, width, k, set.bounds[blockIdx.x] + warp, end, dg, db);
     }
     sums[threadIdx.x] = dg;
     sums[threadIdx.x + 32 * row_norm::GROUPS] = db;

@@ -1,32 +1,10 @@
 // The local optimiser over the slab `[C, P]` and the clients' item rows `[R, d]`: clip by norm, then Adam, AdamW or gradient
 // descent, with the operation order of `backend::cpu::optim`, so that both agree to the last bits.
-#include "packed.cuh"
+#include "optimiser.cuh"
 
-// One weight. `first` takes the moments as zero without reading them.
-__device__ __forceinline__ void adam_one(const OptimiserStep& opt, float scale, bool first, float* p, float* m, float* s, float g) {
-    float w = *p;
-    g = fmaf(w, opt.l2, __fmul_rn(g, scale));
-    w = __fmul_rn(w, opt.shrink);
-    if (opt.sgd) {
-        *p = fmaf(-opt.rate, g, w);
-        return;
-    }
-    const float m0 = first ? 0.0f : *m, s0 = first ? 0.0f : *s;
-    const float m1 = fmaf(opt.beta1, m0, __fmul_rn(1.0f - opt.beta1, g));
-    const float s1 = fmaf(opt.beta2, s0, __fmul_rn(__fmul_rn(1.0f - opt.beta2, g), g));
-    *m = m1;
-    *s = s1;
-    const float den = fmaf(__fsqrt_rn(s1), opt.correction, opt.eps);
-    *p = __fsub_rn(w, __fdiv_rn(__fmul_rn(opt.rate, m1), den));
-}
-
-__device__ __forceinline__ bool client_trains(const Packed* step, int client) {
-    return step->client_tokens[client] < step->client_tokens[client + 1];
-}
-
-// One step on the dense weights of every client with tokens in this step. Position rows outside position_low ..
-// position_high of the step are left alone; because they are met or not from step to step, their moments are set to zero at
-// the first step and always read. A client without tokens is left alone, its moments set to zero at the first step.
+// One step on the dense weights of every client with tokens in this step. Position rows that none of the client's sequences
+// reaches are left alone; because they are met or not from step to step, their moments are set to zero at the first step and
+// always read. A client without tokens is left alone, its moments set to zero at the first step.
 //
 // p, m, s, g `[C, stride]` f32 (m and s may be null for gradient descent), `length` weights of each are used; the position
 // table of `position_rows` rows of d starts at `position_at` (-1: none). scale `[C]` f32 or null: factor on the gradient.
@@ -47,7 +25,8 @@ extern "C" __global__ void __launch_bounds__(256)
     const float factor = scale == nullptr ? 1.0f : scale[client];
     const long long base = client * stride;
     const int table = position_at < 0 ? length : position_at, table_end = position_at < 0 ? length : position_at + position_rows * d;
-    const int reached = table + step->position_low * d, reached_end = table + step->position_high * d;
+    const Reach reach = client_reach(step, client);
+    const int reached = table + reach.low * d, reached_end = table + reach.high * d;
     for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < length; i += gridDim.y * blockDim.x) {
         const bool position = i >= table && i < table_end;
         float* mi = keeps ? nullptr : m + base + i;
@@ -92,7 +71,7 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 EXPORT_KERNEL(adam_rows)
 
-// scale[c] = min(1, clip / norm of client c's gradient): dense weights (of the position table only the rows that the step
+// scale[c] = min(1, clip / norm of client c's gradient): dense weights (of the position table only the rows that the client
 // reaches) and item rows. The norm is a sum of squares in double: thread t adds elements t, t + 256, ... of the dense slab,
 // then of the rows, then threads in a fixed order.
 //
@@ -108,7 +87,8 @@ extern "C" __global__ void __launch_bounds__(256)
     }
     double sum = 0.0;
     const int table = position_at < 0 ? length : position_at, table_end = position_at < 0 ? length : position_at + position_rows * d;
-    const int reached = table + step->position_low * d, reached_end = table + step->position_high * d;
+    const Reach reach = client_reach(step, client);
+    const int reached = table + reach.low * d, reached_end = table + reach.high * d;
     for (int i = threadIdx.x; i < length; i += blockDim.x) {
         const bool outside = i >= table && i < table_end && !(i >= reached && i < reached_end);
         const double x = outside ? 0.0 : static_cast<double>(g[client * stride + i]);

@@ -45,6 +45,8 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("lambda falls to nothing", with(&|s| s.loss.lambda_rounds = 2)),
         ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
+        // Decay shows which position rows a client trains: its own reach, not that of the longest client in the launch.
+        ("strong decay", with(&|s| (s.local.optimizer, s.local.weight_decay) = (LocalOptimizer::Adamw, 2.0))),
         ("sgd", with(&|s| s.local.optimizer = LocalOptimizer::Sgd)),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),

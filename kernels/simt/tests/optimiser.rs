@@ -40,6 +40,25 @@ fn kinds() -> Vec<OptimiserStep> {
 
 const CLIENTS: [&[usize]; 6] = [&[3, 2], &[], &[1], &[7, 7, 2], &[], &[5]];
 
+/// A random step whose positions end at `align`, or begin at 0 where that is 0.
+fn aligned(seed: u64, align: usize) -> PackedStep {
+    let mut step = PackedStep::random(seed, 2, &CLIENTS);
+    for s in 0..step.bounds.len() - 1 {
+        let tokens = step.bounds[s] as usize..step.bounds[s + 1] as usize;
+        let first = align.saturating_sub(tokens.len());
+        for (i, p) in step.position[tokens].iter_mut().enumerate() {
+            *p = (first + i) as i32;
+        }
+    }
+    step
+}
+
+/// Rows of the position table that client `c` meets.
+fn reach(step: &PackedStep, c: usize) -> std::ops::Range<usize> {
+    let own = &step.position[step.client_tokens[c] as usize..step.client_tokens[c + 1] as usize];
+    own.iter().min().map_or(0..0, |&low| low as usize..*own.iter().max().unwrap() as usize + 1)
+}
+
 fn bits(v: &[f32]) -> Vec<u32> {
     v.iter().map(|x| x.to_bits()).collect()
 }
@@ -47,11 +66,7 @@ fn bits(v: &[f32]) -> Vec<u32> {
 #[test]
 fn dense_weights_and_positions() {
     for (case, (d, align)) in [(4, 0), (5, 0), (3, 9)].into_iter().enumerate() {
-        let mut step = PackedStep::random(40 + case as u64, 2, &CLIENTS);
-        if align > 0 {
-            (step.position_low, step.position_high) = (2, 9);
-        }
-        let (low, high) = (step.position_low as usize, step.position_high as usize);
+        let step = aligned(40 + case as u64, align);
         for table_at in [None, Some(0usize), Some(11)] {
             let table_rows = 10;
             let length = 30 + table_rows * d;
@@ -66,10 +81,11 @@ fn dense_weights_and_positions() {
                 let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
                 for c in 0..step.clients() {
                     let trains = step.client_tokens[c] < step.client_tokens[c + 1];
+                    let reach = reach(&step, c);
                     for i in 0..length {
                         let at = c * stride + i;
                         let place = table_at.and_then(|t| i.checked_sub(t)).map(|x| x / d).filter(|&row| row < table_rows);
-                        let reached = place.is_none_or(|row| (low..high).contains(&row));
+                        let reached = place.is_none_or(|row| reach.contains(&row));
                         let first = o.first != 0;
                         if trains && reached {
                             one(&o, scale[c], first, &mut p2[at], &mut m2[at], &mut s2[at], g[at]);
@@ -140,8 +156,7 @@ fn item_rows() {
 
 #[test]
 fn gradients_are_clipped_by_their_norm() {
-    let mut step = PackedStep::random(70, 2, &CLIENTS);
-    (step.position_low, step.position_high) = (1, 4);
+    let step = aligned(70, 8);
     let (d, table_at, table_rows, length, stride) = (6usize, 5usize, 8usize, 700usize, 701usize);
     let mut r = Random::new(71);
     let (g, rows) = (r.normals(1.0, stride * step.clients()), r.normals(1.0, step.rows() * d));
@@ -170,7 +185,7 @@ fn gradients_are_clipped_by_their_norm() {
         for c in 0..step.clients() {
             let outside = |i: usize| {
                 let row = i.wrapping_sub(table_at) / d;
-                i >= table_at && row < table_rows && !(1..4).contains(&row)
+                i >= table_at && row < table_rows && !reach(&step, c).contains(&row)
             };
             let dense = (0..length).filter(|&i| !outside(i)).map(|i| f64::from(g[c * stride + i]).powi(2)).sum::<f64>();
             let own = step.client_rows[c] as usize * d..step.client_rows[c + 1] as usize * d;

@@ -9,8 +9,12 @@
 #define LUMOS_SHARED(T, name)                              \
     extern __shared__ __align__(16) unsigned char lumos_shared[]; \
     T* const name = reinterpret_cast<T*>(lumos_shared)
+// A struct that is a parameter of a kernel and whose address is taken without a copy of it for each thread.
+#define LUMOS_GRID_CONSTANT __grid_constant__
 // Tests find a kernel by this line; the GPU finds it by its name.
 #define EXPORT_KERNEL(name)
+#else
+#define LUMOS_GRID_CONSTANT
 #endif
 
 constexpr unsigned FULL_WARP = 0xffffffffu;

@@ -26,6 +26,13 @@ struct Mask {
     __device__ __forceinline__ float scale(const Philox& p, int k) const {
         return (p.word[k / 2] >> (16 * (k % 2)) & 0xffffu) < threshold ? 0.0f : keep;
     }
+
+    // The factor of one element, for threads that do not hold eight neighbours.
+    __device__ __forceinline__ float of(unsigned index) const {
+        const Philox p = block(index / 8);
+        const unsigned k = index % 8, low = k < 2 ? p.word[0] : p.word[1], high = k < 6 ? p.word[2] : p.word[3];
+        return ((k < 4 ? low : high) >> (16 * (k % 2)) & 0xffffu) < threshold ? 0.0f : keep;
+    }
 };
 
 __device__ __forceinline__ Mask mask(const Packed* step, DropoutClock clock, int site, int client, unsigned threshold, float keep) {

@@ -26,12 +26,12 @@ extern "C" __global__ void __launch_bounds__(128, 8)
         for (int i = e; i < last && step->example[i] == q; i++) {
             const int* cands = step->cands + static_cast<long long>(i) * width;
             float* own = coef + static_cast<long long>(i) * width;
-            next_item_logits(cands, width, h + static_cast<long long>(q) * d, rows, own, d);
+            next_item_logits(cands, width, 0, h + static_cast<long long>(q) * d, rows, own, d);
             const float value = next_item_derivatives(kind, step->gbce_beta, share, width, own);
             if (lane == 0) {
                 loss[i] = value;
             }
-            next_item_hidden(cands, width, own, rows, dh + static_cast<long long>(q) * d, d);
+            next_item_hidden(cands, width, 0, own, rows, dh + static_cast<long long>(q) * d, d);
         }
     }
 }

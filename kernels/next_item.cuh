@@ -19,8 +19,10 @@ __device__ __forceinline__ float loss_sigmoid(float x) {
     return 1.0f / (1.0f + expf(-x));
 }
 
-// Logits of one example into `coef [width]`: lane l of the warp computes and later reads candidates l, l + 32, ...
-__device__ __forceinline__ void next_item_logits(const int* cands, int width, const float* h, const float* rows, float* coef, int d) {
+// Logits of one example into `coef [width]`: lane l of the warp computes and later reads candidates l, l + 32, ... Candidates name
+// rows counted from row `origin` of the step.
+__device__ __forceinline__ void next_item_logits(const int* cands, int width, int origin, const float* h, const float* rows, float* coef,
+                                                 int d) {
     constexpr int HELD = 4; // columns of the hidden state that a lane keeps
     const int lane = lane_index();
     float x[HELD];
@@ -29,7 +31,7 @@ __device__ __forceinline__ void next_item_logits(const int* cands, int width, co
         x[c] = lane + 32 * c < d ? h[lane + 32 * c] : 0.0f;
     }
     for (int c0 = 0; c0 < width; c0 += 32) {
-        const int mine = c0 + lane < width ? cands[c0 + lane] : 0;
+        const int mine = c0 + lane < width ? cands[c0 + lane] - origin : 0;
         const int some = min(32, width - c0);
         float logit = 0.0f;
         for (int j = 0; j < some; j++) {
@@ -90,7 +92,8 @@ __device__ __forceinline__ float next_item_derivatives(int kind, float beta, flo
 }
 
 // dh += sum over candidates of coef * row, in candidate order.
-__device__ __forceinline__ void next_item_hidden(const int* cands, int width, const float* coef, const float* rows, float* dh, int d) {
+__device__ __forceinline__ void next_item_hidden(const int* cands, int width, int origin, const float* coef, const float* rows, float* dh,
+                                                 int d) {
     constexpr int COLUMNS = 4;
     const int lane = lane_index();
     for (int k0 = 0; k0 < d; k0 += 32 * COLUMNS) {
@@ -102,7 +105,7 @@ __device__ __forceinline__ void next_item_hidden(const int* cands, int width, co
         }
         for (int c0 = 0; c0 < width; c0 += 32) {
             const bool inside = c0 + lane < width;
-            const int mine = inside ? cands[c0 + lane] : 0;
+            const int mine = inside ? cands[c0 + lane] - origin : 0;
             const float factor = inside ? coef[c0 + lane] : 0.0f;
             const int some = min(32, width - c0);
             for (int j = 0; j < some; j++) {

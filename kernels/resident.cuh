@@ -1,0 +1,465 @@
+// What a client resident in one block consists of: the job, where weights and activations lie, products with weights in shared
+// memory, and their gradients turned into optimiser steps in registers. The phases are in resident.cu.
+//
+// Every sum runs in the order of the step-by-step kernels (linear.cu, norm.cu, scatter.cuh, optimiser.cu), so that both ways of
+// training give the same bits wherever the compiler contracts the same expressions.
+#pragma once
+
+#include "dropout.cuh"
+#include "mma.cuh"
+#include "norm.cuh"
+#include "optimiser.cuh"
+
+namespace resident {
+
+constexpr int THREADS = 512;     // most threads of a block; 256 where several blocks share a multiprocessor
+constexpr int CLIP_THREADS = 256; // threads that sum squares, as in clip_norm
+constexpr int COLUMNS = 2;       // of a lane: item rows are at most 64 wide
+constexpr int MATRICES = 6;      // of a block: q, k, v, o, f1, f2
+
+// `backend::cuda::resident::Job`, field by field. Pointers are to device memory; `at_*` are floats from the start of a slot, the
+// private memory of one block of threads.
+struct Job {
+    const Packed* steps;           // [step_count]
+    const OptimiserStep* optimiser; // [step_count]
+    const DropoutClock* clock;     // null without dropout
+    const int* order;              // clients [C], those with most tokens first
+    int* next;                     // place in `order` of the next client that no block has taken
+    const float* global;           // dense weights [P]
+    const float* table;            // item rows [I, d]
+    const int* items;              // item of each row [R]
+    float* dense;                  // out: dense weights after the visit [C, P]
+    float* rows;                   // out: item rows after the visit [R, d]
+    double* losses;                // out: sums over the visit's steps [C, 2]
+    float* slots;                  // [gridDim.x, slot]
+    long long slot;
+    int clients;
+    int step_count;
+    int at_first; // dense moments [P] each, then those of item rows [rows of the largest client, d]
+    int at_second;
+    int at_row_first;
+    int at_row_second;
+    int at_gradient; // dense [P] and of rows: used where gradients are clipped
+    int at_row_gradient;
+    int at_dropped;  // item rows under dropout
+    int at_coef;     // derivatives by logits
+    int at_loss;
+    int at_contrast;
+    int at_arena;    // activations that do not fit shared memory
+    int arena_fast;  // floats of activations in shared memory
+    int table_at;    // bytes into shared memory: pointers of activations,
+    int scratch_at;  // numbers of warps, [max(3 views warps, 64)] floats,
+    int fast_at;     // and activations; the weights come first
+    int views;       // most views of a group
+    int length;      // P
+    int position_rows;
+    int block_at;    // where block 0 begins in the slab, and how long a block is
+    int block_length;
+    int norm_at;     // gain and bias of the last norm in the slab
+    int fast_block;  // floats of a block's weights in shared memory
+    int dim;
+    int inner;
+    int heads;
+    int blocks;
+    int normed;      // the residual carries the norm's output
+    float scale;     // of item rows at the input
+    int rec;         // NextItemKind
+    int contrast;    // ContrastKind
+    float tau;
+    float clip;      // 0: none
+    unsigned threshold; // of dropout, 0: none
+    float keep;
+    unsigned item_threshold;
+    float item_keep;
+};
+
+// Rows of a matrix in shared memory lie so far apart that the threads of a product meet no bank twice, along and across.
+__device__ __forceinline__ int padded(int width) { return width % 8 == 0 ? width + 4 : width; }
+
+// One weight `[in, out]` and its bias `[out]`, which follows it in both places.
+struct Matrix {
+    int in;
+    int out;
+    int ld;   // of the copy in shared memory
+    int slab; // where it begins in the slab and in shared memory
+    int fast;
+
+    __device__ __forceinline__ int slab_bias() const { return slab + in * out; }
+    __device__ __forceinline__ int fast_bias() const { return fast + in * ld; }
+};
+
+// Gain `[d]` and bias `[d]` of a norm.
+struct Norm {
+    int slab;
+    int fast;
+};
+
+__device__ __forceinline__ Matrix matrix(const Job& job, int block, int k) {
+    const int d = job.dim, f = job.inner, square = d * d + d, wide = d * padded(d) + d;
+    Matrix m{k == 5 ? f : d, k == 4 ? f : d, padded(k == 4 ? f : d), job.block_at + block * job.block_length, block * job.fast_block};
+    // norm 1, q, k, v, o, norm 2, f1, f2
+    m.slab += k < 4 ? 2 * d + k * square : 4 * d + 4 * square + (k == 5 ? d * f + f : 0);
+    m.fast += k < 4 ? 2 * d + k * wide : 4 * d + 4 * wide + (k == 5 ? d * padded(f) + f : 0);
+    return m;
+}
+
+// Norm 0 or 1 of a block; the last norm is that of block `blocks`.
+__device__ __forceinline__ Norm norm(const Job& job, int block, int k) {
+    const int d = job.dim;
+    if (block == job.blocks) {
+        return Norm{job.norm_at, job.blocks * job.fast_block};
+    }
+    return Norm{job.block_at + block * job.block_length + k * (2 * d + 4 * (d * d + d)),
+                block * job.fast_block + k * (2 * d + 4 * (d * padded(d) + d))};
+}
+
+// Activations of a block; `rows` are tokens, in the last block outputs.
+enum Act : int {
+    X,      // [T, d] its input
+    XQ,     // [rows, d] the input on its own rows
+    N1,     // [rows, d] normed, and mean and factor of the norm [rows, 2]
+    S1,
+    Q,      // [rows, d]
+    K,      // [T, d]
+    V,      // [T, d]
+    MIXED,  // [rows, d]
+    LSE,    // [rows, H]
+    MID,    // [rows, d] after the attention's residual
+    N2,     // [rows, d], [rows, 2]
+    S2,
+    INNER,  // [rows, f]
+    D_OUT,  // [rows, d] gradient of its output
+    D_F2,   // [rows, d] the same under the output's dropout
+    D_F1,   // [rows, f]
+    D_N2,   // [rows, d]
+    D_MID,  // [rows, d]
+    D_O,    // [rows, d] the same under the attention's dropout
+    D_MIXED, // [rows, d]
+    D_Q,    // [rows, d]
+    PAIRS,  // [rows, H, 2] scratch of attention
+    D_K,    // [T, d]
+    D_V,    // [T, d]
+    D_N1,   // [rows, d]
+    D_XQ,   // [rows, d]
+    ACTS,
+};
+// Behind the blocks' activations.
+enum Tail : int {
+    LAST,     // [Q, d] output of the last block, and mean and factor of the last norm [Q, 2]
+    S_LAST,
+    HIDDEN,   // [Q, d]
+    D_HIDDEN, // [Q, d]
+    D_TOKENS, // [T, d] gradient of the input
+    OUTPUT,   // [T] output of a token, -1 where it is none (int)
+    TAILS,
+};
+
+// What is a client's in one step, in shared memory, so that threads need no registers for it.
+struct Client {
+    const Packed* step;
+    const float* items; // item rows [rows, d] as the step reads them
+    int number;         // in the chunk
+    int token, tokens;  // first and count of its tokens, outputs, examples, groups and item rows
+    int output, outputs;
+    int example, examples;
+    int group, groups;
+    int row, rows;
+};
+
+// One client in one step, as functions take it.
+struct Visit {
+    const Job& job;
+    const Client& at;
+    float* weights; // in shared memory
+    float* slot;    // in device memory
+    float** acts;   // [blocks * ACTS + TAILS]
+    float* scratch; // of warps, in shared memory
+
+    __device__ __forceinline__ float* act(int block, int which) const { return acts[block * ACTS + which]; }
+    __device__ __forceinline__ float* tail(int which) const { return acts[job.blocks * ACTS + which]; }
+    // The client's slab and item rows in device memory.
+    __device__ __forceinline__ float* dense() const { return job.dense + static_cast<long long>(at.number) * job.length; }
+    __device__ __forceinline__ float* rows() const { return job.rows + static_cast<long long>(at.row) * job.dim; }
+};
+
+// What is done to a product's sums, in this order, before they are stored to `y [rows, width]`.
+struct Finish {
+    float* y;
+    int width;
+    const float* bias;  // added; null: none
+    bool relu;
+    const float* gate;  // zero where this is not positive, [rows, width]; null: none
+    const float* add;   // added, [rows, width]; null: none
+    const int* add_row; // rows of `add`, -1: nothing is added; null: the same rows
+
+    // N neighbouring columns of a row, all inside. Rounded after each operation, as by the kernels that do them one by one.
+    template <int N> __device__ __forceinline__ void put(int row, int col, const float* sums) const {
+        const int at = row * width + col, other = add_row ? add_row[row] : row;
+        const bool adds = add != nullptr && other >= 0;
+        float v[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            v[i] = bias ? __fadd_rn(sums[i], bias[col + i]) : sums[i];
+            v[i] = relu && !(v[i] > 0.0f) ? 0.0f : v[i];
+            v[i] = gate && !(gate[at + i] > 0.0f) ? 0.0f : v[i];
+            v[i] = adds ? __fadd_rn(v[i], add[other * width + col + i]) : v[i];
+        }
+        if constexpr (N == 4) {
+            *reinterpret_cast<float4*>(y + at) = float4{v[0], v[1], v[2], v[3]};
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                y[at + i] = v[i];
+            }
+        }
+    }
+};
+
+// One step of the optimiser for all weights of the client.
+struct Update {
+    OptimiserStep opt;
+    float scale;  // of the gradient
+    bool store;   // gradients are stored, for their norm is wanted first
+    bool reads;   // moments are read
+    bool keeps;   // moments are written
+    float* first; // moments and gradients [P]
+    float* second;
+    float* gradient;
+
+    // N neighbouring weights at `p`, `at` in the slab, with moments read ahead of their gradients.
+    template <int N> __device__ __forceinline__ void load(int at, float* m, float* s) const {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            m[i] = s[i] = 0.0f;
+        }
+        if (store || !reads) {
+            return;
+        }
+        if constexpr (N == 4) {
+            const float4 a = *reinterpret_cast<const float4*>(first + at), b = *reinterpret_cast<const float4*>(second + at);
+            m[0] = a.x, m[1] = a.y, m[2] = a.z, m[3] = a.w;
+            s[0] = b.x, s[1] = b.y, s[2] = b.z, s[3] = b.w;
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                m[i] = first[at + i];
+                s[i] = second[at + i];
+            }
+        }
+    }
+
+    template <int N> __device__ __forceinline__ void apply(float* p, int at, float* m, float* s, const float* g) const {
+        float w[N];
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            w[i] = store ? g[i] : adam_value(opt, scale, !reads, p[i], m[i], s[i], g[i]);
+        }
+        put<N>(store ? gradient + at : p, w);
+        if (!store && keeps) {
+            put<N>(first + at, m);
+            put<N>(second + at, s);
+        }
+    }
+
+    template <int N> static __device__ __forceinline__ void put(float* to, const float* v) {
+        if constexpr (N == 4) {
+            *reinterpret_cast<float4*>(to) = float4{v[0], v[1], v[2], v[3]};
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                to[i] = v[i];
+            }
+        }
+    }
+
+    // One weight whose gradient is at hand.
+    __device__ __forceinline__ void one(float* p, int at, float g) const {
+        float m, s;
+        load<1>(at, &m, &s);
+        apply<1>(p, at, &m, &s, &g);
+    }
+};
+
+// The threads of the block in an order that begins at `from`, so that products that wait for nothing of each other run side by
+// side: each takes the threads after those of the one before it.
+__device__ __forceinline__ int place_from(int from, int index, int count) { return (index + count - from % count) % count; }
+
+__device__ __forceinline__ void add_scaled(float c[4], float scale, float4 v) {
+    c[0] += scale * v.x;
+    c[1] += scale * v.y;
+    c[2] += scale * v.z;
+    c[3] += scale * v.w;
+}
+
+// float32. A thread has two rows and four columns of a product, four and four of a weight's gradient. Widths are multiples of 4.
+struct Plain {
+    // `x [rows, depth] B`, with B the weight `w [depth, cols]`, or the transpose of `w [cols, depth]` where TURNED. Returns the
+    // place after its threads.
+    template <bool TURNED>
+    static __device__ __forceinline__ int product(int from, const float* x, int rows, int depth, const float* w, int ld, int cols,
+                                                  const Finish& finish) {
+        const int across = cols / 4, units = ceil_div(rows, 2) * across;
+#pragma unroll 1
+        for (int u = place_from(from, threadIdx.x, blockDim.x); u < units; u += blockDim.x) {
+            const int row = u / across * 2, col = u % across;
+            const bool both = row + 1 < rows;
+            const float* a = x + row * depth;
+            const float* b = both ? a + depth : a;
+            float c[2][4] = {};
+#pragma unroll 2
+            for (int k = 0; k < depth; k += 4) {
+                const float4 v0 = *reinterpret_cast<const float4*>(a + k), v1 = *reinterpret_cast<const float4*>(b + k);
+#pragma unroll
+                for (int j = 0; j < 4; j++) {
+                    const float4 v = *reinterpret_cast<const float4*>(TURNED ? w + (col + across * j) * ld + k : w + (k + j) * ld + 4 * col);
+                    if (TURNED) {
+                        c[0][j] += v0.x * v.x;
+                        c[0][j] += v0.y * v.y;
+                        c[0][j] += v0.z * v.z;
+                        c[0][j] += v0.w * v.w;
+                        c[1][j] += v1.x * v.x;
+                        c[1][j] += v1.y * v.y;
+                        c[1][j] += v1.z * v.z;
+                        c[1][j] += v1.w * v.w;
+                    } else {
+                        add_scaled(c[0], j == 0 ? v0.x : j == 1 ? v0.y : j == 2 ? v0.z : v0.w, v);
+                        add_scaled(c[1], j == 0 ? v1.x : j == 1 ? v1.y : j == 2 ? v1.z : v1.w, v);
+                    }
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                if (i == 1 && !both) {
+                    break;
+                }
+                if (TURNED) {
+#pragma unroll
+                    for (int j = 0; j < 4; j++) {
+                        finish.put<1>(row + i, col + across * j, &c[i][j]);
+                    }
+                } else {
+                    finish.put<4>(row + i, 4 * col, c[i]);
+                }
+            }
+        }
+        return from + ceil_div(units, 32) * 32;
+    }
+
+    // `x^T dy` of a weight, turned into its step at once.
+    static __device__ __forceinline__ int gradient(float* weights, const Update& update, int from, const Matrix& m, const float* x,
+                                                   const float* dy, int rows) {
+        const int across = m.out / 4, units = m.in / 4 * across;
+#pragma unroll 1
+        for (int u = place_from(from, threadIdx.x, blockDim.x); u < units; u += blockDim.x) {
+            const int row = u / across * 4, col = u % across * 4;
+            float first[4][4], second[4][4], c[4][4] = {};
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                update.load<4>(m.slab + (row + i) * m.out + col, first[i], second[i]);
+            }
+#pragma unroll 2
+            for (int r = 0; r < rows; r++) {
+                const float4 v = *reinterpret_cast<const float4*>(x + r * m.in + row);
+                const float4 g = *reinterpret_cast<const float4*>(dy + r * m.out + col);
+                add_scaled(c[0], v.x, g);
+                add_scaled(c[1], v.y, g);
+                add_scaled(c[2], v.z, g);
+                add_scaled(c[3], v.w, g);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                update.apply<4>(weights + m.fast + (row + i) * m.ld + col, m.slab + (row + i) * m.out + col, first[i], second[i], c[i]);
+            }
+        }
+        return from + ceil_div(units, 32) * 32;
+    }
+};
+
+// A matrix `[rows, depth]` for fragments, zero beyond its sides: stored along the depth or across it.
+struct Along {
+    const float* p;
+    int ld, rows, depth;
+    __device__ __forceinline__ float at(int row, int k) const { return row < rows && k < depth ? p[row * ld + k] : 0.0f; }
+    __device__ __forceinline__ float2 pair(int row, int k) const { return float2{at(row, k), at(row, k + 1)}; }
+};
+struct Across {
+    const float* p;
+    int ld, rows, depth;
+    __device__ __forceinline__ float at(int row, int k) const { return row < rows && k < depth ? p[k * ld + row] : 0.0f; }
+    __device__ __forceinline__ float2 pair(int row, int k) const { return float2{at(row, k), at(row, k + 1)}; }
+};
+
+// Tensor cores, on inputs rounded by P. A warp has 16 rows and 8 columns of a product, 16 x 16 of a weight's gradient.
+template <class P> struct Cores {
+    template <bool TURNED>
+    static __device__ __forceinline__ int product(int from, const float* x, int rows, int depth, const float* w, int ld, int cols,
+                                                  const Finish& finish) {
+        const int lane = lane_index(), across = ceil_div(cols, 8), units = ceil_div(rows, 16) * across;
+        const Along left{x, depth, rows, depth}, turned{w, ld, cols, depth};
+        const Across straight{w, ld, cols, depth};
+#pragma unroll 1
+        for (int u = place_from(from / 32, warp_index(), warp_count()); u < units; u += warp_count()) {
+            const int row = u / across * 16, col = u % across * 8;
+            float c[4] = {};
+#pragma unroll 2
+            for (int k = 0; k < depth; k += P::DEPTH) {
+                unsigned a[4], b[2];
+                P::load_a(a, left, row, k, lane);
+                if (TURNED) {
+                    P::load_b(b, turned, col, k, lane);
+                } else {
+                    P::load_b(b, straight, col, k, lane);
+                }
+                P::multiply(c, a, b);
+            }
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int r = row + lane / 4 + i / 2 * 8, k = col + 2 * (lane % 4) + i % 2;
+                if (r < rows && k < cols) {
+                    finish.put<1>(r, k, c + i);
+                }
+            }
+        }
+        return from + 32 * units;
+    }
+
+    static __device__ __forceinline__ int gradient(float* weights, const Update& update, int from, const Matrix& m, const float* x,
+                                                   const float* dy, int rows) {
+        const int lane = lane_index(), across = ceil_div(m.out, 16), units = ceil_div(m.in, 16) * across;
+        const Across left{x, m.in, m.in, rows}, right{dy, m.out, m.out, rows};
+#pragma unroll 1
+        for (int u = place_from(from / 32, warp_index(), warp_count()); u < units; u += warp_count()) {
+            const int row = u / across * 16, col = u % across * 16;
+            float first[8], second[8], c[2][4] = {};
+            // Number i of the lane: its row and column in the weight.
+            const auto row_of = [&](int i) { return row + lane / 4 + i / 2 % 2 * 8; };
+            const auto col_of = [&](int i) { return col + i / 4 * 8 + 2 * (lane % 4) + i % 2; };
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                if (row_of(i) < m.in && col_of(i) < m.out) {
+                    update.load<1>(m.slab + row_of(i) * m.out + col_of(i), first + i, second + i);
+                }
+            }
+#pragma unroll 2
+            for (int k = 0; k < rows; k += P::DEPTH) {
+                unsigned a[4], b[2];
+                P::load_a(a, left, row, k, lane);
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    P::load_b(b, right, col + 8 * j, k, lane);
+                    P::multiply(c[j], a, b);
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < 8; i++) {
+                if (row_of(i) < m.in && col_of(i) < m.out) {
+                    update.apply<1>(weights + m.fast + row_of(i) * m.ld + col_of(i), m.slab + row_of(i) * m.out + col_of(i), first + i,
+                                    second + i, &c[i / 4][i % 4]);
+                }
+            }
+        }
+        return from + 32 * units;
+    }
+};
+
+} // namespace resident

@@ -18,7 +18,7 @@ constexpr int HELD = 2; // columns of a head that a lane has: heads are at most 
 __device__ void place_activations(const Job& job, int tokens, int outputs, float* fast, float* slow, float** acts) {
     int left = job.arena_fast;
     const auto take = [&](int floats) {
-        const int need = ceil_div(floats, 4) * 4;
+        const int need = ceil_div(floats, 8) * 8;
         float* at = need <= left ? fast : slow;
         (need <= left ? fast : slow) += need;
         left -= need <= left ? need : 0;

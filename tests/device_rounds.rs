@@ -1,7 +1,8 @@
 //! Rounds whose clients are trained by the kernels: against the CPU backend, and with the same bits however they are cut up.
 
 use lumos::config::{
-    Average, Backbone, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Residual, ServerOptimizer, Settings, UploadRows, Weights,
+    Average, Backbone, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer, Settings, UploadRows,
+    Weights,
 };
 use lumos::data::Dataset;
 use lumos::federation::{NamedTensor, TensorData, Trainer};
@@ -23,6 +24,8 @@ fn settings() -> Settings {
     s.model.max_len = 8;
     s.local.epochs = 2;
     s.federation.fraction = 0.4;
+    // Resident clients have tests of their own.
+    s.gpu.resident = Resident::Off;
     s
 }
 

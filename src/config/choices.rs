@@ -176,6 +176,17 @@ choice! {
     }
 }
 choice! {
+    /// How a GPU trains clients. The same arithmetic in the same order: a choice of speed.
+    Resident {
+        /// Resident wherever the model's weights fit a block's shared memory.
+        Auto = "auto",
+        /// A whole visit in one block of threads, weights in its shared memory; refused where they do not fit.
+        On = "on",
+        /// Step by step: each operation a launch for all clients.
+        Off = "off",
+    }
+}
+choice! {
     /// Where views come from.
     GeneratorKind {
         /// No views.

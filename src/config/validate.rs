@@ -30,6 +30,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     loss(settings)?;
     local(&settings.local)?;
     federation(settings)?;
+    gpu(settings)?;
     eval(&settings.eval)
 }
 
@@ -143,6 +144,15 @@ fn federation(settings: &Settings) -> Result<()> {
     number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "a rate from 0 to below 1")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "a rate from 0 to below 1")?;
     number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")
+}
+
+fn gpu(settings: &Settings) -> Result<()> {
+    match settings.unfit_to_reside() {
+        Some(reason) if settings.gpu.resident == Resident::On => {
+            refuse("gpu.resident", "`on`", &format!("`auto` or `off`, because {reason}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn eval(s: &EvalSettings) -> Result<()> {

@@ -325,6 +325,8 @@ pub struct DeviceUse {
     pub predicted_bytes: u64,
     /// See `predicted_bytes`.
     pub peak_bytes: u64,
+    /// Whether clients are resident in one block of threads (`gpu.resident`); otherwise they are trained step by step.
+    pub resident: bool,
 }
 
 impl DeviceTrainer<'_> {
@@ -339,6 +341,7 @@ impl DeviceTrainer<'_> {
             replayed: counters.replayed,
             predicted_bytes: self.engine.predicted_bytes(),
             peak_bytes: memory.peak,
+            resident: self.engine.is_resident(),
         })
     }
 }

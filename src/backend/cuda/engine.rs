@@ -10,6 +10,7 @@ use super::meter::arena_floats;
 use super::ops::{DeviceBackend, KernelSet};
 use super::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES, Shape};
+use super::resident::{Addresses, Resident};
 use super::room::{Layout, Part, Room, Sizes, bytes, layout};
 use crate::config::{LocalOptimizer, Settings};
 use crate::model::{Model, ModelSpec, Weights};
@@ -76,6 +77,8 @@ pub struct Engine {
     room: Option<Room>,
     arrays: Option<DeviceChunk>,
     graphs: HashMap<Shape, Graph>,
+    /// How clients are resident, where they are.
+    resident: Option<Resident>,
     /// Coefficients of steps 1, 2, ...
     optimiser: Buffer,
     first_step: u32,
@@ -101,6 +104,7 @@ impl Engine {
             clip: settings.local.clip > 0.0,
         };
         let kernels = KernelSet::load(&*device)?;
+        let resident = Resident::new(&*device, settings, &spec, sizes)?;
         let drops = settings.model.dropout.max(settings.model.item_dropout) > 0.0;
         let mut engine = Engine {
             optimiser: device.alloc(KEPT_STEPS as usize * OPTIMISER_BYTES)?,
@@ -116,6 +120,7 @@ impl Engine {
             room: None,
             arrays: None,
             graphs: HashMap::new(),
+            resident,
             sums: None,
             slots: None,
             predicted: 0,
@@ -143,7 +148,20 @@ impl Engine {
     }
 
     fn layout(&self, shape: &Shape) -> Layout {
-        layout(&self.sizes, shape, arena_floats(&self.model, &self.settings.loss, shape))
+        match self.resident_for(shape) {
+            Some(resident) => resident.layout(shape),
+            None => layout(&self.sizes, shape, arena_floats(&self.model, &self.settings.loss, shape)),
+        }
+    }
+
+    /// How the clients of a chunk of `shape` are resident; `None` where they are trained step by step.
+    fn resident_for(&self, shape: &Shape) -> Option<&Resident> {
+        self.resident.as_ref().filter(|r| r.holds(shape))
+    }
+
+    /// Whether clients are resident in one block of threads, each for its whole visit.
+    pub fn is_resident(&self) -> bool {
+        self.resident.is_some()
     }
 
     /// Bytes of weights, packed arrays and the room of the chunks so far as planned.
@@ -223,6 +241,19 @@ impl Engine {
 
     fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk, chunk: &ReadyChunk) -> Result<()> {
         let device = self.device.clone();
+        if let Some(resident) = self.resident_for(shape) {
+            assert!(arrays.steps <= KEPT_STEPS as usize && self.first_step == 1, "a visit has a step an epoch, and they are few");
+            let room = self.room.as_ref().expect("made before training");
+            let at = Addresses {
+                optimiser: self.optimiser.address(),
+                clock: self.clock.as_ref().map_or(0, Buffer::address),
+                dense: self.dense.address(),
+                table: self.table.address(),
+            };
+            resident.launch(&*device, room, shape, arrays, &at)?;
+            return self.average(arrays, chunk);
+        }
+        let shape = &shape.of_launches();
         if !self.graphs.contains_key(shape) {
             let label = format!("local step of {} clients, {} tokens", shape.clients, shape.tokens);
             let graph = device.capture(&label, &mut || self.record_step(shape))?;

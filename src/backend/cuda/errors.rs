@@ -170,6 +170,14 @@ pub enum DeviceError {
         /// Why, and the limit.
         reason: String,
     },
+    /// Clients are to be resident, and do not fit.
+    #[error("clients cannot be resident in one block of threads on {device}: {reason}; set gpu.resident to `auto` or `off`")]
+    Resident {
+        /// Name of the device.
+        device: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// A kernel failed while it ran. The context is lost: nothing on this device can be used any more.
     #[error(
         "{device}: {reason}; {suspect}{}. Nothing on the GPU can be trusted now: restart from the last checkpoint, and report this \

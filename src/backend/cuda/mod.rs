@@ -13,6 +13,7 @@ pub mod ops;
 pub mod optimiser;
 pub mod packed;
 mod record;
+mod resident;
 pub mod room;
 
 #[cfg(feature = "cuda")]

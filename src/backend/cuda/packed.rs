@@ -89,6 +89,12 @@ pub struct Shape {
     pub client_rows: u32,
     /// See `client_rows`.
     pub client_examples: u32,
+    /// Tokens, outputs and groups of the client that has most in one step; see [`Shape::of_launches`].
+    pub client_tokens: u32,
+    /// See `client_tokens`.
+    pub client_outputs: u32,
+    /// See `client_tokens`.
+    pub client_groups: u32,
     /// First position and the one after the last.
     pub positions: (u32, u32),
 }
@@ -115,6 +121,9 @@ impl Shape {
         for step in &chunk.steps {
             s.members = s.members.max(most(&step.group_bounds));
             s.client_examples = s.client_examples.max(most(&step.client_examples));
+            s.client_tokens = s.client_tokens.max(most(&step.client_tokens));
+            s.client_outputs = s.client_outputs.max(most(&step.client_outs));
+            s.client_groups = s.client_groups.max(most(&step.client_groups));
             s.tokens = s.tokens.max(step.tokens() as u32);
             s.sequences = s.sequences.max(step.bounds.len() as u32 - 1);
             s.outputs = s.outputs.max(step.outputs() as u32);
@@ -148,8 +157,16 @@ impl Shape {
             members: self.members.max(other.members),
             client_rows: self.client_rows.max(other.client_rows),
             client_examples: self.client_examples.max(other.client_examples),
+            client_tokens: self.client_tokens.max(other.client_tokens),
+            client_outputs: self.client_outputs.max(other.client_outputs),
+            client_groups: self.client_groups.max(other.client_groups),
             positions: (self.positions.0.min(other.positions.0), self.positions.1.max(other.positions.1)),
         }
+    }
+
+    /// The shape without what no launch of the step-by-step kernels depends on, so that graphs are shared by more chunks.
+    pub fn of_launches(self) -> Shape {
+        Shape { client_tokens: 0, client_outputs: 0, client_groups: 0, ..self }
     }
 
     /// A shape at least as large that many chunks share.
@@ -166,6 +183,9 @@ impl Shape {
             output_tiles: round_up(self.output_tiles),
             client_rows: round_up(self.client_rows),
             client_examples: round_up(self.client_examples),
+            client_tokens: round_up(self.client_tokens),
+            client_outputs: round_up(self.client_outputs),
+            client_groups: round_up(self.client_groups),
             longest: round_up(self.longest),
             ..self
         }
@@ -209,6 +229,15 @@ fn client_sequences(step: &Step) -> impl Iterator<Item = u32> + '_ {
     })
 }
 
+/// Clients by falling number of tokens over all steps, those of like number in their order.
+fn longest_first(chunk: &Chunk) -> Vec<u32> {
+    let tokens = |c: usize| chunk.steps.iter().map(|s| s.client_tokens[c + 1] - s.client_tokens[c]).sum::<u32>();
+    let counts: Vec<u32> = (0..chunk.clients.len()).map(tokens).collect();
+    let mut order: Vec<u32> = (0..counts.len() as u32).collect();
+    order.sort_by_key(|&c| std::cmp::Reverse(counts[c as usize]));
+    order
+}
+
 /// A chunk laid out for the device, before its upload: done on host threads while the device is at work.
 #[derive(Default)]
 pub struct HostChunk {
@@ -217,6 +246,7 @@ pub struct HostChunk {
     items: u64,
     uploads: u64,
     client_rows: u64,
+    order: u64,
     chunk_rows: usize,
     clients: usize,
 }
@@ -229,6 +259,7 @@ impl HostChunk {
         let client_rows = w.put(chunk.client_rows.iter().copied());
         let client_id = w.put(chunk.clients.iter().copied());
         let items = w.put(chunk.items.iter().copied());
+        let order = w.put(longest_first(chunk));
         let uploads = w.put(chunk.uploads.chunks(4).map(|c| c.iter().rev().fold(0, |word, &u| (word << 8) | u32::from(u))));
         let mut steps: Vec<Packed> = Vec::with_capacity(chunk.steps.len());
         for (i, step) in chunk.steps.iter().enumerate() {
@@ -282,7 +313,7 @@ impl HostChunk {
         }
         // Room behind the last array, so that an empty one has an address inside the buffer.
         w.put([]);
-        HostChunk { words: w, steps, items, uploads, client_rows, chunk_rows: chunk.rows(), clients: chunk.clients.len() }
+        HostChunk { words: w, steps, items, uploads, client_rows, order, chunk_rows: chunk.rows(), clients: chunk.clients.len() }
     }
 
     /// Bytes that the device holds for it.
@@ -304,6 +335,7 @@ pub struct DeviceChunk {
     items: u64,
     uploads: u64,
     client_rows: u64,
+    order: u64,
 }
 
 impl DeviceChunk {
@@ -325,6 +357,7 @@ impl DeviceChunk {
             items: base + host.items,
             uploads: base + host.uploads,
             client_rows: base + host.client_rows,
+            order: base + host.order,
             steps: steps.len(),
             rows: host.chunk_rows,
             clients: host.clients,
@@ -351,6 +384,11 @@ impl DeviceChunk {
     /// Address of the bounds of clients in the row table `[C + 1]`.
     pub fn client_rows(&self) -> u64 {
         self.client_rows
+    }
+
+    /// Address of the clients by falling number of tokens `[C]`.
+    pub fn order(&self) -> u64 {
+        self.order
     }
 
     /// Address of the flags of rows that are uploaded, a byte each `[R]`.

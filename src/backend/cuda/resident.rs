@@ -11,8 +11,8 @@ use crate::model::ModelSpec;
 /// Activations of a block and behind the blocks, as in `kernels/resident.cuh`.
 const ACTS: usize = 26;
 const TAILS: usize = 6;
-/// Bytes of `Client` there.
-const CLIENT_BYTES: usize = 64;
+/// Bytes kept for `Visit` there.
+const VISIT_BYTES: usize = 512;
 /// Shared memory that a block should have for activations, where several blocks could share a multiprocessor.
 const WANTED_ACTIVATIONS: usize = 16 << 10;
 /// Shared memory that the driver keeps of every block.
@@ -127,7 +127,7 @@ impl Slot {
 /// Bytes of weights, the client and the table of activations in shared memory.
 fn weights_bytes(job: &Job) -> usize {
     let floats = (job.blocks * job.fast_block + 2 * job.dim) as usize;
-    (4 * floats).next_multiple_of(16) + CLIENT_BYTES + (8 * (job.blocks as usize * ACTS + TAILS)).next_multiple_of(16)
+    (4 * floats).next_multiple_of(16) + VISIT_BYTES + (8 * (job.blocks as usize * ACTS + TAILS)).next_multiple_of(16)
 }
 
 /// Bytes of the scratch of `warps` warps, for groups of `views` views; the clip uses 32 doubles of it.
@@ -304,7 +304,7 @@ fn fit(settings: &Settings, spec: &ModelSpec, limits: &Limits) -> std::result::R
         ..Job::default()
     };
     let weights = weights_bytes(&job);
-    job.table_at = (weights - CLIENT_BYTES - (8 * (blocks * ACTS + TAILS)).next_multiple_of(16)) as i32;
+    job.table_at = (weights - VISIT_BYTES - (8 * (blocks * ACTS + TAILS)).next_multiple_of(16)) as i32;
     // Two blocks share a multiprocessor where both have room for a client's activations; they have 256 threads each, for their
     // registers must be shared too.
     let half = (limits.shared_per_multiprocessor / 2).saturating_sub(RESERVED);

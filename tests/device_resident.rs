@@ -177,7 +177,23 @@ fn a_visit_is_one_launch() {
     let used = trainer.device_use().unwrap().unwrap();
     // The visits and two kernels that average.
     assert_eq!((used.launches, used.replays, used.replayed), (3, 0, 0), "{used:?}");
+    let s = step_by_step(&s);
+    let mut steps = Trainer::on_device(&s, &world.0, &world.1, h100()).unwrap();
+    steps.round().unwrap();
+    let steps = steps.device_use().unwrap().unwrap();
+    // A graph a local step; besides, global weights and rows to the clients, and two that average.
+    assert_eq!((steps.launches, steps.replays, steps.replayed), (4, 2, 2 * 82), "{steps:?}");
+    assert!(!steps.resident && used.peak_bytes < steps.peak_bytes, "{used:?} {steps:?}");
     assert!(used.resident && used.peak_bytes > 0 && used.predicted_bytes <= used.peak_bytes, "{used:?}");
+}
+
+#[test]
+fn a_client_that_diverges_is_named() {
+    let (data, views) = world(13, 25);
+    let mut s = settings();
+    (s.local.optimizer, s.local.lr) = (LocalOptimizer::Sgd, 1e20);
+    let message = Trainer::on_device(&s, &data, &views, h100()).unwrap().round().unwrap_err().to_string();
+    assert!(message.contains("client") && message.contains("local.lr"), "{message}");
 }
 
 #[test]

@@ -4,7 +4,9 @@
 use crate::cohort;
 use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Settings, UploadRows};
 use crate::data::{Dataset, ItemText, Split};
-use crate::federation::Trainer;
+use crate::federation::{DeviceRound, RoundReport};
+use crate::run::Devices;
+use crate::run::telemetry::{Sampler, Spread, Summary};
 use crate::rng::{Purpose, Stream};
 use crate::views::{UserViews, Views};
 use crate::{Error, Result, backend::cpu::simd::Level};
@@ -39,6 +41,8 @@ pub struct RoundBench {
     pub threads: u32,
     /// Seed.
     pub seed: u64,
+    /// Device, as in the settings.
+    pub device: String,
 }
 
 impl RoundBench {
@@ -63,6 +67,7 @@ impl Default for RoundBench {
             rounds: 5,
             threads: 0,
             seed: 7,
+            device: "cpu".into(),
         }
     }
 }
@@ -80,8 +85,14 @@ pub struct RoundFigures {
     pub tokens_per_client: f64,
     /// Peak resident memory of the process.
     pub peak_bytes: u64,
-    /// Device.
+    /// Device: `cpu`, or the name of the GPU.
     pub device: String,
+    /// Which device, and why.
+    #[serde(skip)]
+    pub device_line: String,
+    /// What the device did, where it is none of the CPU.
+    #[serde(flatten)]
+    pub on_device: Option<DeviceFigures>,
     /// SIMD level.
     pub simd: String,
     /// Threads.
@@ -110,10 +121,70 @@ pub struct RoundFigures {
     pub add_s: f64,
     /// Seconds of ranking the targets of as many clients as a round has against the catalogue.
     pub rank_s: f64,
+    /// The same once more, when what can be kept from the first time is there.
+    pub rank_again_s: f64,
     /// Timed rounds.
     pub rounds: u32,
     /// Version of this program.
     pub version: String,
+}
+
+/// What a device did in the timed rounds; what its meters do not tell is `null`.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceFigures {
+    /// Kernels that the host launched one by one, and graphs that it replayed, in a round (medians).
+    pub launches_per_round: u64,
+    /// See `launches_per_round`.
+    pub replays_per_round: u64,
+    /// Kernels that ran in a round, those of graphs included.
+    pub kernels_per_round: u64,
+    /// Chunks of a round.
+    pub chunks_per_round: u64,
+    /// Peak bytes of device memory, as foreseen and as held.
+    pub predicted_device_bytes: u64,
+    /// See `predicted_device_bytes`.
+    pub peak_device_bytes: u64,
+    /// Share of a round's wall time between the first and the last call of each chunk, by the device's clock.
+    pub busy_share: f64,
+    /// Share of time in which a kernel ran, in percent, as the GPU tells: mean over the timed rounds.
+    pub utilisation_percent: Option<f64>,
+    /// Energy of a round in joules.
+    pub joules_per_round: Option<f64>,
+    /// Whether that is the GPU's own count; the sum of power over time otherwise.
+    pub joules_counted: Option<bool>,
+    /// Mean power in watts.
+    pub watts: Option<f64>,
+    /// Mean clocks in MHz.
+    pub sm_mhz: Option<f64>,
+    /// See `sm_mhz`.
+    pub memory_mhz: Option<f64>,
+    /// Most bytes of the GPU's memory in use by all processes.
+    pub memory_bytes: Option<f64>,
+}
+
+impl DeviceFigures {
+    fn of(rounds: &[RoundReport], gpu: Option<Summary>) -> Option<DeviceFigures> {
+        let used: Vec<DeviceRound> = rounds.iter().filter_map(|r| r.device).collect();
+        let last = used.last()?;
+        let of = |f: &dyn Fn(&DeviceRound) -> f64| median(used.iter().map(f).collect());
+        let mean = |f: fn(&Summary) -> Option<Spread>| gpu.as_ref().and_then(f).map(|s| s.mean);
+        Some(DeviceFigures {
+            launches_per_round: of(&|r| r.launches as f64) as u64,
+            replays_per_round: of(&|r| r.replays as f64) as u64,
+            kernels_per_round: of(&|r| (r.launches + r.replayed) as f64) as u64,
+            chunks_per_round: of(&|r| r.chunks as f64) as u64,
+            predicted_device_bytes: last.predicted_bytes,
+            peak_device_bytes: last.peak_bytes,
+            busy_share: of(&|r| r.busy_share),
+            utilisation_percent: mean(|s| s.utilisation),
+            joules_per_round: gpu.as_ref().and_then(|s| s.joules).map(|j| j / rounds.len() as f64),
+            joules_counted: gpu.as_ref().filter(|s| s.joules.is_some()).map(|s| s.joules_counted),
+            watts: mean(|s| s.watts),
+            sm_mhz: mean(|s| s.sm_mhz),
+            memory_mhz: mean(|s| s.memory_mhz),
+            memory_bytes: gpu.as_ref().and_then(|s| s.memory_bytes).map(|s| s.most),
+        })
+    }
 }
 
 /// Geometric lengths like those of Amazon Cell Phones 2014 (5-core), for when no file is given.
@@ -169,7 +240,7 @@ pub fn world(bench: &RoundBench) -> (Dataset, Views) {
 
 /// The reference settings: SASRec without dropout, BCE with one negative drawn once a visit, joint contrast, Adam.
 pub fn settings(bench: &RoundBench) -> Settings {
-    let mut s = Settings { seed: bench.seed, threads: bench.threads, ..Default::default() };
+    let mut s = Settings { seed: bench.seed, threads: bench.threads, device: bench.device.clone(), ..Default::default() };
     s.model.dim = bench.dim;
     s.model.blocks = bench.blocks;
     s.model.heads = bench.heads;
@@ -207,20 +278,30 @@ pub fn peak_bytes() -> u64 {
 pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<RoundFigures> {
     let (data, views) = world(bench);
     let settings = settings(bench);
-    let mut trainer = Trainer::new(&settings, &data, &views)?;
+    let mut device = Devices::default().to_train(&settings)?;
+    let mut trainer = device.trainer(&settings, &data, &views)?;
+    let sampler = device.device().and_then(|d| d.uuid()).and_then(Sampler::start);
+    let mut from = None;
     let mut rounds = Vec::new();
     for i in 0..=bench.rounds {
+        if i == 1 {
+            from = sampler.as_ref().map(Sampler::now);
+        }
         let report = trainer.round()?;
         progress(u64::from(i) + 1, u64::from(bench.rounds) + 1);
         if i > 0 {
             rounds.push(report);
         }
     }
+    let gpu = sampler.as_ref().zip(from).and_then(|(sampler, from)| sampler.summary(from));
     let users: Vec<u32> = (0..bench.clients).collect();
-    let t = Instant::now();
-    trainer.rank(Split::Test, &users, &|_, _| {})?;
-    let rank_s = t.elapsed().as_secs_f64();
-    let of = |f: &dyn Fn(&crate::federation::RoundReport) -> f64| median(rounds.iter().map(f).collect());
+    let mut rank = || -> Result<f64> {
+        let t = Instant::now();
+        trainer.rank(Split::Test, &users, &|_, _| {})?;
+        Ok(t.elapsed().as_secs_f64())
+    };
+    let (rank_s, rank_again_s) = (rank()?, rank()?);
+    let of = |f: &dyn Fn(&RoundReport) -> f64| median(rounds.iter().map(f).collect());
     let rates: Vec<f64> = rounds.iter().map(|r| r.client_epochs as f64 / r.seconds).collect();
     // Useful tokens counted from the data, processed tokens as the kernels saw them.
     let length = |c: usize| (data.train(c).len() - 1).min(bench.max_len as usize);
@@ -237,7 +318,9 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
         useful_token_share: useful as f64 / processed,
         tokens_per_client: useful as f64 / (f64::from(bench.clients) * rounds.len() as f64),
         peak_bytes: peak_bytes(),
-        device: "cpu".into(),
+        device: device.device().map_or("cpu", |d| d.name()).into(),
+        device_line: device.line.clone(),
+        on_device: DeviceFigures::of(&rounds, gpu),
         simd: Level::detect().name().into(),
         threads: if bench.threads == 0 { crate::parallel::default_threads() as u32 } else { bench.threads },
         clients: bench.clients,
@@ -252,6 +335,7 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
         train_s: of(&|r| r.train_s),
         add_s: of(&|r| r.add_s),
         rank_s,
+        rank_again_s,
         rounds: bench.rounds,
         version: env!("CARGO_PKG_VERSION").into(),
     })

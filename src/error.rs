@@ -54,6 +54,14 @@ pub enum Error {
     /// The user stopped the run; what was finished is on disk.
     #[error("interrupted: {0}")]
     Interrupted(String),
+    /// A device failed in the middle of a run; what was good is on disk.
+    #[error("{source}; {saved}")]
+    Stopped {
+        /// What failed.
+        source: Box<Error>,
+        /// What is saved, where.
+        saved: String,
+    },
     /// The GPU, its driver or its kernels.
     #[error(transparent)]
     Device(#[from] crate::backend::cuda::DeviceError),

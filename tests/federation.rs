@@ -273,7 +273,7 @@ fn training_learns_the_ring_and_beats_an_untrained_model() {
     for contrast in [Contrast::None, Contrast::Decoupled] {
         s.loss.contrast = contrast;
         let mut trainer = Trainer::new(&s, &data, &views).unwrap();
-        let hits = |t: &Trainer| t.rank(Split::Test, &users, &|_, _| {}).unwrap().iter().filter(|&&r| r <= 3).count();
+        let hits = |t: &mut Trainer| t.rank(Split::Test, &users, &|_, _| {}).unwrap().iter().filter(|&&r| r <= 3).count();
         let before = hits(&trainer);
         let first = trainer.round().unwrap();
         for _ in 0..25 {
@@ -312,7 +312,7 @@ fn bytes_on_the_wire_are_those_of_the_encoding() {
     let update = wire::Update {
         client: 0,
         weight: 1,
-        dense: vec![0.0; trainer.weights().dense.len()],
+        dense: vec![0.0; trainer.weights().unwrap().dense.len()],
         rows: vec![0.0; moved.len() * 12],
         items: moved,
     };

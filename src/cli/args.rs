@@ -24,6 +24,9 @@ pub struct Overrides {
     /// Threads; 0 means all cores. Never changes a result
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
+    /// Where clients are trained: auto, cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE")]
+    pub device: Option<String>,
     /// Seed of every draw
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -34,6 +37,7 @@ impl Overrides {
     pub fn sets(&self) -> Vec<String> {
         let mut sets = self.set.clone();
         sets.extend(self.threads.map(|n| format!("threads={n}")));
+        sets.extend(self.device.as_ref().map(|d| format!("device={d}")));
         sets.extend(self.seed.map(|n| format!("seed={n}")));
         sets
     }

@@ -2,7 +2,7 @@
 
 use super::output::{say, say_json};
 use super::progress::Progress;
-use crate::bench::{self, RoundBench};
+use crate::bench::{self, DeviceFigures, RoundBench};
 use crate::run::Observer;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -21,6 +21,7 @@ Examples:
   lumos bench round
   lumos bench round --clients 2788 --epochs 5 --dim 64 --lengths lengths.txt --json
   lumos bench round --threads 1 --rounds 11
+  lumos bench round --device cuda --json                     with launches, memory, utilisation, energy and clocks
   lumos bench round --population 1000000 --items 1000000     a round costs what its cohort costs")]
 pub struct RoundArgs {
     /// Clients of a round
@@ -56,6 +57,9 @@ pub struct RoundArgs {
     /// Threads; 0 means all cores
     #[arg(long, default_value_t = 0)]
     threads: u32,
+    /// Where clients are trained: auto, cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
     /// Seed
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -106,6 +110,7 @@ pub fn main(command: &Command) -> Result<()> {
         rounds: args.rounds,
         threads: args.threads,
         seed: args.seed,
+        device: args.device.clone(),
     };
     let progress = Progress::new(args.json);
     let figures = bench::run(&round, &|done, total| progress.stage("rounds", done, total))?;
@@ -115,6 +120,7 @@ pub fn main(command: &Command) -> Result<()> {
     }
     let f = &figures;
     let share = |seconds: f64| format!("{:8.2} ms  {:5.1} %", 1e3 * seconds, 100.0 * seconds / f.round_s);
+    say(&f.device_line)?;
     let [low, high] = f.client_epochs_per_s_range;
     say(format!(
         "{} clients x {} epochs, d {}, {} blocks, {:.1} tokens a client, {} threads of {} ({})",
@@ -126,6 +132,32 @@ pub fn main(command: &Command) -> Result<()> {
     say(format!("  pack  {}", share(f.pack_s)))?;
     say(format!("  train {}", share(f.train_s)))?;
     say(format!("  add   {}", share(f.add_s)))?;
-    say(format!("rank of all clients against {} items {:.2} ms", args.items, 1e3 * f.rank_s))?;
+    let (first, again) = (1e3 * f.rank_s, 1e3 * f.rank_again_s);
+    say(format!("rank of all clients against {} items {first:.2} ms, again {again:.2} ms", args.items))?;
+    if let Some(d) = &f.on_device {
+        say(device_lines(d))?;
+    }
     say(format!("useful tokens {:.1} %, peak memory {:.0} MB", 100.0 * f.useful_token_share, f.peak_bytes as f64 / 1e6))
+}
+
+/// What the device did in a round, a line a kind.
+fn device_lines(d: &DeviceFigures) -> String {
+    let or = |value: Option<f64>, unit: &str| value.map_or(format!("{unit} not told"), |v| format!("{v:.1} {unit}"));
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    format!(
+        "calls a round: {} launches, {} replays, {} kernels in {} chunks\n\
+         device memory: {:.0} MB foreseen, {:.0} MB held\n\
+         device busy {:.1} % of the round by its clock; utilisation {}, {}, {}, energy of a round {}",
+        d.launches_per_round,
+        d.replays_per_round,
+        d.kernels_per_round,
+        d.chunks_per_round,
+        megabytes(d.predicted_device_bytes),
+        megabytes(d.peak_device_bytes),
+        100.0 * d.busy_share,
+        or(d.utilisation_percent, "%"),
+        or(d.sm_mhz, "MHz"),
+        or(d.watts, "W"),
+        or(d.joules_per_round, "J"),
+    )
 }

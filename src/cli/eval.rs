@@ -5,7 +5,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
 use crate::Result;
-use crate::run::{self, RunFolder};
+use crate::run::{self, Devices, RunFolder};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -25,6 +25,9 @@ pub struct Args {
     /// Which checkpoint
     #[arg(long, value_enum, default_value = "best")]
     checkpoint: Which,
+    /// Where users are ranked: auto, cpu, cuda, cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    device: String,
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N")]
     threads: Option<u32>,
@@ -38,7 +41,8 @@ pub fn main(args: &Args) -> Result<()> {
     let mut settings = folder.settings()?;
     settings.threads = args.threads.unwrap_or(settings.threads);
     let progress = Progress::new(args.json);
-    let scored = run::score(&folder, &settings, args.split.into(), args.checkpoint.name(), &progress)?;
+    let device = Devices::default().to_rank(&settings, &args.device)?;
+    let scored = run::score(&folder, &settings, args.split.into(), args.checkpoint.name(), &device, &progress)?;
     drop(progress);
     if args.json {
         let mut object = scored.scores.clone();
@@ -47,6 +51,7 @@ pub fn main(args: &Args) -> Result<()> {
             ("data".into(), json!(scored.data)),
             ("split".into(), json!(scored.split)),
             ("round".into(), json!(scored.round)),
+            ("device".into(), json!(scored.device)),
         ]);
         return say_json(&object);
     }

@@ -22,9 +22,11 @@ pub fn listen() -> Result<&'static AtomicBool> {
     Ok(&STOP)
 }
 
-/// Adds to an interruption how to go on: the same command, with `flag` where it is not there yet.
+/// Adds to an interruption, or to the failure of a device, how to go on: the same command, with `flag` where it is not there yet.
 pub fn how_to_resume(error: Error, flag: Option<&str>) -> Error {
-    let Error::Interrupted(what) = error else { return error };
+    if !matches!(error, Error::Interrupted(_) | Error::Stopped { .. }) {
+        return error;
+    }
     let mut words: Vec<String> = std::env::args().map(|a| if a.contains(' ') { format!("'{a}'") } else { a }).collect();
     if let Some(program) = words.first_mut() {
         *program = "lumos".into();
@@ -34,5 +36,10 @@ pub fn how_to_resume(error: Error, flag: Option<&str>) -> Error {
     {
         words.push(flag.into());
     }
-    Error::Interrupted(format!("{what}; go on with: {}", words.join(" ")))
+    let go_on = |what: String| format!("{what}; go on with: {}", words.join(" "));
+    match error {
+        Error::Interrupted(what) => Error::Interrupted(go_on(what)),
+        Error::Stopped { source, saved } => Error::Stopped { source, saved: go_on(saved) },
+        other => other,
+    }
 }

@@ -22,6 +22,7 @@ mod views;
 
 use crate::Error;
 use clap::{Parser, Subcommand};
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Federated sequential recommendation: from raw histories to a trained and tested model.
@@ -63,7 +64,12 @@ enum Command {
 
 /// Runs the program on its command line.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    ExitCode::from(run(std::env::args_os()))
+}
+
+/// Runs the program on `words`, of which the first is its name; gives the exit code.
+pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
+    let outcome = match Cli::parse_from(words).command {
         Command::Run(args) => run::main(&args),
         Command::Data(command) => data::main(&command),
         Command::Views(command) => views::main(&command),
@@ -77,13 +83,12 @@ pub fn main() -> ExitCode {
         Command::Bench(command) => bench::main(&command),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         // The reader of our output went away (`lumos ... | head`): nothing is wrong and nobody listens.
-        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
-            let code = if matches!(error, Error::Interrupted(_)) { 130 } else { 1 };
             output::complain(&error);
-            ExitCode::from(code)
+            if matches!(error, Error::Interrupted(_)) { 130 } else { 1 }
         }
     }
 }

@@ -5,7 +5,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::table_with;
 use crate::config::names;
-use crate::run::{self, RunFolder};
+use crate::run::{self, Devices, RunFolder};
 use crate::views::Views;
 use crate::{Error, Result, data::Dataset};
 use std::path::PathBuf;
@@ -71,7 +71,9 @@ pub fn main(args: &Args) -> Result<()> {
         return Err(Error::Usage(format!("-k: is {}, wanted 1 to {}, the number of items", args.k, data.item_count())));
     }
     let views = Views::default();
-    let (trainer, _) = run::open_trained(&folder, args.checkpoint.name(), &settings, &data, &views)?;
+    // One history is encoded before a GPU has as much as started.
+    let mut device = Devices::default().to_rank(&settings, "cpu")?;
+    let (mut trainer, _) = run::open_trained(&folder, args.checkpoint.name(), &settings, &data, &views, &mut device)?;
     let top = trainer.recommend(user, &history, args.k as usize)?;
     if args.json {
         let list: Vec<_> = top

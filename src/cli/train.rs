@@ -6,7 +6,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
 use crate::Result;
-use crate::run::{self, Job};
+use crate::run::{self, Devices, Job};
 use std::path::PathBuf;
 
 /// Train one method and test its best checkpoint
@@ -15,6 +15,7 @@ use std::path::PathBuf;
 Examples:
   lumos train configs/quickstart.toml --out runs/first
   lumos train configs/quickstart.toml --out runs/first --resume          go on after an interruption
+  lumos train configs/amazon-beauty.toml --device cuda --out runs/gpu        on the first GPU, or an error that says why not
   lumos train configs/amazon-beauty.toml --set method=lumos-literal --set federation.rounds=60 --seed 2
 Ctrl-C ends the run after the current round and saves it.")]
 pub struct Args {
@@ -39,8 +40,10 @@ pub fn main(args: &Args) -> Result<()> {
     };
     let stop = interrupt::listen()?;
     let progress = Progress::new(args.json);
+    // Before anything is prepared: a GPU that cannot be had is better known at once.
+    let device = Devices::default().to_train(&effective.settings)?;
     let prepared = run::prepare(&effective.settings, &progress)?;
-    let job = Job { effective: &effective, prepared: &prepared, out: &out, resume: args.resume, stop };
+    let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &out, resume: args.resume, stop };
     let result = run::train(&job, &progress).map_err(|e| interrupt::how_to_resume(e, Some("--resume")))?;
     drop(progress);
     if args.json {

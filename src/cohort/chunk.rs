@@ -31,6 +31,12 @@ impl Chunk {
         Chunk { client_rows: vec![0], same_layout: true, ..Chunk::default() }
     }
 
+    /// Sequences to be encoded and not trained on, as those of one client whose item rows are a whole catalogue of `items`.
+    pub fn forward(mut step: Step, items: u32) -> Chunk {
+        step.end_client();
+        Chunk { clients: vec![0], client_rows: vec![0, items], steps: vec![step], same_layout: true, ..Chunk::default() }
+    }
+
     /// Empties the chunk; capacity stays.
     pub fn clear(&mut self) {
         self.clients.clear();

@@ -24,6 +24,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
         check(!settings.compare[..i].contains(name), "compare", format!("a list with `{name}` twice"), "each method once")?;
     }
     check(settings.threads <= 4096, "threads", settings.threads, "at most 4096 (0: all cores)")?;
+    settings.device.parse::<crate::backend::cuda::Choice>().map_err(|e| Error::setting("device", e.to_string()))?;
     data(&settings.data)?;
     views(&settings.views)?;
     model(&settings.model)?;

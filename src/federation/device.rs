@@ -1,13 +1,14 @@
-//! Rounds on a device: the cohort packed by host threads into chunks that fit, trained by [`Engine`], and its sums handed to
-//! the trainer as if lanes had made them. While the device trains a round the host packs the next.
+//! Rounds on a device: the cohort packed by host threads into chunks that fit, trained by [`Engine`], and the server's step taken
+//! there as well. The global weights stay on the device; the host is told counts and losses, and copies weights back when it wants
+//! them. While the device trains a round the host packs the next.
 
-use super::fixed;
+use super::device_ranking::Ranked;
 use super::server::Server;
-use super::update::Sums;
-use super::wire;
+use super::trainer::Totals;
+use super::{fixed, wire};
 use crate::backend::cuda::engine::{Engine, ReadyChunk, RoundResult};
 use crate::backend::cuda::packed::{HostChunk, Shape};
-use crate::backend::cuda::{Device, DeviceError};
+use crate::backend::cuda::{Counters, Device, DeviceError};
 use crate::cohort::{Chunk, Packer, VisitPlan};
 use crate::config::{Clients, Group, Settings, Weights as Weighting};
 use crate::data::Dataset;
@@ -24,14 +25,17 @@ const PIECE: usize = 64;
 
 /// Why a run with these settings cannot be trained on a device yet, if so.
 pub fn unsupported(settings: &Settings) -> Option<&'static str> {
-    let shared = &settings.federation.shared;
     if settings.federation.clients == Clients::One {
         return Some("centralised training (federation.clients = \"one\") runs on the CPU");
     }
-    if !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder) {
-        return Some("private parameter groups (federation.shared) are kept on the CPU");
-    }
-    None
+    unsupported_ranking(settings)
+}
+
+/// Why users cannot be ranked on a device under a model trained with these settings, if so.
+pub fn unsupported_ranking(settings: &Settings) -> Option<&'static str> {
+    let shared = &settings.federation.shared;
+    let private = !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder);
+    private.then_some("private parameter groups (federation.shared) are kept on the CPU")
 }
 
 /// What a client's visit was, for the round's report.
@@ -65,17 +69,62 @@ struct PackLane<'a> {
 
 /// See the module.
 pub(super) struct DeviceTrainer<'a> {
-    engine: Engine,
-    settings: &'a Settings,
+    pub(super) engine: Engine,
+    pub(super) settings: &'a Settings,
+    pub(super) data: &'a Dataset,
     lanes: Vec<PackLane<'a>>,
     next: Option<ReadyCohort>,
     /// Most bytes that a chunk may take.
     budget: u64,
+    /// Most bytes that a chunk of users to be ranked may take.
+    pub(super) rank_budget: u64,
     /// Slot of each item in the round being packed; `u32::MAX` where none.
     slot: Vec<u32>,
-    /// Whether the device has the global weights.
-    current: bool,
+    /// Which copy of the global weights is the newest.
+    newest: Newest,
+    /// Users packed for ranking, for the next validation of the same users.
+    pub(super) ranked: Option<Ranked>,
+    counters: Counters,
     everyone: Vec<u32>,
+}
+
+/// Who has the newest global weights.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Newest {
+    /// The host alone.
+    Host,
+    /// Both have the same.
+    Both,
+    /// The device alone.
+    Device,
+}
+
+/// What a device did in a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct DeviceRound {
+    /// Kernels launched one by one.
+    pub launches: u64,
+    /// Recorded local steps replayed.
+    pub replays: u64,
+    /// Kernels in those.
+    pub replayed: u64,
+    /// Chunks that the cohort was cut into.
+    pub chunks: u64,
+    /// Bytes copied to the device.
+    pub bytes_to: u64,
+    /// Bytes copied back.
+    pub bytes_from: u64,
+    /// Most bytes of device memory foreseen by the plan so far.
+    pub predicted_bytes: u64,
+    /// Most bytes of device memory held so far.
+    pub peak_bytes: u64,
+    /// Wall seconds of packing that the device had to wait for.
+    pub waited_s: f64,
+    /// Seconds of the device between the first and the last call of each chunk and of the server's step, by its own clock.
+    pub busy_s: f64,
+    /// The same over the wall time of the round. A device that waits for launches inside a chunk counts as busy; the utilisation
+    /// that the GPU reports does not.
+    pub busy_share: f64,
 }
 
 /// Times of a round on a device, in seconds of wall time.
@@ -85,6 +134,8 @@ pub(super) struct DeviceTimes {
     pub waited: f64,
     /// From the first upload to the last result.
     pub trained: f64,
+    /// Of checking the sums and starting the server's step.
+    pub served: f64,
 }
 
 impl<'a> DeviceTrainer<'a> {
@@ -95,34 +146,65 @@ impl<'a> DeviceTrainer<'a> {
         device: Arc<dyn Device>,
         threads: usize,
     ) -> Result<DeviceTrainer<'a>> {
-        if let Some(reason) = unsupported(settings) {
-            return Err(Error::setting("device", format!("`{}` is no choice here: {reason}; use `cpu`", settings.device)));
+        if let Some(reason) = unsupported_ranking(settings) {
+            return Err(not_here(settings, reason));
         }
         let engine = Engine::new(device, settings, data.item_count())?;
         let memory = engine.device().memory()?;
         Ok(DeviceTrainer {
             // A tenth is left to the driver and to packed arrays.
             budget: memory.free / 10 * 9,
+            rank_budget: memory.free / 10 * 9,
+            counters: engine.device().counters(),
             engine,
             settings,
+            data,
             lanes: (0..threads).map(|_| PackLane { packer: Packer::new(settings, data, views), pieces: Vec::new() }).collect(),
             next: None,
             slot: vec![u32::MAX; data.item_count()],
-            current: false,
+            newest: Newest::Host,
+            ranked: None,
             everyone: (0..data.users() as u32).collect(),
         })
     }
 
     /// Forgets what the device holds of the global weights, after they were changed elsewhere.
     pub fn invalidate(&mut self) {
-        self.current = false;
+        self.newest = Newest::Host;
         self.next = None;
+    }
+
+    /// Whether the host's copy of the global weights is behind the device's.
+    pub fn ahead(&self) -> bool {
+        self.newest == Newest::Device
+    }
+
+    /// Sees to it that the device has the global weights.
+    pub(super) fn bring(&mut self, weights: &Weights, server: &Server) -> Result<()> {
+        if self.newest == Newest::Host {
+            let (first, second) = (&server.first, &server.second);
+            self.engine.set_global([[&weights.dense, &weights.items], [&first.0, &first.1], [&second.0, &second.1]])?;
+            self.newest = Newest::Both;
+        }
+        Ok(())
+    }
+
+    /// Copies the global weights and the server's moments back. After an error what they hold is of no use.
+    pub fn fetch(&self, weights: &mut Weights, server: &mut Server) -> Result<()> {
+        let (first, second) = (&mut server.first, &mut server.second);
+        let state = [[&mut weights.dense[..], &mut weights.items], [&mut first.0, &mut first.1], [&mut second.0, &mut second.1]];
+        Ok(self.engine.get_global(state)?)
+    }
+
+    /// Notes that the host has what [`DeviceTrainer::fetch`] gave.
+    pub fn fetched(&mut self) {
+        self.newest = Newest::Both;
     }
 
     /// At most so many bytes a chunk, for tests of chunking.
     pub fn set_budget(&mut self, bytes: u64) {
-        self.budget = bytes;
-        self.next = None;
+        (self.budget, self.rank_budget) = (bytes, bytes);
+        (self.next, self.ranked) = (None, None);
     }
 
     fn pack(&mut self, clients: &[u32], round: u64) -> Result<ReadyCohort> {
@@ -217,30 +299,30 @@ impl<'a> DeviceTrainer<'a> {
         cohort.chunks.push(ReadyChunk { first, host: HostChunk::new(chunk, lambda, 1), shape, weight, slot });
     }
 
-    /// Trains `clients` in `round` from `weights`; their sums are left in `sums`, bytes down and up are added to `bytes`. `next`
-    /// gives the clients of the round after, to be packed while the device is at work.
+    /// Trains `clients` in `round` from the global weights, which are `weights` and `server` where the host's are the newest, and
+    /// takes the server's step. `next` gives the clients of the round after, to be packed while the device is at work.
     #[allow(clippy::too_many_arguments)]
     pub fn train(
         &mut self,
         clients: &[u32],
         round: u64,
         weights: &Weights,
-        sums: &mut Sums,
-        bytes: &mut [u64; 2],
+        server: &Server,
         next: Option<(Vec<u32>, u64)>,
         progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<DeviceTimes> {
+    ) -> Result<(Totals, DeviceTimes, DeviceRound)> {
+        if let Some(reason) = unsupported(self.settings) {
+            return Err(not_here(self.settings, reason));
+        }
         let start = Instant::now();
         let mut cohort = match self.next.take() {
             Some(c) if c.round == round && c.clients == clients => c,
             _ => self.pack(clients, round)?,
         };
         let waited = start.elapsed().as_secs_f64();
+        fixed::check_weight(cohort.weight)?;
         self.engine.device().set_scope(&format!("round {round}"));
-        if !self.current {
-            self.engine.set_weights(weights)?;
-            self.current = true;
-        }
+        self.bring(weights, server)?;
         let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
         self.engine.begin_round(round, cohort.clients.len(), cohort.items.len(), key)?;
         let mut i = 0;
@@ -264,8 +346,22 @@ impl<'a> DeviceTrainer<'a> {
         let result = self.engine.finish_round(cohort.clients.len(), cohort.items.len())?;
         self.next = prepared;
         self.check(&cohort, &result, round)?;
-        self.report(&cohort, &result, weights, sums, bytes);
-        Ok(DeviceTimes { waited, trained: start.elapsed().as_secs_f64() - waited })
+        let trained = start.elapsed().as_secs_f64() - waited;
+        self.engine.device().set_scope(&format!("the server's step of round {round}"));
+        // From here on the host's weights are those of an earlier round, whatever becomes of the step.
+        self.newest = Newest::Device;
+        match self.engine.serve(&self.settings.federation, cohort.weight, &cohort.items) {
+            // The list of items did not fit, and no weight has been touched: what chunks hold is given back.
+            Err(e) if e.is_out_of_memory() => {
+                self.engine.release()?;
+                self.engine.serve(&self.settings.federation, cohort.weight, &cohort.items)?;
+            }
+            served => served?,
+        }
+        let totals = self.totals(&cohort, &result, weights);
+        let served = start.elapsed().as_secs_f64() - waited - trained;
+        let round = self.round(cohort.chunks.len(), waited)?;
+        Ok((totals, DeviceTimes { waited, trained, served }, round))
     }
 
     fn check(&self, cohort: &ReadyCohort, result: &RoundResult, round: u64) -> Result<()> {
@@ -280,34 +376,48 @@ impl<'a> DeviceTrainer<'a> {
         Err(Error::Training { round, client: u64::from(visit.client), message })
     }
 
-    fn report(&self, cohort: &ReadyCohort, result: &RoundResult, weights: &Weights, sums: &mut Sums, bytes: &mut [u64; 2]) {
+    fn totals(&self, cohort: &ReadyCohort, result: &RoundResult, weights: &Weights) -> Totals {
         let (d, p) = (weights.spec.dim(), weights.dense.len());
-        sums.clear();
-        sums.dense.copy_from_slice(&result.dense);
-        for (slot, &item) in cohort.items.iter().enumerate().filter(|(slot, _)| result.row_weight[*slot] > 0) {
-            sums.set_row(item, &result.rows[slot * d..][..d], result.row_weight[slot]);
-        }
-        sums.weight = cohort.weight;
+        let item_rows = result.row_weight.iter().filter(|&&w| w > 0).count() as u64;
+        let mut totals = Totals { item_rows, ..Totals::default() };
         for (c, visit) in cohort.visits.iter().enumerate().filter(|(_, v)| v.steps > 0) {
             let uploaded = result.uploaded[c] as u64;
             let counts = [1, visit.steps.into(), visit.tokens.into(), visit.plan.examples.into(), uploaded, visit.plan.rows.into()];
-            for (total, n) in sums.counts.iter_mut().zip(counts) {
+            for (total, n) in totals.counts.iter_mut().zip(counts) {
                 *total += n;
             }
-            for (total, loss) in sums.losses.iter_mut().zip(result.losses[c]) {
+            for (total, loss) in totals.losses.iter_mut().zip(result.losses[c]) {
                 *total += fixed::from_f64(loss / f64::from(visit.steps));
             }
-            bytes[0] += wire::encoded_len(p, visit.plan.rows as usize, d);
-            bytes[1] += wire::encoded_len(p, uploaded as usize, d);
+            totals.bytes[0] += wire::encoded_len(p, visit.plan.rows as usize, d);
+            totals.bytes[1] += wire::encoded_len(p, uploaded as usize, d);
         }
+        totals
     }
 
-    /// Takes the server's step on the device as well, which gives the same bits as on the host.
-    pub fn serve(&mut self, server: &Server, weights: &Weights) -> Result<()> {
-        let _ = server;
-        self.engine.set_weights(weights)?;
-        Ok(())
+    /// What the device did since this was last asked.
+    fn round(&mut self, chunks: usize, waited_s: f64) -> Result<DeviceRound> {
+        let busy_s = self.engine.take_busy_seconds()?;
+        let (before, now) = (self.counters, self.engine.device().counters());
+        self.counters = now;
+        Ok(DeviceRound {
+            launches: now.launches - before.launches,
+            replays: now.replays - before.replays,
+            replayed: now.replayed - before.replayed,
+            chunks: chunks as u64,
+            bytes_to: now.uploaded - before.uploaded,
+            bytes_from: now.downloaded - before.downloaded,
+            predicted_bytes: self.engine.predicted_bytes(),
+            peak_bytes: self.engine.device().memory()?.peak,
+            waited_s,
+            busy_s,
+            busy_share: 0.0,
+        })
     }
+}
+
+fn not_here(settings: &Settings, reason: &str) -> Error {
+    Error::setting("device", format!("`{}` is no choice here: {reason}; use `cpu`", settings.device))
 }
 
 /// What the device did in a run so far.

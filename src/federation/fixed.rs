@@ -1,6 +1,8 @@
 //! Sums of updates in 64-bit fixed point. Integer addition has no order, so a sum is the same for any number of threads,
 //! chunks, devices or nodes, and a number that is not finite or too large cannot enter unseen.
 
+use crate::{Error, Result};
+
 /// Steps of the fixed point in 1.0.
 pub const SCALE: f64 = 4_294_967_296.0;
 /// Largest magnitude of one weight's change in one visit.
@@ -51,6 +53,15 @@ fn body<const WEIGHTED: bool>(sums: &mut [i64], before: &[f32], after: &[f32], w
 /// The number that a sum stands for.
 pub fn to_f64(sum: i64) -> f64 {
     sum as f64 / SCALE
+}
+
+/// Refuses a round whose clients weigh too much together.
+pub fn check_weight(total: i64) -> Result<()> {
+    if total as u64 <= MAX_WEIGHT {
+        return Ok(());
+    }
+    let message = format!("the round's total weight {total} exceeds {MAX_WEIGHT}; use `equal` or a smaller cohort");
+    Err(Error::setting("federation.weights", message))
 }
 
 /// A loss or other statistic in the same fixed point; saturates.

@@ -22,14 +22,14 @@ struct RankLane {
     failure: Option<Error>,
 }
 
-impl Trainer<'_> {
-    fn pack_input(&self, step: &mut Step, input: &[u32]) {
-        let max = self.weights.spec.settings.max_len as usize;
-        let input = &input[input.len().saturating_sub(max)..];
-        let first = step.push_sequence(input.iter().copied());
-        step.push_output(first + input.len() as u32 - 1);
-    }
+/// Packs the last `max` items of a history as one sequence, whose last hidden state is used.
+pub(super) fn pack_input(step: &mut Step, input: &[u32], max: usize) {
+    let input = &input[input.len().saturating_sub(max)..];
+    let first = step.push_sequence(input.iter().copied());
+    step.push_output(first + input.len() as u32 - 1);
+}
 
+impl Trainer<'_> {
     /// Hidden states `[n, d]` of `inputs` under dense weights and an item table.
     fn encode(&self, worker: &mut Worker, inputs: &[&[u32]], dense: &[f32], items: &[f32]) -> Vec<f32> {
         // Safety: both slices outlive this call, and nothing runs on the worker after it.
@@ -38,7 +38,7 @@ impl Trainer<'_> {
         step.clear();
         step.align = self.weights.spec.settings.align();
         for input in inputs {
-            self.pack_input(&mut step, input);
+            pack_input(&mut step, input, self.weights.spec.settings.max_len as usize);
         }
         step.end_client();
         worker.step = step;
@@ -49,7 +49,14 @@ impl Trainer<'_> {
 
     /// Rank of each user's target among all items that are not in the input, 1 the best; 0 for a user without a target.
     /// Ties count against the model. The target itself is never masked, even where the user has met it before.
-    pub fn rank(&self, split: Split, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
+    pub fn rank(&mut self, split: Split, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
+        if let Some(device) = &mut self.device {
+            return device.rank(split, users, &self.weights, &self.server, progress);
+        }
+        self.rank_here(split, users, progress)
+    }
+
+    fn rank_here(&self, split: Split, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
         let personal = !self.private.is_empty();
         let panels = Panels::new(&self.weights.items, self.weights.spec.dim());
         let shape = WorkerShape::new(&self.weights.spec);
@@ -131,10 +138,11 @@ impl Trainer<'_> {
 
     /// The `k` best items for `history` (oldest first), those in it left out, best first; ties by item index. With `user`
     /// the user's private groups are used.
-    pub fn recommend(&self, user: Option<u32>, history: &[u32], k: usize) -> Result<Vec<(u32, f32)>> {
+    pub fn recommend(&mut self, user: Option<u32>, history: &[u32], k: usize) -> Result<Vec<(u32, f32)>> {
         if history.is_empty() {
             return Err(Error::Usage("a recommendation needs a history of at least one item".into()));
         }
+        self.keep()?;
         let mut worker = Worker::new(WorkerShape::new(&self.weights.spec));
         let scores = self.personal_scores(&mut worker, user, history)?;
         let mut order: Vec<u32> = (0..scores.len() as u32).filter(|i| !history.contains(i)).collect();

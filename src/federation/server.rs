@@ -7,6 +7,7 @@ use crate::model::Weights;
 
 /// State of the server's optimiser. Moments of an item row move only in rounds that touch the row, so a round's time does
 /// not follow the catalogue.
+#[derive(Clone)]
 pub struct Server {
     /// First moments (momentum): dense `[P]`, rows `[I, d]`; empty where not used.
     pub first: (Vec<f32>, Vec<f32>),

@@ -1,6 +1,6 @@
 //! The trainer: global weights, the server's state, one lane a thread, and the state a checkpoint needs.
 
-use super::device::{DeviceTrainer, DeviceUse};
+use super::device::{DeviceRound, DeviceTrainer, DeviceUse};
 use super::fixed;
 use super::private::{PrivateState, PrivateStore};
 use super::server::Server;
@@ -15,10 +15,11 @@ use crate::parallel;
 use crate::views::Views;
 use crate::{Error, Result};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What happened in one round.
 #[derive(Clone, Debug, Serialize)]
@@ -53,7 +54,27 @@ pub struct RoundReport {
     pub train_s: f64,
     /// Seconds of adding updates (mean over threads) and of the server's step.
     pub add_s: f64,
+    /// What the device did, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceRound>,
 }
+
+/// Sums over the clients of a round, for its report.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    /// Clients, local steps, tokens, examples, uploaded rows, downloaded rows.
+    pub counts: [u64; 6],
+    /// Next-item loss and contrast in fixed point.
+    pub losses: [i64; 2],
+    /// Distinct item rows that were uploaded.
+    pub item_rows: u64,
+    /// Bytes down and up.
+    pub bytes: [u64; 2],
+}
+
+/// Longest wall time between two copies of a device's weights to the host, which are what is left after a fault of the device.
+/// Changes no result.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Federated (or, with one participant, centralised) training of one model.
 pub struct Trainer<'a> {
@@ -61,7 +82,7 @@ pub struct Trainer<'a> {
     pub(super) data: &'a Dataset,
     pub(super) model: Model,
     pub(super) weights: Weights,
-    server: Server,
+    pub(super) server: Server,
     lanes: Vec<Lane<'a>>,
     pub(super) private: PrivateStore,
     pub(super) threads: usize,
@@ -71,7 +92,9 @@ pub struct Trainer<'a> {
     /// Moments of the one participant, as restored from a checkpoint.
     moments: Option<[Vec<f32>; 4]>,
     /// Where clients are trained, if not on the CPU.
-    device: Option<DeviceTrainer<'a>>,
+    pub(super) device: Option<DeviceTrainer<'a>>,
+    /// Round that `weights` and `server` are of, and when they were copied from the device: it may be ahead of them.
+    kept: (u64, Instant),
 }
 
 /// `users[c]` as a slice of one: the sequences of client `c`.
@@ -108,6 +131,7 @@ impl<'a> Trainer<'a> {
             rounds: 0,
             moments: None,
             device: None,
+            kept: (0, Instant::now()),
         })
     }
 
@@ -141,9 +165,35 @@ impl<'a> Trainer<'a> {
         self.rounds
     }
 
-    /// The global weights.
-    pub fn weights(&self) -> &Weights {
-        &self.weights
+    /// The global weights, copied from the device where that is ahead of the host.
+    pub fn weights(&self) -> Result<Cow<'_, Weights>> {
+        match &self.device {
+            Some(device) if device.ahead() => Ok(Cow::Owned(self.fetch(device)?.0)),
+            _ => Ok(Cow::Borrowed(&self.weights)),
+        }
+    }
+
+    fn fetch(&self, device: &DeviceTrainer) -> Result<(Weights, Server)> {
+        let (mut weights, mut server) = (self.weights.clone(), self.server.clone());
+        device.fetch(&mut weights, &mut server)?;
+        Ok((weights, server))
+    }
+
+    /// Copies the global weights from the device, where there is one and it is ahead of the host.
+    pub fn keep(&mut self) -> Result<()> {
+        if let Some(device) = self.device.as_ref().filter(|d| d.ahead()) {
+            // Into a copy: a device that fails half-way must not spoil what the host has.
+            let fetched = self.fetch(device)?;
+            (self.weights, self.server) = fetched;
+            self.device.iter_mut().for_each(DeviceTrainer::fetched);
+        }
+        self.kept = (self.rounds, Instant::now());
+        Ok(())
+    }
+
+    /// The newest state that the host has, and the round that it is of: what is left when a device has failed.
+    pub fn kept(&self) -> Result<(Vec<NamedTensor>, u64)> {
+        Ok((self.name_tensors(&self.weights, &self.server)?, if self.device.is_some() { self.kept.0 } else { self.rounds }))
     }
 
     /// Bytes of weights, server state and worker memory.
@@ -169,35 +219,18 @@ impl<'a> Trainer<'a> {
             cohort::draw(&self.settings.federation, self.data.users(), self.settings.seed, round)
         };
         let draw_s = start.elapsed().as_secs_f64();
-        match &mut self.device {
-            None => self.train_cohort(&cohort.clients, round, progress)?,
-            Some(device) => {
-                let lane = &mut self.lanes[0];
-                lane.clear();
-                let fed = &self.settings.federation;
-                let next = (round < u64::from(fed.rounds))
-                    .then(|| (cohort::draw(fed, self.data.users(), self.settings.seed, round + 1).clients, round + 1));
-                let times = device.train(&cohort.clients, round, &self.weights, &mut lane.sums, &mut lane.bytes, next, progress)?;
-                (lane.seconds[0], lane.seconds[1]) = (times.waited, times.trained);
-            }
+        if self.device.is_some() {
+            return self.round_on_device(&cohort, start, draw_s, progress);
         }
+        self.train_cohort(&cohort.clients, round, progress)?;
 
         let t = Instant::now();
         let (first, rest) = self.lanes.split_first_mut().expect("a trainer has a lane");
         for lane in rest.iter() {
             first.sums.merge(&lane.sums);
         }
-        if first.sums.weight as u64 > fixed::MAX_WEIGHT {
-            let total = first.sums.weight;
-            return Err(Error::setting(
-                "federation.weights",
-                format!("the round's total weight {total} exceeds {}; use `equal` or a smaller cohort", fixed::MAX_WEIGHT),
-            ));
-        }
+        fixed::check_weight(first.sums.weight)?;
         self.server.apply(&self.settings.federation, &first.sums, &mut self.weights);
-        if let Some(device) = &mut self.device {
-            device.serve(&self.server, &self.weights)?;
-        }
         let served = t.elapsed().as_secs_f64();
 
         let private: Vec<(u32, PrivateState)> = self.lanes.iter_mut().flat_map(|l| l.private.drain(..)).collect();
@@ -206,26 +239,38 @@ impl<'a> Trainer<'a> {
         }
         self.rounds = round;
         let sums = &self.lanes[0].sums;
-        let n = sums.counts[0].max(1) as f64;
         let mean = |i: usize| self.lanes.iter().map(|l| l.seconds[i]).sum::<f64>() / self.lanes.len() as f64;
-        let bytes = |i: usize| self.lanes.iter().map(|l| l.bytes[i]).sum::<u64>();
+        let bytes = [0, 1].map(|i| self.lanes.iter().map(|l| l.bytes[i]).sum::<u64>());
+        let totals = Totals { counts: sums.counts, losses: sums.losses, item_rows: sums.items.len() as u64, bytes };
         Ok(RoundReport {
-            round,
-            clients: sums.counts[0],
-            dropped: u64::from(cohort.dropped),
-            client_epochs: sums.counts[1],
-            rec_loss: fixed::to_f64(sums.losses[0]) / n,
-            contrast_loss: fixed::to_f64(sums.losses[1]) / n,
-            tokens: sums.counts[2],
-            item_rows: sums.items.len() as u64,
-            bytes_down: bytes(0),
-            bytes_up: bytes(1),
-            seconds: start.elapsed().as_secs_f64(),
-            draw_s,
             pack_s: mean(0),
             train_s: mean(1),
             add_s: mean(2) + served,
+            draw_s,
+            ..RoundReport::of(round, &cohort, &totals, start)
         })
+    }
+
+    fn round_on_device(
+        &mut self,
+        cohort: &Cohort,
+        start: Instant,
+        draw_s: f64,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<RoundReport> {
+        let round = self.rounds + 1;
+        let device = self.device.as_mut().expect("asked by the caller");
+        let fed = &self.settings.federation;
+        let next = (round < u64::from(fed.rounds))
+            .then(|| (cohort::draw(fed, self.data.users(), self.settings.seed, round + 1).clients, round + 1));
+        let (totals, times, mut used) = device.train(&cohort.clients, round, &self.weights, &self.server, next, progress)?;
+        self.rounds = round;
+        if self.kept.1.elapsed() > KEEP_EVERY {
+            self.keep()?;
+        }
+        let report = RoundReport::of(round, cohort, &totals, start);
+        used.busy_share = used.busy_s / report.seconds;
+        Ok(RoundReport { draw_s, pack_s: times.waited, train_s: times.trained, add_s: times.served, device: Some(used), ..report })
     }
 
     /// Runs the visits of `clients`; their sums end up in the lanes. The global weights stay as they are.
@@ -281,14 +326,24 @@ impl<'a> Trainer<'a> {
 
     /// The whole state, for a checkpoint: `items [I, d]`, the dense tensors by name, the server's moments, private state.
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
-        let spec = &self.weights.spec;
+        match &self.device {
+            Some(device) if device.ahead() => {
+                let (weights, server) = self.fetch(device)?;
+                self.name_tensors(&weights, &server)
+            }
+            _ => self.name_tensors(&self.weights, &self.server),
+        }
+    }
+
+    fn name_tensors(&self, weights: &Weights, server: &Server) -> Result<Vec<NamedTensor>> {
+        let spec = &weights.spec;
         let d = spec.dim();
         let table = [self.data.item_count(), d];
-        let mut out = vec![NamedTensor::f32("items", &table, &self.weights.items)];
+        let mut out = vec![NamedTensor::f32("items", &table, &weights.items)];
         for p in &spec.params {
-            out.push(NamedTensor::f32(&p.name, &p.shape, &self.weights.dense[p.offset..p.offset + p.len()]));
+            out.push(NamedTensor::f32(&p.name, &p.shape, &weights.dense[p.offset..p.offset + p.len()]));
         }
-        for (name, pair) in [("server.first", &self.server.first), ("server.second", &self.server.second)] {
+        for (name, pair) in [("server.first", &server.first), ("server.second", &server.second)] {
             if !pair.0.is_empty() {
                 out.push(NamedTensor::f32(format!("{name}.dense"), &[spec.dense_len], &pair.0));
                 out.push(NamedTensor::f32(format!("{name}.items"), &table, &pair.1));
@@ -357,10 +412,36 @@ impl<'a> Trainer<'a> {
         self.weights = fresh;
         self.server = server;
         self.rounds = rounds_done;
+        self.kept = (rounds_done, Instant::now());
         for lane in &mut self.lanes {
             lane.continued = None;
         }
         Ok(())
+    }
+}
+
+impl RoundReport {
+    /// The report of a round without what it spent its time on.
+    fn of(round: u64, cohort: &Cohort, totals: &Totals, start: Instant) -> RoundReport {
+        let n = totals.counts[0].max(1) as f64;
+        RoundReport {
+            round,
+            clients: totals.counts[0],
+            dropped: u64::from(cohort.dropped),
+            client_epochs: totals.counts[1],
+            rec_loss: fixed::to_f64(totals.losses[0]) / n,
+            contrast_loss: fixed::to_f64(totals.losses[1]) / n,
+            tokens: totals.counts[2],
+            item_rows: totals.item_rows,
+            bytes_down: totals.bytes[0],
+            bytes_up: totals.bytes[1],
+            seconds: start.elapsed().as_secs_f64(),
+            draw_s: 0.0,
+            pack_s: 0.0,
+            train_s: 0.0,
+            add_s: 0.0,
+            device: None,
+        }
     }
 }
 

@@ -79,13 +79,6 @@ impl Sums {
         fixed::add_change(&mut self.rows[slot * d..][..d], before, after, weight)
     }
 
-    /// Sets the sum of an item that has none yet.
-    pub fn set_row(&mut self, item: u32, sums: &[i64], weight: i64) {
-        let (slot, d) = (self.slot(item), self.d);
-        self.row_weight[slot] = weight;
-        self.rows[slot * d..][..d].copy_from_slice(sums);
-    }
-
     /// Adds `other` to these sums.
     pub fn merge(&mut self, other: &Sums) {
         for (a, b) in self.dense.iter_mut().zip(&other.dense) {

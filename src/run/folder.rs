@@ -9,8 +9,9 @@ use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// Settings that may differ when a run is resumed: they change no finished round.
-const FREE: [&str; 5] = ["threads", "compare", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
+/// Settings that may differ when a run is resumed: they change no finished round. Another device ends in other bits, of which a run
+/// speaks; yet a run whose GPU is gone must not be lost.
+const FREE: [&str; 6] = ["threads", "device", "compare", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
 
 /// `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +22,9 @@ pub struct RunInfo {
     pub seed: u64,
     /// Threads in use.
     pub threads: u64,
+    /// Where the latest start trained.
+    #[serde(default)]
+    pub device: Option<String>,
     /// Name of the data set.
     pub data: String,
     /// Fingerprint of the data set.
@@ -81,6 +85,7 @@ impl RunFolder {
             method: effective.settings.method.clone(),
             seed: effective.settings.seed,
             threads: super::pipeline::threads(&effective.settings) as u64,
+            device: None,
             data: prepared.data.name.clone(),
             fingerprint: prepared.data.fingerprint.clone(),
             data_dir: absolute(&prepared.data_dir),
@@ -143,6 +148,14 @@ impl RunFolder {
         write_json(&self.run_json(), info)
     }
 
+    /// Notes where the run trains from now on; gives where it did before.
+    pub(super) fn note_device(&self, name: &str) -> Result<Option<String>> {
+        let info = self.info()?;
+        let before = info.device.clone();
+        self.write_info(&RunInfo { device: Some(name.to_string()), ..info })?;
+        Ok(before)
+    }
+
     /// Notes the end of the run.
     pub(super) fn ended(&self) -> Result<()> {
         self.write_info(&RunInfo { ended: Some(clock::now()), ..self.info()? })
@@ -180,6 +193,11 @@ impl RunFolder {
     /// `result.json`.
     pub fn result(&self) -> PathBuf {
         self.root.join("result.json")
+    }
+
+    /// Folder of TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.root.join("tensorboard")
     }
 
     /// `report.html`.
@@ -222,7 +240,7 @@ pub(super) fn differences(was: &Settings, is: &Settings) -> Result<Vec<String>> 
 /// Every setting that a result depends on, as text.
 pub(super) fn differences_key(settings: &Settings) -> Result<String> {
     let all = config::flat(settings)?;
-    Ok(all.iter().filter(|(k, _)| !FREE.contains(&k.as_str()) || *k == "federation.rounds").map(|(k, v)| format!("{k} = {v}\n")).collect())
+    Ok(all.iter().filter(|(k, _)| !FREE.contains(&k.as_str()) || ["federation.rounds", "device"].contains(&k.as_str())).map(|(k, v)| format!("{k} = {v}\n")).collect())
 }
 
 /// Pretty JSON in one step.

@@ -1,5 +1,6 @@
 //! `metrics.jsonl`: one JSON object a round, appended; cut back to a checkpoint's round on resume.
 
+use super::watch::GpuSpan;
 use crate::federation::RoundReport;
 use crate::{Error, Result};
 use serde::Serialize;
@@ -13,6 +14,9 @@ pub struct Line {
     /// The round.
     #[serde(flatten)]
     pub report: RoundReport,
+    /// GPU telemetry of the rounds since the last line that has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuSpan>,
     /// Validation metrics by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub valid: Option<serde_json::Value>,

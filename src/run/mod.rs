@@ -8,16 +8,19 @@
 //! | `checkpoints/last.safetensors` | state after the last saved round |
 //! | `checkpoints/best.safetensors` | state of the best validated round |
 //! | `result.json` | the figures of the best checkpoint on validation and test |
+//! | `tensorboard/events.out.tfevents.*` | losses, scores, speed, bytes and telemetry for TensorBoard |
 //! | `ranks-validation.safetensors`, `ranks-test.safetensors` | rank of every user's target, for paired tests |
 //! | `report.html` | the same for a reader |
 //!
 //! Nothing here prints: progress goes to an [`Observer`].
 
 mod atomic;
+mod board;
 mod chart;
 mod checkpoint;
 mod clock;
 mod compare;
+mod device;
 mod folder;
 mod machine;
 mod metrics;
@@ -28,11 +31,14 @@ mod result;
 mod score;
 mod side_by_side;
 pub mod telemetry;
+mod tensorboard;
 mod train;
+mod watch;
 
 pub use atomic::write_file;
 pub use checkpoint::{Checkpoint, CheckpointMeta};
 pub use compare::{Comparison, compare};
+pub use device::{Devices, Taken};
 pub use folder::{RunFolder, RunInfo};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
@@ -42,6 +48,7 @@ pub use result::{RunResult, Scores};
 pub use score::{Scored, open_trained, score};
 pub use side_by_side::{Row, default_folder, popularity_row, side_by_side};
 pub use train::{Job, train};
+pub use watch::{GpuSpan, Watch};
 
 use crate::federation::RoundReport;
 

@@ -31,6 +31,12 @@ pub struct RunResult {
     pub validation: Scores,
     /// Test metrics of the best checkpoint, all users.
     pub test: Scores,
+    /// Where the latest start of the run trained and tested.
+    #[serde(default)]
+    pub device: String,
+    /// Energy of the GPU in joules while rounds were trained, as its meters tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu_joules: Option<f64>,
     /// Seconds spent in rounds, evaluation left out.
     pub train_seconds: f64,
     /// Local steps of all clients.

@@ -5,7 +5,7 @@ use super::folder::RunFolder;
 use super::pipeline::load_run_data;
 use super::ranks::write_ranks;
 use super::result::{Scores, scores, split_name};
-use super::{CheckpointMeta, Observer};
+use super::{CheckpointMeta, Observer, Taken};
 use crate::config::Settings;
 use crate::config::methods::{self, Family};
 use crate::data::{Dataset, Split};
@@ -24,19 +24,22 @@ pub struct Scored {
     pub split: &'static str,
     /// Round of the checkpoint; 0 for a method that trains nothing.
     pub round: u64,
+    /// Where it was ranked.
+    pub device: String,
     /// Cut-offs.
     pub ks: Vec<u32>,
     /// The metrics.
     pub scores: Scores,
 }
 
-/// A trainer in the state of a checkpoint of `folder` (`best` or `last`), ready to rank and recommend.
+/// A trainer on `device` in the state of a checkpoint of `folder` (`best` or `last`), ready to rank and recommend.
 pub fn open_trained<'a>(
     folder: &RunFolder,
     name: &str,
     settings: &'a Settings,
     data: &'a Dataset,
     views: &'a Views,
+    device: &mut Taken,
 ) -> Result<(Trainer<'a>, CheckpointMeta)> {
     let path = folder.checkpoint(name);
     if !path.exists() {
@@ -45,7 +48,7 @@ pub fn open_trained<'a>(
     }
     let checkpoint = Checkpoint::load(&path)?;
     checkpoint.belongs_to(&path, settings, data)?;
-    let mut trainer = Trainer::new(settings, data, views)?;
+    let mut trainer = device.trainer(settings, data, views)?;
     // Away from the run's own folder, which a running training may be using.
     trainer.set_spill_folder(std::env::temp_dir().join(format!("lumos-private-{}", std::process::id())));
     trainer.restore(&checkpoint.tensors, checkpoint.meta.round).map_err(|e| Error::mismatch(&path, e.to_string()))?;
@@ -53,14 +56,23 @@ pub fn open_trained<'a>(
 }
 
 /// Ranks every user of the run in `folder` under its checkpoint `name`. The ranks of `best` are kept in the folder.
-pub fn score(folder: &RunFolder, settings: &Settings, split: Split, name: &str, observer: &dyn Observer) -> Result<Scored> {
+pub fn score(
+    folder: &RunFolder,
+    settings: &Settings,
+    split: Split,
+    name: &str,
+    device: &Taken,
+    observer: &dyn Observer,
+) -> Result<Scored> {
+    let mut device = device.clone();
     let data = load_run_data(folder, settings, observer)?;
     let users: Vec<u32> = (0..data.users() as u32).collect();
     let (ranks, round) = if methods::find(&settings.method)?.family == Family::Baseline {
         (eval::popularity_ranks(&data, split, &users), 0)
     } else {
         let views = Views::default();
-        let (trainer, meta) = open_trained(folder, name, settings, &data, &views)?;
+        let (mut trainer, meta) = open_trained(folder, name, settings, &data, &views, &mut device)?;
+        device.tell(observer);
         let ranks = trainer.rank(split, &users, &|done, total| observer.stage("ranking", done, total))?;
         observer.stage_end("ranking");
         (ranks, meta.round)
@@ -74,6 +86,7 @@ pub fn score(folder: &RunFolder, settings: &Settings, split: Split, name: &str, 
         data: data.name.clone(),
         split: split_name(split),
         round,
+        device: device.name().to_string(),
         ks: settings.eval.k.clone(),
         scores,
     })

@@ -1,5 +1,6 @@
 //! Several methods on one data set, each in its own run folder; finished ones are reused, unfinished ones resumed.
 
+use super::device::Devices;
 use super::folder::{RunFolder, differences_key};
 use super::pipeline::{prepare, prepare_data};
 use super::result::{RunResult, scores};
@@ -31,7 +32,10 @@ pub fn default_folder(settings: &Settings) -> Result<PathBuf> {
 /// Trains each of `methods` (the same file with another `method`), one after another, into `out/<method>` or its default folder.
 pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool, observer: &dyn Observer) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for effective in methods {
+    // All of them before anything is trained, so that a GPU which cannot be had is said at once.
+    let mut devices = Devices::default();
+    let devices = methods.iter().map(|m| devices.to_train(&m.settings)).collect::<Result<Vec<_>>>()?;
+    for (effective, device) in methods.iter().zip(&devices) {
         if stop.load(Ordering::SeqCst) {
             return Err(Error::Interrupted(format!("before method {}; finished methods are kept", effective.settings.method)));
         }
@@ -41,7 +45,7 @@ pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool
         };
         let prepared = prepare(&effective.settings, observer)?;
         let resume = RunFolder::open(&folder).is_ok();
-        let result = train(&Job { effective, prepared: &prepared, out: &folder, resume, stop }, observer)?;
+        let result = train(&Job { effective, prepared: &prepared, device, out: &folder, resume, stop }, observer)?;
         rows.push(Row { folder, result });
     }
     Ok(rows)

@@ -110,6 +110,11 @@ mod absent {
         }
 
         /// Cannot be called.
+        pub fn elapsed(&self) -> f64 {
+            match *self {}
+        }
+
+        /// Cannot be called.
         pub fn now(&self) -> f64 {
             match *self {}
         }
@@ -209,6 +214,11 @@ mod nvml {
             let sample = (self.look)(self.start.elapsed().as_secs_f64());
             add(&self.samples, sample);
             sample.seconds
+        }
+
+        /// Seconds since sampling began, without a look at the GPU.
+        pub fn elapsed(&self) -> f64 {
+            self.start.elapsed().as_secs_f64()
         }
 
         /// The span from a mark until now.

@@ -1,19 +1,23 @@
 //! The loop over rounds: train, validate, save, stop; then the test of the best checkpoint.
 
+use super::board::Board;
 use super::checkpoint::{Checkpoint, CheckpointMeta};
+use super::device::Taken;
 use super::folder::{RunFolder, read_json, write_json};
 use super::metrics::{Line, MetricsFile, read_lines};
 use super::pipeline::Prepared;
 use super::ranks::write_ranks;
 use super::result::{RunResult, scores};
+use super::watch::Watch;
 use super::{Observer, report};
 use crate::config::methods::{self, Family};
 use crate::config::{Effective, Settings};
 use crate::data::{Dataset, Split};
-use crate::federation::Trainer;
+use crate::backend::cuda::DeviceError;
+use crate::federation::{NamedTensor, Trainer};
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result, eval};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +30,8 @@ pub struct Job<'a> {
     pub effective: &'a Effective,
     /// Data set and views.
     pub prepared: &'a Prepared,
+    /// Where to train.
+    pub device: &'a Taken,
     /// Run folder.
     pub out: &'a Path,
     /// Continue the run that is there.
@@ -37,7 +43,8 @@ pub struct Job<'a> {
 /// Trains the job to its end and tests the best checkpoint.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a stop, with everything saved; whatever data, settings and disk bring.
+/// [`Error::Interrupted`] after a stop, with everything saved; [`Error::Stopped`] where a device failed, with what was good saved;
+/// whatever data, settings and disk bring.
 pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let settings = &job.effective.settings;
     let data = &job.prepared.data;
@@ -49,21 +56,16 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     if methods::find(&settings.method)?.family == Family::Baseline {
         return popularity(&folder, settings, data);
     }
-    let mut trainer = Trainer::new(settings, data, &job.prepared.views)?;
-    trainer.set_spill_folder(folder.private());
-    let mut meta = CheckpointMeta::new(settings, data);
+    let rounds = u64::from(settings.federation.rounds);
     let last = folder.checkpoint("last");
-    if job.resume && last.exists() {
+    let checkpoint = if job.resume && last.exists() {
         let checkpoint = Checkpoint::load(&last)?;
         checkpoint.belongs_to(&last, settings, data)?;
-        let round = checkpoint.meta.round;
-        trainer.restore(&checkpoint.tensors, round).map_err(|e| Error::mismatch(&last, e.to_string()))?;
-        meta = checkpoint.meta;
-        observer.note(&format!("resumed after round {round}"));
-    } else if job.resume {
-        observer.note("nothing was saved yet: starting from the first round");
-    }
-    let rounds = u64::from(settings.federation.rounds);
+        Some(checkpoint)
+    } else {
+        None
+    };
+    let meta = checkpoint.as_ref().map_or_else(|| CheckpointMeta::new(settings, data), |c| c.meta.clone());
     if (meta.round >= rounds || patience_is_over(settings, &meta))
         && folder.result().exists()
         && let Ok(result) = read_json::<RunResult>(&folder.result())
@@ -72,36 +74,163 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
         folder.ended()?;
         return Ok(result);
     }
-    let mut metrics = MetricsFile::open(&folder.metrics(), meta.round)?;
+    let mut device = job.device.clone();
+    let mut trainer = device.trainer(settings, data, &job.prepared.views)?;
+    device.tell(observer);
+    trainer.set_spill_folder(folder.private());
+    if let Some(before) = folder.note_device(device.name())?.filter(|before| before != device.name() && meta.round > 0) {
+        observer.note(&format!(
+            "trained on {before} so far: bits from here on are those of {}, and differ from what {before} would have gone on to",
+            device.name()
+        ));
+    }
+    if let Some(checkpoint) = &checkpoint {
+        trainer.restore(&checkpoint.tensors, meta.round).map_err(|e| Error::mismatch(&last, e.to_string()))?;
+        observer.note(&format!("resumed after round {}", meta.round));
+    } else if job.resume {
+        observer.note("nothing was saved yet: starting from the first round");
+    }
+    drop(checkpoint);
+    let metrics = MetricsFile::open(&folder.metrics(), meta.round)?;
+    let board = Board::open(&folder.tensorboard(), meta.round)?;
+    let watch = Watch::over(device.device().map(|d| &**d));
     let users = validation_users(settings, data);
-    observer.training(&settings.method, meta.round, rounds);
-    let mut saved = Instant::now();
-    while meta.round < rounds && !patience_is_over(settings, &meta) {
-        let report = trainer.round_with(&|done, total| observer.in_round(done, total))?;
-        meta.round = report.round;
-        observer.round(&report);
-        let mut line = Line { report, valid: None, best: None };
-        let due = meta.round.is_multiple_of(u64::from(settings.eval.every)) || meta.round == rounds;
-        if due {
-            let best = validate(settings, &trainer, &users, &mut meta, &mut line, observer)?;
-            if best {
-                Checkpoint { meta: meta.clone(), tensors: trainer.tensors()? }.save(&folder.checkpoint("best"))?;
+    let mut run = Run { settings, data, folder, last, users, metrics, board, watch, saved: meta.clone(), written: meta.round, meta };
+    observer.training(&settings.method, run.meta.round, rounds);
+    match run.rounds(&mut trainer, job.stop, observer).and_then(|()| run.finish(&mut trainer, observer)) {
+        Err(Error::Device(fault)) => {
+            observer.trained();
+            Err(run.rescue(&mut trainer, fault))
+        }
+        outcome => outcome,
+    }
+}
+
+/// A run at work.
+struct Run<'a> {
+    settings: &'a Settings,
+    data: &'a Dataset,
+    folder: RunFolder,
+    /// Path of the last checkpoint.
+    last: PathBuf,
+    /// Users of a validation.
+    users: Vec<u32>,
+    metrics: MetricsFile,
+    board: Board,
+    watch: Watch,
+    meta: CheckpointMeta,
+    /// As it stands in `last`.
+    saved: CheckpointMeta,
+    /// Last round in the metrics.
+    written: u64,
+}
+
+impl Run<'_> {
+    /// Trains round after round until rounds or patience are over.
+    fn rounds(&mut self, trainer: &mut Trainer, stop: &AtomicBool, observer: &dyn Observer) -> Result<()> {
+        let settings = self.settings;
+        let rounds = u64::from(settings.federation.rounds);
+        let mut saved = Instant::now();
+        while self.meta.round < rounds && !patience_is_over(settings, &self.meta) {
+            self.watch.begin();
+            let report = trainer.round_with(&|done, total| observer.in_round(done, total))?;
+            self.meta.round = report.round;
+            observer.round(&report);
+            let due = self.meta.round.is_multiple_of(u64::from(settings.eval.every)) || self.meta.round == rounds;
+            let late = saved.elapsed() > SAVE_EVERY;
+            let mut line = Line { report, valid: None, best: None, gpu: self.watch.end(due || late) };
+            if due && validate(settings, trainer, &self.users, &mut self.meta, &mut line, observer)? {
+                trainer.keep()?;
+                Checkpoint { meta: self.meta.clone(), tensors: trainer.tensors()? }.save(&self.folder.checkpoint("best"))?;
+            }
+            self.metrics.append(&line)?;
+            self.written = self.meta.round;
+            self.board.line(&line)?;
+            let stop = stop.load(Ordering::SeqCst) && self.meta.round < rounds;
+            if due || late || stop {
+                trainer.keep()?;
+                self.save(trainer.tensors()?, self.meta.clone())?;
+                saved = Instant::now();
+            }
+            if stop && !patience_is_over(settings, &self.meta) {
+                observer.trained();
+                return Err(Error::Interrupted(format!("round {} of {rounds} is saved in {}", self.meta.round, self.last.display())));
             }
         }
-        metrics.append(&line)?;
-        let stop = job.stop.load(Ordering::SeqCst) && meta.round < rounds;
-        if due || stop || saved.elapsed() > SAVE_EVERY {
-            metrics.sync()?;
-            Checkpoint { meta: meta.clone(), tensors: trainer.tensors()? }.save(&last)?;
-            saved = Instant::now();
-        }
-        if stop && !patience_is_over(settings, &meta) {
-            observer.trained();
-            return Err(Error::Interrupted(format!("round {} of {rounds} is saved in {}", meta.round, last.display())));
-        }
+        observer.trained();
+        Ok(())
     }
-    observer.trained();
-    finish(&folder, settings, data, &mut trainer, &meta, observer)
+
+    fn save(&mut self, tensors: Vec<NamedTensor>, meta: CheckpointMeta) -> Result<()> {
+        self.metrics.sync()?;
+        Checkpoint { meta: meta.clone(), tensors }.save(&self.last)?;
+        self.saved = meta;
+        Ok(())
+    }
+
+    /// Saves what is left after `fault`: the newest weights that the host has, unless the last checkpoint is as new.
+    fn rescue(&mut self, trainer: &mut Trainer, fault: DeviceError) -> Error {
+        if !fault.is_sticky() {
+            // The device still answers, so that nothing is lost. Where it does not after all, the host's copy is what there is.
+            let _ = trainer.keep();
+        }
+        let saved = match trainer.kept() {
+            // A round whose metrics are not written cannot be gone on from; nor can one that is to be validated first.
+            Ok((tensors, round)) if round > self.saved.round && round <= self.written => {
+                self.save(tensors, CheckpointMeta { round, ..self.saved.clone() })
+            }
+            Ok(_) => Ok(()),
+            Err(e) => Err(e),
+        };
+        let rounds = self.settings.federation.rounds;
+        let saved = match (saved, self.saved.round) {
+            (Err(e), round) => format!("saving failed as well ({e}); round {round} of {rounds} was saved before"),
+            (Ok(()), 0) => "no round was finished before it".to_string(),
+            (Ok(()), round) => format!("round {round} of {rounds} is saved in {}", self.last.display()),
+        };
+        Error::Stopped { source: Box::new(fault.into()), saved }
+    }
+
+    /// Tests the best checkpoint and writes what a reader wants.
+    fn finish(&mut self, trainer: &mut Trainer, observer: &dyn Observer) -> Result<RunResult> {
+        let (settings, data) = (self.settings, self.data);
+        let path = self.folder.checkpoint("best");
+        let best = Checkpoint::load(&path)?;
+        best.belongs_to(&path, settings, data)?;
+        trainer.restore(&best.tensors, best.meta.round).map_err(|e| Error::mismatch(&path, e.to_string()))?;
+        let users: Vec<u32> = (0..data.users() as u32).collect();
+        let mut measure = |split: Split, name: &str| -> Result<super::Scores> {
+            let ranks = trainer.rank(split, &users, &|done, total| observer.stage(name, done, total))?;
+            observer.stage_end(name);
+            write_ranks(&self.folder.ranks(split), &ranks, &data.fingerprint)?;
+            scores(&eval::metrics(&ranks, &settings.eval.k))
+        };
+        let validation = measure(Split::Validation, "validating")?;
+        let test = measure(Split::Test, "testing")?;
+        self.board.test(self.meta.round, &test)?;
+        let lines = read_lines(&self.folder.metrics())?;
+        let total = |key: &str| lines.iter().filter_map(|l| l.get(key)?.as_f64()).sum::<f64>();
+        let (seconds, epochs) = (total("seconds"), total("client_epochs"));
+        let ended_by = if self.meta.round < u64::from(settings.federation.rounds) { "patience" } else { "rounds" };
+        let joules: Vec<f64> = lines.iter().filter_map(|l| l.get("gpu")?.get("joules")?.as_f64()).collect();
+        let result = RunResult {
+            best_round: best.meta.round,
+            ended_by: ended_by.to_string(),
+            rounds: self.meta.round,
+            validation,
+            test,
+            device: self.folder.info()?.device.unwrap_or_default(),
+            gpu_joules: (!joules.is_empty()).then(|| joules.iter().sum()),
+            train_seconds: seconds,
+            client_epochs: epochs as u64,
+            client_epochs_per_s: if seconds > 0.0 { epochs / seconds } else { 0.0 },
+            bytes_up: total("bytes_up") as u64,
+            bytes_down: total("bytes_down") as u64,
+            ..untrained(settings, data)
+        };
+        close(&self.folder, settings, &result, &lines)?;
+        Ok(result)
+    }
 }
 
 fn patience_is_over(settings: &Settings, meta: &CheckpointMeta) -> bool {
@@ -111,7 +240,7 @@ fn patience_is_over(settings: &Settings, meta: &CheckpointMeta) -> bool {
 /// Validates, notes the outcome in `meta` and `line`, and tells whether it is the best so far.
 fn validate(
     settings: &Settings,
-    trainer: &Trainer,
+    trainer: &mut Trainer,
     users: &[u32],
     meta: &mut CheckpointMeta,
     line: &mut Line,
@@ -148,49 +277,6 @@ fn validation_users(settings: &Settings, data: &Dataset) -> Vec<u32> {
     users
 }
 
-/// Tests the best checkpoint and writes what a reader wants.
-fn finish(
-    folder: &RunFolder,
-    settings: &Settings,
-    data: &Dataset,
-    trainer: &mut Trainer,
-    meta: &CheckpointMeta,
-    observer: &dyn Observer,
-) -> Result<RunResult> {
-    let path = folder.checkpoint("best");
-    let best = Checkpoint::load(&path)?;
-    best.belongs_to(&path, settings, data)?;
-    trainer.restore(&best.tensors, best.meta.round).map_err(|e| Error::mismatch(&path, e.to_string()))?;
-    let users: Vec<u32> = (0..data.users() as u32).collect();
-    let measure = |split: Split, name: &str| -> Result<super::Scores> {
-        let ranks = trainer.rank(split, &users, &|done, total| observer.stage(name, done, total))?;
-        observer.stage_end(name);
-        write_ranks(&folder.ranks(split), &ranks, &data.fingerprint)?;
-        scores(&eval::metrics(&ranks, &settings.eval.k))
-    };
-    let validation = measure(Split::Validation, "validating")?;
-    let test = measure(Split::Test, "testing")?;
-    let lines = read_lines(&folder.metrics())?;
-    let total = |key: &str| lines.iter().filter_map(|l| l.get(key)?.as_f64()).sum::<f64>();
-    let (seconds, epochs) = (total("seconds"), total("client_epochs"));
-    let ended_by = if meta.round < u64::from(settings.federation.rounds) { "patience" } else { "rounds" };
-    let result = RunResult {
-        best_round: best.meta.round,
-        ended_by: ended_by.to_string(),
-        rounds: meta.round,
-        validation,
-        test,
-        train_seconds: seconds,
-        client_epochs: epochs as u64,
-        client_epochs_per_s: if seconds > 0.0 { epochs / seconds } else { 0.0 },
-        bytes_up: total("bytes_up") as u64,
-        bytes_down: total("bytes_down") as u64,
-        ..untrained(settings, data)
-    };
-    close(folder, settings, &result, &lines)?;
-    Ok(result)
-}
-
 /// The baseline that trains nothing.
 fn popularity(folder: &RunFolder, settings: &Settings, data: &Dataset) -> Result<RunResult> {
     let users: Vec<u32> = (0..data.users() as u32).collect();
@@ -216,6 +302,8 @@ fn untrained(settings: &Settings, data: &Dataset) -> RunResult {
         ended_by: "nothing to train".to_string(),
         validation: super::Scores::new(),
         test: super::Scores::new(),
+        device: "CPU".to_string(),
+        gpu_joules: None,
         train_seconds: 0.0,
         client_epochs: 0,
         client_epochs_per_s: 0.0,

@@ -6,7 +6,7 @@ use crate::config::names;
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,16 +94,44 @@ pub fn choose(choice: Choice) -> Result<(Chosen, String)> {
     }
 }
 
-#[cfg(feature = "cuda")]
+/// Opens a device in place of GPU 0.
+type StandIn = fn() -> Result<Arc<dyn Device>, DeviceError>;
+
+static STAND_IN: OnceLock<StandIn> = OnceLock::new();
+
+/// From now on this process takes what `open` gives for its only GPU. For tests of the whole program where there is none; the program
+/// itself never calls it.
+#[doc(hidden)]
+pub fn stand_in(open: StandIn) {
+    // Whoever comes first stays: a test sets it once, before anything else.
+    let _ = STAND_IN.set(open);
+}
+
 fn open(ordinal: usize) -> Result<Arc<dyn Device>, DeviceError> {
+    match STAND_IN.get() {
+        Some(_) if ordinal > 0 => Err(DeviceError::NoSuchDevice { asked: ordinal, count: 1 }),
+        Some(open) => open(),
+        None => open_gpu(ordinal),
+    }
+}
+
+fn first() -> Result<Arc<dyn Device>, DeviceError> {
+    match STAND_IN.get() {
+        Some(open) => open(),
+        None => first_gpu(),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn open_gpu(ordinal: usize) -> Result<Arc<dyn Device>, DeviceError> {
     Ok(Arc::new(super::driver::CudaDevice::open(ordinal)?))
 }
 
 #[cfg(feature = "cuda")]
-fn first() -> Result<Arc<dyn Device>, DeviceError> {
+fn first_gpu() -> Result<Arc<dyn Device>, DeviceError> {
     let mut refused = None;
     for gpu in super::probe::gpus()? {
-        match open(gpu.ordinal) {
+        match open_gpu(gpu.ordinal) {
             Ok(device) => return Ok(device),
             // The first reason is kept: it is that of the GPU which the user most likely meant.
             Err(error) => refused = refused.or(Some(error)),
@@ -113,12 +141,12 @@ fn first() -> Result<Arc<dyn Device>, DeviceError> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open(_: usize) -> Result<Arc<dyn Device>, DeviceError> {
+fn open_gpu(_: usize) -> Result<Arc<dyn Device>, DeviceError> {
     Err(DeviceError::NotBuilt)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn first() -> Result<Arc<dyn Device>, DeviceError> {
+fn first_gpu() -> Result<Arc<dyn Device>, DeviceError> {
     Err(DeviceError::NotBuilt)
 }
 

@@ -269,6 +269,11 @@ pub trait Device: Send + Sync {
     /// What it is, for a reader.
     fn name(&self) -> &str;
 
+    /// Identity that NVIDIA's management library shares, such as `GPU-1234...`; nothing where there is no GPU.
+    fn uuid(&self) -> Option<&str> {
+        None
+    }
+
     /// What a launch may ask for.
     fn limits(&self) -> Limits;
 

@@ -25,6 +25,7 @@ struct Inner {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     name: String,
+    uuid: String,
     limits: Limits,
     total: u64,
     held: AtomicU64,
@@ -254,6 +255,7 @@ impl CudaDevice {
         };
         Ok(CudaDevice(Arc::new(Inner {
             name: format!("GPU {ordinal} ({})", gpu.name),
+            uuid: gpu.uuid.clone(),
             context,
             stream,
             limits,
@@ -269,6 +271,10 @@ impl CudaDevice {
 impl Device for CudaDevice {
     fn name(&self) -> &str {
         &self.0.name
+    }
+
+    fn uuid(&self) -> Option<&str> {
+        Some(&self.0.uuid)
     }
 
     fn limits(&self) -> Limits {

@@ -9,26 +9,36 @@ use super::errors::Geometry;
 use super::meter::arena_floats;
 use super::ops::{DeviceBackend, KernelSet};
 use super::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
+use super::global::{ServerMoments, Spans};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES, Shape};
+use super::ranker::RankRoom;
 use super::resident::{Addresses, Resident};
 use super::room::{Layout, Part, Room, Sizes, bytes, layout};
 use crate::config::{LocalOptimizer, Settings};
-use crate::model::{Model, ModelSpec, Weights};
+use crate::model::{Model, ModelSpec};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Local steps whose coefficients are kept; a visit of more steps uploads them again.
 const KEPT_STEPS: u32 = 256;
 
+/// Bytes of the `Packed` and the `OptimiserStep` of the step at hand.
+const STEP_BYTES: usize = PACKED_BYTES + OPTIMISER_BYTES;
+
+/// Bytes for the slots of `rows` rows, with some to grow.
+fn slot_room(rows: usize) -> usize {
+    4 * rows + rows / 2
+}
+
 /// Clients that one thread of the averaging kernel adds up in a register.
 const AVERAGE_EACH: usize = 64;
 
 /// Sums over the clients of a round, on the device.
-struct RoundSums {
-    dense: Buffer,
+pub(super) struct RoundSums {
+    pub(super) dense: Buffer,
     /// `[slots, d]`, and the weight of each slot.
-    rows: Buffer,
-    row_weight: Buffer,
+    pub(super) rows: Buffer,
+    pub(super) row_weight: Buffer,
     /// `[C]` over the whole cohort: weights, uploaded rows, losses `[C, 2]`.
     weight: Buffer,
     uploaded: Buffer,
@@ -36,12 +46,8 @@ struct RoundSums {
     failing: Buffer,
 }
 
-/// What a round's clients sent back.
+/// What the host learns of a round's clients. The sums of their changes stay on the device, for [`Engine::serve`].
 pub struct RoundResult {
-    /// Sums of weighted changes `[P]`.
-    pub dense: Vec<i64>,
-    /// Sums of weighted changes of the touched rows `[slots, d]`.
-    pub rows: Vec<i64>,
     /// Weight of the clients that uploaded each slot's row.
     pub row_weight: Vec<i64>,
     /// Rows that each client uploaded.
@@ -68,12 +74,12 @@ pub struct ReadyChunk {
 
 /// See the module.
 pub struct Engine {
-    device: Arc<dyn Device>,
-    kernels: KernelSet,
-    settings: Settings,
+    pub(super) device: Arc<dyn Device>,
+    pub(super) kernels: KernelSet,
+    pub(super) settings: Settings,
     spec: ModelSpec,
-    model: Model,
-    sizes: Sizes,
+    pub(super) model: Model,
+    pub(super) sizes: Sizes,
     room: Option<Room>,
     arrays: Option<DeviceChunk>,
     graphs: HashMap<Shape, Graph>,
@@ -83,12 +89,19 @@ pub struct Engine {
     optimiser: Buffer,
     first_step: u32,
     clock: Option<Buffer>,
-    dense: Buffer,
-    table: Buffer,
-    sums: Option<RoundSums>,
+    /// Global weights: dense `[P]`, item rows `[I, d]`.
+    pub(super) dense: Buffer,
+    pub(super) table: Buffer,
+    /// Moments of the server's optimiser, where it has any.
+    pub(super) server: ServerMoments,
+    pub(super) sums: Option<RoundSums>,
     slots: Option<Buffer>,
-    /// Bytes that the plan foresaw for the chunks so far, at most.
-    predicted: u64,
+    /// Item of each slot, for the server's step.
+    pub(super) slot_items: Option<Buffer>,
+    pub(super) ranking: Option<RankRoom>,
+    pub(super) spans: Spans,
+    /// Bytes that the plan foresaw for what was done so far, at most.
+    pub(super) predicted: u64,
 }
 
 impl Engine {
@@ -121,8 +134,12 @@ impl Engine {
             arrays: None,
             graphs: HashMap::new(),
             resident,
+            server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * items)?,
             sums: None,
             slots: None,
+            slot_items: None,
+            ranking: None,
+            spans: Spans::default(),
             predicted: 0,
             device,
         };
@@ -164,15 +181,33 @@ impl Engine {
         self.resident.is_some()
     }
 
-    /// Bytes of weights, packed arrays and the room of the chunks so far as planned.
+    /// Bytes that were foreseen for weights, sums, packed arrays and the room of what was done so far.
     pub fn predicted_bytes(&self) -> u64 {
         self.predicted
     }
 
-    /// Copies the global weights to the device.
-    pub fn set_weights(&mut self, weights: &Weights) -> Result<()> {
-        self.device.upload(&self.dense, 0, bytes_of(&weights.dense))?;
-        self.device.upload(&self.table, 0, bytes_of(&weights.items))
+    /// Counts what the device will hold once a chunk of `shape` is trained on it, before anything is allocated.
+    fn foresee(&mut self, shape: &Shape, chunk: &ReadyChunk) {
+        let layout = self.layout(shape);
+        let room = self.room.as_ref().map_or(layout.clone(), |r| r.grown(&layout));
+        let arrays = chunk.host.room().max(self.arrays.as_ref().map_or(0, DeviceChunk::bytes));
+        let slots = self.slots.as_ref().map_or(0, Buffer::bytes).max(slot_room(chunk.slot.len()));
+        let ranking = self.ranking.as_ref().map_or(0, RankRoom::bytes);
+        let total = self.fixed_bytes() + bytes(&room) + (STEP_BYTES + arrays + slots) as u64 + ranking;
+        self.predicted = self.predicted.max(total);
+    }
+
+    /// Bytes of the room, the arrays and the slots of chunks.
+    pub(super) fn held_for_training(&self) -> u64 {
+        let slots = self.slots.as_ref().map_or(0, Buffer::bytes) + self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
+        self.room.as_ref().map_or(0, Room::bytes) + slots as u64
+    }
+
+    /// Bytes of what is held from round to round: weights, moments, sums, coefficients.
+    pub(super) fn fixed_bytes(&self) -> u64 {
+        let buffers = [&self.optimiser, &self.dense, &self.table].into_iter().chain(&self.clock).chain(&self.slot_items);
+        let sums = self.sums.iter().flat_map(|s| [&s.dense, &s.rows, &s.row_weight, &s.weight, &s.uploaded, &s.losses, &s.failing]);
+        buffers.chain(self.server.buffers()).chain(sums).map(|b| b.bytes() as u64).sum()
     }
 
     /// Begins a round of `clients` clients that touch `slots` distinct items.
@@ -206,11 +241,12 @@ impl Engine {
     pub fn train(&mut self, chunk: &mut ReadyChunk) -> Result<()> {
         let shape = chunk.shape.rounded();
         let device = self.device.clone();
+        self.foresee(&shape, chunk);
         self.make_room(&shape)?;
         let arrays = DeviceChunk::upload(&*device, &mut chunk.host, self.arrays.take())?;
-        let held = self.room.as_ref().map_or(0, |r| bytes(&r.grown(&self.layout(&shape))));
-        self.predicted = self.predicted.max(held + arrays.bytes() as u64);
+        let begun = self.spans.begin(&*device)?;
         let result = self.train_on(&shape, &arrays, chunk);
+        self.spans.end(&*device, begun)?;
         self.arrays = Some(arrays);
         result
     }
@@ -222,6 +258,7 @@ impl Engine {
         self.room = None;
         self.arrays = None;
         self.slots = None;
+        self.ranking = None;
         Ok(())
     }
 
@@ -312,7 +349,7 @@ impl Engine {
     }
 
     /// Launches a kernel that does not take a step.
-    fn go(&self, name: &'static str, grid: [u32; 2], block: u32, shared: usize, args: &[Arg]) -> Result<()> {
+    pub(super) fn go(&self, name: &'static str, grid: [u32; 2], block: u32, shared: usize, args: &[Arg]) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -339,7 +376,8 @@ impl Engine {
         let device = self.device.clone();
         let (p, d, clients) = (self.sizes.dense, self.sizes.dim, arrays.clients);
         if self.slots.as_ref().is_none_or(|s| s.bytes() < 4 * arrays.rows) {
-            self.slots = Some(device.alloc(4 * arrays.rows + arrays.rows / 2)?);
+            self.slots = None;
+            self.slots = Some(device.alloc(slot_room(arrays.rows))?);
         }
         let slots = self.slots.as_ref().expect("made above");
         device.upload(slots, 0, bytes_of(&chunk.slot))?;
@@ -385,15 +423,13 @@ impl Engine {
         self.go("average_rows", [clients as u32, blocks], 128, 0, &args)
     }
 
-    /// Waits for the round and takes its sums: `clients` clients, `slots` distinct items.
+    /// Waits for the round and takes what the host wants to know: of `clients` clients and `slots` distinct items.
     pub fn finish_round(&mut self, clients: usize, slots: usize) -> Result<RoundResult> {
         let sums = self.sums.as_ref().expect("a round has begun");
         let device = &*self.device;
         let losses: Vec<f64> = device.download_vec(&sums.losses, 0, 2 * clients)?;
         let failing: Vec<u32> = device.download_vec(&sums.failing, 0, 1)?;
         Ok(RoundResult {
-            dense: device.download_vec(&sums.dense, 0, self.sizes.dense)?,
-            rows: device.download_vec(&sums.rows, 0, slots * self.sizes.dim)?,
             row_weight: device.download_vec(&sums.row_weight, 0, slots)?,
             uploaded: device.download_vec(&sums.uploaded, 0, clients)?,
             losses: losses.chunks_exact(2).map(|l| [l[0], l[1]]).collect(),

@@ -59,6 +59,8 @@ pub(super) const KERNELS: &[&str] = &[
     "relu_backward",
     "select_rows",
     "select_rows_backward",
+    "server_dense",
+    "server_rows",
     "zero",
 ];
 

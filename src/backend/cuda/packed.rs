@@ -316,9 +316,18 @@ impl HostChunk {
         HostChunk { words: w, steps, items, uploads, client_rows, order, chunk_rows: chunk.rows(), clients: chunk.clients.len() }
     }
 
-    /// Bytes that the device holds for it.
+    /// Bytes of its arrays.
     pub fn bytes(&self) -> usize {
         4 * self.words.words.len() + self.steps.len() * PACKED_BYTES
+    }
+
+    /// Bytes that the device sets aside for it, with some to grow.
+    pub fn room(&self) -> usize {
+        self.array_room() + self.steps.len() * PACKED_BYTES
+    }
+
+    fn array_room(&self) -> usize {
+        4 * self.words.words.len() / 8 * 9
     }
 }
 
@@ -346,7 +355,7 @@ impl DeviceChunk {
             Some(r) if r.arrays.bytes() >= need && r.table.bytes() >= table_need => (r.arrays, r.table),
             room => {
                 drop(room);
-                (device.alloc(need + need / 8)?, device.alloc(table_need)?)
+                (device.alloc(host.array_room().max(need))?, device.alloc(table_need)?)
             }
         };
         let base = arrays.address();

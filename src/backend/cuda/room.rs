@@ -106,6 +106,11 @@ impl Room {
         layout.iter().zip(&self.parts).map(|((name, bytes), part)| (*name, *bytes.max(&part.bytes()))).collect()
     }
 
+    /// Bytes held.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().chain([&self.step, &self.optimiser]).map(|b| b.bytes() as u64).sum()
+    }
+
     /// One part.
     pub fn part(&self, part: Part) -> &Buffer {
         &self.parts[part as usize]

@@ -57,7 +57,7 @@ fn rank(trainer: &mut Trainer, split: Split, users: &[u32]) -> Vec<u32> {
 
 #[test]
 fn ranks_are_those_of_the_cpu_up_to_ties() {
-    let (data, views) = ring(150, 140);
+    let (data, views) = ring(60, 140);
     let users = everyone(&data);
     for (name, settings) in kinds() {
         let mut gpu = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
@@ -85,9 +85,9 @@ fn ranks_are_those_of_the_cpu_up_to_ties() {
 
 #[test]
 fn chunks_leave_no_trace() {
-    let (data, views) = ring(300, 60);
+    let (data, views) = ring(120, 60);
     // Validation during training takes some users, in any order.
-    let users: Vec<u32> = everyone(&data).into_iter().filter(|u| u % 7 != 3).rev().collect();
+    let users: Vec<u32> = everyone(&data).into_iter().filter(|u| u % 17 != 3).rev().collect();
     for (name, settings) in kinds() {
         let mut whole = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
         let expected = rank(&mut whole, Split::Test, &users);
@@ -98,14 +98,15 @@ fn chunks_leave_no_trace() {
         let ranks = cut.rank(Split::Test, &users, &|done, total| told.lock().unwrap().push((done, total))).unwrap();
         assert_eq!(ranks, expected, "{name}: in chunks");
         let told = told.into_inner().unwrap();
-        assert!(told.len() > 5 && told.last() == Some(&(users.len() as u64 - 1, users.len() as u64 - 1)), "{told:?}");
+        assert!(told.len() > 3 && told.last() == Some(&(users.len() as u64 - 1, users.len() as u64 - 1)), "{told:?}");
         // Others are asked for in between.
         rank(&mut whole, Split::Validation, &users[..9]);
         assert_eq!(rank(&mut whole, Split::Test, &users[..40]), expected[..40], "{name}: some");
     }
-    let mut none = Trainer::on_device(&settings(), &data, &views, device(MEMORY)).unwrap();
-    assert_eq!(rank(&mut none, Split::Test, &[]), []);
-    assert_eq!(rank(&mut none, Split::Test, &[300]), [0]);
+    let settings = settings();
+    let mut none = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
+    assert!(rank(&mut none, Split::Test, &[]).is_empty());
+    assert_eq!(rank(&mut none, Split::Test, &[120]), [0]);
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn ranks_follow_training_and_do_not_depend_on_its_precision() {
 
 #[test]
 fn too_little_memory_splits_the_users() {
-    let (data, views) = ring(400, 40);
+    let (data, views) = ring(130, 40);
     let users = everyone(&data);
     let settings = settings();
     let mut plenty = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
@@ -137,7 +138,7 @@ fn too_little_memory_splits_the_users() {
     let expected = rank(&mut plenty, Split::Test, &users);
     let trained = plenty.tensors().unwrap();
     // Room for the weights and little else.
-    let mut small = Trainer::on_device(&settings, &data, &views, device(600_000)).unwrap();
+    let mut small = Trainer::on_device(&settings, &data, &views, device(300_000)).unwrap();
     small.limit_chunks(u64::MAX);
     small.restore(&trained, 1).unwrap();
     assert_eq!(rank(&mut small, Split::Test, &users), expected);
@@ -149,7 +150,7 @@ fn too_little_memory_splits_the_users() {
     assert_eq!(rank(&mut tight, Split::Test, &users), expected);
     tight.round().unwrap();
     // Where nothing fits, an error says so.
-    let mut none = Trainer::on_device(&settings, &data, &views, device(120_000)).unwrap();
+    let mut none = Trainer::on_device(&settings, &data, &views, device(60_000)).unwrap();
     let message = none.rank(Split::Test, &users, &|_, _| {}).unwrap_err().to_string();
     assert!(message.contains("out of memory"), "{message}");
 }

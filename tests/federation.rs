@@ -274,14 +274,14 @@ fn training_learns_the_ring_and_beats_an_untrained_model() {
         s.loss.contrast = contrast;
         let mut trainer = Trainer::new(&s, &data, &views).unwrap();
         let hits = |t: &mut Trainer| t.rank(Split::Test, &users, &|_, _| {}).unwrap().iter().filter(|&&r| r <= 3).count();
-        let before = hits(&trainer);
+        let before = hits(&mut trainer);
         let first = trainer.round().unwrap();
         for _ in 0..25 {
             trainer.round().unwrap();
         }
         let last = trainer.round().unwrap();
         assert!(last.rec_loss < 0.7 * first.rec_loss, "{contrast:?}: {} then {}", first.rec_loss, last.rec_loss);
-        assert!(hits(&trainer) > 2 * before.max(30), "{contrast:?}: {before} then {}", hits(&trainer));
+        assert!(hits(&mut trainer) > 2 * before.max(30), "{contrast:?}: {before} then {}", hits(&mut trainer));
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{Error, Result};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Clients that one thread packs at a time.
+/// Clients that one thread packs at a time: the least that a chunk is made of, until memory is too small for it.
 const PIECE: usize = 64;
 
 /// Why a run with these settings cannot be trained on a device yet, if so.
@@ -76,6 +76,8 @@ pub(super) struct DeviceTrainer<'a> {
     next: Option<ReadyCohort>,
     /// Most bytes that a chunk may take.
     budget: u64,
+    /// See [`PIECE`].
+    piece: usize,
     /// Most bytes that a chunk of users to be ranked may take.
     pub(super) rank_budget: u64,
     /// Slot of each item in the round being packed; `u32::MAX` where none.
@@ -154,6 +156,7 @@ impl<'a> DeviceTrainer<'a> {
         Ok(DeviceTrainer {
             // A tenth is left to the driver and to packed arrays.
             budget: memory.free / 10 * 9,
+            piece: PIECE,
             rank_budget: memory.free / 10 * 9,
             counters: engine.device().counters(),
             engine,
@@ -230,10 +233,10 @@ impl<'a> DeviceTrainer<'a> {
     fn pack_from(&mut self, cohort: &mut ReadyCohort, from: usize) -> Result<()> {
         let round = cohort.round;
         let clients = &cohort.clients[from..];
-        let users = &self.everyone;
-        parallel::for_each(&mut self.lanes, clients.len().div_ceil(PIECE), 1, |lane, i| {
+        let (users, piece) = (&self.everyone, self.piece);
+        parallel::for_each(&mut self.lanes, clients.len().div_ceil(piece), 1, |lane, i| {
             let mut chunk = Chunk::new();
-            for &client in &clients[i * PIECE..clients.len().min((i + 1) * PIECE)] {
+            for &client in &clients[i * piece..clients.len().min((i + 1) * piece)] {
                 chunk.push(&mut lane.packer, client, std::slice::from_ref(&users[client as usize]), round);
             }
             lane.pieces.push((i, chunk));
@@ -325,14 +328,20 @@ impl<'a> DeviceTrainer<'a> {
         self.bring(weights, server)?;
         let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
         self.engine.begin_round(round, cohort.clients.len(), cohort.items.len(), key)?;
-        let mut i = 0;
+        let (mut i, mut released) = (0, false);
         while i < cohort.chunks.len() {
             let (first, last) = (cohort.chunks[i].first, cohort.chunks[i].first + cohort.chunks[i].weight.len());
             self.engine.device().set_scope(&format!("round {round}, clients {first} to {} of the cohort", last - 1));
             match self.engine.train(&mut cohort.chunks[i]) {
-                Ok(()) => i += 1,
-                Err(e) if e.is_out_of_memory() && last - first > PIECE => {
-                    // Something else took memory: smaller chunks from here on. No sum has been touched by this chunk.
+                Ok(()) => (i, released) = (i + 1, false),
+                // What earlier chunks and rankings hold is given back first. No sum has been touched by this chunk.
+                Err(e) if e.is_out_of_memory() && !released => {
+                    self.engine.release()?;
+                    released = true;
+                }
+                Err(e) if e.is_out_of_memory() && last - first > 1 => {
+                    // Something else took memory: smaller chunks from here on.
+                    self.piece = self.piece.min((last - first).div_ceil(2));
                     self.budget = (self.engine.chunk_bytes(&cohort.chunks[i].shape) / 2).min(self.budget / 2);
                     self.engine.release()?;
                     cohort.chunks.truncate(i);

@@ -71,6 +71,11 @@ impl Sandbox {
 pub struct Ran(pub Output, String);
 
 impl Ran {
+    /// Of a process that was started otherwise.
+    pub fn new(output: Output, words: &str) -> Ran {
+        Ran(output, words.to_string())
+    }
+
     pub fn stdout(&self) -> String {
         String::from_utf8_lossy(&self.0.stdout).into_owned()
     }

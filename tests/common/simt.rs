@@ -24,6 +24,7 @@ impl HostKernels for Simt {
 }
 
 /// A device with `bytes` of memory.
+#[allow(dead_code)] // one test makes a device of its own
 pub fn device(bytes: u64) -> Arc<HostDevice<Simt>> {
     Arc::new(HostDevice::new(Simt, bytes))
 }

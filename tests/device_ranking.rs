@@ -19,6 +19,7 @@ fn settings() -> Settings {
     s.model.dim = 12;
     s.model.heads = 2;
     s.model.max_len = 6;
+    s.local.epochs = 1;
     s.federation.fraction = 1.0;
     s
 }
@@ -135,13 +136,17 @@ fn too_little_memory_splits_the_users() {
     let settings = settings();
     let mut plenty = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
     plenty.round().unwrap();
+    let launches = |t: &Trainer| t.device_use().unwrap().unwrap().launches;
+    let before = launches(&plenty);
     let expected = rank(&mut plenty, Split::Test, &users);
+    let whole = launches(&plenty) - before;
     let trained = plenty.tensors().unwrap();
     // Room for the weights and little else.
     let mut small = Trainer::on_device(&settings, &data, &views, device(300_000)).unwrap();
     small.limit_chunks(u64::MAX);
     small.restore(&trained, 1).unwrap();
     assert_eq!(rank(&mut small, Split::Test, &users), expected);
+    assert!(launches(&small) >= 2 * whole, "{} launches, {whole} for one chunk", launches(&small));
     // What training holds is given back to a ranking that needs it.
     let peak = plenty.device_use().unwrap().unwrap().peak_bytes;
     let mut tight = Trainer::on_device(&settings, &data, &views, device(peak + 1000)).unwrap();

@@ -240,7 +240,11 @@ pub(super) fn differences(was: &Settings, is: &Settings) -> Result<Vec<String>> 
 /// Every setting that a result depends on, as text.
 pub(super) fn differences_key(settings: &Settings) -> Result<String> {
     let all = config::flat(settings)?;
-    Ok(all.iter().filter(|(k, _)| !FREE.contains(&k.as_str()) || ["federation.rounds", "device"].contains(&k.as_str())).map(|(k, v)| format!("{k} = {v}\n")).collect())
+    Ok(all
+        .iter()
+        .filter(|(k, _)| !FREE.contains(&k.as_str()) || ["federation.rounds", "device"].contains(&k.as_str()))
+        .map(|(k, v)| format!("{k} = {v}\n"))
+        .collect())
 }
 
 /// Pretty JSON in one step.

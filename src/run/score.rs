@@ -56,14 +56,7 @@ pub fn open_trained<'a>(
 }
 
 /// Ranks every user of the run in `folder` under its checkpoint `name`. The ranks of `best` are kept in the folder.
-pub fn score(
-    folder: &RunFolder,
-    settings: &Settings,
-    split: Split,
-    name: &str,
-    device: &Taken,
-    observer: &dyn Observer,
-) -> Result<Scored> {
+pub fn score(folder: &RunFolder, settings: &Settings, split: Split, name: &str, device: &Taken, observer: &dyn Observer) -> Result<Scored> {
     let mut device = device.clone();
     let data = load_run_data(folder, settings, observer)?;
     let users: Vec<u32> = (0..data.users() as u32).collect();

@@ -6,10 +6,10 @@
 
 use super::device::{Arg, Buffer, Device, Fill, Graph, Result, bytes_of};
 use super::errors::Geometry;
+use super::global::{ServerMoments, Spans};
 use super::meter::arena_floats;
 use super::ops::{DeviceBackend, KernelSet};
 use super::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
-use super::global::{ServerMoments, Spans};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES, Shape};
 use super::ranker::RankRoom;
 use super::resident::{Addresses, Resident};

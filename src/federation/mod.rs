@@ -2,9 +2,11 @@
 
 mod device;
 mod device_ranking;
+mod device_use;
 pub mod fixed;
 mod private;
 mod ranking;
+mod report;
 mod server;
 mod tensor;
 mod trainer;
@@ -12,6 +14,8 @@ mod update;
 mod visit;
 pub mod wire;
 
-pub use device::{DeviceRound, DeviceUse, unsupported as unsupported_on_device, unsupported_ranking as unsupported_ranking_on_device};
+pub use device::{unsupported as unsupported_on_device, unsupported_ranking as unsupported_ranking_on_device};
+pub use device_use::{DeviceRound, DeviceUse};
+pub use report::RoundReport;
 pub use tensor::{NamedTensor, TensorData};
-pub use trainer::{RoundReport, Trainer};
+pub use trainer::Trainer;

@@ -1,8 +1,10 @@
 //! The trainer: global weights, the server's state, one lane a thread, and the state a checkpoint needs.
 
-use super::device::{DeviceRound, DeviceTrainer, DeviceUse};
+use super::device::DeviceTrainer;
+use super::device_use::DeviceUse;
 use super::fixed;
 use super::private::{PrivateState, PrivateStore};
+use super::report::{RoundReport, Totals};
 use super::server::Server;
 use super::tensor::{NamedTensor, TensorData};
 use super::visit::Lane;
@@ -14,67 +16,32 @@ use crate::model::{Model, ModelSpec, Weights};
 use crate::parallel;
 use crate::views::Views;
 use crate::{Error, Result};
-use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// What happened in one round.
-#[derive(Clone, Debug, Serialize)]
-pub struct RoundReport {
-    /// Round, counted from 1.
-    pub round: u64,
-    /// Clients that trained and reported.
-    pub clients: u64,
-    /// Clients that were drawn and dropped out.
-    pub dropped: u64,
-    /// Local steps of all clients; for clients of one sequence these are client-epochs.
-    pub client_epochs: u64,
-    /// Mean over clients of the next-item loss (mean over a client's local steps).
-    pub rec_loss: f64,
-    /// The same for the contrast, without lambda.
-    pub contrast_loss: f64,
-    /// Packed tokens of all local steps; none is padding.
-    pub tokens: u64,
-    /// Distinct item rows that were uploaded.
-    pub item_rows: u64,
-    /// Bytes that all clients downloaded.
-    pub bytes_down: u64,
-    /// Bytes that all clients uploaded.
-    pub bytes_up: u64,
-    /// Wall seconds of the round.
-    pub seconds: f64,
-    /// Wall seconds of drawing the cohort.
-    pub draw_s: f64,
-    /// Seconds of packing, as the mean over threads.
-    pub pack_s: f64,
-    /// Seconds of local training, as the mean over threads.
-    pub train_s: f64,
-    /// Seconds of adding updates (mean over threads) and of the server's step.
-    pub add_s: f64,
-    /// What the device did, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device: Option<DeviceRound>,
-}
-
-/// Sums over the clients of a round, for its report.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Totals {
-    /// Clients, local steps, tokens, examples, uploaded rows, downloaded rows.
-    pub counts: [u64; 6],
-    /// Next-item loss and contrast in fixed point.
-    pub losses: [i64; 2],
-    /// Distinct item rows that were uploaded.
-    pub item_rows: u64,
-    /// Bytes down and up.
-    pub bytes: [u64; 2],
-}
-
-/// Longest wall time between two copies of a device's weights to the host, which are what is left after a fault of the device.
-/// Changes no result.
+/// Wall time between two copies of a device's weights to the host, which are what is left after a fault of the device: so long, and
+/// so many times as long as a copy takes. Changes no result.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// See [`KEEP_EVERY`].
+const KEEP_SHARE: u32 = 50;
+
+/// Which state the host has.
+struct Kept {
+    /// Round that it is of.
+    round: u64,
+    /// When it was copied from the device, and how long that took.
+    at: Instant,
+    took: Duration,
+}
+
+impl Kept {
+    fn now(round: u64, begun: Instant) -> Kept {
+        Kept { round, at: Instant::now(), took: begun.elapsed() }
+    }
+}
 
 /// Federated (or, with one participant, centralised) training of one model.
 pub struct Trainer<'a> {
@@ -93,8 +60,8 @@ pub struct Trainer<'a> {
     moments: Option<[Vec<f32>; 4]>,
     /// Where clients are trained, if not on the CPU.
     pub(super) device: Option<DeviceTrainer<'a>>,
-    /// Round that `weights` and `server` are of, and when they were copied from the device: it may be ahead of them.
-    kept: (u64, Instant),
+    /// What `weights` and `server` are of: a device may be ahead of them.
+    kept: Kept,
 }
 
 /// `users[c]` as a slice of one: the sequences of client `c`.
@@ -131,7 +98,7 @@ impl<'a> Trainer<'a> {
             rounds: 0,
             moments: None,
             device: None,
-            kept: (0, Instant::now()),
+            kept: Kept::now(0, Instant::now()),
         })
     }
 
@@ -181,19 +148,20 @@ impl<'a> Trainer<'a> {
 
     /// Copies the global weights from the device, where there is one and it is ahead of the host.
     pub fn keep(&mut self) -> Result<()> {
+        let begun = Instant::now();
         if let Some(device) = self.device.as_ref().filter(|d| d.ahead()) {
             // Into a copy: a device that fails half-way must not spoil what the host has.
             let fetched = self.fetch(device)?;
             (self.weights, self.server) = fetched;
             self.device.iter_mut().for_each(DeviceTrainer::fetched);
         }
-        self.kept = (self.rounds, Instant::now());
+        self.kept = Kept::now(self.rounds, begun);
         Ok(())
     }
 
     /// The newest state that the host has, and the round that it is of: what is left when a device has failed.
     pub fn kept(&self) -> Result<(Vec<NamedTensor>, u64)> {
-        Ok((self.name_tensors(&self.weights, &self.server)?, if self.device.is_some() { self.kept.0 } else { self.rounds }))
+        Ok((self.name_tensors(&self.weights, &self.server)?, if self.device.is_some() { self.kept.round } else { self.rounds }))
     }
 
     /// Bytes of weights, server state and worker memory.
@@ -265,7 +233,7 @@ impl<'a> Trainer<'a> {
             .then(|| (cohort::draw(fed, self.data.users(), self.settings.seed, round + 1).clients, round + 1));
         let (totals, times, mut used) = device.train(&cohort.clients, round, &self.weights, &self.server, next, progress)?;
         self.rounds = round;
-        if self.kept.1.elapsed() > KEEP_EVERY {
+        if self.kept.at.elapsed() > KEEP_EVERY.max(self.kept.took * KEEP_SHARE) {
             self.keep()?;
         }
         let report = RoundReport::of(round, cohort, &totals, start);
@@ -412,36 +380,11 @@ impl<'a> Trainer<'a> {
         self.weights = fresh;
         self.server = server;
         self.rounds = rounds_done;
-        self.kept = (rounds_done, Instant::now());
+        self.kept = Kept::now(rounds_done, Instant::now());
         for lane in &mut self.lanes {
             lane.continued = None;
         }
         Ok(())
-    }
-}
-
-impl RoundReport {
-    /// The report of a round without what it spent its time on.
-    fn of(round: u64, cohort: &Cohort, totals: &Totals, start: Instant) -> RoundReport {
-        let n = totals.counts[0].max(1) as f64;
-        RoundReport {
-            round,
-            clients: totals.counts[0],
-            dropped: u64::from(cohort.dropped),
-            client_epochs: totals.counts[1],
-            rec_loss: fixed::to_f64(totals.losses[0]) / n,
-            contrast_loss: fixed::to_f64(totals.losses[1]) / n,
-            tokens: totals.counts[2],
-            item_rows: totals.item_rows,
-            bytes_down: totals.bytes[0],
-            bytes_up: totals.bytes[1],
-            seconds: start.elapsed().as_secs_f64(),
-            draw_s: 0.0,
-            pack_s: 0.0,
-            train_s: 0.0,
-            add_s: 0.0,
-            device: None,
-        }
     }
 }
 

@@ -54,8 +54,9 @@ fn summary(info: &RunInfo, result: &RunResult) -> String {
     let machine = if m.cpu.is_empty() { m.platform.clone() } else { format!("{} ({})", m.cpu, m.platform) };
     let when = info.ended.as_deref().unwrap_or("not finished");
     let commit = m.commit.as_deref().map_or(String::new(), |c| format!(", commit {c}"));
+    let device = info.device.as_deref().map_or(String::new(), |d| format!(", device {d}"));
     let tail = format!(
-        "seed {}; {machine}, {} threads; lumos {}{commit}; started {}, ended {when}",
+        "seed {}; {machine}, {} threads{device}; lumos {}{commit}; started {}, ended {when}",
         info.seed, info.threads, m.version, info.started
     );
     if result.rounds == 0 {

@@ -193,7 +193,7 @@ mod nvml {
         }
 
         /// Looks through `look` every `interval`; nothing where no thread can be had.
-        pub(super) fn over(interval: Duration, look: impl Fn(f64) -> Sample + Send + Sync + 'static) -> Option<Sampler> {
+        pub(crate) fn over(interval: Duration, look: impl Fn(f64) -> Sample + Send + Sync + 'static) -> Option<Sampler> {
             let start = Instant::now();
             let look: Arc<dyn Fn(f64) -> Sample + Send + Sync> = Arc::new(look);
             let samples = Arc::new(Mutex::new(vec![look(0.0)]));

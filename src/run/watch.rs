@@ -51,3 +51,46 @@ impl Watch {
         Some(GpuSpan { rounds, joules_per_round: summary.joules.map(|j| j / rounds as f64), summary })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(feature = "cuda")]
+    use crate::run::telemetry::Sample;
+
+    /// A GPU whose counter stands at 7 joules a look.
+    #[cfg(feature = "cuda")]
+    fn watch() -> Watch {
+        let looks = std::sync::atomic::AtomicU64::new(0);
+        let look = move |seconds| {
+            let looks = looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            Sample { seconds, watts: Some(50.0), joules: Some(7.0 * looks as f64), ..Sample::default() }
+        };
+        // An hour between samples: only those that are asked for.
+        Watch { sampler: Sampler::over(std::time::Duration::from_secs(3600), look), begun: None, rounds: 0 }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn spans_are_of_whole_rounds() {
+        let mut watch = watch();
+        watch.begin();
+        assert_eq!(watch.end(false), None, "too short for the meters");
+        watch.begin();
+        let span = watch.end(true).unwrap();
+        assert_eq!((span.rounds, span.summary.samples, span.joules_per_round), (2, 2, Some(3.5)));
+        // What happens between spans is nobody's.
+        watch.begin();
+        let next = watch.end(true).unwrap();
+        assert_eq!((next.rounds, next.summary.joules), (1, Some(7.0)));
+        let json = serde_json::to_value(&next).unwrap();
+        assert!(json["rounds"] == 1 && json["watts"]["mean"] == 50.0 && json["utilisation"].is_null(), "{json}");
+    }
+
+    #[test]
+    fn without_a_gpu_there_is_nothing_to_see() {
+        let mut watch = Watch::over(None);
+        watch.begin();
+        assert_eq!(watch.end(true), None);
+    }
+}

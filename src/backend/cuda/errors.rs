@@ -97,8 +97,8 @@ pub enum DeviceError {
     },
     /// Not enough memory on the device. The device stays usable: free something or ask for less.
     #[error(
-        "{device}: out of memory while {doing}: {} wanted, {} of {} free; lower the memory budget or the cohort, or free the GPU of \
-         other processes", size(*wanted), size(*free), size(*total)
+        "{device}: out of memory while {doing}: {} wanted, {} of {} free; free the GPU of other processes (`nvidia-smi` shows \
+         them), use a larger one, or `--device cpu`", size(*wanted), size(*free), size(*total)
     )]
     OutOfMemory {
         /// Name of the device.
@@ -290,7 +290,7 @@ mod tests {
             free: 700 << 20,
             total: 80 << 30,
         };
-        assert!(oom.to_string().contains("3.00 GiB wanted, 700.0 MiB of 80.00 GiB free; lower"), "{oom}");
+        assert!(oom.to_string().contains("3.00 GiB wanted, 700.0 MiB of 80.00 GiB free; free the GPU"), "{oom}");
         assert!(oom.is_out_of_memory() && !oom.is_sticky());
         let old = DeviceError::OldDriver { found: 12040, needed: 13000 }.to_string();
         assert!(old.contains("CUDA 12.4, the kernels need 13.0"), "{old}");

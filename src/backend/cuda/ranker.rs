@@ -39,6 +39,11 @@ impl RankChunk {
         RankChunk { shape: Shape::of(&chunk).rounded(), host: HostChunk::new(&chunk, 0.0, 1), lists, users: targets.len() }
     }
 
+    /// Bytes that the host holds for it.
+    pub fn bytes(&self) -> usize {
+        self.host.bytes() + 4 * self.lists.len()
+    }
+
     /// Users.
     pub fn users(&self) -> usize {
         self.users

@@ -1,0 +1,83 @@
+//! What a round reports.
+
+use super::device_use::DeviceRound;
+use super::fixed;
+use crate::cohort::Cohort;
+use serde::Serialize;
+use std::time::Instant;
+
+/// What happened in one round.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoundReport {
+    /// Round, counted from 1.
+    pub round: u64,
+    /// Clients that trained and reported.
+    pub clients: u64,
+    /// Clients that were drawn and dropped out.
+    pub dropped: u64,
+    /// Local steps of all clients; for clients of one sequence these are client-epochs.
+    pub client_epochs: u64,
+    /// Mean over clients of the next-item loss (mean over a client's local steps).
+    pub rec_loss: f64,
+    /// The same for the contrast, without lambda.
+    pub contrast_loss: f64,
+    /// Packed tokens of all local steps; none is padding.
+    pub tokens: u64,
+    /// Distinct item rows that were uploaded.
+    pub item_rows: u64,
+    /// Bytes that all clients downloaded.
+    pub bytes_down: u64,
+    /// Bytes that all clients uploaded.
+    pub bytes_up: u64,
+    /// Wall seconds of the round.
+    pub seconds: f64,
+    /// Wall seconds of drawing the cohort.
+    pub draw_s: f64,
+    /// Seconds of packing, as the mean over threads.
+    pub pack_s: f64,
+    /// Seconds of local training, as the mean over threads.
+    pub train_s: f64,
+    /// Seconds of adding updates (mean over threads) and of the server's step.
+    pub add_s: f64,
+    /// What the device did, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceRound>,
+}
+
+/// Sums over the clients of a round, for its report.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    /// Clients, local steps, tokens, examples, uploaded rows, downloaded rows.
+    pub counts: [u64; 6],
+    /// Next-item loss and contrast in fixed point.
+    pub losses: [i64; 2],
+    /// Distinct item rows that were uploaded.
+    pub item_rows: u64,
+    /// Bytes down and up.
+    pub bytes: [u64; 2],
+}
+
+impl RoundReport {
+    /// The report of a round without what it spent its time on.
+    pub(super) fn of(round: u64, cohort: &Cohort, totals: &Totals, start: Instant) -> RoundReport {
+        let n = totals.counts[0].max(1) as f64;
+        RoundReport {
+            round,
+            clients: totals.counts[0],
+            dropped: u64::from(cohort.dropped),
+            client_epochs: totals.counts[1],
+            rec_loss: fixed::to_f64(totals.losses[0]) / n,
+            contrast_loss: fixed::to_f64(totals.losses[1]) / n,
+            tokens: totals.counts[2],
+            item_rows: totals.item_rows,
+            bytes_down: totals.bytes[0],
+            bytes_up: totals.bytes[1],
+            seconds: start.elapsed().as_secs_f64(),
+            draw_s: 0.0,
+            pack_s: 0.0,
+            train_s: 0.0,
+            add_s: 0.0,
+            device: None,
+        }
+    }
+}

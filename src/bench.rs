@@ -2,7 +2,7 @@
 //! comparison programs of other frameworks use.
 
 use crate::cohort;
-use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Settings, UploadRows};
+use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Resident, Settings, UploadRows};
 use crate::data::{Dataset, ItemText, Split};
 use crate::federation::{DeviceRound, RoundReport};
 use crate::rng::{Purpose, Stream};
@@ -43,6 +43,8 @@ pub struct RoundBench {
     pub seed: u64,
     /// Device, as in the settings.
     pub device: String,
+    /// Way of local training on a GPU, as in the settings.
+    pub resident: Resident,
 }
 
 impl RoundBench {
@@ -68,6 +70,7 @@ impl Default for RoundBench {
             threads: 0,
             seed: 7,
             device: "cpu".into(),
+            resident: Resident::Auto,
         }
     }
 }
@@ -132,6 +135,8 @@ pub struct RoundFigures {
 /// What a device did in the timed rounds; what its meters do not tell is `null`.
 #[derive(Clone, Debug, Serialize)]
 pub struct DeviceFigures {
+    /// Whether clients were resident in one block of threads; otherwise they were trained step by step.
+    pub resident: bool,
     /// Kernels that the host launched one by one, and graphs that it replayed, in a round (medians).
     pub launches_per_round: u64,
     /// See `launches_per_round`.
@@ -163,12 +168,13 @@ pub struct DeviceFigures {
 }
 
 impl DeviceFigures {
-    fn of(rounds: &[RoundReport], gpu: Option<Summary>) -> Option<DeviceFigures> {
+    fn of(rounds: &[RoundReport], resident: bool, gpu: Option<Summary>) -> Option<DeviceFigures> {
         let used: Vec<DeviceRound> = rounds.iter().filter_map(|r| r.device).collect();
         let last = used.last()?;
         let of = |f: &dyn Fn(&DeviceRound) -> f64| median(used.iter().map(f).collect());
         let mean = |f: fn(&Summary) -> Option<Spread>| gpu.as_ref().and_then(f).map(|s| s.mean);
         Some(DeviceFigures {
+            resident,
             launches_per_round: of(&|r| r.launches as f64) as u64,
             replays_per_round: of(&|r| r.replays as f64) as u64,
             kernels_per_round: of(&|r| (r.launches + r.replayed) as f64) as u64,
@@ -241,6 +247,7 @@ pub fn world(bench: &RoundBench) -> (Dataset, Views) {
 /// The reference settings: SASRec without dropout, BCE with one negative drawn once a visit, joint contrast, Adam.
 pub fn settings(bench: &RoundBench) -> Settings {
     let mut s = Settings { seed: bench.seed, threads: bench.threads, device: bench.device.clone(), ..Default::default() };
+    s.gpu.resident = bench.resident;
     s.model.dim = bench.dim;
     s.model.blocks = bench.blocks;
     s.model.heads = bench.heads;
@@ -294,6 +301,7 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
         }
     }
     let gpu = sampler.as_ref().zip(from).and_then(|(sampler, from)| sampler.summary(from));
+    let resident = trainer.device_use()?.is_some_and(|used| used.resident);
     let users: Vec<u32> = (0..bench.clients).collect();
     let mut rank = || -> Result<f64> {
         let t = Instant::now();
@@ -320,7 +328,7 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
         peak_bytes: peak_bytes(),
         device: device.device().map_or("cpu", |d| d.name()).into(),
         device_line: device.line.clone(),
-        on_device: DeviceFigures::of(&rounds, gpu),
+        on_device: DeviceFigures::of(&rounds, resident, gpu),
         simd: Level::detect().name().into(),
         threads: if bench.threads == 0 { crate::parallel::default_threads() as u32 } else { bench.threads },
         clients: bench.clients,

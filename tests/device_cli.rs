@@ -132,10 +132,13 @@ fn same_outcome(sandbox: &Sandbox, a: &str, b: &str) {
     assert_eq!(metrics(sandbox, a), metrics(sandbox, b));
 }
 
+/// Local training step by step: by graphs of many kernels.
+const STEPS: [&str; 2] = ["--set", "gpu.resident=off"];
+
 #[test]
 fn a_run_takes_the_device_and_says_so() {
     let sandbox = Sandbox::new();
-    let text = train(&sandbox, "gpu", &[], &[]).done();
+    let text = train(&sandbox, "gpu", &STEPS, &[]).done();
     assert!(text.contains("device: CPU rendition (the first GPU that can be used)\n"), "{text}");
     let text = train(&sandbox, "cpu", &["--device", "cpu"], &[]).done();
     assert!(text.contains("device: CPU (asked for)\n"), "{text}");
@@ -220,10 +223,13 @@ fn resumed_runs_end_in_the_same_bits() {
 fn a_fault_loses_nothing_that_was_good() {
     let sandbox = Sandbox::new();
     train(&sandbox, "whole", &[], &[]).done();
+    train(&sandbox, "steps", &STEPS, &[]).done();
+    same_outcome(&sandbox, "steps", "whole");
     // One local step a round, four rounds, validated and saved after the second and the fourth. The host copies weights every second
     // as well, so that a slow machine may have saved one round more.
     for (fault, rounds, place) in [
         ("adam_dense:3", 2..=2, "in round 3, clients 0 to "),
+        ("resident_visits:3", 2..=2, "in round 3, clients 0 to "),
         ("server_rows:4", 2..=3, "in the server's step of round 4"),
         ("average_dense:1", 0..=0, "in round 1, clients 0 to "),
         ("rank_count:1", 0..=1, "in the ranking of users 0 to "),
@@ -231,7 +237,8 @@ fn a_fault_loses_nothing_that_was_good() {
     ] {
         let (kernel, _) = fault.split_once(':').unwrap();
         let out = fault.replace(':', "-");
-        let ran = train(&sandbox, &out, &[], &[(FAULT, fault)]);
+        let way = if kernel == "adam_dense" { &STEPS[..] } else { &[] };
+        let ran = train(&sandbox, &out, way, &[(FAULT, fault)]);
         ran.refused(1, &["CPU rendition: an illegal memory access", &format!("kernel `{kernel}` (grid "), place, "--resume"]);
         let stderr = ran.stderr();
         let saved = |n: &u64| match n {
@@ -240,7 +247,7 @@ fn a_fault_loses_nothing_that_was_good() {
         };
         let round = rounds.clone().find(saved).unwrap_or_else(|| panic!("{fault}: {rounds:?} in {stderr}"));
         assert!(!sandbox.path().join(format!("{out}/result.json")).exists());
-        let text = train(&sandbox, &out, &["--resume"], &[]).done();
+        let text = train(&sandbox, &out, &[way, &["--resume"]].concat(), &[]).done();
         let resumed = if round == 0 { "nothing was saved yet".to_string() } else { format!("resumed after round {round}") };
         assert!(text.contains(&resumed), "{fault}: {text}");
         same_outcome(&sandbox, &out, "whole");
@@ -252,8 +259,8 @@ fn the_bench_tells_what_the_device_did() {
     let sandbox = Sandbox::new();
     let words = "bench round --clients 40 --items 60 --dim 8 --epochs 2 --max-len 8 --rounds 2 --threads 2 --json";
     let words: Vec<&str> = words.split(' ').collect();
-    let json = lumos(&sandbox, &words, &[]).json();
-    assert_eq!(json["device"], "CPU rendition");
+    let json = lumos(&sandbox, &[&words[..], &["--resident", "off"]].concat(), &[]).json();
+    assert_eq!((&json["device"], &json["resident"]), (&"CPU rendition".into(), &false.into()));
     assert_eq!((&json["replays_per_round"], &json["chunks_per_round"]), (&2.into(), &1.into()), "{json}");
     let number = |key: &str| json[key].as_f64().unwrap_or_else(|| panic!("{key}: {json}"));
     assert!(number("kernels_per_round") > number("launches_per_round") && number("launches_per_round") > 3.0);
@@ -265,7 +272,8 @@ fn the_bench_tells_what_the_device_did() {
     let cpu = lumos(&sandbox, &[&words[..], &["--device", "cpu"]].concat(), &[]).json();
     assert!(cpu["device"] == "cpu" && cpu.get("busy_share").is_none(), "{cpu}");
     let table = lumos(&sandbox, &words[..words.len() - 1], &[]).done();
-    assert!(table.contains("device: CPU rendition (") && table.contains("energy of a round J not told"), "{table}");
+    assert!(table.contains("device: CPU rendition (") && table.contains("clients resident in one block"), "{table}");
+    assert!(table.contains("energy of a round J not told"), "{table}");
 }
 
 /// Ctrl-C on a device: the round ends, its weights are fetched and saved.

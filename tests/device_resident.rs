@@ -175,16 +175,16 @@ fn a_visit_is_one_launch() {
     let mut trainer = Trainer::on_device(&s, &world.0, &world.1, h100()).unwrap();
     trainer.round().unwrap();
     let used = trainer.device_use().unwrap().unwrap();
-    // The visits and two kernels that average.
-    assert_eq!((used.launches, used.replays, used.replayed), (3, 0, 0), "{used:?}");
+    // The visits, two kernels that average and two that take the server's step.
+    assert_eq!((used.launches, used.replays, used.replayed), (5, 0, 0), "{used:?}");
     let s = step_by_step(&s);
     let mut steps = Trainer::on_device(&s, &world.0, &world.1, h100()).unwrap();
     steps.round().unwrap();
     let steps = steps.device_use().unwrap().unwrap();
-    // A graph a local step; besides, global weights and rows to the clients, and two that average.
-    assert_eq!((steps.launches, steps.replays, steps.replayed), (4, 2, 2 * 82), "{steps:?}");
+    // A graph a local step; besides, global weights and rows to the clients, two that average and two of the server's step.
+    assert_eq!((steps.launches, steps.replays, steps.replayed), (6, 2, 2 * 82), "{steps:?}");
     assert!(!steps.resident && used.peak_bytes < steps.peak_bytes, "{used:?} {steps:?}");
-    assert!(used.resident && used.peak_bytes > 0 && used.predicted_bytes <= used.peak_bytes, "{used:?}");
+    assert!(used.resident && used.peak_bytes > 0 && used.peak_bytes <= used.predicted_bytes, "{used:?}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use super::output::{say, say_json};
 use super::progress::Progress;
 use crate::bench::{self, DeviceFigures, RoundBench};
+use crate::config::Resident;
 use crate::run::Observer;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -60,12 +61,36 @@ pub struct RoundArgs {
     /// Where clients are trained: auto, cpu, cuda, cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     device: String,
+    /// Train clients resident in one block of threads of a GPU, or step by step (gpu.resident)
+    #[arg(long, value_enum, default_value = "auto")]
+    resident: Way,
     /// Seed
     #[arg(long, default_value_t = 7)]
     seed: u64,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+/// Way of local training on a GPU.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Way {
+    /// Resident where the model fits
+    Auto,
+    /// Resident
+    On,
+    /// Step by step
+    Off,
+}
+
+impl From<Way> for Resident {
+    fn from(way: Way) -> Resident {
+        match way {
+            Way::Auto => Resident::Auto,
+            Way::On => Resident::On,
+            Way::Off => Resident::Off,
+        }
+    }
 }
 
 pub fn main(command: &Command) -> Result<()> {
@@ -111,6 +136,7 @@ pub fn main(command: &Command) -> Result<()> {
         threads: args.threads,
         seed: args.seed,
         device: args.device.clone(),
+        resident: args.resident.into(),
     };
     let progress = Progress::new(args.json);
     let figures = bench::run(&round, &|done, total| progress.stage("rounds", done, total))?;
@@ -145,9 +171,10 @@ fn device_lines(d: &DeviceFigures) -> String {
     let or = |value: Option<f64>, unit: &str| value.map_or(format!("{unit} not told"), |v| format!("{v:.1} {unit}"));
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     format!(
-        "calls a round: {} launches, {} replays, {} kernels in {} chunks\n\
+        "clients {}; calls a round: {} launches, {} replays, {} kernels in {} chunks\n\
          device memory: {:.0} MB foreseen, {:.0} MB held\n\
          device busy {:.1} % of the round by its clock; utilisation {}, {}, {}, energy of a round {}",
+        if d.resident { "resident in one block of threads each" } else { "trained step by step" },
         d.launches_per_round,
         d.replays_per_round,
         d.kernels_per_round,

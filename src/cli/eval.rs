@@ -5,6 +5,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
 use crate::Result;
+use crate::config::Resident;
 use crate::run::{self, Devices, RunFolder};
 use serde_json::json;
 use std::path::PathBuf;
@@ -40,6 +41,8 @@ pub fn main(args: &Args) -> Result<()> {
     let folder = RunFolder::open(&args.run)?;
     let mut settings = folder.settings()?;
     settings.threads = args.threads.unwrap_or(settings.threads);
+    // Nothing is trained: the kernels of resident training need not be loaded, or compiled.
+    settings.gpu.resident = Resident::Off;
     let progress = Progress::new(args.json);
     let device = Devices::default().to_rank(&settings, &args.device)?;
     let scored = run::score(&folder, &settings, args.split.into(), args.checkpoint.name(), &device, &progress)?;

@@ -1,7 +1,7 @@
 //! Which device a run takes, and what is said of it.
 
 use crate::Result;
-use crate::backend::cuda::{Choice, Chosen, Device, choose};
+use crate::backend::cuda::{Choice, Chosen, Device, DeviceError, choose};
 use crate::config::Settings;
 use crate::config::methods::{self, Family};
 use crate::data::Dataset;
@@ -39,7 +39,8 @@ impl Taken {
     pub fn trainer<'a>(&mut self, settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
         let Some(device) = &self.device else { return Trainer::new(settings, data, views) };
         match Trainer::on_device(settings, data, views, device.clone()) {
-            Err(Error::Device(e)) if self.auto => {
+            // What was asked of the device itself stays an error.
+            Err(Error::Device(e)) if self.auto && !matches!(e, DeviceError::Resident { .. }) => {
                 *self = Taken::cpu(&e.brief());
                 Trainer::new(settings, data, views)
             }

@@ -3,6 +3,7 @@
 use super::output::{say, say_json};
 use super::progress::Progress;
 use crate::llm::{Dtype, Model, Options, Sampling, bench};
+use crate::run::Observer;
 use crate::{Error, Result};
 use std::path::PathBuf;
 

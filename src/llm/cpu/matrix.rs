@@ -20,6 +20,8 @@ const ROWS: usize = 64;
 
 /// A stored number of a panel.
 trait Element: Copy + Send + Sync {
+    /// Sixteen of them take this alignment and fill it: a load never straddles two cache lines.
+    type Aligned: Copy + Send + Sync;
     /// Eight numbers widened to f32.
     unsafe fn load8<S: Simd>(p: *const Self) -> S::V;
     /// Sixteen numbers widened to f32.
@@ -29,6 +31,7 @@ trait Element: Copy + Send + Sync {
 }
 
 impl Element for f32 {
+    type Aligned = Aligned64;
     #[inline(always)]
     unsafe fn load8<S: Simd>(p: *const f32) -> S::V {
         unsafe { S::load(p) }
@@ -45,6 +48,7 @@ impl Element for f32 {
 }
 
 impl Element for u16 {
+    type Aligned = Aligned32;
     #[inline(always)]
     unsafe fn load8<S: Simd>(p: *const u16) -> S::V {
         let mut wide = [0f32; LANES];
@@ -66,8 +70,21 @@ impl Element for u16 {
 }
 
 #[derive(Clone, Copy)]
-#[repr(C, align(64))]
-struct Line<T>([T; PANEL]);
+#[repr(align(64))]
+struct Aligned64;
+
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+struct Aligned32;
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Line<T: Element> {
+    outputs: [T; PANEL],
+    align: [T::Aligned; 0],
+}
+
+const _: () = assert!(size_of::<Line<f32>>() == 64 && size_of::<Line<u16>>() == 32, "lines follow one another without gaps");
 
 enum Panels {
     F32(Vec<Line<f32>>),
@@ -134,8 +151,8 @@ impl Matrix {
     pub fn row(&self, n: usize, out: &mut [f32]) {
         let (from, lane) = (n / PANEL * self.inputs, n % PANEL);
         match &self.panels {
-            Panels::F32(p) => out.iter_mut().zip(&p[from..]).for_each(|(o, line)| *o = line.0[lane]),
-            Panels::Bf16(p) => out.iter_mut().zip(&p[from..]).for_each(|(o, line)| *o = line.0[lane].widen()),
+            Panels::F32(p) => out.iter_mut().zip(&p[from..]).for_each(|(o, line)| *o = line.outputs[lane]),
+            Panels::Bf16(p) => out.iter_mut().zip(&p[from..]).for_each(|(o, line)| *o = line.outputs[lane].widen()),
         }
     }
 
@@ -254,14 +271,8 @@ impl Block {
     }
 }
 
-fn pack<T: Copy + Send + Sync>(
-    parts: &[Plain<'_>],
-    inputs: usize,
-    outputs: usize,
-    zero: T,
-    narrow: impl Fn(f32) -> T + Sync,
-) -> Vec<Line<T>> {
-    let mut lines = vec![Line([zero; PANEL]); outputs.div_ceil(PANEL) * inputs];
+fn pack<T: Element>(parts: &[Plain<'_>], inputs: usize, outputs: usize, zero: T, narrow: impl Fn(f32) -> T + Sync) -> Vec<Line<T>> {
+    let mut lines = vec![Line { outputs: [zero; PANEL], align: [] }; outputs.div_ceil(PANEL) * inputs];
     let starts: Vec<usize> = parts
         .iter()
         .scan(0, |at, p| {
@@ -276,7 +287,7 @@ fn pack<T: Copy + Send + Sync>(
             let part = starts.partition_point(|s| *s <= n) - 1;
             parts[part].row(n - starts[part], &mut row);
             for (line, x) in lines.iter_mut().zip(&row) {
-                line.0[lane] = narrow(*x);
+                line.outputs[lane] = narrow(*x);
             }
         }
     });
@@ -436,9 +447,18 @@ mod tests {
         for (inputs, outputs) in [(1, 1), (5, 33), (67, 130), (128, 96), (19, 16)] {
             let (w, bias) = (bytes(&numbers(inputs * outputs, 1)), numbers(outputs, 2));
             let plain = Plain::new(Stored::F32, outputs, inputs, &w).unwrap();
+            let rounded: Vec<f32> = plain.to_vec().iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+            let rounded = bytes(&rounded);
+            let x = numbers(131 * inputs, 3);
+            let of = |w: &[u8], round: bool| {
+                let m = Matrix::new(&[Plain::new(Stored::F32, outputs, inputs, w).unwrap()], Some(bias.clone()), round);
+                let mut y = vec![0.0; x.len() / inputs * outputs];
+                m.apply(&x, &mut y);
+                y
+            };
+            assert_eq!(of(&w, true), of(&rounded, false), "bf16 is widened exactly");
             for round in [false, true] {
                 let m = Matrix::new(&[plain], Some(bias.clone()), round);
-                let x = numbers(131 * inputs, 3);
                 let mut alone = vec![0.0; 131 * outputs];
                 for (x, y) in x.chunks(inputs).zip(alone.chunks_mut(outputs)) {
                     m.apply(x, y);

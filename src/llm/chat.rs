@@ -149,8 +149,10 @@ impl Chat {
         };
         let tokens = encode(&self.text(messages, tokenizer, true)?)?;
         let bare = encode(&self.text(messages, tokenizer, false)?)?;
-        let control = |tokens: &[u32]| tokens.iter().copied().filter(|t| tokenizer.is_special(*t)).collect::<Vec<_>>();
-        // An unknown character may itself be written with a control token; more of the others are not ours.
+        // Characters that the tokenizer does not know become a token that is harmless and counts as special.
+        let unknown = tokenizer.unknown();
+        let is_control = |t: &u32| tokenizer.is_special(*t) && Some(*t) != unknown;
+        let control = |tokens: &[u32]| tokens.iter().copied().filter(is_control).collect::<Vec<_>>();
         if control(&tokens) != control(&bare) {
             let message = "a title or category would have become a control token of the model; leave the item out".to_owned();
             return Err(Error::Usage(message));

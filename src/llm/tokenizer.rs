@@ -121,6 +121,14 @@ impl Tokenizer {
         self.special.binary_search_by_key(&token, |(id, _)| *id).is_ok()
     }
 
+    /// The token that stands for characters which cannot be expressed, where it has no other meaning.
+    pub fn unknown(&self) -> Option<u32> {
+        let word = |key: &str| self.config.get(key).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+        let unknown = word("unk_token")?;
+        // GPT-2 and its kin use one token for everything.
+        if [word("bos_token"), word("eos_token")].contains(&Some(unknown)) { None } else { self.token(unknown) }
+    }
+
     /// One more than the largest token.
     pub fn vocab(&self) -> usize {
         self.vocab

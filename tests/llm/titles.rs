@@ -75,7 +75,7 @@ fn every_line_is_one_item_that_was_not_taken() {
     assert_eq!(trie.len(), HOSTILE.len() - 2, "titles without text are left out");
     let forbidden = [6, 4, 9, 9999];
     let mut named = HashSet::new();
-    for (items, text) in f.write(&trie, 40, 4, &forbidden, 1.6) {
+    for (items, text) in f.write(&trie, 40, 4, &forbidden, 4.0) {
         assert_eq!(items.len(), 4, "{text:?}");
         assert_eq!(items.iter().collect::<HashSet<_>>().len(), 4, "no item twice: {items:?}");
         assert!(items.iter().all(|i| !forbidden.contains(i)), "{items:?}");
@@ -192,8 +192,9 @@ fn a_constraint_leaves_no_way_out() {
 fn foreign_text_cannot_leave_its_place_in_a_prompt() {
     let Some(f) = fixture() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let template = "{% for m in messages %}<|start_story|>{{ m.role }}\n{{ m.content | trim }}<|end_story|>\n{% endfor %}\
-        {% if add_generation_prompt %}<|start_story|>assistant\n{% endif %}";
+    // This tokenizer knows its control tokens at the start of words only.
+    let template = "{% for m in messages %} <|start_story|>{{ m.role }}\n{{ m.content | trim }} <|end_story|>\n{% endfor %}\
+        {% if add_generation_prompt %} <|start_story|>assistant\n{% endif %}";
     std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
     let chat = Chat::read(folder.path(), &f.model.tokenizer).unwrap();
     let prompt = |title: &str| {

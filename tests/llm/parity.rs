@@ -51,7 +51,7 @@ fn the_real_model_agrees_alone_and_in_ragged_batches() {
         })
         .collect();
     for (row, prompt) in rows.iter().zip(&prompts) {
-        close(&logits(&loaded, &[prompt.clone()])[0], 37, &row["logits"], "batch of one");
+        close(&logits(&loaded, std::slice::from_ref(prompt))[0], 37, &row["logits"], "batch of one");
     }
     for count in [2, 7, 64] {
         let many: Vec<Vec<u32>> = (0..count).map(|i| prompts[i % prompts.len()].clone()).collect();
@@ -77,7 +77,7 @@ macro_rules! agrees {
             let rows = case["rows"].as_array().unwrap();
             let prompts: Vec<Vec<u32>> = rows.iter().map(|r| tokens(&r["ids"])).collect();
             for (row, prompt) in rows.iter().zip(&prompts) {
-                close(&logits(&loaded, &[prompt.clone()])[0], 5, &row["logits"], &format!("{} tokens alone", prompt.len()));
+                close(&logits(&loaded, std::slice::from_ref(prompt))[0], 5, &row["logits"], &format!("{} tokens alone", prompt.len()));
             }
             for (row, ours) in rows.iter().zip(logits(&loaded, &prompts)) {
                 close(&ours, 5, &row["logits"], "ragged batch");

@@ -44,6 +44,13 @@ struct Pointer(*mut f32);
 unsafe impl Send for Pointer {}
 unsafe impl Sync for Pointer {}
 
+impl Pointer {
+    /// A closure that calls this shares the whole, which may be shared; the bare pointer inside may not.
+    fn get(&self) -> *mut f32 {
+        self.0
+    }
+}
+
 /// Queries of one tile: their sums fill the registers.
 const TILE: usize = 6;
 
@@ -62,12 +69,11 @@ pub(super) fn store(qkv: &mut [f32], a: &Attention<'_, Cpu>, batch: &Batch, cach
     let (block, cell) = (cache.block, cache.cell);
     let owners: Vec<u32> = batch.segments.iter().enumerate().flat_map(|(i, g)| std::iter::repeat_n(i as u32, g.rows)).collect();
     let task = |row: usize| {
-        let (data, to) = (data, to);
         let segment = &batch.segments[owners[row] as usize];
         let position = segment.position + row - segment.row;
         // SAFETY: one row, and the cache cells of one position of a block that only this sequence writes.
         unsafe {
-            let x = data.0.add(row * width);
+            let x = data.get().add(row * width);
             let at = batch.tables[segment.table.start + position / BLOCK] as usize * block + a.layer * s.kv_heads * cell;
             for h in 0..s.heads {
                 turn(x.add(h * s.head_dim), s.head_dim, a.query_norm, a.rope, position);
@@ -76,7 +82,7 @@ pub(super) fn store(qkv: &mut [f32], a: &Attention<'_, Cpu>, batch: &Batch, cach
                 let key = x.add((s.heads + h) * s.head_dim);
                 let value = x.add((s.heads + s.kv_heads + h) * s.head_dim);
                 turn(key, s.head_dim, a.key_norm, a.rope, position);
-                let cell = to.0.add(at + h * cell);
+                let cell = to.get().add(at + h * cell);
                 for d in 0..s.head_dim {
                     *cell.add(d * BLOCK + position % BLOCK) = *key.add(d);
                 }
@@ -118,12 +124,11 @@ pub(super) fn attend(qkv: &[f32], out: &mut [f32], a: &Attention<'_, Cpu>, batch
     }
     let to = Pointer(out.as_mut_ptr());
     let task = |t: usize| {
-        let to = to;
         let (segment, first) = tasks[t / s.kv_heads];
         let segment = &batch.segments[segment];
         let rows = first..(first + TASK_ROWS).min(segment.rows);
         // SAFETY: tasks write different rows or heads of `out`.
-        unsafe { head(qkv, to.0, a, batch, segment, rows, t % s.kv_heads, cache) }
+        unsafe { head(qkv, to.get(), a, batch, segment, rows, t % s.kv_heads, cache) }
     };
     parallel(work, tasks.len() * s.kv_heads, task);
 }

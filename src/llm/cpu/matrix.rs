@@ -8,7 +8,7 @@
 //! Numbers stored as bf16 stay so and are widened in registers, which is exact.
 
 use super::super::weights::{Plain, Stored};
-use crate::backend::cpu::simd::{LANES, Simd};
+use crate::backend::cpu::simd::{LANES, Level, Simd};
 use half::bf16;
 use rayon::prelude::*;
 
@@ -101,25 +101,6 @@ pub struct Matrix {
     bias: Option<Vec<f32>>,
 }
 
-/// The vector instructions used here.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-fn level() -> Level {
-    use crate::backend::cpu::simd::Level as Base;
-    #[cfg(target_arch = "x86_64")]
-    if Base::detect() == Base::Avx2 {
-        return if is_x86_feature_detected!("avx512f") { Level::Avx512 } else { Level::Avx2 };
-    }
-    Level::Portable
-}
-
 impl Matrix {
     /// Stacks `parts` along the outputs. Kept as bf16 where all parts are stored so, or where `round` asks for it; else as f32.
     pub fn new(parts: &[Plain<'_>], bias: Option<Vec<f32>>, round: bool) -> Matrix {
@@ -204,13 +185,12 @@ impl Matrix {
             // Tasks next to each other share panels: a second core finds them in the common cache.
             let (p, r) = (t / row_tasks * step, t % row_tasks * ROWS);
             let (count, height) = (step.min(panels - p), ROWS.min(rows - r));
-            let out = &out;
             // SAFETY: tasks write disjoint rectangles of `y`; `block` stays within `outputs`.
             unsafe {
                 let at = Block {
                     x: x.as_ptr().add(r * self.inputs),
                     rows: height,
-                    y: out.0.add(r * self.outputs),
+                    y: out.get().add(r * self.outputs),
                     stride: self.outputs,
                     first: p,
                     count,
@@ -219,7 +199,7 @@ impl Matrix {
                 if let Some(bias) = &self.bias {
                     let columns = p * PANEL..((p + count) * PANEL).min(self.outputs);
                     for row in 0..height {
-                        let y = out.0.add((r + row) * self.outputs);
+                        let y = out.get().add((r + row) * self.outputs);
                         columns.clone().for_each(|n| *y.add(n) += bias[n]);
                     }
                 }
@@ -236,18 +216,26 @@ impl Matrix {
     /// `at` points to as many rows as it says.
     unsafe fn block<T: Element>(&self, lines: &[Line<T>], at: Block, width: usize) {
         unsafe {
-            match level() {
+            match Level::detect() {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512 => x86::block512(self.inputs, lines, at, width),
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => x86::block2(self.inputs, lines, at, width),
-                Level::Portable => block::<crate::backend::cpu::simd::Portable, T>(self.inputs, lines, at, width),
+                _ => block::<crate::backend::cpu::simd::Portable, T>(self.inputs, lines, at, width),
             }
         }
     }
 }
 
 struct Shared(*mut f32);
+
+impl Shared {
+    /// A closure that calls this shares the whole, which may be shared; the bare pointer inside may not.
+    fn get(&self) -> *mut f32 {
+        self.0
+    }
+}
+
 // SAFETY: tasks write disjoint parts.
 unsafe impl Sync for Shared {}
 

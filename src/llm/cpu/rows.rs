@@ -74,7 +74,7 @@ gate!(silu_gate, silu_kernel, "`y = silu(gate) * up`.", |S, g| sigmoid_of::<S>(g
 gate!(gelu_gate, gelu_kernel, "`y = gelu(gate) * up` with GELU's tanh formula, which is `g / (1 + e^-2z)`.", |S, g| {
     // 2 sqrt(2 / pi) (g + 0.044715 g^3)
     let cubic = S::fma(S::mul(S::mul(g, g), g), S::splat(0.044_715), g);
-    sigmoid_of::<S>(g, S::mul(cubic, S::splat(1.595_769_1)))
+    sigmoid_of::<S>(g, S::mul(cubic, S::splat(1.595_769)))
 });
 
 /// `cap * tanh(x / cap)` in place.

@@ -2,7 +2,7 @@
 
 use super::output::{say, say_json};
 use super::progress::Progress;
-use crate::llm::{Dtype, Model, Options, Sampling, bench};
+use crate::llm::{Dtype, Model, Options, Place, Sampling, bench};
 use crate::run::Observer;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -37,7 +37,10 @@ pub struct Args {
     /// Texts written side by side
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
-    /// Numbers to keep weights in: auto, f32, bf16 (arithmetic is f32)
+    /// Where to compute: auto, cpu, cuda
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// Numbers: auto, f32, bf16 (on the CPU bf16 concerns weights, arithmetic is f32), f16 (GPU only)
     #[arg(long, default_value = "auto")]
     dtype: String,
     /// Temperature; 0 takes the likeliest token every time
@@ -72,7 +75,8 @@ pub fn main(args: &Args) -> Result<()> {
     sampling.check()?;
     let dtype = Dtype::named(&args.dtype)?;
     let longest = args.prefix + args.suffix + args.suffix / 2 + args.output;
-    let model = Model::load(&args.model, &Options { dtype, threads: args.threads, max_len: longest.max(512) })?;
+    let model =
+        Model::load(&args.model, &Options { place: Place::named(&args.device)?, dtype, threads: args.threads, max_len: longest.max(512) })?;
     if longest > model.max_len {
         let message = format!("prefix, suffix and output reach {longest} tokens, the model ends at {}; shorten one", model.max_len);
         return Err(Error::Usage(message));

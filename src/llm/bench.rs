@@ -1,7 +1,7 @@
 //! The generation benchmark: many prompts with one shared prefix, suffixes of their own and texts of a given length.
 
 use super::constraint::{Constraint, ItemLines};
-use super::engine::{Engine, EngineOptions, Report, Request};
+use super::engine::{EngineOptions, Report, Request};
 use super::model::Model;
 use super::sample::{Key, Sampling};
 use super::trie::TitleTrie;
@@ -178,11 +178,11 @@ pub fn run(model: &Model, bench: &GenerateBench, progress: &dyn Fn(u64, u64)) ->
     let trie_build_s = start.elapsed().as_secs_f64();
     let mut reports: Vec<Report> = Vec::new();
     for repeat in 0..=bench.repeats {
-        let mut engine = Engine::new(model, options)?;
+        let mut engine = model.engine(options)?;
         let start = Instant::now();
         let computed = engine.share(&prefix)?;
         let prefix_seconds = start.elapsed().as_secs_f64();
-        let requests = prompts.iter().enumerate().map(|(i, prompt)| Request {
+        let mut requests = prompts.iter().enumerate().map(|(i, prompt)| Request {
             prompt: prompt.clone(),
             max_new: bench.output,
             sampling: bench.sampling,
@@ -191,7 +191,7 @@ pub fn run(model: &Model, bench: &GenerateBench, progress: &dyn Fn(u64, u64)) ->
             stop: Vec::new(),
             constraint: trie.as_ref().map(|t| Box::new(ItemLines::new(t.clone(), usize::MAX, separator, &[])) as Box<dyn Constraint>),
         });
-        let mut report = engine.generate(requests, |done| done.outcome.map(|_| ()))?;
+        let mut report = engine.generate(&mut requests, &mut |done| done.outcome.map(|_| ()))?;
         report.seconds += prefix_seconds;
         report.prompt_seconds += prefix_seconds;
         report.prompt_tokens += computed as u64;

@@ -9,7 +9,6 @@
 use super::blocks::Blocks;
 use super::constraint::Constraint;
 use super::cpu::Cpu;
-use super::model::Model;
 use super::network::{BLOCK, Batch, Network, Ops};
 use super::sample::{Key, Sampling, Scratch, choose};
 use crate::{Error, Result};
@@ -279,14 +278,21 @@ pub struct Engine<'m, O: Ops = Cpu> {
     prefixes: Vec<Prefix>,
 }
 
-impl<'m> Engine<'m, Cpu> {
-    /// An engine for `model` with its cache.
+/// What writes texts, wherever it computes.
+pub trait Generate {
+    /// Computes the keys and values of `tokens` once, for all requests whose prompts begin so. Gives the tokens computed.
     ///
     /// # Errors
-    /// Where there are no slots or no room.
-    pub fn new(model: &'m Model, options: EngineOptions) -> Result<Engine<'m, Cpu>> {
-        Engine::on(&model.network, &model.ops, &model.pool, model.max_len, options)
-    }
+    /// Where the cache has no room for it.
+    fn share(&mut self, tokens: &[u32]) -> Result<usize>;
+    /// Forgets all shared prefixes.
+    fn forget(&mut self);
+    /// Writes a text for every request and tells `on_done` of each as it ends, in no promised order. Requests are taken as they are
+    /// needed, a few hundred ahead. An error of `on_done` stops the generation.
+    ///
+    /// # Errors
+    /// The device's, and those of `on_done`; a request's own failure is told with the request.
+    fn generate(&mut self, requests: &mut dyn Iterator<Item = Request>, on_done: &mut dyn FnMut(Done) -> Result<()>) -> Result<Report>;
 }
 
 impl<'m, O: Ops> Engine<'m, O> {
@@ -308,41 +314,6 @@ impl<'m, O: Ops> Engine<'m, O> {
         let total = Blocks::needed(tokens);
         let cache = ops.cache(network.spec(), total)?;
         Ok(Engine { network, ops, pool, max_len, options, cache, blocks: Blocks::new(total), prefixes: Vec::new() })
-    }
-
-    /// Computes the keys and values of `tokens` once, for all requests whose prompts begin so. Gives the tokens computed.
-    ///
-    /// # Errors
-    /// Where the cache has no room for it.
-    pub fn share(&mut self, tokens: &[u32]) -> Result<usize> {
-        if tokens.is_empty() || self.prefixes.iter().any(|p| p.tokens == tokens) {
-            return Ok(0);
-        }
-        self.check_tokens(tokens)?;
-        let needed = Blocks::needed(tokens.len());
-        let room = || Error::Usage(format!("a shared prefix of {} tokens does not fit the cache; enlarge it", tokens.len()));
-        if tokens.len() > self.max_len {
-            return Err(room());
-        }
-        let blocks = self.blocks.take(needed).ok_or_else(room)?;
-        let (mut batch, mut done) = (Batch::default(), 0);
-        while done < tokens.len() {
-            let part = &tokens[done..tokens.len().min(done + self.options.step_tokens)];
-            batch.clear();
-            batch.push(part, done, &blocks, false);
-            let (network, ops, cache) = (self.network, self.ops, &mut self.cache);
-            self.pool.install(|| network.forward(ops, &batch, cache))?;
-            done += part.len();
-        }
-        self.prefixes.push(Prefix { tokens: tokens.to_vec(), blocks });
-        Ok(done)
-    }
-
-    /// Forgets all shared prefixes.
-    pub fn forget(&mut self) {
-        for prefix in self.prefixes.drain(..) {
-            self.blocks.give(&prefix.blocks);
-        }
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
@@ -373,55 +344,6 @@ impl<'m, O: Ops> Engine<'m, O> {
         Ok(())
     }
 
-    /// Writes a text for every request and tells `on_done` of each as it ends, in no promised order. An error of `on_done`
-    /// stops the generation.
-    ///
-    /// # Errors
-    /// The device's, and those of `on_done`; a request's own failure is told with the request.
-    pub fn generate(&mut self, requests: impl IntoIterator<Item = Request>, mut on_done: impl FnMut(Done) -> Result<()>) -> Result<Report> {
-        let start = Instant::now();
-        self.blocks.peak = self.blocks.used();
-        let mut report = Report::default();
-        let mut requests = requests.into_iter().enumerate();
-        let mut window: Vec<(usize, Request)> = Vec::new();
-        let mut slots: Vec<Slot> = Vec::new();
-        let mut keys = (0u64, 0u64);
-        let outcome = loop {
-            if let Err(e) = self.admit(&mut requests, &mut window, &mut slots, &mut report, &mut on_done) {
-                break Err(e);
-            }
-            if slots.is_empty() {
-                break Ok(());
-            }
-            if let Err(e) = self.step(&mut slots, &mut report, &mut keys) {
-                break Err(e);
-            }
-            let mut failed = None;
-            let mut i = 0;
-            while i < slots.len() && failed.is_none() {
-                if slots[i].end.is_none() {
-                    i += 1;
-                    continue;
-                }
-                let slot = slots.remove(i);
-                self.blocks.give(&slot.blocks[slot.borrowed..]);
-                failed = on_done(slot.finish(&mut report)).err();
-            }
-            if let Some(e) = failed {
-                break Err(e);
-            }
-        };
-        for slot in &slots {
-            self.blocks.give(&slot.blocks[slot.borrowed..]);
-        }
-        outcome?;
-        report.seconds = start.elapsed().as_secs_f64();
-        report.first_token_seconds /= report.texts.max(1) as f64;
-        report.cache_use = self.blocks.peak as f64 / self.blocks.total() as f64;
-        report.padded_keys = if keys.1 == 0 { 0.0 } else { 1.0 - keys.0 as f64 / keys.1 as f64 };
-        Ok(report)
-    }
-
     /// Fills free slots.
     fn admit(
         &mut self,
@@ -429,7 +351,7 @@ impl<'m, O: Ops> Engine<'m, O> {
         window: &mut Vec<(usize, Request)>,
         slots: &mut Vec<Slot>,
         report: &mut Report,
-        on_done: &mut impl FnMut(Done) -> Result<()>,
+        on_done: &mut dyn FnMut(Done) -> Result<()>,
     ) -> Result<()> {
         while slots.len() < self.options.slots {
             if window.is_empty() {
@@ -520,6 +442,82 @@ impl<'m, O: Ops> Engine<'m, O> {
         report.output_seconds += seconds * rows[0] as f64 / total.max(1) as f64;
         report.prompt_seconds += seconds * rows[1] as f64 / total.max(1) as f64;
         Ok(())
+    }
+}
+
+impl<O: Ops> Generate for Engine<'_, O> {
+    fn share(&mut self, tokens: &[u32]) -> Result<usize> {
+        if tokens.is_empty() || self.prefixes.iter().any(|p| p.tokens == tokens) {
+            return Ok(0);
+        }
+        self.check_tokens(tokens)?;
+        let needed = Blocks::needed(tokens.len());
+        let room = || Error::Usage(format!("a shared prefix of {} tokens does not fit the cache; enlarge it", tokens.len()));
+        if tokens.len() > self.max_len {
+            return Err(room());
+        }
+        let blocks = self.blocks.take(needed).ok_or_else(room)?;
+        let (mut batch, mut done) = (Batch::default(), 0);
+        while done < tokens.len() {
+            let part = &tokens[done..tokens.len().min(done + self.options.step_tokens)];
+            batch.clear();
+            batch.push(part, done, &blocks, false);
+            let (network, ops, cache) = (self.network, self.ops, &mut self.cache);
+            self.pool.install(|| network.forward(ops, &batch, cache))?;
+            done += part.len();
+        }
+        self.prefixes.push(Prefix { tokens: tokens.to_vec(), blocks });
+        Ok(done)
+    }
+
+    fn forget(&mut self) {
+        for prefix in self.prefixes.drain(..) {
+            self.blocks.give(&prefix.blocks);
+        }
+    }
+
+    fn generate(&mut self, requests: &mut dyn Iterator<Item = Request>, on_done: &mut dyn FnMut(Done) -> Result<()>) -> Result<Report> {
+        let start = Instant::now();
+        self.blocks.peak = self.blocks.used();
+        let mut report = Report::default();
+        let mut requests = requests.enumerate();
+        let mut window: Vec<(usize, Request)> = Vec::new();
+        let mut slots: Vec<Slot> = Vec::new();
+        let mut keys = (0u64, 0u64);
+        let outcome = loop {
+            if let Err(e) = self.admit(&mut requests, &mut window, &mut slots, &mut report, on_done) {
+                break Err(e);
+            }
+            if slots.is_empty() {
+                break Ok(());
+            }
+            if let Err(e) = self.step(&mut slots, &mut report, &mut keys) {
+                break Err(e);
+            }
+            let mut failed = None;
+            let mut i = 0;
+            while i < slots.len() && failed.is_none() {
+                if slots[i].end.is_none() {
+                    i += 1;
+                    continue;
+                }
+                let slot = slots.remove(i);
+                self.blocks.give(&slot.blocks[slot.borrowed..]);
+                failed = on_done(slot.finish(&mut report)).err();
+            }
+            if let Some(e) = failed {
+                break Err(e);
+            }
+        };
+        for slot in &slots {
+            self.blocks.give(&slot.blocks[slot.borrowed..]);
+        }
+        outcome?;
+        report.seconds = start.elapsed().as_secs_f64();
+        report.first_token_seconds /= report.texts.max(1) as f64;
+        report.cache_use = self.blocks.peak as f64 / self.blocks.total() as f64;
+        report.padded_keys = if keys.1 == 0 { 0.0 } else { 1.0 - keys.0 as f64 / keys.1 as f64 };
+        Ok(report)
     }
 }
 

@@ -2,15 +2,15 @@
 //!
 //! ```no_run
 //! # fn main() -> lumos::Result<()> {
-//! use lumos::llm::{Engine, EngineOptions, Key, Message, Model, Options, Piece, Request, Sampling};
+//! use lumos::llm::{EngineOptions, Key, Message, Model, Options, Piece, Request, Sampling};
 //! let model = Model::load("models/tinystories".as_ref(), &Options::default())?;
 //! let turn = Message { role: "user", content: vec![Piece::Ours("Once upon a time, ")] };
 //! let prompt = model.chat.prompt(&[turn], &model.tokenizer)?;
 //! let key = Key { seed: 7, user: 1, view: 0 };
 //! let stop = model.defaults.eos.clone();
 //! let request = Request { prompt, max_new: 32, sampling: Sampling::GREEDY, key, stop, constraint: None };
-//! let mut engine = Engine::new(&model, EngineOptions::default())?;
-//! engine.generate([request], |done| {
+//! let mut engine = model.engine(EngineOptions::default())?;
+//! engine.generate(&mut [request].into_iter(), &mut |done| {
 //!     println!("{}", model.tokenizer.decode(&done.outcome?.tokens)?);
 //!     Ok(())
 //! })?;
@@ -20,7 +20,8 @@
 //!
 //! * [`Model`]: a folder's `config.json`, `tokenizer.json`, chat template, generation defaults and weights (safetensors, or GGUF
 //!   quantised), checked before anything is computed.
-//! * [`Engine`]: continuous batching over a cache in blocks; a shared prefix is computed once ([`Engine::share`]).
+//! * [`Generate`], from [`Model::engine`]: continuous batching over a cache in blocks; a shared prefix is computed once
+//!   ([`Generate::share`]).
 //! * [`Sampling`] and [`Key`]: how a token is chosen, and whose draws choose it.
 //! * [`TitleTrie`] and [`ItemLines`]: text that is nothing but titles of the catalogue.
 //!
@@ -28,6 +29,7 @@
 
 pub mod bench;
 mod blocks;
+mod candle;
 mod chat;
 mod constraint;
 mod cpu;
@@ -43,12 +45,13 @@ mod tokenizer;
 mod trie;
 mod weights;
 
+pub use candle::Candle;
 pub use chat::{Chat, Message, Piece, harmless};
 pub use constraint::{Constraint, ItemLines};
 pub use cpu::{Cpu, Rows};
-pub use engine::{Done, Engine, EngineOptions, Finish, Report, Request, Text};
+pub use engine::{Done, Engine, EngineOptions, Finish, Generate, Report, Request, Text};
 pub use gguf::Gguf;
-pub use model::{Dtype, Model, Options};
+pub use model::{Dtype, Model, Options, Place};
 pub use network::{Attention, BLOCK, Batch, Network, Norm, Ops, Part, Segment, Source};
 pub use rope::Rope;
 pub use sample::{Key, Sampling};

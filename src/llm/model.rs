@@ -1,7 +1,9 @@
 //! A model folder, loaded: shape, tokenizer, template, weights.
 
+use super::candle::Candle;
 use super::chat::Chat;
 use super::cpu::Cpu;
+use super::engine::{Engine, EngineOptions, Generate};
 use super::gguf::Gguf;
 use super::network::{Network, Source};
 use super::spec::Spec;
@@ -19,13 +21,15 @@ pub enum Dtype {
     Auto,
     /// As `Auto`: f32 arithmetic on the CPU takes f16 and bf16 weights exactly.
     F32,
-    /// Weights rounded to bf16, arithmetic in f32: half the memory of f32.
+    /// Half precision; on a GPU only.
+    F16,
+    /// bf16. On the CPU only weights are rounded to it, and arithmetic is f32: half the memory of f32.
     Bf16,
 }
 
 impl Dtype {
     /// Names in settings.
-    pub const NAMES: [&str; 3] = ["auto", "f32", "bf16"];
+    pub const NAMES: [&str; 4] = ["auto", "f32", "f16", "bf16"];
 
     /// The dtype called `name`.
     ///
@@ -35,8 +39,53 @@ impl Dtype {
         match name {
             "auto" => Ok(Dtype::Auto),
             "f32" => Ok(Dtype::F32),
+            "f16" => Ok(Dtype::F16),
             "bf16" => Ok(Dtype::Bf16),
             other => Err(Error::Usage(unknown("dtype", other, Dtype::NAMES))),
+        }
+    }
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// The first GPU where the program is built for one (`candle-cuda`) and there is one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first GPU.
+    Cuda,
+}
+
+impl Place {
+    /// Names in settings.
+    pub const NAMES: [&str; 3] = ["auto", "cpu", "cuda"];
+
+    /// The place called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the nearest name.
+    pub fn named(name: &str) -> Result<Place> {
+        match name {
+            "auto" => Ok(Place::Auto),
+            "cpu" => Ok(Place::Cpu),
+            "cuda" => Ok(Place::Cuda),
+            other => Err(Error::Usage(unknown("device", other, Place::NAMES))),
+        }
+    }
+
+    /// A GPU, or `None` for the CPU.
+    fn device(self) -> Result<Option<candle_core::Device>> {
+        match self {
+            Place::Cpu => Ok(None),
+            Place::Auto if cfg!(feature = "candle-cuda") => Ok(candle_core::Device::new_cuda(0).ok()),
+            Place::Auto => Ok(None),
+            Place::Cuda if cfg!(feature = "candle-cuda") => {
+                let device = candle_core::Device::new_cuda(0);
+                device.map(Some).map_err(|e| Error::Usage(format!("no GPU for the language model: {}", super::gguf::first_line(&e))))
+            }
+            Place::Cuda => Err(Error::Usage("this program generates text on the CPU only; build it with --features candle-cuda".into())),
         }
     }
 }
@@ -44,6 +93,8 @@ impl Dtype {
 /// How to load a model.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// Where to compute.
+    pub place: Place,
     /// Numbers to compute with.
     pub dtype: Dtype,
     /// Threads; 0: all cores.
@@ -54,8 +105,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { dtype: Dtype::Auto, threads: 0, max_len: 8192 }
+        Options { place: Place::Auto, dtype: Dtype::Auto, threads: 0, max_len: 8192 }
     }
+}
+
+/// A network where it computes.
+enum Placed {
+    Cpu(Network<Cpu>, Cpu),
+    Candle(Network<Candle>, Candle),
 }
 
 /// A model ready to generate.
@@ -70,9 +127,8 @@ pub struct Model {
     pub defaults: Defaults,
     /// Positions of the longest sequence.
     pub max_len: usize,
-    pub(super) network: Network<Cpu>,
-    pub(super) ops: Cpu,
-    pub(super) pool: rayon::ThreadPool,
+    placed: Placed,
+    pool: rayon::ThreadPool,
     dtype: String,
     weight_bytes: u64,
     source: Source,
@@ -93,28 +149,77 @@ impl Model {
             Some(file) => Source::Gguf(Gguf::open(file, &spec)?),
             None => Source::Folder(Weights::open(&folder)?),
         };
-        let (network, ops, pool, max_len) = place(spec, &source, options)?;
-        let (dtype, weight_bytes) = match &source {
-            Source::Gguf(g) => (g.kind(), g.bytes()),
-            Source::Folder(w) if options.dtype == Dtype::Bf16 || w.stored() == Stored::Bf16 => ("bf16".into(), w.bytes()),
-            Source::Folder(w) => ("f32".into(), w.bytes()),
+        let threads = if options.threads == 0 { parallel::default_threads() } else { options.threads };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("llm-{i}")).build();
+        let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
+        let limits = spec.ropes.iter().map(|r| r.limit).filter(|n| *n > 0);
+        let max_len = limits.chain([spec.max_positions, options.max_len]).min().unwrap_or(options.max_len);
+        let stored = match &source {
+            Source::Gguf(_) => Stored::F32,
+            Source::Folder(w) => w.stored(),
         };
-        Ok(Model { folder, tokenizer, chat, defaults, max_len, network, ops, pool, dtype, weight_bytes, source })
+        let (placed, dtype) = match options.place.device()? {
+            None => {
+                if options.dtype == Dtype::F16 {
+                    return Err(Error::Usage("the CPU computes in f32; choose f32 or bf16 (weights kept in bf16)".into()));
+                }
+                let ops = Cpu::new(options.dtype == Dtype::Bf16);
+                let network = pool.install(|| Network::new(&ops, spec, &source, max_len))?;
+                let dtype = match &source {
+                    Source::Gguf(g) => g.kind(),
+                    Source::Folder(_) if ops.round || stored == Stored::Bf16 => "bf16".into(),
+                    Source::Folder(_) => "f32".into(),
+                };
+                (Placed::Cpu(network, ops), dtype)
+            }
+            Some(device) => {
+                let (dtype, name) = match (options.dtype, stored) {
+                    (Dtype::F16, _) | (Dtype::Auto, Stored::F16) => (candle_core::DType::F16, "f16"),
+                    (Dtype::Bf16, _) | (Dtype::Auto, Stored::Bf16) => (candle_core::DType::BF16, "bf16"),
+                    (Dtype::F32 | Dtype::Auto, _) => (candle_core::DType::F32, "f32"),
+                };
+                let ops = Candle::new(device, dtype);
+                (Placed::Candle(Network::new(&ops, spec, &source, max_len)?, ops), name.into())
+            }
+        };
+        let weight_bytes = match &source {
+            Source::Gguf(g) => g.bytes(),
+            Source::Folder(w) => w.bytes(),
+        };
+        Ok(Model { folder, tokenizer, chat, defaults, max_len, placed, pool, dtype, weight_bytes, source })
+    }
+
+    /// Something that writes texts, with a cache of its own.
+    ///
+    /// # Errors
+    /// Where there are no slots or no room.
+    pub fn engine(&self, options: EngineOptions) -> Result<Box<dyn Generate + '_>> {
+        Ok(match &self.placed {
+            Placed::Cpu(network, ops) => Box::new(Engine::on(network, ops, &self.pool, self.max_len, options)?),
+            Placed::Candle(network, ops) => Box::new(Engine::on(network, ops, &self.pool, self.max_len, options)?),
+        })
     }
 
     /// The model's shape.
     pub fn spec(&self) -> &Spec {
-        self.network.spec()
+        match &self.placed {
+            Placed::Cpu(network, _) => network.spec(),
+            Placed::Candle(network, _) => network.spec(),
+        }
     }
 
-    /// How weights are kept while computing; arithmetic is f32.
+    /// How weights are kept while computing. Arithmetic is f32 on the CPU, of this kind on a GPU.
     pub fn dtype(&self) -> &str {
         &self.dtype
     }
 
     /// Where it computes.
     pub fn device(&self) -> &str {
-        "cpu"
+        match &self.placed {
+            Placed::Cpu(..) => "cpu",
+            Placed::Candle(_, ops) if ops.device.is_cuda() => "cuda",
+            Placed::Candle(..) => "candle-cpu",
+        }
     }
 
     /// Threads it computes with.
@@ -145,18 +250,6 @@ impl Model {
             Source::Gguf(g) => g.hash(),
         }
     }
-}
-
-/// The network of `spec` with the weights of `source`, what computes it, and its longest sequence.
-pub(super) fn place(spec: Spec, source: &Source, options: &Options) -> Result<(Network<Cpu>, Cpu, rayon::ThreadPool, usize)> {
-    let threads = if options.threads == 0 { parallel::default_threads() } else { options.threads };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("llm-{i}")).build();
-    let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
-    let limits = spec.ropes.iter().map(|r| r.limit).filter(|n| *n > 0);
-    let max_len = limits.chain([spec.max_positions, options.max_len]).min().unwrap_or(options.max_len);
-    let ops = Cpu::new(options.dtype == Dtype::Bf16);
-    let network = pool.install(|| Network::new(&ops, spec, source, max_len))?;
-    Ok((network, ops, pool, max_len))
 }
 
 /// The folder, and the GGUF file where there is one.

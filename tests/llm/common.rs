@@ -1,7 +1,7 @@
 //! Helpers of the language-model tests: the real tiny model, and random ones whose weights follow a formula that
 //! `scripts/llm-fixtures` computes too.
 
-use lumos::llm::{Cpu, Engine, EngineOptions, Key, Network, Request, Sampling, Source, Spec, Weights};
+use lumos::llm::{Cpu, Engine, EngineOptions, Generate, Key, Network, Ops, Request, Sampling, Source, Spec, Weights};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
@@ -113,6 +113,12 @@ pub fn save(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
     std::fs::write(path, safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap()).unwrap();
 }
 
+/// Writes a random model of `config` into `folder`.
+pub fn random_folder(folder: &Path, config: &Value) {
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    save(&folder.join("model.safetensors"), &weights(&Spec::read(folder).unwrap()));
+}
+
 /// A network on the CPU with what an engine needs.
 pub struct Loaded {
     pub network: Network<Cpu>,
@@ -133,9 +139,7 @@ impl Loaded {
     /// A random model of `config`.
     pub fn random(config: &Value, threads: usize) -> Loaded {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-        let spec = Spec::read(folder.path()).unwrap();
-        save(&folder.path().join("model.safetensors"), &weights(&spec));
+        random_folder(folder.path(), config);
         Loaded::open(folder.path(), threads)
     }
 
@@ -150,10 +154,10 @@ pub fn greedy(prompt: Vec<u32>, max_new: usize) -> Request {
 }
 
 /// Generates and gives tokens in the order of the requests.
-pub fn texts(engine: &mut Engine<'_, Cpu>, requests: Vec<Request>) -> Vec<Vec<u32>> {
+pub fn texts<O: Ops>(engine: &mut Engine<'_, O>, requests: Vec<Request>) -> Vec<Vec<u32>> {
     let mut out = vec![None; requests.len()];
     engine
-        .generate(requests, |done| {
+        .generate(&mut requests.into_iter(), &mut |done| {
             out[done.index] = Some(done.outcome?.tokens);
             Ok(())
         })

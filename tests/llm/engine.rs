@@ -1,7 +1,7 @@
 //! A text depends on its request alone.
 
 use super::common::{Loaded, greedy, reference, texts};
-use lumos::llm::{Constraint, EngineOptions, Finish, Key, Request, Sampling};
+use lumos::llm::{Constraint, EngineOptions, Finish, Generate, Key, Request, Sampling};
 use lumos::rng::{Purpose, Stream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -92,7 +92,7 @@ fn a_small_cache_makes_requests_wait_and_a_large_request_is_refused_alone() {
     requests.push(Request { sampling: Sampling { top_p: 2.0, ..SAMPLING }, ..greedy(vec![3], 5) });
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     let report = engine
-        .generate(requests, |done| {
+        .generate(&mut requests.into_iter(), &mut |done| {
             match done.outcome {
                 Ok(text) => good.push((done.index, text.tokens)),
                 Err(e) => bad.push((done.index, e.to_string())),
@@ -121,7 +121,7 @@ fn an_error_of_the_listener_stops_and_frees_everything() {
     let mut engine = loaded.engine(EngineOptions { slots: 4, cache_tokens: 128, ..Default::default() });
     let all = || (0..20).map(|i| greedy(vec![3 + i; 9], 12)).collect::<Vec<_>>();
     let mut seen = 0;
-    let stopped = engine.generate(all(), |_| {
+    let stopped = engine.generate(&mut all().into_iter(), &mut |_| {
         seen += 1;
         if seen == 3 { Err(lumos::Error::Interrupted("enough".into())) } else { Ok(()) }
     });
@@ -146,7 +146,7 @@ fn the_report_counts_every_token_once() {
         .collect();
     let mut lengths = Vec::new();
     let report = engine
-        .generate(requests, |done| {
+        .generate(&mut requests.into_iter(), &mut |done| {
             let text = done.outcome?;
             assert_eq!(text.finish, Finish::Length);
             lengths.push(text.tokens.len());
@@ -201,7 +201,7 @@ fn tokens_without_an_alternative_are_taken_at_once_and_change_nothing() {
     let mut engine = loaded.engine(EngineOptions { step_tokens: 3, ..Default::default() });
     let mut ends = Vec::new();
     let report = engine
-        .generate([request(50), request(8), request(5)], |done| {
+        .generate(&mut [request(50), request(8), request(5)].into_iter(), &mut |done| {
             ends.push((done.index, done.outcome?));
             Ok(())
         })

@@ -1,22 +1,27 @@
 //! Every architecture against what `transformers` computes (tests/fixtures/llm-reference.json, made by scripts/llm-fixtures).
 
-use super::common::{Loaded, floats, greedy, reference, texts, tinystories, tokens};
-use lumos::llm::{BLOCK, Batch, Control, EngineOptions, Ops, Tokenizer};
+use super::common::{Loaded, floats, greedy, random_folder, reference, texts, tinystories, tokens};
+use candle_core::{DType, Device};
+use lumos::llm::{BLOCK, Batch, Candle, Control, Engine, EngineOptions, Generate, Network, Ops, Source, Spec, Tokenizer, Weights};
 use serde_json::Value;
 
 /// Logits after the last token of each prompt, all prompts in one packed batch.
 fn logits(loaded: &Loaded, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let spec = loaded.network.spec();
+    on(&loaded.network, &loaded.ops, prompts)
+}
+
+fn on<O: Ops>(network: &Network<O>, ops: &O, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    let spec = network.spec();
     let blocks: usize = prompts.iter().map(|p| p.len().div_ceil(BLOCK)).sum();
-    let mut cache = loaded.ops.cache(spec, blocks).unwrap();
+    let mut cache = ops.cache(spec, blocks).unwrap();
     let (mut batch, mut next) = (Batch::default(), 0);
     for prompt in prompts {
         let own: Vec<u32> = (next..next + prompt.len().div_ceil(BLOCK) as u32).collect();
         next += own.len() as u32;
         batch.push(prompt, 0, &own, true);
     }
-    let hidden = loaded.network.forward(&loaded.ops, &batch, &mut cache).unwrap();
-    loaded.network.logits(&loaded.ops, &hidden).unwrap().chunks(spec.vocab).map(<[f32]>::to_vec).collect()
+    let hidden = network.forward(ops, &batch, &mut cache).unwrap();
+    network.logits(ops, &hidden).unwrap().chunks(spec.vocab).map(<[f32]>::to_vec).collect()
 }
 
 #[track_caller]
@@ -66,6 +71,25 @@ fn the_real_model_agrees_alone_and_in_ragged_batches() {
     }
 }
 
+/// The operations that a GPU runs, here on the CPU.
+fn as_candle_tensors(config: &Value, rows: &[Value], prompts: &[Vec<u32>]) {
+    let folder = tempfile::tempdir().unwrap();
+    random_folder(folder.path(), config);
+    let ops = Candle::new(Device::Cpu, DType::F32);
+    let source = Source::Folder(Weights::open(folder.path()).unwrap());
+    let network = Network::new(&ops, Spec::read(folder.path()).unwrap(), &source, 128).unwrap();
+    for (row, ours) in rows.iter().zip(on(&network, &ops, prompts)) {
+        close(&ours, 5, &row["logits"], "candle");
+    }
+    // Prompts cut into pieces, prefixes shared inside a block, sequences of different lengths side by side.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    let options = EngineOptions { slots: 3, step_tokens: 11, ..Default::default() };
+    let mut engine = Engine::on(&network, &ops, &pool, 128, options).unwrap();
+    engine.share(&prompts[3][..21]).unwrap();
+    let ours = texts(&mut engine, prompts.iter().map(|p| greedy(p.clone(), 12)).collect());
+    assert_eq!(ours, rows.iter().map(|r| without_stop(tokens(&r["greedy"]))).collect::<Vec<_>>(), "candle");
+}
+
 /// Each architecture is one test, so that a failure names it.
 macro_rules! agrees {
     ($($test:ident: $name:literal),* $(,)?) => {$(
@@ -86,6 +110,7 @@ macro_rules! agrees {
             let ours = texts(&mut engine, prompts.iter().map(|p| greedy(p.clone(), 12)).collect());
             let expected: Vec<Vec<u32>> = rows.iter().map(|r| without_stop(tokens(&r["greedy"]))).collect();
             assert_eq!(ours, expected);
+            as_candle_tensors(&case["config"], rows, &prompts);
         }
     )*};
 }

@@ -2,7 +2,7 @@
 
 use super::common::tinystories;
 use lumos::llm::{
-    Chat, Constraint, Control, Engine, EngineOptions, ItemLines, Key, Message, Model, Options, Piece, Request, Sampling, TitleTrie, bench,
+    Chat, Constraint, Control, EngineOptions, ItemLines, Key, Message, Model, Options, Piece, Request, Sampling, TitleTrie, bench,
     clean_title, harmless,
 };
 use std::collections::HashSet;
@@ -55,10 +55,10 @@ impl Fixture {
             stop: self.model.defaults.eos.clone(),
             constraint: Some(Box::new(ItemLines::new(trie.clone(), lines, self.separator, forbidden))),
         });
-        let mut engine = Engine::new(&self.model, EngineOptions { slots: 5, ..Default::default() }).unwrap();
+        let mut engine = self.model.engine(EngineOptions { slots: 5, ..Default::default() }).unwrap();
         let mut out = vec![(Vec::new(), String::new()); users as usize];
         engine
-            .generate(requests, |done| {
+            .generate(&mut requests.into_iter(), &mut |done| {
                 let text = done.outcome?;
                 out[done.index] = (text.items, self.model.tokenizer.decode(&text.tokens)?);
                 Ok(())

@@ -14,6 +14,8 @@ pub mod data;
 pub mod error;
 pub mod eval;
 pub mod federation;
+#[cfg(feature = "llm")]
+pub mod llm;
 pub mod model;
 pub mod parallel;
 pub mod rng;

@@ -30,6 +30,8 @@ pub enum Purpose {
     Bench = 10,
     /// Resampling for confidence intervals.
     Bootstrap = 11,
+    /// Tokens of generated texts.
+    Tokens = 20,
 }
 
 const M0: u32 = 0xD251_1F53;

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 #[derive(clap::Subcommand)]
 pub enum Command {
     Round(RoundArgs),
+    #[cfg(feature = "llm")]
+    Generate(super::bench_generate::Args),
 }
 
 /// Rounds of synthetic clients at the reference shape: client-epochs per second and where the time goes
@@ -94,7 +96,14 @@ impl From<Way> for Resident {
 }
 
 pub fn main(command: &Command) -> Result<()> {
-    let Command::Round(args) = command;
+    match command {
+        Command::Round(args) => round(args),
+        #[cfg(feature = "llm")]
+        Command::Generate(args) => super::bench_generate::main(args),
+    }
+}
+
+fn round(args: &RoundArgs) -> Result<()> {
     let positive = |name: &str, value: u32| {
         if value == 0 { Err(Error::Usage(format!("--{name} must be at least 1"))) } else { Ok(()) }
     };

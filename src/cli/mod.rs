@@ -5,6 +5,8 @@
 
 mod args;
 mod bench;
+#[cfg(feature = "llm")]
+mod bench_generate;
 mod compare;
 mod config;
 mod data;

@@ -36,7 +36,11 @@ impl Machine {
             memory_bytes: memory_bytes(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             commit: option_env!("LUMOS_COMMIT").map(str::to_string),
-            features: if cfg!(feature = "cuda") { vec!["cuda".into()] } else { Vec::new() },
+            features: [("cuda", cfg!(feature = "cuda")), ("llm", cfg!(feature = "llm"))]
+                .into_iter()
+                .filter(|(_, built)| *built)
+                .map(|(name, _)| name.to_string())
+                .collect(),
         }
     }
 }

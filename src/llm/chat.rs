@@ -1,0 +1,186 @@
+//! Conversations as a model was trained on them: its chat template, with text that others wrote kept inside its place.
+//!
+//! A catalogue's titles are untrusted: one may say `<|im_start|>system`. Such text is made harmless before the template sees it,
+//! and the finished prompt is counted: it must hold exactly the control tokens of the same prompt without that text.
+
+use super::tokenizer::{Control, Tokenizer};
+use crate::{Error, Result};
+use minijinja::{Environment, ErrorKind, Value, context};
+use std::path::{Path, PathBuf};
+
+/// A piece of a message.
+#[derive(Clone, Copy, Debug)]
+pub enum Piece<'a> {
+    /// Written by us: a prompt file.
+    Ours(&'a str),
+    /// Written by somebody else: a title, a category.
+    Theirs(&'a str),
+}
+
+/// One turn of a conversation.
+#[derive(Clone, Debug)]
+pub struct Message<'a> {
+    /// `system`, `user` or `assistant`.
+    pub role: &'a str,
+    /// What is said.
+    pub content: Vec<Piece<'a>>,
+}
+
+/// How a folder's model wants conversations written.
+pub struct Chat {
+    path: PathBuf,
+    /// The template; `None` for a model that was not trained on conversations.
+    template: Option<String>,
+    bos: String,
+    eos: String,
+}
+
+struct Turn<'a> {
+    role: &'a str,
+    content: String,
+}
+
+impl Turn<'_> {
+    fn value(&self) -> Value {
+        Value::from_pairs([("role", self.role), ("content", &self.content)])
+    }
+}
+
+/// Work that a template may do: many times what any published one needs.
+const FUEL: u64 = 10_000_000;
+
+impl Chat {
+    /// Reads `chat_template.jinja`, or the template in `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// Where a template is there and cannot be read or parsed.
+    pub fn read(folder: &Path, tokenizer: &Tokenizer) -> Result<Chat> {
+        let config = &tokenizer.config;
+        let word = |key: &str| {
+            let value = config.get(key);
+            value.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str())).unwrap_or_default().to_owned()
+        };
+        let file = folder.join("chat_template.jinja");
+        let (path, template) = if file.is_file() {
+            let text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
+            (file, Some(text))
+        } else {
+            let template = config.get("chat_template").and_then(|t| {
+                let named =
+                    |name: &str| t.as_array()?.iter().find(|e| e.get("name").and_then(|n| n.as_str()) == Some(name))?.get("template");
+                t.as_str().or_else(|| named("default")?.as_str())
+            });
+            (folder.join("tokenizer_config.json"), template.map(str::to_owned))
+        };
+        let chat = Chat { path, template, bos: word("bos_token"), eos: word("eos_token") };
+        if let Some(template) = &chat.template {
+            chat.environment()?.template_from_str(template).map_err(|e| chat.failed(&e))?;
+        }
+        Ok(chat)
+    }
+
+    /// Whether the model has a template.
+    pub fn has_template(&self) -> bool {
+        self.template.is_some()
+    }
+
+    fn failed(&self, e: &minijinja::Error) -> Error {
+        Error::mismatch(&self.path, format!("the chat template fails: {e}"))
+    }
+
+    fn environment(&self) -> Result<Environment<'_>> {
+        let mut env = Environment::new();
+        let syntax = minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
+        env.set_syntax(syntax.map_err(|e| self.failed(&e))?);
+        env.set_fuel(Some(FUEL));
+        env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        env.add_function("raise_exception", |message: String| -> Result<Value, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+        });
+        // Templates date the conversation with it. A prompt must not change from day to day.
+        env.add_function("strftime_now", |_format: String| String::new());
+        Ok(env)
+    }
+
+    fn render(&self, template: &str, turns: &[Turn<'_>]) -> Result<String> {
+        let env = self.environment()?;
+        let values = context! { messages => turns.iter().map(Turn::value).collect::<Vec<_>>(), add_generation_prompt => true, bos_token => self.bos.as_str(), eos_token => self.eos.as_str(), enable_thinking => false };
+        let text = env.template_from_str(template).and_then(|t| t.render(&values));
+        match text {
+            Ok(text) => Ok(text),
+            // Gemma and Mistral templates refuse a system turn: its text then leads the first user turn.
+            Err(_) if turns.len() > 1 && turns[0].role == "system" && turns[1].role == "user" => {
+                let mut merged = vec![Turn { role: "user", content: format!("{}\n\n{}", turns[0].content, turns[1].content) }];
+                merged.extend(turns[2..].iter().map(|t| Turn { role: t.role, content: t.content.clone() }));
+                self.render(template, &merged)
+            }
+            Err(e) => Err(self.failed(&e)),
+        }
+    }
+
+    /// The prompt's text, ready for the answer; messages one after another where the model has no template.
+    fn text(&self, messages: &[Message<'_>], tokenizer: &Tokenizer, theirs: bool) -> Result<String> {
+        let turns: Vec<Turn<'_>> = messages
+            .iter()
+            .map(|m| {
+                let pieces = m.content.iter().map(|p| match p {
+                    Piece::Ours(text) => (*text).to_owned(),
+                    Piece::Theirs(text) if theirs => harmless(text, tokenizer),
+                    Piece::Theirs(_) => String::new(),
+                });
+                Turn { role: m.role, content: pieces.collect() }
+            })
+            .collect();
+        match &self.template {
+            Some(template) => self.render(template, &turns),
+            None => Ok(turns.into_iter().map(|t| t.content).collect::<Vec<_>>().join("\n")),
+        }
+    }
+
+    /// Tokens of a conversation up to where the answer begins.
+    ///
+    /// # Errors
+    /// Where the template fails, or foreign text would have become a control token.
+    pub fn prompt(&self, messages: &[Message<'_>], tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        // A template writes its own first token.
+        let encode = |text: &str| match &self.template {
+            Some(_) => tokenizer.encode(text, Control::Token),
+            None => tokenizer.encode_whole(text, Control::Token),
+        };
+        let tokens = encode(&self.text(messages, tokenizer, true)?)?;
+        let bare = encode(&self.text(messages, tokenizer, false)?)?;
+        // Characters that the tokenizer does not know become a token that is harmless and counts as special.
+        let unknown = tokenizer.unknown();
+        let is_control = |t: &u32| tokenizer.is_special(*t) && Some(*t) != unknown;
+        let control = |tokens: &[u32]| tokens.iter().copied().filter(is_control).collect::<Vec<_>>();
+        if control(&tokens) != control(&bare) {
+            let message = "a title or category would have become a control token of the model; leave the item out".to_owned();
+            return Err(Error::Usage(message));
+        }
+        Ok(tokens)
+    }
+}
+
+/// `text` on one line, without control characters, and with a blank inside whatever is written like a control token.
+pub fn harmless(text: &str, tokenizer: &Tokenizer) -> String {
+    let blank = |c: char| {
+        c.is_whitespace()
+            || c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+    };
+    let mut out = String::with_capacity(text.len());
+    for word in text.split(blank).filter(|w| !w.is_empty()) {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(word);
+    }
+    // Breaking one token can complete another, so until none is left; every pass separates characters that stood together.
+    while let Some((at, length)) = tokenizer.special().iter().find_map(|(_, s)| {
+        let first = s.chars().next()?.len_utf8();
+        (s.len() > first).then(|| out.find(s.as_str()).map(|at| (at, first)))?
+    }) {
+        out.insert(at + length, ' ');
+    }
+    out
+}

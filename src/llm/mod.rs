@@ -1,0 +1,61 @@
+//! Text from a language model: a local folder, loaded once, generating for thousands of clients in packed batches.
+//!
+//! ```no_run
+//! # fn main() -> lumos::Result<()> {
+//! use lumos::llm::{EngineOptions, Key, Message, Model, Options, Piece, Request, Sampling};
+//! let model = Model::load("models/tinystories".as_ref(), &Options::default())?;
+//! let turn = Message { role: "user", content: vec![Piece::Ours("Once upon a time, ")] };
+//! let prompt = model.chat.prompt(&[turn], &model.tokenizer)?;
+//! let key = Key { seed: 7, user: 1, view: 0 };
+//! let stop = model.defaults.eos.clone();
+//! let request = Request { prompt, max_new: 32, sampling: Sampling::GREEDY, key, stop, constraint: None };
+//! let mut engine = model.engine(EngineOptions::default())?;
+//! engine.generate(&mut [request].into_iter(), &mut |done| {
+//!     println!("{}", model.tokenizer.decode(&done.outcome?.tokens)?);
+//!     Ok(())
+//! })?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! * [`Model`]: a folder's `config.json`, `tokenizer.json`, chat template, generation defaults and weights (safetensors, or GGUF
+//!   quantised), checked before anything is computed.
+//! * [`Generate`], from [`Model::engine`]: continuous batching over a cache in blocks; a shared prefix is computed once
+//!   ([`Generate::share`]).
+//! * [`Sampling`] and [`Key`]: how a token is chosen, and whose draws choose it.
+//! * [`TitleTrie`] and [`ItemLines`]: text that is nothing but titles of the catalogue.
+//!
+//! On the CPU a text has the same bits whatever the number of threads, the batch, its order and its neighbours.
+
+pub mod bench;
+mod blocks;
+mod candle;
+mod chat;
+mod constraint;
+mod cpu;
+mod engine;
+mod gguf;
+mod model;
+mod network;
+mod quantised;
+mod rope;
+mod sample;
+mod spec;
+mod tokenizer;
+mod trie;
+mod weights;
+
+pub use candle::Candle;
+pub use chat::{Chat, Message, Piece, harmless};
+pub use constraint::{Constraint, ItemLines};
+pub use cpu::{Cpu, Rows};
+pub use engine::{Done, Engine, EngineOptions, Finish, Generate, Report, Request, Text};
+pub use gguf::Gguf;
+pub use model::{Dtype, Model, Options, Place};
+pub use network::{Attention, BLOCK, Batch, Network, Norm, Ops, Part, Segment, Source};
+pub use rope::Rope;
+pub use sample::{Key, Sampling};
+pub use spec::{Activation, Family, Spec};
+pub use tokenizer::{Control, Defaults, Tokenizer};
+pub use trie::{Node, TitleTrie, clean_title};
+pub use weights::{Plain, Stored, Weights};

@@ -1,0 +1,194 @@
+//! Text to tokens and back, as `tokenizer.json` says, and what else a folder says of its tokens.
+
+use super::spec::{Fields, Spec, read_json};
+use crate::{Error, Result};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+
+/// How text that looks like a control token is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// As the control token: for templates.
+    Token,
+    /// As the characters it is written with: for titles and whatever else users or shops write.
+    Text,
+}
+
+/// A folder's tokenizer.
+pub struct Tokenizer {
+    path: PathBuf,
+    control: tokenizers::Tokenizer,
+    text: tokenizers::Tokenizer,
+    special: Vec<(u32, String)>,
+    vocab: usize,
+    hash: String,
+    /// `tokenizer_config.json`, or null.
+    pub(super) config: Value,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` in `folder` and holds it against the model's embedding table.
+    ///
+    /// # Errors
+    /// Where the file is missing or broken, or has tokens that the model has no row for.
+    pub fn read(folder: &Path, spec: &Spec) -> Result<Tokenizer> {
+        let path = folder.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
+        let mut control = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| Error::mismatch(&path, format!("not a tokenizer: {e}; download the folder again")))?;
+        // Stored settings for training batches would cut or pad our prompts.
+        let _ = control.with_truncation(None);
+        control.with_padding(None);
+        let vocab = control.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
+        if vocab > spec.vocab {
+            let message = format!(
+                "has token {}, but the model's embedding table ends at {}: they belong to different models",
+                vocab - 1,
+                spec.vocab - 1
+            );
+            return Err(Error::mismatch(&path, message));
+        }
+        // A table is padded to a round size at most; far fewer tokens mean the tokenizer of another model.
+        if vocab * 2 < spec.vocab {
+            let message = format!("knows {vocab} tokens, the model has {}: they belong to different models", spec.vocab);
+            return Err(Error::mismatch(&path, message));
+        }
+        let mut text = control.clone();
+        text.set_encode_special_tokens(true);
+        let mut special: Vec<(u32, String)> = control
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, t)| t.special || is_mark(&t.content))
+            .map(|(id, t)| (id, t.content))
+            .collect();
+        special.sort();
+        let config = folder.join("tokenizer_config.json");
+        let config = if config.is_file() { read_json(&config)? } else { Value::Null };
+        let hash = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Tokenizer { path, control, text, special, vocab, hash, config })
+    }
+
+    fn pick(&self, control: Control) -> &tokenizers::Tokenizer {
+        if control == Control::Token { &self.control } else { &self.text }
+    }
+
+    fn failed(&self, e: tokenizers::Error) -> Error {
+        Error::mismatch(&self.path, format!("cannot read a text: {e}"))
+    }
+
+    /// Tokens of `text`, nothing added before or after.
+    ///
+    /// # Errors
+    /// Where the tokenizer cannot express the text.
+    pub fn encode(&self, text: &str, control: Control) -> Result<Vec<u32>> {
+        Ok(self.pick(control).encode_fast(text, false).map_err(|e| self.failed(e))?.get_ids().to_vec())
+    }
+
+    /// Tokens of `text` with what the tokenizer puts around every text, such as a first token.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_whole(&self, text: &str, control: Control) -> Result<Vec<u32>> {
+        Ok(self.pick(control).encode_fast(text, true).map_err(|e| self.failed(e))?.get_ids().to_vec())
+    }
+
+    /// Tokens of each text with the bytes it comes from, control tokens read as text. On all cores.
+    pub(super) fn encode_many(&self, texts: Vec<String>) -> Result<Vec<tokenizers::Encoding>> {
+        self.text.encode_batch(texts, false).map_err(|e| self.failed(e))
+    }
+
+    /// The text of `tokens`, control tokens left out.
+    ///
+    /// # Errors
+    /// Where the tokenizer's decoder fails.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.control.decode(tokens, true).map_err(|e| self.failed(e))
+    }
+
+    /// The token written `text`.
+    pub fn token(&self, text: &str) -> Option<u32> {
+        self.control.token_to_id(text)
+    }
+
+    /// Control tokens and how they are written, in order.
+    pub fn special(&self) -> &[(u32, String)] {
+        &self.special
+    }
+
+    /// Whether `token` is a control token.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.special.binary_search_by_key(&token, |(id, _)| *id).is_ok()
+    }
+
+    /// The token that stands for characters which cannot be expressed, where it has no other meaning.
+    pub fn unknown(&self) -> Option<u32> {
+        let word = |key: &str| self.config.get(key).and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+        let unknown = word("unk_token")?;
+        // GPT-2 and its kin use one token for everything.
+        if [word("bos_token"), word("eos_token")].contains(&Some(unknown)) { None } else { self.token(unknown) }
+    }
+
+    /// One more than the largest token.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// SHA-256 of `tokenizer.json`, in hex.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+}
+
+/// Some markers, such as Qwen's `<think>`, are not declared special; runs of blanks and the like are no markers.
+fn is_mark(content: &str) -> bool {
+    content.len() > 1 && content.contains(['<', '[', '|'])
+}
+
+/// Sampling that a folder recommends, and the tokens that end a text.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Defaults {
+    /// Whether tokens are drawn rather than taken greedily.
+    pub sample: bool,
+    /// Temperature.
+    pub temperature: Option<f32>,
+    /// Keep the k likeliest.
+    pub top_k: Option<u32>,
+    /// Keep the likeliest that hold this probability.
+    pub top_p: Option<f32>,
+    /// Penalty on tokens already there.
+    pub repetition_penalty: Option<f32>,
+    /// Tokens that end a text.
+    pub eos: Vec<u32>,
+}
+
+impl Defaults {
+    /// Reads `generation_config.json` where there is one; the ending tokens of `config.json` where it names none.
+    ///
+    /// # Errors
+    /// Where the file is broken.
+    pub fn read(folder: &Path, spec: &Spec) -> Result<Defaults> {
+        let path = folder.join("generation_config.json");
+        if !path.is_file() {
+            return Ok(Defaults { eos: spec.eos.clone(), ..Defaults::default() });
+        }
+        let object = read_json(&path)?;
+        let f = Fields { path: &path, object: &object };
+        let single = |key: &str| -> Result<Option<f32>> { Ok(f.positive(key)?.map(|x| x as f32)) };
+        let mut eos = f.tokens("eos_token_id")?;
+        if eos.is_empty() {
+            eos = spec.eos.clone();
+        }
+        if let Some(token) = eos.iter().find(|t| **t as usize >= spec.vocab) {
+            return Err(Error::mismatch(&path, format!("`eos_token_id` {token} is beyond the model's {} tokens", spec.vocab)));
+        }
+        Ok(Defaults {
+            sample: object.get("do_sample").and_then(Value::as_bool).unwrap_or(false),
+            temperature: single("temperature")?,
+            top_k: f.number("top_k")?.filter(|k| *k >= 1.0).map(|k| k as u32),
+            top_p: single("top_p")?,
+            repetition_penalty: single("repetition_penalty")?,
+            eos,
+        })
+    }
+}

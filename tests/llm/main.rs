@@ -1,0 +1,9 @@
+//! The language-model engine: parity with the reference library, batching, constrained decoding, loading.
+#![cfg(feature = "llm")]
+
+mod common;
+mod engine;
+mod gguf;
+mod loading;
+mod parity;
+mod titles;

@@ -37,6 +37,7 @@ mod watch;
 
 pub use atomic::write_file;
 pub use checkpoint::{Checkpoint, CheckpointMeta};
+pub use clock::now;
 pub use compare::{Comparison, compare};
 pub use device::{Devices, Taken};
 pub use folder::{RunFolder, RunInfo};

@@ -9,7 +9,7 @@ use crate::model::Model;
 pub const ACT_ALIGN: usize = 32;
 
 /// Where the next activation of `shape` goes; moves `top` behind it.
-pub(super) fn place(shape: &Shape, top: &mut usize, rows: Rows, width: usize) -> Act {
+pub(crate) fn place(shape: &Shape, top: &mut usize, rows: Rows, width: usize) -> Act {
     let count = match rows {
         Rows::Tokens => shape.tokens,
         Rows::Outputs => shape.outputs,
@@ -25,16 +25,28 @@ pub struct Meter {
     top: usize,
 }
 
+impl Meter {
+    /// A counter for steps of `shape`.
+    pub fn new(shape: &Shape) -> Meter {
+        Meter { shape: *shape, top: 0 }
+    }
+
+    /// Floats of the activations so far.
+    pub fn floats(&self) -> usize {
+        self.top
+    }
+}
+
 /// Floats of the activations of one training step of `shape`.
 pub fn arena_floats(model: &Model, loss: &LossSettings, shape: &Shape) -> usize {
-    let mut meter = Meter { shape: *shape, top: 0 };
+    let mut meter = Meter::new(shape);
     model.train(&mut meter, loss);
     meter.top
 }
 
 /// Floats of the activations of a forward pass of `shape`.
 pub fn encode_floats(model: &Model, shape: &Shape) -> usize {
-    let mut meter = Meter { shape: *shape, top: 0 };
+    let mut meter = Meter::new(shape);
     model.encode(&mut meter);
     meter.top
 }

@@ -12,7 +12,7 @@ use crate::config::{Contrast, LossSettings, Precision, RecLoss};
 use std::collections::HashMap;
 
 /// Kernels that the backend and the round use, looked up before anything is recorded.
-pub(super) const KERNELS: &[&str] = &[
+pub(crate) const KERNELS: &[&str] = &[
     "adam_dense",
     "adam_rows",
     "add",
@@ -73,7 +73,7 @@ impl KernelSet {
         KERNELS.iter().map(|&name| Ok((name, device.kernel(name)?))).collect::<Result<_>>().map(KernelSet)
     }
 
-    pub(super) fn get(&self, name: &'static str) -> Kernel {
+    pub(crate) fn get(&self, name: &'static str) -> Kernel {
         *self.0.get(name).unwrap_or_else(|| panic!("kernel {name} is missing from the list of kernels"))
     }
 }

@@ -1,0 +1,453 @@
+//! Kernels that are no operation of the backend, as subjects: copies from the global weights, averaging, the server's step, in-batch
+//! InfoNCE and ranking.
+
+use super::case::Normals;
+use super::reference::Real;
+use super::subject::{Array, Cost, Launch, Output, Subject, Want};
+use crate::Result;
+use crate::backend::cuda::device::{Arg, Buffer, Device, Plain, bytes_of};
+use crate::backend::cuda::errors::Geometry;
+use crate::config::Precision;
+use crate::federation::fixed;
+use crate::rng::{Purpose, Stream};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Launches a kernel on buffers that hold what it asks for.
+pub(super) fn go(device: &dyn Device, name: &'static str, grid: [usize; 2], block: u32, shared: usize, args: &[Arg]) -> Result<()> {
+    let kernel = device.kernel(name)?;
+    let geometry = Geometry { grid: [grid[0] as u32, grid[1] as u32, 1], block: [block, 1, 1], shared };
+    // Safety: the arrays of a subject are as long as its kernel asks for.
+    Ok(unsafe { device.launch(kernel, geometry, args) }?)
+}
+
+pub(super) fn int(n: usize) -> Arg<'static> {
+    Arg::Int(n as i32)
+}
+
+pub(super) fn at(buffer: &Buffer) -> Arg<'static> {
+    Arg::Pointer(buffer.address())
+}
+
+pub(super) fn cost(floats: usize, operations: f64) -> Cost {
+    Cost { bytes: 4.0 * floats as f64, operations, precision: Precision::Fp32 }
+}
+
+/// The words of values.
+pub(super) fn words<T: Plain>(values: &[T]) -> Vec<u32> {
+    Array::of("", values).words
+}
+
+pub(super) fn whole(what: &'static str, arrays: &[Array], array: usize, want: Option<Want>) -> Output {
+    Output { what, array, words: 0..arrays[array].words.len(), want: want.unwrap_or(Want::Any) }
+}
+
+pub(super) fn subject<'a>(
+    kernel: &'static str,
+    case: String,
+    arrays: Vec<Array>,
+    outputs: Vec<Output>,
+    cost: Cost,
+    launch: Launch<'a>,
+) -> Subject<'a> {
+    Subject { kernel, with: Vec::new(), case, arrays: Arc::new(arrays), launch: Arc::new(launch), outputs, cost }
+}
+
+/// `broadcast`: `clients` slabs of `length` weights, `stride` apart.
+pub fn broadcast(n: &Normals, clients: usize, length: usize, stride: usize, judged: bool) -> Subject<'static> {
+    let (global, slab) = (n.take(20, length, 1.0), n.take(21, clients * stride, 1.0));
+    let arrays = vec![Array::of("global weights", &global), Array::of("dense weights", &slab)];
+    let want = judged.then(|| {
+        let mut slab = slab;
+        slab.chunks_mut(stride).for_each(|s| s[..length].copy_from_slice(&global));
+        Want::Bits(words(&slab))
+    });
+    let outputs = vec![whole("slab", &arrays, 1, want)];
+    let launch: Launch = Box::new(move |device, b| {
+        let args = [at(&b[0]), at(&b[1]), int(clients), Arg::Long(stride as i64), int(length)];
+        go(device, "broadcast", [clients, length.div_ceil(2048)], 256, 0, &args)
+    });
+    subject("broadcast", format!("{clients} clients, {length} weights"), arrays, outputs, cost((clients + 1) * length, 0.0), launch)
+}
+
+/// `gather_rows`: `rows` rows out of `items`.
+pub fn gather(n: &Normals, rows: usize, items: usize, d: usize, judged: bool) -> Subject<'static> {
+    let mut s = Stream::new(1, Purpose::Bench, 4, rows as u64);
+    let list: Vec<u32> = (0..rows).map(|_| s.below(items as u64) as u32).collect();
+    let table = n.take(22, items * d, 1.0);
+    let arrays = vec![Array::of("items", &list), Array::of("item table", &table), Array::of("rows", &n.take(23, rows * d, 1.0))];
+    let want = judged.then(|| Want::Bits(list.iter().flat_map(|&i| words(&table[i as usize * d..][..d])).collect()));
+    let outputs = vec![whole("rows", &arrays, 2, want)];
+    let launch: Launch = Box::new(move |device, b| {
+        let args = [at(&b[0]), at(&b[1]), at(&b[2]), int(rows), int(d)];
+        go(device, "gather_rows", [rows.div_ceil(8).max(1), 1], 256, 0, &args)
+    });
+    subject("gather_rows", format!("{rows} rows of {items}, d {d}"), arrays, outputs, cost(2 * rows * d + rows, 0.0), launch)
+}
+
+/// Clients that one thread of `average_dense` adds up, as in the engine.
+const EACH: usize = 64;
+
+/// `average_dense`: the sums of what `clients` clients changed in `length` weights. Every seventh did not train.
+pub fn average_dense(n: &Normals, clients: usize, length: usize, judged: bool) -> Subject<'static> {
+    let stride = length + 3;
+    let global = n.take(24, length, 1.0);
+    let slab = n.take(25, clients * stride, 0.5);
+    let weight: Vec<i64> = (0..clients as i64).map(|c| if c % 7 == 3 { 0 } else { 1 + c % 5 }).collect();
+    let mut sums: Vec<i64> = (0..length as i64).map(|i| i - 9).collect();
+    let arrays = vec![
+        Array::of("dense weights", &slab),
+        Array::of("global weights", &global),
+        Array::of("weights of clients", &weight),
+        Array::of("sums", &sums),
+        Array::of("failing", &[u32::MAX]),
+    ];
+    let want = judged.then(|| {
+        for (c, &w) in weight.iter().enumerate() {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum += w * fixed::from_f64(f64::from(slab[c * stride + i] - global[i]));
+            }
+        }
+        Want::Bits(words(&sums))
+    });
+    let outputs = vec![whole("sums", &arrays, 3, want)];
+    let launch: Launch = Box::new(move |device, b| {
+        let head = [at(&b[0]), at(&b[1]), at(&b[2]), int(clients), int(EACH), Arg::Uint(0), Arg::Long(stride as i64), int(length)];
+        let args = [&head[..], &[at(&b[3]), at(&b[4])]].concat();
+        go(device, "average_dense", [length.div_ceil(256), clients.div_ceil(EACH)], 256, 0, &args)
+    });
+    let work = cost(clients * length + 5 * length, 3.0 * (clients * length) as f64);
+    subject("average_dense", format!("{clients} clients, {length} weights"), arrays, outputs, work, launch)
+}
+
+/// `average_rows`: `clients` clients of `each` item rows.
+pub fn average_rows(n: &Normals, clients: usize, each: usize, items: usize, d: usize, judged: bool) -> Subject<'static> {
+    let mut s = Stream::new(2, Purpose::Bench, 4, clients as u64);
+    let rows = clients * each;
+    let item: Vec<u32> = (0..rows).map(|_| s.below(items as u64) as u32).collect();
+    let uploads: Vec<u8> = (0..rows).map(|r| u8::from(r % 5 != 4)).collect();
+    let bounds: Vec<u32> = (0..=clients).map(|c| (c * each) as u32).collect();
+    let weight: Vec<i64> = (0..clients as i64).map(|c| if c % 7 == 3 { 0 } else { 1 + c % 5 }).collect();
+    let table = n.take(26, items * d, 1.0);
+    let mut after: Vec<f32> = item.iter().flat_map(|&i| table[i as usize * d..][..d].to_vec()).collect();
+    // Every third row came back as it went.
+    after.chunks_mut(d).enumerate().filter(|(r, _)| r % 3 != 1).for_each(|(r, row)| {
+        row.iter_mut().enumerate().for_each(|(k, x)| *x += 0.3 * n.at(27, r * d + k));
+    });
+    // A slot for each item: what lies in no row stays as it is.
+    let (mut sums, mut slot_weight, mut uploaded) = (vec![0i64; items * d], vec![0i64; items], vec![0u32; clients]);
+    let arrays = vec![
+        Array::of("rows", &after),
+        Array::of("item table", &table),
+        Array::of("items", &item),
+        Array::of("uploads", &uploads),
+        Array::of("bounds of rows", &bounds),
+        Array::of("weights of clients", &weight),
+        Array::of("sums", &sums),
+        Array::of("weights of slots", &slot_weight),
+        Array::of("uploaded rows", &uploaded),
+        Array::of("failing", &[u32::MAX]),
+    ];
+    let wants = judged.then(|| {
+        for r in (0..rows).filter(|&r| uploads[r] != 0) {
+            let (c, i) = (r / each, item[r] as usize);
+            let (new, old) = (&after[r * d..][..d], &table[i * d..][..d]);
+            if weight[c] == 0 || new == old {
+                continue;
+            }
+            for k in 0..d {
+                sums[i * d + k] += weight[c] * fixed::from_f64(f64::from(new[k] - old[k]));
+            }
+            slot_weight[i] += weight[c];
+            uploaded[c] += 1;
+        }
+        [words(&sums), words(&slot_weight), words(&uploaded)].map(Want::Bits)
+    });
+    let [a, b, c] = wants.map_or([None, None, None], |w| w.map(Some));
+    let outputs = vec![whole("sums", &arrays, 6, a), whole("weights of slots", &arrays, 7, b), whole("uploaded rows", &arrays, 8, c)];
+    let launch: Launch = Box::new(move |device, b| {
+        let head = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5]), int(clients), Arg::Uint(0), int(d)];
+        let args = [&head[..], &[at(&b[6]), at(&b[7]), at(&b[8]), at(&b[9])]].concat();
+        go(device, "average_rows", [clients, each.div_ceil(16).max(1)], 128, 0, &args)
+    });
+    let work = cost(2 * rows * d + 4 * items * d, 3.0 * (rows * d) as f64);
+    subject("average_rows", format!("{clients} clients of {each} rows, d {d}"), arrays, outputs, work, launch)
+}
+
+/// `struct ServerStep` of `kernels/average.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct ServerStep {
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    adam: i32,
+    momentum: i32,
+}
+
+// Safety: six plain numbers of four bytes.
+unsafe impl Plain for ServerStep {}
+
+impl ServerStep {
+    /// Gradient descent, momentum, FedAdam.
+    fn kinds() -> [(&'static str, ServerStep); 3] {
+        let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, adam: 0, momentum: 0 };
+        let momentum = ServerStep { beta1: 0.9, momentum: 1, ..sgd };
+        [("sgd", sgd), ("momentum", momentum), ("fedadam", ServerStep { beta1: 0.9, adam: 1, ..sgd })]
+    }
+
+    fn one(&self, sum: i64, weight: i64, first: &mut f32, second: &mut f32, w: &mut f32) {
+        let change = (fixed::to_f64(sum) * (1.0 / weight as f64)) as f32;
+        *w += match (self.adam, self.momentum) {
+            (1, _) => {
+                *first = self.beta1 * *first + (1.0 - self.beta1) * change;
+                *second = self.beta2 * *second + (1.0 - self.beta2) * change * change;
+                self.lr * *first / (second.sqrt() + self.eps)
+            }
+            (_, 1) => {
+                *first = self.beta1 * *first + change;
+                self.lr * *first
+            }
+            _ => self.lr * change,
+        };
+    }
+}
+
+/// `server_dense` and `server_rows` with every optimiser: `length` weights, `slots` rows of `items`.
+pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, judged: bool) -> Vec<Subject<'static>> {
+    let sums = |array: usize, count: usize| -> Vec<i64> { (0..count).map(|i| fixed::from_f64(f64::from(n.at(array, i)))).collect() };
+    let squares = |array: usize, count: usize| -> Vec<f32> { (0..count).map(|i| n.at(array, i).powi(2)).collect() };
+    let mut subjects = Vec::new();
+    for (name, step) in ServerStep::kinds() {
+        let plain = step.adam == 0 && step.momentum == 0;
+        let pointer = move |b: &Buffer| if plain { Arg::Pointer(0) } else { at(b) };
+        let moved = |w: &[f32], first: &[f32], second: &[f32]| [w.to_vec(), first.to_vec(), second.to_vec()];
+        let (total, sum) = (37i64, sums(28, length));
+        let (w, first, second) = (n.take(29, length, 1.0), n.take(30, length, 0.1), squares(31, length));
+        let arrays =
+            vec![Array::of("sums", &sum), Array::of("weights", &w), Array::of("momentum", &first), Array::of("second moments", &second)];
+        let wants = judged.then(|| {
+            let [mut w, mut first, mut second] = moved(&w, &first, &second);
+            (0..length).for_each(|i| step.one(sum[i], total, &mut first[i], &mut second[i], &mut w[i]));
+            [w, first, second].map(|v| Want::Bits(words(&v)))
+        });
+        let outputs = |arrays: &[Array], at: usize, wants: Option<[Want; 3]>| -> Vec<Output> {
+            let wants = wants.map_or([None, None, None], |w| w.map(Some));
+            let names = ["weights", "momentum", "second moments"];
+            names.into_iter().zip(wants).enumerate().map(|(i, (what, want))| whole(what, arrays, at + i, want)).collect()
+        };
+        let outs = outputs(&arrays, 1, wants);
+        let launch: Launch = Box::new(move |device, b| {
+            let args = [Arg::value(&step), at(&b[0]), Arg::Long(total), at(&b[1]), pointer(&b[2]), pointer(&b[3]), int(length)];
+            go(device, "server_dense", [length.div_ceil(256), 1], 256, 0, &args)
+        });
+        let floats = if plain { 4 } else { 8 };
+        let work = |count: usize| cost(floats * count, 12.0 * count as f64);
+        subjects.push(subject("server_dense", format!("{name}, {length} weights"), arrays, outs, work(length), launch));
+
+        // Slots in an order of their own, over some of the items; every ninth was uploaded by nobody.
+        let item: Vec<u32> = (0..slots).map(|s| ((s * 5 + 2) % items) as u32).collect();
+        let own: Vec<i64> = (0..slots as i64).map(|s| if s % 9 == 4 { 0 } else { 1 + s % 6 }).collect();
+        let sum = sums(32, slots * d);
+        let (table, first, second) = (n.take(33, items * d, 1.0), n.take(34, items * d, 0.1), squares(35, items * d));
+        for per_item in [true, false] {
+            let arrays = vec![
+                Array::of("sums", &sum),
+                Array::of("weights of slots", &own),
+                Array::of("items", &item),
+                Array::of("item table", &table),
+                Array::of("momentum", &first),
+                Array::of("second moments", &second),
+            ];
+            let wants = judged.then(|| {
+                let [mut table, mut first, mut second] = moved(&table, &first, &second);
+                for s in (0..slots).filter(|&s| own[s] != 0) {
+                    for k in 0..d {
+                        let i = item[s] as usize * d + k;
+                        let weight = if per_item { own[s] } else { total };
+                        step.one(sum[s * d + k], weight, &mut first[i], &mut second[i], &mut table[i]);
+                    }
+                }
+                [table, first, second].map(|v| Want::Bits(words(&v)))
+            });
+            let outs = outputs(&arrays, 3, wants);
+            let launch: Launch = Box::new(move |device, b| {
+                let weight = Arg::Long(if per_item { 0 } else { total });
+                let head = [Arg::value(&step), at(&b[0]), at(&b[1]), at(&b[2]), weight, at(&b[3]), pointer(&b[4]), pointer(&b[5])];
+                let args = [&head[..], &[int(slots), int(d)]].concat();
+                go(device, "server_rows", [(slots * d).div_ceil(256), 1], 256, 0, &args)
+            });
+            let by = if per_item { "per item" } else { "cohort" };
+            subjects.push(subject("server_rows", format!("{name}, {by}, {slots} rows, d {d}"), arrays, outs, work(slots * d), launch));
+        }
+    }
+    subjects
+}
+
+/// In-batch InfoNCE in numbers `R`: inverse norms, log partition sums, losses, gradients added to `da` and `db`.
+fn in_batch_reference<R: Real>(a: &[f32], b: &[f32], tau: f32, weight: f32, grads: [&[f32]; 2], d: usize) -> [Vec<R>; 5] {
+    let real = |v: &[f32]| -> Vec<R> { v.iter().map(|&x| R::of(f64::from(x))).collect() };
+    let (n, a, b, tau) = (a.len() / d, real(a), real(b), R::of(f64::from(tau)));
+    let row = |m: &[R], i: usize| m[i * d..][..d].to_vec();
+    let dot = |x: &[R], y: &[R]| x.iter().zip(y).map(|(&x, &y)| x * y).sum::<R>();
+    let norms: Vec<R> = a.chunks(d).chain(b.chunks(d)).map(|x| (dot(x, x) + R::of(1e-24)).sqrt()).collect();
+    let inverse: Vec<R> = norms.iter().map(|&x| R::ONE / x).collect();
+    let cosine = |i: usize, j: usize| dot(&row(&a, i), &row(&b, j)) / (norms[i] * norms[n + j]);
+    let (mut da, mut db) = (real(grads[0]), real(grads[1]));
+    let (mut lse, mut loss) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    for i in 0..n {
+        let cosines: Vec<R> = (0..n).map(|j| cosine(i, j)).collect();
+        let top = cosines.iter().fold(R::LEAST, |m, &c| m.max(c / tau));
+        let sum: R = cosines.iter().map(|&c| (c / tau - top).exp()).sum();
+        let log = top + sum.ln();
+        lse.push(log);
+        loss.push(log - cosines[i] / tau);
+        for (j, &c) in cosines.iter().enumerate() {
+            let g = ((c / tau - log).exp() - if i == j { R::ONE } else { R::ZERO }) * R::of(f64::from(weight)) / R::of(n as f64) / tau;
+            for k in 0..d {
+                let (x, y) = (a[i * d + k] / norms[i], b[j * d + k] / norms[n + j]);
+                da[i * d + k] += g * (y - c * x) / norms[i];
+                db[j * d + k] += g * (x - c * y) / norms[n + j];
+            }
+        }
+    }
+    [inverse, lse, loss, da, db]
+}
+
+/// The three kernels of in-batch InfoNCE over batches of `n` rows.
+pub fn in_batch(normals: &Normals, n: usize, d: usize, judged: bool) -> Vec<Subject<'static>> {
+    let (tau, weight) = (0.2f32, 0.7f32);
+    let (a, b) = (normals.take(36, n * d, 1.0), normals.take(37, n * d, 0.3));
+    let (da, db) = (normals.take(38, n * d, 0.01), normals.take(39, n * d, 0.01));
+    let known = |judged: bool| match judged {
+        true => {
+            (in_batch_reference::<f64>(&a, &b, tau, weight, [&da, &db], d), in_batch_reference::<f32>(&a, &b, tau, weight, [&da, &db], d))
+        }
+        false => {
+            // Inverse norms and partition sums of the right size.
+            let size = [vec![0.1; 2 * n], vec![f64::from(n as u32).ln() + 1.0; n], vec![0.0; n], vec![0.0; n * d], vec![0.0; n * d]];
+            (size.clone(), size.map(|v| v.iter().map(|&x| x as f32).collect()))
+        }
+    };
+    let (exact, plain) = known(judged);
+    let rounded = |v: &[f64]| v.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let given = [rounded(&exact[0]), rounded(&exact[1])];
+    let arrays = |inverse: bool, lse: bool| {
+        let or = |given: &[f32], is: bool, array: usize| if is { given.to_vec() } else { normals.take(array, given.len(), 1.0) };
+        vec![
+            Array::of("a", &a),
+            Array::of("b", &b),
+            Array::of("inverse norms", &or(&given[0], inverse, 40)),
+            Array::of("log partition sums", &or(&given[1], lse, 41)),
+            Array::of("losses", &normals.take(42, n, 1.0)),
+            Array::of("da", &da),
+            Array::of("db", &db),
+        ]
+    };
+    let want = |i: usize| judged.then(|| Want::Near { plain: plain[i].clone(), exact: exact[i].clone() });
+    let case = format!("batch of {n}, d {d}");
+    let (nn, nd) = ((n * n) as f64 * d as f64, n * d);
+    let norms = arrays(false, false);
+    let outs = vec![whole("inverse norms", &norms, 2, want(0))];
+    let launch: Launch = Box::new(move |device, b| {
+        go(device, "in_batch_info_nce_norms", [n.div_ceil(4), 2], 128, 0, &[at(&b[0]), at(&b[1]), at(&b[2]), int(n), int(d)])
+    });
+    let mut subjects = vec![subject("in_batch_info_nce_norms", case.clone(), norms, outs, cost(2 * nd + 2 * n, 4.0 * nd as f64), launch)];
+    let stats = arrays(true, false);
+    let outs = vec![whole("log partition sums", &stats, 3, want(1)), whole("losses", &stats, 4, want(2))];
+    let launch: Launch = Box::new(move |device, b| {
+        let args = [at(&b[0]), at(&b[1]), at(&b[2]), Arg::Float(tau), at(&b[3]), at(&b[4]), int(n), int(d)];
+        go(device, "in_batch_info_nce_stats", [n.div_ceil(16), 1], 128, 19_456, &args)
+    });
+    subjects.push(subject("in_batch_info_nce_stats", case.clone(), stats, outs, cost(2 * nd + 4 * n, 2.0 * nn), launch));
+    let grad = arrays(true, true);
+    let outs = vec![whole("da", &grad, 5, want(3)), whole("db", &grad, 6, want(4))];
+    let launch: Launch = Box::new(move |device, b| {
+        let head = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), Arg::Float(tau), Arg::Float(weight)];
+        let args = [&head[..], &[at(&b[5]), at(&b[6]), int(n), int(d)]].concat();
+        go(device, "in_batch_info_nce_grad", [n.div_ceil(16), 2], 128, 27_648, &args)
+    });
+    subjects.push(subject("in_batch_info_nce_grad", case, grad, outs, cost(6 * nd + 3 * n, 8.0 * nn), launch));
+    subjects
+}
+
+/// The three kernels of full ranking: `users` users against `items` items. Every fifth item is the one before again, so that scores
+/// tie; every eleventh user has no target.
+pub fn rank(normals: &Normals, users: usize, items: usize, d: usize, judged: bool) -> Vec<Subject<'static>> {
+    let mut s = Stream::new(3, Purpose::Bench, 4, users as u64);
+    let h = normals.take(43, users * d, 1.0);
+    let mut table = normals.take(44, items * d, 1.0);
+    for i in (1..items).step_by(5) {
+        table.copy_within((i - 1) * d..i * d, i * d);
+    }
+    let target: Vec<i32> = (0..users).map(|u| if u % 11 == 7 { -1 } else { s.below(items as u64) as i32 }).collect();
+    let lengths = [3, 0, 40, 1];
+    let histories: Vec<Vec<u32>> = (0..users)
+        .map(|u| (0..lengths[u % 4]).map(|i| if i == 2 { target[u].max(0) as u32 } else { s.below(items as u64) as u32 }).collect())
+        .collect();
+    let mut bounds = vec![0u32];
+    histories.iter().for_each(|l| bounds.push(bounds[bounds.len() - 1] + l.len() as u32));
+    let history = histories.concat();
+    // Scores by fused multiply-adds in order, the same everywhere, so that ties are ties.
+    let score = |u: usize, i: usize| (0..d).fold(0f32, |sum, k| h[u * d + k].mul_add(table[i * d + k], sum));
+    let (mut threshold, mut counts, mut ranks) = (vec![0f32; users], vec![0u32; users], vec![0u32; users]);
+    for u in (0..users).filter(|_| judged) {
+        threshold[u] = if target[u] < 0 { 0.0 } else { score(u, target[u] as usize) };
+        let above: Vec<usize> = (0..items).filter(|&i| score(u, i) >= threshold[u]).collect();
+        counts[u] = above.len() as u32;
+        if target[u] >= 0 {
+            let seen: BTreeSet<usize> = histories[u].iter().map(|&i| i as usize).collect();
+            ranks[u] = above.iter().filter(|i| **i == target[u] as usize || !seen.contains(i)).count() as u32;
+        }
+    }
+    let arrays = |threshold: &[f32], counts: &[u32]| {
+        vec![
+            Array::of("hidden states", &h),
+            Array::of("item table", &table),
+            Array::of("targets", &target),
+            Array::of("thresholds", threshold),
+            Array::of("counts", counts),
+            Array::of("bounds of histories", &bounds),
+            Array::of("histories", &[history.clone(), vec![0]].concat()),
+        ]
+    };
+    let case = format!("{users} users, {items} items, d {d}");
+    let (ud, id) = (users * d, items * d);
+    let first = arrays(&normals.take(45, users, 1.0), &vec![9; users]);
+    let outs = vec![
+        whole("thresholds", &first, 3, judged.then(|| Want::Bits(words(&threshold)))),
+        whole("counts", &first, 4, judged.then(|| Want::Bits(vec![0; users]))),
+    ];
+    let launch: Launch = Box::new(move |device, b| {
+        let args = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), at(&b[4]), int(users), int(d)];
+        go(device, "rank_targets", [users.div_ceil(128), 1], 128, 0, &args)
+    });
+    let mut subjects = vec![subject("rank_targets", case.clone(), first, outs, cost(2 * ud + 3 * users, 2.0 * ud as f64), launch)];
+    let second = arrays(&threshold, &vec![0; users]);
+    let outs = vec![whole("counts", &second, 4, judged.then(|| Want::Bits(counts.clone())))];
+    let launch: Launch = Box::new(move |device, b| {
+        // Enough blocks for every multiprocessor twice over; any number is right.
+        let (across, blocks) = (users.div_ceil(128), 4 * device.limits().multiprocessors as usize);
+        let down = blocks.div_ceil(across).clamp(1, items.div_ceil(128)).min(65_535);
+        let args = [at(&b[0]), at(&b[1]), at(&b[3]), at(&b[4]), int(users), int(items), int(d)];
+        go(device, "rank_count", [across, down], 256, 33_792, &args)
+    });
+    let operations = 2.0 * users as f64 * id as f64;
+    subjects.push(subject("rank_count", case.clone(), second, outs, cost(ud + id + 3 * users, operations), launch));
+    let third = arrays(&threshold, &counts);
+    let outs = vec![whole("ranks", &third, 4, judged.then(|| Want::Bits(ranks)))];
+    let launch: Launch = Box::new(move |device, b| {
+        let args = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), at(&b[5]), at(&b[6]), at(&b[4]), int(users), int(d)];
+        go(device, "rank_masked", [users.div_ceil(4), 1], 128, 0, &args)
+    });
+    let seen = history.len();
+    subjects.push(subject("rank_masked", case, third, outs, cost(ud + seen * d + seen + 5 * users, 2.0 * (seen * d) as f64), launch));
+    subjects
+}
+
+/// The bytes of a value as an array of its own.
+pub(super) fn value<T: Plain>(name: &'static str, value: &T) -> Array {
+    let bytes = bytes_of(std::slice::from_ref(value));
+    Array::of(name, bytes)
+}

@@ -1,0 +1,266 @@
+//! The local optimiser, clipping and the sums of losses over packed clients, as subjects.
+
+use super::direct::{at, cost, go, int, subject, value, whole, words};
+use super::packed::Placed;
+use super::subject::{Array, Launch, Output, Subject, Want};
+use crate::backend::cuda::device::{Arg, Buffer};
+use crate::backend::cuda::optimiser::OptimiserStep;
+use crate::config::{LocalOptimizer, LocalSettings};
+
+/// One step on one weight: what `backend::cpu::optim` does, operation by operation.
+struct Rule {
+    beta1: f32,
+    beta2: f32,
+    rate: f32,
+    correction: f32,
+    eps: f32,
+    l2: f32,
+    shrink: f32,
+    first: bool,
+    sgd: bool,
+}
+
+impl Rule {
+    fn new(s: &LocalSettings, t: i32) -> Rule {
+        let sgd = s.optimizer == LocalOptimizer::Sgd;
+        let decoupled = s.optimizer == LocalOptimizer::Adamw;
+        let left = |beta: f32| 1.0 - f64::from(beta).powi(t);
+        Rule {
+            beta1: s.beta1,
+            beta2: s.beta2,
+            rate: if sgd { s.lr } else { (f64::from(s.lr) / left(s.beta1)) as f32 },
+            correction: (1.0 / left(s.beta2).sqrt()) as f32,
+            eps: s.eps,
+            l2: if decoupled { 0.0 } else { s.weight_decay },
+            shrink: if decoupled { 1.0 - s.lr * s.weight_decay } else { 1.0 },
+            first: t == 1,
+            sgd,
+        }
+    }
+
+    fn one(&self, scale: f32, [p, m, s]: [&mut f32; 3], g: f32) {
+        let g = p.mul_add(self.l2, g * scale);
+        let w = *p * self.shrink;
+        if self.sgd {
+            *p = (-self.rate).mul_add(g, w);
+            return;
+        }
+        let (m0, s0) = if self.first { (0.0, 0.0) } else { (*m, *s) };
+        *m = self.beta1.mul_add(m0, (1.0 - self.beta1) * g);
+        *s = self.beta2.mul_add(s0, ((1.0 - self.beta2) * g) * g);
+        *p = w - (self.rate * *m) / s.sqrt().mul_add(self.correction, self.eps);
+    }
+}
+
+/// Settings, their name, and the step of a visit.
+fn kinds() -> [(&'static str, LocalSettings, u32); 4] {
+    let adam = LocalSettings { weight_decay: 0.01, lr: 0.01, ..LocalSettings::default() };
+    let with = |optimizer| LocalSettings { optimizer, ..adam.clone() };
+    [
+        ("adam, first step", with(LocalOptimizer::Adam), 1),
+        ("adam, fourth step", with(LocalOptimizer::Adam), 4),
+        ("adamw", with(LocalOptimizer::Adamw), 2),
+        ("sgd", with(LocalOptimizer::Sgd), 2),
+    ]
+}
+
+/// Weights of the slab besides the position table.
+const PLAIN: usize = 37;
+
+/// `adam_dense` and `adam_rows` with every optimiser, `clip_norm` and `client_losses` on a case.
+pub fn subjects<'a>(placed: &'a Placed) -> Vec<Subject<'a>> {
+    let mut all = Vec::new();
+    for (name, settings, t) in kinds() {
+        all.push(adam_dense(placed, name, &settings, t, 0, true));
+        all.push(adam_rows(placed, name, &settings, t, true));
+    }
+    for clip in [0.5, 1e9] {
+        all.push(clip_norm(placed, clip, 0, true));
+    }
+    all.push(client_losses(placed, true));
+    all
+}
+
+/// Where the position table lies in a slab, how many rows it has, the slab's length and stride.
+fn slab(placed: &Placed, extra: usize) -> (usize, usize, usize, usize) {
+    let rows = placed.case.step().positions().1 + 2;
+    let length = PLAIN + extra + rows * placed.case.d;
+    (PLAIN, rows, length, length + 1)
+}
+
+/// What is timed: a step of Adam with stored moments on slabs of `extra` more weights, clipping, and the sums of losses.
+pub fn timed<'a>(placed: &'a Placed, extra: usize) -> Vec<Subject<'a>> {
+    let [_, (name, settings, t), ..] = kinds();
+    vec![
+        adam_dense(placed, name, &settings, t, extra, false),
+        adam_rows(placed, name, &settings, t, false),
+        clip_norm(placed, 0.5, extra, false),
+        client_losses(placed, false),
+    ]
+}
+
+fn trains(placed: &Placed, c: usize) -> bool {
+    let b = &placed.case.step().client_tokens;
+    b[c] < b[c + 1]
+}
+
+/// Whether the step reaches weight `i` of a slab: all but the position rows outside its positions.
+fn reached(placed: &Placed, (table, rows): (usize, usize), i: usize) -> bool {
+    let (low, high) = placed.case.step().positions();
+    match i.checked_sub(table).map(|x| x / placed.case.d) {
+        Some(row) if row < rows => (low..high).contains(&row),
+        _ => true,
+    }
+}
+
+fn case_name(placed: &Placed, name: &str) -> String {
+    format!("{}, d {}, {name}", placed.case.name, placed.case.d)
+}
+
+fn moment_outputs(arrays: &[Array], wants: Option<[Vec<f32>; 3]>) -> Vec<Output> {
+    let wants = wants.map_or([None, None, None], |w| w.map(|v| Some(Want::Bits(words(&v)))));
+    let names = ["weights", "first moments", "second moments"];
+    names.into_iter().zip(wants).enumerate().map(|(i, (what, want))| whole(what, arrays, 2 + i, want)).collect()
+}
+
+/// Step coefficients, factors of clients, weights, both moments (not for gradient descent), gradients.
+fn moment_args(b: &[Buffer], sgd: bool, scaled: bool) -> [Arg<'static>; 6] {
+    let or = |null: bool, b: &Buffer| if null { Arg::Pointer(0) } else { at(b) };
+    [at(&b[0]), or(!scaled, &b[1]), at(&b[2]), or(sgd, &b[3]), or(sgd, &b[4]), at(&b[5])]
+}
+
+fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u32, extra: usize, judged: bool) -> Subject<'a> {
+    let (case, n) = (placed.case, placed.normals());
+    let (table, rows, length, stride) = slab(placed, extra);
+    let (clients, rule) = (case.clients(), Rule::new(settings, t as i32));
+    let count = clients * stride;
+    let scale: Vec<f32> = (0..clients).map(|c| 0.5 + n.at(50, c).abs()).collect();
+    let (p, m, g) = (n.take(51, count, 1.0), n.take(52, count, 0.1), n.take(54, count, 1.0));
+    let s: Vec<f32> = (0..count).map(|i| n.at(53, i).powi(2)).collect();
+    let arrays = vec![
+        value("step of the optimiser", &OptimiserStep::new(settings, t)),
+        Array::of("factors", &scale),
+        Array::of("weights", &p),
+        Array::of("first moments", &m),
+        Array::of("second moments", &s),
+        Array::of("gradients", &g),
+    ];
+    let sgd = rule.sgd;
+    let wants = judged.then(|| {
+        let (mut p, mut m, mut s) = (p, m, s);
+        for c in 0..clients {
+            for i in (0..length).map(|i| c * stride + i) {
+                if trains(placed, c) && reached(placed, (table, rows), i - c * stride) {
+                    rule.one(scale[c], [&mut p[i], &mut m[i], &mut s[i]], g[i]);
+                } else if rule.first && !rule.sgd {
+                    (m[i], s[i]) = (0.0, 0.0);
+                }
+            }
+        }
+        [p, m, s]
+    });
+    let outs = moment_outputs(&arrays, wants);
+    let d = case.d;
+    let launch: Launch = Box::new(move |device, b| {
+        let tail = [Arg::Long(stride as i64), int(length), int(table), int(rows), int(d)];
+        let args = [&[at(placed.chunk.table())], &moment_args(b, sgd, true)[..], &tail].concat();
+        go(device, "adam_dense", [clients, length.div_ceil(2048)], 256, 0, &args)
+    });
+    let floats = if sgd { 3 } else { 7 };
+    let work = cost(floats * clients * length, 14.0 * (clients * length) as f64);
+    subject("adam_dense", case_name(placed, name), arrays, outs, work, launch)
+}
+
+fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u32, judged: bool) -> Subject<'a> {
+    let (case, n, rule) = (placed.case, placed.normals(), Rule::new(settings, t as i32));
+    let (clients, d, count) = (case.clients(), case.d, case.chunk.rows() * case.d);
+    let (p, m, g) = (n.take(55, count, 1.0), n.take(56, count, 0.1), n.take(58, count, 1.0));
+    let s: Vec<f32> = (0..count).map(|i| n.at(57, i).powi(2)).collect();
+    let arrays = vec![
+        value("step of the optimiser", &OptimiserStep::new(settings, t)),
+        Array::of("factors", &[0f32; 1]),
+        Array::of("weights", &p),
+        Array::of("first moments", &m),
+        Array::of("second moments", &s),
+        Array::of("gradients", &g),
+    ];
+    let sgd = rule.sgd;
+    let wants = judged.then(|| {
+        let (mut p, mut m, mut s) = (p, m, s);
+        for c in 0..clients {
+            let rows = case.rows_of(c);
+            for i in rows.start * d..rows.end * d {
+                if trains(placed, c) {
+                    rule.one(1.0, [&mut p[i], &mut m[i], &mut s[i]], g[i]);
+                } else if rule.first && !rule.sgd {
+                    (m[i], s[i]) = (0.0, 0.0);
+                }
+            }
+        }
+        [p, m, s]
+    });
+    let outs = moment_outputs(&arrays, wants);
+    let blocks = (case.shape.client_rows as usize * d).div_ceil(2048).clamp(1, 65_535);
+    let launch: Launch = Box::new(move |device, b| {
+        let args = [&[at(placed.chunk.table())], &moment_args(b, sgd, false)[..], &[int(d)]].concat();
+        go(device, "adam_rows", [clients, blocks], 256, 0, &args)
+    });
+    let floats = if sgd { 3 } else { 7 };
+    subject("adam_rows", case_name(placed, name), arrays, outs, cost(floats * count, 14.0 * count as f64), launch)
+}
+
+fn clip_norm<'a>(placed: &'a Placed, clip: f32, extra: usize, judged: bool) -> Subject<'a> {
+    let (case, n) = (placed.case, placed.normals());
+    let (table, rows, length, stride) = slab(placed, extra);
+    let (clients, d, count) = (case.clients(), case.d, case.chunk.rows() * case.d);
+    let (g, row_grad) = (n.take(59, clients * stride, 1.0), n.take(60, count, 1.0));
+    let arrays =
+        vec![Array::of("gradients", &g), Array::of("item row gradients", &row_grad), Array::of("factors", &n.take(61, clients, 1.0))];
+    let want = judged.then(|| {
+        let (mut exact, mut plain) = (Vec::new(), Vec::new());
+        for c in 0..clients {
+            let own = (0..length).filter(|&i| reached(placed, (table, rows), i)).map(|i| g[c * stride + i]);
+            let rows = case.rows_of(c);
+            let all: Vec<f32> = own.chain(row_grad[rows.start * d..rows.end * d].iter().copied()).collect();
+            let norm = all.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
+            exact.push(if norm > f64::from(clip) { f64::from(clip) / norm } else { 1.0 });
+            let norm = all.iter().map(|x| x * x).sum::<f32>().sqrt();
+            plain.push(if norm > clip { clip / norm } else { 1.0 });
+        }
+        Want::Near { plain, exact }
+    });
+    let outs = vec![whole("factors", &arrays, 2, want)];
+    let launch: Launch = Box::new(move |device, b| {
+        let head = [at(placed.chunk.table()), at(&b[0]), at(&b[1]), Arg::Long(stride as i64), int(length), int(table), int(rows)];
+        let args = [&head[..], &[int(d), Arg::Float(clip), at(&b[2])]].concat();
+        go(device, "clip_norm", [clients, 1], 256, 256, &args)
+    });
+    let work = cost(clients * length + count + clients, 2.0 * (clients * length + count) as f64);
+    subject("clip_norm", case_name(placed, &format!("clip {clip}")), arrays, outs, work, launch)
+}
+
+fn client_losses<'a>(placed: &'a Placed, judged: bool) -> Subject<'a> {
+    let (case, n) = (placed.case, placed.normals());
+    let (step, clients) = (case.step(), case.clients());
+    let (loss, contrast) = (n.take(62, step.example.len(), 1.0), n.take(63, step.positives.len(), 1.0));
+    let mut sums: Vec<f64> = (0..2 * clients).map(|i| f64::from(i as u32) / 8.0).collect();
+    let arrays = vec![Array::of("losses", &loss), Array::of("contrasts", &contrast), Array::of("sums of clients", &sums)];
+    let want = judged.then(|| {
+        let mean = |values: &[f32], bounds: &[u32], c: usize| {
+            let own = &values[bounds[c] as usize..bounds[c + 1] as usize];
+            own.iter().map(|&x| f64::from(x)).sum::<f64>() / own.len().max(1) as f64
+        };
+        for c in 0..clients {
+            sums[2 * c] += mean(&loss, &step.client_examples, c);
+            sums[2 * c + 1] += mean(&contrast, &step.client_groups, c);
+        }
+        Want::Doubles(sums)
+    });
+    let outs = vec![whole("sums of clients", &arrays, 2, want)];
+    let launch: Launch = Box::new(move |device, b| {
+        let args = [at(placed.chunk.table()), at(&b[0]), at(&b[1]), at(&b[2])];
+        go(device, "client_losses", [clients.div_ceil(4), 1], 128, 0, &args)
+    });
+    let work = cost(loss.len() + contrast.len() + 8 * clients, (loss.len() + contrast.len()) as f64);
+    subject("client_losses", case_name(placed, "means"), arrays, outs, work, launch)
+}

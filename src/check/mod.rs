@@ -1,0 +1,223 @@
+//! The check of a GPU that `lumos gpu-check` makes: is every kernel right on it, are its bits the same every time, does a round agree
+//! with the CPU, and how fast is all of it.
+//!
+//! It runs on any [`Device`], so that the check itself is tested on the CPU rendition of the kernels, wrong kernels included.
+
+pub mod benches;
+mod calls;
+pub mod case;
+mod cost;
+mod direct;
+pub mod file;
+pub mod kernels;
+mod local;
+mod packed;
+pub mod reference;
+pub mod report;
+mod round;
+pub mod rounds;
+pub mod subject;
+pub mod tap;
+pub mod timing;
+pub mod yardstick;
+
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::ops::KERNELS;
+use crate::config::names;
+use crate::run::{Machine, telemetry};
+use crate::{Error, Result};
+use report::{DeviceLine, PartLine, Report};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Takes a line about what is being done.
+pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
+
+/// A part of the check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Every kernel against plain loops in f64.
+    Kernels,
+    /// Rounds give the same bits again and in any pieces.
+    Bits,
+    /// A round on the device against the CPU.
+    Rounds,
+    /// Times of kernels and rounds.
+    Benches,
+    /// A few small rounds, for tools that watch memory.
+    Smoke,
+}
+
+impl Part {
+    /// The parts of a whole check, in order.
+    pub const ALL: [Part; 4] = [Part::Kernels, Part::Bits, Part::Rounds, Part::Benches];
+
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Kernels => "kernels",
+            Part::Bits => "bits",
+            Part::Rounds => "rounds",
+            Part::Benches => "benches",
+            Part::Smoke => "smoke",
+        }
+    }
+}
+
+impl FromStr for Part {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Part> {
+        let known = [Part::Kernels, Part::Bits, Part::Rounds, Part::Benches, Part::Smoke];
+        known.into_iter().find(|p| p.name() == text.trim()).ok_or_else(|| {
+            let nearest = names::nearest(text.trim(), known.map(Part::name)).unwrap_or("kernels");
+            Error::Usage(format!("unknown part `{text}`: did you mean `{nearest}`? Valid: kernels, bits, rounds, benches, smoke"))
+        })
+    }
+}
+
+/// What to check.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Parts.
+    pub parts: Vec<Part>,
+    /// Small shapes only.
+    pub quick: bool,
+    /// Nothing new is begun after so much time.
+    pub time: Duration,
+    /// Identity of the GPU for its management library, such as `GPU-1234...`.
+    pub gpu: Option<String>,
+    /// The driver, in words.
+    pub driver: String,
+    /// How the kernels are embedded, in words.
+    pub kernels: String,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        let time = Duration::from_secs(8 * 60);
+        Options { parts: Part::ALL.to_vec(), quick: false, time, gpu: None, driver: String::new(), kernels: String::new() }
+    }
+}
+
+/// Checks `device`. What fails is in the report: the other parts still run, unless the device is lost.
+pub fn run(device: &Arc<dyn Device>, options: &Options, progress: Progress) -> Report {
+    let start = Instant::now();
+    let machine = Machine::here();
+    let mut report = Report {
+        date: crate::run::now(),
+        version: machine.version,
+        commit: machine.commit,
+        quick: options.quick,
+        device: describe(&**device, options),
+        ..Report::default()
+    };
+    let mut lost: Option<String> = None;
+    for &part in &options.parts {
+        let (began, name) = (Instant::now(), part.name());
+        let late = || start.elapsed() > options.time;
+        if let Some(why) = &lost {
+            let message = Some(format!("the device was lost before: {why}"));
+            report.parts.push(PartLine { name, state: "not run", seconds: 0.0, message });
+            continue;
+        }
+        if late() {
+            let message = Some(format!("the {:.0} s given were over", options.time.as_secs_f64()));
+            report.parts.push(PartLine { name, state: "not run", seconds: 0.0, message });
+            continue;
+        }
+        let before = report.checks.len();
+        let outcome = run_part(part, device, options, progress, &late, &mut report);
+        let failed = report.checks[before..].iter().filter(|c| !c.ok).count();
+        let message = match outcome {
+            Err(error) => {
+                if matches!(&error, Error::Device(e) if e.is_sticky()) {
+                    lost = Some(error.to_string());
+                }
+                Some(error.to_string())
+            }
+            Ok(false) => Some("not everything was measured: time or memory was out".to_string()),
+            Ok(true) if failed > 0 => Some(format!("{failed} of {} checks failed", report.checks.len() - before)),
+            Ok(true) => None,
+        };
+        let state = if message.is_none() { "passed" } else { "failed" };
+        report.parts.push(PartLine { name, state, seconds: began.elapsed().as_secs_f64(), message });
+    }
+    report.seconds = start.elapsed().as_secs_f64();
+    report
+}
+
+/// Whether all of the part was done.
+fn run_part(
+    part: Part,
+    device: &Arc<dyn Device>,
+    options: &Options,
+    progress: Progress,
+    late: &dyn Fn() -> bool,
+    report: &mut Report,
+) -> Result<bool> {
+    match part {
+        Part::Kernels => {
+            let seen = kernels::run(&**device, options.quick, &mut report.checks, progress)?;
+            report.unchecked = all_kernels().into_iter().filter(|k| !seen.contains(k)).map(str::to_string).collect();
+            Ok(true)
+        }
+        Part::Bits => rounds::bits(device, options.quick, &mut report.checks, progress).map(|()| true),
+        Part::Rounds => rounds::rounds(device, options.quick, &mut report.checks, progress).map(|()| true),
+        Part::Smoke => rounds::smoke(device, &mut report.checks, progress).map(|()| true),
+        Part::Benches => {
+            progress("copy bandwidth and arithmetic peaks");
+            report.yardsticks = yardstick::measure(&**device, options.quick)?;
+            // Rounds first: they are what is asked for most.
+            let rounds = benches::rounds(device, options.gpu.as_deref(), options.quick, &mut report.rounds, progress, late)?;
+            progress("times of kernels");
+            let kernels = benches::kernels(&**device, options.quick, &report.yardsticks, &mut report.benches, progress, late)?;
+            Ok(rounds && kernels)
+        }
+    }
+}
+
+/// Kernels of this build; where none are embedded, those that the backend asks for.
+fn all_kernels() -> Vec<&'static str> {
+    #[cfg(feature = "cuda")]
+    {
+        let families = crate::backend::cuda::modules::families();
+        if !families.is_empty() {
+            return families.iter().flat_map(|f| f.kernels.iter().copied()).collect();
+        }
+    }
+    KERNELS.to_vec()
+}
+
+fn describe(device: &dyn Device, options: &Options) -> DeviceLine {
+    let limits = device.limits();
+    let memory = device.memory().unwrap_or_default();
+    let sampler = options.gpu.as_deref().and_then(telemetry::Sampler::start);
+    DeviceLine {
+        name: device.name().into(),
+        capability: format!("{}.{}", limits.capability.0, limits.capability.1),
+        multiprocessors: limits.multiprocessors,
+        memory_bytes: memory.total,
+        free_bytes: memory.free,
+        l2_bytes: limits.l2_bytes,
+        shared_bytes: limits.shared_per_block,
+        driver: options.driver.clone(),
+        kernels: options.kernels.clone(),
+        telemetry: sampler.and_then(|s| s.samples(0.0).first().copied()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_read_by_name() {
+        for part in Part::ALL.into_iter().chain([Part::Smoke]) {
+            assert_eq!(part.name().parse::<Part>().unwrap(), part);
+        }
+        let error = "kernel".parse::<Part>().unwrap_err().to_string();
+        assert!(error.contains("did you mean `kernels`?"), "{error}");
+    }
+}

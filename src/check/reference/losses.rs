@@ -1,0 +1,119 @@
+//! Next-item losses and the contrast, one example and one group after another.
+
+use super::real::{Real, inner, log_sum, softplus};
+use super::{Act, Field, Reference};
+use crate::config::{Contrast, LossSettings, RecLoss};
+
+use super::super::case::LAMBDA;
+
+/// Added to a squared norm, so that a zero row has a finite cosine.
+const NORM_FLOOR: f64 = 1e-24;
+
+impl<R: Real> Reference<'_, R> {
+    /// Client that owns output `q`.
+    fn owner(&self, q: usize) -> usize {
+        self.step().client_outs.partition_point(|&b| b as usize <= q) - 1
+    }
+
+    /// One over the examples of the client that owns output `q`.
+    fn share(&self, q: usize) -> R {
+        let (c, bounds) = (self.owner(q), &self.step().client_examples);
+        R::ONE / R::of(f64::from(bounds[c + 1] - bounds[c]))
+    }
+
+    /// Adds `g` times row `r` of the table to the gradient of output `q`, and `g` times its hidden state to the row's gradient.
+    fn meet(&mut self, q: usize, r: usize, g: R, h: Act, dh: Act) {
+        let d = self.d();
+        let item = self.table()[r * d..][..d].to_vec();
+        let hidden = self.row(h, q).to_vec();
+        self.row_mut(dh, q).iter_mut().zip(item).for_each(|(x, y)| *x += g * y);
+        self.set(Field::RowGrad)[r * d..][..d].iter_mut().zip(hidden).for_each(|(x, y)| *x += g * y);
+    }
+
+    pub(super) fn sampled_loss(&mut self, rec: RecLoss, h: Act, dh: Act) {
+        let (step, d) = (self.step(), self.d());
+        let power = if rec == RecLoss::Gbce { R::of(f64::from(step.gbce_beta)) } else { R::ONE };
+        for (e, &q) in step.example.iter().enumerate() {
+            let (q, share) = (q as usize, self.share(q as usize));
+            let cands = &step.cands[e * step.width..][..step.width];
+            let logits: Vec<R> = cands.iter().map(|&r| inner(self.row(h, q), &self.table()[r as usize * d..][..d])).collect();
+            let lse = log_sum(&logits);
+            let mut loss = if rec == RecLoss::SampledSoftmax { lse - logits[0] } else { R::ZERO };
+            for (i, (&r, &x)) in cands.iter().zip(&logits).enumerate() {
+                let g = match (rec, i) {
+                    (RecLoss::SampledSoftmax, 0) => (x - lse).exp() - R::ONE,
+                    (RecLoss::SampledSoftmax, _) => (x - lse).exp(),
+                    (_, 0) => {
+                        loss += power * softplus(-x);
+                        -power / (R::ONE + x.exp())
+                    }
+                    _ => {
+                        loss += softplus(x);
+                        R::ONE / (R::ONE + (-x).exp())
+                    }
+                };
+                self.set(Field::Coef)[e * step.width + i] = g * share;
+                self.meet(q, r as usize, g * share, h, dh);
+            }
+            self.set(Field::Loss)[e] = loss;
+        }
+    }
+
+    pub(super) fn full_softmax(&mut self, h: Act, dh: Act) {
+        let (step, d) = (self.step(), self.d());
+        for (e, &q) in step.example.iter().enumerate() {
+            let (q, share) = (q as usize, self.share(q as usize));
+            let rows = self.case.rows_of(self.owner(q));
+            let positive = step.cands[e * step.width] as usize;
+            let logits: Vec<R> = rows.clone().map(|r| inner(self.row(h, q), &self.table()[r * d..][..d])).collect();
+            let lse = log_sum(&logits);
+            self.set(Field::Lse)[e] = lse;
+            self.set(Field::Loss)[e] = lse - logits[positive - rows.start];
+            for (r, x) in rows.zip(logits) {
+                let g = (x - lse).exp() - if r == positive { R::ONE } else { R::ZERO };
+                self.meet(q, r, g * share, h, dh);
+            }
+        }
+    }
+
+    pub(super) fn tri_view(&mut self, loss: &LossSettings, h: Act, dh: Act) {
+        let (step, d) = (self.step(), self.d());
+        let tau = R::of(f64::from(loss.tau));
+        for (g, &positives) in step.positives.iter().enumerate() {
+            let members: Vec<usize> =
+                step.group[step.group_bounds[g] as usize..step.group_bounds[g + 1] as usize].iter().map(|&q| q as usize).collect();
+            let (anchor, views) = (members[0], &members[1..]);
+            let c = self.owner(anchor);
+            let groups = R::of(f64::from(step.client_groups[c + 1] - step.client_groups[c]));
+            let weight = R::of(f64::from(LAMBDA)) / groups;
+            let of = |q: usize| self.row(h, q).to_vec();
+            let norm = |x: &[R]| (inner(x, x) + R::of(NORM_FLOOR)).sqrt();
+            let a = of(anchor);
+            let b: Vec<Vec<R>> = views.iter().map(|&v| of(v)).collect();
+            let cosines: Vec<R> = b.iter().map(|v| inner(&a, v) / (norm(&a) * norm(v))).collect();
+            let mut total = R::ZERO;
+            let mut slopes = vec![R::ZERO; views.len()];
+            for p in 0..positives as usize {
+                let inside = |v: &usize| loss.contrast == Contrast::Joint || *v == p || *v >= positives as usize;
+                let list: Vec<usize> = (0..views.len()).filter(inside).collect();
+                let scores: Vec<R> = list.iter().map(|&v| cosines[v] / tau).collect();
+                let lse = log_sum(&scores);
+                total += lse - cosines[p] / tau;
+                for (&v, &s) in list.iter().zip(&scores) {
+                    slopes[v] += (s - lse).exp() - if v == p { R::ONE } else { R::ZERO };
+                }
+            }
+            self.set(Field::Contrast)[g] = total;
+            let (na, mut own) = (norm(&a), vec![R::ZERO; d]);
+            for (i, v) in b.iter().enumerate() {
+                let (nv, slope, cosine) = (norm(v), slopes[i] * weight / tau, cosines[i]);
+                for k in 0..d {
+                    let (x, y) = (a[k] / na, v[k] / nv);
+                    own[k] += slope * (y - cosine * x) / na;
+                    self.row_mut(dh, views[i])[k] += slope * (x - cosine * y) / nv;
+                }
+            }
+            self.row_mut(dh, anchor).iter_mut().zip(own).for_each(|(x, g)| *x += g);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Whole rounds: against the CPU for every backbone and loss, and with the same bits however often and in whatever pieces.
+
+use super::Progress;
+use super::report::CheckLine;
+use crate::backend::cuda::device::Device;
+use crate::bench;
+use crate::config::{
+    Average, Backbone, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Residual, ServerOptimizer, Settings, UploadRows, Weights,
+};
+use crate::data::Dataset;
+use crate::federation::{NamedTensor, TensorData, Trainer};
+use crate::views::Views;
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Largest difference after one round, relative to the largest change that the round made of a weight.
+const NEAR: f64 = 1e-3;
+/// The same where products are rounded to TF32 and to bfloat16.
+const NEAR_TF32: f64 = 4e-2;
+/// See `NEAR_TF32`.
+const NEAR_BF16: f64 = 4e-1;
+
+/// What rounds are trained with, named.
+pub type Kind = (&'static str, Settings);
+
+fn base(quick: bool) -> Settings {
+    let mut s = Settings { seed: 3, ..Default::default() };
+    (s.model.dim, s.model.heads, s.model.max_len) = if quick { (12, 2, 9) } else { (64, 2, 50) };
+    s.local.epochs = 2;
+    s.federation.fraction = 1.0;
+    // Adam's first steps turn the sign of a gradient near zero into a whole step where epsilon is tiny.
+    s.local.eps = 1e-3;
+    s
+}
+
+fn with(base: &Settings, change: impl Fn(&mut Settings)) -> Settings {
+    let mut s = base.clone();
+    change(&mut s);
+    s
+}
+
+/// Every backbone, loss, optimiser and way of averaging.
+pub fn kinds(quick: bool) -> Vec<Kind> {
+    let b = base(quick);
+    vec![
+        ("sasrec, decoupled", b.clone()),
+        ("sasrec, joint", with(&b, |s| s.loss.contrast = Contrast::Joint)),
+        ("sasrec, no contrast", with(&b, |s| s.loss.contrast = Contrast::None)),
+        ("sasrec, odd width", with(&b, |s| (s.model.dim, s.model.heads, s.model.blocks) = (33, 3, 1))),
+        ("sasrec, dropout", with(&b, |s| (s.model.dropout, s.model.item_dropout) = (0.2, 0.1))),
+        ("sasrec, positions from the last", with(&b, |s| (s.model.positions, s.model.residual) = (Positions::Last, Residual::Normed))),
+        ("sasrec, sampled softmax", with(&b, |s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
+        ("sasrec, gbce", with(&b, |s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
+        ("sasrec, full softmax", with(&b, |s| s.loss.rec = RecLoss::Softmax)),
+        ("gru4rec, decoupled", with(&b, |s| s.model.backbone = Backbone::Gru4rec)),
+        ("gru4rec, full softmax", with(&b, |s| (s.model.backbone, s.loss.rec) = (Backbone::Gru4rec, RecLoss::Softmax))),
+        ("adamw, clipped", with(&b, |s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
+        ("gradient descent", with(&b, |s| s.local.optimizer = LocalOptimizer::Sgd)),
+        ("fedadam", with(&b, |s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
+        (
+            "momentum, cohort mean by examples, every touched row",
+            with(&b, |s| {
+                s.federation.server_momentum = 0.9;
+                (s.federation.average, s.federation.weights) = (Average::Cohort, Weights::Examples);
+                s.federation.upload_rows = UploadRows::Touched;
+            }),
+        ),
+        ("tf32", with(&b, |s| (s.precision, s.local.optimizer) = (Precision::Tf32, LocalOptimizer::Sgd))),
+        ("bf16", with(&b, |s| (s.precision, s.local.optimizer) = (Precision::Bf16, LocalOptimizer::Sgd))),
+    ]
+}
+
+/// A world of clients with ragged histories and views.
+fn world(clients: u32, items: u32, settings: &Settings) -> (Dataset, Views) {
+    let max_len = settings.model.max_len;
+    bench::world(&bench::RoundBench { clients, items, max_len, lengths: bench::default_lengths(5, max_len), ..Default::default() })
+}
+
+fn floats(tensors: &[NamedTensor]) -> Vec<(String, Vec<f32>)> {
+    let values = |t: &NamedTensor| match &t.data {
+        TensorData::F32(v) => v.to_vec(),
+        _ => Vec::new(),
+    };
+    tensors.iter().map(|t| (t.name.to_string(), values(t))).collect()
+}
+
+/// Largest difference between `a` and `b` relative to the largest change from `start`; infinite where a number is none.
+fn distance(start: &[NamedTensor], a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
+    let (start, a, b) = (floats(start), floats(a), floats(b));
+    let (mut change, mut worst) = (0f64, 0f64);
+    for ((name, x), (other, y)) in a.iter().zip(&b) {
+        if name != other || x.len() != y.len() {
+            return f64::INFINITY;
+        }
+        let before = start.iter().find(|(n, s)| n == name && s.len() == x.len());
+        for (i, (x, y)) in x.iter().zip(y).enumerate() {
+            let difference = f64::from((x - y).abs());
+            worst = if difference.is_nan() { f64::INFINITY } else { worst.max(difference) };
+            change = before.map_or(change, |(_, s)| change.max(f64::from((y - s[i]).abs())));
+        }
+    }
+    if a.len() != b.len() || change == 0.0 { f64::INFINITY } else { worst / change }
+}
+
+fn trained(mut trainer: Trainer, rounds: u64, chunk_bytes: Option<u64>) -> Result<Vec<NamedTensor>> {
+    if let Some(bytes) = chunk_bytes {
+        trainer.limit_chunks(bytes);
+    }
+    for _ in 0..rounds {
+        trainer.round()?;
+    }
+    trainer.tensors()
+}
+
+fn line(part: &'static str, kind: &str, case: String, bound: f64, found: Result<f64>) -> Result<CheckLine> {
+    let found = match found {
+        Err(Error::Device(e)) if e.is_sticky() => return Err(e.into()),
+        other => other,
+    };
+    let (error, fault) = match found {
+        Ok(e) if e <= bound => (e, None),
+        Ok(e) if bound == 0.0 => (e, Some("the bits differ".to_string())),
+        Ok(e) => (e, Some(format!("differs by {e:.1e} of the largest change; {bound:.1e} is allowed"))),
+        Err(e) => (f64::INFINITY, Some(e.to_string())),
+    };
+    let error = if error.is_finite() { error } else { f64::MAX };
+    Ok(CheckLine { part, name: kind.into(), case, error, bound, ok: fault.is_none(), fault })
+}
+
+/// One round of each kind on the CPU and on the device.
+pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
+    let (clients, items) = if quick { (24, 40) } else { (300, 700) };
+    for (name, settings) in kinds(quick) {
+        progress(&format!("a round on the CPU and on the device: {name}"));
+        let (data, views) = world(clients, items, &settings);
+        let exact = Settings { precision: Precision::Fp32, ..settings.clone() };
+        let bound = match settings.precision {
+            Precision::Fp32 => NEAR,
+            Precision::Tf32 => NEAR_TF32,
+            Precision::Bf16 => NEAR_BF16,
+        };
+        let compare = || -> Result<f64> {
+            let start = trained(Trainer::new(&exact, &data, &views)?, 0, None)?;
+            let cpu = trained(Trainer::new(&exact, &data, &views)?, 1, None)?;
+            let gpu = trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 1, None)?;
+            Ok(distance(&start, &gpu, &cpu))
+        };
+        lines.push(line("rounds", name, format!("{clients} clients, one round, against the CPU"), bound, compare())?);
+    }
+    Ok(())
+}
+
+/// Two rounds, again, and in small chunks: the same bits.
+pub fn bits(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
+    let (clients, items) = if quick { (130, 40) } else { (1000, 2000) };
+    let chosen = ["sasrec, dropout", "gru4rec, decoupled", "adamw, clipped", "sasrec, full softmax", "tf32", "bf16"];
+    let kinds = kinds(quick).into_iter().filter(|(name, _)| chosen[..if quick { 2 } else { chosen.len() }].contains(name));
+    for (name, settings) in kinds {
+        progress(&format!("the same bits: {name}"));
+        let (data, views) = world(clients, items, &settings);
+        let run = |bytes| trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 2, bytes);
+        let whole = match run(None) {
+            Ok(whole) => whole,
+            Err(e) => {
+                lines.push(line("bits", name, format!("{clients} clients, two rounds"), 0.0, Err(e))?);
+                continue;
+            }
+        };
+        // Pieces of 64 clients; chunks of a third of the memory that the whole cohort takes.
+        for (how, bytes) in [("again", None), ("in chunks of 64", Some(1)), ("in larger chunks", Some(24 << 20))] {
+            if quick && bytes == Some(24 << 20) {
+                continue;
+            }
+            let found = run(bytes).map(|other| if other == whole { 0.0 } else { distance(&[], &other, &whole) });
+            lines.push(line("bits", name, format!("{clients} clients, two rounds, {how}"), 0.0, found)?);
+        }
+    }
+    Ok(())
+}
+
+/// A small round of each backbone, for tools that watch memory: only the absence of errors is checked here.
+pub fn smoke(device: &Arc<dyn Device>, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
+    let chosen = ["sasrec, dropout", "sasrec, full softmax", "gru4rec, decoupled", "adamw, clipped", "tf32", "bf16"];
+    for (name, settings) in kinds(true).into_iter().filter(|(name, _)| chosen.contains(name)) {
+        progress(&format!("a small round: {name}"));
+        let (data, views) = world(20, 40, &settings);
+        let finite = |tensors: &[NamedTensor]| floats(tensors).iter().all(|(_, v)| v.iter().all(|x| x.is_finite()));
+        let run = || -> Result<f64> {
+            let tensors = trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 1, Some(1))?;
+            Ok(if finite(&tensors) { 0.0 } else { f64::INFINITY })
+        };
+        lines.push(line("smoke", name, "20 clients, one round".into(), 0.0, run())?);
+    }
+    Ok(())
+}

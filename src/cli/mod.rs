@@ -12,6 +12,7 @@ mod config;
 mod data;
 mod doctor;
 mod eval;
+mod gpu_check;
 mod interrupt;
 mod methods;
 mod output;
@@ -60,6 +61,7 @@ enum Command {
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
+    GpuCheck(gpu_check::Args),
     #[command(subcommand)]
     Bench(bench::Command),
 }
@@ -72,6 +74,8 @@ pub fn main() -> ExitCode {
 /// Runs the program on `words`, of which the first is its name; gives the exit code.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     let outcome = match Cli::parse_from(words).command {
+        // Its exit code says whether the GPU passed.
+        Command::GpuCheck(args) => return finish(gpu_check::main(&args)),
         Command::Run(args) => run::main(&args),
         Command::Data(command) => data::main(&command),
         Command::Views(command) => views::main(&command),
@@ -84,8 +88,13 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Doctor(args) => doctor::main(&args),
         Command::Bench(command) => bench::main(&command),
     };
+    finish(outcome.map(|()| 0))
+}
+
+/// The exit code of an outcome; an error is told.
+fn finish(outcome: Result<u8, Error>) -> u8 {
     match outcome {
-        Ok(()) => 0,
+        Ok(code) => code,
         // The reader of our output went away (`lumos ... | head`): nothing is wrong and nobody listens.
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => 0,
         Err(error) => {

@@ -43,11 +43,6 @@ impl<'a> Placed<'a> {
         Ok(Placed { case, chunk, kernels, clock, clock_buffer: device.upload_new(&[clock])?, normals })
     }
 
-    /// The kernels of the device.
-    pub fn kernels(&self) -> &'a KernelSet {
-        self.kernels
-    }
-
     /// Random numbers.
     pub fn normals(&self) -> &'a Normals {
         self.normals

@@ -26,6 +26,7 @@ pub type Kind = (&'static str, Settings);
 fn base(quick: bool) -> Settings {
     let mut s = Settings { seed: 3, ..Default::default() };
     (s.model.dim, s.model.heads, s.model.max_len) = if quick { (12, 2, 9) } else { (64, 2, 50) };
+    s.model.blocks = if quick { 1 } else { 2 };
     s.local.epochs = 2;
     s.federation.fraction = 1.0;
     // Adam's first steps turn the sign of a gradient near zero into a whole step where epsilon is tiny.
@@ -129,7 +130,7 @@ fn line(part: &'static str, kind: &str, case: String, bound: f64, found: Result<
 
 /// One round of each kind on the CPU and on the device.
 pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
-    let (clients, items) = if quick { (24, 40) } else { (300, 700) };
+    let (clients, items) = if quick { (10, 30) } else { (300, 700) };
     for (name, settings) in kinds(quick) {
         progress(&format!("a round on the CPU and on the device: {name}"));
         let (data, views) = world(clients, items, &settings);
@@ -152,7 +153,7 @@ pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>,
 
 /// Two rounds, again, and in small chunks: the same bits.
 pub fn bits(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
-    let (clients, items) = if quick { (130, 40) } else { (1000, 2000) };
+    let (clients, items) = if quick { (70, 40) } else { (1000, 2000) };
     let chosen = ["sasrec, dropout", "gru4rec, decoupled", "adamw, clipped", "sasrec, full softmax", "tf32", "bf16"];
     let kinds = kinds(quick).into_iter().filter(|(name, _)| chosen[..if quick { 2 } else { chosen.len() }].contains(name));
     for (name, settings) in kinds {

@@ -9,7 +9,7 @@ mod sequence;
 
 pub use real::Real;
 
-use super::case::{Case, NUMBER, Normals};
+use super::case::{Case, NUMBER};
 use super::round::rounded;
 use crate::backend::cuda::meter::place;
 use crate::backend::cuda::optimiser::DropoutClock;

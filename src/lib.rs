@@ -2,7 +2,7 @@
 //! contrastive loss.
 //!
 //! Layers point downwards only: `cli` -> `run` -> `federation` -> `cohort`, `model` -> `backend`; `data`, `views` and
-//! `eval` know nothing of devices.
+//! `eval` know nothing of devices. `check` holds a GPU against the CPU, from kernels to whole rounds.
 #![deny(missing_docs)]
 
 pub mod backend;

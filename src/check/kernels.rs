@@ -5,7 +5,7 @@ use super::packed::Placed;
 use super::report::CheckLine;
 use super::subject::Subject;
 use super::tap::Tap;
-use super::{Progress, calls, direct, local, yardstick};
+use super::{Progress, batch, calls, direct, local, yardstick};
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::ops::KernelSet;
 use crate::{Error, Result};
@@ -39,8 +39,6 @@ impl Judge<'_> {
 
     fn line(&mut self, subject: &Subject, error: f64, bound: f64, fault: Option<String>) {
         let (name, case) = (subject.kernel.to_string(), subject.case.clone());
-        // An error that is infinite is none that JSON can hold.
-        let error = if error.is_finite() { error } else { f64::MAX };
         self.lines.push(CheckLine { part: "kernels", name, case, error, bound, ok: fault.is_none(), fault });
     }
 }
@@ -72,10 +70,10 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
     ];
     all.extend(direct::server(n, 131, 17, 23, 5, true));
     for (batch, d) in [(1, 1), (17, 33), (40, 130)] {
-        all.extend(direct::in_batch(n, batch, d, true));
+        all.extend(batch::in_batch(n, batch, d, true));
     }
     for (users, items, d) in [(1, 1, 1), (37, 131, 33), (129, 257, 8), (13, 129, 68)] {
-        all.extend(direct::rank(n, users, items, d, true));
+        all.extend(batch::rank(n, users, items, d, true));
     }
     if !quick {
         all.push(direct::broadcast(n, 700, 54_000, 54_004, true));
@@ -83,8 +81,8 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
         all.push(direct::average_dense(n, 700, 54_001, true));
         all.push(direct::average_rows(n, 700, 25, 10_429, 64, true));
         all.extend(direct::server(n, 54_001, 9_000, 10_429, 64, true));
-        all.extend(direct::in_batch(n, 300, 64, true));
-        all.extend(direct::rank(n, 300, 10_429, 64, true));
+        all.extend(batch::in_batch(n, 300, 64, true));
+        all.extend(batch::rank(n, 300, 10_429, 64, true));
     }
     all
 }

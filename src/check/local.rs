@@ -6,6 +6,7 @@ use super::subject::{Array, Launch, Output, Subject, Want};
 use crate::backend::cuda::device::{Arg, Buffer};
 use crate::backend::cuda::optimiser::OptimiserStep;
 use crate::config::{LocalOptimizer, LocalSettings};
+use std::ops::Range;
 
 /// One step on one weight: what `backend::cpu::optim` does, operation by operation.
 struct Rule {
@@ -104,11 +105,18 @@ fn trains(placed: &Placed, c: usize) -> bool {
     b[c] < b[c + 1]
 }
 
-/// Whether the step reaches weight `i` of a slab: all but the position rows outside its positions.
-fn reached(placed: &Placed, (table, rows): (usize, usize), i: usize) -> bool {
-    let (low, high) = placed.case.step().positions();
+/// Positions that the sequences of client `c` reach.
+fn reach(placed: &Placed, c: usize) -> Range<usize> {
+    let step = placed.case.step();
+    let own = &step.position[step.client_tokens[c] as usize..step.client_tokens[c + 1] as usize];
+    let (low, high) = (own.iter().min(), own.iter().max());
+    low.map_or(0, |&p| p as usize)..high.map_or(0, |&p| p as usize + 1)
+}
+
+/// Whether weight `i` of a slab has a gradient: all but the position rows outside `reach`.
+fn reached(placed: &Placed, (table, rows): (usize, usize), reach: &Range<usize>, i: usize) -> bool {
     match i.checked_sub(table).map(|x| x / placed.case.d) {
-        Some(row) if row < rows => (low..high).contains(&row),
+        Some(row) if row < rows => reach.contains(&row),
         _ => true,
     }
 }
@@ -148,10 +156,11 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
     let sgd = rule.sgd;
     let wants = judged.then(|| {
         let (mut p, mut m, mut s) = (p, m, s);
-        for c in 0..clients {
+        for (c, &factor) in scale.iter().enumerate() {
+            let reach = reach(placed, c);
             for i in (0..length).map(|i| c * stride + i) {
-                if trains(placed, c) && reached(placed, (table, rows), i - c * stride) {
-                    rule.one(scale[c], [&mut p[i], &mut m[i], &mut s[i]], g[i]);
+                if trains(placed, c) && reached(placed, (table, rows), &reach, i - c * stride) {
+                    rule.one(factor, [&mut p[i], &mut m[i], &mut s[i]], g[i]);
                 } else if rule.first && !rule.sgd {
                     (m[i], s[i]) = (0.0, 0.0);
                 }
@@ -218,8 +227,10 @@ fn clip_norm<'a>(placed: &'a Placed, clip: f32, extra: usize, judged: bool) -> S
         vec![Array::of("gradients", &g), Array::of("item row gradients", &row_grad), Array::of("factors", &n.take(61, clients, 1.0))];
     let want = judged.then(|| {
         let (mut exact, mut plain) = (Vec::new(), Vec::new());
+        // Rows that the launch reaches and the client does not have gradients of zero in a run; here they count.
+        let (low, high) = case.step().positions();
         for c in 0..clients {
-            let own = (0..length).filter(|&i| reached(placed, (table, rows), i)).map(|i| g[c * stride + i]);
+            let own = (0..length).filter(|&i| reached(placed, (table, rows), &(low..high), i)).map(|i| g[c * stride + i]);
             let rows = case.rows_of(c);
             let all: Vec<f32> = own.chain(row_grad[rows.start * d..rows.end * d].iter().copied()).collect();
             let norm = all.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();

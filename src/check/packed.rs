@@ -14,7 +14,7 @@ use crate::backend::cuda::packed::{DeviceChunk, HostChunk};
 use crate::rng::{Purpose, Stream};
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
+use std::rc::Rc;
 
 /// Deviations of the random values of each field, in the order of [`FIELDS`].
 const DEVIATIONS: [f32; FIELDS.len()] = [1.0, 0.3, 1.0, 0.4, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
@@ -72,7 +72,7 @@ impl<'a> Placed<'a> {
             true => (self.after::<f64>(call, Phase::Run, &base, &arena_of), self.after::<f32>(call, Phase::Run, &base, &arena_of)),
             false => Default::default(),
         };
-        let launch = Arc::new(self.launch(call, meter.floats()));
+        let launch = Rc::new(self.launch(call, meter.floats()));
         let kernels: BTreeSet<&'static str> = results.iter().map(|r| r.kernel).collect();
         let mut subjects = Vec::new();
         for kernel in kernels {
@@ -103,7 +103,7 @@ impl<'a> Placed<'a> {
                 kernel,
                 with,
                 case: format!("{}, d {}{variant}", self.case.name, self.case.d),
-                arrays: Arc::new(arrays),
+                arrays,
                 launch: launch.clone(),
                 outputs,
                 cost: cost::of(kernel, call, self.case),

@@ -12,7 +12,8 @@ pub struct CheckLine {
     pub name: String,
     /// Shape and variant.
     pub case: String,
-    /// Worst error, relative to the largest exact value (kernels) or to the largest change of a weight (rounds).
+    /// Worst error, relative to the largest exact value (kernels) or to the largest change of a weight (rounds). Infinite, which JSON
+    /// holds as null, where there is nothing to compare.
     pub error: f64,
     /// The largest error that is accepted; 0 where bits must agree.
     pub bound: f64,

@@ -14,11 +14,11 @@ use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Largest difference after one round, relative to the largest change that the round made of a weight.
-const NEAR: f64 = 1e-3;
+const NEAR: f64 = 3e-4;
 /// The same where products are rounded to TF32 and to bfloat16.
-const NEAR_TF32: f64 = 4e-2;
+const NEAR_TF32: f64 = 1e-2;
 /// See `NEAR_TF32`.
-const NEAR_BF16: f64 = 4e-1;
+const NEAR_BF16: f64 = 8e-2;
 
 /// What rounds are trained with, named.
 pub type Kind = (&'static str, Settings);
@@ -71,10 +71,14 @@ pub fn kinds(quick: bool) -> Vec<Kind> {
     ]
 }
 
-/// A world of clients with ragged histories and views.
+/// A world of clients with ragged histories and views. The last few have short ones, so that a chunk of them reaches fewer positions
+/// than one of all.
 fn world(clients: u32, items: u32, settings: &Settings) -> (Dataset, Views) {
     let max_len = settings.model.max_len;
-    bench::world(&bench::RoundBench { clients, items, max_len, lengths: bench::default_lengths(5, max_len), ..Default::default() })
+    let mut lengths = bench::default_lengths(5, max_len);
+    lengths.truncate(clients as usize - 4);
+    lengths.resize(clients as usize, 1);
+    bench::world(&bench::RoundBench { clients, items, max_len, lengths, ..Default::default() })
 }
 
 fn floats(tensors: &[NamedTensor]) -> Vec<(String, Vec<f32>)> {
@@ -124,7 +128,6 @@ fn line(part: &'static str, kind: &str, case: String, bound: f64, found: Result<
         Ok(e) => (e, Some(format!("differs by {e:.1e} of the largest change; {bound:.1e} is allowed"))),
         Err(e) => (f64::INFINITY, Some(e.to_string())),
     };
-    let error = if error.is_finite() { error } else { f64::MAX };
     Ok(CheckLine { part, name: kind.into(), case, error, bound, ok: fault.is_none(), fault })
 }
 
@@ -153,9 +156,9 @@ pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>,
 
 /// Two rounds, again, and in small chunks: the same bits.
 pub fn bits(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
-    let (clients, items) = if quick { (70, 40) } else { (1000, 2000) };
-    let chosen = ["sasrec, dropout", "gru4rec, decoupled", "adamw, clipped", "sasrec, full softmax", "tf32", "bf16"];
-    let kinds = kinds(quick).into_iter().filter(|(name, _)| chosen[..if quick { 2 } else { chosen.len() }].contains(name));
+    let (clients, items) = if quick { (68, 40) } else { (1000, 2000) };
+    let chosen = ["sasrec, dropout", "adamw, clipped", "gru4rec, decoupled", "sasrec, full softmax", "tf32", "bf16"];
+    let kinds = kinds(quick).into_iter().filter(|(name, _)| chosen[..if quick { 3 } else { chosen.len() }].contains(name));
     for (name, settings) in kinds {
         progress(&format!("the same bits: {name}"));
         let (data, views) = world(clients, items, &settings);

@@ -5,7 +5,7 @@ use crate::backend::cuda::device::{Buffer, Device, Plain, bytes_of, bytes_of_mut
 use crate::config::Precision;
 use crate::{Error, Result};
 use std::ops::Range;
-use std::sync::Arc;
+use std::rc::Rc;
 
 /// Words behind every array, which nothing may touch.
 const GUARD: usize = 64;
@@ -86,9 +86,9 @@ pub struct Subject<'a> {
     /// Shape and variant, for a reader.
     pub case: String,
     /// Inputs.
-    pub arrays: Arc<Vec<Array>>,
+    pub arrays: Vec<Array>,
     /// The call.
-    pub launch: Arc<Launch<'a>>,
+    pub launch: Rc<Launch<'a>>,
     /// Outputs.
     pub outputs: Vec<Output>,
     /// Least work.

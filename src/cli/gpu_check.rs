@@ -73,17 +73,14 @@ pub fn main(args: &Args) -> Result<u8> {
         return Err(Error::Usage(format!("--minutes {} must be above 0", args.minutes)));
     }
     let choice: Choice = args.device.parse()?;
-    let Some((device, gpu, line)) = open(choice)? else {
-        let message = format!("--device {choice} is no GPU, and a GPU is what is checked here; name one with `--device cuda:N`");
-        return Err(Error::Usage(message));
-    };
+    let (device, line) = open(choice)?;
     remark(&line);
     let survey = crate::backend::cuda::Survey::take();
     let options = Options {
         parts,
         quick: args.quick,
         time: Duration::from_secs_f64(60.0 * args.minutes),
-        gpu,
+        gpu: identity(device.name()),
         driver: format!("{}; nvml {}", survey.driver, telemetry::describe()),
         kernels: survey.kernels,
     };
@@ -99,20 +96,19 @@ pub fn main(args: &Args) -> Result<u8> {
     Ok(u8::from(!report.passed()))
 }
 
-/// The GPU, its identity for the management library, and a line that says which it is; nothing where the choice is the CPU.
-fn open(choice: Choice) -> Result<Option<(Arc<dyn Device>, Option<String>, String)>> {
-    match choice {
-        Choice::Cpu => return Ok(None),
-        // The CPU is no answer here.
-        Choice::Auto => return open(Choice::Cuda),
-        _ => {}
-    }
-    match choose(choice)? {
-        (Chosen::Gpu(device), line) => {
-            let gpu = identity(device.name());
-            Ok(Some((device, gpu, line)))
+/// The GPU and a line that says which it is.
+fn open(choice: Choice) -> Result<(Arc<dyn Device>, String)> {
+    // The CPU is no answer here, so `auto` is any GPU.
+    let chosen = match choice {
+        Choice::Auto => choose(Choice::Cuda)?,
+        other => choose(other)?,
+    };
+    match chosen {
+        (Chosen::Gpu(device), line) => Ok((device, line)),
+        (Chosen::Cpu, _) => {
+            let message = format!("--device {choice} is no GPU, and a GPU is what is checked here; name one with `--device cuda:N`");
+            Err(Error::Usage(message))
         }
-        (Chosen::Cpu, _) => Ok(None),
     }
 }
 

@@ -18,11 +18,13 @@ fn main() {
         Ok((Chosen::Cpu, line)) => return println!("kernels: skipped: {line}"),
         Err(error) => return println!("kernels: skipped: {}", error.to_string().replace('\n', " ")),
     };
-    let test = std::env::args().any(|a| a == "--test");
+    // As criterion has it: without `--bench` cargo is testing.
+    let given = |word: &str| std::env::args().any(|a| a == word);
+    let test = given("--test") || !given("--bench");
     let mut c =
         Criterion::default().configure_from_args().warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(1));
     let outcome = benches::for_each(&*device, test, &mut |subject| {
-        let bench = Bench::new(&*device, subject)?;
+        let bench = Bench::new(&*device, subject, test)?;
         c.bench_function(&format!("{}/{}", subject.kernel, subject.case), |b| {
             b.iter_custom(|launches| {
                 let seconds = bench.seconds(launches).expect("a kernel that runs");

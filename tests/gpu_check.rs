@@ -32,10 +32,12 @@ enum Wrong {
     Faults,
 }
 
-/// The rendition with some kernels spoilt: which argument of each is an output, and which one holds an offset into it.
+/// A kernel, which of its arguments is an output, and which one holds an offset into it.
+type Output = (&'static str, usize, Option<usize>);
+
+/// The rendition with some kernels spoilt.
 struct Spoilt {
-    kernels: Vec<(&'static str, usize, Option<usize>)>,
-    how: Wrong,
+    kernels: Vec<(Output, Wrong)>,
     runs: AtomicUsize,
 }
 
@@ -52,9 +54,9 @@ impl HostKernels for Spoilt {
         // Safety: the caller's.
         unsafe { Simt.launch(handle, g, args)? };
         let name = lumos_simt::nth(handle).ok_or("no such kernel")?.name();
-        let Some(&(_, output, offset)) = self.kernels.iter().find(|k| k.0 == name) else { return Ok(()) };
+        let Some(&((_, output, offset), how)) = self.kernels.iter().find(|k| k.0.0 == name) else { return Ok(()) };
         let run = self.runs.fetch_add(1, Relaxed);
-        match self.how {
+        match how {
             // Safety: the caller's.
             Wrong::Twice => return unsafe { Simt.launch(handle, g, args) },
             Wrong::Faults => return Err("an illegal address was read".into()),
@@ -66,7 +68,7 @@ impl HostKernels for Spoilt {
             let at = offset.map_or(0, |i| *args[i].cast::<i32>() as isize);
             // The high word of a double: the low one is beyond what is held against the reference.
             let at = if name == "client_losses" { 1 } else { at };
-            let at = if self.how == Wrong::Astray { at - 1 } else { at };
+            let at = if how == Wrong::Astray { at - 1 } else { at };
             let word = (*args[output].cast::<*mut u32>()).offset(at);
             *word = if *word == 0 { 0x3a83_126f } else { *word ^ (1 << 13) };
         }
@@ -74,13 +76,12 @@ impl HostKernels for Spoilt {
     }
 }
 
-fn spoilt(kernels: &[(&'static str, usize, Option<usize>)], how: Wrong) -> Arc<dyn Device> {
-    let kernels = Spoilt { kernels: kernels.to_vec(), how, runs: AtomicUsize::new(0) };
-    Arc::new(HostDevice::new(kernels, MEMORY))
+fn spoilt(kernels: &[(Output, Wrong)]) -> Arc<dyn Device> {
+    Arc::new(HostDevice::new(Spoilt { kernels: kernels.to_vec(), runs: AtomicUsize::new(0) }, MEMORY))
 }
 
 /// Every kernel that is checked by itself, with an argument that is an output and one that holds an offset into it.
-const OUTPUTS: &[(&str, usize, Option<usize>)] = &[
+const OUTPUTS: &[Output] = &[
     ("adam_dense", 3, None),
     ("adam_rows", 3, None),
     ("add", 3, None),
@@ -178,9 +179,9 @@ fn every_part_passes_on_right_kernels() {
 #[test]
 fn a_wrong_kernel_fails_under_its_name() {
     for half in 0..2 {
-        let some: Vec<_> = OUTPUTS.iter().copied().skip(half).step_by(2).collect();
-        let report = run(&spoilt(&some, Wrong::Off), &[Part::Kernels]);
-        let expected: BTreeSet<&str> = some.iter().map(|k| k.0).collect();
+        let some: Vec<_> = OUTPUTS.iter().skip(half).step_by(2).map(|&k| (k, Wrong::Off)).collect();
+        let report = run(&spoilt(&some), &[Part::Kernels]);
+        let expected: BTreeSet<&str> = some.iter().map(|k| k.0.0).collect();
         assert_eq!(failing(&report), expected, "half {half}");
         assert!(!report.passed() && report.parts[0].state == "failed");
     }
@@ -188,23 +189,20 @@ fn a_wrong_kernel_fails_under_its_name() {
 
 #[test]
 fn other_bits_and_strays_are_found() {
-    let report = run(&spoilt(&[("copy", 3, None)], Wrong::Sometimes), &[Part::Kernels]);
-    assert_eq!(failing(&report), BTreeSet::from(["copy"]));
-    let said = report.failures().next().and_then(|c| c.fault.clone()).unwrap_or_default();
-    assert!(said.contains("other bits when the kernel runs again"), "{said}");
-    let report = run(&spoilt(&[("layer_norm", 9, None)], Wrong::Astray), &[Part::Kernels]);
-    let said: Vec<_> = report.failures().map(|c| (c.name.as_str(), c.fault.clone().unwrap_or_default())).collect();
-    assert!(!said.is_empty() && said.iter().all(|(name, _)| *name == "layer_norm"));
-    assert!(said.iter().any(|(_, fault)| fault.contains("which is no output")), "{said:?}");
+    let report = run(&spoilt(&[(("copy", 3, None), Wrong::Sometimes), (("layer_norm", 9, None), Wrong::Astray)]), &[Part::Kernels]);
+    assert_eq!(failing(&report), BTreeSet::from(["copy", "layer_norm"]));
+    let said = |name: &str| -> Vec<&str> { report.failures().filter(|c| c.name == name).filter_map(|c| c.fault.as_deref()).collect() };
+    assert!(said("copy").iter().any(|f| f.contains("other bits when the kernel runs again")), "{:?}", said("copy"));
+    assert!(said("layer_norm").iter().any(|f| f.contains("which is no output")), "{:?}", said("layer_norm"));
 }
 
 #[test]
 fn rounds_that_are_wrong_or_differ_are_found() {
     // Two steps of the optimiser in place of one, in every round of every kind.
-    let report = run(&spoilt(&[("adam_rows", 3, None)], Wrong::Twice), &[Part::Rounds]);
+    let report = run(&spoilt(&[(("adam_rows", 3, None), Wrong::Twice)]), &[Part::Rounds]);
     let right: Vec<_> = report.checks.iter().filter(|c| c.ok && c.bound < 0.1).map(|c| (&c.name, c.error)).collect();
     assert!(!report.passed() && right.is_empty(), "{right:?}");
-    let report = run(&spoilt(&[("adam_rows", 3, None)], Wrong::Sometimes), &[Part::Bits]);
+    let report = run(&spoilt(&[(("adam_rows", 3, None), Wrong::Sometimes)]), &[Part::Bits]);
     assert!(!report.passed() && report.failures().any(|c| c.case.contains("chunks of 64")), "{:?}", report.parts);
 }
 
@@ -212,7 +210,7 @@ fn rounds_that_are_wrong_or_differ_are_found() {
 fn a_fault_ends_the_parts_and_not_the_report() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("result.json");
-    let report = run(&spoilt(&[("layer_norm", 8, None)], Wrong::Faults), &[Part::Kernels, Part::Bits, Part::Benches]);
+    let report = run(&spoilt(&[(("layer_norm", 8, None), Wrong::Faults)]), &[Part::Kernels, Part::Bits, Part::Benches]);
     let states: Vec<&str> = report.parts.iter().map(|p| p.state).collect();
     assert_eq!(states, ["failed", "not run", "not run"]);
     assert_eq!(failing(&report), BTreeSet::from(["layer_norm"]));

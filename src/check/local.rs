@@ -227,10 +227,9 @@ fn clip_norm<'a>(placed: &'a Placed, clip: f32, extra: usize, judged: bool) -> S
         vec![Array::of("gradients", &g), Array::of("item row gradients", &row_grad), Array::of("factors", &n.take(61, clients, 1.0))];
     let want = judged.then(|| {
         let (mut exact, mut plain) = (Vec::new(), Vec::new());
-        // Rows that the launch reaches and the client does not have gradients of zero in a run; here they count.
-        let (low, high) = case.step().positions();
         for c in 0..clients {
-            let own = (0..length).filter(|&i| reached(placed, (table, rows), &(low..high), i)).map(|i| g[c * stride + i]);
+            let reach = reach(placed, c);
+            let own = (0..length).filter(|&i| reached(placed, (table, rows), &reach, i)).map(|i| g[c * stride + i]);
             let rows = case.rows_of(c);
             let all: Vec<f32> = own.chain(row_grad[rows.start * d..rows.end * d].iter().copied()).collect();
             let norm = all.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();

@@ -133,7 +133,7 @@ fn line(part: &'static str, kind: &str, case: String, bound: f64, found: Result<
 
 /// One round of each kind on the CPU and on the device.
 pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
-    let (clients, items) = if quick { (10, 30) } else { (300, 700) };
+    let (clients, items) = if quick { (8, 25) } else { (300, 700) };
     for (name, settings) in kinds(quick) {
         progress(&format!("a round on the CPU and on the device: {name}"));
         let (data, views) = world(clients, items, &settings);

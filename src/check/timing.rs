@@ -44,14 +44,14 @@ pub struct Bench<'s> {
 }
 
 impl<'s> Bench<'s> {
-    /// As many sets of inputs as are needed for four times the level 2 cache, where a third of the free memory holds them.
-    pub fn new(device: &'s dyn Device, subject: &'s Subject<'s>) -> Result<Bench<'s>> {
+    /// As many sets of inputs as are needed for four times the level 2 cache, where a third of the free memory holds them; `quick`: two.
+    pub fn new(device: &'s dyn Device, subject: &'s Subject<'s>, quick: bool) -> Result<Bench<'s>> {
         device.set_scope(&format!("bench of {}, {}", subject.kernel, subject.case));
         let bytes = subject.arrays.iter().map(|a| 4 * a.words.len()).sum::<usize>().max(1);
         let touched = (subject.cost.bytes as usize).clamp(1, bytes);
         let wanted = (4 * device.limits().l2_bytes).div_ceil(touched).max(1);
         let fits = (device.memory()?.free as usize / 3 / bytes).saturating_sub(1);
-        let count = wanted.min(MOST_SETS).min(fits).max(1);
+        let count = wanted.min(if quick { 2 } else { MOST_SETS }).min(fits).max(1);
         let pristine = subject.place(device)?;
         let mut sets = Vec::with_capacity(count);
         for _ in 0..count {
@@ -135,5 +135,5 @@ impl<'s> Bench<'s> {
 
 /// The time of a launch of `subject`.
 pub fn time(device: &dyn Device, subject: &Subject, quick: bool) -> Result<Sample> {
-    Bench::new(device, subject)?.time(quick)
+    Bench::new(device, subject, quick)?.time(quick)
 }

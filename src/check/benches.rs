@@ -10,7 +10,7 @@ use crate::backend::Rows;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::ops::KernelSet;
 use crate::bench::{self, RoundBench};
-use crate::config::{Contrast, Precision, RecLoss};
+use crate::config::{Contrast, Precision, RecLoss, Resident};
 use crate::federation::Trainer;
 use crate::run::telemetry::Sampler;
 use crate::{Error, Result};
@@ -140,30 +140,41 @@ pub fn rounds(
     let lengths = bench::default_lengths(7, 50);
     let reference = RoundBench { lengths, ..Default::default() };
     let small = RoundBench { clients: 5, items: 50, dim: 8, blocks: 1, epochs: 2, rounds: 2, ..reference.clone() };
-    let plan: Vec<(&str, Precision, RoundBench)> = if quick {
-        vec![("small", Precision::Fp32, small)]
+    let (auto, off) = (Resident::Auto, Resident::Off);
+    let plan: Vec<(&str, Precision, Resident, RoundBench)> = if quick {
+        vec![("small", Precision::Fp32, off, small)]
     } else {
         vec![
-            ("reference shape", Precision::Fp32, reference.clone()),
-            ("reference shape, tf32", Precision::Tf32, reference.clone()),
-            ("reference shape, bf16", Precision::Bf16, reference.clone()),
-            ("20,000 clients", Precision::Fp32, RoundBench { clients: 20_000, rounds: 3, ..reference }),
+            ("reference shape", Precision::Fp32, auto, reference.clone()),
+            ("reference shape, step by step", Precision::Fp32, off, reference.clone()),
+            ("reference shape, tf32", Precision::Tf32, auto, reference.clone()),
+            ("reference shape, tf32, step by step", Precision::Tf32, off, reference.clone()),
+            ("reference shape, bf16", Precision::Bf16, auto, reference.clone()),
+            ("reference shape, bf16, step by step", Precision::Bf16, off, reference.clone()),
+            ("20,000 clients", Precision::Fp32, auto, RoundBench { clients: 20_000, rounds: 3, ..reference.clone() }),
+            ("20,000 clients, step by step", Precision::Fp32, off, RoundBench { clients: 20_000, rounds: 3, ..reference }),
         ]
     };
-    for (name, precision, bench) in plan {
+    for (name, precision, resident, bench) in plan {
         if late() {
             return Ok(false);
         }
         progress(&format!("bench round: {name}"));
-        lines.push(round(device, gpu, name, precision, &bench)?);
+        lines.push(round(device, gpu, name, (precision, resident), &bench)?);
     }
     Ok(true)
 }
 
-fn round(device: &Arc<dyn Device>, gpu: Option<&str>, name: &str, precision: Precision, bench: &RoundBench) -> Result<RoundLine> {
+fn round(
+    device: &Arc<dyn Device>,
+    gpu: Option<&str>,
+    name: &str,
+    (precision, resident): (Precision, Resident),
+    bench: &RoundBench,
+) -> Result<RoundLine> {
     let (data, views) = bench::world(bench);
     let mut settings = bench::settings(bench);
-    settings.precision = precision;
+    (settings.precision, settings.gpu.resident) = (precision, resident);
     device.reset_peak();
     let mut trainer = Trainer::on_device(&settings, &data, &views, device.clone())?;
     trainer.round()?;
@@ -200,6 +211,7 @@ fn round(device: &Arc<dyn Device>, gpu: Option<&str>, name: &str, precision: Pre
         tokens_per_client: median(&|r| r.tokens as f64) / f64::from(bench.epochs * bench.clients),
         host_calls: (after.host_calls() - before.host_calls()) as f64 / rounds,
         kernels: (after.launches + after.replayed - before.launches - before.replayed) as f64 / rounds,
+        resident: used.resident,
         predicted_bytes: used.predicted_bytes,
         peak_bytes: used.peak_bytes,
         telemetry,

@@ -105,6 +105,8 @@ pub struct RoundLine {
     pub host_calls: f64,
     /// Kernels of a round, those of graphs included.
     pub kernels: f64,
+    /// Whether clients were resident in one block of threads.
+    pub resident: bool,
     /// Bytes that the memory plan foresaw, and that were held at most.
     pub predicted_bytes: u64,
     /// See `predicted_bytes`.

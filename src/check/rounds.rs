@@ -5,7 +5,8 @@ use super::report::CheckLine;
 use crate::backend::cuda::device::Device;
 use crate::bench;
 use crate::config::{
-    Average, Backbone, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Residual, ServerOptimizer, Settings, UploadRows, Weights,
+    Average, Backbone, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer, Settings, UploadRows,
+    Weights,
 };
 use crate::data::Dataset;
 use crate::federation::{NamedTensor, TensorData, Trainer};
@@ -21,7 +22,7 @@ const NEAR_TF32: f64 = 1e-2;
 const NEAR_BF16: f64 = 8e-2;
 
 /// What rounds are trained with, named.
-pub type Kind = (&'static str, Settings);
+pub type Kind = (String, Settings);
 
 fn base(quick: bool) -> Settings {
     let mut s = Settings { seed: 3, ..Default::default() };
@@ -29,6 +30,7 @@ fn base(quick: bool) -> Settings {
     s.model.blocks = if quick { 1 } else { 2 };
     s.local.epochs = 2;
     s.federation.fraction = 1.0;
+    s.gpu.resident = Resident::Off;
     // Adam's first steps turn the sign of a gradient near zero into a whole step where epsilon is tiny.
     s.local.eps = 1e-3;
     s
@@ -40,10 +42,25 @@ fn with(base: &Settings, change: impl Fn(&mut Settings)) -> Settings {
     s
 }
 
-/// Every backbone, loss, optimiser and way of averaging.
+/// Ending of the names of kinds whose clients are resident in one block of threads.
+pub const RESIDENT: &str = ", resident";
+
+/// Every backbone, loss, optimiser and way of averaging, step by step, and resident where the model may be (`quick`: a few of those).
 pub fn kinds(quick: bool) -> Vec<Kind> {
+    let mut all = steps(quick);
+    for (name, settings) in steps(quick) {
+        let few = ["sasrec, dropout", "adamw, clipped", "bf16"].contains(&name.as_str());
+        if settings.unfit_to_reside().is_none() && (few || !quick) {
+            // Not `on`: on a GPU with too little shared memory they are trained step by step, and that is no fault.
+            all.push((name + RESIDENT, with(&settings, |s| s.gpu.resident = Resident::Auto)));
+        }
+    }
+    all
+}
+
+fn steps(quick: bool) -> Vec<Kind> {
     let b = base(quick);
-    vec![
+    let kinds = [
         ("sasrec, decoupled", b.clone()),
         ("sasrec, joint", with(&b, |s| s.loss.contrast = Contrast::Joint)),
         ("sasrec, no contrast", with(&b, |s| s.loss.contrast = Contrast::None)),
@@ -68,7 +85,8 @@ pub fn kinds(quick: bool) -> Vec<Kind> {
         ),
         ("tf32", with(&b, |s| (s.precision, s.local.optimizer) = (Precision::Tf32, LocalOptimizer::Sgd))),
         ("bf16", with(&b, |s| (s.precision, s.local.optimizer) = (Precision::Bf16, LocalOptimizer::Sgd))),
-    ]
+    ];
+    kinds.map(|(name, settings)| (name.to_string(), settings)).to_vec()
 }
 
 /// A world of clients with ragged histories and views. The last few have short ones, so that a chunk of them reaches fewer positions
@@ -149,7 +167,7 @@ pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>,
             let gpu = trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 1, None)?;
             Ok(distance(&start, &gpu, &cpu))
         };
-        lines.push(line("rounds", name, format!("{clients} clients, one round, against the CPU"), bound, compare())?);
+        lines.push(line("rounds", &name, format!("{clients} clients, one round, against the CPU"), bound, compare())?);
     }
     Ok(())
 }
@@ -157,26 +175,33 @@ pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>,
 /// Two rounds, again, and in small chunks: the same bits.
 pub fn bits(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
     let (clients, items) = if quick { (68, 40) } else { (1000, 2000) };
-    let chosen = ["sasrec, dropout", "adamw, clipped", "gru4rec, decoupled", "sasrec, full softmax", "tf32", "bf16"];
-    let kinds = kinds(quick).into_iter().filter(|(name, _)| chosen[..if quick { 3 } else { chosen.len() }].contains(name));
+    let chosen =
+        ["sasrec, dropout", "adamw, clipped", "adamw, clipped, resident", "gru4rec, decoupled", "sasrec, full softmax", "tf32", "bf16"];
+    let kinds = kinds(quick).into_iter().filter(|(name, _)| chosen[..if quick { 3 } else { chosen.len() }].contains(&name.as_str()));
     for (name, settings) in kinds {
         progress(&format!("the same bits: {name}"));
         let (data, views) = world(clients, items, &settings);
-        let run = |bytes| trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 2, bytes);
-        let whole = match run(None) {
+        let run = |settings: &Settings, bytes| trained(Trainer::on_device(settings, &data, &views, device.clone())?, 2, bytes);
+        let whole = match run(&settings, None) {
             Ok(whole) => whole,
             Err(e) => {
-                lines.push(line("bits", name, format!("{clients} clients, two rounds"), 0.0, Err(e))?);
+                lines.push(line("bits", &name, format!("{clients} clients, two rounds"), 0.0, Err(e))?);
                 continue;
             }
         };
-        // Pieces of 64 clients; chunks of a third of the memory that the whole cohort takes.
-        for (how, bytes) in [("again", None), ("in chunks of 64", Some(1)), ("in larger chunks", Some(24 << 20))] {
-            if quick && bytes == Some(24 << 20) {
+        // Pieces of 64 clients; and some of those together, at about a megabyte a client.
+        for (how, bytes) in [("again", None), ("in chunks of 64", Some(1)), ("in larger chunks", Some(256 << 20))] {
+            if quick && bytes == Some(256 << 20) {
                 continue;
             }
-            let found = run(bytes).map(|other| if other == whole { 0.0 } else { distance(&[], &other, &whole) });
-            lines.push(line("bits", name, format!("{clients} clients, two rounds, {how}"), 0.0, found)?);
+            let found = run(&settings, bytes).map(|other| if other == whole { 0.0 } else { distance(&[], &other, &whole) });
+            lines.push(line("bits", &name, format!("{clients} clients, two rounds, {how}"), 0.0, found)?);
+        }
+        // Both ways of local training are of the same arithmetic in the same order, so that a run may mix them.
+        if settings.unfit_to_reside().is_none() && settings.gpu.resident == Resident::Off {
+            let other = with(&settings, |s| s.gpu.resident = Resident::Auto);
+            let found = run(&other, None).map(|other| if other == whole { 0.0 } else { distance(&[], &other, &whole) });
+            lines.push(line("bits", &name, format!("{clients} clients, two rounds, resident against step by step"), 0.0, found)?);
         }
     }
     Ok(())
@@ -185,7 +210,8 @@ pub fn bits(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, p
 /// A small round of each backbone, for tools that watch memory: only the absence of errors is checked here.
 pub fn smoke(device: &Arc<dyn Device>, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
     let chosen = ["sasrec, dropout", "sasrec, full softmax", "gru4rec, decoupled", "adamw, clipped", "tf32", "bf16"];
-    for (name, settings) in kinds(true).into_iter().filter(|(name, _)| chosen.contains(name)) {
+    let named = |name: &str| name.ends_with(RESIDENT) || chosen.contains(&name);
+    for (name, settings) in kinds(true).into_iter().filter(|(name, _)| named(name)) {
         progress(&format!("a small round: {name}"));
         let (data, views) = world(20, 40, &settings);
         let finite = |tensors: &[NamedTensor]| floats(tensors).iter().all(|(_, v)| v.iter().all(|x| x.is_finite()));
@@ -193,7 +219,7 @@ pub fn smoke(device: &Arc<dyn Device>, lines: &mut Vec<CheckLine>, progress: Pro
             let tensors = trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 1, Some(1))?;
             Ok(if finite(&tensors) { 0.0 } else { f64::INFINITY })
         };
-        lines.push(line("smoke", name, "20 clients, one round".into(), 0.0, run())?);
+        lines.push(line("smoke", &name, "20 clients, one round".into(), 0.0, run())?);
     }
     Ok(())
 }

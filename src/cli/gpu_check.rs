@@ -196,9 +196,10 @@ fn show_times(report: &Report) -> Result<()> {
         let [low, high] = r.client_epochs_per_s_range;
         let energy = r.telemetry.and_then(|t| t.joules).map_or(String::new(), |j| format!(", {:.1} J a round", j / f64::from(r.rounds)));
         say(format!(
-            "{}: {} clients x {} epochs, d {}: {:.0} client-epochs/s (median of {}; {low:.0} to {high:.0}), {:.2} ms a round, \
+            "{} ({}): {} clients x {} epochs, d {}: {:.0} client-epochs/s (median of {}; {low:.0} to {high:.0}), {:.2} ms a round, \
              {:.0} host calls, {:.0} kernels, {:.2} GiB at most ({:.2} foreseen){energy}",
             r.name,
+            if r.resident { "resident" } else { "step by step" },
             r.clients,
             r.epochs,
             r.dim,

@@ -1,7 +1,7 @@
 //! The check of a GPU, made on the CPU rendition of the kernels: it passes there, and wrong kernels are found out by name.
 
 use lumos::backend::cuda::host::{HostDevice, HostKernels};
-use lumos::backend::cuda::{Choice, Chosen, Device, Geometry, choose};
+use lumos::backend::cuda::{Choice, Chosen, Device, Geometry, choice, choose};
 use lumos::check::file::{self, Attachment};
 use lumos::check::report::Report;
 use lumos::check::{self, Options, Part};
@@ -274,4 +274,48 @@ fn without_a_gpu_one_line_says_what_is_missing() {
     assert!(code == Some(1) && stderr.contains("did you mean `kernels`?"), "{stderr}");
     let (code, _, stderr) = lumos(&["gpu-check", "--device", "cpu"]);
     assert!(code == Some(1) && stderr.contains("no GPU"), "{stderr}");
+}
+
+/// Words of the command line, one a line; whether a kernel is spoilt.
+const WORDS: &str = "LUMOS_TEST_WORDS";
+const WRONG: &str = "LUMOS_TEST_WRONG";
+
+#[test]
+#[ignore = "the program that another test starts as a process of its own"]
+fn program() {
+    let words = std::env::var(WORDS).expect("started by another test");
+    choice::stand_in(|| {
+        let wrong = std::env::var_os(WRONG).is_some();
+        Ok(if wrong { spoilt(&[(("layer_norm", 8, None), Wrong::Faults)]) } else { simt::device(MEMORY) })
+    });
+    let code = lumos::cli::run(std::iter::once("lumos").chain(words.lines()).map(Into::into));
+    std::process::exit(code.into());
+}
+
+/// The whole program on a device that is there: tables, the file, the exit code.
+#[test]
+fn the_program_reports_and_its_exit_code_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |words: &[&str], wrong: bool| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["program", "--exact", "--ignored", "--nocapture", "--test-threads=2"]).current_dir(folder.path());
+        command.env(WORDS, words.join("\n"));
+        if wrong {
+            command.env(WRONG, "1");
+        }
+        let out = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (out.status.code(), text(&out.stdout), text(&out.stderr))
+    };
+    let (code, stdout, stderr) = run(&["gpu-check", "--only", "smoke", "--quick", "--out", "a.json"], false);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("smoke") && stdout.contains("passed") && stdout.contains("written to a.json"), "{stdout}");
+    assert!(stderr.starts_with("device: CPU rendition"), "{stderr}");
+    let value: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.path().join("a.json")).unwrap()).unwrap();
+    assert_eq!((value["passed"].as_bool(), value["device"]["name"].as_str()), (Some(true), Some("CPU rendition")));
+    // A fault: the report is written all the same, without a name given beside the program's own folder.
+    let (code, stdout, _) = run(&["gpu-check", "--only", "kernels,smoke", "--quick"], true);
+    assert!(code == Some(1) && stdout.contains("FAILED kernels layer_norm") && stdout.contains("not run"), "{stdout}");
+    let dated = std::fs::read_dir(folder.path()).unwrap().filter_map(|e| e.ok()?.file_name().into_string().ok());
+    assert!(dated.filter(|n| n.ends_with("-gpu-check.json")).count() == 1);
 }

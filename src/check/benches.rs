@@ -131,7 +131,6 @@ pub fn kernels(
 /// Rounds at the reference shape and at 20,000 clients; whether all were timed.
 pub fn rounds(
     device: &Arc<dyn Device>,
-    gpu: Option<&str>,
     quick: bool,
     lines: &mut Vec<RoundLine>,
     progress: Progress,
@@ -160,18 +159,12 @@ pub fn rounds(
             return Ok(false);
         }
         progress(&format!("bench round: {name}"));
-        lines.push(round(device, gpu, name, (precision, resident), &bench)?);
+        lines.push(round(device, name, (precision, resident), &bench)?);
     }
     Ok(true)
 }
 
-fn round(
-    device: &Arc<dyn Device>,
-    gpu: Option<&str>,
-    name: &str,
-    (precision, resident): (Precision, Resident),
-    bench: &RoundBench,
-) -> Result<RoundLine> {
+fn round(device: &Arc<dyn Device>, name: &str, (precision, resident): (Precision, Resident), bench: &RoundBench) -> Result<RoundLine> {
     let (data, views) = bench::world(bench);
     let mut settings = bench::settings(bench);
     (settings.precision, settings.gpu.resident) = (precision, resident);
@@ -179,7 +172,7 @@ fn round(
     let mut trainer = Trainer::on_device(&settings, &data, &views, device.clone())?;
     trainer.round()?;
     let before = device.counters();
-    let sampler = gpu.and_then(Sampler::start);
+    let sampler = device.uuid().and_then(Sampler::start);
     let from = sampler.as_ref().map_or(0.0, Sampler::now);
     let mut reports = Vec::new();
     for _ in 0..bench.rounds {

@@ -87,8 +87,6 @@ pub struct Options {
     pub quick: bool,
     /// Nothing new is begun after so much time.
     pub time: Duration,
-    /// Identity of the GPU for its management library, such as `GPU-1234...`.
-    pub gpu: Option<String>,
     /// The driver, in words.
     pub driver: String,
     /// How the kernels are embedded, in words.
@@ -98,7 +96,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let time = Duration::from_secs(8 * 60);
-        Options { parts: Part::ALL.to_vec(), quick: false, time, gpu: None, driver: String::new(), kernels: String::new() }
+        Options { parts: Part::ALL.to_vec(), quick: false, time, driver: String::new(), kernels: String::new() }
     }
 }
 
@@ -171,7 +169,7 @@ fn run_part(
             progress("copy bandwidth and arithmetic peaks");
             report.yardsticks = yardstick::measure(&**device, options.quick)?;
             // Rounds first: they are what is asked for most.
-            let rounds = benches::rounds(device, options.gpu.as_deref(), options.quick, &mut report.rounds, progress, late)?;
+            let rounds = benches::rounds(device, options.quick, &mut report.rounds, progress, late)?;
             progress("times of kernels");
             let kernels = benches::kernels(&**device, options.quick, &report.yardsticks, &mut report.benches, progress, late)?;
             Ok(rounds && kernels)
@@ -194,7 +192,7 @@ fn all_kernels() -> Vec<&'static str> {
 fn describe(device: &dyn Device, options: &Options) -> DeviceLine {
     let limits = device.limits();
     let memory = device.memory().unwrap_or_default();
-    let sampler = options.gpu.as_deref().and_then(telemetry::Sampler::start);
+    let sampler = device.uuid().and_then(telemetry::Sampler::start);
     DeviceLine {
         name: device.name().into(),
         capability: format!("{}.{}", limits.capability.0, limits.capability.1),

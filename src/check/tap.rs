@@ -54,6 +54,9 @@ impl Device for Tap<'_> {
     fn name(&self) -> &str {
         self.inner.name()
     }
+    fn uuid(&self) -> Option<&str> {
+        self.inner.uuid()
+    }
     fn limits(&self) -> Limits {
         self.inner.limits()
     }

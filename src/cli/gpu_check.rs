@@ -80,7 +80,6 @@ pub fn main(args: &Args) -> Result<u8> {
         parts,
         quick: args.quick,
         time: Duration::from_secs_f64(60.0 * args.minutes),
-        gpu: identity(device.name()),
         driver: format!("{}; nvml {}", survey.driver, telemetry::describe()),
         kernels: survey.kernels,
     };
@@ -110,19 +109,6 @@ fn open(choice: Choice) -> Result<(Arc<dyn Device>, String)> {
             Err(Error::Usage(message))
         }
     }
-}
-
-/// Identity of the GPU of this name (`GPU 0 (NVIDIA H100)`), as its management library knows it.
-#[cfg(feature = "cuda")]
-fn identity(name: &str) -> Option<String> {
-    let number: usize = name.strip_prefix("GPU ")?.split(' ').next()?.parse().ok()?;
-    let gpus = crate::backend::cuda::probe::gpus().ok()?;
-    gpus.into_iter().find(|g| g.ordinal == number).map(|g| g.uuid)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn identity(_: &str) -> Option<String> {
-    None
 }
 
 /// `2026-02-09-0630-gpu-check.json`, beside the other results where their folder is there.

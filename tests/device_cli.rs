@@ -158,6 +158,15 @@ fn a_run_takes_the_device_and_says_so() {
         let loss = |line: &Value| line["rec_loss"].as_f64().unwrap();
         assert!((loss(gpu) - loss(&cpu)).abs() < 1e-2, "{gpu} {cpu}");
     }
+    // TensorBoard has it too.
+    let board = |run: &str| {
+        let files = std::fs::read_dir(sandbox.path().join(run).join("tensorboard")).unwrap();
+        files.flat_map(|f| std::fs::read(f.unwrap().path()).unwrap()).collect::<Vec<u8>>()
+    };
+    for tag in ["device/launches", "device/replays", "device/chunks", "device/busy_share", "device/predicted_bytes", "device/peak_bytes"] {
+        let has = |run: &str| board(run).windows(tag.len()).filter(|w| *w == tag.as_bytes()).count();
+        assert_eq!((has("gpu"), has("cpu")), (4, 0), "{tag}, once a round");
+    }
     // Ranked here or there, a checkpoint is worth the same.
     let eval = |device: &str| lumos(&sandbox, &["eval", "gpu", "--json", "--device", device], &[]).json();
     let (there, here) = (eval("cuda:0"), eval("cpu"));
@@ -200,6 +209,37 @@ fn what_the_device_cannot_do_goes_to_the_cpu_or_is_refused() {
     let text = train(&sandbox, "e", &one, &full).done();
     assert!(text.contains("device: CPU (CPU rendition: out of memory"), "{text}");
     train(&sandbox, "f", &["--device", "cuda"], &full).refused(1, &["out of memory"]);
+}
+
+/// Several methods share the device; what it does not do goes to the CPU, or stops everything before it begins.
+#[test]
+fn methods_side_by_side_share_the_device() {
+    let sandbox = Sandbox::new();
+    // The width belongs to the methods, for the centralised one sets its own.
+    let text = String::from_utf8(sandbox.read(&small())).unwrap().replace("[model]\ndim = 8\n", "");
+    let widths = "model.dim = 8\n[methods.sasrec]\nmodel.dim = 8\nmodel.blocks = 1\n";
+    sandbox.write("side.toml", (text + widths).as_bytes());
+    let words = |more: &[&'static str]| {
+        let mut words = vec!["run", "side.toml", "--out", "all", "--set", "federation.rounds=1"];
+        words.extend(TINY);
+        words.extend(more);
+        words.iter().map(|w| w.to_string()).collect::<Vec<_>>()
+    };
+    let run = |more: &[&'static str]| lumos(&sandbox, &words(more).iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    run(&["--set", "compare=fed-sasrec,sasrec", "--device", "cuda"]).refused(1, &["setting `device`", "federation.clients", "`auto`"]);
+    assert!(!sandbox.path().join("all").exists() && !sandbox.path().join("data").exists(), "nothing was begun");
+    let text = run(&["--set", "compare=fed-sasrec,sasrec,popularity"]).done();
+    assert_eq!(text.matches("device: CPU rendition (").count(), 2, "{text}");
+    assert_eq!(text.matches("device: CPU (centralised training").count(), 1, "{text}");
+    for method in ["lumos", "fed-sasrec", "sasrec", "popularity"] {
+        assert!(text.lines().any(|l| l.starts_with(method) && l.contains("0.")), "{method} is not in\n{text}");
+    }
+    // Finished runs are reused, wherever they were trained.
+    let again = run(&["--set", "compare=fed-sasrec,sasrec,popularity"]).done();
+    assert!(again.matches("finished already").count() >= 3 && !again.contains("device:"), "{again}");
+    // A model that one participant trained is ranked on the device all the same.
+    let eval = lumos(&sandbox, &["eval", "all/sasrec", "--json", "--device", "cuda"], &[]).json();
+    assert_eq!(eval["device"], "CPU rendition");
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn a_visit_is_one_launch() {
     steps.round().unwrap();
     let steps = steps.device_use().unwrap().unwrap();
     // A graph a local step; besides, global weights and rows to the clients, two that average and two of the server's step.
-    assert_eq!((steps.launches, steps.replays, steps.replayed), (6, 2, 2 * 82), "{steps:?}");
+    assert_eq!((steps.launches, steps.replays, steps.replayed), (6, 2, 2 * 78), "{steps:?}");
     assert!(!steps.resident && used.peak_bytes < steps.peak_bytes, "{used:?} {steps:?}");
     assert!(used.resident && used.peak_bytes > 0 && used.peak_bytes <= used.predicted_bytes, "{used:?}");
 }

@@ -157,7 +157,8 @@ template <class Math> __device__ __noinline__ void block_backward(const Visit& v
         if (drops && (j == 0 || j == 5)) {
             __syncthreads();
             float* to = j == 0 ? finish.y : b > 0 ? visit.act(b - 1, D_F2) : below;
-            drop(visit, j == 0 ? site + 1 : b > 0 ? site - 1 : 0, finish.y, to, count * m.in, j == 0 ? visit.act(b, INNER) : nullptr, nullptr);
+            const int mask = j == 0 ? site + 1 : b > 0 ? site - 1 : 0;
+            drop(visit, mask, finish.y, to, count * m.in, j == 0 ? visit.act(b, INNER) : nullptr, nullptr);
         }
     }
     __syncthreads();
@@ -191,7 +192,8 @@ template <class Math> __device__ __noinline__ void local_step(Visit& visit) {
         add_losses(visit);
     }
     const int b = job.blocks - 1;
-    normalise_backward(visit, n, visit.tail(LAST), visit.tail(S_LAST), visit.tail(D_HIDDEN), visit.at.outputs, nullptr, visit.act(b, D_OUT));
+    normalise_backward(visit, n, visit.tail(LAST), visit.tail(S_LAST), visit.tail(D_HIDDEN), visit.at.outputs, nullptr,
+                       visit.act(b, D_OUT));
     __syncthreads();
     if (job.threshold > 0) {
         drop(visit, 3 + 3 * b, visit.act(b, D_OUT), visit.act(b, D_F2), visit.at.outputs * job.dim, nullptr, nullptr);

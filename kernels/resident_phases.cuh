@@ -71,7 +71,8 @@ __device__ __noinline__ void clear_moments(const Visit& visit) {
 
 // `y = x` under the mask of a dropout site, zero where `gate` is not positive, plus `add`: activations `[rows, width]`.
 __device__ __noinline__ void drop(const Visit& visit, int site, const float* x, float* y, int n, const float* gate, const float* add) {
-    const elementwise::Mask m = elementwise::mask(visit.at.step, *visit.job.clock, site, visit.at.number, visit.job.threshold, visit.job.keep);
+    const Job& job = visit.job;
+    const elementwise::Mask m = elementwise::mask(visit.at.step, *job.clock, site, visit.at.number, job.threshold, job.keep);
 #pragma unroll 1
     for (int i = threadIdx.x; 8 * i < n; i += blockDim.x) {
         const Philox p = m.block(static_cast<unsigned>(i));
@@ -155,8 +156,9 @@ __device__ __noinline__ void normalise_backward(const Visit& visit, Norm n, cons
 // Queries of a block: all tokens, in the last block the outputs.
 __device__ __forceinline__ packed_attention::Queries queries(const Visit& visit, bool last) {
     using packed_attention::Queries;
-    return last ? Queries(visit.at.outputs, visit.at.step->out_token + visit.at.output, visit.at.step->out_start + visit.at.output, visit.at.token)
-                : Queries(visit.at.tokens, nullptr, visit.at.step->start + visit.at.token, visit.at.token);
+    const Client& at = visit.at;
+    return last ? Queries(at.outputs, at.step->out_token + at.output, at.step->out_start + at.output, at.token)
+                : Queries(at.tokens, nullptr, at.step->start + at.token, at.token);
 }
 
 __device__ __noinline__ void attend(const Visit& visit, int b, bool last) {

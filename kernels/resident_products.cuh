@@ -71,7 +71,8 @@ struct Plain {
                 const float4 v0 = *reinterpret_cast<const float4*>(a + k), v1 = *reinterpret_cast<const float4*>(b + k);
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    const float4 v = *reinterpret_cast<const float4*>(TURNED ? w + (col + across * j) * ld + k : w + (k + j) * ld + 4 * col);
+                    const float* four = TURNED ? w + (col + across * j) * ld + k : w + (k + j) * ld + 4 * col;
+                    const float4 v = *reinterpret_cast<const float4*>(four);
                     if (TURNED) {
                         c[0][j] += v0.x * v.x;
                         c[0][j] += v0.y * v.y;

@@ -14,7 +14,7 @@
 //   2.0 MB and activations.
 // * Cycles of one multiprocessor a client-epoch: 4.6 MFLOP of products are 18,000 where every cycle issues 128 multiply-adds; a
 //   product waits 64 / 4 times for shared memory, about 1,000 cycles in each of 18 phases; Adam with its exact root and division is
-//   some 50 instructions a weight, 21,000; attention, norms, losses and 40 barriers about 20,000. Together 60,000 to 80,000: 132
+//   55 instructions a weight as compiled, 23,000; attention, norms, losses and 40 barriers about 20,000. Together 60,000 to 80,000: 132
 //   multiprocessors at 1.7 GHz would make 2.8 to 3.7 million client-epochs/s. Two or three times that for what waits is likely.
 // So latency and the optimiser limit it, not bandwidth: few phases, products of q, k and v side by side, all gradients in one phase.
 #include "resident_update.cuh"
@@ -102,8 +102,8 @@ template <class Math> __device__ __noinline__ void block_forward(const Visit& vi
                          : last ? visit.tail(LAST) : visit.act(b + 1, X);
         const float* residual = k == 3 ? visit.act(b, job.normed ? N1 : XQ) : k == 5 ? visit.act(b, job.normed ? N2 : MID) : nullptr;
         const int count = k == 1 || k == 2 ? visit.at.tokens : rows;
-        const Finish finish{y, m.out, visit.weights + m.fast_bias(), k == 4, nullptr, drops ? nullptr : residual, nullptr};
-        from = Math::template product<false>(from, x, count, m.in, visit.weights + m.fast, m.ld, m.out, finish);
+        const Finish finish{y, m.out, weights() + m.fast_bias(), k == 4, nullptr, drops ? nullptr : residual, nullptr};
+        from = Math::template product<false>(from, x, count, m.in, weights() + m.fast, m.ld, m.out, finish);
         if (drops && k >= 3) {
             __syncthreads();
             drop(visit, 1 + 3 * b + k - 3, y, y, count * m.out, nullptr, residual);
@@ -153,11 +153,12 @@ template <class Math> __device__ __noinline__ void block_backward(const Visit& v
             finish.add_row = j == 4 && last ? reinterpret_cast<const int*>(visit.tail(OUTPUT)) : nullptr;
         }
         const int count = j < 4 ? rows : visit.at.tokens;
-        Math::template product<true>(0, dy, count, m.out, visit.weights + m.fast, m.ld, m.in, finish);
+        Math::template product<true>(0, dy, count, m.out, weights() + m.fast, m.ld, m.in, finish);
         if (drops && (j == 0 || j == 5)) {
             __syncthreads();
             float* to = j == 0 ? finish.y : b > 0 ? visit.act(b - 1, D_F2) : below;
-            drop(visit, j == 0 ? site + 1 : b > 0 ? site - 1 : 0, finish.y, to, count * m.in, j == 0 ? visit.act(b, INNER) : nullptr, nullptr);
+            const int mask = j == 0 ? site + 1 : b > 0 ? site - 1 : 0;
+            drop(visit, mask, finish.y, to, count * m.in, j == 0 ? visit.act(b, INNER) : nullptr, nullptr);
         }
     }
     __syncthreads();
@@ -191,7 +192,8 @@ template <class Math> __device__ __noinline__ void local_step(Visit& visit) {
         add_losses(visit);
     }
     const int b = job.blocks - 1;
-    normalise_backward(visit, n, visit.tail(LAST), visit.tail(S_LAST), visit.tail(D_HIDDEN), visit.at.outputs, nullptr, visit.act(b, D_OUT));
+    normalise_backward(visit, n, visit.tail(LAST), visit.tail(S_LAST), visit.tail(D_HIDDEN), visit.at.outputs, nullptr,
+                       visit.act(b, D_OUT));
     __syncthreads();
     if (job.threshold > 0) {
         drop(visit, 3 + 3 * b, visit.act(b, D_OUT), visit.act(b, D_F2), visit.at.outputs * job.dim, nullptr, nullptr);
@@ -204,43 +206,57 @@ template <class Math> __device__ __noinline__ void local_step(Visit& visit) {
     optimise<Math>(visit);
 }
 
-// What is client `c`'s in `step`; one thread calls this.
-__device__ __noinline__ void enter(const Job& job, const Packed* step, int c, const float* slot, Client& at) {
-    at.step = step;
+// What is client `c`'s in `step`; one thread calls this. Everything is read before anything is written, so that reads overlap.
+__device__ __noinline__ void enter(Visit& visit, const Packed* step, int c) {
+    const int token = step->client_tokens[c], tokens_end = step->client_tokens[c + 1];
+    const int output = step->client_outs[c], outputs_end = step->client_outs[c + 1];
+    const int example = step->client_examples[c], examples_end = step->client_examples[c + 1];
+    const int group = step->client_groups[c], groups_end = step->client_groups[c + 1];
+    const int row = step->client_rows[c], rows_end = step->client_rows[c + 1];
+    const Reach reach = client_reach(step, c);
+    const Job& job = visit.job;
+    Client& at = visit.at;
     at.number = c;
-    at.token = step->client_tokens[c];
-    at.tokens = step->client_tokens[c + 1] - at.token;
-    at.output = step->client_outs[c];
-    at.outputs = step->client_outs[c + 1] - at.output;
-    at.example = step->client_examples[c];
-    at.examples = step->client_examples[c + 1] - at.example;
-    at.group = step->client_groups[c];
-    at.groups = step->client_groups[c + 1] - at.group;
-    at.row = step->client_rows[c];
-    at.rows = step->client_rows[c + 1] - at.row;
-    at.items = job.item_threshold > 0 ? slot + job.at_dropped : job.rows + static_cast<long long>(at.row) * job.dim;
+    at.token = token;
+    at.tokens = tokens_end - token;
+    at.output = output;
+    at.outputs = outputs_end - output;
+    at.example = example;
+    at.examples = examples_end - example;
+    at.group = group;
+    at.groups = groups_end - group;
+    at.row = row;
+    at.rows = rows_end - row;
+    at.items = job.item_threshold > 0 ? visit.slot + job.at_dropped : job.rows + static_cast<long long>(row) * job.dim;
+    visit.reach = reach;
 }
 
-// The next client of the queue; one thread calls this.
+// The next client of the queue, or number -1; one thread calls this.
 __device__ __noinline__ void take_client(Visit& visit) {
     const Job& job = visit.job;
     const int place = atomicAdd(job.next, 1);
     visit.at.number = -1;
     if (place < job.clients) {
-        enter(job, job.steps, job.order[place], visit.slot, visit.at);
-        job.losses[2 * visit.at.number] = job.losses[2 * visit.at.number + 1] = 0.0;
-        visit.at.tokens = -1; // activations are placed for nobody yet
+        const int c = job.order[place];
+        enter(visit, job.steps, c);
+        visit.at.placed_tokens = -1;
+        job.losses[2 * c] = job.losses[2 * c + 1] = 0.0;
     }
 }
 
-// Step `number` of the visit; one thread calls this.
+// Step `number` of the visit; one thread calls this. Steps mostly share the arrays of the first but for the candidates.
 __device__ __noinline__ void begin_step(Visit& visit, int number, float* fast) {
     const Job& job = visit.job;
-    const int tokens = visit.at.tokens, outputs = visit.at.outputs;
-    enter(job, job.steps + number, visit.at.number, visit.slot, visit.at);
+    Client& at = visit.at;
+    at.step = job.steps + number;
+    if (number > 0 && at.step->client_tokens != at.step[-1].client_tokens) {
+        enter(visit, at.step, at.number);
+    }
     plan_update(visit, number);
-    if (tokens != visit.at.tokens || outputs != visit.at.outputs) {
-        place_activations(job, visit.at.tokens, visit.at.outputs, fast, visit.slot + job.at_arena, visit.acts);
+    if (at.placed_tokens != at.tokens || at.placed_outputs != at.outputs) {
+        at.placed_tokens = at.tokens;
+        at.placed_outputs = at.outputs;
+        place_activations(job, at.tokens, at.outputs, fast, visit.slot + job.at_arena, visit.acts);
     }
 }
 
@@ -250,7 +266,6 @@ template <class Math> __device__ __forceinline__ void run(const Job& job) {
     Visit& visit = *reinterpret_cast<Visit*>(shared + job.table_at);
     if (threadIdx.x == 0) {
         visit.job = job;
-        visit.weights = reinterpret_cast<float*>(shared);
         visit.slot = job.slots + blockIdx.x * job.slot;
         visit.acts = reinterpret_cast<float**>(shared + job.table_at + VISIT_BYTES);
         visit.scratch = reinterpret_cast<float*>(shared + job.scratch_at);

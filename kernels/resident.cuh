@@ -153,6 +153,12 @@ enum Tail : int {
     TAILS,
 };
 
+// The client's weights, from the start of shared memory. Not a pointer out of memory: the compiler is to see which memory it is.
+__device__ __forceinline__ float* weights() {
+    LUMOS_SHARED(float, start);
+    return start;
+}
+
 // What is a client's in one step, in shared memory, so that threads need no registers for it.
 struct Client {
     const Packed* step;
@@ -163,6 +169,7 @@ struct Client {
     int example, examples;
     int group, groups;
     int row, rows;
+    int placed_tokens, placed_outputs; // that activations have their places for
 };
 
 // One step of the optimiser for all weights of the client.
@@ -238,7 +245,6 @@ struct Visit {
     Update dense;   // how dense weights and item rows are updated
     Update items;
     Reach reach;
-    float* weights; // in shared memory
     float* slot;    // in device memory
     float** acts;   // [blocks * ACTS + TAILS]
     float* scratch; // of warps, in shared memory

@@ -2,6 +2,7 @@
 // losses. Barriers of the block lie between phases: what one writes the next may read. Rows go round the warps.
 #pragma once
 
+#include "async_copy.cuh"
 #include "attention.cuh"
 #include "contrast.cuh"
 #include "next_item.cuh"
@@ -30,9 +31,10 @@ template <class F> __device__ void each_run(const Job& job, const F& f) {
 // The client's own copy of the global weights and item rows.
 __device__ __noinline__ void take_weights(const Visit& visit) {
     const Job& job = visit.job;
+    const float* global = job.global;
     each_run(job, [&](int slab, int fast, int count) {
-        for (int k = lane_index(); k < count; k += 32) {
-            visit.weights[fast + k] = job.global[slab + k];
+        for (int k = 4 * lane_index(); k < count; k += 128) {
+            copy_async(weights() + fast + k, global + slab + k);
         }
     });
     float* dense = visit.slab();
@@ -45,13 +47,14 @@ __device__ __noinline__ void take_weights(const Visit& visit) {
             job.rows[static_cast<long long>(visit.at.row + r) * job.dim + k] = from[k];
         }
     }
+    wait_for_copies();
 }
 
 __device__ __noinline__ void give_weights(const Visit& visit) {
     float* dense = visit.slab();
     each_run(visit.job, [&](int slab, int fast, int count) {
         for (int k = lane_index(); k < count; k += 32) {
-            dense[slab + k] = visit.weights[fast + k];
+            dense[slab + k] = weights()[fast + k];
         }
     });
 }
@@ -68,7 +71,8 @@ __device__ __noinline__ void clear_moments(const Visit& visit) {
 
 // `y = x` under the mask of a dropout site, zero where `gate` is not positive, plus `add`: activations `[rows, width]`.
 __device__ __noinline__ void drop(const Visit& visit, int site, const float* x, float* y, int n, const float* gate, const float* add) {
-    const elementwise::Mask m = elementwise::mask(visit.at.step, *visit.job.clock, site, visit.at.number, visit.job.threshold, visit.job.keep);
+    const Job& job = visit.job;
+    const elementwise::Mask m = elementwise::mask(visit.at.step, *job.clock, site, visit.at.number, job.threshold, job.keep);
 #pragma unroll 1
     for (int i = threadIdx.x; 8 * i < n; i += blockDim.x) {
         const Philox p = m.block(static_cast<unsigned>(i));
@@ -126,7 +130,7 @@ __device__ __noinline__ void normalise(const Visit& visit, Norm n, const float* 
     const int d = visit.job.dim;
     for (int r = warp_index(); r < rows; r += warp_count()) {
         const float* x = from + (picked ? visit.at.step->out_token[visit.at.output + r] - visit.at.token : r) * d;
-        row_norm::normalise(x, d, visit.weights + n.fast, visit.weights + n.fast + d, y + r * d, stats + 2 * r);
+        row_norm::normalise(x, d, weights() + n.fast, weights() + n.fast + d, y + r * d, stats + 2 * r);
         if (picked) {
             for (int k = lane_index(); k < d; k += 32) {
                 picked[r * d + k] = x[k];
@@ -140,7 +144,7 @@ __device__ __noinline__ void normalise_backward(const Visit& visit, Norm n, cons
                                    const float* base, float* dx) {
     const int d = visit.job.dim;
     for (int r = warp_index(); r < rows; r += warp_count()) {
-        row_norm::slope_of_input(x + r * d, stats + 2 * r, d, visit.weights + n.fast, dy + r * d, [&](int k, float slope) {
+        row_norm::slope_of_input(x + r * d, stats + 2 * r, d, weights() + n.fast, dy + r * d, [&](int k, float slope) {
             const int at = r * d + k;
             float v = base ? base[at] : 0.0f;
             v += slope;
@@ -152,8 +156,9 @@ __device__ __noinline__ void normalise_backward(const Visit& visit, Norm n, cons
 // Queries of a block: all tokens, in the last block the outputs.
 __device__ __forceinline__ packed_attention::Queries queries(const Visit& visit, bool last) {
     using packed_attention::Queries;
-    return last ? Queries(visit.at.outputs, visit.at.step->out_token + visit.at.output, visit.at.step->out_start + visit.at.output, visit.at.token)
-                : Queries(visit.at.tokens, nullptr, visit.at.step->start + visit.at.token, visit.at.token);
+    const Client& at = visit.at;
+    return last ? Queries(at.outputs, at.step->out_token + at.output, at.step->out_start + at.output, at.token)
+                : Queries(at.tokens, nullptr, at.step->start + at.token, at.token);
 }
 
 __device__ __noinline__ void attend(const Visit& visit, int b, bool last) {

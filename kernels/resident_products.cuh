@@ -71,7 +71,8 @@ struct Plain {
                 const float4 v0 = *reinterpret_cast<const float4*>(a + k), v1 = *reinterpret_cast<const float4*>(b + k);
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    const float4 v = *reinterpret_cast<const float4*>(TURNED ? w + (col + across * j) * ld + k : w + (k + j) * ld + 4 * col);
+                    const float* four = TURNED ? w + (col + across * j) * ld + k : w + (k + j) * ld + 4 * col;
+                    const float4 v = *reinterpret_cast<const float4*>(four);
                     if (TURNED) {
                         c[0][j] += v0.x * v.x;
                         c[0][j] += v0.y * v.y;
@@ -106,7 +107,7 @@ struct Plain {
     }
 
     // `x^T dy` of a weight, turned into its step at once.
-    static __device__ __forceinline__ int gradient(float* weights, const Update& update, int from, const Matrix& m, const float* x,
+    static __device__ __forceinline__ int gradient(const Update& update, int from, const Matrix& m, const float* x,
                                                    const float* dy, int rows) {
         const int across = m.out / 4, units = m.in / 4 * across;
 #pragma unroll 1
@@ -128,7 +129,7 @@ struct Plain {
             }
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                update.apply<4>(weights + m.fast + (row + i) * m.ld + col, m.slab + (row + i) * m.out + col, first[i], second[i], c[i]);
+                update.apply<4>(weights() + m.fast + (row + i) * m.ld + col, m.slab + (row + i) * m.out + col, first[i], second[i], c[i]);
             }
         }
         return from + ceil_div(units, 32) * 32;
@@ -183,7 +184,7 @@ template <class P> struct Cores {
         return from + 32 * units;
     }
 
-    static __device__ __forceinline__ int gradient(float* weights, const Update& update, int from, const Matrix& m, const float* x,
+    static __device__ __forceinline__ int gradient(const Update& update, int from, const Matrix& m, const float* x,
                                                    const float* dy, int rows) {
         const int lane = lane_index(), across = ceil_div(m.out, 16), units = ceil_div(m.in, 16) * across;
         const Across left{x, m.in, m.in, rows}, right{dy, m.out, m.out, rows};
@@ -213,7 +214,7 @@ template <class P> struct Cores {
 #pragma unroll
             for (int i = 0; i < 8; i++) {
                 if (row_of(i) < m.in && col_of(i) < m.out) {
-                    update.apply<1>(weights + m.fast + row_of(i) * m.ld + col_of(i), m.slab + row_of(i) * m.out + col_of(i), first + i,
+                    update.apply<1>(weights() + m.fast + row_of(i) * m.ld + col_of(i), m.slab + row_of(i) * m.out + col_of(i), first + i,
                                     second + i, &c[i / 4][i % 4]);
                 }
             }

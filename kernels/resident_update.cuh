@@ -18,19 +18,19 @@ __device__ __forceinline__ int norm_weights(const Visit& visit, const Update& up
             gain += dg;
             bias += db;
         }
-        update.one(visit.weights + n.fast + k, n.slab + k, gain);
-        update.one(visit.weights + n.fast + d + k, n.slab + d + k, bias);
+        update.one(weights() + n.fast + k, n.slab + k, gain);
+        update.one(weights() + n.fast + d + k, n.slab + d + k, bias);
     }
     return from + ceil_div(d, 32) * 32;
 }
 
-__device__ __forceinline__ int bias_weights(const Visit& visit, const Update& update, int from, const Matrix& m, const float* dy, int rows) {
+__device__ __forceinline__ int bias_weights(const Update& update, int from, const Matrix& m, const float* dy, int rows) {
     for (int k = place_from(from, threadIdx.x, blockDim.x); k < m.out; k += blockDim.x) {
         float sum = 0.0f;
         for (int r = 0; r < rows; r++) {
             sum += dy[r * m.out + k];
         }
-        update.one(visit.weights + m.fast_bias() + k, m.slab_bias() + k, sum);
+        update.one(weights() + m.fast_bias() + k, m.slab_bias() + k, sum);
     }
     return from + ceil_div(m.out, 32) * 32;
 }
@@ -139,8 +139,8 @@ template <class Math> __device__ __noinline__ void update_weights(const Visit& v
         const float* x = visit.act(b, k == 0 ? N1 : k < 3 ? X : k == 3 ? MIXED : k == 4 ? N2 : INNER);
         const float* dy = visit.act(b, k == 0 ? D_Q : k == 1 ? D_K : k == 2 ? D_V : k == 3 ? D_O : k == 4 ? D_F1 : D_F2);
         const int rows = b + 1 == job.blocks && k != 1 && k != 2 ? visit.at.outputs : visit.at.tokens;
-        from = Math::gradient(visit.weights, dense, from, m, x, dy, rows);
-        from = bias_weights(visit, dense, from, m, dy, rows);
+        from = Math::gradient(dense, from, m, x, dy, rows);
+        from = bias_weights(dense, from, m, dy, rows);
     }
 #pragma unroll 1
     for (int i = 0; i <= 2 * job.blocks; i++) {
@@ -184,7 +184,7 @@ __device__ __noinline__ void apply_stored(const Visit& visit) {
     const Job& job = visit.job;
     each_run(job, [&](int slab, int fast, int count) {
         for (int k = lane_index(); k < count; k += 32) {
-            dense.one(visit.weights + fast + k, slab + k, dense.gradient[slab + k]);
+            dense.one(weights() + fast + k, slab + k, dense.gradient[slab + k]);
         }
     });
     float* table = visit.slab();
@@ -214,7 +214,6 @@ __device__ __noinline__ void plan_update(Visit& visit, int number) {
     visit.items.first = visit.slot + job.at_row_first;
     visit.items.second = visit.slot + job.at_row_second;
     visit.items.gradient = visit.slot + job.at_row_gradient;
-    visit.reach = client_reach(visit.at.step, visit.at.number);
 }
 
 // Rows of the position table that the client does not reach have no moments yet; a later step may meet them.

@@ -157,6 +157,16 @@ impl Sasrec {
         }
     }
 
+    /// The gradient `dx` under the dropout of `site`, in `t`; `dx` itself where nothing is dropped.
+    fn dropped<B: Backend>(&self, be: &mut B, site: u32, dx: Act, t: Act) -> Act {
+        if self.dropout == 0.0 {
+            return dx;
+        }
+        be.copy(dx, t);
+        be.dropout(site, self.dropout, t);
+        t
+    }
+
     /// Gradients of everything from `dh [Q, d]`.
     pub fn backward<B: Backend>(&self, be: &mut B, trace: &Trace, dh: Act) {
         let (d, rate) = (self.d, self.dropout);
@@ -168,19 +178,17 @@ impl Sasrec {
             let rows = s.xq.rows;
             // Feed-forward: `dx` is the gradient of the block's output and, through the residual, of `mid`.
             let (t, di) = (be.act(rows, d), be.act(rows, self.inner));
-            be.copy(dx, t);
-            be.dropout(site + 2, rate, t);
-            be.linear_backward(s.inner, t, b.f2.w, b.f2.b, Some(di), false);
+            let dy = self.dropped(be, site + 2, dx, t);
+            be.linear_backward(s.inner, dy, b.f2.w, b.f2.b, Some(di), false);
             be.dropout(site + 1, rate, di);
             be.relu_backward(s.inner, di);
             be.linear_backward(s.norm2, di, b.f1.w, b.f1.b, Some(t), false);
             self.residual_backward(be, dx, t);
             be.layer_norm_backward(s.mid, s.stats2, b.norm2.w, b.norm2.b, t, dx);
             // Attention: `dx` is now the gradient of `mid` and, through the residual, of `xq`.
-            be.copy(dx, t);
-            be.dropout(site, rate, t);
+            let dy = self.dropped(be, site, dx, t);
             let dmixed = be.act(rows, d);
-            be.linear_backward(s.mixed, t, b.o.w, b.o.b, Some(dmixed), false);
+            be.linear_backward(s.mixed, dy, b.o.w, b.o.b, Some(dmixed), false);
             let (dq, dk, dv) = (be.act(rows, d), be.act(Rows::Tokens, d), be.act(Rows::Tokens, d));
             be.attention_backward(self.heads, s.q, s.k, s.v, s.lse, dmixed, dq, dk, dv);
             be.linear_backward(s.norm1, dq, b.q.w, b.q.b, Some(t), false);

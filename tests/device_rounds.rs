@@ -214,7 +214,7 @@ fn a_client_that_diverges_is_named() {
 /// Weights and moments may be copied back at any time, or never, or put onto another device: the bits stay the same.
 #[test]
 fn weights_stay_on_the_device_until_they_are_wanted() {
-    let (data, views) = world(40, 30, 11);
+    let (data, views) = world(24, 30, 11);
     for (name, settings) in kinds().into_iter().filter(|(n, _)| ["fedadam", "momentum, cohort mean, by examples"].contains(n)) {
         let whole = on_device(&settings, &data, &views, 3, None);
         let mut asked = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();

@@ -79,6 +79,7 @@ fn a_preset_is_not_silently_overruled() {
     let text = "method = \"lumos\"\n[loss]\ntau = 0.07\n";
     refused(text, &[], &["loss.tau", "0.07", "0.5", "[methods.lumos]", "--set loss.tau=0.07"]);
     assert!(load(text, &["method=lumos-literal"]).is_ok(), "equal values are no disagreement");
+    assert_eq!(load(text, &["loss.tau=0.07"]).unwrap().settings.loss.tau, 0.07, "the remedy of the message");
     let table = "method = \"lumos\"\n[methods.lumos]\nloss.tau = 0.07\n";
     assert_eq!(load(table, &[]).unwrap().settings.loss.tau, 0.07);
     assert_eq!(load("method = \"lumos\"", &["loss.tau=0.2"]).unwrap().settings.loss.tau, 0.2);

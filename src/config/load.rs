@@ -83,6 +83,7 @@ pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Effective> {
     for (key, value) in &file {
         if let Some(set) = preset.get(key)
             && !same(set, value)
+            && !line.contains_key(key)
         {
             let message = format!(
                 "{place}: {value} at the top level disagrees with method `{name}`, which sets {set}; to change the method, write it \

@@ -1,9 +1,14 @@
 //! Views as promised: lengths, ids, distinctness, determinism, taste, popularity, and no sight of what is held out.
 
-use std::collections::HashSet;
+#[path = "common/endpoint.rs"]
+mod endpoint;
 
+use std::collections::HashSet;
+use std::sync::OnceLock;
+
+use endpoint::{Endpoint, Reply, model};
 use lumos::Error;
-use lumos::config::{GeneratorKind, ViewSettings};
+use lumos::config::{GeneratorKind, ServedSettings, ViewSettings};
 use lumos::data::{Dataset, ItemText};
 use lumos::rng::{Purpose, Stream};
 use lumos::views::{self, Views};
@@ -209,7 +214,7 @@ fn items_outside_the_catalogue_are_an_error() {
     for generator in KINDS {
         let settings = ViewSettings { generator, ..Default::default() };
         let public = views::PublicCatalogue::new(&data.catalogue, &data.train_counts(), &settings, 1, &|_| ()).unwrap();
-        let made = views::generator(&settings, &public).unwrap();
+        let made = views::generator(&settings, &public, 1, None).unwrap().unwrap();
         assert_eq!(made.name(), generator.name());
         assert!(made.generate(0, &[1, 8]).unwrap_err().to_string().contains("item 8"));
     }
@@ -229,6 +234,22 @@ fn world() -> impl Strategy<Value = (Vec<ItemText>, Vec<Vec<u32>>)> {
         });
         (proptest::collection::vec(item, items as usize), proptest::collection::vec(proptest::collection::vec(0..items, 0..14), 1..12))
     })
+}
+
+/// What an endpoint is sent for the views of `data`, and what becomes of its answers: views, or why there are none.
+fn served(data: &Dataset) -> (Vec<String>, Result<Views, String>) {
+    static ENDPOINT: OnceLock<Endpoint> = OnceLock::new();
+    let endpoint = ENDPOINT.get_or_init(|| {
+        let model = model((1..6).map(|word| format!("word{word} shared")).chain(["All / c1".to_string()]).collect());
+        Endpoint::new(move |asked| Reply::Says(model(asked)))
+    });
+    let before = endpoint.asked().len();
+    let served = ServedSettings { url: Some(endpoint.url.clone()), model: Some("m".into()), concurrency: 3, ..Default::default() };
+    let settings = ViewSettings { generator: GeneratorKind::Served, counterfactuals: 2, max_failed: 1.0, served, ..Default::default() };
+    let made = views::build(data, &settings, 2, &|_, _| ()).map_err(|e| e.to_string());
+    let mut sent: Vec<String> = endpoint.asked()[before..].iter().map(|a| a.body.to_string()).collect();
+    sent.sort();
+    (sent, made)
 }
 
 proptest! {
@@ -254,6 +275,8 @@ proptest! {
             let settings = ViewSettings { generator, counterfactuals: 2, ..Default::default() };
             prop_assert_eq!(build(&one, &settings), build(&two, &settings));
         }
+        // A model is not even told.
+        prop_assert_eq!(served(&one), served(&two));
     }
 
     /// Lengths, ids and distinctness hold in any world; threads and the other users do not matter.
@@ -268,7 +291,7 @@ proptest! {
         }
         // Asked alone and in another order, with the same public counts: the same views.
         let public = views::PublicCatalogue::new(&data.catalogue, &data.train_counts(), &settings, 1, &|_| ()).unwrap();
-        let generator = views::generator(&settings, &public).unwrap();
+        let generator = views::generator(&settings, &public, 1, None).unwrap().unwrap();
         for user in (0..data.users()).rev() {
             prop_assert_eq!(&generator.generate(user as u32, data.train(user)).unwrap(), &made.users[user]);
         }

@@ -110,7 +110,7 @@ fn damaged_or_old_views_are_made_anew_and_foreign_files_are_kept() {
     assert_eq!(ensure(&data, &settings, root.path()), (made.clone(), false));
     fs::remove_file(dir.join("SHA256SUMS")).unwrap();
     assert_eq!(ensure(&data, &settings, root.path()), (made.clone(), false));
-    let old = fs::read_to_string(dir.join("manifest.json")).unwrap().replacen("\"version\": 1", "\"version\": 0", 1);
+    let old = fs::read_to_string(dir.join("manifest.json")).unwrap().replacen("\"version\": 2", "\"version\": 0", 1);
     fs::write(dir.join("manifest.json"), old).unwrap();
     sign(&dir);
     assert!(views::load(&dir, &data).unwrap_err().to_string().contains("version 0"));

@@ -197,5 +197,73 @@ choice! {
         Random = "random",
         /// Catalogue views with uniform random items as the counterfactual: an ablation.
         RandomCounterfactual = "random-counterfactual",
+        /// A language model in a local folder, `views.llm`.
+        Llm = "llm",
+        /// A language model behind an OpenAI-compatible endpoint, `views.served`.
+        Served = "served",
+    }
+}
+choice! {
+    /// What stands for the views of a user for whom a language model gave none.
+    Fallback {
+        /// The embedded catalogue generator's views.
+        Catalogue = "catalogue",
+        /// No view at all: the user trains without the contrast.
+        None = "none",
+    }
+}
+choice! {
+    /// How items without a title take part in prompts and answers.
+    Untitled {
+        /// By their categories; an answer that names these means one of such items.
+        Category = "category",
+        /// Not at all.
+        Omit = "omit",
+    }
+}
+choice! {
+    /// How a model's lines become items of the catalogue.
+    Grounding {
+        /// The model can write nothing but lines of the catalogue.
+        Constrained = "constrained",
+        /// Free text, matched to titles by BM25.
+        Retrieval = "retrieval",
+    }
+}
+choice! {
+    /// Numbers that a local language model is kept in.
+    WeightType {
+        /// As stored.
+        Auto = "auto",
+        /// float32.
+        F32 = "f32",
+        /// float16, on a GPU.
+        F16 = "f16",
+        /// bfloat16; on the CPU weights alone are rounded, arithmetic is float32.
+        Bf16 = "bf16",
+    }
+}
+choice! {
+    /// Where a local language model computes.
+    LlmDevice {
+        /// The first GPU where the program is built for one and there is one, else the CPU.
+        Auto = "auto",
+        /// The CPU.
+        Cpu = "cpu",
+        /// The first GPU.
+        Cuda = "cuda",
+    }
+}
+choice! {
+    /// What an endpoint is asked to hold the answer to.
+    AnswerFormat {
+        /// `response_format` with a JSON schema: a list of so many strings (OpenAI, vLLM, SGLang, llama.cpp, Ollama).
+        JsonSchema = "json-schema",
+        /// `response_format` of JSON without a schema.
+        JsonObject = "json-object",
+        /// llama.cpp's `grammar`: so many lines.
+        Grammar = "grammar",
+        /// Nothing: plain lines, as the prompt asks.
+        Lines = "lines",
     }
 }

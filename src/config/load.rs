@@ -149,7 +149,9 @@ impl Effective {
         let mut text = String::new();
         let mut section = "";
         // Keys without a section first: TOML has no way back to the top level.
-        let (top, below): (Vec<_>, Vec<_>) = self.origins.iter().partition(|(k, _)| !k.contains('.'));
+        let (top, mut below): (Vec<_>, Vec<_>) = self.origins.iter().partition(|(k, _)| !k.contains('.'));
+        // A table may stand only once, so its own keys come before those of the tables inside it.
+        below.sort_by_key(|(k, _)| k.rsplit_once('.'));
         for (key, origin) in top.into_iter().chain(below) {
             let (table, name) = key.rsplit_once('.').unwrap_or(("", key));
             if table != section {

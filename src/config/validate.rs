@@ -75,7 +75,47 @@ fn views(s: &ViewSettings) -> Result<()> {
     check((1..=64).contains(&s.counterfactuals), "views.counterfactuals", s.counterfactuals, "1 to 64")?;
     number(|x| (0.0..=1.0).contains(&x), "views.substitute", s.substitute, "a share from 0 to 1")?;
     number(|x| (0.0..=1.0).contains(&x), "views.reorder", s.reorder, "a share from 0 to 1")?;
-    check((1..=1000).contains(&s.neighbours), "views.neighbours", s.neighbours, "1 to 1000")
+    check((1..=1000).contains(&s.neighbours), "views.neighbours", s.neighbours, "1 to 1000")?;
+    number(|x| (0.0..=1.0).contains(&x), "views.max_failed", s.max_failed, "a share from 0 to 1")?;
+    written(s)
+}
+
+/// Views written by a language model.
+fn written(s: &ViewSettings) -> Result<()> {
+    let t = &s.text;
+    check((1..=10_000).contains(&t.history), "views.text.history", t.history, "1 to 10000")?;
+    check(t.categories <= 20, "views.text.categories", t.categories, "at most 20")?;
+    check((8..=2000).contains(&t.title_chars), "views.text.title_chars", t.title_chars, "8 to 2000")?;
+    check((1..=1000).contains(&t.most_items), "views.text.most_items", t.most_items, "1 to 1000")?;
+    check((1..=1000).contains(&t.line_tokens), "views.text.line_tokens", t.line_tokens, "1 to 1000")?;
+    number(|x| (0.0..=1.0).contains(&x), "views.text.threshold", t.threshold, "a likeness from 0 to 1")?;
+    let l = &s.llm;
+    check((1..=65_536).contains(&l.batch), "views.llm.batch", l.batch, "1 to 65536")?;
+    number(|x| (0.0..=10.0).contains(&x), "views.llm.temperature", l.temperature, "a number from 0 (no draws) to 10")?;
+    number(|x| x > 0.0 && x <= 1.0, "views.llm.top_p", l.top_p, "a probability above 0, at most 1")?;
+    number(|x| x > 0.0 && x <= 10.0, "views.llm.repetition_penalty", l.repetition_penalty, "above 0, at most 10 (1: none)")?;
+    let v = &s.served;
+    check((1..=4096).contains(&v.concurrency), "views.served.concurrency", v.concurrency, "1 to 4096")?;
+    number(|x| (0.01..=86_400.0).contains(&x), "views.served.timeout_s", v.timeout_s, "0.01 to 86400 seconds")?;
+    check(v.retries <= 1000, "views.served.retries", v.retries, "at most 1000")?;
+    number(|x| (0.0..=3600.0).contains(&x), "views.served.backoff_s", v.backoff_s, "0 to 3600 seconds")?;
+    number(|x| (0.0..=10.0).contains(&x), "views.served.temperature", v.temperature, "a number from 0 to 10")?;
+    number(|x| x > 0.0 && x <= 1.0, "views.served.top_p", v.top_p, "a probability above 0, at most 1")?;
+    let wanted =
+        |key: &str, what: &str| Err(Error::setting(key, format!("is not set; views.generator = \"{}\" needs {what}", s.generator.name())));
+    let empty = |text: &Option<String>| text.as_ref().is_none_or(|t| t.trim().is_empty());
+    match s.generator {
+        GeneratorKind::Llm if l.model.as_ref().is_none_or(|p| p.as_os_str().is_empty()) => {
+            wanted("views.llm.model", "the folder of a model")
+        }
+        GeneratorKind::Served if empty(&v.url) => wanted("views.served.url", "an address such as http://localhost:8000/v1"),
+        GeneratorKind::Served if empty(&v.model) => wanted("views.served.model", "the model's name at the endpoint"),
+        GeneratorKind::Llm if l.temperature == 0.0 && s.counterfactuals > 1 => {
+            let several = "above 0: without draws all counterfactuals of a user would be one and the same";
+            refuse("views.llm.temperature", 0, several)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn model(s: &ModelSettings) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use super::Observer;
 use super::folder::RunFolder;
+use super::telemetry::Sampler;
 use crate::config::{Contrast, GeneratorKind, Settings};
 use crate::data::{self, Dataset};
 use crate::views::{self, Views};
@@ -21,6 +22,8 @@ pub struct Prepared {
     pub views_dir: Option<PathBuf>,
     /// `manifest.json` of the views' folder.
     pub views_manifest: Option<serde_json::Value>,
+    /// Whether the views were there already.
+    pub views_reused: bool,
 }
 
 /// Threads that `settings` asks for; 0 means every core.
@@ -56,18 +59,50 @@ pub fn prepare(settings: &Settings, observer: &dyn Observer) -> Result<Prepared>
     let (data, data_dir) = prepare_data(settings, observer)?;
     crate::config::validate_against(settings, data.users(), data.item_count())?;
     if !needs_views(settings) {
-        return Ok(Prepared { data, views: Views::default(), data_dir, views_dir: None, views_manifest: None });
+        return Ok(Prepared { data, views: Views::default(), data_dir, views_dir: None, views_manifest: None, views_reused: false });
     }
+    prepare_views(settings, data, data_dir, None, observer)
+}
+
+/// A look at the GPU that a local language model computes on, for its energy.
+#[cfg(feature = "cuda")]
+fn watch(settings: &Settings) -> Option<Sampler> {
+    let on_gpu = settings.views.generator == GeneratorKind::Llm && cfg!(feature = "candle-cuda");
+    let gpus = if on_gpu { crate::backend::cuda::probe::gpus().ok()? } else { return None };
+    Sampler::start(&gpus.first()?.uuid)
+}
+
+/// Without the GPU backend there is no telemetry.
+#[cfg(not(feature = "cuda"))]
+fn watch(_: &Settings) -> Option<Sampler> {
+    None
+}
+
+/// The views of a prepared data set; only of its first users where `first` says so.
+pub fn prepare_views(
+    settings: &Settings,
+    data: Dataset,
+    data_dir: PathBuf,
+    first: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<Prepared> {
     let root = views_root(&data_dir);
     let progress = |done, total| observer.stage("views", done, total);
-    let (views, reused) = views::ensure(&data, &settings.views, &root, threads(settings), &progress)?;
+    let gpu = watch(settings);
+    let joules = || {
+        let gpu = gpu.as_ref()?;
+        gpu.now();
+        gpu.samples(0.0).last()?.joules
+    };
+    let options = views::Options { threads: threads(settings), first, progress: &progress, joules: &joules };
+    let (views, reused) = views::ensure_with(&data, &settings.views, &root, &options)?;
     observer.stage_end("views");
-    let dir = views::store_dir(&root, &data, &settings.views);
+    let dir = views::store_dir_of_first(&root, &data, &settings.views, first.filter(|n| *n < data.users()));
     let how = if reused { "up to date, reused" } else { "made" };
     observer.note(&format!("views {}: {how} ({})", settings.views.generator.name(), dir.display()));
     let manifest = views::load_manifest(&dir)?;
     let manifest = serde_json::to_value(&manifest).map_err(|e| Error::mismatch(&dir, format!("manifest cannot be copied: {e}")))?;
-    Ok(Prepared { data, views, data_dir, views_dir: Some(dir), views_manifest: Some(manifest) })
+    Ok(Prepared { data, views, data_dir, views_dir: Some(dir), views_manifest: Some(manifest), views_reused: reused })
 }
 
 /// The data set that a finished or interrupted run was trained on.

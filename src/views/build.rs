@@ -1,12 +1,18 @@
 //! Views of all users of a data set.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
-use super::generator::{Generator, PublicCatalogue, Request, generator};
+use super::account::{Failure, Generation, Totals};
+use super::catalogue::CatalogueGenerator;
+use super::generator::{Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generator};
+use super::journal::{Journal, Row};
+use super::recipe::Recipes;
 use super::statistics::{self, Statistics};
 use super::{UserViews, Views};
-use crate::config::{GeneratorKind, ViewSettings};
+use crate::config::{Fallback, GeneratorKind, ViewSettings};
 use crate::data::Dataset;
 use crate::{Error, Result, parallel};
 
@@ -39,13 +45,45 @@ pub fn validate(settings: &ViewSettings) -> Result<()> {
     Ok(())
 }
 
+/// How to build.
+#[derive(Clone, Copy)]
+pub struct Options<'a> {
+    /// Threads; 0 means all cores. Changes no result.
+    pub threads: usize,
+    /// Only the first so many users; the others have no views.
+    pub first: Option<usize>,
+    /// Told what is done, of how much, from any thread.
+    pub progress: &'a (dyn Fn(u64, u64) + Sync),
+    /// Joules that the GPU has used since some moment, where it tells.
+    pub joules: &'a (dyn Fn() -> Option<f64> + Sync),
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Options { threads: 0, first: None, progress: &|_, _| (), joules: &|| None }
+    }
+}
+
+/// Views and all that is on record of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Built {
+    /// The views.
+    pub views: Views,
+    /// What can be said of them.
+    pub statistics: Statistics,
+    /// What a language model did.
+    pub generation: Option<Generation>,
+    /// Users for whom it gave none.
+    pub failures: Vec<Failure>,
+}
+
 /// Views of every user of `data`; none at all for the generator `none`. `threads` 0 means all cores and changes no result.
 /// `progress` is told what is done, of how much, from any thread.
 ///
 /// # Errors
 /// [`Error::Setting`] for settings out of range, and whatever the generator reports.
 pub fn build(data: &Dataset, settings: &ViewSettings, threads: usize, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Views> {
-    Ok(run(data, settings, threads, progress, false)?.0)
+    Ok(run(data, settings, &Options { threads, progress, ..Default::default() }, None, false)?.views)
 }
 
 /// [`build`], and what can be said of the views.
@@ -58,51 +96,275 @@ pub fn build_with_statistics(
     threads: usize,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Views, Statistics)> {
-    run(data, settings, threads, progress, true)
+    let built = run(data, settings, &Options { threads, progress, ..Default::default() }, None, true)?;
+    Ok((built.views, built.statistics))
 }
 
-fn run(
+/// [`build`] with everything on record.
+///
+/// # Errors
+/// See [`build`].
+pub fn build_with(data: &Dataset, settings: &ViewSettings, options: &Options<'_>) -> Result<Built> {
+    run(data, settings, options, None, true)
+}
+
+/// Makes what is missing in `journal` and puts the views together.
+pub(super) fn run(
     data: &Dataset,
     settings: &ViewSettings,
-    threads: usize,
-    progress: &(dyn Fn(u64, u64) + Sync),
+    options: &Options<'_>,
+    journal: Option<&Journal>,
     measure: bool,
-) -> Result<(Views, Statistics)> {
+) -> Result<Built> {
     validate(settings)?;
     if settings.generator == GeneratorKind::None {
-        return Ok(Default::default());
+        return Ok(Built::default());
     }
     let begin = Instant::now();
-    let threads = if threads == 0 { parallel::default_threads() } else { threads };
-    let (items, users) = (data.item_count() as u64, data.users() as u64);
-    progress(0, items + users);
+    let threads = if options.threads == 0 { parallel::default_threads() } else { options.threads };
+    let parts: Vec<Part> = Part::all(settings).collect();
+    let users = options.first.unwrap_or(usize::MAX).min(data.users());
+    let (items, total) = (data.item_count() as u64, data.item_count() as u64 + (users * parts.len()) as u64);
+    (options.progress)(0, total);
     let counts = data.train_counts();
-    let public = PublicCatalogue::new(&data.catalogue, &counts, settings, threads, &|done| progress(done, items + users))?;
-    let Some(generator) = generator(settings, &public) else { return Ok(Default::default()) };
-    let views = generate_all(generator.as_ref(), data, threads, &|done| progress(items + done, items + users))?;
-    progress(items + users, items + users);
-    let mut statistics = Statistics::default();
-    if measure {
-        statistics = statistics::measure(data, &public, &views);
-        statistics.notes = generator.notes();
-        statistics.seconds = begin.elapsed().as_secs_f64();
+    let public = PublicCatalogue::new(&data.catalogue, &counts, settings, threads, &|done| (options.progress)(done, total))?;
+    let Some(generator) = generator(settings, &public, threads, journal.and_then(Journal::folder))? else { return Ok(Built::default()) };
+    let recipes = match journal {
+        Some(_) => Recipes::new(settings)?,
+        None => None,
+    };
+    let tables: Vec<String> = parts.iter().map(|p| recipes.as_ref().map_or_else(String::new, |r| r.table(*p))).collect();
+    let spent = recipes.as_ref().map_or_else(String::new, |r| r.all().join("-"));
+    let mut slots: Vec<Option<Made>> = vec![None; users * parts.len()];
+    if let (Some(journal), Some(_)) = (journal, &recipes) {
+        for (place, table) in tables.iter().enumerate() {
+            for (user, made) in journal.read(table, data.users(), data.item_count())? {
+                if (user as usize) < users {
+                    slots[user as usize * parts.len() + place] = Some(made);
+                }
+            }
+        }
     }
-    Ok((views, statistics))
+    let jobs = jobs(data, &parts, &mut slots);
+    let joules = (options.joules)();
+    let asked = (0..users).filter(|u| !data.train(*u).is_empty()).count();
+    let collector = Collector {
+        jobs: &jobs,
+        parts: &parts,
+        progress: &|done| (options.progress)(items + done, total),
+        most_failed: (f64::from(settings.max_failed) * asked as f64) as usize,
+        rows: None,
+        stop: AtomicBool::new(false),
+        tables: &tables,
+        state: Mutex::new(State {
+            done: slots.iter().filter(|s| s.is_some()).count() as u64,
+            slots,
+            failed: BTreeMap::new(),
+            asked_failed: 0,
+        }),
+    };
+    let (collected, outcome) = match journal {
+        Some(journal) if recipes.is_some() => collector.run_into(journal, generator.as_ref(), threads, &spent)?,
+        _ => {
+            let outcome = generator.run(&jobs, threads, &collector);
+            (collector.into_state(), outcome)
+        }
+    };
+    outcome?;
+    let seconds = begin.elapsed().as_secs_f64();
+    let State { slots, failed, .. } = collected;
+    refuse_many(settings, &failed, asked)?;
+    let joules = joules.zip((options.joules)()).map(|(before, after)| after - before);
+    let mut totals = Totals::default();
+    slots.iter().flatten().for_each(|made| totals.add(&made.counts));
+    failed.values().for_each(|f| totals.add(&f.counts));
+    let views = assemble(data, settings, &counts, threads, &parts, slots, &failed)?;
+    let failure =
+        |(user, f): (&u32, &Failed)| Failure { user: data.user_tokens[*user as usize].clone(), reason: f.reason.clone(), asked: f.asked };
+    let mut built = Built { views, failures: failed.iter().map(failure).collect(), ..Default::default() };
+    if let Some(account) = generator.account() {
+        // A GPU that stood by while the CPU computed has spent nothing on views.
+        let joules = joules.filter(|_| account.device != "cpu");
+        let (mut all_seconds, mut all_joules) = (seconds, joules);
+        if let (Some(journal), Some(_)) = (journal, &recipes) {
+            let of_joules = format!("{spent}-joules");
+            journal.spend(&of_joules, joules.unwrap_or(0.0))?;
+            all_seconds = journal.spent(&spent)?;
+            all_joules = joules.and(Some(journal.spent(&of_joules)?));
+        }
+        built.generation = Some(Generation::new(account, totals, all_seconds, all_joules));
+    }
+    (options.progress)(total, total);
+    if measure {
+        built.statistics = statistics::measure(data, &public, &built.views);
+        built.statistics.notes = generator.notes();
+        built.statistics.seconds = begin.elapsed().as_secs_f64();
+    }
+    Ok(built)
 }
 
-/// Asks `generator` for all users, in batches. The only place where a data set and a generator meet: what goes over is the
-/// user's index and training items.
-fn generate_all(generator: &dyn Generator, data: &Dataset, threads: usize, done: &(dyn Fn(u64) + Sync)) -> Result<Views> {
-    let users = data.users();
-    let batch = generator.batch_size().max(1);
-    let finished = AtomicU64::new(0);
-    let batches = parallel::map(threads, users.div_ceil(batch), 1, |index| {
-        let range = index * batch..users.min((index + 1) * batch);
-        let requests: Vec<Request> = range.map(|user| Request { user: user as u32, history: data.train(user) }).collect();
-        let made = generator.generate_batch(&requests);
-        done(finished.fetch_add(requests.len() as u64, Ordering::Relaxed) + requests.len() as u64);
-        made
-    });
-    let users: Vec<UserViews> = batches.into_iter().flatten().collect::<Result<_>>()?;
-    Ok(Views { users })
+/// What is missing, user by user. Users without training items have empty views at once. The only place where a data set and a
+/// generator meet: what goes over is the user's index and training items.
+fn jobs<'a>(data: &'a Dataset, parts: &[Part], slots: &mut [Option<Made>]) -> Vec<Job<'a>> {
+    let mut jobs = Vec::new();
+    for (user, slots) in slots.chunks_mut(parts.len()).enumerate() {
+        let history = data.train(user);
+        if history.is_empty() {
+            slots.fill(Some(Made::default()));
+            continue;
+        }
+        let missing: Vec<Part> = parts.iter().zip(&*slots).filter(|(_, slot)| slot.is_none()).map(|(part, _)| *part).collect();
+        if !missing.is_empty() {
+            jobs.push(Job { request: Request { user: user as u32, history }, parts: missing });
+        }
+    }
+    jobs
+}
+
+struct State {
+    /// Views by user, then by part.
+    slots: Vec<Option<Made>>,
+    /// Why users have none; the first reason of each.
+    failed: BTreeMap<u32, Failed>,
+    /// Of these, users who were asked.
+    asked_failed: usize,
+    done: u64,
+}
+
+/// Takes views as they are finished.
+struct Collector<'a> {
+    jobs: &'a [Job<'a>],
+    parts: &'a [Part],
+    tables: &'a [String],
+    progress: &'a (dyn Fn(u64) + Sync),
+    most_failed: usize,
+    rows: Option<mpsc::Sender<Row>>,
+    stop: AtomicBool,
+    state: Mutex<State>,
+}
+
+impl Collector<'_> {
+    fn into_state(self) -> State {
+        self.state.into_inner().unwrap_or_else(|e| e.into_inner())
+    }
+
+    /// Runs `generator` while another thread writes what is finished into `journal`.
+    fn run_into(mut self, journal: &Journal, generator: &dyn Generator, threads: usize, spent: &str) -> Result<(State, Result<()>)> {
+        let (send, receive) = mpsc::channel();
+        self.rows = Some(send);
+        let stop = &AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(move || journal.write(receive, spent, stop));
+            let linked = Linked { collector: &self, stop };
+            let outcome = generator.run(self.jobs, threads, &linked);
+            // The channel ends here, and the writer with it.
+            let state = self.into_state();
+            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok((state, outcome))
+        })
+    }
+}
+
+/// A collector that also stops where the journal does.
+struct Linked<'a> {
+    collector: &'a Collector<'a>,
+    stop: &'a AtomicBool,
+}
+
+impl Sink for Linked<'_> {
+    fn done(&self, job: usize, part: Part, made: Result<Made, Failed>) {
+        self.collector.done(job, part, made);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.collector.stopped()
+    }
+}
+
+impl Sink for Collector<'_> {
+    fn done(&self, job: usize, part: Part, made: Result<Made, Failed>) {
+        let user = self.jobs[job].request.user;
+        let place = self.parts.iter().position(|p| *p == part).unwrap_or_default();
+        if let (Some(rows), Ok(made)) = (&self.rows, &made) {
+            // A writer that has ended has told its error by now.
+            let _ = rows.send(Row { table: self.tables[place].clone(), user, made: made.clone() });
+        }
+        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        match made {
+            Ok(made) => state.slots[user as usize * self.parts.len() + place] = Some(made),
+            Err(failed) => {
+                if failed.asked && state.failed.get(&user).is_none_or(|f| !f.asked) {
+                    state.asked_failed += 1;
+                }
+                let first = state.failed.entry(user).or_insert_with(|| failed.clone());
+                // What was asked and failed says more than what could not be asked.
+                if failed.asked && !first.asked {
+                    *first = failed;
+                }
+                if state.asked_failed > self.most_failed {
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+        state.done += 1;
+        let done = state.done;
+        drop(state);
+        (self.progress)(done);
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// An error where more users failed than the settings allow.
+fn refuse_many(settings: &ViewSettings, failed: &BTreeMap<u32, Failed>, users: usize) -> Result<()> {
+    let asked: Vec<&Failed> = failed.values().filter(|f| f.asked).collect();
+    if asked.len() as f64 <= f64::from(settings.max_failed) * users as f64 {
+        return Ok(());
+    }
+    let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
+    asked.iter().for_each(|f| *reasons.entry(f.reason.as_str()).or_default() += 1);
+    let (reason, times) = reasons.into_iter().max_by_key(|(_, n)| *n).unwrap_or_default();
+    Err(Error::Usage(format!(
+        "views.generator=`{}` gave no views for {} of {users} users, more than views.max_failed = {} allows; what was finished is kept, and \
+         the same command goes on from there. The commonest reason, {times} times: {reason}",
+        settings.generator.name(),
+        asked.len(),
+        settings.max_failed
+    )))
+}
+
+/// The views of all users, with what the settings put in the place of missing ones.
+fn assemble(
+    data: &Dataset,
+    settings: &ViewSettings,
+    counts: &[u32],
+    threads: usize,
+    parts: &[Part],
+    slots: Vec<Option<Made>>,
+    failed: &BTreeMap<u32, Failed>,
+) -> Result<Views> {
+    let mut views = Views { users: vec![UserViews::default(); data.users()] };
+    let mut slots = slots.into_iter();
+    for view in views.users.iter_mut() {
+        let own: Vec<Option<Made>> = slots.by_ref().take(parts.len()).collect();
+        // With a part missing the user has failed and stands in `failed`; or is beyond the first ones, with no slots at all.
+        let Some(mut own) = own.into_iter().map(|made| made.map(|m| m.sequence)).collect::<Option<Vec<_>>>().filter(|o| !o.is_empty())
+        else {
+            continue;
+        };
+        let counterfactuals: Vec<Vec<u32>> = own.drain(2..).filter(|c| !c.is_empty()).collect();
+        let paraphrase = own.pop().unwrap_or_default();
+        *view = UserViews { future: own.pop().unwrap_or_default(), paraphrase, counterfactuals };
+    }
+    if settings.fallback == Fallback::Catalogue && !failed.is_empty() {
+        let plain = ViewSettings { generator: GeneratorKind::Catalogue, ..settings.clone() };
+        let public = PublicCatalogue::new(&data.catalogue, counts, &plain, threads, &|_| ())?;
+        let catalogue = CatalogueGenerator::new(&public, &plain);
+        for &user in failed.keys() {
+            views.users[user as usize] = catalogue.generate(user, data.train(user as usize))?;
+        }
+    }
+    Ok(views)
 }

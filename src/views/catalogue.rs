@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::UserViews;
 use super::features::Profile;
-use super::generator::{Generator, Part, PublicCatalogue, future_length, stream};
+use super::generator::{Generator, Part, PublicCatalogue, future_length, part_of, reorder, stream};
 use super::mix;
 use crate::Result;
 use crate::config::ViewSettings;
@@ -112,7 +112,7 @@ impl<'a> CatalogueGenerator<'a> {
                 left -= 1;
             }
         }
-        self.reorder(&mut view, &mut stream);
+        reorder(self.settings.reorder, &mut view, &mut stream);
         view
     }
 
@@ -124,22 +124,6 @@ impl<'a> CatalogueGenerator<'a> {
         // Squared, so that the nearest are clearly preferred.
         let near = self.public.neighbours.of(item).filter(|(other, _)| !used.contains(other));
         draw_weighted(&mut near.map(|(other, likeness)| (other, likeness * likeness)).collect(), stream)
-    }
-
-    /// Swaps a share of the neighbouring pairs; no item moves by more than one place.
-    fn reorder(&self, view: &mut [u32], stream: &mut Stream) {
-        let pairs = view.len().saturating_sub(1);
-        let mut left = part_of(self.settings.reorder, pairs, stream);
-        let mut starts: Vec<usize> = (0..pairs).collect();
-        stream.shuffle(&mut starts);
-        let mut moved = vec![false; view.len()];
-        for start in starts {
-            if left > 0 && !moved[start] && !moved[start + 1] {
-                view.swap(start, start + 1);
-                (moved[start], moved[start + 1]) = (true, true);
-                left -= 1;
-            }
-        }
     }
 
     fn counterfactual(&self, user: u32, history: &[u32], index: u32, profile: &Profile) -> Vec<u32> {
@@ -196,11 +180,6 @@ impl Generator for CatalogueGenerator<'_> {
         let note = |known: usize| format!("nothing is known of {} of {n} items: never substituted or near", n - known);
         if known < n { vec![note(known)] } else { Vec::new() }
     }
-}
-
-/// `share` of `n`, rounded up or down by chance so that the mean is right.
-fn part_of(share: f32, n: usize, stream: &mut Stream) -> usize {
-    ((share * n as f32 + stream.unit()) as usize).min(n)
 }
 
 /// Takes one entry out of `pool`, by weight.

@@ -1,15 +1,21 @@
 //! What a generator is, what it may know, and the table of all of them.
 
+use std::path::Path;
+
 use super::UserViews;
+use super::account::Account;
 use super::catalogue::CatalogueGenerator;
 use super::features::Features;
+#[cfg(feature = "llm")]
+use super::llm::LlmGenerator;
 use super::neighbours::Neighbours;
 use super::popularity::Popularity;
 use super::random::{RandomCounterfactual, RandomGenerator};
+use super::served::ServedGenerator;
 use crate::config::{GeneratorKind, ViewSettings};
 use crate::data::ItemText;
 use crate::rng::{Purpose, Stream};
-use crate::{Error, Result};
+use crate::{Error, Result, parallel};
 
 /// One user's views asked for: all that a generator ever learns of a user.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +24,97 @@ pub struct Request<'a> {
     pub user: u32,
     /// Training items, oldest first.
     pub history: &'a [u32],
+}
+
+/// One view of a user. Each has draws of its own, so that a setting of one leaves the others as they were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// The history and what follows it.
+    Future,
+    /// The same intent in other items.
+    Paraphrase,
+    /// What this user would not produce; the number tells several apart.
+    Counterfactual(u32),
+}
+
+impl Part {
+    /// Every view of a user with these settings.
+    pub fn all(settings: &ViewSettings) -> impl Iterator<Item = Part> + use<> {
+        [Part::Future, Part::Paraphrase].into_iter().chain((0..settings.counterfactuals).map(Part::Counterfactual))
+    }
+
+    /// Name of the kind of view.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Future => "future",
+            Part::Paraphrase => "paraphrase",
+            Part::Counterfactual(_) => "counterfactual",
+        }
+    }
+
+    /// Number of the view's stream of draws.
+    pub(super) fn index(self) -> u64 {
+        match self {
+            Part::Future => 0,
+            Part::Paraphrase => 1,
+            Part::Counterfactual(index) => 2 + u64::from(index),
+        }
+    }
+}
+
+/// What is to be made for one user.
+#[derive(Clone, Debug)]
+pub struct Job<'a> {
+    /// Whose views, from which items.
+    pub request: Request<'a>,
+    /// Which of them.
+    pub parts: Vec<Part>,
+}
+
+/// What was counted while a view was written; zero for generators that compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Lines of the answer.
+    pub lines: u32,
+    /// Of these, lines that name an item of the catalogue.
+    pub grounded: u32,
+    /// Of the grounded ones, lines that name an item of the user's history.
+    pub own: u32,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens of the answer.
+    pub output_tokens: u32,
+}
+
+/// A finished view.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Made {
+    /// The sequence, in item indices.
+    pub sequence: Vec<u32>,
+    /// See [`Counts`].
+    pub counts: Counts,
+}
+
+/// Why a user has no view of a kind.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failed {
+    /// The reason, for a reader.
+    pub reason: String,
+    /// Whether anything was asked at all; false where there was nothing to ask, which is nobody's fault.
+    pub asked: bool,
+    /// What was counted until then.
+    pub counts: Counts,
+}
+
+/// Told of every view as it is finished, from any thread and in any order.
+pub trait Sink: Sync {
+    /// `part` of job number `job` is finished.
+    fn done(&self, job: usize, part: Part, made: Result<Made, Failed>);
+
+    /// Whether nothing more is wanted, because the rest could not be kept.
+    fn stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Writes the views of single users. A user's views depend on that user's request alone: not on other users, on batches or
@@ -32,21 +129,63 @@ pub trait Generator: Sync {
     /// [`Error::Usage`] where an item is not in the catalogue; generators of other kinds may fail in other ways.
     fn generate(&self, user: u32, history: &[u32]) -> Result<UserViews>;
 
-    /// How many requests [`Generator::generate_batch`] likes to have at once.
-    fn batch_size(&self) -> usize {
-        16
+    /// Works off `jobs` with at most `threads` threads and tells `sink` of every view asked for, once each. A generator that gains
+    /// from many users at once overrides this.
+    ///
+    /// # Errors
+    /// What makes all further work pointless; what concerns one user is told to `sink`.
+    fn run(&self, jobs: &[Job<'_>], threads: usize, sink: &dyn Sink) -> Result<()> {
+        let failed = parallel::map(threads, jobs.len(), 16, |index| {
+            if sink.stopped() {
+                return Ok(());
+            }
+            let job = &jobs[index];
+            let made = self.generate(job.request.user, job.request.history)?;
+            for &part in &job.parts {
+                let sequence = made.part(part).unwrap_or_default().to_vec();
+                sink.done(index, part, Ok(Made { sequence, counts: Counts::default() }));
+            }
+            Ok(())
+        });
+        failed.into_iter().collect()
     }
 
-    /// Views of several users, in order. A generator that gains from batches overrides this; one user's failure is that
-    /// user's result only.
-    fn generate_batch(&self, requests: &[Request<'_>]) -> Vec<Result<UserViews>> {
-        requests.iter().map(|r| self.generate(r.user, r.history)).collect()
+    /// What the manifest says of a language model and of the work done in this session.
+    fn account(&self) -> Option<Account> {
+        None
     }
 
     /// What a reader of the manifest should know of this generator on this catalogue.
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
+}
+
+/// The views of one user by way of [`Generator::run`].
+pub(super) fn generate_one(generator: &dyn Generator, job: Job<'_>) -> Result<UserViews> {
+    /// Takes the views of one job.
+    #[derive(Default)]
+    struct One(std::sync::Mutex<Vec<(Part, Result<Made, Failed>)>>);
+    impl Sink for One {
+        fn done(&self, _job: usize, part: Part, made: Result<Made, Failed>) {
+            self.0.lock().unwrap_or_else(|e| e.into_inner()).push((part, made));
+        }
+    }
+    let (one, user) = (One::default(), job.request.user);
+    generator.run(&[job], 1, &one)?;
+    let mut found = one.0.into_inner().unwrap_or_else(|e| e.into_inner());
+    found.sort_by_key(|(part, _)| *part);
+    let mut views = UserViews::default();
+    for (part, made) in found {
+        let sequence = made.map_err(|failed| Error::Usage(format!("user {user}: {}", failed.reason)))?.sequence;
+        match part {
+            Part::Future => views.future = sequence,
+            Part::Paraphrase => views.paraphrase = sequence,
+            Part::Counterfactual(_) if sequence.is_empty() => (),
+            Part::Counterfactual(_) => views.counterfactuals.push(sequence),
+        }
+    }
+    Ok(views)
 }
 
 /// What every generator may know besides a user's own training items.
@@ -108,32 +247,57 @@ impl<'a> PublicCatalogue<'a> {
     }
 }
 
-/// The generator that `settings` asks for; `None` for `none`.
-pub fn generator<'a>(settings: &ViewSettings, public: &'a PublicCatalogue<'a>) -> Option<Box<dyn Generator + 'a>> {
-    match settings.generator {
+/// The generator that `settings` asks for; `None` for `none`. `threads` is for generators that load a model, `cache` a folder for what
+/// these derive from a catalogue.
+///
+/// # Errors
+/// Where a model, a prompt file or an endpoint's address cannot be used.
+pub fn generator<'a>(
+    settings: &ViewSettings,
+    public: &'a PublicCatalogue<'a>,
+    threads: usize,
+    cache: Option<&Path>,
+) -> Result<Option<Box<dyn Generator + 'a>>> {
+    Ok(match settings.generator {
         GeneratorKind::None => None,
         GeneratorKind::Catalogue => Some(Box::new(CatalogueGenerator::new(public, settings))),
         GeneratorKind::Random => Some(Box::new(RandomGenerator::new(public, settings))),
         GeneratorKind::RandomCounterfactual => Some(Box::new(RandomCounterfactual::new(public, settings))),
-    }
+        #[cfg(feature = "llm")]
+        GeneratorKind::Llm => Some(Box::new(LlmGenerator::new(public, settings, threads, cache)?)),
+        #[cfg(not(feature = "llm"))]
+        GeneratorKind::Llm => {
+            let _ = (threads, cache);
+            return Err(Error::setting("views.generator", "`llm` is not in this build; build with `--features llm`"));
+        }
+        GeneratorKind::Served => Some(Box::new(ServedGenerator::new(public, settings)?)),
+    })
 }
 
-/// Which view a draw is for. Each has its own stream, so that a setting of one leaves the draws of the others as they were.
-#[derive(Clone, Copy)]
-pub(super) enum Part {
-    Future,
-    Paraphrase,
-    Counterfactual(u32),
+/// `share` of `n`, rounded up or down by chance so that the mean is right.
+pub(super) fn part_of(share: f32, n: usize, stream: &mut Stream) -> usize {
+    ((share * n as f32 + stream.unit()) as usize).min(n)
+}
+
+/// Swaps a share of the neighbouring pairs of `view`; no item moves by more than one place.
+pub(super) fn reorder(share: f32, view: &mut [u32], stream: &mut Stream) {
+    let pairs = view.len().saturating_sub(1);
+    let mut left = part_of(share, pairs, stream);
+    let mut starts: Vec<usize> = (0..pairs).collect();
+    stream.shuffle(&mut starts);
+    let mut moved = vec![false; view.len()];
+    for start in starts {
+        if left > 0 && !moved[start] && !moved[start + 1] {
+            view.swap(start, start + 1);
+            (moved[start], moved[start + 1]) = (true, true);
+            left -= 1;
+        }
+    }
 }
 
 /// The draws of one view of one user.
 pub(super) fn stream(seed: u64, user: u32, part: Part) -> Stream {
-    let part = match part {
-        Part::Future => 0,
-        Part::Paraphrase => 1,
-        Part::Counterfactual(index) => 2 + u64::from(index),
-    };
-    Stream::new(seed, Purpose::Views, part, u64::from(user))
+    Stream::new(seed, Purpose::Views, part.index(), u64::from(user))
 }
 
 /// How many items this user's future appends.

@@ -7,26 +7,36 @@
 //! Item indices follow the order of the source file, in which a user's next items often stand side by side. So nothing here
 //! may prefer an item for its index: ties are broken by a hash of it (`mix`).
 
+mod account;
 mod build;
 mod catalogue;
+mod compare;
 mod features;
 mod generator;
 mod inspect;
+mod journal;
+#[cfg(feature = "llm")]
+mod llm;
 mod neighbours;
 mod pack;
 mod popularity;
 mod random;
+mod recipe;
+pub mod served;
 mod statistics;
 mod store;
+pub mod text;
 
-pub use build::{build, build_with_statistics, validate};
+pub use account::{Account, Failure, Generation};
+pub use build::{Built, Options, build, build_with, build_with_statistics, validate};
+pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
 pub use features::{Features, Profile};
-pub use generator::{Generator, PublicCatalogue, Request, generator};
+pub use generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generator};
 pub use inspect::{inspect, user_matching};
 pub use neighbours::Neighbours;
 pub use popularity::Popularity;
 pub use statistics::Statistics;
-pub use store::{FORMAT_VERSION, Manifest, ensure, load, load_manifest, save, store_dir};
+pub use store::{FORMAT_VERSION, Manifest, ensure, ensure_with, journaled, load, load_manifest, save, store_dir, store_dir_of_first};
 
 /// The views of one user. Every sequence is in item indices, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,6 +54,17 @@ pub struct UserViews {
 pub struct Views {
     /// One entry a user `[U]`, or none at all.
     pub users: Vec<UserViews>,
+}
+
+impl UserViews {
+    /// One of the views, if it is there.
+    pub fn part(&self, part: Part) -> Option<&[u32]> {
+        match part {
+            Part::Future => Some(&self.future),
+            Part::Paraphrase => Some(&self.paraphrase),
+            Part::Counterfactual(index) => self.counterfactuals.get(index as usize).map(Vec::as_slice),
+        }
+    }
 }
 
 impl Views {

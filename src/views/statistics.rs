@@ -17,7 +17,10 @@ pub struct Statistics {
     pub users: u64,
     /// Users without training items, who have none.
     pub empty_users: u64,
-    /// Mean number of training items of a user who has any.
+    /// Users with training items and no views: beyond the first ones asked for, or failed without a fallback.
+    #[serde(default)]
+    pub without_views: u64,
+    /// Mean number of training items of a user who has views.
     pub mean_history: f64,
     /// Mean number of items that a future appends.
     pub mean_appended: f64,
@@ -78,6 +81,10 @@ pub(super) fn measure(data: &Dataset, public: &PublicCatalogue, views: &Views) -
         let history = data.train(user);
         if history.is_empty() {
             made.empty_users += 1;
+            continue;
+        }
+        if view.future.is_empty() {
+            made.without_views += 1;
             continue;
         }
         made.users += 1;

@@ -1,4 +1,5 @@
-//! Views on disk: one folder for each (data set, settings), written beside and renamed when whole, checked when read.
+//! Views on disk: one folder for each (data set, settings), written beside and renamed when whole, checked when read. While they
+//! are made they lie in a journal beside it (see `journal`).
 //!
 //! * `views.safetensors`, packed: `future.offsets` u64 `[U + 1]`, `future.items` u32 `[N]`; `paraphrase.*` alike;
 //!   `counterfactual.counts` u32 `[U]` (sequences of a user), `counterfactual.offsets` u64 `[V + 1]`, `counterfactual.items` u32
@@ -14,15 +15,19 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Views;
-use super::build::{build_with_statistics, validate};
+use super::account::{Failure, Generation};
+use super::build::{self, Built, Options, validate};
+use super::generator::{Counts, Part};
+use super::journal::Journal;
 use super::pack::{decode, encode};
+use super::recipe::{Recipes, identity};
 use super::statistics::Statistics;
 use crate::config::{GeneratorKind, ViewSettings};
 use crate::data::Dataset;
 use crate::{Error, Result};
 
 /// Version of the folder's layout and of the generators' draws; views of another version are made anew.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 const MANIFEST: &str = "manifest.json";
 const VIEWS: &str = "views.safetensors";
 const SUMS: &str = "SHA256SUMS";
@@ -45,16 +50,40 @@ pub struct Manifest {
     pub data_fingerprint: String,
     /// Number of items that the views may name.
     pub items: u64,
+    /// Only so many users, the first ones, have views; `None`: all.
+    pub first: Option<u64>,
+    /// Digests of all that future, paraphrase and counterfactual depend on, prompts and model included.
+    pub recipes: Option<Vec<String>>,
+    /// What a language model did.
+    pub generation: Option<Generation>,
+    /// What stands for the views of the users in `failures`.
+    pub fallback: String,
+    /// Users for whom a language model gave no views.
+    pub failures: Vec<Failure>,
     /// Figures of the views.
     pub statistics: Statistics,
 }
 
 /// The folder under `root` that holds the views of `data` with `settings`: its name is a digest of both.
 pub fn store_dir(root: &Path, data: &Dataset, settings: &ViewSettings) -> PathBuf {
-    // Settings are plain numbers and names, so writing them as JSON cannot fail; were it to, the digest would still name one folder.
-    let settings = serde_json::to_string(settings).unwrap_or_default();
-    let digest = |text: &str| sha256_hex(text.as_bytes())[..16].to_owned();
-    root.join(format!("{}-{}", digest(&data.fingerprint), digest(&format!("{FORMAT_VERSION} {settings}"))))
+    store_dir_of_first(root, data, settings, None)
+}
+
+/// [`store_dir`], or the folder that holds the views of the first so many users alone.
+pub fn store_dir_of_first(root: &Path, data: &Dataset, settings: &ViewSettings, first: Option<usize>) -> PathBuf {
+    let settings = identity(settings);
+    let end = first.map_or_else(String::new, |n| format!("-first-{n}"));
+    root.join(format!("{}-{}{end}", digest(&data.fingerprint), digest(&format!("{FORMAT_VERSION} {settings}"))))
+}
+
+/// The journal of what a generator has finished for a data set.
+fn journal_file(root: &Path, data: &Dataset, settings: &ViewSettings) -> PathBuf {
+    root.join(format!("{}-{}.redb", digest(&data.fingerprint), settings.generator.name()))
+}
+
+/// Sixteen hex digits that stand for `text`.
+fn digest(text: &str) -> String {
+    sha256_hex(text.as_bytes())[..16].to_owned()
 }
 
 /// Reads the views in the folder `dir`.
@@ -108,23 +137,72 @@ pub fn ensure(
     threads: usize,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Views, bool)> {
+    ensure_with(data, settings, root, &Options { threads, progress, ..Default::default() })
+}
+
+/// [`ensure`] with more to choose.
+///
+/// # Errors
+/// See [`ensure`].
+pub fn ensure_with(data: &Dataset, settings: &ViewSettings, root: &Path, options: &Options<'_>) -> Result<(Views, bool)> {
     validate(settings)?;
     if settings.generator == GeneratorKind::None {
         return Ok((Views::default(), false));
     }
-    let dir = store_dir(root, data, settings);
-    if dir.exists() {
-        match load(&dir, data) {
-            Ok(views) => return Ok((views, true)),
-            // Views can be made again from data and settings, which the folder's name stands for: damage costs time, no work.
-            Err(Error::Mismatch { .. }) => (),
-            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => (),
-            Err(other) => return Err(other),
-        }
+    let options = Options { first: options.first.filter(|n| *n < data.users()), ..*options };
+    let dir = store_dir_of_first(root, data, settings, options.first);
+    let recipes = Recipes::new(settings)?;
+    if let Some(views) = up_to_date(&dir, data, recipes.as_ref())? {
+        return Ok((views, true));
     }
-    let (views, statistics) = build_with_statistics(data, settings, threads, progress)?;
-    save(&dir, data, settings, &views, &statistics)?;
+    let journal = Journal::open(&journal_file(root, data, settings))?;
+    // Another process may have made them while this one waited for the journal.
+    if let Some(views) = up_to_date(&dir, data, recipes.as_ref())? {
+        return Ok((views, true));
+    }
+    let built = build::run(data, settings, &options, Some(&journal), true)?;
+    let views = put(&dir, data, settings, options.first, recipes.as_ref(), built)?;
+    if !costly(settings) {
+        journal.remove()?;
+    }
     Ok((views, false))
+}
+
+/// Whether finished views are worth more than the space of their journal.
+fn costly(settings: &ViewSettings) -> bool {
+    matches!(settings.generator, GeneratorKind::Llm | GeneratorKind::Served)
+}
+
+/// Every finished view in the journal under `root` that a build with `settings` would not make again, and what was counted for it.
+///
+/// # Errors
+/// Where the journal cannot be read; waits while another process writes it.
+pub fn journaled(root: &Path, data: &Dataset, settings: &ViewSettings) -> Result<Vec<(u32, Part, Counts)>> {
+    let path = journal_file(root, data, settings);
+    let (true, Some(recipes)) = (path.exists(), Recipes::new(settings)?) else { return Ok(Vec::new()) };
+    let journal = Journal::open(&path)?;
+    let mut all = Vec::new();
+    for part in Part::all(settings) {
+        let rows = journal.read(&recipes.table(part), data.users(), data.item_count())?;
+        all.extend(rows.into_iter().map(|(user, made)| (user, part, made.counts)));
+    }
+    all.sort_unstable_by_key(|(user, part, _)| (*user, *part));
+    Ok(all)
+}
+
+/// The views in `dir`, where they are there, whole and made as they would be made now.
+fn up_to_date(dir: &Path, data: &Dataset, recipes: Option<&Recipes>) -> Result<Option<Views>> {
+    if !dir.exists() {
+        return Ok(None);
+    }
+    let same = |manifest: Manifest| recipes.zip(manifest.recipes.as_ref()).is_none_or(|(now, then)| now.all()[..] == then[..]);
+    match load_manifest(dir).and_then(|manifest| if same(manifest) { load(dir, data).map(Some) } else { Ok(None) }) {
+        Ok(found) => Ok(found),
+        // Views can be made again from data and settings, which the folder's name stands for: damage costs time, no work.
+        Err(Error::Mismatch { .. }) => Ok(None),
+        Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(other) => Err(other),
+    }
 }
 
 /// Writes the folder `dir` in one step; views that lie there give way, anything else is refused.
@@ -132,6 +210,19 @@ pub fn ensure(
 /// # Errors
 /// [`Error::Mismatch`] where `dir` holds something else or `views` is not of `data`, [`Error::Io`] where writing fails.
 pub fn save(dir: &Path, data: &Dataset, settings: &ViewSettings, views: &Views, statistics: &Statistics) -> Result<()> {
+    let built = Built { views: views.clone(), statistics: statistics.clone(), ..Default::default() };
+    put(dir, data, settings, None, None, built).map(|_| ())
+}
+
+fn put(
+    dir: &Path,
+    data: &Dataset,
+    settings: &ViewSettings,
+    first: Option<usize>,
+    recipes: Option<&Recipes>,
+    built: Built,
+) -> Result<Views> {
+    let views = built.views;
     if views.users.len() != data.users() {
         let message = format!("{} users have views but `{}` has {} users", views.users.len(), data.name, data.users());
         return Err(Error::mismatch(dir, message));
@@ -144,7 +235,12 @@ pub fn save(dir: &Path, data: &Dataset, settings: &ViewSettings, views: &Views, 
         data: data.name.clone(),
         data_fingerprint: data.fingerprint.clone(),
         items: data.item_count() as u64,
-        statistics: statistics.clone(),
+        first: first.map(|n| n as u64),
+        recipes: recipes.map(|r| r.all().to_vec()),
+        generation: built.generation,
+        fallback: settings.fallback.name().into(),
+        failures: built.failures,
+        statistics: built.statistics,
     };
     let json = serde_json::to_string_pretty(&manifest).map_err(|e| Error::mismatch(dir, format!("cannot write the manifest: {e}")))?;
     let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -152,12 +248,13 @@ pub fn save(dir: &Path, data: &Dataset, settings: &ViewSettings, views: &Views, 
     sweep(parent, dir);
     let draft = Draft::new(parent, dir)?;
     let mut sums = String::new();
-    for (name, bytes) in [(MANIFEST, json.into_bytes()), (VIEWS, encode(views).map_err(|e| Error::mismatch(dir, e))?)] {
+    for (name, bytes) in [(MANIFEST, json.into_bytes()), (VIEWS, encode(&views).map_err(|e| Error::mismatch(dir, e))?)] {
         sums.push_str(&sum_line(name, &bytes));
         write_file(&draft.path.join(name), &bytes)?;
     }
     write_file(&draft.path.join(SUMS), sums.as_bytes())?;
-    replace(&draft.path, dir)
+    replace(&draft.path, dir)?;
+    Ok(views)
 }
 
 /// Puts `draft` in the place of `dir`.

@@ -1,0 +1,134 @@
+//! What is on record of views that a language model wrote.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::generator::Counts;
+use super::text::NameCounts;
+
+/// What a generator says of itself and of one session's work.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Account {
+    /// Name of the model, or its folder.
+    pub model: String,
+    /// SHA-256 of the weights; empty where an endpoint keeps them.
+    pub model_hash: String,
+    /// Hash of the prompt file of each kind of view.
+    pub prompts: BTreeMap<String, String>,
+    /// How tokens were chosen.
+    pub sampling: serde_json::Value,
+    /// How lines became items.
+    pub grounding: String,
+    /// How items take part.
+    pub names: NameCounts,
+    /// What computed.
+    pub device: String,
+    /// Numbers that the weights were kept in.
+    pub dtype: String,
+    /// Tokens of prompts in this session.
+    pub prompt_tokens: u64,
+    /// Seconds of this session in which prompts were read; all of it where that cannot be told apart.
+    pub prompt_seconds: f64,
+    /// Tokens of answers in this session.
+    pub output_tokens: u64,
+    /// Seconds of this session in which answers were written; all of it where that cannot be told apart.
+    pub output_seconds: f64,
+}
+
+/// What the manifest keeps of it, over all sessions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Name of the model, or its folder.
+    pub model: String,
+    /// SHA-256 of the weights; empty where an endpoint keeps them.
+    pub model_hash: String,
+    /// Hash of the prompt file of each kind of view.
+    pub prompts: BTreeMap<String, String>,
+    /// How tokens were chosen.
+    pub sampling: serde_json::Value,
+    /// How lines became items.
+    pub grounding: String,
+    /// How items take part.
+    pub names: NameCounts,
+    /// What computed.
+    pub device: String,
+    /// Numbers that the weights were kept in.
+    pub dtype: String,
+    /// Lines of all answers.
+    pub lines: u64,
+    /// Share of lines that name an item of the catalogue.
+    pub grounded_share: f64,
+    /// Share of lines that name an item of the user's own history.
+    pub own_share: f64,
+    /// Tokens of all prompts.
+    pub prompt_tokens: u64,
+    /// Tokens of all answers.
+    pub output_tokens: u64,
+    /// Seconds of generation over all sessions.
+    pub seconds: f64,
+    /// Energy of the GPU over all sessions in joules, where it tells.
+    pub joules: Option<f64>,
+    /// Tokens of prompts a second, in the last session that wrote anything.
+    pub prompt_tokens_per_s: Option<f64>,
+    /// Tokens of answers a second, in the last session that wrote anything.
+    pub output_tokens_per_s: Option<f64>,
+}
+
+/// Sums of [`Counts`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Totals {
+    lines: u64,
+    grounded: u64,
+    own: u64,
+    prompt_tokens: u64,
+    output_tokens: u64,
+}
+
+impl Totals {
+    pub(super) fn add(&mut self, counts: &Counts) {
+        self.lines += u64::from(counts.lines);
+        self.grounded += u64::from(counts.grounded);
+        self.own += u64::from(counts.own);
+        self.prompt_tokens += u64::from(counts.prompt_tokens);
+        self.output_tokens += u64::from(counts.output_tokens);
+    }
+}
+
+impl Generation {
+    /// `account` with the totals of all sessions.
+    pub(super) fn new(account: Account, totals: Totals, seconds: f64, joules: Option<f64>) -> Generation {
+        let share = |part: u64| if totals.lines == 0 { 0.0 } else { part as f64 / totals.lines as f64 };
+        let rate = |tokens: u64, seconds: f64| (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds);
+        Generation {
+            prompt_tokens_per_s: rate(account.prompt_tokens, account.prompt_seconds),
+            output_tokens_per_s: rate(account.output_tokens, account.output_seconds),
+            model: account.model,
+            model_hash: account.model_hash,
+            prompts: account.prompts,
+            sampling: account.sampling,
+            grounding: account.grounding,
+            names: account.names,
+            device: account.device,
+            dtype: account.dtype,
+            lines: totals.lines,
+            grounded_share: share(totals.grounded),
+            own_share: share(totals.own),
+            prompt_tokens: totals.prompt_tokens,
+            output_tokens: totals.output_tokens,
+            seconds,
+            joules,
+        }
+    }
+}
+
+/// A user for whom a language model gave no views.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Token of the user.
+    pub user: String,
+    /// Why.
+    pub reason: String,
+    /// Whether anything was asked.
+    pub asked: bool,
+}

@@ -1,0 +1,353 @@
+//! Views written by a language model in a local folder, all users in one continuous batch.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+
+use super::UserViews;
+use super::account::Account;
+use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink};
+use super::text::{Ask, Limits, Matcher, Message, Piece, Plan, Role, Scratch, Writer, answer_lines};
+use crate::config::{Grounding, LlmDevice, LlmSettings, ViewSettings, WeightType};
+use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
+use crate::{Error, Result, parallel};
+
+/// Longest sequence that is asked of a model, prompt and answer together.
+const LONGEST: usize = 8192;
+/// Positions that a prompt and its answer usually need.
+const USUAL: usize = 1024;
+/// Prompts made at a time.
+const CHUNK: usize = 512;
+/// A common start of prompts shorter than this is not worth sharing.
+const SHARED: usize = 16;
+/// Prompts by which the common start of a kind of view is found.
+const PROBES: usize = 4;
+
+/// See the module.
+pub struct LlmGenerator<'a> {
+    writer: Writer<'a>,
+    settings: ViewSettings,
+    model: Model,
+    model_hash: String,
+    way: Way,
+    threads: usize,
+    shortened: AtomicU64,
+    spent: Mutex<Spent>,
+}
+
+/// How lines become items.
+enum Way {
+    /// The model can write only these.
+    Constrained {
+        trie: Arc<TitleTrie>,
+        /// Ends a line.
+        separator: u32,
+        /// Tokens of the longest line and its end.
+        longest: usize,
+        /// Tokens that nineteen lines of twenty do not exceed, end included.
+        usual: usize,
+    },
+    /// Free text, matched.
+    Retrieval(Box<Matcher>),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    prompt_tokens: u64,
+    prompt_seconds: f64,
+    output_tokens: u64,
+    output_seconds: f64,
+}
+
+/// A question in the model's tokens.
+struct Prompt<'h> {
+    job: usize,
+    part: Part,
+    ask: Box<Ask<'h>>,
+    tokens: Vec<u32>,
+    max_new: usize,
+}
+
+impl<'a> LlmGenerator<'a> {
+    /// Loads the model and looks at the catalogue. `cache` is a folder for the tokens of its lines.
+    ///
+    /// # Errors
+    /// Where the folder, a prompt file or the catalogue cannot be used.
+    pub fn new(public: &'a PublicCatalogue<'a>, settings: &ViewSettings, threads: usize, cache: Option<&Path>) -> Result<LlmGenerator<'a>> {
+        let s = &settings.llm;
+        let writer = Writer::new(public, settings, s.grounding)?;
+        let path = s.model.as_deref().unwrap_or(Path::new(""));
+        let dtype = match s.dtype {
+            WeightType::Auto => llm::Dtype::Auto,
+            WeightType::F32 => llm::Dtype::F32,
+            WeightType::F16 => llm::Dtype::F16,
+            WeightType::Bf16 => llm::Dtype::Bf16,
+        };
+        let place = match s.device {
+            LlmDevice::Auto => llm::Place::Auto,
+            LlmDevice::Cpu => llm::Place::Cpu,
+            LlmDevice::Cuda => llm::Place::Cuda,
+        };
+        let model = Model::load(path, &Options { place, dtype, threads, max_len: LONGEST })?;
+        let model_hash = super::recipe::model_hash(path)?.unwrap_or_default();
+        let way = match s.grounding {
+            Grounding::Retrieval => Way::Retrieval(Box::new(Matcher::new(writer.names.lines()))),
+            Grounding::Constrained => {
+                let lines: Vec<&str> = writer.names.lines().iter().map(String::as_str).collect();
+                // What is written for a line's end stands last: some tokenizers put a blank before it.
+                let separator = model.tokenizer.encode("\n", Control::Text)?.last().copied();
+                let separator =
+                    separator.ok_or_else(|| Error::mismatch(path, "the tokenizer has no line end; use views.llm.grounding=retrieval"))?;
+                let trie = match cache {
+                    Some(folder) => TitleTrie::cached(folder, &lines, &model.tokenizer, separator)?.0,
+                    None => TitleTrie::build(&lines, &model.tokenizer, separator)?,
+                };
+                let mut lengths: Vec<usize> = (0..trie.len() as u32).map(|place| trie.title(place).len() + 1).collect();
+                lengths.sort_unstable();
+                let at = |share: f64| lengths.get((share * lengths.len().saturating_sub(1) as f64) as usize).copied().unwrap_or(1);
+                Way::Constrained { longest: at(1.0), usual: at(0.95), separator, trie: Arc::new(trie) }
+            }
+        };
+        let shortened = AtomicU64::new(0);
+        Ok(LlmGenerator { writer, settings: settings.clone(), model, model_hash, way, threads, shortened, spent: Mutex::default() })
+    }
+
+    fn sampling(&self) -> Sampling {
+        let LlmSettings { temperature, top_k, top_p, repetition_penalty, .. } = self.settings.llm;
+        Sampling { temperature, top_k, top_p, repetition_penalty }
+    }
+
+    /// The question for one view, shortened until it fits the model.
+    fn prompt<'h>(&self, job: usize, request: Request<'h>, part: Part) -> Result<Result<Prompt<'h>, Result<Made, Failed>>> {
+        let text = &self.settings.text;
+        let mut limits: Limits = self.writer.limits();
+        let mut shorter = false;
+        loop {
+            let ask = match self.writer.plan(request.user, request.history, part, limits)? {
+                Plan::Ask(ask) => ask,
+                Plan::Ready(made) => return Ok(Err(Ok(made))),
+                Plan::Cannot(failed) => return Ok(Err(Err(failed))),
+            };
+            let tokens = match self.tokens(&ask.messages) {
+                Ok(tokens) => tokens,
+                Err(error) => return Ok(Err(Err(Failed { reason: error.to_string(), asked: true, counts: Counts::default() }))),
+            };
+            // One line may be the longest; that all are would take most of the room for what does not happen. A text that ends
+            // for want of room has the items that it named until then.
+            let max_new = match &self.way {
+                Way::Constrained { longest, usual, .. } => longest + (ask.count - 1) * usual,
+                Way::Retrieval(_) => text.line_tokens as usize * ask.count,
+            };
+            if tokens.len() + max_new <= self.model.max_len {
+                self.shortened.fetch_add(u64::from(shorter), Ordering::Relaxed);
+                return Ok(Ok(Prompt { job, part, ask, tokens, max_new }));
+            }
+            shorter = true;
+            // Whichever takes more room gives way: what is shown, or what is named.
+            match (tokens.len() > max_new && limits.shown > 1, ask.count > 1) {
+                (true, _) => limits.shown /= 2,
+                (false, true) => limits.named = ask.count / 2,
+                (false, false) if limits.shown > 1 => limits.shown /= 2,
+                _ => {
+                    let reason = format!(
+                        "{}: a prompt of {} tokens and an answer of {max_new} exceed the model's {}",
+                        part.name(),
+                        tokens.len(),
+                        self.model.max_len
+                    );
+                    return Ok(Err(Err(Failed { reason, asked: true, counts: Counts::default() })));
+                }
+            }
+        }
+    }
+
+    fn tokens(&self, messages: &[Message]) -> Result<Vec<u32>> {
+        fn piece(piece: &Piece) -> llm::Piece<'_> {
+            match piece {
+                Piece::Ours(text) => llm::Piece::Ours(text),
+                Piece::Theirs(text) => llm::Piece::Theirs(text),
+            }
+        }
+        // A model without a template writes on where the question ends, so the answer must begin a line.
+        let end = |m: &Message| (!self.model.chat.has_template() && m.role == Role::User).then_some(llm::Piece::Ours("\n"));
+        let turns: Vec<llm::Message<'_>> = messages
+            .iter()
+            .map(|m| llm::Message { role: m.role.name(), content: m.content.iter().map(piece).chain(end(m)).collect() })
+            .collect();
+        self.model.chat.prompt(&turns, &self.model.tokenizer)
+    }
+
+    fn request(&self, prompt: &Prompt<'_>) -> llm::Request {
+        let constraint: Option<Box<dyn llm::Constraint>> = match &self.way {
+            Way::Constrained { trie, separator, .. } => {
+                Some(Box::new(ItemLines::new(Arc::clone(trie), prompt.ask.count, *separator, &prompt.ask.closed)))
+            }
+            Way::Retrieval(_) => None,
+        };
+        llm::Request {
+            prompt: prompt.tokens.clone(),
+            max_new: prompt.max_new,
+            sampling: self.sampling(),
+            key: Key { seed: self.settings.seed, user: u64::from(prompt.ask.user), view: prompt.part.index() },
+            stop: self.model.defaults.eos.clone(),
+            constraint,
+        }
+    }
+
+    /// The view that follows from a text.
+    fn finish(&self, prompt: Prompt<'_>, text: Result<llm::Text>, scratch: &mut Scratch) -> Result<Made, Failed> {
+        let tokens = Counts { prompt_tokens: prompt.tokens.len() as u32, ..Default::default() };
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => return Err(Failed { reason: error.to_string(), asked: true, counts: tokens }),
+        };
+        let tokens = Counts { output_tokens: text.tokens.len() as u32, ..tokens };
+        let lines: Vec<Option<u32>> = match &self.way {
+            Way::Constrained { .. } => text.items.iter().map(|line| Some(*line)).collect(),
+            Way::Retrieval(matcher) => {
+                let written =
+                    self.model.tokenizer.decode(&text.tokens).map_err(|e| Failed { reason: e.to_string(), asked: true, counts: tokens })?;
+                let threshold = self.settings.text.threshold;
+                let ground = |line: &String| matcher.best(line, |_| true, scratch).filter(|(_, l)| *l >= threshold).map(|(line, _)| line);
+                answer_lines(&written, 2 * prompt.ask.count).iter().map(ground).collect()
+            }
+        };
+        self.writer.finish(*prompt.ask, &lines, tokens)
+    }
+
+    /// Tokens with which all prompts of a kind of view begin.
+    fn common_start(&self, jobs: &[Job<'_>], part: Part) -> Result<Vec<u32>> {
+        let mut common: Option<Vec<u32>> = None;
+        let asked = jobs.iter().filter(|job| job.parts.contains(&part)).take(PROBES);
+        for (index, job) in asked.enumerate() {
+            if let Ok(prompt) = self.prompt(index, job.request, part)? {
+                common = Some(match common {
+                    None => prompt.tokens,
+                    Some(c) => c.iter().zip(&prompt.tokens).take_while(|(a, b)| a == b).map(|(a, _)| *a).collect(),
+                });
+            }
+        }
+        self.shortened.store(0, Ordering::Relaxed);
+        Ok(common.unwrap_or_default())
+    }
+}
+
+impl Generator for LlmGenerator<'_> {
+    fn name(&self) -> &str {
+        "llm"
+    }
+
+    fn generate(&self, user: u32, history: &[u32]) -> Result<UserViews> {
+        let job = Job { request: Request { user, history }, parts: Part::all(&self.settings).collect() };
+        super::generator::generate_one(self, job)
+    }
+
+    fn run(&self, jobs: &[Job<'_>], threads: usize, sink: &dyn Sink) -> Result<()> {
+        let mut starts: Vec<Vec<u32>> = Vec::new();
+        if jobs.len() > PROBES {
+            for part in [Part::Future, Part::Paraphrase, Part::Counterfactual(0)] {
+                starts.push(self.common_start(jobs, part)?);
+            }
+            starts.retain(|start| start.len() >= SHARED);
+        }
+        let slots = self.settings.llm.batch as usize;
+        // Room for every slot's usual text and for one of the longest, beside what is shared.
+        let shared: usize = starts.iter().map(|start| start.len().next_multiple_of(llm::BLOCK)).sum();
+        let cache_tokens = (slots * self.model.max_len.min(USUAL)).max(self.model.max_len.next_multiple_of(llm::BLOCK)) + shared;
+        let mut engine = self.model.engine(EngineOptions { slots, cache_tokens, ..Default::default() })?;
+        for start in &starts {
+            engine.share(start)?;
+        }
+        let work: Vec<(usize, Part)> = jobs.iter().enumerate().flat_map(|(j, job)| job.parts.iter().map(move |p| (j, *p))).collect();
+        let open: Mutex<Vec<Option<Prompt<'_>>>> = Mutex::new(Vec::new());
+        let failed: Mutex<Option<Error>> = Mutex::new(None);
+        let threads = threads.min(self.threads).max(1);
+        let mut next = 0;
+        let mut ready: std::collections::VecDeque<Prompt<'_>> = Default::default();
+        let mut requests = std::iter::from_fn(|| {
+            while ready.is_empty() && next < work.len() && !sink.stopped() {
+                let chunk = &work[next..work.len().min(next + CHUNK)];
+                next += chunk.len();
+                let made = parallel::map(threads, chunk.len(), 8, |i| self.prompt(chunk[i].0, jobs[chunk[i].0].request, chunk[i].1));
+                for (&(job, part), made) in chunk.iter().zip(made) {
+                    match made {
+                        Ok(Ok(prompt)) => ready.push_back(prompt),
+                        Ok(Err(known)) => sink.done(job, part, known),
+                        Err(error) => {
+                            *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
+                            return None;
+                        }
+                    }
+                }
+            }
+            let prompt = ready.pop_front().filter(|_| !sink.stopped())?;
+            let request = self.request(&prompt);
+            open.lock().unwrap_or_else(|e| e.into_inner()).push(Some(prompt));
+            Some(request)
+        });
+        let mut scratch = Scratch::default();
+        let report = engine.generate(&mut requests, &mut |done| {
+            let prompt = open.lock().unwrap_or_else(|e| e.into_inner()).get_mut(done.index).and_then(Option::take);
+            if let Some(prompt) = prompt {
+                let (job, part) = (prompt.job, prompt.part);
+                sink.done(job, part, self.finish(prompt, done.outcome, &mut scratch));
+            }
+            if sink.stopped() { Err(Error::Interrupted("the rest of the views is not wanted".into())) } else { Ok(()) }
+        });
+        let report = match report {
+            Ok(report) => report,
+            // Whoever stopped the work has the reason.
+            Err(Error::Interrupted(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let mut spent = self.spent.lock().unwrap_or_else(|e| e.into_inner());
+        // What a shared start saved was not computed, so it does not count for the rate.
+        spent.prompt_tokens += report.prompt_tokens;
+        spent.prompt_seconds += report.prompt_seconds;
+        spent.output_tokens += report.output_tokens;
+        spent.output_seconds += report.output_seconds;
+        failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+    }
+
+    fn account(&self) -> Option<Account> {
+        let s = &self.settings.llm;
+        let spent = *self.spent.lock().unwrap_or_else(|e| e.into_inner());
+        let prompts =
+            [Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|p| (p.name().into(), self.writer.prompts.hash(p).into()));
+        let grounding = match self.way {
+            Way::Constrained { .. } => "constrained".to_owned(),
+            Way::Retrieval(_) => format!("BM25, likeness of at least {}", self.settings.text.threshold),
+        };
+        Some(Account {
+            model: s.model.as_deref().unwrap_or(Path::new("")).display().to_string(),
+            model_hash: self.model_hash.clone(),
+            prompts: prompts.into(),
+            sampling: json!({
+                "temperature": crate::config::tidy(s.temperature.into()),
+                "top_k": s.top_k,
+                "top_p": crate::config::tidy(s.top_p.into()),
+                "repetition_penalty": crate::config::tidy(s.repetition_penalty.into()),
+                "seed": self.settings.seed,
+            }),
+            grounding,
+            names: self.writer.names.counts,
+            device: self.model.device().into(),
+            dtype: self.model.dtype().into(),
+            prompt_tokens: spent.prompt_tokens,
+            prompt_seconds: spent.prompt_seconds,
+            output_tokens: spent.output_tokens,
+            output_seconds: spent.output_seconds,
+        })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.writer.notes();
+        let shortened = self.shortened.load(Ordering::Relaxed);
+        if shortened > 0 {
+            notes.push(format!("{shortened} prompts were shortened to fit the model's {} tokens", self.model.max_len));
+        }
+        notes
+    }
+}

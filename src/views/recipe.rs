@@ -1,0 +1,201 @@
+//! Which settings a view depends on, so that a changed one makes anew only what it concerns.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::generator::Part;
+use super::store::FORMAT_VERSION;
+use super::text::Prompts;
+use crate::config::{GeneratorKind, Grounding, ViewSettings};
+use crate::{Error, Result};
+
+/// `settings` with everything at its default that changes no view: how fast and how patiently.
+fn essential(settings: &ViewSettings) -> ViewSettings {
+    let plain = ViewSettings::default();
+    let mut kept = settings.clone();
+    kept.max_failed = plain.max_failed;
+    (kept.llm.batch, kept.llm.device) = (plain.llm.batch, plain.llm.device);
+    let served = &mut kept.served;
+    (served.url, served.key_env) = (None, None);
+    (served.concurrency, served.timeout_s, served.retries) = (plain.served.concurrency, plain.served.timeout_s, plain.served.retries);
+    (served.backoff_s, served.per_minute) = (plain.served.backoff_s, plain.served.per_minute);
+    if settings.generator == GeneratorKind::Llm && kept.llm.grounding == Grounding::Constrained {
+        // Nothing is matched, and a line is as long as the catalogue's.
+        (kept.text.threshold, kept.text.line_tokens) = (plain.text.threshold, plain.text.line_tokens);
+    }
+    kept
+}
+
+/// What the views of `settings` depend on as text: [`essential`] settings without the tables that the generator does not read, so
+/// that a new setting of one generator leaves the folders of the others where they are.
+pub(super) fn identity(settings: &ViewSettings) -> String {
+    let foreign: &[&str] = match settings.generator {
+        GeneratorKind::Llm => &["max_failed", "served"],
+        GeneratorKind::Served => &["max_failed", "llm"],
+        _ => &["max_failed", "fallback", "text", "llm", "served"],
+    };
+    // Settings are plain numbers and names, so writing them as JSON cannot fail; were it to, the text would still name one folder.
+    let mut all = serde_json::to_value(essential(settings)).unwrap_or_default();
+    if let Some(all) = all.as_object_mut() {
+        foreign.iter().for_each(|name| drop(all.remove(*name)));
+    }
+    all.to_string()
+}
+
+/// A digest of all that a view of a kind depends on besides the data set and the user, for each kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Recipes([String; 3]);
+
+impl Recipes {
+    /// Of `settings`. `None` where the model that they name is not here to be looked at.
+    ///
+    /// # Errors
+    /// Where a prompt file or the model cannot be read.
+    pub(super) fn new(settings: &ViewSettings) -> Result<Option<Recipes>> {
+        let s = essential(settings);
+        let written = matches!(s.generator, GeneratorKind::Llm | GeneratorKind::Served);
+        let prompts = if written { Some(Prompts::read(s.text.prompts.as_deref())?) } else { None };
+        let model = match (s.generator, &s.llm.model) {
+            (GeneratorKind::Llm, Some(path)) => match model_hash(path)? {
+                Some(hash) => hash,
+                None => return Ok(None),
+            },
+            _ => String::new(),
+        };
+        // The prompt's text counts, not where it lies; the same holds for a model.
+        let (mut text, mut llm) = (s.text.clone(), s.llm.clone());
+        (text.prompts, llm.model) = (None, None);
+        let shared = match s.generator {
+            GeneratorKind::Llm => json!([text, llm, model]),
+            GeneratorKind::Served => json!([text, s.served]),
+            _ => json!([s.neighbours]),
+        };
+        Ok(Some(Recipes([Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|part| {
+            let own = match part {
+                Part::Future => json!([s.future_min, s.future_max]),
+                Part::Paraphrase => json!([s.substitute, s.reorder]),
+                Part::Counterfactual(_) => json!([]),
+            };
+            let prompt = prompts.as_ref().map(|p| p.hash(part));
+            let all = json!([FORMAT_VERSION, s.generator, s.seed, part.name(), own, shared, prompt]);
+            hex(&Sha256::digest(all.to_string().as_bytes())[..8])
+        }))))
+    }
+
+    /// The digests in the order future, paraphrase, counterfactual.
+    pub(super) fn all(&self) -> &[String; 3] {
+        &self.0
+    }
+
+    /// Name of the journal's table for `part`.
+    pub(super) fn table(&self, part: Part) -> String {
+        format!("{}-{}", self.0[part.index().min(2) as usize], part.index())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// SHA-256 over what determines a model's texts: its description, tokenizer, template and weights. `None` where there is nothing at
+/// `path`. A file is read once in the life of the program.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn model_hash(path: &Path) -> Result<Option<String>> {
+    static KNOWN: Mutex<Vec<(PathBuf, String)>> = Mutex::new(Vec::new());
+    let known = || KNOWN.lock().unwrap_or_else(|e| e.into_inner());
+    if let Some((_, hash)) = known().iter().find(|(p, _)| p == path) {
+        return Ok(Some(hash.clone()));
+    }
+    if !path.exists() {
+        return Ok(None);
+    }
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "open as a folder"))? {
+        let file = entry.map_err(Error::io(folder, "read"))?.path();
+        let ending = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
+        let weights = matches!(ending, "safetensors" | "gguf");
+        if matches!(ending, "json" | "jinja") || (weights && (path.is_dir() || file == path)) {
+            files.push(file);
+        }
+    }
+    files.sort();
+    let mut all = Sha256::new();
+    let mut block = vec![0u8; 1 << 20];
+    for file in &files {
+        let mut reader = std::fs::File::open(file).map_err(Error::io(file, "open"))?;
+        all.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        all.update([0]);
+        loop {
+            match std::io::Read::read(&mut reader, &mut block).map_err(Error::io(file, "read"))? {
+                0 => break,
+                n => all.update(&block[..n]),
+            }
+        }
+    }
+    let hash = hex(&all.finalize());
+    known().push((path.to_path_buf(), hash.clone()));
+    Ok(Some(hash))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LlmSettings, ServedSettings, TextSettings};
+
+    #[test]
+    fn what_a_generator_does_not_read_changes_nothing() {
+        let base = ViewSettings::default();
+        let text = TextSettings { history: 3, ..Default::default() };
+        let served = ServedSettings { model: Some("m".into()), concurrency: 3, ..Default::default() };
+        let llm = LlmSettings { top_k: 3, batch: 3, ..Default::default() };
+        let all = ViewSettings { max_failed: 1.0, text, served, llm, ..base.clone() };
+        assert_eq!(identity(&all), identity(&base));
+        assert_eq!(Recipes::new(&all).unwrap(), Recipes::new(&base).unwrap());
+        let with = |generator, change: fn(&mut ViewSettings)| {
+            let mut settings = ViewSettings { generator, ..all.clone() };
+            change(&mut settings);
+            settings
+        };
+        let same = |generator, change| identity(&with(generator, change)) == identity(&with(generator, |_| ()));
+        assert!(same(GeneratorKind::Served, |s| (s.served.url, s.served.timeout_s, s.llm.top_k) = (Some("x".into()), 1.0, 9)));
+        assert!(!same(GeneratorKind::Served, |s| s.served.top_p = 0.5) && !same(GeneratorKind::Served, |s| s.text.threshold = 0.5));
+        assert!(same(GeneratorKind::Llm, |s| (s.llm.batch, s.text.threshold, s.served.top_p) = (9, 0.5, 0.5)));
+        assert!(!same(GeneratorKind::Llm, |s| s.llm.top_k = 9) && !same(GeneratorKind::Llm, |s| s.seed = 9));
+    }
+
+    #[test]
+    fn a_setting_of_one_view_leaves_the_others() {
+        let new = |settings: &ViewSettings| Recipes::new(settings).unwrap().unwrap().all().clone();
+        let served = ViewSettings { generator: GeneratorKind::Served, ..Default::default() };
+        for base in [ViewSettings::default(), served] {
+            let before = new(&base);
+            let changed = |s: ViewSettings| -> Vec<usize> { (0..3).filter(|i| new(&s)[*i] != before[*i]).collect() };
+            assert_eq!(changed(ViewSettings { future_max: 9, ..base.clone() }), [0]);
+            assert_eq!(changed(ViewSettings { reorder: 0.9, ..base.clone() }), [1]);
+            assert!(changed(ViewSettings { counterfactuals: 3, ..base.clone() }).is_empty());
+            assert_eq!(changed(ViewSettings { seed: 3, ..base.clone() }), [0, 1, 2]);
+        }
+    }
+
+    #[test]
+    fn a_models_hash_is_of_what_it_says_not_of_where_it_lies() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str, weights: &str| {
+            let folder = root.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("config.json"), "{}").unwrap();
+            std::fs::write(folder.join("model.safetensors"), weights).unwrap();
+            std::fs::write(folder.join("README.md"), name).unwrap();
+            model_hash(&folder).unwrap().unwrap()
+        };
+        assert_eq!(folder("a", "x"), folder("b", "x"));
+        assert_ne!(folder("c", "y"), folder("d", "x"));
+        assert_eq!(model_hash(&root.path().join("none")).unwrap(), None);
+    }
+}

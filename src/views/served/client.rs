@@ -1,0 +1,244 @@
+//! Requests to an endpoint, sent again while there is hope.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use ureq::Agent;
+use ureq::http::{Response, Uri};
+
+use super::pace::{Pace, backoff, sleep_until};
+use crate::config::{AnswerFormat, ServedSettings};
+use crate::{Error, Result};
+
+/// More than this is no answer to our questions.
+const MOST_BYTES: u64 = 1 << 20;
+/// Characters of an endpoint's complaint that are kept.
+const COMPLAINT: usize = 300;
+/// Longest wait that an endpoint may ask for, in seconds.
+const LONGEST_WAIT: u64 = 3600;
+
+/// What an endpoint wrote.
+#[derive(Debug, PartialEq)]
+pub(super) struct Answer {
+    pub text: String,
+    pub prompt_tokens: u32,
+    pub output_tokens: u32,
+}
+
+/// What came of one question.
+pub(super) enum Outcome {
+    Answer(Answer),
+    /// The endpoint will not answer this question, for this reason.
+    Refused(String),
+    /// No answer came while there was patience.
+    Silent(String),
+}
+
+/// A key that cannot be printed.
+struct Secret(String);
+
+/// One endpoint.
+pub(super) struct Client {
+    agent: Agent,
+    url: String,
+    key: Option<Secret>,
+    pace: Pace,
+    settings: ServedSettings,
+}
+
+/// What came of one try.
+enum Try {
+    Answer(Answer),
+    /// May go better the next time, after so long at least.
+    Again(String, Option<Duration>),
+    /// Will go no better for this question.
+    Never(String),
+    /// Will go no better for any question.
+    Fatal(Error),
+}
+
+impl Client {
+    /// A client of the endpoint in `settings`; sends nothing yet.
+    ///
+    /// # Errors
+    /// Where the address is none, or the variable of the key is not set.
+    pub(super) fn new(settings: &ServedSettings) -> Result<Client> {
+        let base = settings.url.as_deref().unwrap_or_default().trim().trim_end_matches('/');
+        let wrong = |why: &str| {
+            Err(Error::setting("views.served.url", format!("`{base}` {why}, wanted an address such as http://localhost:8000/v1")))
+        };
+        if base.contains('@') {
+            return Err(Error::setting("views.served.url", "has a name or key in it; name a variable in views.served.key_env instead"));
+        }
+        let Ok(uri) = base.parse::<Uri>() else { return wrong("is no address") };
+        let Some(host) = uri.host() else { return wrong("has no host") };
+        match uri.scheme_str() {
+            Some("http") => (),
+            Some("https") if cfg!(feature = "https") => (),
+            Some("https") => return Err(Error::setting("views.served.url", "this build speaks no TLS; build with `--features https`")),
+            _ => return wrong("has no http or https"),
+        }
+        let key = match settings.key_env.as_deref().filter(|name| !name.is_empty()) {
+            None => None,
+            Some(name) => match std::env::var(name) {
+                Ok(key) if !key.trim().is_empty() && key.trim().chars().all(|c| c.is_ascii_graphic()) => {
+                    Some(Secret(key.trim().to_owned()))
+                }
+                Ok(_) => return Err(Error::setting("views.served.key_env", format!("the environment variable `{name}` holds no key"))),
+                Err(_) => return Err(Error::setting("views.served.key_env", format!("the environment variable `{name}` is not set"))),
+            },
+        };
+        let concurrency = settings.concurrency as usize;
+        let mut config = Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs_f32(settings.timeout_s)))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .max_idle_connections(concurrency)
+            .max_idle_connections_per_host(concurrency)
+            .user_agent(concat!("lumos/", env!("CARGO_PKG_VERSION")));
+        if matches!(host, "localhost" | "127.0.0.1" | "[::1]" | "::1") {
+            // A proxy cannot reach this machine's own addresses.
+            config = config.proxy(None);
+        }
+        let agent = config.build().new_agent();
+        Ok(Client { agent, url: format!("{base}/chat/completions"), key, pace: Pace::new(settings.per_minute), settings: settings.clone() })
+    }
+
+    /// Sends `body` until there is an answer, patience ends or `stopped` becomes true. `salt` spreads the waits.
+    ///
+    /// # Errors
+    /// What will not go better for any other question.
+    pub(super) fn ask(&self, body: &Value, salt: u32, stopped: &dyn Fn() -> bool) -> Result<Outcome> {
+        let bytes = body.to_string().into_bytes();
+        let mut attempt = 0;
+        loop {
+            if !sleep_until(self.pace.slot(Instant::now()), stopped) {
+                return Ok(Outcome::Silent("the build was stopped".into()));
+            }
+            let (reason, wanted) = match self.once(&bytes) {
+                Try::Answer(answer) => return Ok(Outcome::Answer(answer)),
+                Try::Never(reason) => return Ok(Outcome::Refused(self.hide(&reason))),
+                Try::Fatal(error) => return Err(error),
+                Try::Again(reason, wanted) => (reason, wanted),
+            };
+            if attempt >= self.settings.retries {
+                return Ok(Outcome::Silent(self.hide(&reason)));
+            }
+            let chance = (crate::views::mix(salt, attempt) >> 8) as f32 / (1 << 24) as f32;
+            let wait = backoff(self.settings.backoff_s, attempt, chance);
+            if let Some(wanted) = wanted {
+                // The endpoint speaks to all of us.
+                self.pace.pause(Instant::now() + wanted);
+            }
+            if !sleep_until(Instant::now() + wait.max(wanted.unwrap_or_default()), stopped) {
+                return Ok(Outcome::Silent("the build was stopped".into()));
+            }
+            attempt += 1;
+        }
+    }
+
+    fn once(&self, bytes: &[u8]) -> Try {
+        let mut request = self.agent.post(&self.url).content_type("application/json");
+        if let Some(Secret(key)) = &self.key {
+            request = request.header("Authorization", format!("Bearer {key}"));
+        }
+        let mut response = match request.send(bytes) {
+            Ok(response) => response,
+            Err(e) => return Try::Again(short(&format!("no answer: {e}")), None),
+        };
+        let status = response.status().as_u16();
+        let mut read = Vec::new();
+        let whole = response.body_mut().as_reader().take(MOST_BYTES + 1).read_to_end(&mut read);
+        let text = String::from_utf8_lossy(&read);
+        let told = || short(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" ")));
+        match status {
+            200 if whole.is_err() => Try::Again("the answer broke off".into(), None),
+            200 if read.len() as u64 > MOST_BYTES => Try::Again("the answer does not end".into(), None),
+            200 => parse(&read).map_or_else(|why| Try::Again(why, None), Try::Answer),
+            408 | 409 | 425 | 429 | 500..=599 => Try::Again(told(), retry_after(&response)),
+            401 | 403 => {
+                Try::Fatal(Error::setting("views.served.key_env", self.hide(&format!("the endpoint refused the key, {}", told()))))
+            }
+            300..=399 | 404 | 405 => {
+                Try::Fatal(Error::setting("views.served.url", self.hide(&format!("no chat completions at {}, {}", self.url, told()))))
+            }
+            _ if self.settings.format != AnswerFormat::Lines
+                && ["response_format", "grammar", "schema"].iter().any(|w| text.contains(w)) =>
+            {
+                let known = told();
+                Try::Fatal(Error::setting(
+                    "views.served.format",
+                    self.hide(&format!(
+                        "the endpoint does not take `{}`, {known}; try another format, `lines` works anywhere",
+                        self.settings.format.name()
+                    )),
+                ))
+            }
+            _ => Try::Never(told()),
+        }
+    }
+
+    /// `text` without the key, which some endpoints repeat in their complaints.
+    fn hide(&self, text: &str) -> String {
+        match &self.key {
+            Some(Secret(key)) => text.replace(key.as_str(), "(key)"),
+            None => text.to_owned(),
+        }
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(COMPLAINT).collect()
+}
+
+/// Seconds that a `Retry-After` asks for; dates are left to the usual waits.
+fn retry_after<T>(response: &Response<T>) -> Option<Duration> {
+    let text = response.headers().get("retry-after")?.to_str().ok()?;
+    let seconds: f64 = text.trim().parse().ok()?;
+    (seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST_WAIT as f64)))
+}
+
+/// The answer in a completion, and what is wrong with it otherwise.
+fn parse(bytes: &[u8]) -> std::result::Result<Answer, String> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|_| "the answer is no JSON".to_owned())?;
+    let content = value.pointer("/choices/0/message/content").and_then(Value::as_str);
+    let text = content.ok_or("the answer has no `choices[0].message.content`")?;
+    // Models that think aloud end that with this mark.
+    let text = text.rsplit_once("</think>").map_or(text, |(_, after)| after);
+    let tokens = |name: &str| value.pointer(name).and_then(Value::as_u64).map_or(0, |n| n.min(u64::from(u32::MAX)) as u32);
+    Ok(Answer { text: text.to_owned(), prompt_tokens: tokens("/usage/prompt_tokens"), output_tokens: tokens("/usage/completion_tokens") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(settings: ServedSettings) -> String {
+        Client::new(&settings).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn addresses_and_keys_that_cannot_be_used_are_refused() {
+        let with = |url: &str| ServedSettings { url: Some(url.into()), ..Default::default() };
+        for (url, part) in
+            [("localhost:8000/v1", "http"), ("ftp://x/v1", "http"), ("http://", "address"), ("http://me:key@host/v1", "key_env")]
+        {
+            let message = refusal(with(url));
+            assert!(message.contains("views.served.url") && message.contains(part) && !message.contains("me:key"), "{message}");
+        }
+        let message = refusal(ServedSettings { key_env: Some("LUMOS_NO_SUCH_VARIABLE".into()), ..with("http://localhost:1/v1") });
+        assert!(message.contains("LUMOS_NO_SUCH_VARIABLE") && message.contains("not set"), "{message}");
+    }
+
+    #[test]
+    fn completions_are_read_and_others_refused() {
+        let whole = br#"{"choices":[{"message":{"content":"<think>so</think>A\nB"}}],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
+        assert_eq!(parse(whole).unwrap(), Answer { text: "A\nB".into(), prompt_tokens: 7, output_tokens: 3 });
+        assert_eq!(parse(br#"{"choices":[{"message":{"content":""}}]}"#).unwrap().output_tokens, 0);
+        for broken in [&b"<html>"[..], b"", b"{}", br#"{"choices":[]}"#, br#"{"choices":[{"message":{"content":null}}]}"#, &whole[..40]] {
+            assert!(parse(broken).is_err());
+        }
+    }
+}

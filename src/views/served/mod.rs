@@ -1,0 +1,191 @@
+//! Views written by a language model behind an OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, Ollama, `transformers serve`.
+
+mod client;
+mod pace;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::account::Account;
+use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one};
+use super::text::{Ask, Matcher, Plan, Scratch, Writer, answer_lines};
+use super::{UserViews, mix};
+use crate::config::{AnswerFormat, Grounding, ServedSettings, ViewSettings, tidy};
+use crate::{Error, Result};
+use client::{Client, Outcome};
+
+/// So many requests without any answer, and never one, mean that the endpoint is not there at all.
+const HOPELESS: usize = 8;
+/// Tokens that an answer may have besides its lines: braces, quotes, a fence.
+const SPARE_TOKENS: u32 = 64;
+
+/// See the module.
+pub struct ServedGenerator<'a> {
+    writer: Writer<'a>,
+    matcher: Matcher,
+    settings: ViewSettings,
+    client: Client,
+    prompt_tokens: AtomicU64,
+    output_tokens: AtomicU64,
+    seconds: Mutex<f64>,
+}
+
+impl<'a> ServedGenerator<'a> {
+    /// A generator over `public`. No request is sent yet.
+    ///
+    /// # Errors
+    /// Where the address, the key's variable or a prompt file cannot be used, or the catalogue has no names.
+    pub fn new(public: &'a PublicCatalogue<'a>, settings: &ViewSettings) -> Result<ServedGenerator<'a>> {
+        let writer = Writer::new(public, settings, Grounding::Retrieval)?;
+        let matcher = Matcher::new(writer.names.lines());
+        let client = Client::new(&settings.served)?;
+        let (prompt_tokens, output_tokens) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(ServedGenerator { writer, matcher, settings: settings.clone(), client, prompt_tokens, output_tokens, seconds: Mutex::new(0.0) })
+    }
+
+    /// The body of a request.
+    fn body(&self, ask: &Ask<'_>) -> Value {
+        let s: &ServedSettings = &self.settings.served;
+        let messages: Vec<Value> = ask.messages.iter().map(|m| json!({"role": m.role.name(), "content": m.text()})).collect();
+        let seed = mix(mix(self.settings.seed as u32, (self.settings.seed >> 32) as u32), mix(ask.user, ask.part.index() as u32)) >> 1;
+        let mut body = json!({
+            "model": s.model,
+            "messages": messages,
+            "temperature": tidy(s.temperature.into()),
+            "top_p": tidy(s.top_p.into()),
+            "seed": seed,
+            "max_tokens": self.settings.text.line_tokens * ask.count as u32 + SPARE_TOKENS,
+            "stream": false,
+        });
+        let n = ask.count;
+        match s.format {
+            AnswerFormat::JsonSchema => {
+                let items = json!({"type": "array", "items": {"type": "string"}, "minItems": n, "maxItems": n});
+                let schema =
+                    json!({"type": "object", "properties": {"items": items}, "required": ["items"], "additionalProperties": false});
+                body["response_format"] =
+                    json!({"type": "json_schema", "json_schema": {"name": "items", "strict": true, "schema": schema}});
+            }
+            AnswerFormat::JsonObject => body["response_format"] = json!({"type": "json_object"}),
+            AnswerFormat::Grammar => {
+                let lines = vec!["line"; n].join(" ");
+                body["grammar"] = json!(format!("root ::= {lines}\nline ::= [^\\n\\x00-\\x1f]+ \"\\n\"\n"));
+            }
+            AnswerFormat::Lines => (),
+        }
+        body
+    }
+
+    /// One view: asked for until there is an answer or no patience left.
+    fn write(&self, request: Request<'_>, part: Part, scratch: &mut Scratch, stopped: &dyn Fn() -> bool) -> Result<Written> {
+        let ask = match self.writer.plan(request.user, request.history, part, self.writer.limits())? {
+            Plan::Ready(made) => return Ok(Written { made: Ok(made), reached: None }),
+            Plan::Cannot(failed) => return Ok(Written { made: Err(failed), reached: None }),
+            Plan::Ask(ask) => ask,
+        };
+        let body = self.body(&ask);
+        let failed = |reason| Failed { reason, asked: true, counts: Counts::default() };
+        let answer = match self.client.ask(&body, mix(request.user, part.index() as u32), stopped)? {
+            Outcome::Answer(answer) => answer,
+            Outcome::Refused(reason) => return Ok(Written { made: Err(failed(reason)), reached: Some(true) }),
+            Outcome::Silent(reason) => return Ok(Written { made: Err(failed(reason)), reached: Some(false) }),
+        };
+        self.prompt_tokens.fetch_add(u64::from(answer.prompt_tokens), Ordering::Relaxed);
+        self.output_tokens.fetch_add(u64::from(answer.output_tokens), Ordering::Relaxed);
+        let tokens = Counts { prompt_tokens: answer.prompt_tokens, output_tokens: answer.output_tokens, ..Default::default() };
+        let threshold = self.settings.text.threshold;
+        let ground =
+            |line: &String| self.matcher.best(line, |_| true, scratch).filter(|(_, likeness)| *likeness >= threshold).map(|(line, _)| line);
+        let lines: Vec<Option<u32>> = answer_lines(&answer.text, 2 * ask.count).iter().map(ground).collect();
+        Ok(Written { made: self.writer.finish(*ask, &lines, tokens), reached: Some(true) })
+    }
+}
+
+/// A view, and whether the endpoint answered; `None` where it was not asked.
+struct Written {
+    made: Result<Made, Failed>,
+    reached: Option<bool>,
+}
+
+impl Generator for ServedGenerator<'_> {
+    fn name(&self) -> &str {
+        "served"
+    }
+
+    fn generate(&self, user: u32, history: &[u32]) -> Result<UserViews> {
+        let job = Job { request: Request { user, history }, parts: Part::all(&self.settings).collect() };
+        generate_one(self, job)
+    }
+
+    /// `threads` is not heeded: these wait, and `views.served.concurrency` says how many.
+    fn run(&self, jobs: &[Job<'_>], _threads: usize, sink: &dyn Sink) -> Result<()> {
+        let begin = Instant::now();
+        let work: Vec<(usize, Part)> = jobs.iter().enumerate().flat_map(|(j, job)| job.parts.iter().map(move |p| (j, *p))).collect();
+        let (next, failures, answers) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        let over = AtomicBool::new(false);
+        let fatal: Mutex<Option<Error>> = Mutex::new(None);
+        let end_with = |error: Error| {
+            fatal.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+            over.store(true, Ordering::Relaxed);
+        };
+        let stopped = || over.load(Ordering::Relaxed) || sink.stopped();
+        let worker = || {
+            let mut scratch = Scratch::default();
+            while !stopped() {
+                let Some(&(job, part)) = work.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                match self.write(jobs[job].request, part, &mut scratch, &stopped) {
+                    // What was broken off by the end of the build has not failed; it is asked again by the next one.
+                    Ok(Written { reached: Some(false), .. }) if stopped() => break,
+                    Ok(written) => {
+                        let failed = if written.reached == Some(false) { failures.fetch_add(1, Ordering::Relaxed) + 1 } else { 0 };
+                        answers.fetch_add(usize::from(written.reached == Some(true)), Ordering::Relaxed);
+                        if failed >= HOPELESS.min(work.len())
+                            && answers.load(Ordering::Relaxed) == 0
+                            && let Err(why) = &written.made
+                        {
+                            let message = format!("{failed} requests and not one answer; the last: {}", why.reason);
+                            end_with(Error::setting("views.served.url", message));
+                        }
+                        sink.done(job, part, written.made);
+                    }
+                    Err(error) => end_with(error),
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..(self.settings.served.concurrency as usize).min(work.len()) {
+                scope.spawn(worker);
+            }
+        });
+        *self.seconds.lock().unwrap_or_else(|e| e.into_inner()) += begin.elapsed().as_secs_f64();
+        fatal.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+    }
+
+    fn account(&self) -> Option<Account> {
+        let s = &self.settings.served;
+        let seconds = *self.seconds.lock().unwrap_or_else(|e| e.into_inner());
+        let prompts =
+            [Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|p| (p.name().into(), self.writer.prompts.hash(p).into()));
+        Some(Account {
+            model: s.model.clone().unwrap_or_default(),
+            model_hash: String::new(),
+            prompts: prompts.into(),
+            sampling: json!({"temperature": tidy(s.temperature.into()), "top_p": tidy(s.top_p.into()), "format": s.format.name()}),
+            grounding: format!("BM25, likeness of at least {}", tidy(self.settings.text.threshold.into())),
+            names: self.writer.names.counts,
+            device: "endpoint".into(),
+            dtype: "unknown".into(),
+            prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
+            prompt_seconds: seconds,
+            output_tokens: self.output_tokens.load(Ordering::Relaxed),
+            output_seconds: seconds,
+        })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.writer.notes()
+    }
+}

@@ -105,10 +105,10 @@ pub unsafe fn launch(kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: us
     unsafe { launch_pointers(kernel, grid, block, shared, &pointers, threads) }
 }
 
-/// [`launch`] with pointers to the argument values, as `cuLaunchKernel` takes them.
+/// [`launch()`] with pointers to the argument values, as `cuLaunchKernel` takes them.
 ///
 /// # Safety
-/// As [`launch`]; besides, each pointer points to an aligned value of the parameter's type.
+/// As [`launch()`]; besides, each pointer points to an aligned value of the parameter's type.
 pub unsafe fn launch_pointers(
     kernel: Kernel,
     grid: [u32; 3],
@@ -129,14 +129,14 @@ pub unsafe fn launch_pointers(
     Err(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned())
 }
 
-/// The bytes of a plain value, for [`launch`].
+/// The bytes of a plain value, for [`launch()`].
 pub fn bytes_of<T: Copy>(value: &T) -> &[u8] {
     // Safety: any `Copy` value may be read as bytes of its size; the types used here have no padding.
     unsafe { std::slice::from_raw_parts((value as *const T).cast(), size_of::<T>()) }
 }
 
 /// Launches a kernel by name on two threads: `launch!("name", [grid; 3], [block; 3], shared, argument, ...)`, each argument any
-/// `Copy` value of the parameter's size. Gives the `Result` of [`launch`]; to be called in an unsafe block.
+/// `Copy` value of the parameter's size. Gives the `Result` of [`launch()`]; to be called in an unsafe block.
 #[macro_export]
 macro_rules! launch {
     ($name:expr, $grid:expr, $block:expr, $shared:expr $(, $arg:expr)* $(,)?) => {{
@@ -148,7 +148,7 @@ macro_rules! launch {
 /// What [`launch!`] calls.
 ///
 /// # Safety
-/// As [`launch`].
+/// As [`launch()`].
 pub unsafe fn launch_boxed(kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: usize, args: &[Vec<u8>]) -> Result<(), String> {
     let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
     // Safety: the caller's.

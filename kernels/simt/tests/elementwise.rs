@@ -160,8 +160,23 @@ fn dropout_has_the_bits_of_the_cpu_backend() {
             }
             let mut got = Placed::new(&x, shift);
             let (threshold, keep) = threshold(rate);
-            unsafe { launch!("dropout", [2, 1, 1], THREADS, 0, step.ptr(), kind, site, threshold, keep, &raw const clock, got.ptr(), width as i32) }
-                .unwrap();
+            unsafe {
+                launch!(
+                    "dropout",
+                    [2, 1, 1],
+                    THREADS,
+                    0,
+                    step.ptr(),
+                    kind,
+                    site,
+                    threshold,
+                    keep,
+                    &raw const clock,
+                    got.ptr(),
+                    width as i32
+                )
+            }
+            .unwrap();
             assert!(same_bits(got.values(), &want), "width {width}, rate {rate}");
             assert_eq!(same_bits(&want, &x), rate < 1e-6, "the mask at rate {rate}");
         }
@@ -187,7 +202,8 @@ fn dropout_of_the_item_table_and_of_its_gradients() {
             let (threshold, keep) = threshold(rate);
             let (p, grid) = (step.ptr(), [clients.len() as u32 + 1, blocks, 1]);
             unsafe {
-                launch!("drop_items", grid, THREADS, 0, p, threshold, keep, &raw const clock, table.ptr(), dropped.ptr(), d as i32).unwrap();
+                launch!("drop_items", grid, THREADS, 0, p, threshold, keep, &raw const clock, table.ptr(), dropped.ptr(), d as i32)
+                    .unwrap();
                 launch!("drop_items_backward", grid, THREADS, 0, p, threshold, keep, &raw const clock, grad.ptr(), d as i32).unwrap();
             }
             assert!(same_bits(table.values(), &rows), "the table itself stays");

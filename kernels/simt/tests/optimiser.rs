@@ -79,7 +79,7 @@ fn dense_weights_and_positions() {
                 let mut m = r.normals(0.1, n);
                 let mut s: Vec<f32> = r.normals(0.1, n).iter().map(|x| x * x).collect();
                 let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
-                for c in 0..step.clients() {
+                for (c, &scale) in scale.iter().enumerate() {
                     let trains = step.client_tokens[c] < step.client_tokens[c + 1];
                     let reach = reach(&step, c);
                     for i in 0..length {
@@ -88,7 +88,7 @@ fn dense_weights_and_positions() {
                         let reached = place.is_none_or(|row| reach.contains(&row));
                         let first = o.first != 0;
                         if trains && reached {
-                            one(&o, scale[c], first, &mut p2[at], &mut m2[at], &mut s2[at], g[at]);
+                            one(&o, scale, first, &mut p2[at], &mut m2[at], &mut s2[at], g[at]);
                         } else if first && o.sgd == 0 {
                             (m2[at], s2[at]) = (0.0, 0.0);
                         }

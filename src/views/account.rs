@@ -26,13 +26,13 @@ pub struct Account {
     pub device: String,
     /// Numbers that the weights were kept in.
     pub dtype: String,
-    /// Tokens of prompts in this session.
+    /// Tokens of prompts in this build.
     pub prompt_tokens: u64,
-    /// Seconds of this session in which prompts were read; all of it where that cannot be told apart.
+    /// Seconds of this build in which prompts were read; all of it where that cannot be told apart.
     pub prompt_seconds: f64,
-    /// Tokens of answers in this session.
+    /// Tokens of answers in this build.
     pub output_tokens: u64,
-    /// Seconds of this session in which answers were written; all of it where that cannot be told apart.
+    /// Seconds of this build in which answers were written; all of it where that cannot be told apart.
     pub output_seconds: f64,
 }
 
@@ -69,9 +69,9 @@ pub struct Generation {
     pub seconds: f64,
     /// Energy of the GPU over all sessions in joules, where it tells.
     pub joules: Option<f64>,
-    /// Tokens of prompts a second, in the last session that wrote anything.
+    /// Tokens of prompts a second, in the last build that wrote anything.
     pub prompt_tokens_per_s: Option<f64>,
-    /// Tokens of answers a second, in the last session that wrote anything.
+    /// Tokens of answers a second, in the last build that wrote anything.
     pub output_tokens_per_s: Option<f64>,
 }
 

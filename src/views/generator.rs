@@ -150,7 +150,7 @@ pub trait Generator: Sync {
         failed.into_iter().collect()
     }
 
-    /// What the manifest says of a language model and of the work done in this session.
+    /// What the manifest says of a language model and of the work done in this build.
     fn account(&self) -> Option<Account> {
         None
     }

@@ -159,3 +159,33 @@ fn too_little_memory_splits_the_users() {
     let message = none.rank(Split::Test, &users, &|_, _| {}).unwrap_err().to_string();
     assert!(message.contains("out of memory"), "{message}");
 }
+
+/// Mean of a value over users, and its standard error.
+fn mean(ranks: &[u32], value: impl Fn(u32) -> f64) -> (f64, f64) {
+    let n = ranks.len() as f64;
+    let m = ranks.iter().map(|&r| value(r)).sum::<f64>() / n;
+    (m, (ranks.iter().map(|&r| (value(r) - m).powi(2)).sum::<f64>() / n / n).sqrt())
+}
+
+#[test]
+fn a_whole_run_ends_as_well_as_on_the_cpu() {
+    let (data, views) = world(120, 40, 23);
+    let mut settings = settings();
+    settings.local.lr = 0.02;
+    settings.federation.fraction = 0.5;
+    let users = everyone(&data);
+    let end = |mut trainer: Trainer| {
+        let start = rank(&mut trainer, Split::Test, &users);
+        (0..12).for_each(|_| drop(trainer.round().unwrap()));
+        (start, rank(&mut trainer, Split::Test, &users))
+    };
+    let (_, cpu) = end(Trainer::new(&settings, &data, &views).unwrap());
+    let (start, gpu) = end(Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap());
+    let hr = |r: u32| f64::from(u8::from((1..=5).contains(&r)));
+    let ndcg = |r: u32| hr(r) / f64::from(r.max(1) + 1).log2();
+    for (name, value) in [("HR@5", &hr as &dyn Fn(u32) -> f64), ("NDCG@5", &ndcg)] {
+        let ((before, _), (there, error), (here, _)) = (mean(&start, value), mean(&gpu, value), mean(&cpu, value));
+        assert!(there > before + 3.0 * error, "{name}: from {before} to {there} on the device, so nothing was learned");
+        assert!((there - here).abs() < 2.0 * error, "{name}: {there} on the device, {here} on the CPU");
+    }
+}

@@ -176,7 +176,9 @@ fn a_whole_run_ends_as_well_as_on_the_cpu() {
     let users = everyone(&data);
     let end = |mut trainer: Trainer| {
         let start = rank(&mut trainer, Split::Test, &users);
-        (0..12).for_each(|_| drop(trainer.round().unwrap()));
+        for _ in 0..12 {
+            trainer.round().unwrap();
+        }
         (start, rank(&mut trainer, Split::Test, &users))
     };
     let (_, cpu) = end(Trainer::new(&settings, &data, &views).unwrap());

@@ -1,7 +1,9 @@
 //! A device that passes everything on to another one, notes which kernels were launched, and may let only some of them through: so
 //! that one kernel of a call that launches several is held against its reference, or timed, by itself.
 
-use crate::backend::cuda::device::{Arg, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Resources, Result};
+use crate::backend::cuda::device::{
+    Arg, Arriving, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Resources, Result,
+};
 use crate::backend::cuda::errors::Geometry;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
@@ -80,6 +82,9 @@ impl Device for Tap<'_> {
     }
     fn download(&self, from: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()> {
         self.inner.download(from, offset, bytes)
+    }
+    fn fetch(&self, from: &Buffer, offset: usize, bytes: usize) -> Result<Box<dyn Arriving>> {
+        self.inner.fetch(from, offset, bytes)
     }
     fn fill(&self, to: &Buffer, offset: usize, bytes: usize, value: Fill) -> Result<()> {
         self.inner.fill(to, offset, bytes, value)

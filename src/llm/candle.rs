@@ -3,8 +3,9 @@
 //! Arithmetic has the dtype of the weights (f32, f16, bf16); norms and softmax compute in f32. Products go to candle's libraries,
 //! which choose their kernel by the number of rows: a row's last bits may depend on its batch here.
 
+use super::answer::{self, HostLogits};
 use super::gguf::first_line;
-use super::network::{Attention, BLOCK, Batch, Norm, Ops, Part, Segment};
+use super::network::{Ask, Attention, BLOCK, Batch, Norm, Ops, Part, Segment};
 use super::spec::{Activation, Spec};
 use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
@@ -165,6 +166,8 @@ impl Ops for Candle {
     type Vector = Tensor;
     type Table = Table;
     type Cache = Cache;
+    type Plan = ();
+    type Answers = Vec<Option<u32>>;
 
     fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
         let one = |part: &Part<'_>| match part {
@@ -206,8 +209,12 @@ impl Ops for Candle {
         Ok(())
     }
 
-    fn embed(&self, table: &Linear, tokens: &[u32], scale: f32) -> Result<Tensor> {
-        let rows = self.ids(tokens.to_vec()).and_then(|ids| table.weight.index_select(&ids, 0)).map_err(failed)?;
+    fn plan(&self, _: &Batch) -> Result<()> {
+        Ok(())
+    }
+
+    fn embed(&self, table: &Linear, batch: &Batch, (): &(), scale: f32) -> Result<Tensor> {
+        let rows = self.ids(batch.tokens.clone()).and_then(|ids| table.weight.index_select(&ids, 0)).map_err(failed)?;
         if scale == 1.0 { Ok(rows) } else { (rows * f64::from(scale)).map_err(failed) }
     }
 
@@ -223,7 +230,7 @@ impl Ops for Candle {
         }
     }
 
-    fn attend(&self, qkv: Tensor, a: &Attention<'_, Candle>, batch: &Batch, cache: &mut Cache) -> Result<Tensor> {
+    fn attend(&self, qkv: Tensor, a: &Attention<'_, Candle>, batch: &Batch, (): &(), cache: &mut Cache) -> Result<Tensor> {
         self.attention(&qkv, a, batch, cache).map_err(failed)
     }
 
@@ -241,8 +248,8 @@ impl Ops for Candle {
         Ok(())
     }
 
-    fn pick(&self, x: Tensor, rows: &[u32]) -> Result<Tensor> {
-        self.ids(rows.to_vec()).and_then(|ids| x.index_select(&ids, 0)).map_err(failed)
+    fn pick(&self, x: Tensor, batch: &Batch, (): &()) -> Result<Tensor> {
+        self.ids(batch.wanted.clone()).and_then(|ids| x.index_select(&ids, 0)).map_err(failed)
     }
 
     fn logits(&self, x: &Tensor, head: &Linear, cap: Option<f32>) -> Result<Vec<f32>> {
@@ -254,6 +261,20 @@ impl Ops for Candle {
         y.flatten_all().and_then(|y| y.to_vec1()).map_err(failed)
     }
 
+    fn ask(&self, x: Tensor, head: &Linear, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Vec<Option<u32>>> {
+        answer::on_host(self, &x, head, cap, asks)
+    }
+
+    fn answers(&self, answers: Vec<Option<u32>>) -> Result<Vec<Option<u32>>> {
+        Ok(answers)
+    }
+}
+
+impl HostLogits for Candle {
+    fn rows(&self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+        self.ids(rows.iter().map(|r| *r as u32).collect()).and_then(|ids| x.index_select(&ids, 0)).map_err(failed)
+    }
+
     fn logits_at(&self, x: &Tensor, row: usize, head: &Linear, cap: Option<f32>, tokens: &[u32], out: &mut Vec<f32>) -> Result<()> {
         let part = |tokens: Vec<u32>| -> candle_core::Result<Linear> {
             let ids = self.ids(tokens)?;
@@ -263,5 +284,9 @@ impl Ops for Candle {
         let part = part(tokens.to_vec()).map_err(failed)?;
         *out = self.logits(&x.narrow(0, row, 1).map_err(failed)?, &part, cap)?;
         Ok(())
+    }
+
+    fn vocab(&self, head: &Linear) -> usize {
+        head.weight.dims()[0]
     }
 }

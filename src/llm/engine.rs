@@ -4,15 +4,17 @@
 //! A slot is refilled as soon as its text ends. The longest requests of a window are admitted first, so that the last slots do not
 //! wait for one long text. The keys and values of a shared prefix are computed once; a request that begins with it names its blocks.
 //!
+//! A device that works by itself has two batches under way: while the tokens of one are read and its next step is prepared, it
+//! computes the other, and never waits for the host.
+//!
 //! None of this can be seen in a text: a row's numbers do not depend on its batch, and draws are keyed by user, view and position.
 
 use super::blocks::Blocks;
 use super::constraint::Constraint;
 use super::cpu::Cpu;
-use super::network::{BLOCK, Batch, Network, Ops};
-use super::sample::{Key, Sampling, Scratch, choose};
+use super::network::{Ask, BLOCK, Batch, Network, Ops};
+use super::sample::{Key, Sampling};
 use crate::{Error, Result};
-use rayon::prelude::*;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -137,12 +139,9 @@ struct Slot {
     rows: usize,
     /// Where its last row stands among the wanted ones, if the next token is to be chosen in this step.
     asks: Option<usize>,
-    chosen: Option<u32>,
     /// Whether its first token was chosen.
     answered: bool,
     end: Option<Result<Finish>>,
-    scratch: Scratch,
-    logits: Vec<f32>,
 }
 
 impl Slot {
@@ -165,11 +164,8 @@ impl Slot {
             admitted: Instant::now(),
             rows: 0,
             asks: None,
-            chosen: None,
             answered: false,
             end: None,
-            scratch: Scratch::default(),
-            logits: Vec::new(),
             request,
         }
     }
@@ -179,28 +175,21 @@ impl Slot {
         self.done < self.request.prompt.len()
     }
 
-    /// Whether so few tokens may come next that the logits of the others are not worth computing.
-    fn is_narrow(&self, vocab: usize) -> bool {
-        self.request.constraint.is_some() && self.allowed.len() <= vocab / 32
-    }
-
-    /// Chooses the next token from the logits of the allowed ones, or of all.
-    fn choose(&mut self, logits: Option<&[f32]>) {
-        let (sampling, key, position) = (&self.request.sampling, self.request.key, self.output.len() as u64);
-        let narrow = self.request.constraint.is_some();
-        if let (Some(all), true) = (logits, narrow) {
-            self.logits.clear();
-            self.logits.extend(self.allowed.iter().map(|t| all[*t as usize]));
+    /// Asks for the next token.
+    fn ask(&self, row: usize) -> Ask<'_> {
+        Ask {
+            row,
+            sampling: self.request.sampling,
+            key: self.request.key,
+            position: self.output.len() as u64,
+            seen: &self.seen,
+            allowed: self.request.constraint.is_some().then_some(&self.allowed),
         }
-        self.chosen = match logits {
-            Some(all) if !narrow => choose(sampling, 0.., all, &self.seen, key, position, &mut self.scratch),
-            _ => choose(sampling, self.allowed.iter().copied(), &self.logits, &self.seen, key, position, &mut self.scratch),
-        };
     }
 
     /// Takes the chosen token, and after it those that a constraint leaves no choice about. Gives the number of the latter.
-    fn write(&mut self) -> u64 {
-        let Some(token) = self.chosen.take() else {
+    fn write(&mut self, chosen: Option<u32>) -> u64 {
+        let Some(token) = chosen else {
             self.end = Some(Err(Error::Usage("the model gave no numbers for the next token; its weights are damaged or overflow".into())));
             return 0;
         };
@@ -259,6 +248,28 @@ impl Slot {
             }
         }
     }
+}
+
+/// Slots whose rows make one batch, and their batch under way.
+struct Group<A> {
+    slots: Vec<Slot>,
+    flight: Option<Flight<A>>,
+}
+
+struct Flight<A> {
+    /// The tokens asked for, where there are any.
+    answers: Option<A>,
+    /// Rows of those who write and of those who read.
+    rows: [usize; 2],
+}
+
+/// What a generation counts on its way.
+struct Tally {
+    report: Report,
+    /// Keys that count, and keys looked at.
+    keys: (u64, u64),
+    /// When the last step ended.
+    last: Instant,
 }
 
 struct Prefix {
@@ -344,20 +355,24 @@ impl<'m, O: Ops> Engine<'m, O> {
         Ok(())
     }
 
-    /// Fills free slots.
+    /// Fills free slots of a group up to its share. `others` are the slots of the other groups.
     fn admit(
         &mut self,
         requests: &mut impl Iterator<Item = (usize, Request)>,
         window: &mut Vec<(usize, Request)>,
-        slots: &mut Vec<Slot>,
+        (slots, others): (&mut Vec<Slot>, usize),
         report: &mut Report,
         on_done: &mut dyn FnMut(Done) -> Result<()>,
     ) -> Result<()> {
-        while slots.len() < self.options.slots {
+        loop {
             if window.is_empty() {
                 window.extend(requests.take(self.options.slots * 8));
                 // The longest last, where it is taken first; of equals the earlier first.
                 window.sort_by_key(|(index, r)| (r.prompt.len() + r.max_new, std::cmp::Reverse(*index)));
+            }
+            let all = (slots.len() + others + window.len()).min(self.options.slots);
+            if slots.len() >= all.div_ceil(self.ops.depth()) || slots.len() + others >= self.options.slots {
+                return Ok(());
             }
             let Some((_, next)) = window.last() else { return Ok(()) };
             if let Err(e) = self.check(next) {
@@ -372,7 +387,7 @@ impl<'m, O: Ops> Engine<'m, O> {
             let borrowed = reused / BLOCK;
             let needed = Blocks::needed(next.prompt.len() + next.max_new) - borrowed;
             let Some(own) = self.blocks.take(needed) else {
-                if slots.is_empty() {
+                if slots.is_empty() && others == 0 {
                     return Err(Error::Usage("the cache's blocks are all taken by shared prefixes; enlarge the cache".into()));
                 }
                 return Ok(());
@@ -390,11 +405,10 @@ impl<'m, O: Ops> Engine<'m, O> {
             report.forced_tokens += slot.follow();
             slots.push(slot);
         }
-        Ok(())
     }
 
-    fn step(&mut self, slots: &mut [Slot], report: &mut Report, keys: &mut (u64, u64)) -> Result<()> {
-        let start = Instant::now();
+    /// Begins a step of one group.
+    fn launch(&mut self, slots: &mut [Slot], keys: &mut (u64, u64)) -> Result<Flight<O::Answers>> {
         let mut batch = Batch::default();
         let mut rows = [0usize; 2];
         slots.iter_mut().for_each(|s| (s.rows, s.asks) = (0, None));
@@ -415,32 +429,86 @@ impl<'m, O: Ops> Engine<'m, O> {
                 }
             }
         }
-        if !batch.tokens.is_empty() {
-            let (network, ops, cache) = (self.network, self.ops, &mut self.cache);
-            self.pool.install(|| -> Result<()> {
-                let hidden = network.forward(ops, &batch, cache)?;
-                answer(network, ops, hidden, slots)
-            })?;
+        if batch.tokens.is_empty() {
+            return Ok(Flight { answers: None, rows });
         }
+        let asks: Vec<Ask<'_>> = slots.iter().filter_map(|s| s.asks.map(|row| s.ask(row))).collect();
+        let (network, ops, cache) = (self.network, self.ops, &mut self.cache);
+        let answers = self.pool.install(|| {
+            let hidden = network.forward(ops, &batch, cache)?;
+            if asks.is_empty() { Ok(None) } else { network.ask(ops, hidden, &asks).map(Some) }
+        })?;
+        Ok(Flight { answers, rows })
+    }
+
+    /// Ends a step: every slot that asked writes its token.
+    fn land(&self, flight: Flight<O::Answers>, slots: &mut [Slot], tally: &mut Tally) -> Result<()> {
+        let answers = flight.answers.map_or(Ok(Vec::new()), |answers| self.pool.install(|| self.ops.answers(answers)))?;
+        let found = Instant::now();
+        let report = &mut tally.report;
+        let mut answers = answers.into_iter();
         for slot in slots.iter_mut() {
             slot.done += slot.rows;
             slot.pending.drain(..slot.rows);
-        }
-        let found = Instant::now();
-        for slot in slots.iter_mut().filter(|s| s.asks.is_some()) {
+            if slot.asks.is_none() {
+                continue;
+            }
             if !slot.answered {
                 slot.answered = true;
                 report.first_token_seconds += slot.admitted.elapsed().as_secs_f64();
             }
-            report.forced_tokens += slot.write();
+            report.forced_tokens += slot.write(answers.next().flatten());
         }
         report.constraint_seconds += found.elapsed().as_secs_f64();
-        let total = batch.tokens.len();
+        let total: usize = flight.rows.iter().sum();
         report.steps += 1;
         report.rows += total as u64;
-        let seconds = start.elapsed().as_secs_f64();
-        report.output_seconds += seconds * rows[0] as f64 / total.max(1) as f64;
-        report.prompt_seconds += seconds * rows[1] as f64 / total.max(1) as f64;
+        let seconds = tally.last.elapsed().as_secs_f64();
+        tally.last = Instant::now();
+        report.output_seconds += seconds * flight.rows[0] as f64 / total.max(1) as f64;
+        report.prompt_seconds += seconds * flight.rows[1] as f64 / total.max(1) as f64;
+        Ok(())
+    }
+
+    /// Lets go of the slots that ended.
+    fn leave(&mut self, slots: &mut Vec<Slot>, report: &mut Report, on_done: &mut dyn FnMut(Done) -> Result<()>) -> Result<()> {
+        let mut i = 0;
+        while i < slots.len() {
+            if slots[i].end.is_none() {
+                i += 1;
+                continue;
+            }
+            let slot = slots.remove(i);
+            self.blocks.give(&slot.blocks[slot.borrowed..]);
+            on_done(slot.finish(report))?;
+        }
+        Ok(())
+    }
+
+    /// Steps of all groups in turn, until no request is left.
+    fn run(
+        &mut self,
+        requests: &mut dyn Iterator<Item = Request>,
+        groups: &mut [Group<O::Answers>],
+        tally: &mut Tally,
+        on_done: &mut dyn FnMut(Done) -> Result<()>,
+    ) -> Result<()> {
+        let mut requests = requests.enumerate();
+        let mut window: Vec<(usize, Request)> = Vec::new();
+        for g in (0..groups.len()).cycle() {
+            if let Some(flight) = groups[g].flight.take() {
+                self.land(flight, &mut groups[g].slots, tally)?;
+                self.leave(&mut groups[g].slots, &mut tally.report, on_done)?;
+            }
+            let others = groups.iter().map(|group| group.slots.len()).sum::<usize>() - groups[g].slots.len();
+            let slots = &mut groups[g].slots;
+            self.admit(&mut requests, &mut window, (slots, others), &mut tally.report, on_done)?;
+            if !slots.is_empty() {
+                groups[g].flight = Some(self.launch(slots, &mut tally.keys)?);
+            } else if others == 0 {
+                break;
+            }
+        }
         Ok(())
     }
 }
@@ -479,77 +547,18 @@ impl<O: Ops> Generate for Engine<'_, O> {
     fn generate(&mut self, requests: &mut dyn Iterator<Item = Request>, on_done: &mut dyn FnMut(Done) -> Result<()>) -> Result<Report> {
         let start = Instant::now();
         self.blocks.peak = self.blocks.used();
-        let mut report = Report::default();
-        let mut requests = requests.enumerate();
-        let mut window: Vec<(usize, Request)> = Vec::new();
-        let mut slots: Vec<Slot> = Vec::new();
-        let mut keys = (0u64, 0u64);
-        let outcome = loop {
-            if let Err(e) = self.admit(&mut requests, &mut window, &mut slots, &mut report, on_done) {
-                break Err(e);
-            }
-            if slots.is_empty() {
-                break Ok(());
-            }
-            if let Err(e) = self.step(&mut slots, &mut report, &mut keys) {
-                break Err(e);
-            }
-            let mut failed = None;
-            let mut i = 0;
-            while i < slots.len() && failed.is_none() {
-                if slots[i].end.is_none() {
-                    i += 1;
-                    continue;
-                }
-                let slot = slots.remove(i);
-                self.blocks.give(&slot.blocks[slot.borrowed..]);
-                failed = on_done(slot.finish(&mut report)).err();
-            }
-            if let Some(e) = failed {
-                break Err(e);
-            }
-        };
-        for slot in &slots {
+        let mut tally = Tally { report: Report::default(), keys: (0, 0), last: start };
+        let mut groups: Vec<_> = (0..self.ops.depth()).map(|_| Group { slots: Vec::new(), flight: None }).collect();
+        let outcome = self.run(requests, &mut groups, &mut tally, on_done);
+        for slot in groups.iter().flat_map(|g| &g.slots) {
             self.blocks.give(&slot.blocks[slot.borrowed..]);
         }
         outcome?;
+        let (mut report, keys) = (tally.report, tally.keys);
         report.seconds = start.elapsed().as_secs_f64();
         report.first_token_seconds /= report.texts.max(1) as f64;
         report.cache_use = self.blocks.peak as f64 / self.blocks.total() as f64;
         report.padded_keys = if keys.1 == 0 { 0.0 } else { 1.0 - keys.0 as f64 / keys.1 as f64 };
         Ok(report)
     }
-}
-
-/// Chooses the next token of every slot that asks. `hidden` has a row for each.
-fn answer<O: Ops>(network: &Network<O>, ops: &O, hidden: O::Array, slots: &mut [Slot]) -> Result<()> {
-    let vocab = network.spec().vocab;
-    let mut narrow: Vec<&mut Slot> = Vec::new();
-    let mut wide: Vec<(u32, &mut Slot)> = Vec::new();
-    for slot in slots {
-        match slot.asks {
-            Some(_) if slot.is_narrow(vocab) => narrow.push(slot),
-            Some(row) => wide.push((row as u32, slot)),
-            None => {}
-        }
-    }
-    narrow.par_iter_mut().try_for_each(|slot| -> Result<()> {
-        let Some(row) = slot.asks else { return Ok(()) };
-        network.logits_at(ops, &hidden, row, &slot.allowed, &mut slot.logits)?;
-        slot.choose(None);
-        Ok(())
-    })?;
-    if wide.is_empty() {
-        return Ok(());
-    }
-    let rows: Vec<u32> = wide.iter().map(|w| w.0).collect();
-    let hidden = if narrow.is_empty() { hidden } else { ops.pick(hidden, &rows)? };
-    let logits = network.logits(ops, &hidden)?;
-    // Without narrow ones among them the wide slots are all there are, each at its own row.
-    let all = narrow.is_empty();
-    wide.par_iter_mut().enumerate().for_each(|(i, (row, slot))| {
-        let row = if all { *row as usize } else { i };
-        slot.choose(Some(&logits[row * vocab..(row + 1) * vocab]));
-    });
-    Ok(())
 }

@@ -27,6 +27,7 @@
 //!
 //! On the CPU a text has the same bits whatever the number of threads, the batch, its order and its neighbours.
 
+mod answer;
 pub mod bench;
 mod blocks;
 mod candle;
@@ -52,7 +53,7 @@ pub use cpu::{Cpu, Rows};
 pub use engine::{Done, Engine, EngineOptions, Finish, Generate, Report, Request, Text};
 pub use gguf::Gguf;
 pub use model::{Dtype, Model, Options, Place};
-pub use network::{Attention, BLOCK, Batch, Network, Norm, Ops, Part, Segment, Source};
+pub use network::{Ask, Attention, BLOCK, Batch, Network, Norm, Ops, Part, Segment, Source};
 pub use rope::Rope;
 pub use sample::{Key, Sampling};
 pub use spec::{Activation, Family, Spec};

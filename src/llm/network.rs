@@ -4,6 +4,7 @@
 //! row belongs to whom.
 
 use super::gguf::Gguf;
+use super::sample::{Key, Sampling};
 use super::spec::{Activation, Family, Spec};
 use super::weights::{Plain, Weights};
 use crate::Result;
@@ -93,6 +94,23 @@ pub struct Attention<'a, O: Ops + ?Sized> {
     pub window: Option<usize>,
 }
 
+/// A next token asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// Its row among the hidden states.
+    pub row: usize,
+    /// How the token is chosen.
+    pub sampling: Sampling,
+    /// Whose draw.
+    pub key: Key,
+    /// Number of the token in its text, from 0.
+    pub position: u64,
+    /// Tokens that a repetition penalty concerns, sorted; empty where there is none.
+    pub seen: &'a [u32],
+    /// Tokens that may come, sorted; any where `None`.
+    pub allowed: Option<&'a [u32]>,
+}
+
 /// The operations of a device on packed rows.
 pub trait Ops: Sync {
     /// Rows of activations.
@@ -105,6 +123,15 @@ pub trait Ops: Sync {
     type Table: Send + Sync;
     /// Keys and values of all sequences, in blocks of [`BLOCK`] positions.
     type Cache: Send;
+    /// What the device needs to know of a batch, for all layers.
+    type Plan;
+    /// Chosen tokens on their way from the device.
+    type Answers: Send;
+
+    /// Batches under way at one time: a device that works by itself has the next one waiting while its tokens are read.
+    fn depth(&self) -> usize {
+        1
+    }
 
     /// Weights from `parts` stacked along the outputs, with an optional bias.
     fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Self::Matrix>;
@@ -116,33 +143,40 @@ pub trait Ops: Sync {
     fn cache(&self, spec: &Spec, blocks: usize) -> Result<Self::Cache>;
     /// Copies block `from` over block `to`, all layers.
     fn copy_block(&self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<()>;
-    /// Rows `tokens` of the embedding table times `scale`.
-    fn embed(&self, table: &Self::Matrix, tokens: &[u32], scale: f32) -> Result<Self::Array>;
+    /// Brings a batch to the device.
+    fn plan(&self, batch: &Batch) -> Result<Self::Plan>;
+    /// The embeddings of the batch's tokens times `scale`.
+    fn embed(&self, table: &Self::Matrix, batch: &Batch, plan: &Self::Plan, scale: f32) -> Result<Self::Array>;
     /// Every row normalised.
     fn norm(&self, x: &Self::Array, norm: &Norm<Self::Vector>) -> Result<Self::Array>;
     /// `x` times the weights, plus the bias.
     fn linear(&self, x: &Self::Array, w: &Self::Matrix) -> Result<Self::Array>;
     /// Rotates queries and keys, writes keys and values to the cache, attends. `qkv [T, (heads + 2 kv_heads) head_dim]` gives
     /// `[T, heads head_dim]`.
-    fn attend(&self, qkv: Self::Array, a: &Attention<'_, Self>, batch: &Batch, cache: &mut Self::Cache) -> Result<Self::Array>;
+    fn attend(
+        &self,
+        qkv: Self::Array,
+        a: &Attention<'_, Self>,
+        batch: &Batch,
+        plan: &Self::Plan,
+        cache: &mut Self::Cache,
+    ) -> Result<Self::Array>;
     /// `gate_up [T, 2 inner]` gives `activation(gate) * up [T, inner]`.
     fn gated(&self, gate_up: Self::Array, activation: Activation) -> Result<Self::Array>;
     /// `x += y`.
     fn add(&self, x: &mut Self::Array, y: Self::Array) -> Result<()>;
-    /// The rows named.
-    fn pick(&self, x: Self::Array, rows: &[u32]) -> Result<Self::Array>;
+    /// `x` plus the product of `y` with the weights.
+    fn add_linear(&self, x: &mut Self::Array, y: &Self::Array, w: &Self::Matrix) -> Result<()> {
+        self.add(x, self.linear(y, w)?)
+    }
+    /// The rows whose logits are wanted.
+    fn pick(&self, x: Self::Array, batch: &Batch, plan: &Self::Plan) -> Result<Self::Array>;
     /// Logits `[rows, vocab]` in the host's memory, capped where `cap` says.
     fn logits(&self, x: &Self::Array, head: &Self::Matrix, cap: Option<f32>) -> Result<Vec<f32>>;
-    /// Logits of `row` for some tokens only.
-    fn logits_at(
-        &self,
-        x: &Self::Array,
-        row: usize,
-        head: &Self::Matrix,
-        cap: Option<f32>,
-        tokens: &[u32],
-        out: &mut Vec<f32>,
-    ) -> Result<()>;
+    /// Begins to choose the next tokens from the logits of `x`, in the order of `asks`.
+    fn ask(&self, x: Self::Array, head: &Self::Matrix, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Self::Answers>;
+    /// Waits for the chosen tokens; `None` where there was no candidate or no logit was a number.
+    fn answers(&self, answers: Self::Answers) -> Result<Vec<Option<u32>>>;
 }
 
 struct Layer<O: Ops> {
@@ -287,7 +321,8 @@ impl<O: Ops> Network<O> {
     /// The device's.
     pub fn forward(&self, ops: &O, batch: &Batch, cache: &mut O::Cache) -> Result<O::Array> {
         let s = &self.spec;
-        let mut x = ops.embed(&self.embedding, &batch.tokens, s.embed_scale)?;
+        let plan = &ops.plan(batch)?;
+        let mut x = ops.embed(&self.embedding, batch, plan, s.embed_scale)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let attention = Attention {
                 spec: s,
@@ -298,23 +333,15 @@ impl<O: Ops> Network<O> {
                 window: s.windows[i],
             };
             let qkv = ops.linear(&ops.norm(&x, &layer.attention_norm)?, &layer.qkv)?;
-            let mut seen = ops.attend(qkv, &attention, batch, cache)?;
+            let mut seen = ops.attend(qkv, &attention, batch, plan, cache)?;
             // The last layer's keys and values are stored; of the rest only the rows whose logits are wanted count.
             if i + 1 == s.layers && batch.wanted.len() < batch.tokens.len() {
-                seen = ops.pick(seen, &batch.wanted)?;
-                x = ops.pick(x, &batch.wanted)?;
+                seen = ops.pick(seen, batch, plan)?;
+                x = ops.pick(x, batch, plan)?;
             }
-            let mut y = ops.linear(&seen, &layer.out)?;
-            if let Some(norm) = &layer.after_attention {
-                y = ops.norm(&y, norm)?;
-            }
-            ops.add(&mut x, y)?;
+            close(ops, &mut x, &seen, &layer.out, layer.after_attention.as_ref())?;
             let inner = ops.gated(ops.linear(&ops.norm(&x, &layer.mlp_norm)?, &layer.gate_up)?, s.activation)?;
-            let mut y = ops.linear(&inner, &layer.down)?;
-            if let Some(norm) = &layer.after_mlp {
-                y = ops.norm(&y, norm)?;
-            }
-            ops.add(&mut x, y)?;
+            close(ops, &mut x, &inner, &layer.down, layer.after_mlp.as_ref())?;
         }
         ops.norm(&x, &self.last_norm)
     }
@@ -327,11 +354,19 @@ impl<O: Ops> Network<O> {
         ops.logits(hidden, self.head(), self.spec.logit_cap)
     }
 
-    /// Logits of row `row` for `tokens` only, with the bits that [`Network::logits`] gives.
+    /// Begins to choose the next tokens after the rows that [`Network::forward`] gave.
     ///
     /// # Errors
     /// The device's.
-    pub fn logits_at(&self, ops: &O, hidden: &O::Array, row: usize, tokens: &[u32], out: &mut Vec<f32>) -> Result<()> {
-        ops.logits_at(hidden, row, self.head(), self.spec.logit_cap, tokens, out)
+    pub fn ask(&self, ops: &O, hidden: O::Array, asks: &[Ask<'_>]) -> Result<O::Answers> {
+        ops.ask(hidden, self.head(), self.spec.logit_cap, asks)
+    }
+}
+
+/// Adds half a layer's output to the residual stream: `x += norm(y w)`.
+fn close<O: Ops>(ops: &O, x: &mut O::Array, y: &O::Array, w: &O::Matrix, norm: Option<&Norm<O::Vector>>) -> Result<()> {
+    match norm {
+        Some(norm) => ops.add(x, ops.norm(&ops.linear(y, w)?, norm)?),
+        None => ops.add_linear(x, y, w),
     }
 }

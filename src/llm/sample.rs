@@ -3,6 +3,9 @@
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
+/// What the likeliest token's probability counts when one is drawn.
+const UNITS: f64 = (1u64 << 43) as f64;
+
 /// How the next token is chosen. In the order applied: penalty, temperature, the k likeliest, the likeliest that hold `top_p`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
@@ -57,7 +60,7 @@ pub struct Key {
 
 impl Key {
     /// A number in `[0, 1)` for the token at `position`.
-    fn unit(&self, position: u64) -> f64 {
+    pub fn unit(&self, position: u64) -> f64 {
         let b = Stream::new(self.seed, Purpose::Tokens, self.view, self.user).block_at(position);
         ((u64::from(b[0]) << 21) ^ u64::from(b[1] >> 11)) as f64 / (1u64 << 53) as f64
     }
@@ -111,28 +114,32 @@ pub fn choose(
     }
     pairs.sort_unstable_by(order);
     let max = f64::from(pairs[0].0);
-    let weight = |x: f32| ((f64::from(x) - max) / f64::from(sampling.temperature)).exp();
-    let total: f64 = pairs.iter().map(|p| weight(p.0)).sum();
-    if !total.is_finite() {
+    if !max.is_finite() {
         return Some(pairs[0].1);
     }
-    // The shortest head that holds `top_p`.
-    let (mut held, mut count) = (0.0, 0);
-    for p in pairs.iter() {
-        held += weight(p.0);
-        count += 1;
-        if held >= f64::from(sampling.top_p) * total {
-            break;
-        }
+    // Probabilities in whole units of 2^-43 of the likeliest one's: sums have no order, so that a device that does not sort finds
+    // the same token. A vocabulary of 2^20 tokens fits 64 bits.
+    let mass = |x: f32| {
+        let x = (f64::from(x) - max) / f64::from(sampling.temperature);
+        if x < -30.0 { 0 } else { (x.exp() * UNITS) as u64 }
+    };
+    let mut held: u64 = pairs.iter().map(|p| mass(p.0)).sum();
+    if sampling.top_p < 1.0 {
+        // The shortest head that holds `top_p`.
+        let least = ((f64::from(sampling.top_p) * held as f64).ceil() as u64).clamp(1, held);
+        let sums = pairs.iter().scan(0, |sum, p| {
+            *sum += mass(p.0);
+            Some(*sum)
+        });
+        held = sums.into_iter().find(|sum| *sum >= least).unwrap_or(held);
     }
-    let mut left = key.unit(position) * held;
-    for p in &pairs[..count] {
-        left -= weight(p.0);
-        if left < 0.0 {
-            return Some(p.1);
-        }
-    }
-    Some(pairs[count - 1].1)
+    let drawn = ((key.unit(position) * held as f64) as u64).min(held - 1);
+    let mut sum = 0;
+    let chosen = pairs.iter().find(|p| {
+        sum += mass(p.0);
+        sum > drawn
+    });
+    chosen.map(|p| p.1)
 }
 
 #[cfg(test)]

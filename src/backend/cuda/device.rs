@@ -1,7 +1,8 @@
 //! The few operations that a backend of kernels is written over.
 //!
 //! Two things do them: the driver of an NVIDIA GPU, and [`super::host::HostDevice`], which plays the same kernels on the CPU. Work
-//! goes to one queue and runs in order; only [`Device::download`], [`Device::synchronize`] and [`Device::elapsed`] wait for it.
+//! goes to one queue and runs in order; only [`Device::download`], [`Arriving::take`], [`Device::synchronize`] and [`Device::elapsed`]
+//! wait for it.
 
 use super::errors::{DeviceError, Geometry};
 use std::any::Any;
@@ -254,6 +255,12 @@ impl Counters {
 /// A point in a device's queue, from [`Device::event`].
 pub struct Event(pub Box<dyn Any + Send + Sync>);
 
+/// A copy on its way to the host, from [`Device::fetch`]. Dropped, it is forgotten.
+pub trait Arriving: Send {
+    /// Waits for the copy, not for what was put into the queue after it, and gives its bytes, as many as were asked for.
+    fn take(self: Box<Self>, bytes: &mut [u8]) -> Result<()>;
+}
+
 /// A recorded sequence of launches, fills and copies within the device, from [`Device::capture`].
 pub struct Graph {
     /// What it is called in messages.
@@ -298,6 +305,9 @@ pub trait Device: Send + Sync {
 
     /// Waits for the queue and copies from `from`, `offset` bytes in. Not while recording.
     fn download(&self, from: &Buffer, offset: usize, bytes: &mut [u8]) -> Result<()>;
+
+    /// Puts a copy of `bytes` bytes from `from`, `offset` bytes in, into the queue, to be waited for later. Not while recording.
+    fn fetch(&self, from: &Buffer, offset: usize, bytes: usize) -> Result<Box<dyn Arriving>>;
 
     /// Fills `bytes` bytes from `offset`; both multiples of [`Fill::unit`].
     fn fill(&self, to: &Buffer, offset: usize, bytes: usize, value: Fill) -> Result<()>;

@@ -4,7 +4,7 @@
 //! is waited for, also those of a graph, so that a fault names the very kernel.
 
 use super::codes::{Kind, Suspects, full, kind, reason, refused, told};
-use super::device::{Arg, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Release, Resources, Result};
+use super::device::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Release, Resources, Result};
 use super::device::{check_args, check_geometry, fill_range};
 use super::errors::{DeviceError, Geometry};
 use super::record::{self, Op};
@@ -17,6 +17,8 @@ use smallvec::SmallVec;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+mod fetch;
 
 /// An NVIDIA GPU.
 pub struct CudaDevice(Arc<Inner>);
@@ -41,6 +43,8 @@ struct State {
     suspects: Suspects,
     scope: String,
     staging: Option<Staging>,
+    /// Memory of copies that have arrived.
+    landings: Vec<fetch::Landing>,
     recording: Recording,
     /// Freed while a graph was recorded, when the driver takes no such call.
     freed: Vec<u64>,
@@ -104,6 +108,7 @@ impl Drop for Inner {
             if let Some(staging) = &mut state.staging {
                 staging.free();
             }
+            state.landings.drain(..).for_each(fetch::Landing::free);
             state.functions.unload();
         }
     }
@@ -352,6 +357,10 @@ impl Device for CudaDevice {
         }
         state.counters.downloaded += bytes.len() as u64;
         self.0.wait(&mut state)
+    }
+
+    fn fetch(&self, from: &Buffer, offset: usize, bytes: usize) -> Result<Box<dyn Arriving>> {
+        fetch::fetch(&self.0, from.range("fetch", offset, bytes)?, bytes)
     }
 
     fn fill(&self, to: &Buffer, offset: usize, bytes: usize, value: Fill) -> Result<()> {

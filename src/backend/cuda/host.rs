@@ -3,7 +3,7 @@
 //! Memory is the host's and every call is done at once; recording keeps the calls and replaying repeats them. What runs a kernel is
 //! given from outside ([`HostKernels`]), for the CPU rendition of the kernels is no part of this library.
 
-use super::device::{Arg, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Release, Resources, Result};
+use super::device::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Release, Resources, Result};
 use super::device::{check_args, check_geometry};
 use super::errors::{DeviceError, Geometry};
 use super::record::{self, Op};
@@ -156,6 +156,17 @@ impl<K: HostKernels> HostDevice<K> {
     }
 }
 
+/// A copy made at once.
+struct Arrived(Vec<u8>);
+
+impl Arriving for Arrived {
+    fn take(self: Box<Self>, bytes: &mut [u8]) -> Result<()> {
+        let n = bytes.len().min(self.0.len());
+        bytes[..n].copy_from_slice(&self.0[..n]);
+        Ok(())
+    }
+}
+
 impl<K: HostKernels> Device for HostDevice<K> {
     fn name(&self) -> &str {
         "CPU rendition"
@@ -227,6 +238,12 @@ impl<K: HostKernels> Device for HostDevice<K> {
         unsafe { std::ptr::copy_nonoverlapping(at as usize as *const u8, bytes.as_mut_ptr(), bytes.len()) };
         state.counters.downloaded += bytes.len() as u64;
         Ok(())
+    }
+
+    fn fetch(&self, from: &Buffer, offset: usize, bytes: usize) -> Result<Box<dyn Arriving>> {
+        let mut copy = vec![0; bytes];
+        self.download(from, offset, &mut copy)?;
+        Ok(Box::new(Arrived(copy)))
     }
 
     fn fill(&self, to: &Buffer, offset: usize, bytes: usize, value: Fill) -> Result<()> {
@@ -381,6 +398,18 @@ mod tests {
         assert_eq!((empty.bytes(), empty.address() != 0), (0, true));
         let memory = device.memory().unwrap();
         assert_eq!((memory.free, memory.held, memory.peak), (0, 4096, 4096));
+    }
+
+    #[test]
+    fn a_fetched_copy_is_of_its_point_in_the_queue() {
+        let device = device();
+        let x = device.upload_new(&[1u32, 2, 3]).unwrap();
+        let fetch = device.fetch(&x, 4, 8).unwrap();
+        device.zero(&x).unwrap();
+        let mut got = [0u32; 2];
+        fetch.take(super::super::device::bytes_of_mut(&mut got)).unwrap();
+        assert_eq!(got, [2, 3]);
+        assert!(matches!(device.fetch(&x, 8, 5).map(|_| ()), Err(DeviceError::Range { from: 8, to: 13, len: 12, .. })));
     }
 
     #[test]

@@ -5,7 +5,8 @@ mod attention;
 mod matrix;
 mod rows;
 
-use super::network::{Attention, Batch, Norm, Ops, Part};
+use super::answer::{self, HostLogits};
+use super::network::{Ask, Attention, Batch, Norm, Ops, Part};
 use super::quantised::Quantised;
 use super::spec::{Activation, Spec};
 use super::weights::Plain;
@@ -106,6 +107,8 @@ impl Ops for Cpu {
     type Vector = Vec<f32>;
     type Table = Table;
     type Cache = Cache;
+    type Plan = ();
+    type Answers = Vec<Option<u32>>;
 
     fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Weight> {
         let plain: Option<Vec<Plain<'_>>> = parts.iter().map(|p| if let Part::Plain(p) = p { Some(*p) } else { None }).collect();
@@ -132,7 +135,12 @@ impl Ops for Cpu {
         Ok(())
     }
 
-    fn embed(&self, table: &Weight, tokens: &[u32], scale: f32) -> Result<Rows> {
+    fn plan(&self, _: &Batch) -> Result<()> {
+        Ok(())
+    }
+
+    fn embed(&self, table: &Weight, batch: &Batch, (): &(), scale: f32) -> Result<Rows> {
+        let tokens = &batch.tokens;
         let mut x = self.take(tokens.len(), 1);
         let width = match table {
             Weight::Panels(m) => m.inputs,
@@ -165,7 +173,7 @@ impl Ops for Cpu {
         self.product(x, w)
     }
 
-    fn attend(&self, mut qkv: Rows, a: &Attention<'_, Cpu>, batch: &Batch, cache: &mut Cache) -> Result<Rows> {
+    fn attend(&self, mut qkv: Rows, a: &Attention<'_, Cpu>, batch: &Batch, (): &(), cache: &mut Cache) -> Result<Rows> {
         let s = a.spec;
         let mut out = self.take(qkv.rows(), s.heads * s.head_dim);
         attention::store(&mut qkv.data, a, batch, cache);
@@ -195,9 +203,9 @@ impl Ops for Cpu {
         Ok(())
     }
 
-    fn pick(&self, x: Rows, rows: &[u32]) -> Result<Rows> {
-        let mut y = self.take(rows.len(), x.width);
-        for (to, from) in y.data.chunks_exact_mut(x.width).zip(rows) {
+    fn pick(&self, x: Rows, batch: &Batch, (): &()) -> Result<Rows> {
+        let mut y = self.take(batch.wanted.len(), x.width);
+        for (to, from) in y.data.chunks_exact_mut(x.width).zip(&batch.wanted) {
             to.copy_from_slice(&x.data[*from as usize * x.width..][..x.width]);
         }
         self.give(x);
@@ -210,6 +218,26 @@ impl Ops for Cpu {
             y.data.par_chunks_mut(1 << 14).for_each(|part| rows::soft_cap(part, cap));
         }
         Ok(y.data)
+    }
+
+    fn ask(&self, x: Rows, head: &Weight, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Vec<Option<u32>>> {
+        let answers = answer::on_host(self, &x, head, cap, asks);
+        self.give(x);
+        answers
+    }
+
+    fn answers(&self, answers: Vec<Option<u32>>) -> Result<Vec<Option<u32>>> {
+        Ok(answers)
+    }
+}
+
+impl HostLogits for Cpu {
+    fn rows(&self, x: &Rows, rows: &[usize]) -> Result<Rows> {
+        let mut y = self.take(rows.len(), x.width);
+        for (to, from) in y.data.chunks_exact_mut(x.width).zip(rows) {
+            to.copy_from_slice(&x.data[from * x.width..][..x.width]);
+        }
+        Ok(y)
     }
 
     fn logits_at(&self, x: &Rows, row: usize, head: &Weight, cap: Option<f32>, tokens: &[u32], out: &mut Vec<f32>) -> Result<()> {
@@ -226,5 +254,12 @@ impl Ops for Cpu {
             rows::soft_cap(out, cap);
         }
         Ok(())
+    }
+
+    fn vocab(&self, head: &Weight) -> usize {
+        match head {
+            Weight::Panels(m) => m.outputs,
+            Weight::Quantised(q) => q.outputs,
+        }
     }
 }

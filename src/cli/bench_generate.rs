@@ -37,7 +37,7 @@ pub struct Args {
     /// Texts written side by side
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
-    /// Where to compute: auto, cpu, cuda
+    /// Where to compute: auto, cpu, cuda, cuda:N; candle in a build with candle-cuda
     #[arg(long, default_value = "auto")]
     device: String,
     /// Numbers: auto, f32, bf16 (on the CPU bf16 concerns weights, arithmetic is f32), f16 (GPU only)
@@ -100,7 +100,14 @@ pub fn main(args: &Args) -> Result<()> {
         return say_json(&f);
     }
     let [low, high] = f.output_tokens_per_s_range;
-    say(format!("{}: {:.2} M parameters, {} weights, {} threads of {}", f.model, f.parameters as f64 / 1e6, f.dtype, f.threads, f.device))?;
+    say(format!(
+        "{}: {:.2} M parameters, {} weights, {} threads of {}",
+        f.model,
+        f.parameters as f64 / 1e6,
+        f.dtype,
+        f.threads,
+        f.gpu.as_deref().unwrap_or(&f.device)
+    ))?;
     say(format!(
         "{} prompts of {} shared and {:.1} own tokens, {} tokens each, {} side by side",
         f.prompts, f.prefix, f.suffix, f.output, f.batch

@@ -158,8 +158,9 @@ impl Default for TextSettings {
 pub struct LlmSettings {
     /// Folder in the form of the Hugging Face hub (or a `.gguf` file in one).
     pub model: Option<PathBuf>,
-    /// Where it computes. The manifest says where views were made; another device does not make them anew.
-    pub device: LlmDevice,
+    /// Where it computes: `auto` (the first GPU that can be used, else the CPU), `cpu`, `cuda`, `cuda:N`, or `candle` (the first GPU by
+    /// candle's kernels, where built for it). The manifest says where views were made; another device does not make them anew.
+    pub device: String,
     /// Numbers that weights are kept in.
     pub dtype: WeightType,
     /// Texts written at once. Never changes a text.
@@ -180,7 +181,7 @@ impl Default for LlmSettings {
     fn default() -> Self {
         LlmSettings {
             model: None,
-            device: LlmDevice::Auto,
+            device: "auto".into(),
             dtype: WeightType::Auto,
             batch: 64,
             grounding: Grounding::Constrained,

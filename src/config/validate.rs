@@ -25,6 +25,10 @@ pub fn validate(settings: &Settings) -> Result<()> {
     }
     check(settings.threads <= 4096, "threads", settings.threads, "at most 4096 (0: all cores)")?;
     settings.device.parse::<crate::backend::cuda::Choice>().map_err(|e| Error::setting("device", e.to_string()))?;
+    let llm = &settings.views.llm.device;
+    if llm != "candle" {
+        llm.parse::<crate::backend::cuda::Choice>().map_err(|e| Error::setting("views.llm.device", format!("{e}; or candle")))?;
+    }
     data(&settings.data)?;
     views(&settings.views)?;
     model(&settings.model)?;

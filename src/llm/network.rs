@@ -133,6 +133,11 @@ pub trait Ops: Sync {
         1
     }
 
+    /// Rows of a step that keep the device busy.
+    fn step_rows(&self) -> usize {
+        512
+    }
+
     /// Weights from `parts` stacked along the outputs, with an optional bias.
     fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Self::Matrix>;
     /// A vector.

@@ -10,7 +10,7 @@ use super::UserViews;
 use super::account::Account;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink};
 use super::text::{Ask, Limits, Matcher, Message, Piece, Plan, Role, Scratch, Writer, answer_lines};
-use crate::config::{Grounding, LlmDevice, LlmSettings, ViewSettings, WeightType};
+use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
 use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
 use crate::{Error, Result, parallel};
 
@@ -85,11 +85,7 @@ impl<'a> LlmGenerator<'a> {
             WeightType::F16 => llm::Dtype::F16,
             WeightType::Bf16 => llm::Dtype::Bf16,
         };
-        let place = match s.device {
-            LlmDevice::Auto => llm::Place::Auto,
-            LlmDevice::Cpu => llm::Place::Cpu,
-            LlmDevice::Cuda => llm::Place::Cuda,
-        };
+        let place = llm::Place::named(&s.device)?;
         let model = Model::load(path, &Options { place, dtype, threads, max_len: LONGEST })?;
         let model_hash = super::recipe::model_hash(path)?.unwrap_or_default();
         let way = match s.grounding {

@@ -1,7 +1,7 @@
 //! Helpers of the language-model tests: the real tiny model, and random ones whose weights follow a formula that
 //! `scripts/llm-fixtures` computes too.
 
-use lumos::llm::{Cpu, Engine, EngineOptions, Generate, Key, Network, Ops, Request, Sampling, Source, Spec, Weights};
+use lumos::llm::{BLOCK, Batch, Cpu, Engine, EngineOptions, Generate, Key, Network, Ops, Request, Sampling, Source, Spec, Weights};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
@@ -119,21 +119,17 @@ pub fn random_folder(folder: &Path, config: &Value) {
     save(&folder.join("model.safetensors"), &weights(&Spec::read(folder).unwrap()));
 }
 
-/// A network on the CPU with what an engine needs.
-pub struct Loaded {
-    pub network: Network<Cpu>,
-    pub ops: Cpu,
+/// A network with what an engine needs.
+pub struct Loaded<O: Ops = Cpu> {
+    pub network: Network<O>,
+    pub ops: O,
     pub pool: rayon::ThreadPool,
 }
 
 impl Loaded {
     /// From a folder with weights and `config.json`; a tokenizer is not needed.
     pub fn open(folder: &Path, threads: usize) -> Loaded {
-        let spec = Spec::read(folder).unwrap();
-        let source = Source::Folder(Weights::open(folder).unwrap());
-        let ops = Cpu::new(false);
-        let network = Network::new(&ops, spec, &source, 512).unwrap();
-        Loaded { network, ops, pool: rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap() }
+        Loaded::on(folder, threads, |_| Cpu::new(false))
     }
 
     /// A random model of `config`.
@@ -142,10 +138,54 @@ impl Loaded {
         random_folder(folder.path(), config);
         Loaded::open(folder.path(), threads)
     }
+}
 
-    pub fn engine(&self, options: EngineOptions) -> Engine<'_, Cpu> {
+impl<O: Ops> Loaded<O> {
+    /// The same on any device.
+    pub fn on(folder: &Path, threads: usize, ops: impl FnOnce(&Spec) -> O) -> Loaded<O> {
+        let spec = Spec::read(folder).unwrap();
+        let source = Source::Folder(Weights::open(folder).unwrap());
+        let ops = ops(&spec);
+        let network = Network::new(&ops, spec, &source, 512).unwrap();
+        Loaded { network, ops, pool: rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap() }
+    }
+
+    pub fn engine(&self, options: EngineOptions) -> Engine<'_, O> {
         Engine::on(&self.network, &self.ops, &self.pool, 512.min(self.network.spec().max_positions), options).unwrap()
     }
+}
+
+/// Logits after the last token of each prompt, all prompts in one packed batch.
+pub fn logits<O: Ops>(network: &Network<O>, ops: &O, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    let spec = network.spec();
+    let blocks: usize = prompts.iter().map(|p| p.len().div_ceil(BLOCK)).sum();
+    let mut cache = ops.cache(spec, blocks).unwrap();
+    let (mut batch, mut next) = (Batch::default(), 0);
+    for prompt in prompts {
+        let own: Vec<u32> = (next..next + prompt.len().div_ceil(BLOCK) as u32).collect();
+        next += own.len() as u32;
+        batch.push(prompt, 0, &own, true);
+    }
+    let hidden = network.forward(ops, &batch, &mut cache).unwrap();
+    network.logits(ops, &hidden).unwrap().chunks(spec.vocab).map(<[f32]>::to_vec).collect()
+}
+
+/// Holds every `step`th of our logits against the reference library's.
+#[track_caller]
+pub fn close(ours: &[f32], step: usize, expected: &Value, what: &str) {
+    let expected = floats(expected);
+    let ours: Vec<f32> = ours.iter().step_by(step).copied().collect();
+    assert_eq!(ours.len(), expected.len(), "{what}");
+    let worst = ours.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, |a: f32, b| if b.is_nan() { b } else { a.max(b) });
+    assert!(worst < 1e-3, "{what}: logits are {worst} off");
+}
+
+/// The reference library's texts end with the stop token, ours before it.
+pub fn without_stop(mut tokens: Vec<u32>) -> Vec<u32> {
+    if tokens.last() == Some(&2) {
+        tokens.pop();
+    }
+    tokens
 }
 
 /// A request for `max_new` greedy tokens.

@@ -4,6 +4,10 @@
 mod common;
 mod engine;
 mod gguf;
+mod gpu;
 mod loading;
 mod parity;
 mod titles;
+
+#[path = "../common/simt.rs"]
+mod simt;

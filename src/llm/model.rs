@@ -83,18 +83,18 @@ impl Model {
     /// Where there are no slots or no room.
     pub fn engine(&self, options: EngineOptions) -> Result<Box<dyn Generate + '_>> {
         Ok(match &self.placed {
-            Placed::Cpu(network, ops) => Box::new(Engine::on(network, ops, &self.pool, self.max_len, options)?),
-            Placed::Gpu(network, ops) => Box::new(Engine::on(network, ops, &self.pool, self.max_len, options)?),
-            Placed::Candle(network, ops) => Box::new(Engine::on(network, ops, &self.pool, self.max_len, options)?),
+            Placed::Cpu(at) => Box::new(Engine::on(&at.network, &at.ops, &self.pool, self.max_len, options)?),
+            Placed::Gpu(at) => Box::new(Engine::on(&at.network, &at.ops, &self.pool, self.max_len, options)?),
+            Placed::Candle(at) => Box::new(Engine::on(&at.network, &at.ops, &self.pool, self.max_len, options)?),
         })
     }
 
     /// The model's shape.
     pub fn spec(&self) -> &Spec {
         match &self.placed {
-            Placed::Cpu(network, _) => network.spec(),
-            Placed::Gpu(network, _) => network.spec(),
-            Placed::Candle(network, _) => network.spec(),
+            Placed::Cpu(at) => at.network.spec(),
+            Placed::Gpu(at) => at.network.spec(),
+            Placed::Candle(at) => at.network.spec(),
         }
     }
 
@@ -115,7 +115,7 @@ impl Model {
     /// The GPU's name, where it computes on one by our own kernels.
     pub fn gpu(&self) -> Option<&str> {
         match &self.placed {
-            Placed::Gpu(_, ops) => Some(ops.device().name()),
+            Placed::Gpu(at) => Some(at.ops.device().name()),
             _ => None,
         }
     }

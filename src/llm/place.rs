@@ -4,7 +4,7 @@ use super::candle::Candle;
 use super::cpu::Cpu;
 use super::gguf::first_line;
 use super::gpu::Gpu;
-use super::network::{Network, Source};
+use super::network::{Network, Ops, Source};
 use super::spec::Spec;
 use super::weights::Stored;
 use crate::backend::cuda::{Choice, Chosen, Device, choose};
@@ -80,11 +80,23 @@ impl Place {
     }
 }
 
+/// A network and what computes it.
+pub(super) struct At<O: Ops> {
+    pub network: Network<O>,
+    pub ops: O,
+}
+
+impl<O: Ops> At<O> {
+    fn new(ops: O, spec: Spec, source: &Source, max_len: usize) -> Result<Box<At<O>>> {
+        Ok(Box::new(At { network: Network::new(&ops, spec, source, max_len)?, ops }))
+    }
+}
+
 /// A network where it computes.
 pub(super) enum Placed {
-    Cpu(Network<Cpu>, Cpu),
-    Gpu(Network<Gpu>, Gpu),
-    Candle(Network<Candle>, Candle),
+    Cpu(Box<At<Cpu>>),
+    Gpu(Box<At<Gpu>>),
+    Candle(Box<At<Candle>>),
 }
 
 /// How weights come: `None` where they are quantised.
@@ -113,21 +125,19 @@ impl Placed {
         if dtype == Dtype::F16 {
             return Err(Error::Usage("the CPU computes in f32; choose f32 or bf16 (weights kept in bf16)".into()));
         }
-        let ops = Cpu::new(dtype == Dtype::Bf16);
-        let network = Network::new(&ops, spec, source, max_len)?;
+        let round = dtype == Dtype::Bf16;
         let name = match source {
             Source::Gguf(g) => g.kind(),
-            Source::Folder(_) if ops.round || stored(source) == Some(Stored::Bf16) => "bf16".into(),
+            Source::Folder(_) if round || stored(source) == Some(Stored::Bf16) => "bf16".into(),
             Source::Folder(_) => "f32".into(),
         };
-        Ok((Placed::Cpu(network, ops), name))
+        Ok((Placed::Cpu(At::new(Cpu::new(round), spec, source, max_len)?), name))
     }
 
     fn gpu(device: Arc<dyn Device>, dtype: Dtype, spec: Spec, source: &Source, max_len: usize) -> Result<(Placed, String)> {
         let number = dtype.on_gpu(stored(source));
         let ops = Gpu::new(device, number, &spec)?;
-        let network = Network::new(&ops, spec, source, max_len)?;
-        Ok((Placed::Gpu(network, ops), number.name().into()))
+        Ok((Placed::Gpu(At::new(ops, spec, source, max_len)?), number.name().into()))
     }
 
     fn candle(dtype: Dtype, spec: Spec, source: &Source, max_len: usize) -> Result<(Placed, String)> {
@@ -144,6 +154,6 @@ impl Placed {
             Stored::Bf16 => candle_core::DType::BF16,
         };
         let ops = Candle::new(device, kind);
-        Ok((Placed::Candle(Network::new(&ops, spec, source, max_len)?, ops), number.name().into()))
+        Ok((Placed::Candle(At::new(ops, spec, source, max_len)?), number.name().into()))
     }
 }

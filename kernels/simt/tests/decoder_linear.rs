@@ -26,8 +26,8 @@ impl Case {
     fn random(seed: u64, number: Number, rows: usize, depth: usize, outputs: usize) -> Case {
         let mut r = Random::new(seed);
         let (x, w) = (r.normals(1.0, rows * depth), r.normals(0.5, outputs * depth));
-        let bias = (seed % 2 == 0).then(|| r.normals(1.0, outputs));
-        let before = (seed % 3 == 0).then(|| r.normals(1.0, rows * outputs));
+        let bias = (seed.is_multiple_of(2)).then(|| r.normals(1.0, outputs));
+        let before = (seed.is_multiple_of(3)).then(|| r.normals(1.0, rows * outputs));
         Case { number, rows, depth, outputs, x, w, bias, before }
     }
 

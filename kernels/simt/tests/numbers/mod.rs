@@ -90,7 +90,7 @@ impl Number {
 
     /// Rows of `width` numbers in memory, padded with `pad` to `ld`, at a multiple of 16 bytes.
     pub fn rows(self, values: &[f32], width: usize, ld: usize, pad: f32) -> Memory {
-        let rows = if width == 0 { 0 } else { values.len() / width };
+        let rows = values.len() / width;
         let mut memory = Memory::new(rows * ld * self.bytes());
         for (i, to) in memory.bytes_mut().chunks_exact_mut(self.bytes()).enumerate() {
             let (row, column) = (i / ld, i % ld);

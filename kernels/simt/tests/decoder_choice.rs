@@ -144,7 +144,7 @@ fn wish(r: &mut Random, vocab: usize, i: usize) -> Wish {
         all
     };
     let allowed = [None, Some(list(1)), Some(list(vocab / 2 + 1)), Some(list(9))][i % 4].clone();
-    let seen = if i % 3 == 0 { list(1 + vocab / 4) } else { Vec::new() };
+    let seen = if i.is_multiple_of(3) { list(1 + vocab / 4) } else { Vec::new() };
     Wish {
         unit: [0.0, r.unit(), r.unit(), 1.0 - 1e-16][i % 4 + usize::from(i % 8 == 4)],
         temperature: [0.0, 1.0, 0.3, 5.0, 1e-3][i % 5],

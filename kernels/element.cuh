@@ -22,10 +22,18 @@ inline unsigned f16_bits(float v) {
 }
 
 inline float f16_float(unsigned h) {
-    const int exponent = int(h >> 10 & 31u);
-    const float mantissa = float(h & 1023u), sign = h & 0x8000u ? -1.0f : 1.0f;
-    if (exponent == 31) return mantissa == 0.0f ? sign * INFINITY : NAN;
-    return sign * (exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(mantissa + 1024.0f, exponent - 25));
+    // A product of fragments asks for a thousand of them.
+    static const std::vector<float> all = [] {
+        std::vector<float> table(1 << 16);
+        for (unsigned i = 0; i < table.size(); i++) {
+            const int exponent = int(i >> 10 & 31u);
+            const float mantissa = float(i & 1023u), sign = i & 0x8000u ? -1.0f : 1.0f;
+            const float size = exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(mantissa + 1024.0f, exponent - 25);
+            table[i] = sign * (exponent < 31 ? size : mantissa == 0.0f ? INFINITY : NAN);
+        }
+        return table;
+    }();
+    return all[h & 0xffffu];
 }
 
 inline unsigned f16_word(float low, float high) { return f16_bits(high) << 16 | f16_bits(low); }

@@ -7,9 +7,11 @@ use super::network::Source;
 use super::place::{Dtype, Place, Placed};
 use super::spec::Spec;
 use super::tokenizer::{Defaults, Tokenizer};
-use super::weights::Weights;
+use super::weights::{Stored, Weights};
+use crate::backend::cuda::Device;
 use crate::{Error, Result, parallel};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How to load a model.
 #[derive(Clone, Debug)]
@@ -49,6 +51,16 @@ pub struct Model {
     source: Source,
 }
 
+/// What a model is made of before it is placed.
+struct Parts {
+    folder: PathBuf,
+    spec: Spec,
+    tokenizer: Tokenizer,
+    chat: Chat,
+    defaults: Defaults,
+    source: Source,
+}
+
 impl Model {
     /// Loads a folder in the form of the Hugging Face hub, or a GGUF file with `config.json` and `tokenizer.json` beside it.
     ///
@@ -64,12 +76,51 @@ impl Model {
             Some(file) => Source::Gguf(Gguf::open(file, &spec)?),
             None => Source::Folder(Weights::open(&folder)?),
         };
+        Model::with(Parts { folder, spec, tokenizer, chat, defaults, source }, options, None)
+    }
+
+    /// A model with made-up weights in the shape of a published one, [`SHAPES`](super::made_up::SHAPES): what it writes means nothing.
+    ///
+    /// # Errors
+    /// Where there is no such shape, or the device has no room.
+    pub fn made_up(shape: &str, options: &Options) -> Result<Model> {
+        Model::in_shape(shape, options, None)
+    }
+
+    /// The same on a device that is open, whatever place the options name.
+    ///
+    /// # Errors
+    /// As [`Model::made_up`].
+    pub fn made_up_on(shape: &str, options: &Options, device: Arc<dyn Device>) -> Result<Model> {
+        Model::in_shape(shape, options, Some(device))
+    }
+
+    fn in_shape(shape: &str, options: &Options, device: Option<Arc<dyn Device>>) -> Result<Model> {
+        let spec = super::made_up::shape(shape)?;
+        let tokenizer = Tokenizer::of_bytes()?;
+        let folder = PathBuf::from(format!("made-up {shape}"));
+        let chat = Chat::read(&folder, &tokenizer)?;
+        let defaults = Defaults { eos: spec.eos.clone(), ..Defaults::default() };
+        let stored = match options.dtype {
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::Auto | Dtype::Bf16 => Stored::Bf16,
+        };
+        let source = Source::Folder(Weights::made_up(&spec, 7, stored)?);
+        Model::with(Parts { folder, spec, tokenizer, chat, defaults, source }, options, device)
+    }
+
+    fn with(parts: Parts, options: &Options, device: Option<Arc<dyn Device>>) -> Result<Model> {
+        let Parts { folder, spec, tokenizer, chat, defaults, source } = parts;
         let threads = if options.threads == 0 { parallel::default_threads() } else { options.threads };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("llm-{i}")).build();
         let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
         let limits = spec.ropes.iter().map(|r| r.limit).filter(|n| *n > 0);
         let max_len = limits.chain([spec.max_positions, options.max_len]).min().unwrap_or(options.max_len);
-        let (placed, dtype) = pool.install(|| Placed::new(options.place, options.dtype, spec, &source, max_len))?;
+        let (placed, dtype) = pool.install(|| match device {
+            Some(device) => Placed::gpu(device, options.dtype, spec, &source, max_len),
+            None => Placed::new(options.place, options.dtype, spec, &source, max_len),
+        })?;
         let weight_bytes = match &source {
             Source::Gguf(g) => g.bytes(),
             Source::Folder(w) => w.bytes(),

@@ -134,7 +134,7 @@ impl Placed {
         Ok((Placed::Cpu(At::new(Cpu::new(round), spec, source, max_len)?), name))
     }
 
-    fn gpu(device: Arc<dyn Device>, dtype: Dtype, spec: Spec, source: &Source, max_len: usize) -> Result<(Placed, String)> {
+    pub fn gpu(device: Arc<dyn Device>, dtype: Dtype, spec: Spec, source: &Source, max_len: usize) -> Result<(Placed, String)> {
         let number = dtype.on_gpu(stored(source));
         let ops = Gpu::new(device, number, &spec)?;
         Ok((Placed::Gpu(At::new(ops, spec, source, max_len)?), number.name().into()))

@@ -69,6 +69,23 @@ impl Tokenizer {
         Ok(Tokenizer { path, control, text, special, vocab, hash, config })
     }
 
+    /// A tokenizer that knows nothing but bytes, for models with made-up weights.
+    ///
+    /// # Errors
+    /// Never: what is read here is written here.
+    pub fn of_bytes() -> Result<Tokenizer> {
+        let mut letters: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+        letters.sort_unstable();
+        let vocab: Value = letters.iter().enumerate().map(|(id, letter)| (letter.to_string(), Value::from(id))).collect();
+        let bytes = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+        let model = serde_json::json!({"type": "BPE", "vocab": vocab, "merges": []});
+        let whole = serde_json::json!({"version": "1.0", "model": model, "pre_tokenizer": bytes, "decoder": bytes}).to_string();
+        let path = PathBuf::from("bytes");
+        let control = tokenizers::Tokenizer::from_bytes(&whole).map_err(|e| Error::mismatch(&path, e.to_string()))?;
+        let hash = Sha256::digest(&whole).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Tokenizer { path, text: control.clone(), control, special: Vec::new(), vocab: letters.len(), hash, config: Value::Null })
+    }
+
     fn pick(&self, control: Control) -> &tokenizers::Tokenizer {
         if control == Control::Token { &self.control } else { &self.text }
     }

@@ -1,7 +1,7 @@
 //! Helpers of the language-model tests: the real tiny model, and random ones whose weights follow a formula that
 //! `scripts/llm-fixtures` computes too.
 
-use lumos::llm::{BLOCK, Batch, Cpu, Engine, EngineOptions, Generate, Key, Network, Ops, Request, Sampling, Source, Spec, Weights};
+use lumos::llm::{Cpu, Engine, EngineOptions, Generate, Key, Network, Ops, Request, Sampling, Source, Spec, Weights};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;
@@ -48,48 +48,6 @@ fn numbers(name: &str, count: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Names and shapes of the tensors that `spec` needs.
-pub fn shapes(spec: &Spec) -> Vec<(String, Vec<usize>)> {
-    let (w, q, kv, inner) = (spec.width, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.inner);
-    let phi = spec.family == lumos::llm::Family::Phi3;
-    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![spec.vocab, w]), ("model.norm.weight".to_owned(), vec![w])];
-    if !spec.tied {
-        all.push(("lm_head.weight".into(), vec![spec.vocab, w]));
-    }
-    for i in 0..spec.layers {
-        let mut add = |part: &str, shape: Vec<usize>| all.push((format!("model.layers.{i}.{part}"), shape));
-        let mut linear = |part: &str, n: usize, k: usize, bias: bool| {
-            add(&format!("{part}.weight"), vec![n, k]);
-            if bias {
-                add(&format!("{part}.bias"), vec![n]);
-            }
-        };
-        if phi {
-            linear("self_attn.qkv_proj", q + 2 * kv, w, false);
-            linear("mlp.gate_up_proj", 2 * inner, w, false);
-        } else {
-            linear("self_attn.q_proj", q, w, spec.qkv_bias);
-            linear("self_attn.k_proj", kv, w, spec.qkv_bias);
-            linear("self_attn.v_proj", kv, w, spec.qkv_bias);
-            linear("mlp.gate_proj", inner, w, spec.mlp_bias);
-            linear("mlp.up_proj", inner, w, spec.mlp_bias);
-        }
-        linear("self_attn.o_proj", w, q, spec.out_bias);
-        linear("mlp.down_proj", w, inner, spec.mlp_bias);
-        add("input_layernorm.weight", vec![w]);
-        add("post_attention_layernorm.weight", vec![w]);
-        if spec.post_norms {
-            add("pre_feedforward_layernorm.weight", vec![w]);
-            add("post_feedforward_layernorm.weight", vec![w]);
-        }
-        if spec.qk_norm {
-            add("self_attn.q_norm.weight", vec![spec.head_dim]);
-            add("self_attn.k_norm.weight", vec![spec.head_dim]);
-        }
-    }
-    all
-}
-
 /// The weights of `fill` in the script.
 pub fn weights(spec: &Spec) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let size = |name: &str, shape: &[usize], x: f32| match name {
@@ -102,7 +60,7 @@ pub fn weights(spec: &Spec) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let values = numbers(&name, shape.iter().product()).into_iter().map(|x| size(&name, &shape, x)).collect();
         (name, shape, values)
     };
-    shapes(spec).into_iter().map(one).collect()
+    spec.tensors().into_iter().map(one).collect()
 }
 
 /// Writes tensors as one safetensors file in f32.
@@ -157,17 +115,7 @@ impl<O: Ops> Loaded<O> {
 
 /// Logits after the last token of each prompt, all prompts in one packed batch.
 pub fn logits<O: Ops>(network: &Network<O>, ops: &O, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let spec = network.spec();
-    let blocks: usize = prompts.iter().map(|p| p.len().div_ceil(BLOCK)).sum();
-    let mut cache = ops.cache(spec, blocks).unwrap();
-    let (mut batch, mut next) = (Batch::default(), 0);
-    for prompt in prompts {
-        let own: Vec<u32> = (next..next + prompt.len().div_ceil(BLOCK) as u32).collect();
-        next += own.len() as u32;
-        batch.push(prompt, 0, &own, true);
-    }
-    let hidden = network.forward(ops, &batch, &mut cache).unwrap();
-    network.logits(ops, &hidden).unwrap().chunks(spec.vocab).map(<[f32]>::to_vec).collect()
+    network.last_logits(ops, prompts).unwrap().chunks(network.spec().vocab).map(<[f32]>::to_vec).collect()
 }
 
 /// Holds every `step`th of our logits against the reference library's.

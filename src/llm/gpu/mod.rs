@@ -103,6 +103,7 @@ impl Plan {
 pub struct Answers {
     arriving: Box<dyn Arriving>,
     count: usize,
+    vocab: usize,
 }
 
 /// A GPU with the kernels of one model.
@@ -423,12 +424,17 @@ impl Ops for Gpu {
         ];
         self.launch(self.kernels.choose, Geometry { shared: CHOICE_SHARED, ..blocks(asks.len(), 512) }, &args)?;
         let arriving = self.device.fetch(tokens.buffer(), 0, 4 * asks.len())?;
-        Ok(Answers { arriving, count: asks.len() })
+        Ok(Answers { arriving, count: asks.len(), vocab })
     }
 
     fn answers(&self, answers: Answers) -> Result<Vec<Option<u32>>> {
         let mut tokens = vec![0i32; answers.count];
         answers.arriving.take(bytes_of_mut(&mut tokens))?;
+        if let Some(token) = tokens.iter().find(|t| **t >= answers.vocab as i32) {
+            let message =
+                format!("{} chose token {token} of {}; check the GPU: lumos gpu-check --only text", self.device.name(), answers.vocab);
+            return Err(Error::Usage(message));
+        }
         Ok(tokens.into_iter().map(|t| u32::try_from(t).ok()).collect())
     }
 }

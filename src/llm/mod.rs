@@ -24,6 +24,7 @@
 //!   ([`Generate::share`]).
 //! * [`Sampling`] and [`Key`]: how a token is chosen, and whose draws choose it.
 //! * [`TitleTrie`] and [`ItemLines`]: text that is nothing but titles of the catalogue.
+//! * [`embed`]: sentence embeddings, for the title nearest to a line of free text.
 //!
 //! On the CPU a text has the same bits whatever the number of threads, the batch, its order and its neighbours.
 
@@ -34,6 +35,7 @@ mod candle;
 mod chat;
 mod constraint;
 mod cpu;
+pub mod embed;
 mod engine;
 mod gguf;
 mod model;

@@ -92,9 +92,14 @@ pub fn shapes(spec: &Spec) -> Vec<(String, Vec<usize>)> {
 
 /// The weights of `fill` in the script.
 pub fn weights(spec: &Spec) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    sized(shapes(spec), spec.norm_offset)
+}
+
+/// The weights of `fill` for tensors of these names and shapes.
+pub fn sized(shapes: Vec<(String, Vec<usize>)>, norm_offset: bool) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let size = |name: &str, shape: &[usize], x: f32| match name {
-        n if n.ends_with("norm.weight") => x * 0.25 + if spec.norm_offset { 0.0 } else { 1.0 },
-        n if n.contains("embed_tokens") => x,
+        n if n.to_lowercase().ends_with("norm.weight") => x * 0.25 + if norm_offset { 0.0 } else { 1.0 },
+        n if n.contains("embed_tokens") || n.contains("_embeddings") => x,
         n if n.ends_with(".bias") => x * 0.5,
         _ => x * (3.0 / (shape[1] as f64).sqrt()) as f32,
     };
@@ -102,7 +107,7 @@ pub fn weights(spec: &Spec) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let values = numbers(&name, shape.iter().product()).into_iter().map(|x| size(&name, &shape, x)).collect();
         (name, shape, values)
     };
-    shapes(spec).into_iter().map(one).collect()
+    shapes.into_iter().map(one).collect()
 }
 
 /// Writes tensors as one safetensors file in f32.

@@ -2,6 +2,7 @@
 #![cfg(feature = "llm")]
 
 mod common;
+mod embed;
 mod engine;
 mod gguf;
 mod loading;

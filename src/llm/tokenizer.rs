@@ -108,6 +108,12 @@ impl Tokenizer {
     /// # Errors
     /// Where what the tokenizer puts around every text alone is longer.
     pub(super) fn cut_at(&mut self, tokens: usize) -> Result<()> {
+        // The library subtracts without looking.
+        let around = self.text.encode_fast("", true).map_err(|e| self.failed(e))?.len();
+        if tokens <= around {
+            let message = format!("puts {around} tokens around every text, a sentence may have {tokens}: they belong to different models");
+            return Err(Error::mismatch(&self.path, message));
+        }
         let cut = tokenizers::TruncationParams { max_length: tokens, ..Default::default() };
         self.text.with_truncation(Some(cut)).map(drop).map_err(|e| self.failed(e))
     }

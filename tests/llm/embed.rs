@@ -1,72 +1,12 @@
 //! The sentence encoder: parity with the reference library (tests/fixtures/embed-reference.json, made by `scripts/llm-fixtures
 //! --sentences`), independence of batch and threads, titles on disk, folders that are refused.
 
-use super::common::{floats, save, sized, tokens};
+use super::common::{floats, tokens};
+use super::encoder::{folder, pooling, reference, save, shapes, sized, write};
 use lumos::llm::embed::{Encoder, Pooling, TitleVectors};
 use lumos::llm::{Control, Spec, Tokenizer};
 use serde_json::{Value, json};
 use std::path::Path;
-
-fn reference() -> Value {
-    serde_json::from_str(include_str!("../fixtures/embed-reference.json")).unwrap()
-}
-
-/// Names and shapes of a `BertModel`'s tensors.
-fn shapes(config: &Value) -> Vec<(String, Vec<usize>)> {
-    let n = |key: &str| config[key].as_u64().unwrap() as usize;
-    let (w, inner) = (n("hidden_size"), n("intermediate_size"));
-    let mut all = vec![
-        ("embeddings.word_embeddings.weight".to_owned(), vec![n("vocab_size"), w]),
-        ("embeddings.position_embeddings.weight".into(), vec![n("max_position_embeddings"), w]),
-        ("embeddings.token_type_embeddings.weight".into(), vec![n("type_vocab_size"), w]),
-    ];
-    let mut add = |name: String, shape: Vec<usize>| {
-        all.push((format!("{name}.bias"), vec![shape[0]]));
-        all.push((format!("{name}.weight"), shape));
-    };
-    add("embeddings.LayerNorm".into(), vec![w]);
-    for i in 0..n("num_hidden_layers") {
-        for part in ["attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"] {
-            add(format!("encoder.layer.{i}.{part}"), vec![w, w]);
-        }
-        add(format!("encoder.layer.{i}.intermediate.dense"), vec![inner, w]);
-        add(format!("encoder.layer.{i}.output.dense"), vec![w, inner]);
-        add(format!("encoder.layer.{i}.attention.output.LayerNorm"), vec![w]);
-        add(format!("encoder.layer.{i}.output.LayerNorm"), vec![w]);
-    }
-    all
-}
-
-fn write(folder: &Path, file: &str, value: &Value) {
-    std::fs::create_dir_all(folder.join(file).parent().unwrap()).unwrap();
-    std::fs::write(folder.join(file), value.to_string()).unwrap();
-}
-
-fn modules(normalize: bool) -> Value {
-    let module = |i: usize, kind: &str, path: &str| json!({"idx": i, "name": i.to_string(), "path": path, "type": format!("sentence_transformers.models.{kind}")});
-    let mut all = vec![module(0, "Transformer", ""), module(1, "Pooling", "1_Pooling")];
-    all.extend(normalize.then(|| module(2, "Normalize", "2_Normalize")));
-    json!(all)
-}
-
-fn pooling(name: &str) -> Value {
-    let mut value = json!({"word_embedding_dimension": 44, "pooling_mode_cls_token": false, "pooling_mode_mean_tokens": false, "pooling_mode_max_tokens": false, "pooling_mode_mean_sqrt_len_tokens": false});
-    value[name] = true.into();
-    value
-}
-
-/// The tiny encoder with one way of pooling.
-fn folder(pooled: &str, normalize: bool) -> tempfile::TempDir {
-    let (folder, reference) = (tempfile::tempdir().unwrap(), reference());
-    let path = folder.path();
-    write(path, "config.json", &reference["config"]);
-    write(path, "tokenizer.json", &reference["tokenizer"]);
-    write(path, "modules.json", &modules(normalize));
-    write(path, "1_Pooling/config.json", &pooling(pooled));
-    write(path, "sentence_bert_config.json", &json!({"max_seq_length": reference["longest"], "do_lower_case": false}));
-    save(&path.join("model.safetensors"), &sized(shapes(&reference["config"]), false));
-    folder
-}
 
 fn sentences() -> Vec<String> {
     reference()["sentences"].as_array().unwrap().iter().map(|s| s.as_str().unwrap().into()).collect()

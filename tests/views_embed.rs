@@ -92,19 +92,20 @@ fn the_store_knows_the_encoder_and_keeps_the_vectors() {
     let (made, reused) = ensure(&settings(mean.path(), 0.2));
     assert!(!reused && vectors().len() == 1);
     let manifest = views::load_manifest(&views::store_dir(root.path(), &data, &settings(mean.path(), 0.2))).unwrap();
-    let grounding = manifest.generation.unwrap().grounding;
+    let (grounding, failed) = (manifest.generation.unwrap().grounding, manifest.failures.len());
     assert!(grounding.starts_with("embeddings by ") && grounding.contains("SHA-256") && grounding.ends_with("at least 0.2"), "{grounding}");
     assert_eq!(ensure(&settings(mean.path(), 0.2)), (made.clone(), true));
     let before = asked();
-    // The same encoder elsewhere: a folder of views with its own name, and nothing asked again.
+    // The same encoder elsewhere: a folder of views with its own name, and only those who had failed are asked again.
     assert_eq!(ensure(&settings(copy.path(), 0.2)), (made.clone(), false));
-    assert_eq!((asked(), vectors().len()), (before, 1));
+    assert!(failed < 4 && asked() - before <= 3 * failed && vectors().len() == 1, "{failed} {before} {}", asked());
+    let before = asked();
     // Other thresholds, prefixes and poolings are other views.
     ensure(&settings(mean.path(), 0.3));
     let at_threshold = asked();
-    assert!(at_threshold > before && vectors().len() == 1);
+    assert!(at_threshold >= before + 3 * 12 && vectors().len() == 1);
     ensure(&settings(cls.path(), 0.2));
-    assert!(asked() > at_threshold && vectors().len() == 2);
+    assert!(asked() >= at_threshold + 3 * 12 && vectors().len() == 2);
     // Damaged vectors are made anew.
     for path in vectors() {
         let mut bytes = std::fs::read(&path).unwrap();

@@ -174,14 +174,13 @@ pub fn model_hash(path: &Path) -> Result<Option<String>> {
 /// # Errors
 /// Where a file cannot be read.
 pub fn encoder_hash(path: &Path) -> Result<Option<String>> {
-    let Some(whole) = model_hash(path)? else { return Ok(None) };
+    // A hash that the program remembers is not enough: the pooling is read each time.
+    let Some(whole) = model_hash(path)?.filter(|_| path.exists()) else { return Ok(None) };
     let mut all = Sha256::new();
     all.update(whole);
     let mut inside: Vec<PathBuf> = Vec::new();
-    if path.is_dir() {
-        for entry in std::fs::read_dir(path).map_err(Error::io(path, "open as a folder"))? {
-            inside.push(entry.map_err(Error::io(path, "read"))?.path());
-        }
+    for entry in std::fs::read_dir(path).map_err(Error::io(path, "open as a folder"))? {
+        inside.push(entry.map_err(Error::io(path, "read"))?.path());
     }
     inside.sort();
     for folder in inside {

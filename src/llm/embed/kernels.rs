@@ -181,14 +181,8 @@ mod tests {
     #[test]
     fn gelu_is_the_exact_one() {
         // x Phi(x) to single precision, from erf of a mathematics library.
-        let known = [
-            (-3.0, -0.004_049_694),
-            (-1.0, -0.158_655_26),
-            (-0.1, -0.046_017_216),
-            (0.0, 0.0),
-            (0.5, 0.345_731_23),
-            (2.0, 1.954_499_7),
-        ];
+        let known =
+            [(-3.0, -0.004_049_694), (-1.0, -0.158_655_26), (-0.1, -0.046_017_216), (0.0, 0.0), (0.5, 0.345_731_23), (2.0, 1.954_499_7)];
         for n in [1, 6] {
             let mut x: Vec<f32> = known[..n].iter().map(|(x, _)| *x).collect();
             gelu(&mut x);

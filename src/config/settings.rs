@@ -135,6 +135,19 @@ pub struct TextSettings {
     pub line_tokens: u32,
     /// Retrieval: least likeness of a line and a title, from 0 to 1 (equal words).
     pub threshold: f32,
+    /// Folder of a sentence encoder (BERT: all-MiniLM, gte, bge, e5): lines go to the title nearest in meaning. Not set: by words.
+    pub embedder: Option<PathBuf>,
+    /// Least cosine of a line and a title where there is an encoder.
+    pub embed_threshold: f32,
+    /// What stands before every line and title, such as `query: ` for e5.
+    pub embed_prefix: String,
+}
+
+impl TextSettings {
+    /// The folder of the sentence encoder, if there is to be one.
+    pub fn encoder(&self) -> Option<&std::path::Path> {
+        self.embedder.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
 }
 
 impl Default for TextSettings {
@@ -148,6 +161,9 @@ impl Default for TextSettings {
             most_items: 50,
             line_tokens: 48,
             threshold: 0.4,
+            embedder: None,
+            embed_threshold: 0.75,
+            embed_prefix: String::new(),
         }
     }
 }

@@ -24,6 +24,7 @@
 //!   ([`Generate::share`]).
 //! * [`Sampling`] and [`Key`]: how a token is chosen, and whose draws choose it.
 //! * [`TitleTrie`] and [`ItemLines`]: text that is nothing but titles of the catalogue.
+//! * [`embed`]: sentence embeddings, for the title nearest to a line of free text.
 //!
 //! A text has the same bits on the CPU, and on a GPU by our kernels, whatever the number of threads, the batch, its order and its neighbours.
 
@@ -34,6 +35,7 @@ mod candle;
 mod chat;
 mod constraint;
 mod cpu;
+pub mod embed;
 mod engine;
 mod gguf;
 mod gpu;

@@ -2,10 +2,10 @@
 //! `scripts/llm-fixtures` computes too.
 
 use lumos::llm::{Cpu, Engine, EngineOptions, Generate, Key, Network, Ops, Request, Sampling, Source, Spec, Weights};
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+
+pub use crate::encoder::{save, sized};
 
 /// The folder of the real tiny model, or `None` with a word on it where it is absent.
 pub fn tinystories() -> Option<PathBuf> {
@@ -32,43 +32,9 @@ pub fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
 }
 
-/// `count` numbers in [-1, 1): `numbers` of the script.
-fn numbers(name: &str, count: usize) -> Vec<f32> {
-    let mut crc = flate2::Crc::new();
-    crc.update(name.as_bytes());
-    let base = u64::from(crc.sum()) << 20;
-    (0..count as u64)
-        .map(|i| {
-            let mut z = (base + i).wrapping_mul(0x9E37_79B1) as u32;
-            z = (z ^ (z >> 15)).wrapping_mul(0x85EB_CA77);
-            z = (z ^ (z >> 13)).wrapping_mul(0xC2B2_AE3D);
-            z ^= z >> 16;
-            (z >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
 /// The weights of `fill` in the script.
 pub fn weights(spec: &Spec) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let size = |name: &str, shape: &[usize], x: f32| match name {
-        n if n.ends_with("norm.weight") => x * 0.25 + if spec.norm_offset { 0.0 } else { 1.0 },
-        n if n.contains("embed_tokens") => x,
-        n if n.ends_with(".bias") => x * 0.5,
-        _ => x * (3.0 / (shape[1] as f64).sqrt()) as f32,
-    };
-    let one = |(name, shape): (String, Vec<usize>)| {
-        let values = numbers(&name, shape.iter().product()).into_iter().map(|x| size(&name, &shape, x)).collect();
-        (name, shape, values)
-    };
-    spec.tensors().into_iter().map(one).collect()
-}
-
-/// Writes tensors as one safetensors file in f32.
-pub fn save(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
-    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, _, v)| v.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let views =
-        tensors.iter().zip(&bytes).map(|((name, shape, _), b)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), b).unwrap()));
-    std::fs::write(path, safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap()).unwrap();
+    sized(spec.tensors(), spec.norm_offset)
 }
 
 /// Writes a random model of `config` into `folder`.

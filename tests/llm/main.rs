@@ -1,7 +1,11 @@
 //! The language-model engine: parity with the reference library, batching, constrained decoding, loading.
 #![cfg(feature = "llm")]
 
+#[path = "../common/encoder.rs"]
+mod encoder;
+
 mod common;
+mod embed;
 mod engine;
 mod gguf;
 mod gpu;

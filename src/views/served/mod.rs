@@ -3,6 +3,7 @@
 mod client;
 mod pace;
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -11,7 +12,8 @@ use serde_json::{Value, json};
 
 use super::account::Account;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one};
-use super::text::{Ask, Matcher, Plan, Scratch, Writer, answer_lines};
+use super::ground::Ground;
+use super::text::{Ask, Plan, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
 use crate::config::{AnswerFormat, Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
@@ -25,7 +27,7 @@ const SPARE_TOKENS: u32 = 64;
 /// See the module.
 pub struct ServedGenerator<'a> {
     writer: Writer<'a>,
-    matcher: Matcher,
+    ground: Ground,
     settings: ViewSettings,
     client: Client,
     prompt_tokens: AtomicU64,
@@ -34,16 +36,21 @@ pub struct ServedGenerator<'a> {
 }
 
 impl<'a> ServedGenerator<'a> {
-    /// A generator over `public`. No request is sent yet.
+    /// A generator over `public`. No request is sent yet. `threads` and `cache` are for an encoder of titles.
     ///
     /// # Errors
     /// Where the address, the key's variable or a prompt file cannot be used, or the catalogue has no names.
-    pub fn new(public: &'a PublicCatalogue<'a>, settings: &ViewSettings) -> Result<ServedGenerator<'a>> {
+    pub fn new(
+        public: &'a PublicCatalogue<'a>,
+        settings: &ViewSettings,
+        threads: usize,
+        cache: Option<&Path>,
+    ) -> Result<ServedGenerator<'a>> {
         let writer = Writer::new(public, settings, Grounding::Retrieval)?;
-        let matcher = Matcher::new(writer.names.lines());
         let client = Client::new(&settings.served)?;
+        let ground = Ground::new(writer.names.lines(), &settings.text, threads, cache)?;
         let (prompt_tokens, output_tokens) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(ServedGenerator { writer, matcher, settings: settings.clone(), client, prompt_tokens, output_tokens, seconds: Mutex::new(0.0) })
+        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, prompt_tokens, output_tokens, seconds: Mutex::new(0.0) })
     }
 
     /// The body of a request.
@@ -96,10 +103,10 @@ impl<'a> ServedGenerator<'a> {
         self.prompt_tokens.fetch_add(u64::from(answer.prompt_tokens), Ordering::Relaxed);
         self.output_tokens.fetch_add(u64::from(answer.output_tokens), Ordering::Relaxed);
         let tokens = Counts { prompt_tokens: answer.prompt_tokens, output_tokens: answer.output_tokens, ..Default::default() };
-        let threshold = self.settings.text.threshold;
-        let ground =
-            |line: &String| self.matcher.best(line, |_| true, scratch).filter(|(_, likeness)| *likeness >= threshold).map(|(line, _)| line);
-        let lines: Vec<Option<u32>> = answer_lines(&answer.text, 2 * ask.count).iter().map(ground).collect();
+        let lines = match self.ground.lines(&answer_lines(&answer.text, 2 * ask.count), scratch) {
+            Ok(lines) => lines,
+            Err(e) => return Ok(Written { made: Err(Failed { reason: e.to_string(), asked: true, counts: tokens }), reached: Some(true) }),
+        };
         Ok(Written { made: self.writer.finish(*ask, &lines, tokens), reached: Some(true) })
     }
 }
@@ -174,7 +181,7 @@ impl Generator for ServedGenerator<'_> {
             model_hash: String::new(),
             prompts: prompts.into(),
             sampling: json!({"temperature": tidy(s.temperature.into()), "top_p": tidy(s.top_p.into()), "format": s.format.name()}),
-            grounding: format!("BM25, likeness of at least {}", tidy(self.settings.text.threshold.into())),
+            grounding: self.ground.describe(),
             names: self.writer.names.counts,
             device: "endpoint".into(),
             dtype: "unknown".into(),

@@ -118,3 +118,13 @@ pub fn texts<O: Ops>(engine: &mut Engine<'_, O>, requests: Vec<Request>) -> Vec<
         .unwrap();
     out.into_iter().map(|t| t.expect("every request ends")).collect()
 }
+
+/// Holds greedy texts against the reference library's, with prompts cut into pieces, a prefix shared inside a block and sequences of
+/// different lengths side by side.
+#[track_caller]
+pub fn agree_in_pieces<O: Ops>(engine: &mut Engine<'_, O>, rows: &[Value], prompts: &[Vec<u32>]) {
+    engine.share(&prompts[3][..21]).unwrap();
+    let ours = texts(engine, prompts.iter().map(|p| greedy(p.clone(), 12)).collect());
+    let expected: Vec<Vec<u32>> = rows.iter().map(|r| without_stop(tokens(&r["greedy"]))).collect();
+    assert_eq!(ours, expected);
+}

@@ -75,7 +75,7 @@ mod tests {
     fn classes_hold_what_is_asked_for_and_waste_little() {
         for bytes in (0..3000).map(|i| i * 7919 + i % 3).chain([4096, 4097, 1 << 30]) {
             let class = class(bytes);
-            assert!(class >= bytes && (class as f64) < 1.25 * bytes as f64 + 4096.0, "{bytes}: {class}");
+            assert!(class >= bytes && class as f64 <= 1.25 * bytes as f64 + 4096.0, "{bytes}: {class}");
         }
     }
 }

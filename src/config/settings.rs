@@ -202,6 +202,8 @@ pub struct ServedSettings {
     pub model: Option<String>,
     /// Environment variable that holds the key; not set: no key is sent. The key itself is never written anywhere.
     pub key_env: Option<String>,
+    /// File of certificates (PEM) of those who may vouch for an `https` endpoint, such as a cluster's own authority. Not set: Mozilla's.
+    pub ca_file: Option<PathBuf>,
     /// Requests under way at once. Never changes what is asked.
     pub concurrency: u32,
     /// Seconds until a request without a whole answer counts as failed.
@@ -210,6 +212,8 @@ pub struct ServedSettings {
     pub retries: u32,
     /// Seconds before the first repetition; twice as many before each further one, spread by chance.
     pub backoff_s: f32,
+    /// Seconds for which an endpoint may put off a build (`Retry-After`) without an answer to anybody; asked for more, the build ends.
+    pub longest_wait_s: f32,
     /// Most requests a minute; 0: no limit.
     pub per_minute: u32,
     /// What the endpoint is asked to hold the answer to.
@@ -226,10 +230,12 @@ impl Default for ServedSettings {
             url: None,
             model: None,
             key_env: None,
+            ca_file: None,
             concurrency: 16,
             timeout_s: 120.0,
             retries: 5,
             backoff_s: 1.0,
+            longest_wait_s: 600.0,
             per_minute: 0,
             format: AnswerFormat::JsonSchema,
             temperature: 0.7,

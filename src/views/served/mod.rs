@@ -1,7 +1,10 @@
 //! Views written by a language model behind an OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, Ollama, `transformers serve`.
 
 mod client;
+mod format;
 mod pace;
+mod reply;
+mod tls;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,7 +16,7 @@ use super::account::Account;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one};
 use super::text::{Ask, Matcher, Plan, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
-use crate::config::{AnswerFormat, Grounding, ServedSettings, ViewSettings, tidy};
+use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
 use client::{Client, Outcome};
 
@@ -60,21 +63,8 @@ impl<'a> ServedGenerator<'a> {
             "max_tokens": self.settings.text.line_tokens * ask.count as u32 + SPARE_TOKENS,
             "stream": false,
         });
-        let n = ask.count;
-        match s.format {
-            AnswerFormat::JsonSchema => {
-                let items = json!({"type": "array", "items": {"type": "string"}, "minItems": n, "maxItems": n});
-                let schema =
-                    json!({"type": "object", "properties": {"items": items}, "required": ["items"], "additionalProperties": false});
-                body["response_format"] =
-                    json!({"type": "json_schema", "json_schema": {"name": "items", "strict": true, "schema": schema}});
-            }
-            AnswerFormat::JsonObject => body["response_format"] = json!({"type": "json_object"}),
-            AnswerFormat::Grammar => {
-                let lines = vec!["line"; n].join(" ");
-                body["grammar"] = json!(format!("root ::= {lines}\nline ::= [^\\n\\x00-\\x1f]+ \"\\n\"\n"));
-            }
-            AnswerFormat::Lines => (),
+        if let Some((name, value)) = format::field(s.format, ask.count) {
+            body[name] = value;
         }
         body
     }

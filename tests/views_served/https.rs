@@ -117,11 +117,4 @@ mod with_tls {
         let (_, message) = refusal(url, Some("none.pem".as_ref()));
         assert!(message.contains("none.pem") && message.contains("check the path"), "{message}");
     }
-
-    #[test]
-    fn a_server_without_tls_is_no_endpoint() {
-        let plain = sane();
-        let (key, message) = refusal(&plain.url.replace("http:", "https:"), None);
-        assert!(key == "views.served.url" && message.contains("not one answer"), "{key}: {message}");
-    }
 }

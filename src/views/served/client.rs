@@ -113,7 +113,7 @@ impl Client {
                     self.pace.answered(Instant::now());
                     return Ok(Outcome::Answer(answer));
                 }
-                Try::Never(reason) => return Ok(Outcome::Refused(self.hide(&reason))),
+                Try::Never(reason) => return Ok(Outcome::Refused(reason)),
                 Try::Fatal(error) => return Err(error),
                 Try::Again(reason, wanted) => (reason, wanted),
             };
@@ -121,7 +121,7 @@ impl Client {
                 self.patient(wanted, &reason)?;
             }
             if attempt >= self.settings.retries {
-                return Ok(Outcome::Silent(self.hide(&reason)));
+                return Ok(Outcome::Silent(reason));
             }
             let chance = (crate::views::mix(salt, attempt) >> 8) as f32 / (1 << 24) as f32;
             let wait = backoff(self.settings.backoff_s, attempt, chance);
@@ -153,7 +153,7 @@ impl Client {
             seconds(wanted),
             seconds(longest)
         );
-        Err(Error::setting("views.served.longest_wait_s", self.hide(&message)))
+        Err(Error::setting("views.served.longest_wait_s", message))
     }
 
     fn once(&self, bytes: &[u8]) -> Try {
@@ -174,31 +174,32 @@ impl Client {
         let mut read = Vec::new();
         let whole = response.body_mut().as_reader().take(MOST_BYTES + 1).read_to_end(&mut read);
         let text = String::from_utf8_lossy(&read);
-        let told = || short(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" ")));
+        // Hidden before it is cut: half a key is told too much.
+        let told = || short(&self.hide(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))));
+        let again = || {
+            let wanted = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
+            Try::Again(told(), wanted.and_then(|text| retry_after(text, SystemTime::now())))
+        };
         match status {
             200 if whole.is_err() => Try::Again("the answer broke off".into(), None),
             200 if read.len() as u64 > MOST_BYTES => Try::Again("the answer does not end".into(), None),
             200 => parse(&read).map_or_else(|why| Try::Again(why, None), Try::Answer),
-            408 | 409 | 425 | 429 | 500..=599 => {
-                let wanted = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-                Try::Again(told(), wanted.and_then(|text| retry_after(text, SystemTime::now())))
-            }
-            401 | 403 => {
-                Try::Fatal(Error::setting("views.served.key_env", self.hide(&format!("the endpoint refused the key, {}", told()))))
-            }
+            408 | 409 | 425 | 429 | 501..=599 => again(),
+            401 | 403 => Try::Fatal(Error::setting("views.served.key_env", format!("the endpoint refused the key, {}", told()))),
             300..=399 | 404 | 405 => {
-                Try::Fatal(Error::setting("views.served.url", self.hide(&format!("no chat completions at {}, {}", self.url, told()))))
+                Try::Fatal(Error::setting("views.served.url", format!("no chat completions at {}, {}", self.url, told())))
             }
-            _ if format::is_meant(self.settings.format, &text) => {
+            _ if format::is_meant(self.settings.format, status, &text) => {
                 let known = told();
                 Try::Fatal(Error::setting(
                     "views.served.format",
-                    self.hide(&format!(
+                    format!(
                         "the endpoint does not take `{}`, {known}; try another format, `lines` works anywhere",
                         self.settings.format.name()
-                    )),
+                    ),
                 ))
             }
+            500 => again(),
             _ => Try::Never(told()),
         }
     }

@@ -20,10 +20,15 @@ pub(super) fn field(format: AnswerFormat, n: usize) -> Option<(&'static str, Val
     })
 }
 
-/// Whether an endpoint's complaint is about the field of `format`.
-pub(super) fn is_meant(format: AnswerFormat, complaint: &str) -> bool {
-    let words = ["response_format", "structured_outputs", "guided_json", "grammar", "ebnf", "schema"];
-    format != AnswerFormat::Lines && words.iter().any(|word| complaint.contains(word))
+/// Whether an endpoint's complaint with `status` is about the field of `format`. Some servers call a request that they do not
+/// understand their own failure (500); there the field has to be named.
+pub(super) fn is_meant(format: AnswerFormat, status: u16, complaint: &str) -> bool {
+    let Some((name, _)) = field(format, 1) else { return false };
+    match status {
+        500 => complaint.contains(name),
+        400..=499 => [name, "grammar", "schema"].iter().any(|word| complaint.contains(word)),
+        _ => false,
+    }
 }
 
 /// An object with one list of `n` strings.
@@ -57,6 +62,9 @@ mod tests {
         assert!(name == "grammar" && grammar.as_str().unwrap().starts_with("root ::= line line line\n"), "{grammar}");
         assert_eq!(of(AnswerFormat::Ebnf), ("ebnf", grammar));
         assert_eq!(field(AnswerFormat::Lines, 3), None);
-        assert!(is_meant(AnswerFormat::GuidedJson, "extra field guided_json") && !is_meant(AnswerFormat::Lines, "schema"));
+        let complaint = "body: guided_json is not permitted";
+        assert!([400, 422, 500].iter().all(|status| is_meant(AnswerFormat::GuidedJson, *status, complaint)));
+        assert!(!is_meant(AnswerFormat::GuidedJson, 503, complaint) && !is_meant(AnswerFormat::GuidedJson, 500, "bad schema"));
+        assert!(is_meant(AnswerFormat::GuidedJson, 400, "bad schema") && !is_meant(AnswerFormat::Lines, 400, complaint));
     }
 }

@@ -69,7 +69,7 @@ pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
 pub fn answer_lines(answer: &str, most: usize) -> Vec<String> {
     let answer = answer.trim();
     let body = fenced(answer).unwrap_or(answer).trim();
-    if let Some(names) = json_names(body) {
+    if let Some(names) = json_names(body).or_else(|| cut_names(body)) {
         return names.iter().map(|n| bare(n)).filter(|n| !n.is_empty()).take(most).collect();
     }
     body.lines().filter(|l| !l.trim_start().starts_with("```")).map(bare).filter(|l| !l.is_empty()).take(most).collect()
@@ -98,6 +98,20 @@ fn json_names(text: &str) -> Option<Vec<String>> {
         other => other.to_string(),
     };
     Some(list.into_iter().map(name).collect())
+}
+
+/// The whole strings with which the first list of JSON begins that is broken, as by the end of an answer's room.
+fn cut_names(text: &str) -> Option<Vec<String>> {
+    let (_, mut rest) = text.split_once('[').filter(|_| text.starts_with(['{', '[']))?;
+    let mut names = Vec::new();
+    loop {
+        rest = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
+        let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+        let Some(Ok(name)) = strings.next() else { break };
+        names.push(name);
+        rest = &rest[strings.byte_offset()..];
+    }
+    (!names.is_empty()).then_some(names)
 }
 
 /// A line without what lists put around a name.
@@ -178,6 +192,8 @@ mod tests {
         }
         assert_eq!(answer_lines("a\nb\nc", 2), ["a", "b"]);
         assert!(answer_lines("", 5).is_empty() && answer_lines("{\"items\": []}", 5).is_empty());
+        assert_eq!(answer_lines("{\"items\": [\"A, b\", \"C \\\"d\",\n \"cut o", 5), ["A, b", "C \"d"], "what was whole counts");
+        assert_eq!(answer_lines("[1] A\n[2] B", 5), ["[1] A", "[2] B"]);
         assert_eq!(answer_lines("{\"items\": [\"cut o", 5).len(), 1, "half an answer is a line that grounds to nothing");
     }
 

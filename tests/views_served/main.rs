@@ -105,8 +105,10 @@ fn a_changed_setting_asks_only_what_it_must() {
         server.asked()[before..].to_vec()
     };
     assert!(new(&base).is_empty());
-    let faster =
-        ViewSettings { served: ServedSettings { concurrency: 2, timeout_s: 9.0, per_minute: 9, ..base.served.clone() }, ..base.clone() };
+    let faster = ViewSettings {
+        served: ServedSettings { concurrency: 2, timeout_s: 9.0, per_minute: 9, longest_wait_s: 9.0, ..base.served.clone() },
+        ..base.clone()
+    };
     assert!(new(&faster).is_empty(), "speed is no part of a view");
     assert!(new(&ViewSettings { reorder: 0.0, ..base.clone() }).iter().all(|a| a.user_text().contains("substitute")));
     assert!(new(&ViewSettings { future_max: 4, ..base.clone() }).iter().all(|a| a.user_text().contains("choose next")));

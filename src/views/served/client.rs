@@ -146,7 +146,7 @@ impl Client {
         if silence.saturating_add(wanted) <= longest {
             return Ok(());
         }
-        let before = if silence.as_secs() > 0 { format!(" after {} without an answer", seconds(silence)) } else { String::new() };
+        let before = if !silence.is_zero() { format!(" after {} without an answer", seconds(silence)) } else { String::new() };
         let message = format!(
             "the endpoint asks to wait {}{before}, longer than the {} allowed here; what is finished is kept, so give the command again \
              later, or raise this setting ({reason})",
@@ -177,8 +177,8 @@ impl Client {
         // Hidden before it is cut: half a key is told too much.
         let told = || short(&self.hide(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))));
         let again = || {
-            let wanted = response.headers().get("retry-after").and_then(|value| value.to_str().ok());
-            Try::Again(told(), wanted.and_then(|text| retry_after(text, SystemTime::now())))
+            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            Try::Again(told(), header("retry-after").and_then(|text| retry_after(text, header("date"), SystemTime::now())))
         };
         match status {
             200 if whole.is_err() => Try::Again("the answer broke off".into(), None),

@@ -59,9 +59,10 @@ fn what_cannot_be_measured_is_refused() {
     };
     refused(&["--dtype", "bf17"], &["unknown dtype `bf17`", "`bf16`"]);
     refused(&["--dtype", "f16", "--device", "cpu"], &["the CPU computes in f32"]);
-    refused(&["--device", "gpu"], &["unknown device `gpu`"]);
+    refused(&["--device", "gpu"], &["unknown device `gpu`", "did you mean `cuda`"]);
+    refused(&["--device", "cuda:4096"], &["--device cpu"]);
     if !cfg!(feature = "candle-cuda") {
-        refused(&["--device", "cuda"], &["--features candle-cuda"]);
+        refused(&["--device", "candle"], &["--features candle-cuda", "device `cuda`"]);
     }
     refused(&["--output", "0"], &["--output must be at least 1"]);
     refused(&["--prefix", "600"], &["the model ends at 512"]);

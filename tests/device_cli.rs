@@ -5,6 +5,7 @@ use lumos::backend::cuda::host::{HostDevice, HostKernels};
 use lumos::backend::cuda::{Device, DeviceError, Geometry, choice};
 use serde_json::Value;
 use std::ffi::c_void;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -344,4 +345,38 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
     assert!(text.contains(&format!("resumed after round {at}")), "{text}");
     train(&sandbox, "whole", &long, &[]).done();
     same_outcome(&sandbox, "cut", "whole");
+}
+
+#[test]
+#[cfg(feature = "llm")]
+fn a_language_model_writes_on_the_device() {
+    let root =
+        std::env::var_os("LUMOS_MODELS").map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models").into(), PathBuf::from);
+    let Ok(model) = root.join("tinystories-656k").canonicalize() else { return println!("skipped: no tinystories-656k") };
+    let sandbox = Sandbox::new();
+    let short = ["--prefix", "5", "--suffix", "4", "--output", "3", "--prompts", "3", "--repeats", "1", "--json"];
+    let bench = |more: &[&str], env: &[(&str, &str)]| {
+        let words = [&["bench", "generate", "--model", model.to_str().unwrap()], &short[..], more].concat();
+        lumos(&sandbox, &words, env)
+    };
+    let row = bench(&[], &[]).json();
+    assert_eq!((&row["device"], &row["gpu"], &row["dtype"]), (&"cuda".into(), &"CPU rendition".into(), &"bf16".into()), "{row}");
+    let row = bench(&["--dtype", "f16", "--device", "cuda:0"], &[]).json();
+    assert_eq!((&row["device"], &row["dtype"]), (&"cuda".into(), &"f16".into()), "{row}");
+    let row = bench(&["--device", "cpu"], &[]).json();
+    assert_eq!((&row["device"], &row["gpu"]), (&"cpu".into(), &Value::Null), "{row}");
+    // A device that is there and not to be had, one that is too small for the weights, one too small for the cache.
+    let busy = [(REFUSED, "another process holds it")];
+    assert_eq!(bench(&[], &busy).json()["device"], "cpu");
+    bench(&["--device", "cuda"], &busy).refused(1, &["another process holds it"]);
+    bench(&[], &[(MEMORY, "100000")]).refused(1, &["CPU rendition", "wanted"]);
+    bench(&["--batch", "4000"], &[(MEMORY, "8000000")]).refused(1, &["keys and values need", "side by side"]);
+    // Views that were written there say so.
+    let config = small();
+    let mut words = vec!["views", "build", config.as_str(), "--users", "1", "--json", "--set", "views.generator=llm", "--set"];
+    let model = format!("views.llm.model={}", model.display());
+    words.extend([model.as_str(), "--set", "views.text.history=2", "--set", "views.max_failed=1", "--set", "views.llm.device=cuda"]);
+    words.extend(TINY);
+    let row = lumos(&sandbox, &words, &[]).json();
+    assert_eq!((&row["device"], &row["users"]), (&"cuda".into(), &1.into()), "{row}");
 }

@@ -5,6 +5,8 @@ use lumos::backend::cuda::{Choice, Chosen, Device, Geometry, choice, choose};
 use lumos::check::file::{self, Attachment};
 use lumos::check::report::Report;
 use lumos::check::{self, Options, Part};
+#[cfg(feature = "llm")]
+use lumos::llm::Stored;
 use simt::Simt;
 use std::collections::BTreeSet;
 use std::ffi::c_void;
@@ -186,6 +188,47 @@ fn a_wrong_kernel_fails_under_its_name() {
         assert_eq!(failing(&report), expected, "half {half}");
         assert!(!report.passed() && report.parts[0].state == "failed");
     }
+}
+
+/// Every kernel of the decoder and an argument that is an output; a kind of number stands for `?`.
+#[cfg(feature = "llm")]
+const DECODER: &[(&str, usize)] = &[
+    ("decoder_embed_?", 0),
+    ("decoder_norm_?", 0),
+    ("decoder_gated_?", 0),
+    ("decoder_add_?", 0),
+    // Not its queries: the first one sees one key alone, and whatever it is changes nothing.
+    ("decoder_store_?", 1),
+    ("decoder_some_?", 0),
+    ("decoder_linear_?_16", 0),
+    ("decoder_linear_?_64", 0),
+    ("decoder_linear_?_128", 0),
+    ("decoder_attend_?_2", 0),
+    ("decoder_attend_?_4", 0),
+    ("decoder_attend_?_8", 0),
+    ("decoder_pick", 0),
+    ("decoder_choose", 0),
+];
+
+#[test]
+#[cfg(feature = "llm")]
+fn a_decoder_that_is_wrong_or_differs_is_found() {
+    let right = run(&(simt::device(MEMORY) as Arc<dyn Device>), &[Part::Text]);
+    let failures: Vec<_> = right.failures().collect();
+    assert!(right.passed() && right.checks.len() > 40, "{failures:?} {:?}", right.parts);
+    // Shapes in turn, until one fails.
+    let fails = |name: &'static str, output: usize, how: Wrong, number: Stored| {
+        check::text::shapes(true).iter().any(|shape| {
+            let mut checks = Vec::new();
+            let done = check::text::one(&spoilt(&[((name, output, None), how)]), shape, number, true, &mut checks);
+            done.is_err() || checks.iter().any(|c| !c.ok)
+        })
+    };
+    for &(name, output) in DECODER {
+        let name: &'static str = name.replace('?', "f32").leak();
+        assert!(fails(name, output, Wrong::Off, Stored::F32), "{name}, output {output}");
+    }
+    assert!(fails("decoder_linear_bf16_16", 0, Wrong::Sometimes, Stored::Bf16), "bits that change");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Lists of a report to which another one's are appended.
-const LISTS: [&str; 6] = ["parts", "checks", "unchecked", "yardsticks", "benches", "rounds"];
+const LISTS: [&str; 7] = ["parts", "checks", "unchecked", "yardsticks", "benches", "rounds", "texts"];
 
 /// What a tool that ran beside the check left behind.
 #[derive(Clone, Debug)]

@@ -19,6 +19,8 @@ mod round;
 pub mod rounds;
 pub mod subject;
 pub mod tap;
+#[cfg(feature = "llm")]
+pub mod text;
 pub mod timing;
 pub mod yardstick;
 
@@ -44,7 +46,10 @@ pub enum Part {
     Bits,
     /// A round on the device against the CPU.
     Rounds,
-    /// Times of kernels and rounds.
+    /// A language model's decoder against the CPU, and the same text in any batch.
+    #[cfg(feature = "llm")]
+    Text,
+    /// Times of kernels, rounds and texts.
     Benches,
     /// A few small rounds, for tools that watch memory.
     Smoke,
@@ -52,7 +57,14 @@ pub enum Part {
 
 impl Part {
     /// The parts of a whole check, in order.
-    pub const ALL: [Part; 4] = [Part::Kernels, Part::Bits, Part::Rounds, Part::Benches];
+    pub const ALL: &[Part] = &[
+        Part::Kernels,
+        Part::Bits,
+        Part::Rounds,
+        #[cfg(feature = "llm")]
+        Part::Text,
+        Part::Benches,
+    ];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {
@@ -60,6 +72,8 @@ impl Part {
             Part::Kernels => "kernels",
             Part::Bits => "bits",
             Part::Rounds => "rounds",
+            #[cfg(feature = "llm")]
+            Part::Text => "text",
             Part::Benches => "benches",
             Part::Smoke => "smoke",
         }
@@ -70,10 +84,11 @@ impl FromStr for Part {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Part> {
-        let known = [Part::Kernels, Part::Bits, Part::Rounds, Part::Benches, Part::Smoke];
-        known.into_iter().find(|p| p.name() == text.trim()).ok_or_else(|| {
-            let nearest = names::nearest(text.trim(), known.map(Part::name)).unwrap_or("kernels");
-            Error::Usage(format!("unknown part `{text}`: did you mean `{nearest}`? Valid: kernels, bits, rounds, benches, smoke"))
+        let known = || Part::ALL.iter().copied().chain([Part::Smoke]);
+        known().find(|p| p.name() == text.trim()).ok_or_else(|| {
+            let nearest = names::nearest(text.trim(), known().map(Part::name)).unwrap_or("kernels");
+            let all: Vec<&str> = known().map(Part::name).collect();
+            Error::Usage(format!("unknown part `{text}`: did you mean `{nearest}`? Valid: {}", all.join(", ")))
         })
     }
 }
@@ -159,11 +174,15 @@ fn run_part(
     match part {
         Part::Kernels => {
             let seen = kernels::run(&**device, options.quick, &mut report.checks, progress)?;
-            report.unchecked = all_kernels().into_iter().filter(|k| !seen.contains(k)).map(str::to_string).collect();
+            // The decoder's kernels are checked together, by the text they make.
+            let single = all_kernels().into_iter().filter(|k| !k.starts_with("decoder_"));
+            report.unchecked = single.filter(|k| !seen.contains(k)).map(str::to_string).collect();
             Ok(true)
         }
         Part::Bits => rounds::bits(device, options.quick, &mut report.checks, progress).map(|()| true),
         Part::Rounds => rounds::rounds(device, options.quick, &mut report.checks, progress).map(|()| true),
+        #[cfg(feature = "llm")]
+        Part::Text => text::run(device, options.quick, &mut report.checks, progress).map(|()| true),
         Part::Smoke => rounds::smoke(device, &mut report.checks, progress).map(|()| true),
         Part::Benches => {
             progress("copy bandwidth and arithmetic peaks");
@@ -172,7 +191,11 @@ fn run_part(
             let rounds = benches::rounds(device, options.quick, &mut report.rounds, progress, late)?;
             progress("times of kernels");
             let kernels = benches::kernels(&**device, options.quick, &report.yardsticks, &mut report.benches, progress, late)?;
-            Ok(rounds && kernels)
+            #[cfg(feature = "llm")]
+            let texts = text::benches(device, options.quick, &mut report.texts, progress, late)?;
+            #[cfg(not(feature = "llm"))]
+            let texts = true;
+            Ok(rounds && kernels && texts)
         }
     }
 }
@@ -213,7 +236,7 @@ mod tests {
 
     #[test]
     fn parts_are_read_by_name() {
-        for part in Part::ALL.into_iter().chain([Part::Smoke]) {
+        for part in Part::ALL.iter().copied().chain([Part::Smoke]) {
             assert_eq!(part.name().parse::<Part>().unwrap(), part);
         }
         let error = "kernel".parse::<Part>().unwrap_err().to_string();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 /// One thing that was checked.
 #[derive(Clone, Debug, Serialize)]
 pub struct CheckLine {
-    /// Part of the check: `kernels`, `bits`, `rounds`, `smoke`.
+    /// Part of the check: `kernels`, `bits`, `rounds`, `text`, `smoke`.
     pub part: &'static str,
     /// The kernel, or what was trained.
     pub name: String,
@@ -179,6 +179,9 @@ pub struct Report {
     pub benches: Vec<BenchLine>,
     /// Times of rounds.
     pub rounds: Vec<RoundLine>,
+    /// Rates of a language model with made-up weights.
+    #[cfg(feature = "llm")]
+    pub texts: Vec<crate::llm::bench::GenerateFigures>,
     /// Seconds of all of it.
     pub seconds: f64,
 }

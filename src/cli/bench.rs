@@ -14,6 +14,7 @@ pub enum Command {
     Round(RoundArgs),
     #[cfg(feature = "llm")]
     Generate(super::bench_generate::Args),
+    Ground(super::bench_ground::Args),
 }
 
 /// Rounds of synthetic clients at the reference shape: client-epochs per second and where the time goes
@@ -100,6 +101,7 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Round(args) => round(args),
         #[cfg(feature = "llm")]
         Command::Generate(args) => super::bench_generate::main(args),
+        Command::Ground(args) => super::bench_ground::main(args),
     }
 }
 

@@ -14,11 +14,15 @@ Every prompt begins with the same prefix, which is computed once; every text is 
 Examples:
   lumos bench generate --model models/tinystories-656k
   lumos bench generate --model models/tinystories-656k --prefix 128 --suffix 64 --output 64 --prompts 256 --batch 64 --json
+  lumos bench generate --shape qwen2.5-0.5b --device cuda --prompts 256 --batch 256 --output 128
   lumos bench generate --model models/tinystories-656k --titles 1000000     nothing but titles of a made-up catalogue")]
 pub struct Args {
     /// Folder of a model (config.json, tokenizer.json, safetensors), or a .gguf file in one
-    #[arg(long, value_name = "FOLDER")]
-    model: PathBuf,
+    #[arg(long, value_name = "FOLDER", required_unless_present = "shape", conflicts_with = "shape")]
+    model: Option<PathBuf>,
+    /// Made-up weights in the shape of a model instead: smollm2-135m, qwen2.5-0.5b, qwen3-0.6b, llama-3.2-1b
+    #[arg(long, value_name = "NAME")]
+    shape: Option<String>,
     /// Tokens that all prompts begin with
     #[arg(long, value_name = "N", default_value_t = 128)]
     prefix: usize,
@@ -37,7 +41,7 @@ pub struct Args {
     /// Texts written side by side
     #[arg(long, value_name = "N", default_value_t = 64)]
     batch: usize,
-    /// Where to compute: auto, cpu, cuda
+    /// Where to compute: auto, cpu, cuda, cuda:N; candle in a build with candle-cuda
     #[arg(long, default_value = "auto")]
     device: String,
     /// Numbers: auto, f32, bf16 (on the CPU bf16 concerns weights, arithmetic is f32), f16 (GPU only)
@@ -75,8 +79,12 @@ pub fn main(args: &Args) -> Result<()> {
     sampling.check()?;
     let dtype = Dtype::named(&args.dtype)?;
     let longest = args.prefix + args.suffix + args.suffix / 2 + args.output;
-    let model =
-        Model::load(&args.model, &Options { place: Place::named(&args.device)?, dtype, threads: args.threads, max_len: longest.max(512) })?;
+    let options = Options { place: Place::named(&args.device)?, dtype, threads: args.threads, max_len: longest.max(512) };
+    let model = match (&args.shape, &args.model) {
+        (Some(shape), _) => Model::made_up(shape, &options)?,
+        (None, Some(folder)) => Model::load(folder, &options)?,
+        (None, None) => return Err(Error::Usage("name a model with --model, or a shape with --shape".into())),
+    };
     if longest > model.max_len {
         let message = format!("prefix, suffix and output reach {longest} tokens, the model ends at {}; shorten one", model.max_len);
         return Err(Error::Usage(message));
@@ -100,7 +108,14 @@ pub fn main(args: &Args) -> Result<()> {
         return say_json(&f);
     }
     let [low, high] = f.output_tokens_per_s_range;
-    say(format!("{}: {:.2} M parameters, {} weights, {} threads of {}", f.model, f.parameters as f64 / 1e6, f.dtype, f.threads, f.device))?;
+    say(format!(
+        "{}: {:.2} M parameters, {} weights, {} threads of {}",
+        f.model,
+        f.parameters as f64 / 1e6,
+        f.dtype,
+        f.threads,
+        f.gpu.as_deref().unwrap_or(&f.device)
+    ))?;
     say(format!(
         "{} prompts of {} shared and {:.1} own tokens, {} tokens each, {} side by side",
         f.prompts, f.prefix, f.suffix, f.output, f.batch

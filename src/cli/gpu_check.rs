@@ -16,7 +16,8 @@ use std::time::Duration;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Parts: kernels (each against plain loops in f64, forward and backward), bits (rounds again and in other pieces), rounds (one round of every
-backbone and loss against the CPU), benches (copy bandwidth, arithmetic peaks, rounds, kernels). `smoke` trains a few small rounds and is
+backbone and loss against the CPU), text (a language model's decoder against the CPU), benches (copy bandwidth, arithmetic peaks, rounds,
+kernels, texts). `smoke` trains a few small rounds and is
 for tools that watch memory. What fails is reported, the other parts still run, and the exit code is 1.
 Examples:
   lumos gpu-check
@@ -28,7 +29,7 @@ pub struct Args {
     /// Which GPU: cuda or cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "cuda")]
     device: String,
-    /// Parts to run, separated by commas [default: kernels,bits,rounds,benches]
+    /// Parts to run, separated by commas [default: kernels,bits,rounds,text,benches]
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<String>,
     /// Small shapes only: seconds, and no figure worth keeping
@@ -196,6 +197,25 @@ fn show_times(report: &Report) -> Result<()> {
             r.kernels,
             r.peak_bytes as f64 / f64::from(1 << 30),
             r.predicted_bytes as f64 / f64::from(1 << 30),
+        ))?;
+    }
+    #[cfg(feature = "llm")]
+    for t in &report.texts {
+        let [low, high] = t.output_tokens_per_s_range;
+        say(format!(
+            "{}, {}, {} titles: {} prompts of {} shared and {:.0} own tokens, {} side by side: {:.0} output tokens/s (median of {}; {low:.0} to \
+             {high:.0}), prompts {:.0} tokens/s, first token {:.1} ms",
+            t.model,
+            t.dtype,
+            t.titles,
+            t.prompts,
+            t.prefix,
+            t.suffix,
+            t.batch,
+            t.output_tokens_per_s,
+            t.repeats,
+            t.prompt_tokens_per_s,
+            t.first_token_ms
         ))?;
     }
     Ok(())

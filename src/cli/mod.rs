@@ -7,6 +7,7 @@ mod args;
 mod bench;
 #[cfg(feature = "llm")]
 mod bench_generate;
+mod bench_ground;
 mod compare;
 mod config;
 mod data;

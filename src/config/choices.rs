@@ -244,17 +244,6 @@ choice! {
     }
 }
 choice! {
-    /// Where a local language model computes.
-    LlmDevice {
-        /// The first GPU where the program is built for one and there is one, else the CPU.
-        Auto = "auto",
-        /// The CPU.
-        Cpu = "cpu",
-        /// The first GPU.
-        Cuda = "cuda",
-    }
-}
-choice! {
     /// What an endpoint is asked to hold the answer to. Which server knows which: `docs/views.md`.
     AnswerFormat {
         /// `response_format` with a JSON schema, a list of so many strings, as OpenAI writes it.

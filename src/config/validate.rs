@@ -25,6 +25,10 @@ pub fn validate(settings: &Settings) -> Result<()> {
     }
     check(settings.threads <= 4096, "threads", settings.threads, "at most 4096 (0: all cores)")?;
     settings.device.parse::<crate::backend::cuda::Choice>().map_err(|e| Error::setting("device", e.to_string()))?;
+    let llm = &settings.views.llm.device;
+    if llm != "candle" {
+        llm.parse::<crate::backend::cuda::Choice>().map_err(|e| Error::setting("views.llm.device", format!("{e}; or candle")))?;
+    }
     data(&settings.data)?;
     views(&settings.views)?;
     model(&settings.model)?;
@@ -89,6 +93,7 @@ fn written(s: &ViewSettings) -> Result<()> {
     check((1..=1000).contains(&t.most_items), "views.text.most_items", t.most_items, "1 to 1000")?;
     check((1..=1000).contains(&t.line_tokens), "views.text.line_tokens", t.line_tokens, "1 to 1000")?;
     number(|x| (0.0..=1.0).contains(&x), "views.text.threshold", t.threshold, "a likeness from 0 to 1")?;
+    number(|x| (-1.0..=1.0).contains(&x), "views.text.embed_threshold", t.embed_threshold, "a cosine from -1 to 1")?;
     let l = &s.llm;
     check((1..=65_536).contains(&l.batch), "views.llm.batch", l.batch, "1 to 65536")?;
     number(|x| (0.0..=10.0).contains(&x), "views.llm.temperature", l.temperature, "a number from 0 (no draws) to 10")?;

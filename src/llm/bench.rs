@@ -43,10 +43,12 @@ pub struct GenerateFigures {
     pub model: String,
     /// Weights.
     pub parameters: u64,
-    /// How weights are kept; arithmetic is f32.
+    /// How weights are kept; sums are f32.
     pub dtype: String,
-    /// Where.
+    /// Where: `cpu`, `cuda`, `candle`.
     pub device: String,
+    /// The GPU's name, where it computes on one.
+    pub gpu: Option<String>,
     /// Threads.
     pub threads: usize,
     /// Tokens of the shared prefix.
@@ -208,6 +210,7 @@ pub fn run(model: &Model, bench: &GenerateBench, progress: &dyn Fn(u64, u64)) ->
         parameters: model.parameters(),
         dtype: model.dtype().into(),
         device: model.device().into(),
+        gpu: model.gpu().map(str::to_owned),
         threads: model.threads(),
         prefix: prefix.len(),
         suffix: given as f64 / bench.prompts as f64 - prefix.len() as f64,

@@ -25,13 +25,13 @@ pub struct EngineOptions {
     pub slots: usize,
     /// Positions of the cache, shared prefixes included; 0: 1024 a slot, or the longest sequence where that is shorter.
     pub cache_tokens: usize,
-    /// Rows of a step, more or less: prompts are cut to fit.
+    /// Rows of a step, more or less: prompts are cut to fit; 0: as many as keep the device busy.
     pub step_tokens: usize,
 }
 
 impl Default for EngineOptions {
     fn default() -> EngineOptions {
-        EngineOptions { slots: 64, cache_tokens: 0, step_tokens: 512 }
+        EngineOptions { slots: 64, cache_tokens: 0, step_tokens: 0 }
     }
 }
 
@@ -318,9 +318,11 @@ impl<'m, O: Ops> Engine<'m, O> {
         max_len: usize,
         options: EngineOptions,
     ) -> Result<Engine<'m, O>> {
-        if options.slots == 0 || options.step_tokens == 0 {
-            return Err(Error::Usage("an engine needs at least one slot and one token a step".into()));
+        if options.slots == 0 {
+            return Err(Error::Usage("an engine needs at least one slot".into()));
         }
+        let step_tokens = if options.step_tokens == 0 { ops.step_rows() } else { options.step_tokens };
+        let options = EngineOptions { step_tokens, ..options };
         let tokens = if options.cache_tokens == 0 { options.slots * max_len.min(1024) } else { options.cache_tokens };
         let total = Blocks::needed(tokens);
         let cache = ops.cache(network.spec(), total)?;

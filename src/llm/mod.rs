@@ -24,8 +24,9 @@
 //!   ([`Generate::share`]).
 //! * [`Sampling`] and [`Key`]: how a token is chosen, and whose draws choose it.
 //! * [`TitleTrie`] and [`ItemLines`]: text that is nothing but titles of the catalogue.
+//! * [`embed`]: sentence embeddings, for the title nearest to a line of free text.
 //!
-//! On the CPU a text has the same bits whatever the number of threads, the batch, its order and its neighbours.
+//! A text has the same bits on the CPU, and on a GPU by our kernels, whatever the number of threads, the batch, its order and its neighbours.
 
 mod answer;
 pub mod bench;
@@ -34,13 +35,17 @@ mod candle;
 mod chat;
 mod constraint;
 mod cpu;
+pub mod embed;
 mod engine;
 mod gguf;
+mod gpu;
+pub mod made_up;
 mod model;
 mod network;
+mod place;
 mod quantised;
 mod rope;
-mod sample;
+pub(crate) mod sample;
 mod spec;
 mod tokenizer;
 mod trie;
@@ -52,8 +57,10 @@ pub use constraint::{Constraint, ItemLines};
 pub use cpu::{Cpu, Rows};
 pub use engine::{Done, Engine, EngineOptions, Finish, Generate, Report, Request, Text};
 pub use gguf::Gguf;
-pub use model::{Dtype, Model, Options, Place};
+pub use gpu::Gpu;
+pub use model::{Model, Options};
 pub use network::{Ask, Attention, BLOCK, Batch, Network, Norm, Ops, Part, Segment, Source};
+pub use place::{Dtype, Place};
 pub use rope::Rope;
 pub use sample::{Key, Sampling};
 pub use spec::{Activation, Family, Spec};

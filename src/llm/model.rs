@@ -1,94 +1,17 @@
 //! A model folder, loaded: shape, tokenizer, template, weights.
 
-use super::candle::Candle;
 use super::chat::Chat;
-use super::cpu::Cpu;
 use super::engine::{Engine, EngineOptions, Generate};
 use super::gguf::Gguf;
-use super::network::{Network, Source};
+use super::network::Source;
+use super::place::{Dtype, Place, Placed};
 use super::spec::Spec;
 use super::tokenizer::{Defaults, Tokenizer};
 use super::weights::{Stored, Weights};
-use crate::config::names::unknown;
+use crate::backend::cuda::Device;
 use crate::{Error, Result, parallel};
 use std::path::{Path, PathBuf};
-
-/// Numbers to compute with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Dtype {
-    /// Weights as they are stored, arithmetic in f32.
-    #[default]
-    Auto,
-    /// As `Auto`: f32 arithmetic on the CPU takes f16 and bf16 weights exactly.
-    F32,
-    /// Half precision; on a GPU only.
-    F16,
-    /// bf16. On the CPU only weights are rounded to it, and arithmetic is f32: half the memory of f32.
-    Bf16,
-}
-
-impl Dtype {
-    /// Names in settings.
-    pub const NAMES: [&str; 4] = ["auto", "f32", "f16", "bf16"];
-
-    /// The dtype called `name`.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with the nearest name.
-    pub fn named(name: &str) -> Result<Dtype> {
-        match name {
-            "auto" => Ok(Dtype::Auto),
-            "f32" => Ok(Dtype::F32),
-            "f16" => Ok(Dtype::F16),
-            "bf16" => Ok(Dtype::Bf16),
-            other => Err(Error::Usage(unknown("dtype", other, Dtype::NAMES))),
-        }
-    }
-}
-
-/// Where to compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Place {
-    /// The first GPU where the program is built for one (`candle-cuda`) and there is one, else the CPU.
-    #[default]
-    Auto,
-    /// The CPU.
-    Cpu,
-    /// The first GPU.
-    Cuda,
-}
-
-impl Place {
-    /// Names in settings.
-    pub const NAMES: [&str; 3] = ["auto", "cpu", "cuda"];
-
-    /// The place called `name`.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with the nearest name.
-    pub fn named(name: &str) -> Result<Place> {
-        match name {
-            "auto" => Ok(Place::Auto),
-            "cpu" => Ok(Place::Cpu),
-            "cuda" => Ok(Place::Cuda),
-            other => Err(Error::Usage(unknown("device", other, Place::NAMES))),
-        }
-    }
-
-    /// A GPU, or `None` for the CPU.
-    fn device(self) -> Result<Option<candle_core::Device>> {
-        match self {
-            Place::Cpu => Ok(None),
-            Place::Auto if cfg!(feature = "candle-cuda") => Ok(candle_core::Device::new_cuda(0).ok()),
-            Place::Auto => Ok(None),
-            Place::Cuda if cfg!(feature = "candle-cuda") => {
-                let device = candle_core::Device::new_cuda(0);
-                device.map(Some).map_err(|e| Error::Usage(format!("no GPU for the language model: {}", super::gguf::first_line(&e))))
-            }
-            Place::Cuda => Err(Error::Usage("this program generates text on the CPU only; build it with --features candle-cuda".into())),
-        }
-    }
-}
+use std::sync::Arc;
 
 /// How to load a model.
 #[derive(Clone, Debug)]
@@ -105,14 +28,8 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { place: Place::Auto, dtype: Dtype::Auto, threads: 0, max_len: 8192 }
+        Options { place: Place::default(), dtype: Dtype::Auto, threads: 0, max_len: 8192 }
     }
-}
-
-/// A network where it computes.
-enum Placed {
-    Cpu(Network<Cpu>, Cpu),
-    Candle(Network<Candle>, Candle),
 }
 
 /// A model ready to generate.
@@ -134,6 +51,16 @@ pub struct Model {
     source: Source,
 }
 
+/// What a model is made of before it is placed.
+struct Parts {
+    folder: PathBuf,
+    spec: Spec,
+    tokenizer: Tokenizer,
+    chat: Chat,
+    defaults: Defaults,
+    source: Source,
+}
+
 impl Model {
     /// Loads a folder in the form of the Hugging Face hub, or a GGUF file with `config.json` and `tokenizer.json` beside it.
     ///
@@ -149,39 +76,51 @@ impl Model {
             Some(file) => Source::Gguf(Gguf::open(file, &spec)?),
             None => Source::Folder(Weights::open(&folder)?),
         };
+        Model::with(Parts { folder, spec, tokenizer, chat, defaults, source }, options, None)
+    }
+
+    /// A model with made-up weights in the shape of a published one, [`SHAPES`](super::made_up::SHAPES): what it writes means nothing.
+    ///
+    /// # Errors
+    /// Where there is no such shape, or the device has no room.
+    pub fn made_up(shape: &str, options: &Options) -> Result<Model> {
+        Model::in_shape(shape, options, None)
+    }
+
+    /// The same on a device that is open, whatever place the options name.
+    ///
+    /// # Errors
+    /// As [`Model::made_up`].
+    pub fn made_up_on(shape: &str, options: &Options, device: Arc<dyn Device>) -> Result<Model> {
+        Model::in_shape(shape, options, Some(device))
+    }
+
+    fn in_shape(shape: &str, options: &Options, device: Option<Arc<dyn Device>>) -> Result<Model> {
+        let spec = super::made_up::shape(shape)?;
+        let tokenizer = Tokenizer::of_bytes()?;
+        let folder = PathBuf::from(format!("made-up {shape}"));
+        let chat = Chat::read(&folder, &tokenizer)?;
+        let defaults = Defaults { eos: spec.eos.clone(), ..Defaults::default() };
+        let stored = match options.dtype {
+            Dtype::F32 => Stored::F32,
+            Dtype::F16 => Stored::F16,
+            Dtype::Auto | Dtype::Bf16 => Stored::Bf16,
+        };
+        let source = Source::Folder(Weights::made_up(&spec, 7, stored)?);
+        Model::with(Parts { folder, spec, tokenizer, chat, defaults, source }, options, device)
+    }
+
+    fn with(parts: Parts, options: &Options, device: Option<Arc<dyn Device>>) -> Result<Model> {
+        let Parts { folder, spec, tokenizer, chat, defaults, source } = parts;
         let threads = if options.threads == 0 { parallel::default_threads() } else { options.threads };
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("llm-{i}")).build();
         let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
         let limits = spec.ropes.iter().map(|r| r.limit).filter(|n| *n > 0);
         let max_len = limits.chain([spec.max_positions, options.max_len]).min().unwrap_or(options.max_len);
-        let stored = match &source {
-            Source::Gguf(_) => Stored::F32,
-            Source::Folder(w) => w.stored(),
-        };
-        let (placed, dtype) = match options.place.device()? {
-            None => {
-                if options.dtype == Dtype::F16 {
-                    return Err(Error::Usage("the CPU computes in f32; choose f32 or bf16 (weights kept in bf16)".into()));
-                }
-                let ops = Cpu::new(options.dtype == Dtype::Bf16);
-                let network = pool.install(|| Network::new(&ops, spec, &source, max_len))?;
-                let dtype = match &source {
-                    Source::Gguf(g) => g.kind(),
-                    Source::Folder(_) if ops.round || stored == Stored::Bf16 => "bf16".into(),
-                    Source::Folder(_) => "f32".into(),
-                };
-                (Placed::Cpu(network, ops), dtype)
-            }
-            Some(device) => {
-                let (dtype, name) = match (options.dtype, stored) {
-                    (Dtype::F16, _) | (Dtype::Auto, Stored::F16) => (candle_core::DType::F16, "f16"),
-                    (Dtype::Bf16, _) | (Dtype::Auto, Stored::Bf16) => (candle_core::DType::BF16, "bf16"),
-                    (Dtype::F32 | Dtype::Auto, _) => (candle_core::DType::F32, "f32"),
-                };
-                let ops = Candle::new(device, dtype);
-                (Placed::Candle(Network::new(&ops, spec, &source, max_len)?, ops), name.into())
-            }
-        };
+        let (placed, dtype) = pool.install(|| match device {
+            Some(device) => Placed::gpu(device, options.dtype, spec, &source, max_len),
+            None => Placed::new(options.place, options.dtype, spec, &source, max_len),
+        })?;
         let weight_bytes = match &source {
             Source::Gguf(g) => g.bytes(),
             Source::Folder(w) => w.bytes(),
@@ -195,16 +134,18 @@ impl Model {
     /// Where there are no slots or no room.
     pub fn engine(&self, options: EngineOptions) -> Result<Box<dyn Generate + '_>> {
         Ok(match &self.placed {
-            Placed::Cpu(network, ops) => Box::new(Engine::on(network, ops, &self.pool, self.max_len, options)?),
-            Placed::Candle(network, ops) => Box::new(Engine::on(network, ops, &self.pool, self.max_len, options)?),
+            Placed::Cpu(at) => Box::new(Engine::on(&at.network, &at.ops, &self.pool, self.max_len, options)?),
+            Placed::Gpu(at) => Box::new(Engine::on(&at.network, &at.ops, &self.pool, self.max_len, options)?),
+            Placed::Candle(at) => Box::new(Engine::on(&at.network, &at.ops, &self.pool, self.max_len, options)?),
         })
     }
 
     /// The model's shape.
     pub fn spec(&self) -> &Spec {
         match &self.placed {
-            Placed::Cpu(network, _) => network.spec(),
-            Placed::Candle(network, _) => network.spec(),
+            Placed::Cpu(at) => at.network.spec(),
+            Placed::Gpu(at) => at.network.spec(),
+            Placed::Candle(at) => at.network.spec(),
         }
     }
 
@@ -217,8 +158,16 @@ impl Model {
     pub fn device(&self) -> &str {
         match &self.placed {
             Placed::Cpu(..) => "cpu",
-            Placed::Candle(_, ops) if ops.device.is_cuda() => "cuda",
-            Placed::Candle(..) => "candle-cpu",
+            Placed::Gpu(..) => "cuda",
+            Placed::Candle(..) => "candle",
+        }
+    }
+
+    /// The GPU's name, where it computes on one by our own kernels.
+    pub fn gpu(&self) -> Option<&str> {
+        match &self.placed {
+            Placed::Gpu(at) => Some(at.ops.device().name()),
+            _ => None,
         }
     }
 

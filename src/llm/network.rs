@@ -53,6 +53,17 @@ impl Batch {
         }
     }
 
+    /// Whole prompts side by side, each in blocks of its own from 0 on, and how many blocks that takes.
+    pub fn of_prompts(prompts: &[Vec<u32>]) -> (Batch, usize) {
+        let (mut batch, mut next) = (Batch::default(), 0);
+        for prompt in prompts {
+            let end = next + prompt.len().div_ceil(BLOCK) as u32;
+            batch.push(prompt, 0, &(next..end).collect::<Vec<_>>(), true);
+            next = end;
+        }
+        (batch, next as usize)
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.tokens.clear();
@@ -131,6 +142,11 @@ pub trait Ops: Sync {
     /// Batches under way at one time: a device that works by itself has the next one waiting while its tokens are read.
     fn depth(&self) -> usize {
         1
+    }
+
+    /// Rows of a step that keep the device busy.
+    fn step_rows(&self) -> usize {
+        512
     }
 
     /// Weights from `parts` stacked along the outputs, with an optional bias.
@@ -352,6 +368,16 @@ impl<O: Ops> Network<O> {
     /// The device's.
     pub fn logits(&self, ops: &O, hidden: &O::Array) -> Result<Vec<f32>> {
         ops.logits(hidden, self.head(), self.spec.logit_cap)
+    }
+
+    /// Logits `[prompts, vocab]` after the last token of each prompt, all in one batch with a cache of its own.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn last_logits(&self, ops: &O, prompts: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let (batch, blocks) = Batch::of_prompts(prompts);
+        let hidden = self.forward(ops, &batch, &mut ops.cache(&self.spec, blocks)?)?;
+        self.logits(ops, &hidden)
     }
 
     /// Begins to choose the next tokens after the rows that [`Network::forward`] gave.

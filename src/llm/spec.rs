@@ -150,11 +150,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+    /// True or false; `default` where it is absent or null.
+    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
         self.get(key).map_or(Ok(default), |v| v.as_bool().ok_or_else(|| self.bad(key, v, "true or false")))
     }
 
-    fn text(&self, key: &str) -> Option<&'a str> {
+    /// A text, or `None` where it is something else.
+    pub fn text(&self, key: &str) -> Option<&'a str> {
         self.get(key).and_then(Value::as_str)
     }
 

@@ -33,6 +33,14 @@ impl Tokenizer {
     /// # Errors
     /// Where the file is missing or broken, or has tokens that the model has no row for.
     pub fn read(folder: &Path, spec: &Spec) -> Result<Tokenizer> {
+        Tokenizer::with_rows(folder, spec.vocab)
+    }
+
+    /// [`Tokenizer::read`] for an embedding table of `rows` rows.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::read`].
+    pub(super) fn with_rows(folder: &Path, rows: usize) -> Result<Tokenizer> {
         let path = folder.join("tokenizer.json");
         let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
         let mut control = tokenizers::Tokenizer::from_bytes(&bytes)
@@ -41,17 +49,14 @@ impl Tokenizer {
         let _ = control.with_truncation(None);
         control.with_padding(None);
         let vocab = control.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
-        if vocab > spec.vocab {
-            let message = format!(
-                "has token {}, but the model's embedding table ends at {}: they belong to different models",
-                vocab - 1,
-                spec.vocab - 1
-            );
+        if vocab > rows {
+            let message =
+                format!("has token {}, but the model's embedding table ends at {}: they belong to different models", vocab - 1, rows - 1);
             return Err(Error::mismatch(&path, message));
         }
         // A table is padded to a round size at most; far fewer tokens mean the tokenizer of another model.
-        if vocab * 2 < spec.vocab {
-            let message = format!("knows {vocab} tokens, the model has {}: they belong to different models", spec.vocab);
+        if vocab * 2 < rows {
+            let message = format!("knows {vocab} tokens, the model has {rows}: they belong to different models");
             return Err(Error::mismatch(&path, message));
         }
         let mut text = control.clone();
@@ -67,6 +72,23 @@ impl Tokenizer {
         let config = if config.is_file() { read_json(&config)? } else { Value::Null };
         let hash = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
         Ok(Tokenizer { path, control, text, special, vocab, hash, config })
+    }
+
+    /// A tokenizer that knows nothing but bytes, for models with made-up weights.
+    ///
+    /// # Errors
+    /// Never: what is read here is written here.
+    pub fn of_bytes() -> Result<Tokenizer> {
+        let mut letters: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+        letters.sort_unstable();
+        let vocab: Value = letters.iter().enumerate().map(|(id, letter)| (letter.to_string(), Value::from(id))).collect();
+        let bytes = serde_json::json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
+        let model = serde_json::json!({"type": "BPE", "vocab": vocab, "merges": []});
+        let whole = serde_json::json!({"version": "1.0", "model": model, "pre_tokenizer": bytes, "decoder": bytes}).to_string();
+        let path = PathBuf::from("bytes");
+        let control = tokenizers::Tokenizer::from_bytes(&whole).map_err(|e| Error::mismatch(&path, e.to_string()))?;
+        let hash = Sha256::digest(&whole).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Tokenizer { path, text: control.clone(), control, special: Vec::new(), vocab: letters.len(), hash, config: Value::Null })
     }
 
     fn pick(&self, control: Control) -> &tokenizers::Tokenizer {
@@ -96,6 +118,26 @@ impl Tokenizer {
     /// Tokens of each text with the bytes it comes from, control tokens read as text. On all cores.
     pub(super) fn encode_many(&self, texts: Vec<String>) -> Result<Vec<tokenizers::Encoding>> {
         self.text.encode_batch(texts, false).map_err(|e| self.failed(e))
+    }
+
+    /// From now on [`Tokenizer::sentences`] have at most `tokens` tokens, control tokens included.
+    ///
+    /// # Errors
+    /// Where what the tokenizer puts around every text alone is longer.
+    pub(super) fn cut_at(&mut self, tokens: usize) -> Result<()> {
+        // The library subtracts without looking.
+        let around = self.text.encode_fast("", true).map_err(|e| self.failed(e))?.len();
+        if tokens <= around {
+            let message = format!("puts {around} tokens around every text, a sentence may have {tokens}: they belong to different models");
+            return Err(Error::mismatch(&self.path, message));
+        }
+        let cut = tokenizers::TruncationParams { max_length: tokens, ..Default::default() };
+        self.text.with_truncation(Some(cut)).map(drop).map_err(|e| self.failed(e))
+    }
+
+    /// Tokens of each text with what the tokenizer puts around every text, control tokens read as text. On all cores.
+    pub(super) fn sentences(&self, texts: Vec<String>) -> Result<Vec<tokenizers::Encoding>> {
+        self.text.encode_batch_fast(texts, true).map_err(|e| self.failed(e))
     }
 
     /// The text of `tokens`, control tokens left out.

@@ -91,10 +91,27 @@ struct Entry {
     bytes: Range<usize>,
 }
 
+/// The bytes of a shard.
+enum Shard {
+    Mapped(Mmap),
+    Held(Vec<u8>),
+}
+
+impl std::ops::Deref for Shard {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Shard::Mapped(map) => map,
+            Shard::Held(bytes) => bytes,
+        }
+    }
+}
+
 /// The tensors of a folder, mapped into memory.
 pub struct Weights {
     folder: PathBuf,
-    shards: Vec<(PathBuf, Mmap)>,
+    shards: Vec<(PathBuf, Shard)>,
     entries: HashMap<String, Entry>,
     /// What stands before the names of the text model's tensors.
     prefix: String,
@@ -187,8 +204,19 @@ impl Weights {
                 return Err(Error::mismatch(&path, format!("`{name}` is in two shards")));
             }
         }
-        self.shards.push((path, map));
+        self.shards.push((path, Shard::Mapped(map)));
         Ok(())
+    }
+
+    /// Tensors that are no file's: name, shape, bytes.
+    pub(super) fn of(stored: Stored, tensors: Vec<(String, Vec<usize>, Vec<u8>)>) -> Weights {
+        let folder = PathBuf::from("made-up weights");
+        let (mut shards, mut entries) = (Vec::new(), HashMap::new());
+        for (name, shape, bytes) in tensors {
+            entries.insert(name.clone(), Entry { shard: shards.len(), stored, shape, bytes: 0..bytes.len() });
+            shards.push((folder.join(name), Shard::Held(bytes)));
+        }
+        Weights { folder, shards, entries, prefix: String::new(), unreadable: HashMap::new() }
     }
 
     /// Whether the text model has a tensor of this name.

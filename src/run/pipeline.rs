@@ -67,7 +67,7 @@ pub fn prepare(settings: &Settings, observer: &dyn Observer) -> Result<Prepared>
 /// A look at the GPU that a local language model computes on, for its energy.
 #[cfg(feature = "cuda")]
 fn watch(settings: &Settings) -> Option<Sampler> {
-    let on_gpu = settings.views.generator == GeneratorKind::Llm && cfg!(feature = "candle-cuda");
+    let on_gpu = settings.views.generator == GeneratorKind::Llm && settings.views.llm.device != "cpu";
     let gpus = if on_gpu { crate::backend::cuda::probe::gpus().ok()? } else { return None };
     Sampler::start(&gpus.first()?.uuid)
 }

@@ -253,7 +253,7 @@ impl<'a> PublicCatalogue<'a> {
     }
 }
 
-/// The generator that `settings` asks for; `None` for `none`. `threads` is for generators that load a model, `cache` a folder for what
+/// The generator that `settings` asks for; `None` for `none`. `threads` is for generators that load a model or an encoder, `cache` a folder for what
 /// these derive from a catalogue.
 ///
 /// # Errors
@@ -273,10 +273,9 @@ pub fn generator<'a>(
         GeneratorKind::Llm => Some(Box::new(LlmGenerator::new(public, settings, threads, cache)?)),
         #[cfg(not(feature = "llm"))]
         GeneratorKind::Llm => {
-            let _ = (threads, cache);
             return Err(Error::setting("views.generator", "`llm` is not in this build; build with `--features llm`"));
         }
-        GeneratorKind::Served => Some(Box::new(ServedGenerator::new(public, settings)?)),
+        GeneratorKind::Served => Some(Box::new(ServedGenerator::new(public, settings, threads, cache)?)),
     })
 }
 

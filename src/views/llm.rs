@@ -9,8 +9,9 @@ use serde_json::json;
 use super::UserViews;
 use super::account::{Account, Provenance, Spent};
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
-use super::text::{Ask, Limits, Matcher, Message, Piece, Plan, Role, Scratch, Writer, answer_lines};
-use crate::config::{Grounding, LlmDevice, LlmSettings, ViewSettings, WeightType};
+use super::ground::Ground;
+use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, Writer, answer_lines};
+use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
 use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
 use crate::{Error, Result, parallel};
 
@@ -50,7 +51,7 @@ enum Way {
         usual: usize,
     },
     /// Free text, matched.
-    Retrieval(Box<Matcher>),
+    Retrieval(Ground),
 }
 
 /// A question in the model's tokens.
@@ -77,15 +78,11 @@ impl<'a> LlmGenerator<'a> {
             WeightType::F16 => llm::Dtype::F16,
             WeightType::Bf16 => llm::Dtype::Bf16,
         };
-        let place = match s.device {
-            LlmDevice::Auto => llm::Place::Auto,
-            LlmDevice::Cpu => llm::Place::Cpu,
-            LlmDevice::Cuda => llm::Place::Cuda,
-        };
+        let place = llm::Place::named(&s.device)?;
         let model = Model::load(path, &Options { place, dtype, threads, max_len: LONGEST })?;
         let model_hash = super::recipe::model_hash(path)?.unwrap_or_default();
         let way = match s.grounding {
-            Grounding::Retrieval => Way::Retrieval(Box::new(Matcher::new(writer.names.lines()))),
+            Grounding::Retrieval => Way::Retrieval(Ground::new(writer.names.lines(), &settings.text, threads, cache)?),
             Grounding::Constrained => {
                 let lines: Vec<&str> = writer.names.lines().iter().map(String::as_str).collect();
                 // What is written for a line's end stands last: some tokenizers put a blank before it.
@@ -198,12 +195,10 @@ impl<'a> LlmGenerator<'a> {
         let tokens = Counts { output_tokens: text.tokens.len() as u32, ..tokens };
         let lines: Vec<Option<u32>> = match &self.way {
             Way::Constrained { .. } => text.items.iter().map(|line| Some(*line)).collect(),
-            Way::Retrieval(matcher) => {
-                let written =
-                    self.model.tokenizer.decode(&text.tokens).map_err(|e| Failed { reason: e.to_string(), asked: true, counts: tokens })?;
-                let threshold = self.settings.text.threshold;
-                let ground = |line: &String| matcher.best(line, |_| true, scratch).filter(|(_, l)| *l >= threshold).map(|(line, _)| line);
-                answer_lines(&written, 2 * prompt.ask.count).iter().map(ground).collect()
+            Way::Retrieval(ground) => {
+                let failed = |e: Error| Failed { reason: e.to_string(), asked: true, counts: tokens };
+                let written = self.model.tokenizer.decode(&text.tokens).map_err(failed)?;
+                ground.lines(&answer_lines(&written, 2 * prompt.ask.count), scratch).map_err(failed)?
             }
         };
         self.writer.finish(*prompt.ask, &lines, tokens)
@@ -306,9 +301,9 @@ impl Generator for LlmGenerator<'_> {
     fn account(&self) -> Option<Account> {
         let s = &self.settings.llm;
         let spent = *self.spent.lock().unwrap_or_else(|e| e.into_inner());
-        let grounding = match self.way {
+        let grounding = match &self.way {
             Way::Constrained { .. } => "constrained".to_owned(),
-            Way::Retrieval(_) => format!("BM25, likeness of at least {}", self.settings.text.threshold),
+            Way::Retrieval(ground) => ground.describe(),
         };
         let provenance = Provenance {
             model: s.model.as_deref().unwrap_or(Path::new("")).display().to_string(),

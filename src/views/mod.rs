@@ -13,6 +13,8 @@ mod catalogue;
 mod compare;
 mod features;
 mod generator;
+mod ground;
+mod ground_bench;
 mod inspect;
 mod journal;
 #[cfg(feature = "llm")]
@@ -32,6 +34,8 @@ pub use build::{Built, Options, build, build_with, build_with_statistics, valida
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
 pub use features::{Features, Profile};
 pub use generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generator};
+pub use ground::Ground;
+pub use ground_bench::{GroundBench, GroundFigures, Outcome, Scored, Timed, bench_ground};
 pub use inspect::{inspect, user_matching};
 pub use neighbours::Neighbours;
 pub use popularity::Popularity;

@@ -26,8 +26,24 @@ fn essential(settings: &ViewSettings) -> ViewSettings {
     if settings.generator == GeneratorKind::Llm && kept.llm.grounding == Grounding::Constrained {
         // Nothing is matched, and a line is as long as the catalogue's.
         (kept.text.threshold, kept.text.line_tokens) = (plain.text.threshold, plain.text.line_tokens);
+        kept.text.embedder = None;
+    }
+    if kept.text.encoder().is_some() {
+        kept.text.threshold = plain.text.threshold;
+    } else {
+        kept.text.embedder = None;
     }
     kept
+}
+
+/// `settings` as JSON; what concerns an encoder only where there is one, so that views without one are those of earlier versions.
+fn plain(settings: impl serde::Serialize, encoder: bool) -> serde_json::Value {
+    // Settings are plain numbers and names, so writing them as JSON cannot fail; were it to, the text would still name one folder.
+    let mut all = serde_json::to_value(settings).unwrap_or_default();
+    if let Some(text) = all.as_object_mut().filter(|_| !encoder) {
+        text.retain(|key, _| !key.starts_with("embed"));
+    }
+    all
 }
 
 /// What the views of `settings` depend on as text: [`essential`] settings without the tables that the generator does not read, so
@@ -38,9 +54,10 @@ pub(super) fn identity(settings: &ViewSettings) -> String {
         GeneratorKind::Served => &["max_failed", "llm"],
         _ => &["max_failed", "fallback", "text", "llm", "served"],
     };
-    // Settings are plain numbers and names, so writing them as JSON cannot fail; were it to, the text would still name one folder.
-    let mut all = serde_json::to_value(essential(settings)).unwrap_or_default();
+    let settings = essential(settings);
+    let mut all = plain(&settings, true);
     if let Some(all) = all.as_object_mut() {
+        all.insert("text".into(), plain(&settings.text, settings.text.encoder().is_some()));
         foreign.iter().for_each(|name| drop(all.remove(*name)));
     }
     all.to_string()
@@ -66,9 +83,18 @@ impl Recipes {
             },
             _ => String::new(),
         };
+        let encoder = match s.text.encoder().filter(|_| written) {
+            Some(path) => match encoder_hash(path)? {
+                Some(hash) => Some(hash),
+                None => return Ok(None),
+            },
+            None => None,
+        };
         // The prompt's text counts, not where it lies; the same holds for a model.
         let (mut text, mut llm) = (s.text.clone(), s.llm.clone());
         (text.prompts, llm.model) = (None, None);
+        text.embedder = encoder.as_ref().map(PathBuf::from);
+        let text = plain(text, encoder.is_some());
         let shared = match s.generator {
             GeneratorKind::Llm => json!([text, llm, model]),
             GeneratorKind::Served => json!([text, s.served]),
@@ -144,6 +170,33 @@ pub fn model_hash(path: &Path) -> Result<Option<String>> {
     Ok(Some(hash))
 }
 
+/// [`model_hash`] of a sentence encoder, whose pooling lies in a folder of its own.
+///
+/// # Errors
+/// Where a file cannot be read.
+pub fn encoder_hash(path: &Path) -> Result<Option<String>> {
+    // A hash that the program remembers is not enough: the pooling is read each time.
+    let Some(whole) = model_hash(path)?.filter(|_| path.exists()) else { return Ok(None) };
+    let mut all = Sha256::new();
+    all.update(whole);
+    let mut inside: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(Error::io(path, "open as a folder"))? {
+        inside.push(entry.map_err(Error::io(path, "read"))?.path());
+    }
+    inside.sort();
+    for folder in inside {
+        // `1_Pooling` and its like; other folders hold the same weights in other forms.
+        let name = folder.file_name().unwrap_or_default().as_encoded_bytes();
+        let file = folder.join("config.json");
+        if name.first().is_some_and(u8::is_ascii_digit) && file.is_file() {
+            all.update(name);
+            all.update([0]);
+            all.update(Sha256::digest(std::fs::read(&file).map_err(Error::io(&file, "read"))?));
+        }
+    }
+    Ok(Some(hex(&all.finalize())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +221,46 @@ mod tests {
         assert!(!same(GeneratorKind::Served, |s| s.served.top_p = 0.5) && !same(GeneratorKind::Served, |s| s.text.threshold = 0.5));
         assert!(same(GeneratorKind::Llm, |s| (s.llm.batch, s.text.threshold, s.served.top_p) = (9, 0.5, 0.5)));
         assert!(!same(GeneratorKind::Llm, |s| s.llm.top_k = 9) && !same(GeneratorKind::Llm, |s| s.seed = 9));
+    }
+
+    #[test]
+    fn an_encoder_counts_only_where_lines_are_matched() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str, pooling: &str| {
+            let folder = root.path().join(name);
+            std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
+            std::fs::write(folder.join("config.json"), "{}").unwrap();
+            std::fs::write(folder.join("1_Pooling/config.json"), pooling).unwrap();
+            folder
+        };
+        let with = |generator, change: &dyn Fn(&mut ViewSettings)| {
+            let mut settings = ViewSettings { generator, ..Default::default() };
+            change(&mut settings);
+            (Recipes::new(&settings).unwrap(), identity(&settings))
+        };
+        let served = GeneratorKind::Served;
+        let (a, b, c) = (folder("a", "mean"), folder("b", "mean"), folder("c", "cls"));
+        let encoder = |path: &Path| {
+            let path = path.to_path_buf();
+            move |s: &mut ViewSettings| s.text.embedder = Some(path.clone())
+        };
+        let words = with(served, &|_| ());
+        assert!(!words.1.contains("embed"), "as before there were encoders");
+        assert_eq!(with(served, &|s| (s.text.embed_threshold, s.text.embedder) = (0.1, Some("".into()))), words);
+        let base = with(served, &encoder(&a));
+        assert!(base.0 != words.0 && base.1 != words.1);
+        assert_eq!(with(served, &encoder(&b)).0, base.0, "where it lies is no part of a view");
+        assert_ne!(with(served, &encoder(&c)).0, base.0, "how it pools is");
+        assert_ne!(with(served, &|s| (encoder(&a)(s), s.text.embed_threshold = 0.1).1).0, base.0);
+        assert_ne!(with(served, &|s| (encoder(&a)(s), s.text.embed_prefix = "query: ".into()).1).0, base.0);
+        assert_eq!(with(served, &|s| (encoder(&a)(s), s.text.threshold = 0.1).1), base);
+        assert_eq!(with(served, &encoder(&root.path().join("none"))).0, None);
+        // Nothing is matched where nothing but titles can be written.
+        let constrained = with(GeneratorKind::Llm, &|_| ());
+        assert_eq!(with(GeneratorKind::Llm, &encoder(&a)), constrained);
+        let retrieval = with(GeneratorKind::Llm, &|s| s.llm.grounding = Grounding::Retrieval);
+        assert_ne!(with(GeneratorKind::Llm, &|s| (encoder(&a)(s), s.llm.grounding = Grounding::Retrieval).1).0, retrieval.0);
+        assert_eq!(with(GeneratorKind::Catalogue, &encoder(&a)), with(GeneratorKind::Catalogue, &|_| ()));
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //! `scripts/llm-fixtures` computes too.
 
 use lumos::llm::{Cpu, Engine, EngineOptions, Generate, Key, Network, Ops, Request, Sampling, Source, Spec, Weights};
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+
+pub use crate::encoder::{save, sized};
 
 /// The folder of the real tiny model, or `None` with a word on it where it is absent.
 pub fn tinystories() -> Option<PathBuf> {
@@ -32,85 +32,9 @@ pub fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
 }
 
-/// `count` numbers in [-1, 1): `numbers` of the script.
-fn numbers(name: &str, count: usize) -> Vec<f32> {
-    let mut crc = flate2::Crc::new();
-    crc.update(name.as_bytes());
-    let base = u64::from(crc.sum()) << 20;
-    (0..count as u64)
-        .map(|i| {
-            let mut z = (base + i).wrapping_mul(0x9E37_79B1) as u32;
-            z = (z ^ (z >> 15)).wrapping_mul(0x85EB_CA77);
-            z = (z ^ (z >> 13)).wrapping_mul(0xC2B2_AE3D);
-            z ^= z >> 16;
-            (z >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
-
-/// Names and shapes of the tensors that `spec` needs.
-pub fn shapes(spec: &Spec) -> Vec<(String, Vec<usize>)> {
-    let (w, q, kv, inner) = (spec.width, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.inner);
-    let phi = spec.family == lumos::llm::Family::Phi3;
-    let mut all = vec![("model.embed_tokens.weight".to_owned(), vec![spec.vocab, w]), ("model.norm.weight".to_owned(), vec![w])];
-    if !spec.tied {
-        all.push(("lm_head.weight".into(), vec![spec.vocab, w]));
-    }
-    for i in 0..spec.layers {
-        let mut add = |part: &str, shape: Vec<usize>| all.push((format!("model.layers.{i}.{part}"), shape));
-        let mut linear = |part: &str, n: usize, k: usize, bias: bool| {
-            add(&format!("{part}.weight"), vec![n, k]);
-            if bias {
-                add(&format!("{part}.bias"), vec![n]);
-            }
-        };
-        if phi {
-            linear("self_attn.qkv_proj", q + 2 * kv, w, false);
-            linear("mlp.gate_up_proj", 2 * inner, w, false);
-        } else {
-            linear("self_attn.q_proj", q, w, spec.qkv_bias);
-            linear("self_attn.k_proj", kv, w, spec.qkv_bias);
-            linear("self_attn.v_proj", kv, w, spec.qkv_bias);
-            linear("mlp.gate_proj", inner, w, spec.mlp_bias);
-            linear("mlp.up_proj", inner, w, spec.mlp_bias);
-        }
-        linear("self_attn.o_proj", w, q, spec.out_bias);
-        linear("mlp.down_proj", w, inner, spec.mlp_bias);
-        add("input_layernorm.weight", vec![w]);
-        add("post_attention_layernorm.weight", vec![w]);
-        if spec.post_norms {
-            add("pre_feedforward_layernorm.weight", vec![w]);
-            add("post_feedforward_layernorm.weight", vec![w]);
-        }
-        if spec.qk_norm {
-            add("self_attn.q_norm.weight", vec![spec.head_dim]);
-            add("self_attn.k_norm.weight", vec![spec.head_dim]);
-        }
-    }
-    all
-}
-
 /// The weights of `fill` in the script.
 pub fn weights(spec: &Spec) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let size = |name: &str, shape: &[usize], x: f32| match name {
-        n if n.ends_with("norm.weight") => x * 0.25 + if spec.norm_offset { 0.0 } else { 1.0 },
-        n if n.contains("embed_tokens") => x,
-        n if n.ends_with(".bias") => x * 0.5,
-        _ => x * (3.0 / (shape[1] as f64).sqrt()) as f32,
-    };
-    let one = |(name, shape): (String, Vec<usize>)| {
-        let values = numbers(&name, shape.iter().product()).into_iter().map(|x| size(&name, &shape, x)).collect();
-        (name, shape, values)
-    };
-    shapes(spec).into_iter().map(one).collect()
-}
-
-/// Writes tensors as one safetensors file in f32.
-pub fn save(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)]) {
-    let bytes: Vec<Vec<u8>> = tensors.iter().map(|(_, _, v)| v.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let views =
-        tensors.iter().zip(&bytes).map(|((name, shape, _), b)| (name.clone(), TensorView::new(Dtype::F32, shape.clone(), b).unwrap()));
-    std::fs::write(path, safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap()).unwrap();
+    sized(spec.tensors(), spec.norm_offset)
 }
 
 /// Writes a random model of `config` into `folder`.
@@ -119,21 +43,17 @@ pub fn random_folder(folder: &Path, config: &Value) {
     save(&folder.join("model.safetensors"), &weights(&Spec::read(folder).unwrap()));
 }
 
-/// A network on the CPU with what an engine needs.
-pub struct Loaded {
-    pub network: Network<Cpu>,
-    pub ops: Cpu,
+/// A network with what an engine needs.
+pub struct Loaded<O: Ops = Cpu> {
+    pub network: Network<O>,
+    pub ops: O,
     pub pool: rayon::ThreadPool,
 }
 
 impl Loaded {
     /// From a folder with weights and `config.json`; a tokenizer is not needed.
     pub fn open(folder: &Path, threads: usize) -> Loaded {
-        let spec = Spec::read(folder).unwrap();
-        let source = Source::Folder(Weights::open(folder).unwrap());
-        let ops = Cpu::new(false);
-        let network = Network::new(&ops, spec, &source, 512).unwrap();
-        Loaded { network, ops, pool: rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap() }
+        Loaded::on(folder, threads, |_| Cpu::new(false))
     }
 
     /// A random model of `config`.
@@ -142,10 +62,44 @@ impl Loaded {
         random_folder(folder.path(), config);
         Loaded::open(folder.path(), threads)
     }
+}
 
-    pub fn engine(&self, options: EngineOptions) -> Engine<'_, Cpu> {
+impl<O: Ops> Loaded<O> {
+    /// The same on any device.
+    pub fn on(folder: &Path, threads: usize, ops: impl FnOnce(&Spec) -> O) -> Loaded<O> {
+        let spec = Spec::read(folder).unwrap();
+        let source = Source::Folder(Weights::open(folder).unwrap());
+        let ops = ops(&spec);
+        let network = Network::new(&ops, spec, &source, 512).unwrap();
+        Loaded { network, ops, pool: rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap() }
+    }
+
+    pub fn engine(&self, options: EngineOptions) -> Engine<'_, O> {
         Engine::on(&self.network, &self.ops, &self.pool, 512.min(self.network.spec().max_positions), options).unwrap()
     }
+}
+
+/// Logits after the last token of each prompt, all prompts in one packed batch.
+pub fn logits<O: Ops>(network: &Network<O>, ops: &O, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    network.last_logits(ops, prompts).unwrap().chunks(network.spec().vocab).map(<[f32]>::to_vec).collect()
+}
+
+/// Holds every `step`th of our logits against the reference library's.
+#[track_caller]
+pub fn close(ours: &[f32], step: usize, expected: &Value, what: &str) {
+    let expected = floats(expected);
+    let ours: Vec<f32> = ours.iter().step_by(step).copied().collect();
+    assert_eq!(ours.len(), expected.len(), "{what}");
+    let worst = ours.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, |a: f32, b| if b.is_nan() { b } else { a.max(b) });
+    assert!(worst < 1e-3, "{what}: logits are {worst} off");
+}
+
+/// The reference library's texts end with the stop token, ours before it.
+pub fn without_stop(mut tokens: Vec<u32>) -> Vec<u32> {
+    if tokens.last() == Some(&2) {
+        tokens.pop();
+    }
+    tokens
 }
 
 /// A request for `max_new` greedy tokens.

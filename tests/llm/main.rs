@@ -1,9 +1,17 @@
 //! The language-model engine: parity with the reference library, batching, constrained decoding, loading.
 #![cfg(feature = "llm")]
 
+#[path = "../common/encoder.rs"]
+mod encoder;
+
 mod common;
+mod embed;
 mod engine;
 mod gguf;
+mod gpu;
 mod loading;
 mod parity;
 mod titles;
+
+#[path = "../common/simt.rs"]
+mod simt;

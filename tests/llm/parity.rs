@@ -1,44 +1,9 @@
 //! Every architecture against what `transformers` computes (tests/fixtures/llm-reference.json, made by scripts/llm-fixtures).
 
-use super::common::{Loaded, floats, greedy, random_folder, reference, texts, tinystories, tokens};
+use super::common::{Loaded, close, greedy, logits, random_folder, reference, texts, tinystories, tokens, without_stop};
 use candle_core::{DType, Device};
-use lumos::llm::{BLOCK, Batch, Candle, Control, Engine, EngineOptions, Generate, Network, Ops, Source, Spec, Tokenizer, Weights};
+use lumos::llm::{Candle, Control, Engine, EngineOptions, Generate, Network, Source, Spec, Tokenizer, Weights};
 use serde_json::Value;
-
-/// Logits after the last token of each prompt, all prompts in one packed batch.
-fn logits(loaded: &Loaded, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    on(&loaded.network, &loaded.ops, prompts)
-}
-
-fn on<O: Ops>(network: &Network<O>, ops: &O, prompts: &[Vec<u32>]) -> Vec<Vec<f32>> {
-    let spec = network.spec();
-    let blocks: usize = prompts.iter().map(|p| p.len().div_ceil(BLOCK)).sum();
-    let mut cache = ops.cache(spec, blocks).unwrap();
-    let (mut batch, mut next) = (Batch::default(), 0);
-    for prompt in prompts {
-        let own: Vec<u32> = (next..next + prompt.len().div_ceil(BLOCK) as u32).collect();
-        next += own.len() as u32;
-        batch.push(prompt, 0, &own, true);
-    }
-    let hidden = network.forward(ops, &batch, &mut cache).unwrap();
-    network.logits(ops, &hidden).unwrap().chunks(spec.vocab).map(<[f32]>::to_vec).collect()
-}
-
-#[track_caller]
-fn close(ours: &[f32], step: usize, expected: &Value, what: &str) {
-    let expected = floats(expected);
-    let ours: Vec<f32> = ours.iter().step_by(step).copied().collect();
-    assert_eq!(ours.len(), expected.len(), "{what}");
-    let worst = ours.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, |a: f32, b| if b.is_nan() { b } else { a.max(b) });
-    assert!(worst < 1e-3, "{what}: logits are {worst} off");
-}
-
-fn without_stop(mut tokens: Vec<u32>) -> Vec<u32> {
-    if tokens.last() == Some(&2) {
-        tokens.pop();
-    }
-    tokens
-}
 
 #[test]
 fn the_real_model_agrees_alone_and_in_ragged_batches() {
@@ -56,11 +21,11 @@ fn the_real_model_agrees_alone_and_in_ragged_batches() {
         })
         .collect();
     for (row, prompt) in rows.iter().zip(&prompts) {
-        close(&logits(&loaded, std::slice::from_ref(prompt))[0], 37, &row["logits"], "batch of one");
+        close(&logits(&loaded.network, &loaded.ops, std::slice::from_ref(prompt))[0], 37, &row["logits"], "batch of one");
     }
     for count in [2, 7, 64] {
         let many: Vec<Vec<u32>> = (0..count).map(|i| prompts[i % prompts.len()].clone()).collect();
-        for (i, ours) in logits(&loaded, &many).iter().enumerate() {
+        for (i, ours) in logits(&loaded.network, &loaded.ops, &many).iter().enumerate() {
             close(ours, 37, &rows[i % rows.len()]["logits"], &format!("batch of {count}"));
         }
     }
@@ -78,7 +43,7 @@ fn as_candle_tensors(config: &Value, rows: &[Value], prompts: &[Vec<u32>]) {
     let ops = Candle::new(Device::Cpu, DType::F32);
     let source = Source::Folder(Weights::open(folder.path()).unwrap());
     let network = Network::new(&ops, Spec::read(folder.path()).unwrap(), &source, 128).unwrap();
-    for (row, ours) in rows.iter().zip(on(&network, &ops, prompts)) {
+    for (row, ours) in rows.iter().zip(logits(&network, &ops, prompts)) {
         close(&ours, 5, &row["logits"], "candle");
     }
     // Prompts cut into pieces, prefixes shared inside a block, sequences of different lengths side by side.
@@ -101,9 +66,9 @@ macro_rules! agrees {
             let rows = case["rows"].as_array().unwrap();
             let prompts: Vec<Vec<u32>> = rows.iter().map(|r| tokens(&r["ids"])).collect();
             for (row, prompt) in rows.iter().zip(&prompts) {
-                close(&logits(&loaded, std::slice::from_ref(prompt))[0], 5, &row["logits"], &format!("{} tokens alone", prompt.len()));
+                close(&logits(&loaded.network, &loaded.ops, std::slice::from_ref(prompt))[0], 5, &row["logits"], &format!("{} tokens alone", prompt.len()));
             }
-            for (row, ours) in rows.iter().zip(logits(&loaded, &prompts)) {
+            for (row, ours) in rows.iter().zip(logits(&loaded.network, &loaded.ops, &prompts)) {
                 close(&ours, 5, &row["logits"], "ragged batch");
             }
             let mut engine = loaded.engine(EngineOptions { slots: 3, step_tokens: 11, ..Default::default() });

@@ -78,6 +78,19 @@ pub struct TextSettings {
     pub line_tokens: u32,
     /// Retrieval: least likeness of a line and a title, from 0 to 1 (equal words).
     pub threshold: f32,
+    /// Folder of a sentence encoder (BERT: all-MiniLM, gte, bge, e5): lines go to the title nearest in meaning. Not set: by words.
+    pub embedder: Option<PathBuf>,
+    /// Least cosine of a line and a title where there is an encoder.
+    pub embed_threshold: f32,
+    /// What stands before every line and title, such as `query: ` for e5.
+    pub embed_prefix: String,
+}
+
+impl TextSettings {
+    /// The folder of the sentence encoder, if there is to be one.
+    pub fn encoder(&self) -> Option<&std::path::Path> {
+        self.embedder.as_deref().filter(|path| !path.as_os_str().is_empty())
+    }
 }
 
 impl Default for TextSettings {
@@ -91,6 +104,9 @@ impl Default for TextSettings {
             most_items: 50,
             line_tokens: 48,
             threshold: 0.4,
+            embedder: None,
+            embed_threshold: 0.75,
+            embed_prefix: String::new(),
         }
     }
 }
@@ -101,8 +117,9 @@ impl Default for TextSettings {
 pub struct LlmSettings {
     /// Folder in the form of the Hugging Face hub (or a `.gguf` file in one).
     pub model: Option<PathBuf>,
-    /// Where it computes. The manifest says where views were made; another device does not make them anew.
-    pub device: LlmDevice,
+    /// Where it computes: `auto` (the first GPU that can be used, else the CPU), `cpu`, `cuda`, `cuda:N`, or `candle` (the first GPU by
+    /// candle's kernels, where built for it). The manifest says where views were made; another device does not make them anew.
+    pub device: String,
     /// Numbers that weights are kept in.
     pub dtype: WeightType,
     /// Texts written at once. Never changes a text.
@@ -123,7 +140,7 @@ impl Default for LlmSettings {
     fn default() -> Self {
         LlmSettings {
             model: None,
-            device: LlmDevice::Auto,
+            device: "auto".into(),
             dtype: WeightType::Auto,
             batch: 64,
             grounding: Grounding::Constrained,

@@ -2,7 +2,7 @@
 //! neighbours are: sums run in an order that depends on the row alone.
 
 mod attention;
-mod matrix;
+pub(super) mod matrix;
 mod rows;
 
 use super::answer::{self, HostLogits};

@@ -6,6 +6,7 @@ mod pace;
 mod reply;
 mod tls;
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -14,7 +15,8 @@ use serde_json::{Value, json};
 
 use super::account::{Account, Provenance, Spent};
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
-use super::text::{Ask, Matcher, Plan, Scratch, Writer, answer_lines};
+use super::ground::Ground;
+use super::text::{Ask, Plan, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
 use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
@@ -28,22 +30,27 @@ const SPARE_TOKENS: u32 = 64;
 /// See the module.
 pub struct ServedGenerator<'a> {
     writer: Writer<'a>,
-    matcher: Matcher,
+    ground: Ground,
     settings: ViewSettings,
     client: Client,
     spent: Mutex<Spent>,
 }
 
 impl<'a> ServedGenerator<'a> {
-    /// A generator over `public`. No request is sent yet.
+    /// A generator over `public`. No request is sent yet. `threads` and `cache` are for an encoder of titles.
     ///
     /// # Errors
     /// Where the address, the key's variable or a prompt file cannot be used, or the catalogue has no names.
-    pub fn new(public: &'a PublicCatalogue<'a>, settings: &ViewSettings) -> Result<ServedGenerator<'a>> {
+    pub fn new(
+        public: &'a PublicCatalogue<'a>,
+        settings: &ViewSettings,
+        threads: usize,
+        cache: Option<&Path>,
+    ) -> Result<ServedGenerator<'a>> {
         let writer = Writer::new(public, settings, Grounding::Retrieval)?;
-        let matcher = Matcher::new(writer.names.lines());
         let client = Client::new(&settings.served)?;
-        Ok(ServedGenerator { writer, matcher, settings: settings.clone(), client, spent: Mutex::default() })
+        let ground = Ground::new(writer.names.lines(), &settings.text, threads, cache)?;
+        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, spent: Mutex::default() })
     }
 
     fn spend(&self, more: Spent) {
@@ -87,10 +94,10 @@ impl<'a> ServedGenerator<'a> {
         let (prompt_tokens, output_tokens) = (answer.prompt_tokens.into(), answer.output_tokens.into());
         self.spend(Spent { prompt_tokens, output_tokens, ..Default::default() });
         let tokens = Counts { prompt_tokens: answer.prompt_tokens, output_tokens: answer.output_tokens, ..Default::default() };
-        let threshold = self.settings.text.threshold;
-        let ground =
-            |line: &String| self.matcher.best(line, |_| true, scratch).filter(|(_, likeness)| *likeness >= threshold).map(|(line, _)| line);
-        let lines: Vec<Option<u32>> = answer_lines(&answer.text, 2 * ask.count).iter().map(ground).collect();
+        let lines = match self.ground.lines(&answer_lines(&answer.text, 2 * ask.count), scratch) {
+            Ok(lines) => lines,
+            Err(e) => return Ok(Written { made: Err(Failed { reason: e.to_string(), asked: true, counts: tokens }), reached: Some(true) }),
+        };
         Ok(Written { made: self.writer.finish(*ask, &lines, tokens), reached: Some(true) })
     }
 }
@@ -161,7 +168,7 @@ impl Generator for ServedGenerator<'_> {
         let provenance = Provenance {
             model: s.model.clone().unwrap_or_default(),
             sampling: json!({"temperature": tidy(s.temperature.into()), "top_p": tidy(s.top_p.into()), "format": s.format.name()}),
-            grounding: format!("BM25, likeness of at least {}", tidy(self.settings.text.threshold.into())),
+            grounding: self.ground.describe(),
             device: "endpoint".into(),
             dtype: "unknown".into(),
             ..Provenance::of(&self.writer)

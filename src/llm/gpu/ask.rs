@@ -1,0 +1,101 @@
+//! The next tokens asked for, as the kernel that chooses them wants them.
+
+use super::super::network::Ask;
+use crate::backend::cuda::{Plain, bytes_of};
+use std::ops::Range;
+
+/// `TokenAsk` of `decoder_choice.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct TokenAsk {
+    pub unit: f64,
+    pub temperature: f32,
+    pub top_p: f32,
+    pub penalty: f32,
+    pub top_k: u32,
+    pub row: i32,
+    pub allowed: i32,
+    pub allowed_n: i32,
+    pub seen: i32,
+    pub seen_n: i32,
+    pub unused: i32,
+}
+
+// SAFETY: numbers without gaps: 8 + 10 * 4 bytes.
+unsafe impl Plain for TokenAsk {}
+
+/// Asks and their lists in one piece of memory; ranges are bytes.
+#[derive(Debug, Default)]
+pub(super) struct Packed {
+    pub bytes: Vec<u8>,
+    pub asks: Range<usize>,
+    /// Tokens that may come; those of narrow asks first, as their logits lie in the same order.
+    pub allowed: Range<usize>,
+    pub seen: Range<usize>,
+    /// Row and token of every logit of narrow asks `[pairs, 2]`.
+    pub pairs: Range<usize>,
+    pub pair_count: usize,
+    /// Rows whose logits are wanted for the whole vocabulary, in the order of the asks.
+    pub rows: Range<usize>,
+    pub row_count: usize,
+}
+
+/// Whether so few tokens may come that their logits are computed one by one. It depends on the ask alone, for the two ways sum in
+/// different orders. At most as many weights are read for 256 such asks as for one whole product.
+fn is_narrow(ask: &Ask<'_>, vocab: usize) -> bool {
+    ask.allowed.is_some_and(|allowed| allowed.len() <= vocab / 256)
+}
+
+impl Packed {
+    pub fn new(asks: &[Ask<'_>], vocab: usize) -> Packed {
+        let (mut allowed, mut seen, mut pairs, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut all: Vec<TokenAsk> = asks
+            .iter()
+            .map(|ask| {
+                let start = seen.len() as i32;
+                if ask.sampling.repetition_penalty != 1.0 {
+                    seen.extend(ask.seen.iter().map(|t| *t as i32));
+                }
+                TokenAsk {
+                    unit: if ask.sampling.is_greedy() { 0.0 } else { ask.key.unit(ask.position) },
+                    temperature: ask.sampling.temperature,
+                    top_p: ask.sampling.top_p,
+                    penalty: ask.sampling.repetition_penalty,
+                    top_k: ask.sampling.top_k,
+                    row: -1,
+                    allowed: 0,
+                    allowed_n: -1,
+                    seen: start,
+                    seen_n: seen.len() as i32 - start,
+                    unused: 0,
+                }
+            })
+            .collect();
+        for narrow in [true, false] {
+            for (ask, entry) in asks.iter().zip(&mut all).filter(|(ask, _)| is_narrow(ask, vocab) == narrow) {
+                if let Some(list) = ask.allowed {
+                    (entry.allowed, entry.allowed_n) = (allowed.len() as i32, list.len() as i32);
+                    allowed.extend(list.iter().map(|t| *t as i32));
+                }
+                if narrow {
+                    pairs.extend(ask.allowed.unwrap_or_default().iter().flat_map(|t| [ask.row as i32, *t as i32]));
+                } else {
+                    entry.row = rows.len() as i32;
+                    rows.push(ask.row as i32);
+                }
+            }
+        }
+        let mut packed = Packed { pair_count: pairs.len() / 2, row_count: rows.len(), ..Packed::default() };
+        let mut add = |bytes: &[u8]| {
+            let start = packed.bytes.len();
+            packed.bytes.extend_from_slice(bytes);
+            start..packed.bytes.len()
+        };
+        packed.asks = add(bytes_of(&all));
+        packed.allowed = add(bytes_of(&allowed));
+        packed.seen = add(bytes_of(&seen));
+        packed.pairs = add(bytes_of(&pairs));
+        packed.rows = add(bytes_of(&rows));
+        packed
+    }
+}

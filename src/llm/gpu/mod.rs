@@ -1,0 +1,444 @@
+//! The decoder on a GPU by the kernels of `kernels/decoder*.cu`, over the device layer that clients are trained on.
+//!
+//! Residual stream and sums are f32; what goes into a product, weights and the cache are f32, bf16 or f16. A text does not depend on
+//! its batch: every number of a row is summed in the same order whatever else is computed. A step is nine launches a layer, one
+//! upload before it, one of what is asked for, and a copy of the chosen tokens that is waited for when the next step has begun.
+
+mod ask;
+mod kernels;
+mod memory;
+mod plan;
+mod weights;
+
+use super::network::{Ask, Attention, BLOCK, Batch, Norm, Ops, Part};
+use super::spec::{Activation, Spec};
+use super::weights::Stored;
+use crate::backend::cuda::device::{Arriving, bytes_of_mut};
+use crate::backend::cuda::{Arg, Buffer, Device, DeviceError, Geometry, Kernel, Plain, bytes_of};
+use crate::{Error, Result};
+use ask::{Packed, TokenAsk};
+use kernels::{Kernels, blocks};
+use memory::{Lent, Spare};
+use plan::Lists;
+use std::sync::Arc;
+pub use weights::Linear;
+
+/// Rows are padded with zeros to a multiple of so many numbers.
+const PAD: usize = 32;
+/// Widest head.
+const WIDEST: usize = 256;
+
+/// `Heads` of `decoder.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Heads {
+    heads: i32,
+    kv_heads: i32,
+    width: i32,
+    padded: i32,
+    rotated: i32,
+    layer: i32,
+    layers: i32,
+    eps: f32,
+}
+
+/// `AttentionShape` of `decoder_attention.cu`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AttentionShape {
+    heads: i32,
+    kv_heads: i32,
+    width: i32,
+    padded: i32,
+    layer: i32,
+    layers: i32,
+    window: i32,
+    scale: f32,
+    cap: f32,
+    ld: i32,
+}
+
+// SAFETY: numbers of four bytes without gaps.
+unsafe impl Plain for Heads {}
+unsafe impl Plain for AttentionShape {}
+
+/// Rows of activations: sums in f32 `[rows, width]`, or the input of a product `[rows, ld]`.
+pub struct Array {
+    memory: Lent,
+    rows: usize,
+    width: usize,
+    is_input: bool,
+}
+
+/// Factors of a norm `[width]`.
+pub struct Vector {
+    buffer: Buffer,
+}
+
+/// Cosines and sines `[positions, 2, rotated / 2]`.
+pub struct Table {
+    buffer: Buffer,
+    rotated: usize,
+}
+
+/// Keys and values `[blocks, layers, kv_heads, 2, 16, padded]`.
+pub struct Cache {
+    buffer: Buffer,
+    block_bytes: usize,
+}
+
+/// A batch's lists on the device.
+pub struct Plan {
+    memory: Lent,
+    lists: Lists,
+}
+
+impl Plan {
+    fn at(&self, range: &std::ops::Range<usize>) -> Arg<'static> {
+        Arg::Pointer(self.memory.buffer().at(4 * range.start))
+    }
+}
+
+/// Chosen tokens on their way.
+pub struct Answers {
+    arriving: Box<dyn Arriving>,
+    count: usize,
+    vocab: usize,
+}
+
+/// A GPU with the kernels of one model.
+pub struct Gpu {
+    device: Arc<dyn Device>,
+    kernels: Kernels,
+    spare: Arc<Spare>,
+    number: Stored,
+    group: usize,
+}
+
+impl Gpu {
+    /// The decoder's kernels on `device`, for a model of `spec` computed with `number`.
+    ///
+    /// # Errors
+    /// Where the kernels cannot be had there, or heads are wider than they take.
+    pub fn new(device: Arc<dyn Device>, number: Stored, spec: &Spec) -> Result<Gpu> {
+        if !Gpu::takes(spec) {
+            return Err(Error::Usage(format!(
+                "heads of {} numbers are wider than the GPU's kernels take ({WIDEST}); generate on the CPU (device `cpu`)",
+                spec.head_dim
+            )));
+        }
+        let kernels = Kernels::load(&*device, number)?;
+        let spare = Spare::new(device.clone());
+        Ok(Gpu { device, kernels, spare, number, group: spec.group() })
+    }
+
+    /// Whether the kernels take a model of this shape.
+    pub fn takes(spec: &Spec) -> bool {
+        spec.head_dim <= WIDEST
+    }
+
+    /// What it computes on.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    fn launch(&self, kernel: Kernel, geometry: Geometry, args: &[Arg<'_>]) -> Result<()> {
+        // SAFETY: every pointer is of a buffer that outlives the queue's use of it (weights and cache by their owner, activations by
+        // `Spare`), and sizes follow from the arrays' own.
+        Ok(unsafe { self.device.launch(kernel, geometry, args) }?)
+    }
+
+    /// Numbers of a padded row.
+    fn ld(width: usize) -> usize {
+        width.next_multiple_of(PAD)
+    }
+
+    /// Numbers of a head in the cache.
+    fn padded(&self, head: usize) -> usize {
+        head.next_multiple_of(16 / self.number.bytes())
+    }
+
+    fn sums(&self, rows: usize, width: usize) -> Result<Array> {
+        Ok(Array { memory: self.spare.take(4 * rows * width)?, rows, width, is_input: false })
+    }
+
+    fn input(&self, rows: usize, width: usize) -> Result<Array> {
+        let memory = self.spare.take(self.number.bytes() * rows * Gpu::ld(width))?;
+        Ok(Array { memory, rows, width, is_input: true })
+    }
+
+    /// The array where it is of the form that an operation takes.
+    fn expect<'a>(x: &'a Array, is_input: bool, what: &str) -> Result<&'a Array> {
+        if x.is_input == is_input {
+            return Ok(x);
+        }
+        Err(DeviceError::Misuse(format!("{what} of {}", if is_input { "sums" } else { "a product's input" })).into())
+    }
+
+    /// `y = x w`, or `y += x w`.
+    fn multiply(&self, y: &Array, x: &Array, w: &Linear, add: bool) -> Result<()> {
+        let x = Gpu::expect(x, true, "a product")?;
+        let (kernel, geometry) = self.kernels.linear(x.rows, w.outputs);
+        let args = [
+            Arg::Pointer(y.memory.address()),
+            Arg::Pointer(x.memory.address()),
+            (&w.weights).into(),
+            Arg::Pointer(w.bias.as_ref().map_or(0, Buffer::address)),
+            (x.rows as i32).into(),
+            (w.outputs as i32).into(),
+            (Gpu::ld(w.inputs) as i32).into(),
+            i32::from(add).into(),
+        ];
+        self.launch(kernel, geometry, &args)
+    }
+
+    /// `rows` of `x`, which are numbers at `list`.
+    fn gather(&self, x: &Array, list: Arg<'_>, rows: usize) -> Result<Array> {
+        let (to, words) = if x.is_input {
+            (self.input(rows, x.width)?, Gpu::ld(x.width) * self.number.bytes() / 4)
+        } else {
+            (self.sums(rows, x.width)?, x.width)
+        };
+        let args = [Arg::Pointer(to.memory.address()), Arg::Pointer(x.memory.address()), list, (words as i32).into()];
+        self.launch(self.kernels.pick, blocks(rows, 128), &args)?;
+        Ok(to)
+    }
+}
+
+impl Ops for Gpu {
+    type Array = Array;
+    type Matrix = Linear;
+    type Vector = Vector;
+    type Table = Table;
+    type Cache = Cache;
+    type Plan = Plan;
+    type Answers = Answers;
+
+    fn depth(&self) -> usize {
+        2
+    }
+
+    fn step_rows(&self) -> usize {
+        2048
+    }
+
+    fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
+        Linear::upload(&*self.device, self.number, parts, bias)
+    }
+
+    fn vector(&self, values: Vec<f32>) -> Result<Vector> {
+        Ok(Vector { buffer: self.device.upload_new(&values)? })
+    }
+
+    fn table(&self, values: Vec<f32>, rotated: usize) -> Result<Table> {
+        Ok(Table { buffer: self.device.upload_new(&values)?, rotated })
+    }
+
+    fn cache(&self, spec: &Spec, blocks: usize) -> Result<Cache> {
+        let block_bytes = spec.layers * spec.kv_heads * 2 * BLOCK * self.padded(spec.head_dim) * self.number.bytes();
+        let buffer = self.device.alloc(blocks * block_bytes).map_err(|e| match e {
+            DeviceError::OutOfMemory { device, wanted, free, .. } => Error::Usage(format!(
+                "{} tokens of keys and values need {:.2} GiB, {device} has {:.2} GiB free beside the weights; write fewer texts side by \
+                 side (`views.llm.batch`, `--batch`) or shorter ones",
+                blocks * BLOCK,
+                wanted as f64 / f64::from(1 << 30),
+                free as f64 / f64::from(1 << 30),
+            )),
+            other => other.into(),
+        })?;
+        Ok(Cache { buffer, block_bytes })
+    }
+
+    fn copy_block(&self, cache: &mut Cache, from: u32, to: u32) -> Result<()> {
+        let at = |block: u32| block as usize * cache.block_bytes;
+        Ok(self.device.copy(&cache.buffer, at(from), &cache.buffer, at(to), cache.block_bytes)?)
+    }
+
+    fn plan(&self, batch: &Batch) -> Result<Plan> {
+        let lists = Lists::new(batch, self.group);
+        let memory = self.spare.take(4 * lists.numbers.len())?;
+        self.device.upload(memory.buffer(), 0, bytes_of(&lists.numbers))?;
+        Ok(Plan { memory, lists })
+    }
+
+    fn embed(&self, table: &Linear, batch: &Batch, plan: &Plan, scale: f32) -> Result<Array> {
+        let rows = batch.tokens.len();
+        let x = self.sums(rows, table.inputs)?;
+        let (width, ld) = (table.inputs as i32, Gpu::ld(table.inputs) as i32);
+        let args =
+            [Arg::Pointer(x.memory.address()), (&table.weights).into(), plan.at(&plan.lists.tokens), width.into(), ld.into(), scale.into()];
+        self.launch(self.kernels.embed, blocks(rows, 128), &args)?;
+        Ok(x)
+    }
+
+    fn norm(&self, x: &Array, norm: &Norm<Vector>) -> Result<Array> {
+        let x = Gpu::expect(x, false, "a norm")?;
+        let y = self.input(x.rows, x.width)?;
+        let args = [
+            Arg::Pointer(y.memory.address()),
+            Arg::Pointer(x.memory.address()),
+            (&norm.weight.buffer).into(),
+            (x.width as i32).into(),
+            (Gpu::ld(x.width) as i32).into(),
+            norm.eps.into(),
+        ];
+        self.launch(self.kernels.norm, Geometry { shared: 128, ..blocks(x.rows, 128) }, &args)?;
+        Ok(y)
+    }
+
+    fn linear(&self, x: &Array, w: &Linear) -> Result<Array> {
+        let y = self.sums(x.rows, w.outputs)?;
+        self.multiply(&y, x, w, false)?;
+        Ok(y)
+    }
+
+    fn attend(&self, qkv: Array, a: &Attention<'_, Gpu>, batch: &Batch, plan: &Plan, cache: &mut Cache) -> Result<Array> {
+        let (s, rows) = (a.spec, batch.tokens.len());
+        let padded = self.padded(s.head_dim);
+        let all = s.heads + 2 * s.kv_heads;
+        let heads = Heads {
+            heads: s.heads as i32,
+            kv_heads: s.kv_heads as i32,
+            width: s.head_dim as i32,
+            padded: padded as i32,
+            rotated: a.rope.rotated as i32,
+            layer: a.layer as i32,
+            layers: s.layers as i32,
+            eps: a.query_norm.or(a.key_norm).map_or(0.0, |n| n.eps),
+        };
+        let norm = |norm: Option<&Norm<Vector>>| Arg::Pointer(norm.map_or(0, |n| n.weight.buffer.address()));
+        let args = [
+            Arg::Pointer(qkv.memory.address()),
+            (&cache.buffer).into(),
+            plan.at(&plan.lists.positions),
+            plan.at(&plan.lists.places),
+            norm(a.query_norm),
+            norm(a.key_norm),
+            (&a.rope.buffer).into(),
+            Arg::value(&heads),
+            (rows as i32).into(),
+        ];
+        self.launch(self.kernels.store, blocks((rows * all).div_ceil(8), 256), &args)?;
+
+        let out = self.input(rows, s.heads * s.head_dim)?;
+        let shape = AttentionShape {
+            heads: heads.heads,
+            kv_heads: heads.kv_heads,
+            width: heads.width,
+            padded: heads.padded,
+            layer: heads.layer,
+            layers: heads.layers,
+            window: a.window.map_or(0, |w| w as i32),
+            scale: s.query_scale,
+            cap: s.attention_cap.unwrap_or(0.0),
+            ld: Gpu::ld(out.width) as i32,
+        };
+        let (kernel, shared) = self.kernels.attend(padded);
+        let tiles = plan.lists.tiles.len() as u32 / 4;
+        let grid = [tiles, s.kv_heads as u32, s.group().div_ceil(16) as u32];
+        let args = [
+            Arg::Pointer(out.memory.address()),
+            Arg::Pointer(qkv.memory.address()),
+            (&cache.buffer).into(),
+            plan.at(&plan.lists.tiles),
+            plan.at(&plan.lists.tables),
+            Arg::value(&shape),
+        ];
+        self.launch(kernel, Geometry { grid, block: [128, 1, 1], shared }, &args)?;
+        Ok(out)
+    }
+
+    fn gated(&self, gate_up: Array, activation: Activation) -> Result<Array> {
+        let inner = gate_up.width / 2;
+        let y = self.input(gate_up.rows, inner)?;
+        let ld = Gpu::ld(inner);
+        let args = [
+            Arg::Pointer(y.memory.address()),
+            Arg::Pointer(gate_up.memory.address()),
+            (inner as i32).into(),
+            (ld as i32).into(),
+            i32::from(activation == Activation::GeluTanh).into(),
+        ];
+        let grid = [gate_up.rows as u32, ld.div_ceil(128).min(8) as u32, 1];
+        self.launch(self.kernels.gated, Geometry { grid, block: [128, 1, 1], shared: 0 }, &args)?;
+        Ok(y)
+    }
+
+    fn add(&self, x: &mut Array, y: Array) -> Result<()> {
+        let y = Gpu::expect(&y, true, "a sum")?;
+        let args =
+            [Arg::Pointer(x.memory.address()), Arg::Pointer(y.memory.address()), (x.width as i32).into(), (Gpu::ld(x.width) as i32).into()];
+        self.launch(self.kernels.add, blocks(x.rows, 128), &args)
+    }
+
+    fn add_linear(&self, x: &mut Array, y: &Array, w: &Linear) -> Result<()> {
+        self.multiply(Gpu::expect(x, false, "a sum")?, y, w, true)
+    }
+
+    fn pick(&self, x: Array, batch: &Batch, plan: &Plan) -> Result<Array> {
+        self.gather(&x, plan.at(&plan.lists.wanted), batch.wanted.len())
+    }
+
+    fn logits(&self, x: &Array, head: &Linear, cap: Option<f32>) -> Result<Vec<f32>> {
+        let logits = self.linear(x, head)?;
+        let mut values = vec![0f32; x.rows * head.outputs];
+        self.device.download(logits.memory.buffer(), 0, bytes_of_mut(&mut values))?;
+        if let Some(cap) = cap {
+            values.iter_mut().for_each(|v| *v = cap * (*v / cap).tanh());
+        }
+        Ok(values)
+    }
+
+    fn ask(&self, x: Array, head: &Linear, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Answers> {
+        let vocab = head.outputs;
+        let packed = Packed::new(asks, vocab);
+        let lists = self.spare.take(packed.bytes.len())?;
+        self.device.upload(lists.buffer(), 0, &packed.bytes)?;
+        let at = |range: &std::ops::Range<usize>| Arg::Pointer(lists.buffer().at(range.start));
+        let wide = if packed.row_count == x.rows && asks.iter().enumerate().all(|(i, ask)| ask.row == i) {
+            self.linear(&x, head)?
+        } else {
+            self.linear(&self.gather(&x, at(&packed.rows), packed.row_count)?, head)?
+        };
+        let narrow = self.spare.take(4 * packed.pair_count)?;
+        let args = [
+            Arg::Pointer(narrow.address()),
+            Arg::Pointer(x.memory.address()),
+            (&head.weights).into(),
+            Arg::Pointer(head.bias.as_ref().map_or(0, Buffer::address)),
+            at(&packed.pairs),
+            (packed.pair_count as i32).into(),
+            (Gpu::ld(head.inputs) as i32).into(),
+        ];
+        self.launch(self.kernels.some, blocks(packed.pair_count.div_ceil(8), 256), &args)?;
+        let tokens = self.spare.take(4 * asks.len())?;
+        let args = [
+            Arg::Pointer(tokens.address()),
+            Arg::Pointer(wide.memory.address()),
+            Arg::Pointer(narrow.address()),
+            at(&packed.asks),
+            at(&packed.allowed),
+            at(&packed.seen),
+            (vocab as i32).into(),
+            cap.unwrap_or(0.0).into(),
+        ];
+        self.launch(self.kernels.choose, Geometry { shared: CHOICE_SHARED, ..blocks(asks.len(), 512) }, &args)?;
+        let arriving = self.device.fetch(tokens.buffer(), 0, 4 * asks.len())?;
+        Ok(Answers { arriving, count: asks.len(), vocab })
+    }
+
+    fn answers(&self, answers: Answers) -> Result<Vec<Option<u32>>> {
+        let mut tokens = vec![0i32; answers.count];
+        answers.arriving.take(bytes_of_mut(&mut tokens))?;
+        if let Some(token) = tokens.iter().find(|t| **t >= answers.vocab as i32) {
+            let message =
+                format!("{} chose token {token} of {}; check the GPU: lumos gpu-check --only text", self.device.name(), answers.vocab);
+            return Err(Error::Usage(message));
+        }
+        Ok(tokens.into_iter().map(|t| u32::try_from(t).ok()).collect())
+    }
+}
+
+/// Bytes of shared memory of `decoder_choose`.
+const CHOICE_SHARED: usize = 24_856;
+const _: () = assert!(std::mem::size_of::<TokenAsk>() == 48);

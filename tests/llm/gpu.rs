@@ -1,0 +1,135 @@
+//! The decoder by the GPU's kernels, played on the CPU: the reference library's texts, whatever the batch, and the host's choices.
+
+use super::common::{Loaded, close, greedy, logits, random_folder, reference, texts, tinystories, tokens, without_stop};
+use super::simt::device;
+use lumos::llm::{Cpu, EngineOptions, Generate, Gpu, Key, Request, Sampling, Stored};
+use serde_json::Value;
+use std::path::Path;
+
+const MEMORY: u64 = 1 << 28;
+
+fn on_gpu(folder: &Path, number: Stored) -> Loaded<Gpu> {
+    Loaded::on(folder, 2, |spec| Gpu::new(device(MEMORY), number, spec).unwrap())
+}
+
+fn random(config: &Value, number: Stored) -> Loaded<Gpu> {
+    let folder = tempfile::tempdir().unwrap();
+    random_folder(folder.path(), config);
+    on_gpu(folder.path(), number)
+}
+
+/// Each architecture is one test, so that a failure names it.
+macro_rules! agrees {
+    ($($test:ident: $name:literal),* $(,)?) => {$(
+        #[test]
+        fn $test() {
+            let reference = reference();
+            let case = &reference[$name];
+            let loaded = random(&case["config"], Stored::F32);
+            let rows = case["rows"].as_array().unwrap();
+            let prompts: Vec<Vec<u32>> = rows.iter().map(|r| tokens(&r["ids"])).collect();
+            for (row, ours) in rows.iter().zip(logits(&loaded.network, &loaded.ops, &prompts)) {
+                close(&ours, 5, &row["logits"], "ragged batch");
+            }
+            // Prompts cut into pieces, a prefix shared inside a block, sequences of different lengths side by side.
+            let mut engine = loaded.engine(EngineOptions { slots: 3, step_tokens: 11, ..Default::default() });
+            engine.share(&prompts[3][..21]).unwrap();
+            let ours = texts(&mut engine, prompts.iter().map(|p| greedy(p.clone(), 12)).collect());
+            let expected: Vec<Vec<u32>> = rows.iter().map(|r| without_stop(tokens(&r["greedy"]))).collect();
+            assert_eq!(ours, expected);
+        }
+    )*};
+}
+
+agrees! {
+    llama_with_stretched_positions_and_biases: "llama3",
+    llama_with_linear_positions: "llama-linear",
+    mistral_with_a_window: "mistral",
+    qwen2_with_tied_tables: "qwen2",
+    qwen3_with_normalised_heads: "qwen3",
+    gemma2_with_caps_and_windows: "gemma2",
+    gemma3_with_two_rotations: "gemma3",
+    phi3_with_fused_projections: "phi3",
+}
+
+#[test]
+fn the_real_model_writes_what_the_reference_library_writes() {
+    let Some(folder) = tinystories() else { return };
+    let loaded = on_gpu(&folder, Stored::F32);
+    let reference = reference();
+    let rows = reference["tinystories"].as_array().unwrap();
+    let prompts: Vec<Vec<u32>> = rows.iter().map(|r| tokens(&r["ids"])).collect();
+    for (row, ours) in rows.iter().zip(logits(&loaded.network, &loaded.ops, &prompts)) {
+        close(&ours, 37, &row["logits"], "ragged batch");
+    }
+    let mut engine = loaded.engine(EngineOptions { slots: 64, step_tokens: 17, ..Default::default() });
+    let ours = texts(&mut engine, prompts.iter().map(|p| greedy(p.clone(), 12)).collect());
+    let expected: Vec<Vec<u32>> = rows.iter().map(|r| without_stop(tokens(&r["greedy"]).into_iter().take(12).collect())).collect();
+    assert_eq!(ours, expected);
+}
+
+const SAMPLING: Sampling = Sampling { temperature: 0.9, top_k: 40, top_p: 0.95, repetition_penalty: 1.1 };
+
+fn requests(sampling: Sampling) -> Vec<Request> {
+    let request = |i: u32| Request {
+        prompt: (0..1 + i * 5 % 19).map(|n| 3 + (n * 31 + i * 7) % 90).collect(),
+        max_new: 1 + (i as usize * 7) % 13,
+        sampling,
+        key: Key { seed: 11, user: u64::from(i), view: u64::from(i) % 3 },
+        stop: vec![2, 5],
+        constraint: None,
+    };
+    (0..12).map(request).collect()
+}
+
+/// Options of the drawn texts: greedy ones are held against the reference library above.
+const KINDS: [Sampling; 4] = [
+    SAMPLING,
+    Sampling { temperature: 1.3, ..Sampling::GREEDY },
+    Sampling { temperature: 0.7, top_p: 0.5, ..Sampling::GREEDY },
+    Sampling { temperature: 0.7, top_k: 3, repetition_penalty: 1.4, ..Sampling::GREEDY },
+];
+
+#[test]
+fn texts_do_not_depend_on_their_batch() {
+    for number in [Stored::F32, Stored::Bf16, Stored::F16] {
+        let loaded = random(&reference()["qwen3"]["config"], number);
+        let all = |slots, step_tokens| {
+            let mut engine = loaded.engine(EngineOptions { slots, step_tokens, ..Default::default() });
+            texts(&mut engine, requests(SAMPLING))
+        };
+        let alone = all(1, 512);
+        for (slots, step_tokens) in [(5, 512), (12, 7)] {
+            assert_eq!(all(slots, step_tokens), alone, "{number:?}, {slots} slots, {step_tokens} rows a step");
+        }
+    }
+}
+
+#[test]
+fn drawn_texts_are_those_of_the_host() {
+    let config = &reference()["llama3"]["config"];
+    let (ours, host) = (random(config, Stored::F32), Loaded::<Cpu>::random(config, 2));
+    for kind in KINDS {
+        let on_device = texts(&mut ours.engine(EngineOptions { slots: 5, ..Default::default() }), requests(kind));
+        let on_host = texts(&mut host.engine(EngineOptions { slots: 5, ..Default::default() }), requests(kind));
+        assert_eq!(on_device, on_host, "{kind:?}");
+    }
+}
+
+#[test]
+fn halves_are_near() {
+    let reference = reference();
+    let case = &reference["qwen2"];
+    let prompts: Vec<Vec<u32>> = case["rows"].as_array().unwrap().iter().map(|r| tokens(&r["ids"])).collect();
+    let exact = random(&case["config"], Stored::F32);
+    let exact = logits(&exact.network, &exact.ops, &prompts).concat();
+    let size = exact.iter().map(|x| x * x).sum::<f32>();
+    // Rounding to 8 and to 11 bits in a handful of places.
+    for (number, most) in [(Stored::Bf16, 2e-2), (Stored::F16, 3e-3)] {
+        let loaded = random(&case["config"], number);
+        let ours = logits(&loaded.network, &loaded.ops, &prompts).concat();
+        let off = ours.iter().zip(&exact).map(|(a, b)| (a - b) * (a - b)).sum::<f32>();
+        let share = (off / size).sqrt();
+        assert!(share < most && share > 0.0, "{number:?}: {share} of the logits' length off");
+    }
+}

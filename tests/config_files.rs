@@ -148,6 +148,8 @@ fn ranges_are_held() {
         ("loss.counterfactual=false", &["loss.contrast", "joint"]),
         ("views.generator=none", &["views.generator", "loss.contrast=none"]),
         ("views.future_min=6", &["views.future_min", "views.future_max", "5"]),
+        ("views.served.longest_wait_s=-1", &["views.served.longest_wait_s", "0 to 604800"]),
+        ("views.served.format=json", &["views.served.format", "json-"]),
         ("local.lr=0", &["local.lr"]),
         ("local.lr=1e300", &["local.lr", "finite"]),
         ("local.epochs=0", &["local.epochs"]),

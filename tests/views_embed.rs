@@ -92,7 +92,7 @@ fn the_store_knows_the_encoder_and_keeps_the_vectors() {
     let (made, reused) = ensure(&settings(mean.path(), 0.2));
     assert!(!reused && vectors().len() == 1);
     let manifest = views::load_manifest(&views::store_dir(root.path(), &data, &settings(mean.path(), 0.2))).unwrap();
-    let (grounding, failed) = (manifest.generation.unwrap().grounding, manifest.failures.len());
+    let (grounding, failed) = (manifest.generation.unwrap().provenance.grounding, manifest.failures.len());
     assert!(grounding.starts_with("embeddings by ") && grounding.contains("SHA-256") && grounding.ends_with("at least 0.2"), "{grounding}");
     assert_eq!(ensure(&settings(mean.path(), 0.2)), (made.clone(), true));
     let before = asked();
@@ -143,7 +143,7 @@ fn a_local_models_text_is_matched_by_meaning() {
     };
     let loose = build(&settings(16, -1.0));
     let g = loose.generation.as_ref().unwrap();
-    assert!(g.lines > 0 && g.grounded_share > 0.9 && g.grounding.starts_with("embeddings by "), "{g:?}");
+    assert!(g.lines > 0 && g.grounded_share > 0.9 && g.provenance.grounding.starts_with("embeddings by "), "{g:?}");
     for (batch, threads) in [(1, 1), (5, 2)] {
         let options = Options { threads, ..Default::default() };
         let other = views::build_with(&dataset(), &settings(batch, -1.0), &options).unwrap();

@@ -85,9 +85,9 @@ fn every_line_is_an_item_and_no_view_names_what_it_must_not() {
     // Short ones may be alike by chance; draws of their own make most of them differ.
     assert!(alike * 2 < built.views.users.len(), "{alike}");
     let g = built.generation.unwrap();
-    assert_eq!((g.grounded_share, g.own_share, g.device.as_str()), (1.0, 0.0, "cpu"));
-    assert!(g.lines > 100 && g.output_tokens > g.lines && g.prompt_tokens > g.output_tokens && g.model_hash.len() == 64);
-    assert_eq!((g.names.titled, g.names.by_category, g.names.left_out), (75, 5, 0));
+    assert_eq!((g.grounded_share, g.own_share, g.provenance.device.as_str()), (1.0, 0.0, "cpu"));
+    assert!(g.lines > 100 && g.output_tokens > g.lines && g.prompt_tokens > g.output_tokens && g.provenance.model_hash.len() == 64);
+    assert_eq!((g.provenance.names.titled, g.provenance.names.by_category, g.provenance.names.left_out), (75, 5, 0));
     assert!(g.prompt_tokens_per_s.unwrap() > 0.0 && g.output_tokens_per_s.unwrap() > 0.0);
 }
 

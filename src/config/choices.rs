@@ -244,14 +244,22 @@ choice! {
     }
 }
 choice! {
-    /// What an endpoint is asked to hold the answer to.
+    /// What an endpoint is asked to hold the answer to. Which server knows which: `docs/views.md`.
     AnswerFormat {
-        /// `response_format` with a JSON schema: a list of so many strings (OpenAI, vLLM, SGLang, llama.cpp, Ollama).
+        /// `response_format` with a JSON schema, a list of so many strings, as OpenAI writes it.
         JsonSchema = "json-schema",
+        /// `response_format` of type `json_object` with the schema beside it.
+        JsonObjectSchema = "json-object-schema",
         /// `response_format` of JSON without a schema.
         JsonObject = "json-object",
+        /// vLLM's `structured_outputs` with the schema, since 0.12 its only field of its own.
+        StructuredOutputs = "structured-outputs",
+        /// The schema in `guided_json`, for vLLM before 0.12.
+        GuidedJson = "guided-json",
         /// llama.cpp's `grammar`: so many lines.
         Grammar = "grammar",
+        /// The same grammar in SGLang's `ebnf`.
+        Ebnf = "ebnf",
         /// Nothing: plain lines, as the prompt asks.
         Lines = "lines",
     }

@@ -104,6 +104,7 @@ fn written(s: &ViewSettings) -> Result<()> {
     number(|x| (0.01..=86_400.0).contains(&x), "views.served.timeout_s", v.timeout_s, "0.01 to 86400 seconds")?;
     check(v.retries <= 1000, "views.served.retries", v.retries, "at most 1000")?;
     number(|x| (0.0..=3600.0).contains(&x), "views.served.backoff_s", v.backoff_s, "0 to 3600 seconds")?;
+    number(|x| (0.0..=604_800.0).contains(&x), "views.served.longest_wait_s", v.longest_wait_s, "0 to 604800 seconds (a week)")?;
     number(|x| (0.0..=10.0).contains(&x), "views.served.temperature", v.temperature, "a number from 0 to 10")?;
     number(|x| x > 0.0 && x <= 1.0, "views.served.top_p", v.top_p, "a probability above 0, at most 1")?;
     let wanted =

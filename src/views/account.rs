@@ -1,15 +1,16 @@
 //! What is on record of views that a language model wrote.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-use super::generator::Counts;
-use super::text::NameCounts;
+use super::generator::{Counts, Part};
+use super::text::{NameCounts, Writer};
 
-/// What a generator says of itself and of one session's work.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Account {
+/// Who wrote, and how.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
     /// Name of the model, or its folder.
     pub model: String,
     /// SHA-256 of the weights; empty where an endpoint keeps them.
@@ -26,35 +27,53 @@ pub struct Account {
     pub device: String,
     /// Numbers that the weights were kept in.
     pub dtype: String,
-    /// Tokens of prompts in this build.
+}
+
+impl Provenance {
+    /// What is the same whoever answers: prompts and names.
+    pub(super) fn of(writer: &Writer<'_>) -> Provenance {
+        let prompts = [Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|p| (p.name().into(), writer.prompts.hash(p).into()));
+        Provenance { prompts: prompts.into(), names: writer.names.counts, ..Default::default() }
+    }
+}
+
+/// What one session's work took. Seconds are all of it where reading and writing cannot be told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Tokens of prompts.
     pub prompt_tokens: u64,
-    /// Seconds of this build in which prompts were read; all of it where that cannot be told apart.
+    /// Seconds in which prompts were read.
     pub prompt_seconds: f64,
-    /// Tokens of answers in this build.
+    /// Tokens of answers.
     pub output_tokens: u64,
-    /// Seconds of this build in which answers were written; all of it where that cannot be told apart.
+    /// Seconds in which answers were written.
     pub output_seconds: f64,
+}
+
+impl AddAssign for Spent {
+    fn add_assign(&mut self, more: Spent) {
+        self.prompt_tokens += more.prompt_tokens;
+        self.prompt_seconds += more.prompt_seconds;
+        self.output_tokens += more.output_tokens;
+        self.output_seconds += more.output_seconds;
+    }
+}
+
+/// What a generator says of itself and of one session's work.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Account {
+    /// Who wrote.
+    pub provenance: Provenance,
+    /// What it took.
+    pub spent: Spent,
 }
 
 /// What the manifest keeps of it, over all sessions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
-    /// Name of the model, or its folder.
-    pub model: String,
-    /// SHA-256 of the weights; empty where an endpoint keeps them.
-    pub model_hash: String,
-    /// Hash of the prompt file of each kind of view.
-    pub prompts: BTreeMap<String, String>,
-    /// How tokens were chosen.
-    pub sampling: serde_json::Value,
-    /// How lines became items.
-    pub grounding: String,
-    /// How items take part.
-    pub names: NameCounts,
-    /// What computed.
-    pub device: String,
-    /// Numbers that the weights were kept in.
-    pub dtype: String,
+    /// Who wrote.
+    #[serde(flatten)]
+    pub provenance: Provenance,
     /// Lines of all answers.
     pub lines: u64,
     /// Share of lines that name an item of the catalogue.
@@ -101,16 +120,9 @@ impl Generation {
         let share = |part: u64| if totals.lines == 0 { 0.0 } else { part as f64 / totals.lines as f64 };
         let rate = |tokens: u64, seconds: f64| (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds);
         Generation {
-            prompt_tokens_per_s: rate(account.prompt_tokens, account.prompt_seconds),
-            output_tokens_per_s: rate(account.output_tokens, account.output_seconds),
-            model: account.model,
-            model_hash: account.model_hash,
-            prompts: account.prompts,
-            sampling: account.sampling,
-            grounding: account.grounding,
-            names: account.names,
-            device: account.device,
-            dtype: account.dtype,
+            provenance: account.provenance,
+            prompt_tokens_per_s: rate(account.spent.prompt_tokens, account.spent.prompt_seconds),
+            output_tokens_per_s: rate(account.spent.output_tokens, account.spent.output_seconds),
             lines: totals.lines,
             grounded_share: share(totals.grounded),
             own_share: share(totals.own),

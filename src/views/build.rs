@@ -184,7 +184,7 @@ pub(super) fn run(
     let mut built = Built { views, failures: failed.iter().map(failure).collect(), ..Default::default() };
     if let Some(account) = generator.account() {
         // A GPU that stood by while the CPU computed has spent nothing on views.
-        let joules = joules.filter(|_| account.device != "cpu");
+        let joules = joules.filter(|_| account.provenance.device != "cpu");
         let (mut all_seconds, mut all_joules) = (seconds, joules);
         if let (Some(journal), Some(_)) = (journal, &recipes) {
             let of_joules = format!("{spent}-joules");

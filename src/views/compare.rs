@@ -139,7 +139,7 @@ pub fn compare(data: &Dataset, pair: &Pair) -> Result<Comparison> {
         Side {
             folder: pair.folders[index].clone(),
             generator: manifest.generator.clone(),
-            model: written.map(|g| g.model.clone()),
+            model: written.map(|g| g.provenance.model.clone()),
             users: pair.views[index].users.iter().filter(|v| !v.future.is_empty()).count() as u64,
             grounded_share: written.map(|g| g.grounded_share),
             own_share: written.map(|g| g.own_share),

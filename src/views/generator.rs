@@ -161,8 +161,13 @@ pub trait Generator: Sync {
     }
 }
 
+/// Every view that `jobs` ask for, as the index of the job and the part.
+pub(super) fn work(jobs: &[Job<'_>]) -> Vec<(usize, Part)> {
+    jobs.iter().enumerate().flat_map(|(index, job)| job.parts.iter().map(move |part| (index, *part))).collect()
+}
+
 /// The views of one user by way of [`Generator::run`].
-pub(super) fn generate_one(generator: &dyn Generator, job: Job<'_>) -> Result<UserViews> {
+pub(super) fn generate_one(generator: &dyn Generator, settings: &ViewSettings, user: u32, history: &[u32]) -> Result<UserViews> {
     /// Takes the views of one job.
     #[derive(Default)]
     struct One(std::sync::Mutex<Vec<(Part, Result<Made, Failed>)>>);
@@ -171,7 +176,8 @@ pub(super) fn generate_one(generator: &dyn Generator, job: Job<'_>) -> Result<Us
             self.0.lock().unwrap_or_else(|e| e.into_inner()).push((part, made));
         }
     }
-    let (one, user) = (One::default(), job.request.user);
+    let one = One::default();
+    let job = Job { request: Request { user, history }, parts: Part::all(settings).collect() };
     generator.run(&[job], 1, &one)?;
     let mut found = one.0.into_inner().unwrap_or_else(|e| e.into_inner());
     found.sort_by_key(|(part, _)| *part);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use super::UserViews;
-use super::account::Account;
-use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink};
+use super::account::{Account, Provenance, Spent};
+use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
 use super::ground::Ground;
 use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, Writer, answer_lines};
 use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
@@ -52,14 +52,6 @@ enum Way {
     },
     /// Free text, matched.
     Retrieval(Ground),
-}
-
-#[derive(Clone, Copy, Default)]
-struct Spent {
-    prompt_tokens: u64,
-    prompt_seconds: f64,
-    output_tokens: u64,
-    output_seconds: f64,
 }
 
 /// A question in the model's tokens.
@@ -235,8 +227,7 @@ impl Generator for LlmGenerator<'_> {
     }
 
     fn generate(&self, user: u32, history: &[u32]) -> Result<UserViews> {
-        let job = Job { request: Request { user, history }, parts: Part::all(&self.settings).collect() };
-        super::generator::generate_one(self, job)
+        generate_one(self, &self.settings, user, history)
     }
 
     fn run(&self, jobs: &[Job<'_>], threads: usize, sink: &dyn Sink) -> Result<()> {
@@ -255,7 +246,7 @@ impl Generator for LlmGenerator<'_> {
         for start in &starts {
             engine.share(start)?;
         }
-        let work: Vec<(usize, Part)> = jobs.iter().enumerate().flat_map(|(j, job)| job.parts.iter().map(move |p| (j, *p))).collect();
+        let work = work(jobs);
         let open: Mutex<Vec<Option<Prompt<'_>>>> = Mutex::new(Vec::new());
         let failed: Mutex<Option<Error>> = Mutex::new(None);
         let threads = threads.min(self.threads).max(1);
@@ -297,28 +288,26 @@ impl Generator for LlmGenerator<'_> {
             Err(Error::Interrupted(_)) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let mut spent = self.spent.lock().unwrap_or_else(|e| e.into_inner());
         // What a shared start saved was not computed, so it does not count for the rate.
-        spent.prompt_tokens += report.prompt_tokens;
-        spent.prompt_seconds += report.prompt_seconds;
-        spent.output_tokens += report.output_tokens;
-        spent.output_seconds += report.output_seconds;
+        *self.spent.lock().unwrap_or_else(|e| e.into_inner()) += Spent {
+            prompt_tokens: report.prompt_tokens,
+            prompt_seconds: report.prompt_seconds,
+            output_tokens: report.output_tokens,
+            output_seconds: report.output_seconds,
+        };
         failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 
     fn account(&self) -> Option<Account> {
         let s = &self.settings.llm;
         let spent = *self.spent.lock().unwrap_or_else(|e| e.into_inner());
-        let prompts =
-            [Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|p| (p.name().into(), self.writer.prompts.hash(p).into()));
         let grounding = match &self.way {
             Way::Constrained { .. } => "constrained".to_owned(),
             Way::Retrieval(ground) => ground.describe(),
         };
-        Some(Account {
+        let provenance = Provenance {
             model: s.model.as_deref().unwrap_or(Path::new("")).display().to_string(),
             model_hash: self.model_hash.clone(),
-            prompts: prompts.into(),
             sampling: json!({
                 "temperature": crate::config::tidy(s.temperature.into()),
                 "top_k": s.top_k,
@@ -327,14 +316,11 @@ impl Generator for LlmGenerator<'_> {
                 "seed": self.settings.seed,
             }),
             grounding,
-            names: self.writer.names.counts,
             device: self.model.device().into(),
             dtype: self.model.dtype().into(),
-            prompt_tokens: spent.prompt_tokens,
-            prompt_seconds: spent.prompt_seconds,
-            output_tokens: spent.output_tokens,
-            output_seconds: spent.output_seconds,
-        })
+            ..Provenance::of(&self.writer)
+        };
+        Some(Account { provenance, spent })
     }
 
     fn notes(&self) -> Vec<String> {

@@ -19,9 +19,10 @@ fn essential(settings: &ViewSettings) -> ViewSettings {
     kept.max_failed = plain.max_failed;
     (kept.llm.batch, kept.llm.device) = (plain.llm.batch, plain.llm.device);
     let served = &mut kept.served;
-    (served.url, served.key_env) = (None, None);
+    (served.url, served.key_env, served.ca_file) = (None, None, None);
     (served.concurrency, served.timeout_s, served.retries) = (plain.served.concurrency, plain.served.timeout_s, plain.served.retries);
     (served.backoff_s, served.per_minute) = (plain.served.backoff_s, plain.served.per_minute);
+    served.longest_wait_s = plain.served.longest_wait_s;
     if settings.generator == GeneratorKind::Llm && kept.llm.grounding == Grounding::Constrained {
         // Nothing is matched, and a line is as long as the catalogue's.
         (kept.text.threshold, kept.text.line_tokens) = (plain.text.threshold, plain.text.line_tokens);

@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,6 +38,8 @@ pub enum Reply {
     Says(String),
     /// A status with further headers and a body.
     Status(u16, &'static str, String),
+    /// 429 with this `Retry-After`.
+    Later(String),
     /// 200 with a body that is no completion.
     Garbage,
     /// Half of a completion, then the line is cut.
@@ -48,11 +50,16 @@ pub enum Reply {
     Stall,
 }
 
+/// A line to a client, with or without TLS.
+pub trait Line: Read + Write {}
+impl<T: Read + Write> Line for T {}
+
 type Behaviour = dyn Fn(&Asked) -> Reply + Send + Sync;
 
 /// The endpoint; it ends when dropped.
 pub struct Endpoint {
     pub url: String,
+    address: SocketAddr,
     state: Arc<State>,
 }
 
@@ -66,8 +73,18 @@ struct State {
 
 impl Endpoint {
     pub fn new(behaviour: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Endpoint {
+        Endpoint::over("http", |stream| Box::new(stream), behaviour)
+    }
+
+    /// One that speaks through what `wrap` makes of a connection.
+    pub fn over(
+        scheme: &str,
+        wrap: impl Fn(TcpStream) -> Box<dyn Line> + Send + Sync + 'static,
+        behaviour: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Endpoint {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let address = listener.local_addr().unwrap();
+        let url = format!("{scheme}://{address}/v1");
         let state = State {
             behaviour: Box::new(behaviour),
             asked: Mutex::default(),
@@ -76,18 +93,18 @@ impl Endpoint {
             over: AtomicBool::new(false),
         };
         let state = Arc::new(state);
-        let shared = Arc::clone(&state);
+        let (shared, wrap) = (Arc::clone(&state), Arc::new(wrap));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if shared.over.load(Ordering::Relaxed) {
                     break;
                 }
-                let shared = Arc::clone(&shared);
+                let (shared, wrap) = (Arc::clone(&shared), Arc::clone(&wrap));
                 // A client that goes away is no failure of the endpoint.
-                std::thread::spawn(move || stream.and_then(|s| serve(&s, &shared)).ok());
+                std::thread::spawn(move || stream.and_then(|s| serve(wrap(s), &shared)).ok());
             }
         });
-        Endpoint { url, state }
+        Endpoint { url, address, state }
     }
 
     /// Every request so far.
@@ -110,11 +127,11 @@ impl Drop for Endpoint {
     fn drop(&mut self) {
         self.state.over.store(true, Ordering::Relaxed);
         // Wakes the listener.
-        let _ = TcpStream::connect(self.url.trim_start_matches("http://").trim_end_matches("/v1"));
+        let _ = TcpStream::connect(self.address);
     }
 }
 
-fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
+fn serve(stream: Box<dyn Line>, state: &State) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
         let (mut head, mut length) = (String::new(), 0);
@@ -138,14 +155,14 @@ fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
         let asked = Asked { number: all.len(), head, body: serde_json::from_slice(&body).unwrap_or_default() };
         all.push(asked.clone());
         drop(all);
-        if !answer(stream, state, &asked)? {
+        if !answer(reader.get_mut(), state, &asked)? {
             return Ok(());
         }
     }
 }
 
 /// Answers; false where the line is to be cut.
-fn answer(mut stream: &TcpStream, state: &State, asked: &Asked) -> std::io::Result<bool> {
+fn answer(stream: &mut dyn Line, state: &State, asked: &Asked) -> std::io::Result<bool> {
     let completion = |content: &str| {
         let usage = json!({"prompt_tokens": 100, "completion_tokens": 10});
         json!({"choices": [{"message": {"role": "assistant", "content": content}}], "usage": usage}).to_string()
@@ -160,6 +177,7 @@ fn answer(mut stream: &TcpStream, state: &State, asked: &Asked) -> std::io::Resu
             stream.write_all(whole(200, "", &completion(&content)).as_bytes())?;
         }
         Reply::Status(status, more, body) => stream.write_all(whole(status, more, &body).as_bytes())?,
+        Reply::Later(after) => stream.write_all(whole(429, &format!("Retry-After: {after}\r\n"), "quota").as_bytes())?,
         Reply::Garbage => stream.write_all(whole(200, "", "<html>\u{0} it works! {{{").as_bytes())?,
         Reply::Half => {
             let text = whole(200, "", &completion("Half"));

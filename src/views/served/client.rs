@@ -1,30 +1,22 @@
 //! Requests to an endpoint, sent again while there is hope.
 
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 use ureq::Agent;
-use ureq::http::{Response, Uri};
+use ureq::http::Uri;
 
 use super::pace::{Pace, backoff, sleep_until};
-use crate::config::{AnswerFormat, ServedSettings};
+use super::reply::{Answer, parse, retry_after};
+use super::{format, tls};
+use crate::config::ServedSettings;
 use crate::{Error, Result};
 
 /// More than this is no answer to our questions.
 const MOST_BYTES: u64 = 1 << 20;
 /// Characters of an endpoint's complaint that are kept.
 const COMPLAINT: usize = 300;
-/// Longest wait that an endpoint may ask for, in seconds.
-const LONGEST_WAIT: u64 = 3600;
-
-/// What an endpoint wrote.
-#[derive(Debug, PartialEq)]
-pub(super) struct Answer {
-    pub text: String,
-    pub prompt_tokens: u32,
-    pub output_tokens: u32,
-}
 
 /// What came of one question.
 pub(super) enum Outcome {
@@ -73,12 +65,11 @@ impl Client {
         }
         let Ok(uri) = base.parse::<Uri>() else { return wrong("is no address") };
         let Some(host) = uri.host() else { return wrong("has no host") };
-        match uri.scheme_str() {
-            Some("http") => (),
-            Some("https") if cfg!(feature = "https") => (),
-            Some("https") => return Err(Error::setting("views.served.url", "this build speaks no TLS; build with `--features https`")),
+        let secure = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
             _ => return wrong("has no http or https"),
-        }
+        };
         let key = match settings.key_env.as_deref().filter(|name| !name.is_empty()) {
             None => None,
             Some(name) => match std::env::var(name) {
@@ -102,7 +93,7 @@ impl Client {
             // A proxy cannot reach this machine's own addresses.
             config = config.proxy(None);
         }
-        let agent = config.build().new_agent();
+        let agent = tls::with(config, secure, settings.ca_file.as_deref())?.build().new_agent();
         Ok(Client { agent, url: format!("{base}/chat/completions"), key, pace: Pace::new(settings.per_minute), settings: settings.clone() })
     }
 
@@ -118,13 +109,19 @@ impl Client {
                 return Ok(Outcome::Silent("the build was stopped".into()));
             }
             let (reason, wanted) = match self.once(&bytes) {
-                Try::Answer(answer) => return Ok(Outcome::Answer(answer)),
-                Try::Never(reason) => return Ok(Outcome::Refused(self.hide(&reason))),
+                Try::Answer(answer) => {
+                    self.pace.answered(Instant::now());
+                    return Ok(Outcome::Answer(answer));
+                }
+                Try::Never(reason) => return Ok(Outcome::Refused(reason)),
                 Try::Fatal(error) => return Err(error),
                 Try::Again(reason, wanted) => (reason, wanted),
             };
+            if let Some(wanted) = wanted {
+                self.patient(wanted, &reason)?;
+            }
             if attempt >= self.settings.retries {
-                return Ok(Outcome::Silent(self.hide(&reason)));
+                return Ok(Outcome::Silent(reason));
             }
             let chance = (crate::views::mix(salt, attempt) >> 8) as f32 / (1 << 24) as f32;
             let wait = backoff(self.settings.backoff_s, attempt, chance);
@@ -139,6 +136,26 @@ impl Client {
         }
     }
 
+    /// Whether a wait of `wanted` is worth it.
+    ///
+    /// # Errors
+    /// Where nobody would have had an answer for longer than the settings allow.
+    fn patient(&self, wanted: Duration, reason: &str) -> Result<()> {
+        let longest = Duration::from_secs_f32(self.settings.longest_wait_s);
+        let silence = self.pace.silence(Instant::now());
+        if silence.saturating_add(wanted) <= longest {
+            return Ok(());
+        }
+        let before = if !silence.is_zero() { format!(" after {} without an answer", seconds(silence)) } else { String::new() };
+        let message = format!(
+            "the endpoint asks to wait {}{before}, longer than the {} allowed here; what is finished is kept, so give the command again \
+             later, or raise this setting ({reason})",
+            seconds(wanted),
+            seconds(longest)
+        );
+        Err(Error::setting("views.served.longest_wait_s", message))
+    }
+
     fn once(&self, bytes: &[u8]) -> Try {
         let mut request = self.agent.post(&self.url).content_type("application/json");
         if let Some(Secret(key)) = &self.key {
@@ -146,36 +163,43 @@ impl Client {
         }
         let mut response = match request.send(bytes) {
             Ok(response) => response,
-            Err(e) => return Try::Again(short(&format!("no answer: {e}")), None),
+            Err(e) => {
+                return match tls::distrust(&e) {
+                    Some(why) => Try::Fatal(Error::setting("views.served.ca_file", why)),
+                    None => Try::Again(short(&format!("no answer: {e}")), None),
+                };
+            }
         };
         let status = response.status().as_u16();
         let mut read = Vec::new();
         let whole = response.body_mut().as_reader().take(MOST_BYTES + 1).read_to_end(&mut read);
         let text = String::from_utf8_lossy(&read);
-        let told = || short(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" ")));
+        // Hidden before it is cut: half a key is told too much.
+        let told = || short(&self.hide(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))));
+        let again = || {
+            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            Try::Again(told(), header("retry-after").and_then(|text| retry_after(text, header("date"), SystemTime::now())))
+        };
         match status {
             200 if whole.is_err() => Try::Again("the answer broke off".into(), None),
             200 if read.len() as u64 > MOST_BYTES => Try::Again("the answer does not end".into(), None),
             200 => parse(&read).map_or_else(|why| Try::Again(why, None), Try::Answer),
-            408 | 409 | 425 | 429 | 500..=599 => Try::Again(told(), retry_after(&response)),
-            401 | 403 => {
-                Try::Fatal(Error::setting("views.served.key_env", self.hide(&format!("the endpoint refused the key, {}", told()))))
-            }
+            408 | 409 | 425 | 429 | 501..=599 => again(),
+            401 | 403 => Try::Fatal(Error::setting("views.served.key_env", format!("the endpoint refused the key, {}", told()))),
             300..=399 | 404 | 405 => {
-                Try::Fatal(Error::setting("views.served.url", self.hide(&format!("no chat completions at {}, {}", self.url, told()))))
+                Try::Fatal(Error::setting("views.served.url", format!("no chat completions at {}, {}", self.url, told())))
             }
-            _ if self.settings.format != AnswerFormat::Lines
-                && ["response_format", "grammar", "schema"].iter().any(|w| text.contains(w)) =>
-            {
+            _ if format::is_meant(self.settings.format, status, &text) => {
                 let known = told();
                 Try::Fatal(Error::setting(
                     "views.served.format",
-                    self.hide(&format!(
+                    format!(
                         "the endpoint does not take `{}`, {known}; try another format, `lines` works anywhere",
                         self.settings.format.name()
-                    )),
+                    ),
                 ))
             }
+            500 => again(),
             _ => Try::Never(told()),
         }
     }
@@ -189,26 +213,14 @@ impl Client {
     }
 }
 
+/// `wait` in words.
+fn seconds(wait: Duration) -> String {
+    const MOST: u64 = 365 * 86_400;
+    if wait.as_secs() > MOST { "more than a year".into() } else { format!("{} s", wait.as_secs_f32().ceil()) }
+}
+
 fn short(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(COMPLAINT).collect()
-}
-
-/// Seconds that a `Retry-After` asks for; dates are left to the usual waits.
-fn retry_after<T>(response: &Response<T>) -> Option<Duration> {
-    let text = response.headers().get("retry-after")?.to_str().ok()?;
-    let seconds: f64 = text.trim().parse().ok()?;
-    (seconds >= 0.0).then(|| Duration::from_secs_f64(seconds.min(LONGEST_WAIT as f64)))
-}
-
-/// The answer in a completion, and what is wrong with it otherwise.
-fn parse(bytes: &[u8]) -> std::result::Result<Answer, String> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|_| "the answer is no JSON".to_owned())?;
-    let content = value.pointer("/choices/0/message/content").and_then(Value::as_str);
-    let text = content.ok_or("the answer has no `choices[0].message.content`")?;
-    // Models that think aloud end that with this mark.
-    let text = text.rsplit_once("</think>").map_or(text, |(_, after)| after);
-    let tokens = |name: &str| value.pointer(name).and_then(Value::as_u64).map_or(0, |n| n.min(u64::from(u32::MAX)) as u32);
-    Ok(Answer { text: text.to_owned(), prompt_tokens: tokens("/usage/prompt_tokens"), output_tokens: tokens("/usage/completion_tokens") })
 }
 
 #[cfg(test)]
@@ -230,15 +242,5 @@ mod tests {
         }
         let message = refusal(ServedSettings { key_env: Some("LUMOS_NO_SUCH_VARIABLE".into()), ..with("http://localhost:1/v1") });
         assert!(message.contains("LUMOS_NO_SUCH_VARIABLE") && message.contains("not set"), "{message}");
-    }
-
-    #[test]
-    fn completions_are_read_and_others_refused() {
-        let whole = br#"{"choices":[{"message":{"content":"<think>so</think>A\nB"}}],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
-        assert_eq!(parse(whole).unwrap(), Answer { text: "A\nB".into(), prompt_tokens: 7, output_tokens: 3 });
-        assert_eq!(parse(br#"{"choices":[{"message":{"content":""}}]}"#).unwrap().output_tokens, 0);
-        for broken in [&b"<html>"[..], b"", b"{}", br#"{"choices":[]}"#, br#"{"choices":[{"message":{"content":null}}]}"#, &whole[..40]] {
-            assert!(parse(broken).is_err());
-        }
     }
 }

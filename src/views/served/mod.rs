@@ -1,21 +1,24 @@
 //! Views written by a language model behind an OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, Ollama, `transformers serve`.
 
 mod client;
+mod format;
 mod pace;
+mod reply;
+mod tls;
 
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::account::Account;
-use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one};
+use super::account::{Account, Provenance, Spent};
+use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
 use super::ground::Ground;
 use super::text::{Ask, Plan, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
-use crate::config::{AnswerFormat, Grounding, ServedSettings, ViewSettings, tidy};
+use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
 use client::{Client, Outcome};
 
@@ -30,9 +33,7 @@ pub struct ServedGenerator<'a> {
     ground: Ground,
     settings: ViewSettings,
     client: Client,
-    prompt_tokens: AtomicU64,
-    output_tokens: AtomicU64,
-    seconds: Mutex<f64>,
+    spent: Mutex<Spent>,
 }
 
 impl<'a> ServedGenerator<'a> {
@@ -49,8 +50,11 @@ impl<'a> ServedGenerator<'a> {
         let writer = Writer::new(public, settings, Grounding::Retrieval)?;
         let client = Client::new(&settings.served)?;
         let ground = Ground::new(writer.names.lines(), &settings.text, threads, cache)?;
-        let (prompt_tokens, output_tokens) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, prompt_tokens, output_tokens, seconds: Mutex::new(0.0) })
+        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, spent: Mutex::default() })
+    }
+
+    fn spend(&self, more: Spent) {
+        *self.spent.lock().unwrap_or_else(|e| e.into_inner()) += more;
     }
 
     /// The body of a request.
@@ -67,21 +71,8 @@ impl<'a> ServedGenerator<'a> {
             "max_tokens": self.settings.text.line_tokens * ask.count as u32 + SPARE_TOKENS,
             "stream": false,
         });
-        let n = ask.count;
-        match s.format {
-            AnswerFormat::JsonSchema => {
-                let items = json!({"type": "array", "items": {"type": "string"}, "minItems": n, "maxItems": n});
-                let schema =
-                    json!({"type": "object", "properties": {"items": items}, "required": ["items"], "additionalProperties": false});
-                body["response_format"] =
-                    json!({"type": "json_schema", "json_schema": {"name": "items", "strict": true, "schema": schema}});
-            }
-            AnswerFormat::JsonObject => body["response_format"] = json!({"type": "json_object"}),
-            AnswerFormat::Grammar => {
-                let lines = vec!["line"; n].join(" ");
-                body["grammar"] = json!(format!("root ::= {lines}\nline ::= [^\\n\\x00-\\x1f]+ \"\\n\"\n"));
-            }
-            AnswerFormat::Lines => (),
+        if let Some((name, value)) = format::field(s.format, ask.count) {
+            body[name] = value;
         }
         body
     }
@@ -100,8 +91,8 @@ impl<'a> ServedGenerator<'a> {
             Outcome::Refused(reason) => return Ok(Written { made: Err(failed(reason)), reached: Some(true) }),
             Outcome::Silent(reason) => return Ok(Written { made: Err(failed(reason)), reached: Some(false) }),
         };
-        self.prompt_tokens.fetch_add(u64::from(answer.prompt_tokens), Ordering::Relaxed);
-        self.output_tokens.fetch_add(u64::from(answer.output_tokens), Ordering::Relaxed);
+        let (prompt_tokens, output_tokens) = (answer.prompt_tokens.into(), answer.output_tokens.into());
+        self.spend(Spent { prompt_tokens, output_tokens, ..Default::default() });
         let tokens = Counts { prompt_tokens: answer.prompt_tokens, output_tokens: answer.output_tokens, ..Default::default() };
         let lines = match self.ground.lines(&answer_lines(&answer.text, 2 * ask.count), scratch) {
             Ok(lines) => lines,
@@ -123,14 +114,13 @@ impl Generator for ServedGenerator<'_> {
     }
 
     fn generate(&self, user: u32, history: &[u32]) -> Result<UserViews> {
-        let job = Job { request: Request { user, history }, parts: Part::all(&self.settings).collect() };
-        generate_one(self, job)
+        generate_one(self, &self.settings, user, history)
     }
 
     /// `threads` is not heeded: these wait, and `views.served.concurrency` says how many.
     fn run(&self, jobs: &[Job<'_>], _threads: usize, sink: &dyn Sink) -> Result<()> {
         let begin = Instant::now();
-        let work: Vec<(usize, Part)> = jobs.iter().enumerate().flat_map(|(j, job)| job.parts.iter().map(move |p| (j, *p))).collect();
+        let work = work(jobs);
         let (next, failures, answers) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let over = AtomicBool::new(false);
         let fatal: Mutex<Option<Error>> = Mutex::new(None);
@@ -167,29 +157,23 @@ impl Generator for ServedGenerator<'_> {
                 scope.spawn(worker);
             }
         });
-        *self.seconds.lock().unwrap_or_else(|e| e.into_inner()) += begin.elapsed().as_secs_f64();
+        // Reading and writing cannot be told apart from here.
+        let seconds = begin.elapsed().as_secs_f64();
+        self.spend(Spent { prompt_seconds: seconds, output_seconds: seconds, ..Default::default() });
         fatal.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 
     fn account(&self) -> Option<Account> {
         let s = &self.settings.served;
-        let seconds = *self.seconds.lock().unwrap_or_else(|e| e.into_inner());
-        let prompts =
-            [Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|p| (p.name().into(), self.writer.prompts.hash(p).into()));
-        Some(Account {
+        let provenance = Provenance {
             model: s.model.clone().unwrap_or_default(),
-            model_hash: String::new(),
-            prompts: prompts.into(),
             sampling: json!({"temperature": tidy(s.temperature.into()), "top_p": tidy(s.top_p.into()), "format": s.format.name()}),
             grounding: self.ground.describe(),
-            names: self.writer.names.counts,
             device: "endpoint".into(),
             dtype: "unknown".into(),
-            prompt_tokens: self.prompt_tokens.load(Ordering::Relaxed),
-            prompt_seconds: seconds,
-            output_tokens: self.output_tokens.load(Ordering::Relaxed),
-            output_seconds: seconds,
-        })
+            ..Provenance::of(&self.writer)
+        };
+        Some(Account { provenance, spent: *self.spent.lock().unwrap_or_else(|e| e.into_inner()) })
     }
 
     fn notes(&self) -> Vec<String> {

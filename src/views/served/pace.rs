@@ -10,13 +10,25 @@ const NAP: Duration = Duration::from_millis(100);
 pub(super) struct Pace {
     gap: Duration,
     next: Mutex<Instant>,
+    /// When anybody last had an answer; before the first, when the work began.
+    heard: Mutex<Option<Instant>>,
 }
 
 impl Pace {
     /// At most `per_minute` requests a minute, evenly spread; 0: no limit.
     pub(super) fn new(per_minute: u32) -> Pace {
         let gap = if per_minute == 0 { Duration::ZERO } else { Duration::from_secs(60) / per_minute };
-        Pace { gap, next: Mutex::new(Instant::now()) }
+        Pace { gap, next: Mutex::new(Instant::now()), heard: Mutex::new(None) }
+    }
+
+    /// An answer came at `now`.
+    pub(super) fn answered(&self, now: Instant) {
+        *self.heard.lock().unwrap_or_else(|e| e.into_inner()) = Some(now);
+    }
+
+    /// How long nobody has had an answer; counted from the first call where there was none yet.
+    pub(super) fn silence(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(*self.heard.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(now))
     }
 
     /// Takes the next free moment, which may be now.
@@ -72,6 +84,16 @@ mod tests {
         assert_eq!(pace.slot(now), now + Duration::from_millis(5100));
         let free = Pace::new(0);
         assert_eq!((free.slot(now), free.slot(now)), (now, now));
+    }
+
+    #[test]
+    fn silence_is_counted_from_the_last_answer() {
+        let pace = Pace::new(0);
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!((pace.silence(at(5)), pace.silence(at(9))), (Duration::ZERO, Duration::from_secs(4)));
+        pace.answered(at(20));
+        assert_eq!((pace.silence(at(50)), pace.silence(at(10))), (Duration::from_secs(30), Duration::ZERO));
     }
 
     #[test]

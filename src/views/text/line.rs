@@ -69,7 +69,9 @@ pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
 pub fn answer_lines(answer: &str, most: usize) -> Vec<String> {
     let answer = answer.trim();
     let body = fenced(answer).unwrap_or(answer).trim();
-    if let Some(names) = json_names(body) {
+    // Some servers' schemas let line ends into strings, which JSON forbids; elsewhere in JSON a blank means the same.
+    let json = if body.starts_with(['{', '[']) { body.replace(char::is_control, " ") } else { String::new() };
+    if let Some(names) = json_names(&json).or_else(|| cut_names(&json)) {
         return names.iter().map(|n| bare(n)).filter(|n| !n.is_empty()).take(most).collect();
     }
     body.lines().filter(|l| !l.trim_start().starts_with("```")).map(bare).filter(|l| !l.is_empty()).take(most).collect()
@@ -98,6 +100,20 @@ fn json_names(text: &str) -> Option<Vec<String>> {
         other => other.to_string(),
     };
     Some(list.into_iter().map(name).collect())
+}
+
+/// The whole strings with which the first list of JSON begins that is broken, as by the end of an answer's room.
+fn cut_names(text: &str) -> Option<Vec<String>> {
+    let (_, mut rest) = text.split_once('[')?;
+    let mut names = Vec::new();
+    loop {
+        rest = rest.trim_start_matches(|c: char| c == ',' || c.is_whitespace());
+        let mut strings = serde_json::Deserializer::from_str(rest).into_iter::<String>();
+        let Some(Ok(name)) = strings.next() else { break };
+        names.push(name);
+        rest = &rest[strings.byte_offset()..];
+    }
+    (!names.is_empty()).then_some(names)
 }
 
 /// A line without what lists put around a name.
@@ -178,6 +194,9 @@ mod tests {
         }
         assert_eq!(answer_lines("a\nb\nc", 2), ["a", "b"]);
         assert!(answer_lines("", 5).is_empty() && answer_lines("{\"items\": []}", 5).is_empty());
+        assert_eq!(answer_lines("{\"items\": [\"A, b\", \"C \\\"d\",\n \"cut o", 5), ["A, b", "C \"d"], "what was whole counts");
+        assert_eq!(answer_lines("{\"items\":\n[\"A\nb\", \"C\"]}", 5), ["A b", "C"], "a line end in a string");
+        assert_eq!(answer_lines("[1] A\n[2] B", 5), ["[1] A", "[2] B"]);
         assert_eq!(answer_lines("{\"items\": [\"cut o", 5).len(), 1, "half an answer is a line that grounds to nothing");
     }
 

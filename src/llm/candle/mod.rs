@@ -2,13 +2,27 @@
 //!
 //! Arithmetic has the dtype of the weights (f32, f16, bf16); norms and softmax compute in f32. Products go to candle's libraries,
 //! which choose their kernel by the number of rows: a row's last bits may depend on its batch here.
+//!
+//! Attention is composed of candle's operations, or with feature `flash-attn` on a GPU, in f16 and bf16, one call a layer.
 
-use super::answer::{self, HostLogits};
+mod ask;
+mod attention;
+mod plan;
+// What only a kernel reads.
+#[cfg_attr(not(feature = "flash-attn"), allow(dead_code))]
+mod varlen;
+
+use super::answer::HostLogits;
 use super::gguf::first_line;
-use super::network::{Ask, Attention, BLOCK, Batch, Norm, Ops, Part, Segment};
+use super::network::{Ask, Attention, BLOCK, Batch, Norm, Ops, Part};
 use super::spec::{Activation, Spec};
 use crate::{Error, Result};
+use ask::Count;
 use candle_core::{D, DType, Device, Tensor};
+use varlen::Varlen;
+
+pub use ask::Answers;
+pub use plan::Plan;
 
 /// A device of candle.
 pub struct Candle {
@@ -16,12 +30,21 @@ pub struct Candle {
     pub device: Device,
     /// Numbers to compute with.
     pub dtype: DType,
+    /// Attention of a whole batch in one call, where there is such a kernel.
+    varlen: Option<Varlen>,
+    count: Count,
 }
 
 /// Weights `[outputs, inputs]` and a bias.
 pub struct Linear {
     weight: Tensor,
     bias: Option<Tensor>,
+}
+
+impl Linear {
+    fn outputs(&self) -> usize {
+        self.weight.dims()[0]
+    }
 }
 
 /// Cosines and sines `[positions, rotated / 2]`.
@@ -41,15 +64,10 @@ fn failed(e: candle_core::Error) -> Error {
     Error::Usage(format!("the device failed: {}", first_line(&e)))
 }
 
-/// Place of `position` of a sequence in the cache.
-fn place(batch: &Batch, segment: &Segment, position: usize) -> u32 {
-    batch.tables[segment.table.start + position / BLOCK] * BLOCK as u32 + (position % BLOCK) as u32
-}
-
 impl Candle {
     /// Tensors on `device`.
     pub fn new(device: Device, dtype: DType) -> Candle {
-        Candle { device, dtype }
+        Candle { varlen: varlen::on(&device, dtype), device, dtype, count: Count::default() }
     }
 
     fn ids(&self, ids: Vec<u32>) -> candle_core::Result<Tensor> {
@@ -57,106 +75,13 @@ impl Candle {
         Tensor::from_vec(ids, n, &self.device)
     }
 
-    fn rms(&self, x: &Tensor, norm: &Norm<Tensor>) -> candle_core::Result<Tensor> {
-        let wide = x.to_dtype(DType::F32)?;
-        let mean = wide.sqr()?.mean_keepdim(D::Minus1)?;
-        let scaled = wide.broadcast_div(&(mean + f64::from(norm.eps))?.sqrt()?)?;
-        scaled.broadcast_mul(&norm.weight)?.to_dtype(x.dtype())
-    }
-
-    /// Rotates the first dimensions of every head of `x [T, heads, head_dim]`.
-    fn rotate(&self, x: &Tensor, table: &Table, positions: &Tensor) -> candle_core::Result<Tensor> {
-        let half = table.rotated / 2;
-        let (cos, sin) = (table.cos.index_select(positions, 0)?.unsqueeze(1)?, table.sin.index_select(positions, 0)?.unsqueeze(1)?);
-        let wide = x.to_dtype(DType::F32)?;
-        let (a, b) = (wide.narrow(D::Minus1, 0, half)?, wide.narrow(D::Minus1, half, half)?);
-        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        let rest = x.dim(D::Minus1)? - table.rotated;
-        let turned = if rest == 0 {
-            Tensor::cat(&[first, second], D::Minus1)?
-        } else {
-            Tensor::cat(&[first, second, wide.narrow(D::Minus1, table.rotated, rest)?], D::Minus1)?
-        };
-        turned.to_dtype(x.dtype())
-    }
-
-    /// Attention of queries `[B, rows, heads, head_dim]` to the keys and values at `places [B * keys]`; `mask [B, 1, rows, keys]` is 0 or
-    /// minus infinity.
-    fn scores(&self, q: &Tensor, places: &Tensor, mask: &Tensor, a: &Attention<'_, Candle>, cache: &Cache) -> candle_core::Result<Tensor> {
-        let s = a.spec;
-        let (n, rows, keys) = (q.dim(0)?, q.dim(1)?, mask.dim(3)?);
-        let group = s.group();
-        let read = |x: &Tensor| x.index_select(places, 0)?.reshape((n, keys, s.kv_heads, s.head_dim))?.transpose(1, 2)?.contiguous();
-        let (k, v) = (read(&cache.keys[a.layer])?, read(&cache.values[a.layer])?);
-        // Query heads that share a key head become rows of one product.
-        let q = q.reshape((n, rows, s.kv_heads, group, s.head_dim))?.permute((0, 2, 3, 1, 4))?.contiguous()?;
-        let q = q.reshape((n, s.kv_heads, group * rows, s.head_dim))?;
-        let mut scores = (q.matmul(&k.transpose(2, 3)?)?.to_dtype(DType::F32)? * f64::from(s.query_scale))?;
-        if let Some(cap) = s.attention_cap {
-            scores = ((scores / f64::from(cap))?.tanh()? * f64::from(cap))?;
+    /// Logits `[rows, vocab]` in f32.
+    fn device_logits(&self, x: &Tensor, head: &Linear, cap: Option<f32>) -> Result<Tensor> {
+        let y = self.linear(x, head)?.to_dtype(DType::F32).map_err(failed)?;
+        match cap {
+            Some(cap) => (y / f64::from(cap)).and_then(|y| y.tanh()? * f64::from(cap)).map_err(failed),
+            None => Ok(y),
         }
-        let scores = scores.reshape((n, s.kv_heads, group, rows, keys))?.broadcast_add(&mask.unsqueeze(1)?)?;
-        let top = scores.max_keepdim(D::Minus1)?;
-        let weights = scores.broadcast_sub(&top)?.exp()?;
-        let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.to_dtype(v.dtype())?;
-        let out = weights.reshape((n, s.kv_heads, group * rows, keys))?.matmul(&v)?;
-        let out = out.reshape((n, s.kv_heads, group, rows, s.head_dim))?.permute((0, 3, 1, 2, 4))?.contiguous()?;
-        out.reshape((n * rows, s.heads * s.head_dim))
-    }
-
-    /// 0 where a query at `position` sees a key, minus infinity elsewhere.
-    fn sees(window: Option<usize>, position: usize, key: usize) -> f32 {
-        if key <= position && window.is_none_or(|w| key + w > position) { 0.0 } else { f32::NEG_INFINITY }
-    }
-
-    fn attention(&self, qkv: &Tensor, a: &Attention<'_, Candle>, batch: &Batch, cache: &mut Cache) -> candle_core::Result<Tensor> {
-        let s = a.spec;
-        let (rows, width) = (batch.tokens.len(), s.kv_heads * s.head_dim);
-        let rows_of = |g: &Segment| (0..g.rows).map(|i| g.position + i).collect::<Vec<_>>();
-        let positions = self.ids(batch.segments.iter().flat_map(rows_of).map(|p| p as u32).collect())?;
-        let heads = |from: usize, n: usize| qkv.narrow(1, from * s.head_dim, n * s.head_dim)?.contiguous()?.reshape((rows, n, s.head_dim));
-        let (mut q, mut k, v) = (heads(0, s.heads)?, heads(s.heads, s.kv_heads)?, heads(s.heads + s.kv_heads, s.kv_heads)?);
-        if let (Some(query), Some(key)) = (a.query_norm, a.key_norm) {
-            (q, k) = (self.rms(&q, query)?, self.rms(&k, key)?);
-        }
-        q = self.rotate(&q, a.rope, &positions)?;
-        k = self.rotate(&k, a.rope, &positions)?;
-        let places = |g: &Segment| rows_of(g).into_iter().map(|p| place(batch, g, p)).collect::<Vec<_>>();
-        let index = self.ids(batch.segments.iter().flat_map(places).collect())?;
-        let index = index.unsqueeze(1)?.broadcast_as((rows, width))?.contiguous()?;
-        cache.keys[a.layer].scatter_set(&index, &k.reshape((rows, width))?, 0)?;
-        cache.values[a.layer].scatter_set(&index, &v.reshape((rows, width))?, 0)?;
-
-        // Sequences with one new token go together, their keys padded to the longest; prompts one by one.
-        let (single, long): (Vec<&Segment>, Vec<&Segment>) = batch.segments.iter().partition(|g| g.rows == 1);
-        let mut parts: Vec<(Vec<u32>, Tensor)> = Vec::new();
-        if !single.is_empty() {
-            let keys = single.iter().map(|g| g.position + 1).max().unwrap_or(1);
-            let at = |g: &&Segment| (0..keys).map(|p| place(batch, g, p.min(g.position))).collect::<Vec<_>>();
-            let places = self.ids(single.iter().flat_map(at).collect())?;
-            let mask: Vec<f32> = single.iter().flat_map(|g| (0..keys).map(|p| Candle::sees(a.window, g.position, p))).collect();
-            let mask = Tensor::from_vec(mask, (single.len(), 1, 1, keys), &self.device)?;
-            let own: Vec<u32> = single.iter().map(|g| g.row as u32).collect();
-            let q = q.index_select(&self.ids(own.clone())?, 0)?.unsqueeze(1)?;
-            parts.push((own, self.scores(&q, &places, &mask, a, cache)?));
-        }
-        for g in long {
-            let keys = g.position + g.rows;
-            let places = self.ids((0..keys).map(|p| place(batch, g, p)).collect())?;
-            let mask: Vec<f32> = rows_of(g).into_iter().flat_map(|q| (0..keys).map(move |p| Candle::sees(a.window, q, p))).collect();
-            let mask = Tensor::from_vec(mask, (1, 1, g.rows, keys), &self.device)?;
-            let q = q.narrow(0, g.row, g.rows)?.unsqueeze(0)?;
-            parts.push(((g.row as u32..(g.row + g.rows) as u32).collect(), self.scores(&q, &places, &mask, a, cache)?));
-        }
-        let order: Vec<u32> = parts.iter().flat_map(|p| p.0.iter().copied()).collect();
-        let all = Tensor::cat(&parts.iter().map(|p| &p.1).collect::<Vec<_>>(), 0)?;
-        if order.is_sorted() {
-            return Ok(all);
-        }
-        let mut back = vec![0u32; rows];
-        order.iter().enumerate().for_each(|(i, row)| back[*row as usize] = i as u32);
-        all.index_select(&self.ids(back)?, 0)
     }
 }
 
@@ -166,8 +91,8 @@ impl Ops for Candle {
     type Vector = Tensor;
     type Table = Table;
     type Cache = Cache;
-    type Plan = ();
-    type Answers = Vec<Option<u32>>;
+    type Plan = Plan;
+    type Answers = Answers;
 
     fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
         let one = |part: &Part<'_>| match part {
@@ -209,12 +134,12 @@ impl Ops for Candle {
         Ok(())
     }
 
-    fn plan(&self, _: &Batch) -> Result<()> {
-        Ok(())
+    fn plan(&self, batch: &Batch) -> Result<Plan> {
+        Plan::new(batch, &self.device).map_err(failed)
     }
 
-    fn embed(&self, table: &Linear, batch: &Batch, (): &(), scale: f32) -> Result<Tensor> {
-        let rows = self.ids(batch.tokens.clone()).and_then(|ids| table.weight.index_select(&ids, 0)).map_err(failed)?;
+    fn embed(&self, table: &Linear, _: &Batch, plan: &Plan, scale: f32) -> Result<Tensor> {
+        let rows = table.weight.index_select(&plan.tokens, 0).map_err(failed)?;
         if scale == 1.0 { Ok(rows) } else { (rows * f64::from(scale)).map_err(failed) }
     }
 
@@ -230,8 +155,8 @@ impl Ops for Candle {
         }
     }
 
-    fn attend(&self, qkv: Tensor, a: &Attention<'_, Candle>, batch: &Batch, (): &(), cache: &mut Cache) -> Result<Tensor> {
-        self.attention(&qkv, a, batch, cache).map_err(failed)
+    fn attend(&self, qkv: Tensor, a: &Attention<'_, Candle>, batch: &Batch, plan: &Plan, cache: &mut Cache) -> Result<Tensor> {
+        self.attention(&qkv, a, batch, plan, cache).map_err(failed)
     }
 
     fn gated(&self, gate_up: Tensor, activation: Activation) -> Result<Tensor> {
@@ -248,25 +173,21 @@ impl Ops for Candle {
         Ok(())
     }
 
-    fn pick(&self, x: Tensor, batch: &Batch, (): &()) -> Result<Tensor> {
-        self.ids(batch.wanted.clone()).and_then(|ids| x.index_select(&ids, 0)).map_err(failed)
+    fn pick(&self, x: Tensor, _: &Batch, plan: &Plan) -> Result<Tensor> {
+        x.index_select(&plan.wanted, 0).map_err(failed)
     }
 
     fn logits(&self, x: &Tensor, head: &Linear, cap: Option<f32>) -> Result<Vec<f32>> {
-        let y = self.linear(x, head)?.to_dtype(DType::F32).map_err(failed)?;
-        let y = match cap {
-            Some(cap) => (y / f64::from(cap)).and_then(|y| y.tanh()? * f64::from(cap)).map_err(failed)?,
-            None => y,
-        };
+        let y = self.device_logits(x, head, cap)?;
         y.flatten_all().and_then(|y| y.to_vec1()).map_err(failed)
     }
 
-    fn ask(&self, x: Tensor, head: &Linear, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Vec<Option<u32>>> {
-        answer::on_host(self, &x, head, cap, asks)
+    fn ask(&self, x: Tensor, head: &Linear, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Answers> {
+        self.begin(&x, head, cap, asks)
     }
 
-    fn answers(&self, answers: Vec<Option<u32>>) -> Result<Vec<Option<u32>>> {
-        Ok(answers)
+    fn answers(&self, answers: Answers) -> Result<Vec<Option<u32>>> {
+        self.end(answers)
     }
 }
 
@@ -287,6 +208,6 @@ impl HostLogits for Candle {
     }
 
     fn vocab(&self, head: &Linear) -> usize {
-        head.weight.dims()[0]
+        head.outputs()
     }
 }

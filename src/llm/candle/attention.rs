@@ -53,9 +53,8 @@ impl Candle {
         let turned = rotate(&plain, a.rope, plan)?;
         let (q, k) = (turned.narrow(1, 0, s.heads)?, turned.narrow(1, s.heads, s.kv_heads)?.contiguous()?);
         let v = heads(s.heads + s.kv_heads, s.kv_heads)?;
-        let index = plan.stores(width)?;
-        cache.keys[a.layer].scatter_set(&index, &k.reshape((rows, width))?, 0)?;
-        cache.values[a.layer].scatter_set(&index, &v.reshape((rows, width))?, 0)?;
+        self.store.rows(&cache.keys[a.layer], &k.reshape((rows, width))?, plan)?;
+        self.store.rows(&cache.values[a.layer], &v.reshape((rows, width))?, plan)?;
 
         let Some(varlen) = self.varlen.filter(|_| varlen::takes(s)) else {
             return self.composed(&q, a, batch, plan, cache);

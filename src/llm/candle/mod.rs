@@ -8,6 +8,7 @@
 mod ask;
 mod attention;
 mod plan;
+mod store;
 // What only a kernel reads.
 #[cfg_attr(not(feature = "flash-attn"), allow(dead_code))]
 mod varlen;
@@ -19,6 +20,7 @@ use super::spec::{Activation, Spec};
 use crate::{Error, Result};
 use ask::Count;
 use candle_core::{D, DType, Device, Tensor};
+use store::Store;
 use varlen::Varlen;
 
 pub use ask::Answers;
@@ -32,6 +34,7 @@ pub struct Candle {
     pub dtype: DType,
     /// Attention of a whole batch in one call, where there is such a kernel.
     varlen: Option<Varlen>,
+    store: Store,
     count: Count,
 }
 
@@ -67,7 +70,7 @@ fn failed(e: candle_core::Error) -> Error {
 impl Candle {
     /// Tensors on `device`.
     pub fn new(device: Device, dtype: DType) -> Candle {
-        Candle { varlen: varlen::on(&device, dtype), device, dtype, count: Count::default() }
+        Candle { varlen: varlen::on(&device, dtype), store: Store::on(&device), device, dtype, count: Count::default() }
     }
 
     fn ids(&self, ids: Vec<u32>) -> candle_core::Result<Tensor> {

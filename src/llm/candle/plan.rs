@@ -35,7 +35,7 @@ pub struct Plan {
     /// Positions `[T]`.
     positions: Tensor,
     /// Places of the rows' keys in the cache `[T]`.
-    places: Tensor,
+    pub(super) places: Tensor,
     /// Rows whose logits are wanted; row 0 where none are.
     pub(super) wanted: Tensor,
     /// Of each rotary table: cosines and sines of the rows `[T, 1, rotated / 2]`.

@@ -16,13 +16,11 @@
 
 namespace decoder {
 
-constexpr int DEPTH = 32; // of one stage
-
-// WO x WR warps share a tile.
-template <class E_, int OUT_, int ROWS_, int WO_, int WR_, int STAGES_> struct Tile {
+// WO x WR warps share a tile; a stage has DEPTH numbers of every line.
+template <class E_, int OUT_, int ROWS_, int WO_, int WR_, int STAGES_, int DEPTH_> struct Tile {
     typedef E_ E;
     typedef typename E::T T;
-    static constexpr int OUT = OUT_, ROWS = ROWS_, WO = WO_, WR = WR_, STAGES = STAGES_;
+    static constexpr int OUT = OUT_, ROWS = ROWS_, WO = WO_, WR = WR_, STAGES = STAGES_, DEPTH = DEPTH_;
     static constexpr int THREADS = 32 * WO * WR;
     // 20 or 36 words: eight rows at four neighbouring words each fall on different banks.
     static constexpr int LD = DEPTH + E::PER_COPY;
@@ -37,7 +35,7 @@ template <class S, class E> struct Sums {
     __device__ __forceinline__ void multiply(const typename S::T* w, const typename S::T* x, int lane) {
         const int g = lane / 4, t = lane % 4;
 #pragma unroll
-        for (int k = 0; k < DEPTH; k += 16) {
+        for (int k = 0; k < S::DEPTH; k += 16) {
             unsigned a[MO][4], b[NR][2];
 #pragma unroll
             for (int i = 0; i < MO; i++) {
@@ -83,7 +81,7 @@ template <class S> struct Sums<S, Float32> {
     __device__ __forceinline__ void multiply(const float* w, const float* x, int lane) {
         const int o = lane % 8, r = lane / 8;
 #pragma unroll 1
-        for (int k = 0; k < DEPTH; k += 4) {
+        for (int k = 0; k < S::DEPTH; k += 4) {
             float4 b[NR];
 #pragma unroll
             for (int j = 0; j < NR; j++) b[j] = *reinterpret_cast<const float4*>(x + (4 * j + r) * S::LD + k);
@@ -117,17 +115,18 @@ __device__ __forceinline__ void multiply(float* y, const void* x_, const void* w
     const int first_row = blockIdx.x * S::ROWS, first_out = blockIdx.y * S::OUT;
     const int warp = warp_index(), lane = lane_index();
     const int wo = warp % S::WO * (S::OUT / S::WO), wr = warp / S::WO * (S::ROWS / S::WR);
-    const int pieces = ld / DEPTH;
+    const int pieces = (ld + S::DEPTH - 1) / S::DEPTH;
 
     auto fetch = [&](int piece) {
-        constexpr int COPIES = DEPTH / S::E::PER_COPY, ALL = (S::OUT + S::ROWS) * COPIES;
+        constexpr int COPIES = S::DEPTH / S::E::PER_COPY, ALL = (S::OUT + S::ROWS) * COPIES;
         if (piece < pieces) {
             T* to = stages + piece % S::STAGES * S::STAGE;
             for (int i = threadIdx.x; i < ALL; i += S::THREADS) {
                 const int line = i / COPIES, at = i % COPIES * S::E::PER_COPY;
                 const int own = line < S::OUT ? first_out + line : first_row + line - S::OUT;
-                const bool there = own < (line < S::OUT ? outputs : rows);
-                const T* from = (line < S::OUT ? w : x) + (there ? static_cast<long long>(own) * ld + piece * DEPTH + at : 0);
+                const int column = piece * S::DEPTH + at;
+                const bool there = own < (line < S::OUT ? outputs : rows) && column < ld;
+                const T* from = (line < S::OUT ? w : x) + (there ? static_cast<long long>(own) * ld + column : 0);
                 copy_async_or_zero(to + line * S::LD + at, from, there);
             }
         }
@@ -158,29 +157,29 @@ __device__ __forceinline__ void multiply(float* y, const void* x_, const void* w
 } // namespace decoder
 
 // Launch: grid (ceil(rows / ROWS), ceil(outputs / OUT)), threads and shared bytes of the tile: NAME_ROWS with OUT, threads and bytes
-// 16: 32, 128, 15,360 (float32 13,824); 64: 64, 128, 40,960 (36,864); 128: 128, 256, 81,920 (73,728).
-#define LUMOS_LINEAR(name, E, OUT, ROWS, WO, WR, STAGES)                                                                            \
+// 16: 32, 128, 27,648 (float32 13,824); 64: 64, 128, 40,960 (36,864); 128: 128, 256, 81,920 (73,728).
+#define LUMOS_LINEAR(name, E, OUT, ROWS, WO, WR, STAGES, DEPTH)                                                                     \
     extern "C" __global__ void __launch_bounds__(32 * WO * WR)                                                                     \
         name(float* y, const void* x, const void* w, const float* bias, int rows, int outputs, int ld, int add) {                  \
-        decoder::multiply<decoder::Tile<E, OUT, ROWS, WO, WR, STAGES>>(y, x, w, bias, rows, outputs, ld, add);                     \
+        decoder::multiply<decoder::Tile<E, OUT, ROWS, WO, WR, STAGES, DEPTH>>(y, x, w, bias, rows, outputs, ld, add);                     \
     }
-LUMOS_LINEAR(decoder_linear_f32_16, Float32, 32, 16, 2, 2, 2)
+LUMOS_LINEAR(decoder_linear_f32_16, Float32, 32, 16, 2, 2, 2, 32)
 EXPORT_KERNEL(decoder_linear_f32_16)
-LUMOS_LINEAR(decoder_linear_f32_64, Float32, 64, 64, 2, 2, 2)
+LUMOS_LINEAR(decoder_linear_f32_64, Float32, 64, 64, 2, 2, 2, 32)
 EXPORT_KERNEL(decoder_linear_f32_64)
-LUMOS_LINEAR(decoder_linear_f32_128, Float32, 128, 128, 2, 4, 2)
+LUMOS_LINEAR(decoder_linear_f32_128, Float32, 128, 128, 2, 4, 2, 32)
 EXPORT_KERNEL(decoder_linear_f32_128)
-LUMOS_LINEAR(decoder_linear_bf16_16, Bfloat16, 32, 16, 2, 2, 4)
+LUMOS_LINEAR(decoder_linear_bf16_16, Bfloat16, 32, 16, 2, 2, 4, 64)
 EXPORT_KERNEL(decoder_linear_bf16_16)
-LUMOS_LINEAR(decoder_linear_bf16_64, Bfloat16, 64, 64, 2, 2, 4)
+LUMOS_LINEAR(decoder_linear_bf16_64, Bfloat16, 64, 64, 2, 2, 4, 32)
 EXPORT_KERNEL(decoder_linear_bf16_64)
-LUMOS_LINEAR(decoder_linear_bf16_128, Bfloat16, 128, 128, 2, 4, 4)
+LUMOS_LINEAR(decoder_linear_bf16_128, Bfloat16, 128, 128, 2, 4, 4, 32)
 EXPORT_KERNEL(decoder_linear_bf16_128)
-LUMOS_LINEAR(decoder_linear_f16_16, Float16, 32, 16, 2, 2, 4)
+LUMOS_LINEAR(decoder_linear_f16_16, Float16, 32, 16, 2, 2, 4, 64)
 EXPORT_KERNEL(decoder_linear_f16_16)
-LUMOS_LINEAR(decoder_linear_f16_64, Float16, 64, 64, 2, 2, 4)
+LUMOS_LINEAR(decoder_linear_f16_64, Float16, 64, 64, 2, 2, 4, 32)
 EXPORT_KERNEL(decoder_linear_f16_64)
-LUMOS_LINEAR(decoder_linear_f16_128, Float16, 128, 128, 2, 4, 4)
+LUMOS_LINEAR(decoder_linear_f16_128, Float16, 128, 128, 2, 4, 4, 32)
 EXPORT_KERNEL(decoder_linear_f16_128)
 
 namespace decoder {

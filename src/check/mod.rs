@@ -183,7 +183,12 @@ fn run_part(
         Part::Rounds => rounds::rounds(device, options.quick, &mut report.checks, progress).map(|()| true),
         #[cfg(feature = "llm")]
         Part::Text => text::run(device, options.quick, &mut report.checks, progress).map(|()| true),
-        Part::Smoke => rounds::smoke(device, &mut report.checks, progress).map(|()| true),
+        Part::Smoke => {
+            rounds::smoke(device, &mut report.checks, progress)?;
+            #[cfg(feature = "llm")]
+            text::smoke(device, &mut report.checks)?;
+            Ok(true)
+        }
         Part::Benches => {
             progress("copy bandwidth and arithmetic peaks");
             report.yardsticks = yardstick::measure(&**device, options.quick)?;

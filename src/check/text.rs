@@ -225,6 +225,11 @@ pub fn run(device: &Arc<dyn Device>, quick: bool, checks: &mut Vec<CheckLine>, p
     Ok(())
 }
 
+/// A small decoder in halves.
+pub fn smoke(device: &Arc<dyn Device>, checks: &mut Vec<CheckLine>) -> Result<()> {
+    shapes(true).iter().take(1).try_for_each(|shape| one(device, shape, Stored::Bf16, true, checks))
+}
+
 /// Checks one shape in one kind of number.
 pub fn one(
     device: &Arc<dyn Device>,

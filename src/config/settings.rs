@@ -160,7 +160,7 @@ impl Default for TextSettings {
             untitled: Untitled::Category,
             most_items: 50,
             line_tokens: 48,
-            threshold: 0.4,
+            threshold: 0.5,
             embedder: None,
             embed_threshold: 0.75,
             embed_prefix: String::new(),

@@ -1,8 +1,8 @@
 //! The generation benchmark: many prompts with one shared prefix, suffixes of their own and texts of a given length.
 
 use super::constraint::{Constraint, ItemLines};
-use super::engine::{EngineOptions, Report, Request};
 use super::model::Model;
+use super::request::{EngineOptions, Report, Request};
 use super::sample::{Key, Sampling};
 use super::trie::TitleTrie;
 use crate::rng::{Purpose, Stream};

@@ -1,10 +1,11 @@
 //! A model folder, loaded: shape, tokenizer, template, weights.
 
 use super::chat::Chat;
-use super::engine::{Engine, EngineOptions, Generate};
+use super::engine::Engine;
 use super::gguf::Gguf;
 use super::network::Source;
 use super::place::{Dtype, Place, Placed};
+use super::request::{EngineOptions, Generate};
 use super::spec::Spec;
 use super::tokenizer::{Defaults, Tokenizer};
 use super::weights::{Stored, Weights};

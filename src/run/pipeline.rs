@@ -67,9 +67,16 @@ pub fn prepare(settings: &Settings, observer: &dyn Observer) -> Result<Prepared>
 /// A look at the GPU that a local language model computes on, for its energy.
 #[cfg(feature = "cuda")]
 fn watch(settings: &Settings) -> Option<Sampler> {
-    let on_gpu = settings.views.generator == GeneratorKind::Llm && settings.views.llm.device != "cpu";
-    let gpus = if on_gpu { crate::backend::cuda::probe::gpus().ok()? } else { return None };
-    Sampler::start(&gpus.first()?.uuid)
+    use crate::backend::cuda::{Choice, probe};
+    if settings.views.generator != GeneratorKind::Llm {
+        return None;
+    }
+    let ordinal = match settings.views.llm.device.parse() {
+        Ok(Choice::Cpu) => return None,
+        Ok(Choice::CudaNumber(n)) => n,
+        _ => 0,
+    };
+    Sampler::start(&probe::gpus().ok()?.get(ordinal)?.uuid)
 }
 
 /// Without the GPU backend there is no telemetry.

@@ -8,7 +8,7 @@ use numbers::Number;
 
 /// Rows of a tile, its outputs, threads, shared memory for halves and for f32.
 const TILES: [(usize, usize, u32, [usize; 2]); 3] =
-    [(16, 32, 128, [15_360, 13_824]), (64, 64, 128, [40_960, 36_864]), (128, 128, 256, [81_920, 73_728])];
+    [(16, 32, 128, [27_648, 13_824]), (64, 64, 128, [40_960, 36_864]), (128, 128, 256, [81_920, 73_728])];
 
 struct Case {
     number: Number,

@@ -48,7 +48,7 @@ struct Tile {
 }
 
 const TILES: [Tile; 3] = [
-    Tile { rows: 16, outputs: 32, threads: 128, shared: [15_360, 13_824] },
+    Tile { rows: 16, outputs: 32, threads: 128, shared: [27_648, 13_824] },
     Tile { rows: 64, outputs: 64, threads: 128, shared: [40_960, 36_864] },
     Tile { rows: 128, outputs: 128, threads: 256, shared: [81_920, 73_728] },
 ];

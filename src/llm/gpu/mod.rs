@@ -5,6 +5,7 @@
 //! upload before it, one of what is asked for, and a copy of the chosen tokens that is waited for when the next step has begun.
 
 mod ask;
+mod attention;
 mod kernels;
 mod memory;
 mod plan;
@@ -14,7 +15,7 @@ use super::network::{Ask, Attention, BLOCK, Batch, Norm, Ops, Part};
 use super::spec::{Activation, Spec};
 use super::weights::Stored;
 use crate::backend::cuda::device::{Arriving, bytes_of_mut};
-use crate::backend::cuda::{Arg, Buffer, Device, DeviceError, Geometry, Kernel, Plain, bytes_of};
+use crate::backend::cuda::{Arg, Buffer, Device, DeviceError, Geometry, Kernel, bytes_of};
 use crate::{Error, Result};
 use ask::{Packed, TokenAsk};
 use kernels::{Kernels, blocks};
@@ -27,40 +28,6 @@ pub use weights::Linear;
 const PAD: usize = 32;
 /// Widest head.
 const WIDEST: usize = 256;
-
-/// `Heads` of `decoder.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Heads {
-    heads: i32,
-    kv_heads: i32,
-    width: i32,
-    padded: i32,
-    rotated: i32,
-    layer: i32,
-    layers: i32,
-    eps: f32,
-}
-
-/// `AttentionShape` of `decoder_attention.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct AttentionShape {
-    heads: i32,
-    kv_heads: i32,
-    width: i32,
-    padded: i32,
-    layer: i32,
-    layers: i32,
-    window: i32,
-    scale: f32,
-    cap: f32,
-    ld: i32,
-}
-
-// SAFETY: numbers of four bytes without gaps.
-unsafe impl Plain for Heads {}
-unsafe impl Plain for AttentionShape {}
 
 /// Rows of activations: sums in f32 `[rows, width]`, or the input of a product `[rows, ld]`.
 pub struct Array {
@@ -293,59 +260,7 @@ impl Ops for Gpu {
     }
 
     fn attend(&self, qkv: Array, a: &Attention<'_, Gpu>, batch: &Batch, plan: &Plan, cache: &mut Cache) -> Result<Array> {
-        let (s, rows) = (a.spec, batch.tokens.len());
-        let padded = self.padded(s.head_dim);
-        let all = s.heads + 2 * s.kv_heads;
-        let heads = Heads {
-            heads: s.heads as i32,
-            kv_heads: s.kv_heads as i32,
-            width: s.head_dim as i32,
-            padded: padded as i32,
-            rotated: a.rope.rotated as i32,
-            layer: a.layer as i32,
-            layers: s.layers as i32,
-            eps: a.query_norm.or(a.key_norm).map_or(0.0, |n| n.eps),
-        };
-        let norm = |norm: Option<&Norm<Vector>>| Arg::Pointer(norm.map_or(0, |n| n.weight.buffer.address()));
-        let args = [
-            Arg::Pointer(qkv.memory.address()),
-            (&cache.buffer).into(),
-            plan.at(&plan.lists.positions),
-            plan.at(&plan.lists.places),
-            norm(a.query_norm),
-            norm(a.key_norm),
-            (&a.rope.buffer).into(),
-            Arg::value(&heads),
-            (rows as i32).into(),
-        ];
-        self.launch(self.kernels.store, blocks((rows * all).div_ceil(8), 256), &args)?;
-
-        let out = self.input(rows, s.heads * s.head_dim)?;
-        let shape = AttentionShape {
-            heads: heads.heads,
-            kv_heads: heads.kv_heads,
-            width: heads.width,
-            padded: heads.padded,
-            layer: heads.layer,
-            layers: heads.layers,
-            window: a.window.map_or(0, |w| w as i32),
-            scale: s.query_scale,
-            cap: s.attention_cap.unwrap_or(0.0),
-            ld: Gpu::ld(out.width) as i32,
-        };
-        let (kernel, shared) = self.kernels.attend(padded);
-        let tiles = plan.lists.tiles.len() as u32 / 4;
-        let grid = [tiles, s.kv_heads as u32, s.group().div_ceil(16) as u32];
-        let args = [
-            Arg::Pointer(out.memory.address()),
-            Arg::Pointer(qkv.memory.address()),
-            (&cache.buffer).into(),
-            plan.at(&plan.lists.tiles),
-            plan.at(&plan.lists.tables),
-            Arg::value(&shape),
-        ];
-        self.launch(kernel, Geometry { grid, block: [128, 1, 1], shared }, &args)?;
-        Ok(out)
+        attention::attend(self, &qkv, a, batch.tokens.len(), plan, cache)
     }
 
     fn gated(&self, gate_up: Array, activation: Activation) -> Result<Array> {

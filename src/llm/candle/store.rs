@@ -16,7 +16,7 @@ pub(super) struct Store {
 impl Store {
     #[cfg(feature = "candle-cuda")]
     pub fn on(device: &Device) -> Store {
-        Store { kernel: if device.is_cuda() { gpu::compile() } else { None } }
+        Store { kernel: device.as_cuda_device().ok().and_then(gpu::compile) }
     }
 
     #[cfg(not(feature = "candle-cuda"))]
@@ -39,10 +39,10 @@ mod gpu {
     use candle_core::backend::BackendStorage;
     use candle_core::cuda_backend::cudarc::driver::{DeviceRepr, LaunchConfig, PushKernelArg};
     use candle_core::cuda_backend::cudarc::nvrtc::compile_ptx;
-    use candle_core::cuda_backend::{CudaDType, CudaStorage, WrapErr};
+    use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
     use candle_core::{CpuStorage, DType, Error, InplaceOp3, Layout, Result};
 
-    /// One thread a number, 1024 a block. The bits are moved as they are.
+    /// One thread a number `[T, width]`, 1024 a block; no two threads write one number. The bits are moved as they are.
     const SOURCE: &str = r#"
 #define STORE(NAME, WORD)                                                                                             \
     extern "C" __global__ void NAME(const WORD *x, const unsigned *places, WORD *cache, unsigned rows, unsigned width) { \
@@ -54,9 +54,13 @@ STORE(store_16, unsigned short)
 STORE(store_32, unsigned)
 "#;
 
-    /// The kernel's PTX, or nothing where NVRTC does not serve.
-    pub fn compile() -> Option<String> {
-        compile_ptx(SOURCE).ok().map(|ptx| ptx.to_src())
+    const MODULE: &str = "lumos-store";
+
+    /// The kernel's PTX, or nothing where NVRTC fails or makes what the driver does not load: it may be newer than the driver.
+    pub fn compile(device: &CudaDevice) -> Option<String> {
+        let ptx = compile_ptx(SOURCE).ok()?.to_src();
+        device.get_or_load_custom_func("store_16", MODULE, &ptx).ok()?;
+        Some(ptx)
     }
 
     /// Cache, rows, places.
@@ -78,7 +82,7 @@ STORE(store_32, unsigned)
             if cache_layout.shape().dims2()?.1 != width || places_layout.shape().dims1()? != rows {
                 return Err(Error::Msg(format!("{rows} rows of {width} to store do not fit their places or the cache")));
             }
-            let kernel = x.device().get_or_load_custom_func(name, "lumos-store", self.ptx)?;
+            let kernel = x.device().get_or_load_custom_func(name, MODULE, self.ptx)?;
             let x = x.as_cuda_slice::<T>()?.slice(from.0..from.1);
             let places = places.as_cuda_slice::<u32>()?.slice(at.0..at.1);
             let mut cache = T::as_cuda_slice_mut(cache)?.slice_mut(to.0..to.1);

@@ -36,11 +36,16 @@ impl Machine {
             memory_bytes: memory_bytes(),
             version: env!("CARGO_PKG_VERSION").to_string(),
             commit: option_env!("LUMOS_COMMIT").map(str::to_string),
-            features: [("cuda", cfg!(feature = "cuda")), ("llm", cfg!(feature = "llm"))]
-                .into_iter()
-                .filter(|(_, built)| *built)
-                .map(|(name, _)| name.to_string())
-                .collect(),
+            features: [
+                ("cuda", cfg!(feature = "cuda")),
+                ("llm", cfg!(feature = "llm")),
+                ("candle-cuda", cfg!(feature = "candle-cuda")),
+                ("flash-attn", cfg!(feature = "flash-attn")),
+            ]
+            .into_iter()
+            .filter(|(_, built)| *built)
+            .map(|(name, _)| name.to_string())
+            .collect(),
         }
     }
 }

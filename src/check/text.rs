@@ -214,7 +214,7 @@ fn near_pair(logits: &[f32]) -> Vec<u32> {
     two
 }
 
-/// Checks the decoder on `device` in each of [`NUMBERS`].
+/// Checks the decoder on `device` in all kinds of numbers.
 pub fn run(device: &Arc<dyn Device>, quick: bool, checks: &mut Vec<CheckLine>, progress: Progress) -> Result<()> {
     for shape in shapes(quick) {
         for number in NUMBERS {

@@ -5,7 +5,7 @@ use super::packed::Placed;
 use super::report::{BenchLine, RoundLine, Yardstick};
 use super::subject::Subject;
 use super::timing::{self, Sample};
-use super::{Progress, batch, calls, direct, local, yardstick};
+use super::{Progress, batch, calls, decoder, direct, local, yardstick};
 use crate::backend::Rows;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::ops::KernelSet;
@@ -71,7 +71,8 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     let rows = sizes.rank.1 * 9 / 10;
     direct::server(&normals, weights, rows, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
     batch::in_batch(&normals, sizes.batch, d, false).iter().try_for_each(&mut *each)?;
-    batch::rank(&normals, sizes.rank.0, sizes.rank.1, d, false).iter().try_for_each(&mut *each)
+    batch::rank(&normals, sizes.rank.0, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
+    decoder::for_each(quick, each)
 }
 
 /// A bench's line, with its shares of what was measured.

@@ -95,7 +95,7 @@ fn written(s: &ViewSettings) -> Result<()> {
     number(|x| (0.0..=1.0).contains(&x), "views.text.threshold", t.threshold, "a likeness from 0 to 1")?;
     number(|x| (-1.0..=1.0).contains(&x), "views.text.embed_threshold", t.embed_threshold, "a cosine from -1 to 1")?;
     let l = &s.llm;
-    check((1..=65_536).contains(&l.batch), "views.llm.batch", l.batch, "1 to 65536")?;
+    check(l.batch <= 65_536, "views.llm.batch", l.batch, "at most 65536 (0: as many as suit the device)")?;
     number(|x| (0.0..=10.0).contains(&x), "views.llm.temperature", l.temperature, "a number from 0 (no draws) to 10")?;
     number(|x| x > 0.0 && x <= 1.0, "views.llm.top_p", l.top_p, "a probability above 0, at most 1")?;
     number(|x| x > 0.0 && x <= 10.0, "views.llm.repetition_penalty", l.repetition_penalty, "above 0, at most 10 (1: none)")?;

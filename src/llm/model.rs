@@ -141,6 +141,15 @@ impl Model {
         })
     }
 
+    /// Texts of `tokens` tokens to write side by side where nobody says how many: 64 on the CPU, up to 256 on a GPU as memory allows.
+    pub fn usual_slots(&self, tokens: usize) -> usize {
+        match &self.placed {
+            Placed::Cpu(_) => 64,
+            Placed::Gpu(at) => at.ops.slots(at.network.spec(), tokens),
+            Placed::Candle(_) => 256,
+        }
+    }
+
     /// The model's shape.
     pub fn spec(&self) -> &Spec {
         match &self.placed {

@@ -238,10 +238,14 @@ impl Generator for LlmGenerator<'_> {
             }
             starts.retain(|start| start.len() >= SHARED);
         }
-        let slots = self.settings.llm.batch as usize;
+        let usual = self.model.max_len.min(USUAL);
+        let slots = match self.settings.llm.batch as usize {
+            0 => self.model.usual_slots(usual),
+            slots => slots,
+        };
         // Room for every slot's usual text and for one of the longest, beside what is shared.
         let shared: usize = starts.iter().map(|start| start.len().next_multiple_of(llm::BLOCK)).sum();
-        let cache_tokens = (slots * self.model.max_len.min(USUAL)).max(self.model.max_len.next_multiple_of(llm::BLOCK)) + shared;
+        let cache_tokens = (slots * usual).max(self.model.max_len.next_multiple_of(llm::BLOCK)) + shared;
         let mut engine = self.model.engine(EngineOptions { slots, cache_tokens, ..Default::default() })?;
         for start in &starts {
             engine.share(start)?;

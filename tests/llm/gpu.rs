@@ -2,7 +2,7 @@
 
 use super::common::{Loaded, agree_in_pieces, close, greedy, logits, random_folder, reference, texts, tinystories, tokens, without_stop};
 use super::simt::device;
-use lumos::llm::{Cpu, EngineOptions, Gpu, Key, Request, Sampling, Stored};
+use lumos::llm::{Cpu, EngineOptions, Gpu, Key, Request, Sampling, Spec, Stored};
 use serde_json::Value;
 use std::path::Path;
 
@@ -127,4 +127,15 @@ fn halves_are_near() {
         let share = (off / size).sqrt();
         assert!(share < most && share > 0.0, "{number:?}: {share} of the logits' length off");
     }
+}
+
+#[test]
+fn as_many_texts_are_written_at_once_as_memory_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    random_folder(folder.path(), &reference()["llama3"]["config"]);
+    let spec = Spec::read(folder.path()).unwrap();
+    let slots = |memory: u64| Gpu::new(device(memory), Stored::Bf16, &spec).unwrap().slots(&spec, 500);
+    let (some, twice) = (slots(4 << 20), slots(8 << 20));
+    assert!(some > 1 && twice >= 2 * some - 1 && twice <= 2 * some + 1, "{some} {twice}");
+    assert_eq!((slots(1000), slots(1 << 40)), (1, 256));
 }

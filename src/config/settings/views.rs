@@ -122,7 +122,7 @@ pub struct LlmSettings {
     pub device: String,
     /// Numbers that weights are kept in.
     pub dtype: WeightType,
-    /// Texts written at once. Never changes a text.
+    /// Texts written at once; 0: 64 on the CPU, up to 256 on a GPU as memory allows. Never changes a text.
     pub batch: u32,
     /// How lines become items.
     pub grounding: Grounding,
@@ -142,7 +142,7 @@ impl Default for LlmSettings {
             model: None,
             device: "auto".into(),
             dtype: WeightType::Auto,
-            batch: 64,
+            batch: 0,
             grounding: Grounding::Constrained,
             temperature: 0.7,
             top_k: 0,

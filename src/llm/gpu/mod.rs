@@ -125,6 +125,18 @@ impl Gpu {
         head.next_multiple_of(16 / self.number.bytes())
     }
 
+    /// Bytes of a block of the cache.
+    fn block_bytes(&self, spec: &Spec) -> usize {
+        spec.layers * spec.kv_heads * 2 * BLOCK * self.padded(spec.head_dim) * self.number.bytes()
+    }
+
+    /// Texts of `tokens` tokens that a cache may hold beside the weights, with a fifth of the free memory left for activations: at most
+    /// 256.
+    pub fn slots(&self, spec: &Spec, tokens: usize) -> usize {
+        let free = self.device.memory().map_or(0, |m| m.free) as usize;
+        (free / 5 * 4 / (tokens.div_ceil(BLOCK).max(1) * self.block_bytes(spec))).clamp(1, 256)
+    }
+
     fn sums(&self, rows: usize, width: usize) -> Result<Array> {
         Ok(Array { memory: self.spare.take(4 * rows * width)?, rows, width, is_input: false })
     }
@@ -202,7 +214,7 @@ impl Ops for Gpu {
     }
 
     fn cache(&self, spec: &Spec, blocks: usize) -> Result<Cache> {
-        let block_bytes = spec.layers * spec.kv_heads * 2 * BLOCK * self.padded(spec.head_dim) * self.number.bytes();
+        let block_bytes = self.block_bytes(spec);
         let buffer = self.device.alloc(blocks * block_bytes).map_err(|e| match e {
             DeviceError::OutOfMemory { device, wanted, free, .. } => Error::Usage(format!(
                 "{} tokens of keys and values need {:.2} GiB, {device} has {:.2} GiB free beside the weights; write fewer texts side by \

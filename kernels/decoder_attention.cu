@@ -160,7 +160,7 @@ __device__ __forceinline__ void attend(void* out, const float* qkv, const void* 
 // Launch: grid (tiles, kv_heads, ceil(heads / kv_heads / 16)), 128 threads; shared bytes 64 padded + 2048 +
 // 32 sizeof(number) (2 padded + 16 / sizeof(number)). NAME_J takes heads of up to 32 J numbers.
 #define LUMOS_ATTEND(name, E, J)                                                                                                   \
-    extern "C" __global__ void __launch_bounds__(128)                                                                              \
+    extern "C" __global__ void __launch_bounds__(128, 4)                                                                           \
         name(void* out, const float* qkv, const void* cache, const int* tiles, const int* tables, AttentionShape shape) {          \
         decoder::attend<E, J>(out, qkv, cache, tiles, tables, shape);                                                              \
     }

@@ -37,7 +37,7 @@ impl Provenance {
     }
 }
 
-/// What one session's work took. Seconds are all of it where reading and writing cannot be told apart.
+/// What the work of one start of a build took. Seconds are all of it where reading and writing cannot be told apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spent {
     /// Tokens of prompts.
@@ -59,7 +59,7 @@ impl AddAssign for Spent {
     }
 }
 
-/// What a generator says of itself and of one session's work.
+/// What a generator says of itself and of the work since a build was started.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Account {
     /// Who wrote.
@@ -68,7 +68,7 @@ pub struct Account {
     pub spent: Spent,
 }
 
-/// What the manifest keeps of it, over all sessions.
+/// What the manifest keeps of it, over all starts of a build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// Who wrote.
@@ -84,9 +84,9 @@ pub struct Generation {
     pub prompt_tokens: u64,
     /// Tokens of all answers.
     pub output_tokens: u64,
-    /// Seconds of generation over all sessions.
+    /// Seconds of generation over all starts of a build.
     pub seconds: f64,
-    /// Energy of the GPU over all sessions in joules, where it tells.
+    /// Energy of the GPU over all starts of a build in joules, where it tells.
     pub joules: Option<f64>,
     /// Tokens of prompts a second, in the last build that wrote anything.
     pub prompt_tokens_per_s: Option<f64>,
@@ -115,7 +115,7 @@ impl Totals {
 }
 
 impl Generation {
-    /// `account` with the totals of all sessions.
+    /// `account` with the totals of all starts.
     pub(super) fn new(account: Account, totals: Totals, seconds: f64, joules: Option<f64>) -> Generation {
         let share = |part: u64| if totals.lines == 0 { 0.0 } else { part as f64 / totals.lines as f64 };
         let rate = |tokens: u64, seconds: f64| (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds);

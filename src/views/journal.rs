@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(50);
 const COMMIT: usize = 1 << 16;
 /// Numbers of [`Counts`] before a row's items.
 const HEAD: usize = 5;
-/// Table of sums that outlive a session: seconds and joules by recipe.
+/// Table of sums over all starts of a build: seconds and joules by recipe.
 const SPENT: TableDefinition<&str, f64> = TableDefinition::new("spent");
 
 /// An open journal; the file is locked to this process.

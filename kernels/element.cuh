@@ -40,18 +40,7 @@ inline unsigned f16_word(float low, float high) { return f16_bits(high) << 16 | 
 
 inline float bf16_float(unsigned h) { return word_float(h << 16); }
 
-template <class E> void mma_halves(float c[4], const unsigned a[4], const unsigned b[2]) {
-    auto warp = simt::share(FULL_WARP, mma_fragment(a, b));
-    const int g = int(simt::here.lane) / 4, t = int(simt::here.lane) % 4;
-    auto number = [](unsigned word, int odd) { return E::number(static_cast<unsigned short>(odd ? word >> 16 : word & 0xffffu)); };
-    for (int i = 0; i < 4; i++) {
-        const int half = i / 2, col = 2 * t + i % 2;
-        for (int k = 0; k < 16; k++) {
-            const int from = k % 8 / 2;
-            c[i] += number(warp.get(4 * g + from).a[half + 2 * (k / 8)], k % 2) * number(warp.get(4 * col + from).b[k / 8], k % 2);
-        }
-    }
-}
+inline void mma_f16(float c[4], const unsigned a[4], const unsigned b[2]) { mma_halves(c, a, b, f16_float); }
 
 #else
 
@@ -112,11 +101,5 @@ struct Bfloat16 : Half<Bfloat16> {
 struct Float16 : Half<Float16> {
     static __device__ __forceinline__ float number(T v) { return f16_float(v); }
     static __device__ __forceinline__ T make(float v) { return static_cast<T>(f16_word(v, 0.0f) & 0xffffu); }
-    static __device__ __forceinline__ void multiply(float c[4], const unsigned a[4], const unsigned b[2]) {
-#ifdef LUMOS_SIMT
-        mma_halves<Float16>(c, a, b);
-#else
-        mma_f16(c, a, b);
-#endif
-    }
+    static __device__ __forceinline__ void multiply(float c[4], const unsigned a[4], const unsigned b[2]) { mma_f16(c, a, b); }
 };

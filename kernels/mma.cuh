@@ -75,17 +75,22 @@ inline void mma_tf32(float c[4], const unsigned a[4], const unsigned b[2]) {
     }
 }
 
-inline void mma_bf16(float c[4], const unsigned a[4], const unsigned b[2]) {
+// Sixteen products of halves for each sum; `number(bits)` is what a half stands for.
+template <class F> inline void mma_halves(float c[4], const unsigned a[4], const unsigned b[2], F number) {
     auto warp = simt::share(FULL_WARP, mma_fragment(a, b));
     const int g = int(simt::here.lane) / 4, t = int(simt::here.lane) % 4;
-    auto number = [](unsigned word, int odd) { return word_float(odd ? word & 0xffff0000u : word << 16); };
+    auto half_of = [&](unsigned word, int odd) { return number(odd ? word >> 16 : word & 0xffffu); };
     for (int i = 0; i < 4; i++) {
         const int half = i / 2, col = 2 * t + i % 2;
         for (int k = 0; k < 16; k++) {
             const int from = k % 8 / 2;
-            c[i] += number(warp.get(4 * g + from).a[half + 2 * (k / 8)], k % 2) * number(warp.get(4 * col + from).b[k / 8], k % 2);
+            c[i] += half_of(warp.get(4 * g + from).a[half + 2 * (k / 8)], k % 2) * half_of(warp.get(4 * col + from).b[k / 8], k % 2);
         }
     }
+}
+
+inline void mma_bf16(float c[4], const unsigned a[4], const unsigned b[2]) {
+    mma_halves(c, a, b, [](unsigned half) { return word_float(half << 16); });
 }
 
 #else

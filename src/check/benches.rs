@@ -5,7 +5,7 @@ use super::packed::Placed;
 use super::report::{BenchLine, RoundLine, Yardstick};
 use super::subject::Subject;
 use super::timing::{self, Sample};
-use super::{Progress, batch, calls, decoder, direct, local, yardstick};
+use super::{Progress, batch, calls, direct, local, yardstick};
 use crate::backend::Rows;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::ops::KernelSet;
@@ -72,7 +72,9 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     direct::server(&normals, weights, rows, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
     batch::in_batch(&normals, sizes.batch, d, false).iter().try_for_each(&mut *each)?;
     batch::rank(&normals, sizes.rank.0, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
-    decoder::for_each(quick, each)
+    #[cfg(feature = "llm")]
+    super::decoder::for_each(quick, each)?;
+    Ok(())
 }
 
 /// A bench's line, with its shares of what was measured.

@@ -5,8 +5,12 @@ use super::case::Normals;
 use super::direct::{at, go, int, subject, whole};
 use super::subject::{Array, Cost, Launch, Subject};
 use crate::Result;
-use crate::backend::cuda::device::{Arg, Plain};
+use crate::backend::cuda::{Arg, Geometry};
 use crate::config::Precision;
+use crate::llm::gpu::ask::{CHOICE_SHARED, TokenAsk};
+use crate::llm::gpu::attention::AttentionShape;
+use crate::llm::gpu::kernels::{attend_shared, products};
+use crate::llm::{Gpu, Sampling};
 
 /// Sizes of a step.
 struct Sizes {
@@ -24,21 +28,6 @@ struct Sizes {
 const FULL: Sizes = Sizes { texts: 128, positions: 256, width: 896, inner: 4864, heads: 14, kv_heads: 2, head: 64, vocab: 151_936 };
 const QUICK: Sizes = Sizes { texts: 3, positions: 32, width: 64, inner: 96, heads: 4, kv_heads: 2, head: 16, vocab: 300 };
 
-/// Tiles of a product in bfloat16: kernel, rows, outputs, threads, shared bytes.
-const TILES: [(&str, usize, usize, u32, usize); 3] = [
-    ("decoder_linear_bf16_16", 16, 32, 128, 27_648),
-    ("decoder_linear_bf16_64", 64, 64, 128, 40_960),
-    ("decoder_linear_bf16_128", 128, 128, 256, 81_920),
-];
-
-/// `AttentionShape` of `decoder_attention.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Shape([i32; 7], [f32; 2], i32);
-
-// SAFETY: ten numbers of four bytes without gaps.
-unsafe impl Plain for Shape {}
-
 /// Random bfloat16 numbers, two a word.
 fn halves(n: &Normals, array: usize, count: usize) -> Vec<u32> {
     let bits = |v: f32| v.to_bits() >> 16;
@@ -49,28 +38,24 @@ fn cost(bytes: usize, operations: f64, precision: Precision) -> Cost {
     Cost { bytes: bytes as f64, operations, precision }
 }
 
-fn ld(width: usize) -> usize {
-    width.next_multiple_of(32)
-}
-
 /// A product by each of the tiles.
 fn linear(n: &Normals, what: &str, rows: usize, depth: usize, outputs: usize) -> Vec<Subject<'static>> {
     let arrays = vec![
         Array { name: "sums", words: vec![0; rows * outputs] },
-        Array { name: "rows", words: halves(n, 50, rows * ld(depth)) },
-        Array { name: "weights", words: halves(n, 51, outputs * ld(depth)) },
+        Array { name: "rows", words: halves(n, 50, rows * Gpu::ld(depth)) },
+        Array { name: "weights", words: halves(n, 51, outputs * Gpu::ld(depth)) },
     ];
-    let one = |&(kernel, tile_rows, tile_outputs, threads, shared): &(&'static str, usize, usize, u32, usize)| {
+    let one = |(kernel, g): (&'static str, Geometry)| {
         let launch: Launch = Box::new(move |device, b| {
-            let args = [at(&b[0]), at(&b[1]), at(&b[2]), Arg::Pointer(0), int(rows), int(outputs), int(ld(depth)), int(0)];
-            go(device, kernel, [rows.div_ceil(tile_rows), outputs.div_ceil(tile_outputs)], threads, shared, &args)
+            let args = [at(&b[0]), at(&b[1]), at(&b[2]), Arg::Pointer(0), int(rows), int(outputs), int(Gpu::ld(depth)), int(0)];
+            go(device, kernel, [g.grid[0] as usize, g.grid[1] as usize], g.block[0], g.shared, &args)
         });
-        let bytes = 2 * (rows + outputs) * ld(depth) + 4 * rows * outputs;
+        let bytes = 2 * (rows + outputs) * Gpu::ld(depth) + 4 * rows * outputs;
         let cost = cost(bytes, 2.0 * (rows * outputs * depth) as f64, Precision::Bf16);
         let case = format!("{what}: {rows} rows, {depth} to {outputs}");
         subject(kernel, case, arrays.clone(), vec![whole("sums", &arrays, 0, None)], cost, launch)
     };
-    TILES.iter().map(one).collect()
+    products(rows, outputs).into_iter().map(one).collect()
 }
 
 /// Attention of one new token of each text.
@@ -81,16 +66,26 @@ fn attend(n: &Normals, s: &Sizes) -> Subject<'static> {
     let tiles: Vec<i32> = (0..texts).flat_map(|t| [t, 1, s.positions - 1, t * blocks].map(|v| v as i32)).collect();
     let used = heads * width;
     let arrays = vec![
-        Array { name: "out", words: vec![0; texts * ld(used) / 2] },
+        Array { name: "out", words: vec![0; texts * Gpu::ld(used) / 2] },
         Array::of("queries", &n.take(52, texts * (heads + 2 * kv) * width, 1.0)),
         Array { name: "cache", words: halves(n, 53, texts * blocks * kv * 32 * width) },
         Array::of("tiles", &tiles),
         Array::of("tables", &tables),
     ];
     let kernel = "decoder_attend_bf16_2";
-    let sizes = [heads, kv, width, width, 0, 1, 0].map(|v| v as i32);
-    let shape = Shape(sizes, [1.0 / (width as f32).sqrt(), 0.0], ld(used) as i32);
-    let shared = 64 * width + 2048 + 64 * (2 * width + 8);
+    let shape = AttentionShape {
+        heads: heads as i32,
+        kv_heads: kv as i32,
+        width: width as i32,
+        padded: width as i32,
+        layer: 0,
+        layers: 1,
+        window: 0,
+        scale: 1.0 / (width as f32).sqrt(),
+        cap: 0.0,
+        ld: Gpu::ld(used) as i32,
+    };
+    let shared = attend_shared(width, 2);
     let launch: Launch = Box::new(move |device, b| {
         let args = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), at(&b[4]), Arg::value(&shape)];
         go(device, kernel, [texts, kv], 128, shared, &args)
@@ -104,20 +99,16 @@ fn attend(n: &Normals, s: &Sizes) -> Subject<'static> {
 /// The choice of a token for each text, greedy or drawn.
 fn choose(n: &Normals, s: &Sizes, drawn: bool) -> Subject<'static> {
     let (texts, vocab) = (s.texts, s.vocab);
-    // `TokenAsk` in words: the draw 0.5, then temperature, top_p, penalty, top_k, row, and no lists.
-    let float = |v: f32| v.to_bits() as i32;
-    let ask = |row: usize| {
-        let (temperature, top_p) = if drawn { (1.0, 0.95) } else { (0.0, 1.0) };
-        [0, 0x3fe0_0000, float(temperature), float(top_p), float(1.0), 0, row as i32, 0, -1, 0, 0, 0]
-    };
+    let sampling = if drawn { Sampling { temperature: 1.0, top_p: 0.95, ..Sampling::GREEDY } } else { Sampling::GREEDY };
+    let asks: Vec<TokenAsk> = (0..texts).map(|row| TokenAsk::any(&sampling, 0.5, row as i32)).collect();
     let arrays = vec![
         Array { name: "tokens", words: vec![0; texts] },
         Array::of("logits", &n.take(54, texts * vocab, 3.0)),
-        Array::of("asks", &(0..texts).flat_map(ask).collect::<Vec<i32>>()),
+        Array::of("asks", &asks),
     ];
     let launch: Launch = Box::new(move |device, b| {
         let args = [at(&b[0]), at(&b[1]), at(&b[1]), at(&b[2]), at(&b[2]), at(&b[2]), int(vocab), Arg::Float(0.0)];
-        go(device, "decoder_choose", [texts, 1], 512, 24_856, &args)
+        go(device, "decoder_choose", [texts, 1], 512, CHOICE_SHARED, &args)
     });
     let case = format!("{texts} of {vocab} tokens, {}", if drawn { "drawn, top-p 0.95" } else { "greedy" });
     let outputs = vec![whole("tokens", &arrays, 0, None)];
@@ -128,22 +119,23 @@ fn choose(n: &Normals, s: &Sizes, drawn: bool) -> Subject<'static> {
 fn rows(n: &Normals, s: &Sizes) -> [Subject<'static>; 2] {
     let (texts, width, inner) = (s.texts, s.width, s.inner);
     let arrays = vec![
-        Array { name: "out", words: vec![0; texts * ld(width) / 2] },
+        Array { name: "out", words: vec![0; texts * Gpu::ld(width) / 2] },
         Array::of("sums", &n.take(55, texts * width, 1.0)),
         Array::of("weights", &n.take(56, width, 1.0)),
     ];
     let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), at(&b[2]), int(width), int(ld(width)), Arg::Float(1e-6)];
+        let args = [at(&b[0]), at(&b[1]), at(&b[2]), int(width), int(Gpu::ld(width)), Arg::Float(1e-6)];
         go(device, "decoder_norm_bf16", [texts, 1], 128, 128, &args)
     });
     let outputs = vec![whole("out", &arrays, 0, None)];
     let work = cost(6 * texts * width, 4.0 * (texts * width) as f64, Precision::Fp32);
     let norm = subject("decoder_norm_bf16", format!("{texts} rows of {width}"), arrays, outputs, work, launch);
 
-    let arrays = vec![Array { name: "out", words: vec![0; texts * ld(inner) / 2] }, Array::of("sums", &n.take(57, texts * 2 * inner, 1.0))];
+    let arrays =
+        vec![Array { name: "out", words: vec![0; texts * Gpu::ld(inner) / 2] }, Array::of("sums", &n.take(57, texts * 2 * inner, 1.0))];
     let launch: Launch = Box::new(move |device, b| {
-        let grid = [texts, ld(inner).div_ceil(128).min(8)];
-        go(device, "decoder_gated_bf16", grid, 128, 0, &[at(&b[0]), at(&b[1]), int(inner), int(ld(inner)), int(0)])
+        let grid = [texts, Gpu::ld(inner).div_ceil(128).min(8)];
+        go(device, "decoder_gated_bf16", grid, 128, 0, &[at(&b[0]), at(&b[1]), int(inner), int(Gpu::ld(inner)), int(0)])
     });
     let outputs = vec![whole("out", &arrays, 0, None)];
     let work = cost(10 * texts * inner, 10.0 * (texts * inner) as f64, Precision::Fp32);

@@ -8,6 +8,7 @@ pub mod benches;
 mod calls;
 pub mod case;
 mod cost;
+#[cfg(feature = "llm")]
 mod decoder;
 mod direct;
 pub mod file;

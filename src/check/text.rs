@@ -92,7 +92,7 @@ struct Pair {
 impl Pair {
     fn new(device: &Arc<dyn Device>, config: &Value, number: Stored, quick: bool) -> Result<Pair> {
         let spec = Spec::parse(Path::new("check"), config)?;
-        let source = Source::Folder(Weights::made_up(&spec, 5, number)?);
+        let source = Source::Folder(Weights::made_up(&spec, 5, number));
         let (gpu, cpu) = (Gpu::new(device.clone(), number, &spec)?, Cpu::new(false));
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().map_err(|e| Error::Usage(e.to_string()))?;
         let exact = Network::new(&cpu, spec.clone(), &source, POSITIONS)?;

@@ -107,7 +107,7 @@ impl Model {
             Dtype::F16 => Stored::F16,
             Dtype::Auto | Dtype::Bf16 => Stored::Bf16,
         };
-        let source = Source::Folder(Weights::made_up(&spec, 7, stored)?);
+        let source = Source::Folder(Weights::made_up(&spec, 7, stored));
         Model::with(Parts { folder, spec, tokenizer, chat, defaults, source }, options, device)
     }
 
@@ -141,12 +141,16 @@ impl Model {
         })
     }
 
-    /// Texts of `tokens` tokens to write side by side where nobody says how many: 64 on the CPU, up to 256 on a GPU as memory allows.
-    pub fn usual_slots(&self, tokens: usize) -> usize {
+    /// Texts of `tokens` tokens to write side by side where nobody says how many: 64; on a GPU by our own kernels up
+    /// to 256 as memory allows.
+    ///
+    /// # Errors
+    /// Where the GPU does not tell its free memory.
+    pub fn usual_slots(&self, tokens: usize) -> Result<usize> {
         match &self.placed {
-            Placed::Cpu(_) => 64,
+            Placed::Cpu(_) => Ok(64),
             Placed::Gpu(at) => at.ops.slots(at.network.spec(), tokens),
-            Placed::Candle(_) => 256,
+            Placed::Candle(_) => Ok(64),
         }
     }
 

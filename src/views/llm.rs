@@ -240,7 +240,7 @@ impl Generator for LlmGenerator<'_> {
         }
         let usual = self.model.max_len.min(USUAL);
         let slots = match self.settings.llm.batch as usize {
-            0 => self.model.usual_slots(usual),
+            0 => self.model.usual_slots(usual)?,
             slots => slots,
         };
         // Room for every slot's usual text and for one of the longest, beside what is shared.

@@ -134,7 +134,7 @@ fn as_many_texts_are_written_at_once_as_memory_allows() {
     let folder = tempfile::tempdir().unwrap();
     random_folder(folder.path(), &reference()["llama3"]["config"]);
     let spec = Spec::read(folder.path()).unwrap();
-    let slots = |memory: u64| Gpu::new(device(memory), Stored::Bf16, &spec).unwrap().slots(&spec, 500);
+    let slots = |memory: u64| Gpu::new(device(memory), Stored::Bf16, &spec).unwrap().slots(&spec, 500).unwrap();
     let (some, twice) = (slots(4 << 20), slots(8 << 20));
     assert!(some > 1 && twice >= 2 * some - 1 && twice <= 2 * some + 1, "{some} {twice}");
     assert_eq!((slots(1000), slots(1 << 40)), (1, 256));

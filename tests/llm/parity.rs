@@ -1,8 +1,8 @@
 //! Every architecture against what `transformers` computes (tests/fixtures/llm-reference.json, made by scripts/llm-fixtures).
 
-use super::common::{Loaded, close, greedy, logits, random_folder, reference, texts, tinystories, tokens, without_stop};
+use super::common::{Loaded, agree_in_pieces, close, greedy, logits, random_folder, reference, texts, tinystories, tokens, without_stop};
 use candle_core::{DType, Device};
-use lumos::llm::{Candle, Control, Engine, EngineOptions, Generate, Network, Source, Spec, Tokenizer, Weights};
+use lumos::llm::{Candle, Control, EngineOptions, Tokenizer};
 use serde_json::Value;
 
 #[test]
@@ -40,19 +40,11 @@ fn the_real_model_agrees_alone_and_in_ragged_batches() {
 fn as_candle_tensors(config: &Value, rows: &[Value], prompts: &[Vec<u32>]) {
     let folder = tempfile::tempdir().unwrap();
     random_folder(folder.path(), config);
-    let ops = Candle::new(Device::Cpu, DType::F32);
-    let source = Source::Folder(Weights::open(folder.path()).unwrap());
-    let network = Network::new(&ops, Spec::read(folder.path()).unwrap(), &source, 128).unwrap();
-    for (row, ours) in rows.iter().zip(logits(&network, &ops, prompts)) {
+    let loaded = Loaded::on(folder.path(), 2, |_| Candle::new(Device::Cpu, DType::F32));
+    for (row, ours) in rows.iter().zip(logits(&loaded.network, &loaded.ops, prompts)) {
         close(&ours, 5, &row["logits"], "candle");
     }
-    // Prompts cut into pieces, prefixes shared inside a block, sequences of different lengths side by side.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
-    let options = EngineOptions { slots: 3, step_tokens: 11, ..Default::default() };
-    let mut engine = Engine::on(&network, &ops, &pool, 128, options).unwrap();
-    engine.share(&prompts[3][..21]).unwrap();
-    let ours = texts(&mut engine, prompts.iter().map(|p| greedy(p.clone(), 12)).collect());
-    assert_eq!(ours, rows.iter().map(|r| without_stop(tokens(&r["greedy"]))).collect::<Vec<_>>(), "candle");
+    agree_in_pieces(&mut loaded.engine(EngineOptions { slots: 3, step_tokens: 11, ..Default::default() }), rows, prompts);
 }
 
 /// Each architecture is one test, so that a failure names it.
@@ -71,10 +63,7 @@ macro_rules! agrees {
             for (row, ours) in rows.iter().zip(logits(&loaded.network, &loaded.ops, &prompts)) {
                 close(&ours, 5, &row["logits"], "ragged batch");
             }
-            let mut engine = loaded.engine(EngineOptions { slots: 3, step_tokens: 11, ..Default::default() });
-            let ours = texts(&mut engine, prompts.iter().map(|p| greedy(p.clone(), 12)).collect());
-            let expected: Vec<Vec<u32>> = rows.iter().map(|r| without_stop(tokens(&r["greedy"]))).collect();
-            assert_eq!(ours, expected);
+            agree_in_pieces(&mut loaded.engine(EngineOptions { slots: 3, step_tokens: 11, ..Default::default() }), rows, &prompts);
             as_candle_tensors(&case["config"], rows, &prompts);
         }
     )*};

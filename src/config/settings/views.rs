@@ -122,7 +122,7 @@ pub struct LlmSettings {
     pub device: String,
     /// Numbers that weights are kept in.
     pub dtype: WeightType,
-    /// Texts written at once; 0: 64 on the CPU, up to 256 on a GPU as memory allows. Never changes a text.
+    /// Texts written at once; 0: 64, on a GPU by our own kernels up to 256 as memory allows. Never changes a text.
     pub batch: u32,
     /// How lines become items.
     pub grounding: Grounding,

@@ -6,6 +6,7 @@
 //! depend on what stands beside it, on how its prompt was cut, or on whose blocks hold the prefix.
 
 use super::super::network::{Attention, BLOCK, Batch, Norm, Segment};
+use super::super::pointer::Pointer;
 use super::super::spec::Spec;
 use super::{Cpu, Table, WORTH, rows};
 use crate::backend::cpu::simd::{LANES, Simd, dispatch};
@@ -35,19 +36,6 @@ impl Cache {
     /// Bytes of the whole cache.
     pub fn bytes(&self) -> u64 {
         std::mem::size_of_val(&self.data[..]) as u64
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Pointer(*mut f32);
-// SAFETY: tasks write disjoint parts.
-unsafe impl Send for Pointer {}
-unsafe impl Sync for Pointer {}
-
-impl Pointer {
-    /// A closure that calls this shares the whole, which may be shared; the bare pointer inside may not.
-    fn get(&self) -> *mut f32 {
-        self.0
     }
 }
 

@@ -1,5 +1,6 @@
 //! Passes over rows and heads. Sums run in an order that depends on one sentence alone.
 
+use super::super::pointer::Pointer;
 use crate::backend::cpu::simd::{LANES, Simd, dispatch};
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -74,19 +75,6 @@ unsafe fn gelu_kernel<S: Simd>(n: usize, x: *mut f32) {
             let tail = S::mul(S::mul(S::mul(p, t), e), S::splat(0.5));
             S::store_n(x.add(i), S::sub(S::max(v, S::splat(0.0)), S::mul(size, tail)), k);
         }
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Pointer(*mut f32);
-// SAFETY: tasks write disjoint parts.
-unsafe impl Send for Pointer {}
-unsafe impl Sync for Pointer {}
-
-impl Pointer {
-    /// A closure that calls this shares the whole, which may be shared; the bare pointer inside may not.
-    fn get(&self) -> *mut f32 {
-        self.0
     }
 }
 

@@ -1,13 +1,14 @@
 //! The next tokens asked for, as the kernel that chooses them wants them.
 
 use super::super::network::Ask;
+use super::super::sample::Sampling;
 use crate::backend::cuda::{Plain, bytes_of};
 use std::ops::Range;
 
 /// `TokenAsk` of `decoder_choice.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct TokenAsk {
+pub(crate) struct TokenAsk {
     pub unit: f64,
     pub temperature: f32,
     pub top_p: f32,
@@ -23,6 +24,29 @@ pub(super) struct TokenAsk {
 
 // SAFETY: numbers without gaps: 8 + 10 * 4 bytes.
 unsafe impl Plain for TokenAsk {}
+const _: () = assert!(std::mem::size_of::<TokenAsk>() == 48);
+
+/// Bytes of shared memory of `decoder_choose`.
+pub(crate) const CHOICE_SHARED: usize = 24_856;
+
+impl TokenAsk {
+    /// A token of any kind by `sampling`, from the logits of `row`, with the draw `unit`.
+    pub(crate) fn any(sampling: &Sampling, unit: f64, row: i32) -> TokenAsk {
+        TokenAsk {
+            unit,
+            temperature: sampling.temperature,
+            top_p: sampling.top_p,
+            penalty: sampling.repetition_penalty,
+            top_k: sampling.top_k,
+            row,
+            allowed: 0,
+            allowed_n: -1,
+            seen: 0,
+            seen_n: 0,
+            unused: 0,
+        }
+    }
+}
 
 /// Asks and their lists in one piece of memory; ranges are bytes.
 #[derive(Debug, Default)]
@@ -56,19 +80,8 @@ impl Packed {
                 if ask.sampling.repetition_penalty != 1.0 {
                     seen.extend(ask.seen.iter().map(|t| *t as i32));
                 }
-                TokenAsk {
-                    unit: if ask.sampling.is_greedy() { 0.0 } else { ask.key.unit(ask.position) },
-                    temperature: ask.sampling.temperature,
-                    top_p: ask.sampling.top_p,
-                    penalty: ask.sampling.repetition_penalty,
-                    top_k: ask.sampling.top_k,
-                    row: -1,
-                    allowed: 0,
-                    allowed_n: -1,
-                    seen: start,
-                    seen_n: seen.len() as i32 - start,
-                    unused: 0,
-                }
+                let unit = if ask.sampling.is_greedy() { 0.0 } else { ask.key.unit(ask.position) };
+                TokenAsk { seen: start, seen_n: seen.len() as i32 - start, ..TokenAsk::any(&ask.sampling, unit, -1) }
             })
             .collect();
         for narrow in [true, false] {

@@ -23,17 +23,17 @@ struct Heads {
 /// `AttentionShape` of `decoder_attention.cu`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-struct AttentionShape {
-    heads: i32,
-    kv_heads: i32,
-    width: i32,
-    padded: i32,
-    layer: i32,
-    layers: i32,
-    window: i32,
-    scale: f32,
-    cap: f32,
-    ld: i32,
+pub(crate) struct AttentionShape {
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub width: i32,
+    pub padded: i32,
+    pub layer: i32,
+    pub layers: i32,
+    pub window: i32,
+    pub scale: f32,
+    pub cap: f32,
+    pub ld: i32,
 }
 
 // SAFETY: numbers of four bytes without gaps.

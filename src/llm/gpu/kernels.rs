@@ -53,6 +53,24 @@ const TILES: [Tile; 3] = [
     Tile { rows: 128, outputs: 128, threads: 256, shared: [81_920, 73_728] },
 ];
 
+impl Tile {
+    /// A launch for `rows` rows and `outputs` outputs.
+    fn geometry(&self, number: Stored, rows: usize, outputs: usize) -> Geometry {
+        let grid = [rows.div_ceil(self.rows) as u32, outputs.div_ceil(self.outputs) as u32, 1];
+        Geometry { grid, block: [self.threads, 1, 1], shared: self.shared[usize::from(number == Stored::F32)] }
+    }
+}
+
+/// A product in bfloat16 by each of the tiles.
+pub(crate) fn products(rows: usize, outputs: usize) -> Vec<(&'static str, Geometry)> {
+    names!("bf16").linear.into_iter().zip(TILES.iter().map(|t| t.geometry(Stored::Bf16, rows, outputs))).collect()
+}
+
+/// Bytes of attention's shared memory for heads of `padded` numbers of `size` bytes.
+pub(crate) fn attend_shared(padded: usize, size: usize) -> usize {
+    64 * padded + 2048 + 32 * size * (2 * padded + 16 / size)
+}
+
 /// Kernels, looked up.
 pub(super) struct Kernels {
     pub embed: Kernel,
@@ -104,16 +122,13 @@ impl Kernels {
             2 * rows > t.rows && blocks(t) >= self.limits.multiprocessors as usize
         };
         let i = (1..3).rev().find(fits).unwrap_or(0);
-        let t = &TILES[i];
-        let grid = [rows.div_ceil(t.rows) as u32, outputs.div_ceil(t.outputs) as u32, 1];
-        (self.linear[i], Geometry { grid, block: [t.threads, 1, 1], shared: t.shared[usize::from(self.number == Stored::F32)] })
+        (self.linear[i], TILES[i].geometry(self.number, rows, outputs))
     }
 
     /// Attention's kernel for heads of `padded` numbers, and its shared memory in bytes.
     pub fn attend(&self, padded: usize) -> (Kernel, usize) {
-        let size = self.number.bytes();
         let i = if padded <= 64 { 0 } else { usize::from(padded > 128) + 1 };
-        (self.attend[i], 64 * padded + 2048 + 32 * size * (2 * padded + 16 / size))
+        (self.attend[i], attend_shared(padded, self.number.bytes()))
     }
 }
 

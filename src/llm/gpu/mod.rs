@@ -4,9 +4,9 @@
 //! its batch: every number of a row is summed in the same order whatever else is computed. A step is nine launches a layer, one
 //! upload before it, one of what is asked for, and a copy of the chosen tokens that is waited for when the next step has begun.
 
-mod ask;
-mod attention;
-mod kernels;
+pub(crate) mod ask;
+pub(crate) mod attention;
+pub(crate) mod kernels;
 mod memory;
 mod plan;
 mod weights;
@@ -17,7 +17,7 @@ use super::weights::Stored;
 use crate::backend::cuda::device::{Arriving, bytes_of_mut};
 use crate::backend::cuda::{Arg, Buffer, Device, DeviceError, Geometry, Kernel, bytes_of};
 use crate::{Error, Result};
-use ask::{Packed, TokenAsk};
+use ask::Packed;
 use kernels::{Kernels, blocks};
 use memory::{Lent, Spare};
 use plan::Lists;
@@ -116,7 +116,7 @@ impl Gpu {
     }
 
     /// Numbers of a padded row.
-    fn ld(width: usize) -> usize {
+    pub(crate) fn ld(width: usize) -> usize {
         width.next_multiple_of(PAD)
     }
 
@@ -132,9 +132,12 @@ impl Gpu {
 
     /// Texts of `tokens` tokens that a cache may hold beside the weights, with a fifth of the free memory left for activations: at most
     /// 256.
-    pub fn slots(&self, spec: &Spec, tokens: usize) -> usize {
-        let free = self.device.memory().map_or(0, |m| m.free) as usize;
-        (free / 5 * 4 / (tokens.div_ceil(BLOCK).max(1) * self.block_bytes(spec))).clamp(1, 256)
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn slots(&self, spec: &Spec, tokens: usize) -> Result<usize> {
+        let free = self.device.memory()?.free as usize;
+        Ok((free / 5 * 4 / (tokens.div_ceil(BLOCK).max(1) * self.block_bytes(spec))).clamp(1, 256))
     }
 
     fn sums(&self, rows: usize, width: usize) -> Result<Array> {
@@ -349,7 +352,7 @@ impl Ops for Gpu {
             (vocab as i32).into(),
             cap.unwrap_or(0.0).into(),
         ];
-        self.launch(self.kernels.choose, Geometry { shared: CHOICE_SHARED, ..blocks(asks.len(), 512) }, &args)?;
+        self.launch(self.kernels.choose, Geometry { shared: ask::CHOICE_SHARED, ..blocks(asks.len(), 512) }, &args)?;
         let arriving = self.device.fetch(tokens.buffer(), 0, 4 * asks.len())?;
         Ok(Answers { arriving, count: asks.len(), vocab })
     }
@@ -365,7 +368,3 @@ impl Ops for Gpu {
         Ok(tokens.into_iter().map(|t| u32::try_from(t).ok()).collect())
     }
 }
-
-/// Bytes of shared memory of `decoder_choose`.
-const CHOICE_SHARED: usize = 24_856;
-const _: () = assert!(std::mem::size_of::<TokenAsk>() == 48);

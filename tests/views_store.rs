@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use lumos::Error;
 use lumos::config::{GeneratorKind, ViewSettings};
@@ -203,4 +204,30 @@ proptest! {
             Err(error) => prop_assert!(matches!(error, Error::Mismatch { .. }), "{}", error),
         }
     }
+}
+
+#[test]
+fn a_build_that_is_stopped_keeps_what_is_finished() {
+    let (root, data, settings) = (tempfile::tempdir().unwrap(), data(), ViewSettings::default());
+    // 60 items are looked at before the 60 views, of which 9 are of users without a history.
+    let (seen, least) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+    let progress = |done: u64, _: u64| {
+        seen.store(done, Relaxed);
+        if done > 60 {
+            least.fetch_min(done, Relaxed);
+        }
+    };
+    let stopped = || seen.load(Relaxed) >= 60 + 30;
+    let options = views::Options { threads: 1, progress: &progress, stopped: &stopped, ..Default::default() };
+    let error = views::ensure_with(&data, &settings, root.path(), &options).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, Error::Interrupted(_)) && text.contains(" of 60 views are finished and kept"), "{text}");
+    let kept: u64 = text.split(' ').find_map(|word| word.parse().ok()).unwrap();
+    assert!((30..60).contains(&kept), "{text}");
+    assert!(entries(root.path()).iter().all(|name| name.ends_with(".redb")), "{:?}", entries(root.path()));
+    // The same again, to its end: nothing that was finished is made once more.
+    least.store(u64::MAX, Relaxed);
+    let (made, reused) = views::ensure_with(&data, &settings, root.path(), &views::Options { stopped: &|| false, ..options }).unwrap();
+    assert!(!reused && least.load(Relaxed) >= 60 + kept, "{} of {kept}", least.load(Relaxed));
+    assert_eq!(made, views::build(&data, &settings, 1, &|_, _| ()).unwrap());
 }

@@ -1,4 +1,4 @@
-//! Ctrl-C: the first press lets the round end, the second ends the program at once. Files are whole either way, for each is renamed into
+//! Ctrl-C: the first press lets the round, or the views under way, end; the second ends the program at once. Files are whole either way, for each is renamed into
 //! place when it is complete.
 
 use super::output;
@@ -15,11 +15,16 @@ pub fn listen() -> Result<&'static AtomicBool> {
             std::process::exit(130);
         }
         if std::io::stderr().is_terminal() {
-            output::remark("stopping after this round; press Ctrl-C again to stop at once");
+            output::remark("stopping once what is under way is saved; press Ctrl-C again to stop at once");
         }
     })
     .map_err(|e| Error::Usage(format!("cannot listen for Ctrl-C: {e}")))?;
     Ok(&STOP)
+}
+
+/// Whether Ctrl-C was pressed, where somebody listens.
+pub fn pressed() -> bool {
+    STOP.load(Ordering::SeqCst)
 }
 
 /// Adds to an interruption, or to the failure of a device, how to go on: the same command, with `flag` where it is not there yet.

@@ -49,6 +49,10 @@ fn bar(total: u64, template: &str) -> ProgressBar {
 }
 
 impl Observer for Progress {
+    fn stopped(&self) -> bool {
+        super::interrupt::pressed()
+    }
+
     fn stage(&self, name: &str, done: u64, total: u64) {
         if !self.terminal {
             return;

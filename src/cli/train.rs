@@ -42,7 +42,7 @@ pub fn main(args: &Args) -> Result<()> {
     let progress = Progress::new(args.json);
     // Before anything is prepared: a GPU that cannot be had is better known at once.
     let device = Devices::default().to_train(&effective.settings)?;
-    let prepared = run::prepare(&effective.settings, &progress)?;
+    let prepared = run::prepare(&effective.settings, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
     let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &out, resume: args.resume, stop };
     let result = run::train(&job, &progress).map_err(|e| interrupt::how_to_resume(e, Some("--resume")))?;
     drop(progress);

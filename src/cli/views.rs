@@ -1,6 +1,7 @@
 //! `lumos views`: build, inspect, compare.
 
 use super::args::Overrides;
+use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{table, table_with};
@@ -148,7 +149,8 @@ struct Summary<'a> {
 }
 
 fn build(args: &Build) -> Result<()> {
-    let (_, prepared) = prepare(&args.source, args.users, args.json)?;
+    interrupt::listen()?;
+    let (_, prepared) = prepare(&args.source, args.users, args.json).map_err(|e| interrupt::how_to_resume(e, None))?;
     let dir = prepared.views_dir.clone().unwrap_or_default();
     let manifest = views::load_manifest(&dir)?;
     if args.json {

@@ -59,6 +59,10 @@ pub trait Observer: Sync {
     fn stage(&self, _name: &str, _done: u64, _total: u64) {}
     /// A step has ended.
     fn stage_end(&self, _name: &str) {}
+    /// Whether what is being prepared should end early; what is finished is kept.
+    fn stopped(&self) -> bool {
+        false
+    }
     /// Something worth a line: what was reused, what was made.
     fn note(&self, _text: &str) {}
     /// Training begins after `done` of `rounds` rounds.

@@ -56,11 +56,13 @@ pub struct Options<'a> {
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
     /// Joules that the GPU has used since some moment, where it tells.
     pub joules: &'a (dyn Fn() -> Option<f64> + Sync),
+    /// Whether the build should end early: what is finished is kept where there is a journal.
+    pub stopped: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { threads: 0, first: None, progress: &|_, _| (), joules: &|| None }
+        Options { threads: 0, first: None, progress: &|_, _| (), joules: &|| None, stopped: &|| false }
     }
 }
 
@@ -155,6 +157,7 @@ pub(super) fn run(
         most_failed: (f64::from(settings.max_failed) * asked as f64) as usize,
         rows: None,
         stop: AtomicBool::new(false),
+        wish: options.stopped,
         tables: &tables,
         state: Mutex::new(State {
             done: slots.iter().filter(|s| s.is_some()).count() as u64,
@@ -171,6 +174,11 @@ pub(super) fn run(
         }
     };
     outcome?;
+    let all = (users * parts.len()) as u64;
+    if collected.done < all && (options.stopped)() {
+        let kept = if journal.is_some() { "are finished and kept" } else { "were finished" };
+        return Err(Error::Interrupted(format!("{} of {all} views {kept}", collected.done)));
+    }
     let seconds = begin.elapsed().as_secs_f64();
     let State { slots, failed, .. } = collected;
     refuse_many(settings, &failed, asked)?;
@@ -240,6 +248,7 @@ struct Collector<'a> {
     most_failed: usize,
     rows: Option<mpsc::Sender<Row>>,
     stop: AtomicBool,
+    wish: &'a (dyn Fn() -> bool + Sync),
     state: Mutex<State>,
 }
 
@@ -313,7 +322,7 @@ impl Sink for Collector<'_> {
     }
 
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || (self.wish)()
     }
 }
 

@@ -1,9 +1,8 @@
 //! The run folder: where its files are, who may open it, what it says about itself.
 
-use super::atomic::write_file;
-use super::clock;
 use super::machine::Machine;
 use super::pipeline::Prepared;
+use crate::base::{clock, files::write_file};
 use crate::config::{self, Effective, Settings};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};

@@ -14,11 +14,9 @@
 //!
 //! Nothing here prints: progress goes to an [`Observer`].
 
-mod atomic;
 mod board;
 mod chart;
 mod checkpoint;
-mod clock;
 mod compare;
 mod device;
 mod folder;
@@ -35,9 +33,9 @@ mod tensorboard;
 mod train;
 mod watch;
 
-pub use atomic::write_file;
+pub use crate::base::clock::now;
+pub use crate::base::files::write_file;
 pub use checkpoint::{Checkpoint, CheckpointMeta};
-pub use clock::now;
 pub use compare::{Comparison, compare};
 pub use device::{Devices, Taken};
 pub use folder::{RunFolder, RunInfo};

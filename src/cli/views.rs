@@ -113,7 +113,7 @@ fn prepare(source: &Source, users: Option<usize>, json: bool) -> Result<(Setting
     let prepared = match (&source.data, users) {
         (None, None) => run::prepare(&settings, &progress)?,
         (None, Some(_)) => {
-            let (data, dir) = run::prepare_data(&settings, &progress)?;
+            let (data, dir) = run::prepare_data(&settings, false, &progress)?;
             run::prepare_views(&settings, data, dir, users, &progress)?
         }
         (Some(dir), _) => {

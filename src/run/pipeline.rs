@@ -4,7 +4,7 @@ use super::Observer;
 use super::folder::RunFolder;
 use super::telemetry::Sampler;
 use crate::config::{Contrast, GeneratorKind, Settings};
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, Found};
 use crate::views::{self, Views};
 use crate::{Error, Result, parallel};
 use std::path::{Path, PathBuf};
@@ -43,20 +43,28 @@ fn views_root(data_dir: &Path) -> PathBuf {
     data_dir.with_file_name(name)
 }
 
-/// The data set of `settings` and its folder.
-pub fn prepare_data(settings: &Settings, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
-    let dir = data::prepared_dir(&settings.data)?;
-    let (data, reused) = data::ensure(&settings.data, &dir, &|what, done, total| observer.stage(what, done, total))?;
+/// The data set of `settings` and its folder; one that lies there already is replaced only where `overwrite` says so.
+pub fn prepare_data(settings: &Settings, overwrite: bool, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
+    let steps = data::Steps {
+        progress: &|what, done, total| observer.stage(what, done, total),
+        note: &|text| observer.note(text),
+        stopped: &|| observer.stopped(),
+    };
+    let Found { dataset: data, dir, reused } = data::find_or_prepare(&settings.data, overwrite, &steps)?;
     observer.stage_end("data");
-    let how = if reused { "up to date, reused" } else { "prepared" };
+    note_data(&data, &dir, if reused { "up to date, reused" } else { "prepared" }, observer);
+    Ok((data, dir))
+}
+
+/// One line on the data set in use.
+fn note_data(data: &Dataset, dir: &Path, how: &str, observer: &dyn Observer) {
     let (users, items, n) = (data.users(), data.item_count(), data.items.len());
     observer.note(&format!("data {}: {how} ({users} users, {items} items, {n} interactions; {})", data.name, dir.display()));
-    Ok((data, dir))
 }
 
 /// Data set and views of `settings`.
 pub fn prepare(settings: &Settings, observer: &dyn Observer) -> Result<Prepared> {
-    let (data, data_dir) = prepare_data(settings, observer)?;
+    let (data, data_dir) = prepare_data(settings, false, observer)?;
     crate::config::validate_against(settings, data.users(), data.item_count())?;
     if !needs_views(settings) {
         return Ok(Prepared { data, views: Views::default(), data_dir, views_dir: None, views_manifest: None, views_reused: false });
@@ -119,7 +127,7 @@ pub fn load_run_data(folder: &RunFolder, settings: &Settings, observer: &dyn Obs
     let data = match data::load_manifest(&info.data_dir) {
         Ok(manifest) if manifest.fingerprint == info.fingerprint => data::load(&info.data_dir)?,
         // Prepared elsewhere, moved or made anew: whatever the settings give now must have the same fingerprint.
-        _ => prepare_data(settings, observer)?.0,
+        _ => prepare_data(settings, false, observer)?.0,
     };
     if data.fingerprint != info.fingerprint {
         let message = format!("was trained on another state of the data set `{}`; prepare that one again", info.data);

@@ -68,3 +68,38 @@ fn a_named_folder_is_replaced_only_where_that_is_asked_for() {
     sandbox.lumos(&[&other[..], &["--overwrite"]].concat()).done();
     assert!(sandbox.lumos(&other).stdout().contains("reused"));
 }
+
+#[test]
+fn a_prepared_folder_is_trained_on_without_its_source() {
+    let sandbox = Sandbox::new();
+    let rows: String = (0..40).flat_map(|u| (0..6).map(move |i| format!("u{u}\ti{}\t{i}\n", (u * 7 + i * 3) % 20))).collect();
+    let inter = sandbox.write("log.inter", format!("user_id:token\titem_id:token\ttimestamp:float\n{rows}").as_bytes());
+    sandbox.lumos(&["data", "prepare", "--format", "recbole", "--inter", "log.inter", "--out", "sets/log"]).done();
+    let source = "data.format=recbole";
+    let train = ["train", "small.toml", "--set", "method=fed-sasrec"];
+    let with_source = [
+        &train[..],
+        &["--set", source, "--set", "data.inter=log.inter", "--set", "data.dir=sets/log", "--set", "data.name=log", "--out", "a"],
+    ]
+    .concat();
+    sandbox.lumos(&with_source).done();
+    std::fs::remove_file(&inter).unwrap();
+    let with_data = [&train[..], &["--data", "sets/log", "--out"]].concat();
+    let text = sandbox.lumos(&[&with_data[..], &["b"]].concat()).done();
+    assert!(text.contains("data log: taken as it is (40 users"), "{text}");
+    for file in ["checkpoints/best.safetensors", "ranks-test.safetensors"] {
+        assert!(sandbox.read(&format!("a/{file}")) == sandbox.read(&format!("b/{file}")), "{file}");
+    }
+    let config = String::from_utf8(sandbox.read("b/config.toml")).unwrap();
+    assert!(config.contains("dir = \"sets/log\"") && config.contains("# prepared data set"), "{config}");
+    // What was trained so is resumed, evaluated and used so, from a moved folder as well.
+    std::fs::rename(sandbox.path().join("sets"), sandbox.path().join("moved")).unwrap();
+    let more = ["train", "small.toml", "--set", "method=fed-sasrec", "--set", "federation.rounds=6", "--data", "moved/log", "--out", "b"];
+    sandbox.lumos(&[&more[..], &["--resume"]].concat()).done();
+    sandbox.lumos(&["eval", "b", "--json"]).json();
+    // The configuration may be left out, and what contradicts the folder is refused.
+    sandbox.lumos(&["train", "--data", "moved/log", "--set", "federation.rounds=1", "--set", "method=fed-sasrec", "--out", "c"]).done();
+    let contrary = ["train", "small.toml", "--data", "moved/log", "--out", "d", "--set", "data.k_core=3"];
+    sandbox.lumos(&contrary).refused(1, &["data.k_core", "--data"]);
+    sandbox.lumos(&["train", "small.toml", "--data", "nowhere", "--out", "d"]).refused(1, &["nowhere", "lumos data prepare"]);
+}

@@ -117,9 +117,7 @@ fn prepare(source: &Source, users: Option<usize>, json: bool) -> Result<(Setting
             run::prepare_views(&settings, data, dir, users, &progress)?
         }
         (Some(dir), _) => {
-            let data = data::load(dir)?;
-            // Views lie beside the folder, so it needs a name even where it is called `.`.
-            let named = if dir.file_name().is_some() { dir.clone() } else { dir.canonicalize().map_err(Error::io(dir, "open"))? };
+            let (data, named) = run::open_data(dir, &progress)?;
             run::prepare_views(&settings, data, named, users, &progress)?
         }
     };

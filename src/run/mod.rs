@@ -41,7 +41,7 @@ pub use device::{Devices, Taken};
 pub use folder::{RunFolder, RunInfo};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
-pub use pipeline::{Prepared, load_run_data, needs_views, prepare, prepare_data, prepare_views};
+pub use pipeline::{Prepared, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views};
 pub use ranks::{read_ranks, write_ranks};
 pub use result::{RunResult, Scores};
 pub use score::{Scored, open_trained, score};

@@ -62,9 +62,23 @@ fn note_data(data: &Dataset, dir: &Path, how: &str, observer: &dyn Observer) {
     observer.note(&format!("data {}: {how} ({users} users, {items} items, {n} interactions; {})", data.name, dir.display()));
 }
 
+/// The prepared data set in the folder `dir` as it is; its sources are not looked for.
+pub fn open_data(dir: &Path, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
+    let data = data::load(dir)?;
+    note_data(&data, dir, "taken as it is", observer);
+    // Views lie beside the folder, so it needs a name even where it is called `.`.
+    let named = if dir.file_name().is_some() { dir.to_path_buf() } else { dir.canonicalize().map_err(Error::io(dir, "open"))? };
+    Ok((data, named))
+}
+
 /// Data set and views of `settings`.
 pub fn prepare(settings: &Settings, observer: &dyn Observer) -> Result<Prepared> {
     let (data, data_dir) = prepare_data(settings, false, observer)?;
+    prepare_on(settings, data, data_dir, observer)
+}
+
+/// The views that `settings` need of the data set in the folder `data_dir`.
+pub fn prepare_on(settings: &Settings, data: Dataset, data_dir: PathBuf, observer: &dyn Observer) -> Result<Prepared> {
     crate::config::validate_against(settings, data.users(), data.item_count())?;
     if !needs_views(settings) {
         return Ok(Prepared { data, views: Views::default(), data_dir, views_dir: None, views_manifest: None, views_reused: false });

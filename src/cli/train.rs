@@ -42,7 +42,7 @@ pub struct Args {
 
 impl Args {
     fn effective(&self) -> Result<Effective> {
-        let effective = config::load(self.config.as_deref(), &self.over.sets())?;
+        let effective = config::load(self.config.as_deref(), &self.over.sets()?)?;
         match &self.data {
             Some(dir) => effective.on_prepared(dir, &data::load_manifest(dir)?.settings),
             None => Ok(effective),

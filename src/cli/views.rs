@@ -101,7 +101,7 @@ pub fn main(command: &Command) -> Result<()> {
 
 /// Settings, data and views of `source`.
 fn prepare(source: &Source, users: Option<usize>, json: bool) -> Result<(Settings, run::Prepared)> {
-    let settings = config::load(source.config.as_deref(), &source.over.sets())?.settings;
+    let settings = config::load(source.config.as_deref(), &source.over.sets()?)?.settings;
     if !run::needs_views(&settings) {
         let message = format!("method `{}` uses no views; choose one that does (`lumos methods`)", settings.method);
         return Err(Error::Usage(message));

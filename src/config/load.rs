@@ -99,7 +99,7 @@ pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Effective> {
     }
     lay(&file, Origin::File);
     lay(&preset, Origin::Method);
-    for table in [method.family.name(), method.name] {
+    for table in [method.family.name(), &method.name] {
         if let Some(layer) = tables.get(table) {
             lay(layer, Origin::MethodTable);
         }
@@ -212,10 +212,11 @@ fn method_tables(schema: &Schema, methods: Option<Value>, place: &str) -> Result
     let Value::Table(methods) = methods else {
         return Err(Error::setting("methods", format!("{place}: wanted tables `[methods.<name>]`")));
     };
+    let known = methods::all()?;
     for (name, table) in methods {
         let key = format!("methods.{name}");
         let place = format!("{place}, [{key}]");
-        let valid = || methods::all().iter().map(|m| m.name).chain(Family::ALL.map(Family::name));
+        let valid = || known.iter().map(|m| m.name.as_str()).chain(Family::ALL.map(Family::name));
         if !valid().any(|n| n == name) {
             return Err(Error::setting(key, format!("{place}: {}", names::unknown("method", &name, valid()))));
         }
@@ -249,7 +250,7 @@ fn command_line(schema: &Schema, sets: &[String]) -> Result<BTreeMap<String, Val
 
 fn preset(schema: &Schema, method: &Method) -> Result<BTreeMap<String, Value>> {
     let place = format!("method {}", method.name);
-    method.all_choices().iter().map(|c| Ok((c.key.to_string(), schema.parse(c.key, c.value, &place)?))).collect()
+    method.all_choices()?.into_iter().map(|c| Ok((c.key.clone(), schema.parse(&c.key, &c.value, &place)?))).collect()
 }
 
 /// Equal values; a whole number equals the same number written as a float.

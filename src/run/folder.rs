@@ -3,7 +3,7 @@
 use super::machine::Machine;
 use super::pipeline::Prepared;
 use crate::base::{clock, files::write_file};
-use crate::config::{self, Effective, Settings};
+use crate::config::{self, Effective, Settings, methods};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -137,7 +137,17 @@ impl RunFolder {
         }
     }
 
+    /// The settings, and the files of methods that are not LUMOS's own.
     fn write_config(&self, effective: &Effective) -> Result<()> {
+        let method = methods::find(&effective.settings.method)?;
+        let others = effective.settings.compare.iter().map(|name| methods::find(name)).collect::<Result<Vec<_>>>()?;
+        for method in std::iter::once(method).chain(others) {
+            if let Some(text) = &method.source {
+                let path = self.methods().join(format!("{}.toml", method.name));
+                std::fs::create_dir_all(self.methods()).map_err(Error::io(&path, "create"))?;
+                write_file(&path, text.as_bytes())?;
+            }
+        }
         let head = "# Effective settings of this run, written by lumos; the comment says where each value came from.\n";
         write_file(&self.config(), format!("{head}{}", effective.to_toml()?).as_bytes())
     }
@@ -160,8 +170,13 @@ impl RunFolder {
         self.write_info(&RunInfo { ended: Some(clock::now()), ..self.info()? })
     }
 
-    /// The settings of the run.
+    /// The settings of the run. Methods of files that it names are made known.
     pub fn settings(&self) -> Result<Settings> {
+        for entry in std::fs::read_dir(self.methods()).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|e| e == "toml") {
+                methods::register_file(&entry.path())?;
+            }
+        }
         config::load_written(&self.config())
     }
 
@@ -202,6 +217,11 @@ impl RunFolder {
     /// `report.html`.
     pub fn report(&self) -> PathBuf {
         self.root.join("report.html")
+    }
+
+    /// Folder of the files of methods that are not LUMOS's own.
+    fn methods(&self) -> PathBuf {
+        self.root.join("methods")
     }
 
     fn checkpoints(&self) -> PathBuf {

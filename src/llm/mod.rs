@@ -37,7 +37,10 @@ mod constraint;
 mod cpu;
 pub mod embed;
 mod engine;
+#[doc(hidden)]
+pub mod fuzz;
 mod gguf;
+mod gguf_header;
 pub(crate) mod gpu;
 pub mod made_up;
 mod model;
@@ -71,3 +74,8 @@ pub use spec::{Activation, Family, Spec};
 pub use tokenizer::{Control, Defaults, Tokenizer};
 pub use trie::{Node, TitleTrie, clean_title};
 pub use weights::{Plain, Stored, Weights};
+
+/// Foreign words for a message.
+fn shown(text: &str) -> String {
+    crate::views::text::one_line(text, 80)
+}

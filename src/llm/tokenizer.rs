@@ -1,6 +1,6 @@
 //! Text to tokens and back, as `tokenizer.json` says, and what else a folder says of its tokens.
 
-use super::spec::{Fields, Spec, read_json};
+use super::spec::{Fields, Spec, read_bytes, read_json};
 use crate::{Error, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -42,13 +42,10 @@ impl Tokenizer {
     /// As [`Tokenizer::read`].
     pub(super) fn with_rows(folder: &Path, rows: usize) -> Result<Tokenizer> {
         let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
-        let mut control = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::mismatch(&path, format!("not a tokenizer: {e}; download the folder again")))?;
-        // Stored settings for training batches would cut or pad our prompts.
-        let _ = control.with_truncation(None);
-        control.with_padding(None);
-        let vocab = control.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
+        let config = folder.join("tokenizer_config.json");
+        let config = if config.is_file() { read_json(&config)? } else { Value::Null };
+        let tokenizer = Tokenizer::parse(&path, &read_bytes(&path)?, config)?;
+        let vocab = tokenizer.vocab;
         if vocab > rows {
             let message =
                 format!("has token {}, but the model's embedding table ends at {}: they belong to different models", vocab - 1, rows - 1);
@@ -59,6 +56,22 @@ impl Tokenizer {
             let message = format!("knows {vocab} tokens, the model has {rows}: they belong to different models");
             return Err(Error::mismatch(&path, message));
         }
+        Ok(tokenizer)
+    }
+
+    /// From the bytes of a `tokenizer.json` read from `path`, and what `tokenizer_config.json` says.
+    ///
+    /// # Errors
+    /// Where the bytes are no tokenizer.
+    pub(super) fn parse(path: &Path, bytes: &[u8], config: Value) -> Result<Tokenizer> {
+        let mut control = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
+            let why = super::shown(&e.to_string());
+            Error::mismatch(path, format!("not a tokenizer: {why}; download the folder again"))
+        })?;
+        // Stored settings for training batches would cut or pad our prompts.
+        let _ = control.with_truncation(None);
+        control.with_padding(None);
+        let vocab = control.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
         let mut text = control.clone();
         text.set_encode_special_tokens(true);
         let mut special: Vec<(u32, String)> = control
@@ -68,10 +81,8 @@ impl Tokenizer {
             .map(|(id, t)| (id, t.content))
             .collect();
         special.sort();
-        let config = folder.join("tokenizer_config.json");
-        let config = if config.is_file() { read_json(&config)? } else { Value::Null };
-        let hash = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Tokenizer { path, control, text, special, vocab, hash, config })
+        let hash = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Tokenizer { path: path.into(), control, text, special, vocab, hash, config })
     }
 
     /// A tokenizer that knows nothing but bytes, for models with made-up weights.
@@ -214,15 +225,22 @@ impl Defaults {
         if !path.is_file() {
             return Ok(Defaults { eos: spec.eos.clone(), ..Defaults::default() });
         }
-        let object = read_json(&path)?;
-        let f = Fields { path: &path, object: &object };
+        Defaults::parse(&path, &read_json(&path)?, spec)
+    }
+
+    /// From the object of a `generation_config.json` read from `path`.
+    ///
+    /// # Errors
+    /// As [`Defaults::read`].
+    pub(super) fn parse(path: &Path, object: &Value, spec: &Spec) -> Result<Defaults> {
+        let f = Fields { path, object };
         let single = |key: &str| -> Result<Option<f32>> { Ok(f.positive(key)?.map(|x| x as f32)) };
         let mut eos = f.tokens("eos_token_id")?;
         if eos.is_empty() {
             eos = spec.eos.clone();
         }
         if let Some(token) = eos.iter().find(|t| **t as usize >= spec.vocab) {
-            return Err(Error::mismatch(&path, format!("`eos_token_id` {token} is beyond the model's {} tokens", spec.vocab)));
+            return Err(Error::mismatch(path, format!("`eos_token_id` {token} is beyond the model's {} tokens", spec.vocab)));
         }
         Ok(Defaults {
             sample: object.get("do_sample").and_then(Value::as_bool).unwrap_or(false),

@@ -42,6 +42,7 @@ pub mod fuzz;
 mod gguf;
 mod gguf_header;
 pub(crate) mod gpu;
+mod guard;
 pub mod made_up;
 mod model;
 mod network;

@@ -1,5 +1,6 @@
 //! Text to tokens and back, as `tokenizer.json` says, and what else a folder says of its tokens.
 
+use super::guard::guarded;
 use super::spec::{Fields, Spec, read_bytes, read_json};
 use crate::{Error, Result};
 use serde_json::Value;
@@ -64,8 +65,10 @@ impl Tokenizer {
     /// # Errors
     /// Where the bytes are no tokenizer.
     pub(super) fn parse(path: &Path, bytes: &[u8], config: Value) -> Result<Tokenizer> {
-        let mut control = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| {
-            let why = super::shown(&e.to_string());
+        // The library panics on some files.
+        let read = guarded(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())).flatten();
+        let mut control = read.map_err(|why| {
+            let why = super::shown(&why);
             Error::mismatch(path, format!("not a tokenizer: {why}; download the folder again"))
         })?;
         // Stored settings for training batches would cut or pad our prompts.
@@ -106,8 +109,13 @@ impl Tokenizer {
         if control == Control::Token { &self.control } else { &self.text }
     }
 
-    fn failed(&self, e: tokenizers::Error) -> Error {
-        Error::mismatch(&self.path, format!("cannot read a text: {e}"))
+    fn failed(&self, e: impl std::fmt::Display) -> Error {
+        Error::mismatch(&self.path, format!("cannot read a text: {}", super::shown(&e.to_string())))
+    }
+
+    /// What the library gives, where it gives something.
+    fn asked<T>(&self, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+        guarded(work).map_err(|why| self.failed(why))?.map_err(|e| self.failed(e))
     }
 
     /// Tokens of `text`, nothing added before or after.
@@ -115,7 +123,7 @@ impl Tokenizer {
     /// # Errors
     /// Where the tokenizer cannot express the text.
     pub fn encode(&self, text: &str, control: Control) -> Result<Vec<u32>> {
-        Ok(self.pick(control).encode_fast(text, false).map_err(|e| self.failed(e))?.get_ids().to_vec())
+        Ok(self.asked(|| self.pick(control).encode_fast(text, false))?.get_ids().to_vec())
     }
 
     /// Tokens of `text` with what the tokenizer puts around every text, such as a first token.
@@ -123,12 +131,12 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_whole(&self, text: &str, control: Control) -> Result<Vec<u32>> {
-        Ok(self.pick(control).encode_fast(text, true).map_err(|e| self.failed(e))?.get_ids().to_vec())
+        Ok(self.asked(|| self.pick(control).encode_fast(text, true))?.get_ids().to_vec())
     }
 
     /// Tokens of each text with the bytes it comes from, control tokens read as text. On all cores.
     pub(super) fn encode_many(&self, texts: Vec<String>) -> Result<Vec<tokenizers::Encoding>> {
-        self.text.encode_batch(texts, false).map_err(|e| self.failed(e))
+        self.asked(|| self.text.encode_batch(texts, false))
     }
 
     /// From now on [`Tokenizer::sentences`] have at most `tokens` tokens, control tokens included.
@@ -137,7 +145,7 @@ impl Tokenizer {
     /// Where what the tokenizer puts around every text alone is longer.
     pub(super) fn cut_at(&mut self, tokens: usize) -> Result<()> {
         // The library subtracts without looking.
-        let around = self.text.encode_fast("", true).map_err(|e| self.failed(e))?.len();
+        let around = self.asked(|| self.text.encode_fast("", true))?.len();
         if tokens <= around {
             let message = format!("puts {around} tokens around every text, a sentence may have {tokens}: they belong to different models");
             return Err(Error::mismatch(&self.path, message));
@@ -148,7 +156,7 @@ impl Tokenizer {
 
     /// Tokens of each text with what the tokenizer puts around every text, control tokens read as text. On all cores.
     pub(super) fn sentences(&self, texts: Vec<String>) -> Result<Vec<tokenizers::Encoding>> {
-        self.text.encode_batch_fast(texts, true).map_err(|e| self.failed(e))
+        self.asked(|| self.text.encode_batch_fast(texts, true))
     }
 
     /// The text of `tokens`, control tokens left out.
@@ -156,7 +164,7 @@ impl Tokenizer {
     /// # Errors
     /// Where the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.control.decode(tokens, true).map_err(|e| self.failed(e))
+        self.asked(|| self.control.decode(tokens, true))
     }
 
     /// The token written `text`.

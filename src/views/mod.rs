@@ -12,6 +12,8 @@ mod build;
 mod catalogue;
 mod compare;
 mod features;
+#[doc(hidden)]
+pub mod fuzz;
 mod generator;
 mod ground;
 mod ground_bench;

@@ -3,7 +3,7 @@
 mod client;
 mod format;
 mod pace;
-mod reply;
+pub(super) mod reply;
 mod tls;
 
 use std::path::Path;

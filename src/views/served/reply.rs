@@ -6,7 +6,7 @@ use serde_json::Value;
 
 /// What an endpoint wrote.
 #[derive(Debug, PartialEq)]
-pub(super) struct Answer {
+pub struct Answer {
     pub text: String,
     pub prompt_tokens: u32,
     pub output_tokens: u32,
@@ -16,7 +16,7 @@ pub(super) struct Answer {
 ///
 /// # Errors
 /// What is wrong with it otherwise.
-pub(super) fn parse(bytes: &[u8]) -> Result<Answer, String> {
+pub fn parse(bytes: &[u8]) -> Result<Answer, String> {
     let value: Value = serde_json::from_slice(bytes).map_err(|_| "the answer is no JSON".to_owned())?;
     let content = value.pointer("/choices/0/message/content").and_then(Value::as_str);
     let text = content.ok_or("the answer has no `choices[0].message.content`")?;
@@ -28,7 +28,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Answer, String> {
 
 /// How long a `Retry-After` of `text` asks to wait: a number of seconds or a date (RFC 9110, 10.2.3). `None` for anything else. A date is
 /// compared with the endpoint's own clock where its `Date` tells, else with ours, which says `now`.
-pub(super) fn retry_after(text: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
+pub fn retry_after(text: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {
         // What exceeds a `Duration` is as good as never; negative numbers and `nan` are no waits.

@@ -4,7 +4,7 @@ use lumos::config::{
     Anchor, Average, Backbone, Clients, Contrast, Group, LocalOptimizer, Positions, RecLoss, ServerOptimizer, Settings, UploadRows, Weights,
 };
 use lumos::data::{Dataset, Split};
-use lumos::federation::{NamedTensor, Trainer, wire};
+use lumos::federation::{NamedTensor, TensorData, Trainer, wire};
 use lumos::views::{UserViews, Views};
 use ring::world;
 
@@ -116,9 +116,69 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
     }
 }
 
+/// What was restored is what a checkpoint holds, whether or not a round has been trained since.
+#[test]
+fn a_restored_state_is_given_back_as_it_was() {
+    let (data, views) = world(40, 30, 5);
+    for (name, s) in kinds() {
+        let state = train(&s, &data, &views, 2);
+        let mut trainer = Trainer::new(&s, &data, &views).unwrap();
+        trainer.restore(&state, 2).unwrap();
+        assert_eq!(state, trainer.tensors().unwrap(), "{name}");
+        // The same over a trainer that has state of its own, and on to the next round.
+        let mut used = Trainer::new(&s, &data, &views).unwrap();
+        (0..3).for_each(|_| drop(used.round().unwrap()));
+        used.restore(&state, 2).unwrap();
+        assert_eq!((&state, used.rounds_done()), (&used.tensors().unwrap(), 2), "{name}");
+        assert_eq!(trainer.round().unwrap().round, 3);
+        used.round().unwrap();
+        assert_eq!(trainer.tensors().unwrap(), used.tensors().unwrap(), "{name}");
+        // Back to the start, where there are no moments and no private state.
+        let start = Trainer::new(&s, &data, &views).unwrap().tensors().unwrap();
+        used.restore(&start, 0).unwrap();
+        (0..2).for_each(|_| drop(used.round().unwrap()));
+        assert_eq!(state, used.tensors().unwrap(), "{name}: from the start");
+    }
+}
+
+/// A checkpoint that turns out wrong at its very end has changed nothing before.
+#[test]
+fn restoring_is_all_or_nothing() {
+    let (data, views) = world(40, 30, 6);
+    for (name, s) in kinds() {
+        let mut trainer = Trainer::new(&s, &data, &views).unwrap();
+        let mut undisturbed = Trainer::new(&s, &data, &views).unwrap();
+        for t in [&mut trainer, &mut undisturbed] {
+            (0..2).for_each(|_| drop(t.round().unwrap()));
+        }
+        let (state, other) = (trainer.tensors().unwrap(), train(&s, &data, &views, 3));
+        for spoiled in 0..other.len() {
+            let mut wrong = other.clone();
+            let tensor = &mut wrong[spoiled];
+            let (tensor_name, optional) = (tensor.name.clone(), tensor.name == "private");
+            match &mut tensor.data {
+                TensorData::U8(bytes) => drop(bytes.pop()),
+                TensorData::F32(values) => drop(values.pop()),
+                other => panic!("{other:?}"),
+            }
+            tensor.shape = vec![tensor.shape.iter().product::<usize>() - 1];
+            let error = trainer.restore(&wrong, 3).unwrap_err().to_string();
+            assert!(error.contains(&tensor_name), "{name}: {error}");
+            assert_eq!(state, trainer.tensors().unwrap(), "{name}: {tensor_name} spoiled");
+            if !optional {
+                wrong.remove(spoiled);
+                assert!(trainer.restore(&wrong, 3).unwrap_err().to_string().contains(&tensor_name), "{name}");
+            }
+        }
+        assert_eq!(trainer.round().unwrap().round, 3);
+        undisturbed.round().unwrap();
+        assert_eq!(undisturbed.tensors().unwrap(), trainer.tensors().unwrap(), "{name}");
+    }
+}
+
 fn items_of(tensors: &[NamedTensor]) -> &[f32] {
     match &tensors[0].data {
-        lumos::federation::TensorData::F32(v) => v,
+        TensorData::F32(v) => v,
         other => panic!("{other:?}"),
     }
 }

@@ -19,7 +19,8 @@ Examples:
   lumos train configs/quickstart.toml --data data/world --out runs/world    on a prepared folder; its source files are not needed
   lumos train configs/amazon-beauty.toml --device cuda --out runs/gpu        on the first GPU, or an error that says why not
   lumos train configs/amazon-beauty.toml --set method=lumos-literal --set federation.rounds=60 --seed 2
-Ctrl-C ends the run after the current round and saves it.")]
+Ctrl-C, SIGTERM and SIGUSR1 end the run after the current round and save it (exit codes 130, 143, 138); a second signal ends it at once.
+One process at a time works in a run folder; another one is refused with the owner's name.")]
 pub struct Args {
     /// Configuration file (TOML), such as configs/quickstart.toml; with --data it may be left out
     #[arg(required_unless_present = "data")]

@@ -42,7 +42,8 @@ Examples:
   lumos views build --data data/ml-100k --set views.generator=llm --set views.llm.model=models/qwen --users 100 --json
   lumos views build --data data/ml-100k --set views.generator=served --set views.served.url=http://localhost:8000/v1 \\
       --set views.served.model=qwen
-A build that ends early goes on where it was when the same command is given again.")]
+A build that ends early, by Ctrl-C, SIGTERM or SIGUSR1 (exit codes 130, 143, 138) or otherwise, goes on where it was when the same
+command is given again.")]
 pub struct Build {
     #[command(flatten)]
     source: Source,

@@ -58,11 +58,13 @@ pub struct Options<'a> {
     pub joules: &'a (dyn Fn() -> Option<f64> + Sync),
     /// Whether the build should end early: what is finished is kept where there is a journal.
     pub stopped: &'a (dyn Fn() -> bool + Sync),
+    /// Told what is worth a line: that another process is waited for, or what was damaged.
+    pub note: &'a (dyn Fn(&str) + Sync),
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { threads: 0, first: None, progress: &|_, _| (), joules: &|| None, stopped: &|| false }
+        Options { threads: 0, first: None, progress: &|_, _| (), joules: &|| None, stopped: &|| false, note: &|_| () }
     }
 }
 
@@ -197,8 +199,8 @@ pub(super) fn run(
         if let (Some(journal), Some(_)) = (journal, &recipes) {
             let of_joules = format!("{spent}-joules");
             journal.spend(&of_joules, joules.unwrap_or(0.0))?;
-            all_seconds = journal.spent(&spent)?;
-            all_joules = joules.and(Some(journal.spent(&of_joules)?));
+            all_seconds = journal.spent(&spent);
+            all_joules = joules.map(|_| journal.spent(&of_joules));
         }
         built.generation = Some(Generation::new(account, totals, all_seconds, all_joules));
     }

@@ -70,10 +70,13 @@ pub fn main(args: &Args) -> Result<()> {
         lines.push(line);
     }
     say(format!("\n{}", table(&head, &lines)))?;
+    if let Some([_, test]) = rows.first().and_then(|r| run::masked_targets(&r.result)) {
+        say(format!("masked targets: {test}; they lie in the user's history, are never recommended and count as misses"))?;
+    }
     let k = config::select(&settings.eval)?.k;
     for c in &tests {
         for test in c.tests.iter().filter(|t| t.k == k) {
-            say(format!("\nA = {}, B = {}: {test}", c.a, c.b))?;
+            say(format!("\nA = {}, B = {}: {}\n{test}", c.a, c.b, test.heading()))?;
         }
     }
     say("")?;

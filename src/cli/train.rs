@@ -72,6 +72,7 @@ pub fn main(args: &Args) -> Result<()> {
     // Before anything is prepared: a GPU that cannot be had is better known at once.
     let device = Devices::default().to_train(&effective.settings)?;
     let prepared = args.prepare(&effective, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
+    run::returning_notice(&effective, &prepared.data).iter().for_each(|text| progress.note(text));
     let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &out, resume: args.resume, stop };
     let result = run::train(&job, &progress).map_err(|e| interrupt::how_to_resume(e, Some("--resume")))?;
     drop(progress);
@@ -79,8 +80,11 @@ pub fn main(args: &Args) -> Result<()> {
         return say_json(&result);
     }
     let names = metric_names(&effective.settings.eval.k);
-    let rows: Vec<Vec<String>> =
+    let mut rows: Vec<Vec<String>> =
         names.into_iter().map(|n| vec![n.clone(), metric(&result.validation, &n), metric(&result.test, &n)]).collect();
+    if let Some([validation, test]) = run::masked_targets(&result) {
+        rows.push(vec!["masked targets".into(), validation.to_string(), test.to_string()]);
+    }
     say(table(&[&result.method, "validation", "test"], &rows))?;
     if result.rounds > 0 {
         say(format!(

@@ -106,7 +106,8 @@ pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Effective> {
     }
     lay(&line, Origin::CommandLine);
 
-    let settings: Settings = nest(&values)?.try_into().map_err(|e| Error::Usage(format!("{place}: {}", e.message())))?;
+    let mut settings: Settings = nest(&values)?.try_into().map_err(|e| Error::Usage(format!("{place}: {}", e.message())))?;
+    settings.views.mask = settings.eval.mask;
     validate(&settings)?;
     Ok(Effective { settings, origins, file: path.map(Path::to_path_buf) })
 }
@@ -117,8 +118,9 @@ pub fn load_written(path: &Path) -> Result<Settings> {
     let flat = schema.flatten(&read_table(path)?, &path.display().to_string())?;
     let mut values = schema.defaults();
     values.extend(flat);
-    let settings: Settings =
+    let mut settings: Settings =
         nest(&values)?.try_into().map_err(|e: toml::de::Error| Error::mismatch(path, format!("cannot be read: {}", e.message())))?;
+    settings.views.mask = settings.eval.mask;
     validate(&settings)?;
     Ok(settings)
 }

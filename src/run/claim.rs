@@ -46,7 +46,8 @@ impl Claim {
         if made && start == Start::Resume {
             return Err(Error::mismatch(root, "there is no run to resume; leave --resume out to start one"));
         }
-        if !made {
+        // Before anything is written. An owner may be at work on its first files: then it is the lock that tells.
+        if !made && folder.refuse_foreign().is_err() && !folder.lock().exists() {
             folder.refuse_foreign()?;
         }
         let lock = Some(lock(&folder)?);

@@ -22,7 +22,10 @@ const POLL: Duration = Duration::from_millis(50);
 const COMMIT: usize = 1 << 16;
 /// Numbers of [`Counts`] before a row's items.
 const HEAD: usize = 5;
-/// Table of sums over all starts of a build: seconds and joules by recipe.
+/// What is added to the name of the seconds of a build for the tokens of its prompts and of its answers.
+pub(super) const PROMPT: &str = "-prompt-tokens";
+pub(super) const OUTPUT: &str = "-output-tokens";
+/// Table of sums over all starts of a build by recipe: seconds, tokens, joules.
 const SPENT: TableDefinition<&str, f64> = TableDefinition::new("spent");
 
 /// An open journal; the file is locked to this process.
@@ -100,8 +103,8 @@ impl Journal {
         self.commit(&[], name, more)
     }
 
-    /// Writes rows until the channel ends, and adds the seconds that pass to the sum under `seconds`. After an error `stop` is set
-    /// and rows are thrown away.
+    /// Writes rows until the channel ends, and adds the wall time that passes to the sum under `seconds`, the tokens of the rows to
+    /// those of [`PROMPT`] and [`OUTPUT`] beside it. After an error `stop` is set and rows are thrown away.
     pub(super) fn write(&self, rows: mpsc::Receiver<Row>, seconds: &str, stop: &AtomicBool) -> Result<()> {
         let mut outcome = Ok(());
         let mut last = Instant::now();
@@ -113,8 +116,9 @@ impl Journal {
                 batch.push(next);
             }
             if outcome.is_ok() {
-                outcome = self.commit(&batch, seconds, last.elapsed().as_secs_f64());
-                last = Instant::now();
+                let now = Instant::now();
+                outcome = self.commit(&batch, seconds, (now - last).as_secs_f64());
+                last = now;
                 stop.store(outcome.is_err(), Ordering::Relaxed);
             }
         }
@@ -123,7 +127,12 @@ impl Journal {
 
     fn commit(&self, batch: &[Row], sum: &str, more: f64) -> Result<()> {
         let fail = |e: redb::Error| failed(&self.path, e);
-        let sum_now = self.spent(sum)? + more;
+        let tokens = |of: fn(&Counts) -> u32| batch.iter().map(|row| f64::from(of(&row.made.counts))).sum::<f64>();
+        let sums = [
+            (sum.to_owned(), more),
+            (format!("{sum}{PROMPT}"), tokens(|c| c.prompt_tokens)),
+            (format!("{sum}{OUTPUT}"), tokens(|c| c.output_tokens)),
+        ];
         let mut order: Vec<&Row> = batch.iter().collect();
         order.sort_by(|a, b| (&a.table, a.user).cmp(&(&b.table, b.user)));
         let write = self.base.begin_write().map_err(|e| fail(e.into()))?;
@@ -135,7 +144,10 @@ impl Journal {
         }
         {
             let mut table = write.open_table(SPENT).map_err(|e| fail(e.into()))?;
-            table.insert(sum, sum_now).map_err(|e| fail(e.into()))?;
+            for (name, more) in sums.iter().filter(|(_, more)| *more != 0.0) {
+                let before = table.get(name.as_str()).map_err(|e| fail(e.into()))?.map_or(0.0, |v| v.value());
+                table.insert(name.as_str(), before + more).map_err(|e| fail(e.into()))?;
+            }
         }
         write.commit().map_err(|e| fail(e.into()))
     }

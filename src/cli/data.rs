@@ -61,18 +61,23 @@ pub struct Prepare {
     /// Name of the time column; empty keeps the order of the file
     #[arg(long, value_name = "NAME")]
     time_column: Option<String>,
-    /// Replace a prepared data set that is in the folder
+    /// Replace a prepared data set that is in the folder; other files in it are kept
     #[arg(long)]
     overwrite: bool,
 }
 
 /// Prepare the data set that a configuration file describes, unless it is up to date
 ///
-/// Into data.dir, or data/<name> under the working folder.
+/// Into data.dir; without it into data/<name> under the working folder or, where a data set that was made otherwise lies there, into
+/// data/<name>-<key> beside it.
 #[derive(clap::Args)]
+#[command(after_help = "Example:\n  lumos data build configs/ml-100k.toml --set data.k_core=10")]
 pub struct FromConfig {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Replace a data set that was made otherwise or is damaged; other files in the folder are kept
+    #[arg(long)]
+    overwrite: bool,
 }
 
 /// Show the statistics of a prepared folder
@@ -105,7 +110,7 @@ pub struct Synth {
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Replace a prepared data set that is in the folder
+    /// Replace a prepared data set that is in the folder; other files in it are kept
     #[arg(long)]
     overwrite: bool,
 }
@@ -117,7 +122,7 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Synth(args) => synth(args),
         Command::Build(args) => {
             let progress = Progress::new(false);
-            run::prepare_data(&args.config.load()?.settings, &progress).map(|_| ())
+            run::prepare_data(&args.config.load()?.settings, args.overwrite, &progress).map(|_| ())
         }
     }
 }

@@ -299,11 +299,13 @@ pub struct EvalSettings {
     pub patience: u32,
     /// Rank only so many users during training (the first drawn by seed); 0: all. The final test uses all.
     pub users: u32,
+    /// Items that are never recommended, in evaluation, in `lumos recommend` and in the future view alike.
+    pub mask: Mask,
 }
 
 impl Default for EvalSettings {
     fn default() -> Self {
-        EvalSettings { every: 10, k: vec![5, 10, 20], select: "HR@20".into(), patience: 0, users: 0 }
+        EvalSettings { every: 10, k: vec![5, 10, 20], select: "HR@20".into(), patience: 0, users: 0, mask: Mask::History }
     }
 }
 

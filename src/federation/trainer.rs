@@ -3,7 +3,7 @@
 use super::device::DeviceTrainer;
 use super::device_use::DeviceUse;
 use super::fixed;
-use super::private::{PrivateState, PrivateStore};
+use super::private::{PrivateShape, PrivateState, PrivateStore};
 use super::report::{RoundReport, Totals};
 use super::server::Server;
 use super::tensor::{NamedTensor, TensorData};
@@ -317,10 +317,14 @@ impl<'a> Trainer<'a> {
                 out.push(NamedTensor::f32(format!("{name}.items"), &table, &pair.1));
             }
         }
-        if self.lanes[0].continued.is_some() {
-            for (name, values) in MOMENTS.iter().zip(self.lanes[0].worker.moments()) {
-                out.push(NamedTensor::f32(*name, &[values.len()], values));
-            }
+        let moments = match (&self.moments, self.lanes[0].continued) {
+            // As restored: the worker takes them over when it begins its next round.
+            (Some(restored), _) => Some(restored.each_ref().map(Vec::as_slice)),
+            (None, Some(_)) => Some(self.lanes[0].worker.moments()),
+            (None, None) => None,
+        };
+        for (name, values) in MOMENTS.iter().zip(moments.into_iter().flatten()) {
+            out.push(NamedTensor::f32(*name, &[values.len()], values));
         }
         if !self.private.is_empty() {
             let bytes = self.private.encode()?;
@@ -329,7 +333,11 @@ impl<'a> Trainer<'a> {
         Ok(out)
     }
 
-    /// Takes back what [`Trainer::tensors`] gave after `rounds_done` rounds. Tensors that do not fit are refused by name.
+    /// Takes back what [`Trainer::tensors`] gave after `rounds_done` rounds.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the name of a tensor that does not fit, [`Error::Io`] where private state cannot be kept on disk. The trainer is
+    /// then what it was.
     pub fn restore(&mut self, tensors: &[NamedTensor], rounds_done: u64) -> Result<()> {
         let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let find = |name: &str, shape: &[usize]| -> Result<&[f32]> {
@@ -358,22 +366,27 @@ impl<'a> Trainer<'a> {
                 pair.1.copy_from_slice(find(&format!("{name}.items"), &table)?);
             }
         }
-        self.moments = None;
+        let mut moments = None;
         if self.settings.federation.clients == Clients::One && rounds_done > 0 {
             let (p, r) = ([spec.dense_len], [table[0] * table[1]]);
-            let mut moments: [Vec<f32>; 4] = Default::default();
+            let mut found: [Vec<f32>; 4] = Default::default();
             for (i, name) in MOMENTS.iter().enumerate() {
-                moments[i] = find(name, if i < 2 { &p } else { &r })?.to_vec();
+                found[i] = find(name, if i < 2 { &p } else { &r })?.to_vec();
             }
-            self.moments = Some(moments);
+            moments = Some(found);
         }
-        if let Some(t) = by_name.get("private") {
-            let TensorData::U8(bytes) = &t.data else {
-                return Err(Error::Usage("checkpoint: tensor `private` must hold bytes".into()));
-            };
-            self.private.clear();
-            self.private.restore(bytes)?.ok_or_else(|| Error::Usage("checkpoint: private client state is damaged".into()))?;
-        }
+        let shape = PrivateShape { clients: self.data.users(), items: table[0], dim: spec.dim(), dense: spec.dense_len };
+        let private = match by_name.get("private").map(|t| &t.data) {
+            None => self.private.restored(&[], shape)?,
+            Some(TensorData::U8(bytes)) => self.private.restored(bytes, shape)?,
+            Some(_) => return Err(Error::Usage("checkpoint: tensor `private` must hold bytes".into())),
+        };
+        let damaged =
+            || Error::Usage("checkpoint: private client state (tensor `private`) is damaged or of another model or data set".into());
+        let private = private.ok_or_else(damaged)?;
+        // From here on nothing can fail.
+        self.private = private;
+        self.moments = moments;
         if let Some(device) = &mut self.device {
             device.invalidate();
         }

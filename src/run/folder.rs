@@ -3,14 +3,14 @@
 use super::machine::Machine;
 use super::pipeline::Prepared;
 use crate::base::{clock, files::write_file};
-use crate::config::{self, Effective, Settings};
+use crate::config::{self, Effective, Settings, methods};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Settings that may differ when a run is resumed: they change no finished round. Another device ends in other bits, of which a run
-/// speaks; yet a run whose GPU is gone must not be lost.
-const FREE: [&str; 6] = ["threads", "device", "compare", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
+/// speaks; yet a run whose GPU is gone must not be lost. Where the data set lies does not matter, for its fingerprint is compared.
+const FREE: [&str; 7] = ["threads", "device", "compare", "data.dir", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
 
 /// `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -137,7 +137,17 @@ impl RunFolder {
         }
     }
 
+    /// The settings, and the files of methods that are not LUMOS's own.
     fn write_config(&self, effective: &Effective) -> Result<()> {
+        let method = methods::find(&effective.settings.method)?;
+        let others = effective.settings.compare.iter().map(|name| methods::find(name)).collect::<Result<Vec<_>>>()?;
+        for method in std::iter::once(method).chain(others) {
+            if let Some(text) = &method.source {
+                let path = self.methods().join(format!("{}.toml", method.name));
+                std::fs::create_dir_all(self.methods()).map_err(Error::io(&path, "create"))?;
+                write_file(&path, text.as_bytes())?;
+            }
+        }
         let head = "# Effective settings of this run, written by lumos; the comment says where each value came from.\n";
         write_file(&self.config(), format!("{head}{}", effective.to_toml()?).as_bytes())
     }
@@ -160,8 +170,13 @@ impl RunFolder {
         self.write_info(&RunInfo { ended: Some(clock::now()), ..self.info()? })
     }
 
-    /// The settings of the run.
+    /// The settings of the run. Methods of files that it names are made known.
     pub fn settings(&self) -> Result<Settings> {
+        for entry in std::fs::read_dir(self.methods()).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|e| e == "toml") {
+                methods::register_file(&entry.path())?;
+            }
+        }
         config::load_written(&self.config())
     }
 
@@ -204,6 +219,11 @@ impl RunFolder {
         self.root.join("report.html")
     }
 
+    /// Folder of the files of methods that are not LUMOS's own.
+    fn methods(&self) -> PathBuf {
+        self.root.join("methods")
+    }
+
     fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
@@ -241,7 +261,7 @@ pub(super) fn differences_key(settings: &Settings) -> Result<String> {
     let all = config::flat(settings)?;
     Ok(all
         .iter()
-        .filter(|(k, _)| !FREE.contains(&k.as_str()) || ["federation.rounds", "device"].contains(&k.as_str()))
+        .filter(|(k, _)| !FREE.contains(&k.as_str()) || ["federation.rounds", "device", "data.dir"].contains(&k.as_str()))
         .map(|(k, v)| format!("{k} = {v}\n"))
         .collect())
 }

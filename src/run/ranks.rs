@@ -6,7 +6,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Writes `ranks [U]` (counted from 1; 0 where a user has no target) with the data set's fingerprint.
+/// Writes `ranks [U]` (counted from 1; [`crate::eval::MISS`] for a masked target, 0 where a user has no target) with the data set's fingerprint.
 pub fn write_ranks(path: &Path, ranks: &[u32], fingerprint: &str) -> Result<()> {
     let fail = |e: safetensors::SafeTensorError| Error::mismatch(path, format!("cannot write ranks: {e}"));
     let bytes: Vec<u8> = ranks.iter().flat_map(|r| r.to_le_bytes()).collect();

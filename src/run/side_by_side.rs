@@ -2,6 +2,7 @@
 
 use super::device::Devices;
 use super::folder::{RunFolder, differences_key};
+use super::notice::returning_notice;
 use super::pipeline::{prepare, prepare_data};
 use super::result::{RunResult, scores};
 use super::train::{Job, train};
@@ -44,6 +45,9 @@ pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool
             None => default_folder(&effective.settings)?,
         };
         let prepared = prepare(&effective.settings, observer)?;
+        if rows.is_empty() {
+            returning_notice(effective, &prepared.data).iter().for_each(|text| observer.note(text));
+        }
         let resume = RunFolder::open(&folder).is_ok();
         let result = train(&Job { effective, prepared: &prepared, device, out: &folder, resume, stop }, observer)?;
         rows.push(Row { folder, result });
@@ -53,9 +57,9 @@ pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool
 
 /// Test metrics of recommending the most frequent training items.
 pub fn popularity_row(settings: &Settings, observer: &dyn Observer) -> Result<Scores> {
-    let (data, _) = prepare_data(settings, &Quiet(observer))?;
+    let (data, _) = prepare_data(settings, false, &Quiet(observer))?;
     let users: Vec<u32> = (0..data.users() as u32).collect();
-    scores(&eval::metrics(&eval::popularity_ranks(&data, Split::Test, &users), &settings.eval.k))
+    scores(&eval::metrics(&eval::popularity_ranks(&data, settings.eval.mask, Split::Test, &users), &settings.eval.k))
 }
 
 /// Passes steps on but no notes: the data set has been spoken of.

@@ -5,6 +5,7 @@ use super::checkpoint::{Checkpoint, CheckpointMeta};
 use super::device::Taken;
 use super::folder::{RunFolder, read_json, write_json};
 use super::metrics::{Line, MetricsFile, read_lines};
+use super::notice::returning_notice;
 use super::pipeline::Prepared;
 use super::ranks::write_ranks;
 use super::result::{RunResult, scores};
@@ -54,7 +55,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
         false => RunFolder::create(job.out, job.effective, job.prepared)?,
     };
     if methods::find(&settings.method)?.family == Family::Baseline {
-        return popularity(&folder, settings, data);
+        return popularity(&folder, job.effective, data);
     }
     let rounds = u64::from(settings.federation.rounds);
     let last = folder.checkpoint("last");
@@ -95,7 +96,9 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let board = Board::open(&folder.tensorboard(), meta.round)?;
     let watch = Watch::over(device.device().map(|d| &**d));
     let users = validation_users(settings, data);
-    let mut run = Run { settings, data, folder, last, users, metrics, board, watch, saved: meta.clone(), written: meta.round, meta };
+    let notice = returning_notice(job.effective, data);
+    let mut run =
+        Run { settings, data, notice, folder, last, users, metrics, board, watch, saved: meta.clone(), written: meta.round, meta };
     observer.training(&settings.method, run.meta.round, rounds);
     match run.rounds(&mut trainer, job.stop, observer).and_then(|()| run.finish(&mut trainer, observer)) {
         Err(Error::Device(fault)) => {
@@ -110,6 +113,8 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
 struct Run<'a> {
     settings: &'a Settings,
     data: &'a Dataset,
+    /// What the report says of targets that users had met before.
+    notice: Option<String>,
     folder: RunFolder,
     /// Path of the last checkpoint.
     last: PathBuf,
@@ -207,7 +212,7 @@ impl Run<'_> {
         };
         let validation = measure(Split::Validation, "validating")?;
         let test = measure(Split::Test, "testing")?;
-        self.board.test(self.meta.round, &test)?;
+        self.board.test(best.meta.round, &test)?;
         let lines = read_lines(&self.folder.metrics())?;
         let total = |key: &str| lines.iter().filter_map(|l| l.get(key)?.as_f64()).sum::<f64>();
         let (seconds, epochs) = (total("seconds"), total("client_epochs"));
@@ -228,7 +233,7 @@ impl Run<'_> {
             bytes_down: total("bytes_down") as u64,
             ..untrained(settings, data)
         };
-        close(&self.folder, settings, &result, &lines)?;
+        close(&self.folder, settings, &result, &lines, self.notice.as_deref())?;
         Ok(result)
     }
 }
@@ -278,15 +283,16 @@ fn validation_users(settings: &Settings, data: &Dataset) -> Vec<u32> {
 }
 
 /// The baseline that trains nothing.
-fn popularity(folder: &RunFolder, settings: &Settings, data: &Dataset) -> Result<RunResult> {
+fn popularity(folder: &RunFolder, effective: &Effective, data: &Dataset) -> Result<RunResult> {
+    let settings = &effective.settings;
     let users: Vec<u32> = (0..data.users() as u32).collect();
     let measure = |split: Split| -> Result<super::Scores> {
-        let ranks = eval::popularity_ranks(data, split, &users);
+        let ranks = eval::popularity_ranks(data, settings.eval.mask, split, &users);
         write_ranks(&folder.ranks(split), &ranks, &data.fingerprint)?;
         scores(&eval::metrics(&ranks, &settings.eval.k))
     };
     let result = RunResult { validation: measure(Split::Validation)?, test: measure(Split::Test)?, ..untrained(settings, data) };
-    close(folder, settings, &result, &[])?;
+    close(folder, settings, &result, &[], returning_notice(effective, data).as_deref())?;
     Ok(result)
 }
 
@@ -312,9 +318,9 @@ fn untrained(settings: &Settings, data: &Dataset) -> RunResult {
     }
 }
 
-fn close(folder: &RunFolder, settings: &Settings, result: &RunResult, lines: &[serde_json::Value]) -> Result<()> {
+fn close(folder: &RunFolder, settings: &Settings, result: &RunResult, lines: &[serde_json::Value], notice: Option<&str>) -> Result<()> {
     folder.ended()?;
-    let html = report::html(settings, &folder.info()?, result, lines);
+    let html = report::html(settings, &folder.info()?, result, lines, notice);
     super::write_file(&folder.report(), html.as_bytes())?;
     // Last, because its presence says that the run is finished.
     write_json(&folder.result(), result)

@@ -58,11 +58,13 @@ pub struct Options<'a> {
     pub joules: &'a (dyn Fn() -> Option<f64> + Sync),
     /// Whether the build should end early: what is finished is kept where there is a journal.
     pub stopped: &'a (dyn Fn() -> bool + Sync),
+    /// Told what is worth a line: that another process is waited for, or what was damaged.
+    pub note: &'a (dyn Fn(&str) + Sync),
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { threads: 0, first: None, progress: &|_, _| (), joules: &|| None, stopped: &|| false }
+        Options { threads: 0, first: None, progress: &|_, _| (), joules: &|| None, stopped: &|| false, note: &|_| () }
     }
 }
 
@@ -204,13 +206,13 @@ pub(super) fn run(
                 let tokens = |kind: &str, lost: u64| {
                     let name = format!("{spent}{kind}");
                     journal.spend(&name, lost as f64)?;
-                    journal.spent(&name)
+                    Ok::<f64, Error>(journal.spent(&name))
                 };
                 Spent {
-                    seconds: journal.spent(&spent)?,
+                    seconds: journal.spent(&spent),
                     prompt_tokens: tokens(PROMPT, lost.prompt_tokens)?,
                     output_tokens: tokens(OUTPUT, lost.output_tokens)?,
-                    joules: joules.map(|_| journal.spent(&of_joules)).transpose()?,
+                    joules: joules.map(|_| journal.spent(&of_joules)),
                 }
             }
             // Without a journal every view was made by this start.

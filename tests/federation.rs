@@ -119,6 +119,12 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
     }
 }
 
+fn advance(trainer: &mut Trainer, rounds: u64) {
+    for _ in 0..rounds {
+        trainer.round().unwrap();
+    }
+}
+
 /// What was restored is what a checkpoint holds, whether or not a round has been trained since.
 #[test]
 fn a_restored_state_is_given_back_as_it_was() {
@@ -130,7 +136,7 @@ fn a_restored_state_is_given_back_as_it_was() {
         assert_eq!(state, trainer.tensors().unwrap(), "{name}");
         // The same over a trainer that has state of its own, and on to the next round.
         let mut used = Trainer::new(&s, &data, &views).unwrap();
-        (0..3).for_each(|_| drop(used.round().unwrap()));
+        advance(&mut used, 3);
         used.restore(&state, 2).unwrap();
         assert_eq!((&state, used.rounds_done()), (&used.tensors().unwrap(), 2), "{name}");
         assert_eq!(trainer.round().unwrap().round, 3);
@@ -139,7 +145,7 @@ fn a_restored_state_is_given_back_as_it_was() {
         // Back to the start, where there are no moments and no private state.
         let start = Trainer::new(&s, &data, &views).unwrap().tensors().unwrap();
         used.restore(&start, 0).unwrap();
-        (0..2).for_each(|_| drop(used.round().unwrap()));
+        advance(&mut used, 2);
         assert_eq!(state, used.tensors().unwrap(), "{name}: from the start");
     }
 }
@@ -152,7 +158,7 @@ fn restoring_is_all_or_nothing() {
         let mut trainer = Trainer::new(&s, &data, &views).unwrap();
         let mut undisturbed = Trainer::new(&s, &data, &views).unwrap();
         for t in [&mut trainer, &mut undisturbed] {
-            (0..2).for_each(|_| drop(t.round().unwrap()));
+            advance(t, 2);
         }
         let (state, other) = (trainer.tensors().unwrap(), train(&s, &data, &views, 3));
         for spoiled in 0..other.len() {

@@ -6,7 +6,7 @@ use lumos::config::{
 };
 use lumos::data::{Dataset, Split};
 use lumos::eval::{MISS, metrics};
-use lumos::federation::{NamedTensor, TensorData, Trainer, wire};
+use lumos::federation::{NamedTensor, TensorData, Trainer, Update, wire};
 use lumos::views::{UserViews, Views};
 use ring::{come_back, world};
 
@@ -57,6 +57,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
         ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
+        ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
     ]
 }
@@ -389,7 +390,7 @@ fn bytes_on_the_wire_are_those_of_the_encoding() {
     let report = trainer.round().unwrap();
     let after = trainer.tensors().unwrap();
     let moved = changed(&before, items_of(&after), 12);
-    let update = wire::Update {
+    let update = Update {
         client: 0,
         weight: 1,
         dense: vec![0.0; trainer.weights().unwrap().dense.len()],

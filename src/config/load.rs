@@ -159,8 +159,10 @@ impl Effective {
             return Err(Error::setting(key, format!("{} is prepared already; leave out --set {key} or --data", dir.display())));
         }
         self.settings.data = DataSettings { dir: Some(dir.to_path_buf()), ..data.clone() };
-        for (_, origin) in self.origins.iter_mut().filter(|(key, _)| own(key)) {
-            *origin = Origin::Prepared;
+        // What the folder was made with by default was not chosen.
+        let (values, defaults) = (flat(&self.settings)?, flat(&Settings::default())?);
+        for (key, origin) in self.origins.iter_mut().filter(|(key, _)| own(key)) {
+            *origin = if values.get(key) == defaults.get(key) { Origin::Default } else { Origin::Prepared };
         }
         validate(&self.settings)?;
         Ok(self)

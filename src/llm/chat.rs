@@ -140,14 +140,16 @@ impl Chat {
         let mut written = Written(Vec::new());
         let done = env.template_from_str(template).and_then(|t| t.render_captured_to(&values, &mut written).map(drop));
         match done {
-            Ok(()) => Ok(String::from_utf8_lossy(&written.0).into_owned()),
-            // Gemma and Mistral templates refuse a system turn: its text then leads the first user turn.
-            Err(_) if turns.len() > 1 && turns[0].role == "system" && turns[1].role == "user" => {
-                let mut merged = vec![Turn { role: "user", content: format!("{}\n\n{}", turns[0].content, turns[1].content) }];
-                merged.extend(turns[2..].iter().map(|t| Turn { role: t.role, content: t.content.clone() }));
-                self.render(template, &merged)
+            Ok(()) => {
+                let text = String::from_utf8_lossy(&written.0).into_owned();
+                match folded(turns) {
+                    // Some templates pass over a system turn in silence.
+                    Some(folded) if !text.contains(turns[0].content.trim()) => self.render(template, &folded),
+                    _ => Ok(text),
+                }
             }
-            Err(e) => Err(self.failed(&e)),
+            // Gemma and early Mistral templates refuse a system turn.
+            Err(e) => folded(turns).map_or_else(|| Err(self.failed(&e)), |folded| self.render(template, &folded)),
         }
     }
 
@@ -191,6 +193,18 @@ impl Chat {
             return Err(Error::Usage(message));
         }
         Ok(tokens)
+    }
+}
+
+/// The turns with the system's text at the head of the first user turn; `None` where there is none to put there.
+fn folded<'a>(turns: &[Turn<'a>]) -> Option<Vec<Turn<'a>>> {
+    match turns {
+        [system, user, rest @ ..] if system.role == "system" && user.role == "user" => {
+            let mut folded = vec![Turn { role: "user", content: format!("{}\n\n{}", system.content, user.content) }];
+            folded.extend(rest.iter().map(|t| Turn { role: t.role, content: t.content.clone() }));
+            Some(folded)
+        }
+        _ => None,
     }
 }
 

@@ -31,7 +31,7 @@ mod statistics;
 mod store;
 pub mod text;
 
-pub use account::{Account, Failure, Generation, Provenance, Spent};
+pub use account::{Failure, Generation, Provenance};
 pub use build::{Built, Options, build, build_with, build_with_statistics, validate};
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
 pub use features::{Features, Profile};

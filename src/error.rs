@@ -41,6 +41,14 @@ pub enum Error {
         /// What does not fit and what to do.
         message: String,
     },
+    /// Another process works on what this one wants to write.
+    #[error("{what} is in use by {owner}; wait until it has ended, or choose another folder")]
+    InUse {
+        /// What is in use, such as `run folder runs/first`.
+        what: String,
+        /// Who has it: process, host, since when.
+        owner: String,
+    },
     /// Training left the range of numbers.
     #[error("round {round}, client {client}: {message}")]
     Training {

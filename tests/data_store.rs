@@ -6,9 +6,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{SMALL_INTER, SMALL_ITEM, put, quiet, recbole};
+use common::{SMALL_INTER, SMALL_ITEM, ensure, put, quiet, recbole};
+use lumos::base::lock::Lock;
 use lumos::config::DataSettings;
-use lumos::data::{Dataset, FORMAT_VERSION, ensure, load, load_manifest, load_times, prepare, prepared_dir, stats};
+use lumos::data::{Dataset, FORMAT_VERSION, load, load_manifest, load_times, prepare, prepared_dir, stats};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -95,7 +96,7 @@ fn a_failed_preparation_leaves_the_old_folder() {
     prepare(&settings, &out, false, &quiet).unwrap();
     let before = load(&out).unwrap();
     put(dir.path(), "s.inter", "user_id:token\n");
-    assert!(ensure(&settings, &out, &quiet).is_err());
+    assert!(ensure(&settings, &out, true).is_err());
     assert!(prepare(&settings, &out, true, &quiet).is_err());
     assert_eq!(load(&out).unwrap(), before);
 }
@@ -120,10 +121,10 @@ fn ensure_reuses_what_is_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
     let out = dir.path().join("set");
-    let make = |s: &DataSettings| ensure(s, &out, &quiet).unwrap();
+    let make = |s: &DataSettings| ensure(s, &out, true).unwrap();
     let (first, reused) = make(&settings);
     assert!(!reused);
-    assert_eq!(make(&settings), (first.clone(), true));
+    assert_eq!(ensure(&settings, &out, false).unwrap(), (first.clone(), true));
     let renamed = DataSettings { name: "other".into(), synth_seed: 9, ..settings.clone() };
     assert_eq!(make(&renamed), (Dataset { name: "other".into(), ..first.clone() }, true), "neither name nor foreign settings matter");
 
@@ -133,21 +134,94 @@ fn ensure_reuses_what_is_up_to_date() {
     assert!(make(&settings).1);
     // Other bytes of the same length.
     fs::write(&inter, SMALL_INTER.replace("eve", "eva")).unwrap();
+    let refused = ensure(&settings, &out, false).unwrap_err().to_string();
+    assert!(refused.contains("another state of its source files") && refused.contains("--overwrite"), "{refused}");
     let (changed, reused) = make(&settings);
     assert!(!reused && changed.fingerprint != first.fingerprint && changed.user_tokens[4] == "eva");
     // Other settings.
-    let (shorter, reused) = make(&DataSettings { max_length: 3, ..settings.clone() });
+    let short = DataSettings { max_length: 3, ..settings.clone() };
+    let refused = ensure(&short, &out, false).unwrap_err().to_string();
+    assert!(refused.contains("data.max_length was 0, is 3") && load(&out).unwrap() == changed, "{refused}");
+    let (shorter, reused) = make(&short);
     assert!(!reused && shorter.fingerprint != changed.fingerprint);
     let (bare, reused) = make(&DataSettings { items: None, max_length: 3, ..settings.clone() });
     assert!(!reused && bare.fingerprint != shorter.fingerprint);
     // Carried to a place without the source.
     fs::remove_file(&inter).unwrap();
     assert_eq!(make(&DataSettings { items: None, max_length: 3, ..settings.clone() }), (bare, true));
-    assert!(ensure(&DataSettings { items: None, ..settings }, &out, &quiet).is_err(), "other settings need the source");
+    assert!(ensure(&DataSettings { items: None, ..settings }, &out, true).is_err(), "other settings need the source");
 }
 
 #[test]
-fn another_version_is_named_by_load_and_replaced_by_ensure() {
+fn files_of_the_user_survive_every_replacement() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let out = dir.path().join("set");
+    ensure(&settings, &out, false).unwrap();
+    put(&out, "notes.md", "mine");
+    fs::create_dir(out.join("plots")).unwrap();
+    put(&out.join("plots"), "a.svg", "<svg/>");
+    let kept = || {
+        assert_eq!(fs::read_to_string(out.join("notes.md")).unwrap(), "mine");
+        assert_eq!(fs::read_to_string(out.join("plots/a.svg")).unwrap(), "<svg/>");
+    };
+    let (short, _) = ensure(&DataSettings { max_length: 3, ..settings.clone() }, &out, true).unwrap();
+    kept();
+    assert_eq!(load(&out).unwrap(), short);
+    prepare(&settings, &out, true, &quiet).unwrap();
+    kept();
+    assert_ne!(load(&out).unwrap(), short);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_link_stays_a_link_and_the_folder_behind_it_is_used() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let (real, link) = (dir.path().join("disk/real"), dir.path().join("set"));
+    fs::create_dir_all(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    for max_length in [0, 3] {
+        let (made, _) = ensure(&DataSettings { max_length, ..settings.clone() }, &link, true).unwrap();
+        assert!(link.is_symlink() && load(&real).unwrap() == made, "max_length {max_length}");
+    }
+    fs::remove_dir_all(&real).unwrap();
+    let error = prepare(&settings, &link, true, &quiet).unwrap_err().to_string();
+    assert!(error.contains("link to nothing") && link.is_symlink(), "{error}");
+}
+
+#[test]
+fn what_another_process_writes_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let out = dir.path().join("set");
+    let other = Lock::take(&Lock::beside(&out), "the set").unwrap();
+    let error = prepare(&settings, &out, false, &quiet).unwrap_err().to_string();
+    assert!(error.contains("in use by pid ") && !out.exists(), "{error}");
+    // Whoever only needs the data set waits for it.
+    std::thread::scope(|s| {
+        let waiting = s.spawn(|| ensure(&settings, &out, false).map(|(_, reused)| reused));
+        drop(other);
+        assert!(!waiting.join().unwrap().unwrap());
+    });
+    assert!(ensure(&settings, &out, false).unwrap().1);
+}
+
+#[test]
+fn a_replacement_that_was_killed_half_way_can_be_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = small(dir.path());
+    let out = dir.path().join("set");
+    prepare(&settings, &out, false, &quiet).unwrap();
+    fs::remove_file(out.join("SHA256SUMS")).unwrap();
+    fs::write(out.join("items.csv"), "of the new set").unwrap();
+    assert!(load(&out).is_err());
+    assert!(!ensure(&settings, &out, false).unwrap().1);
+    load(&out).unwrap();
+}
+
+#[test]
+fn another_version_is_named_and_replaced_where_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let settings = small(dir.path());
     let out = dir.path().join("set");
@@ -158,7 +232,9 @@ fn another_version_is_named_by_load_and_replaced_by_ensure() {
     resign(&out);
     let error = load(&out).unwrap_err().to_string();
     assert!(error.contains("version 999"), "{error}");
-    assert!(!ensure(&settings, &out, &quiet).unwrap().1);
+    let refused = ensure(&settings, &out, false).unwrap_err().to_string();
+    assert!(refused.contains("another version") && refused.contains("--overwrite"), "{refused}");
+    assert!(!ensure(&settings, &out, true).unwrap().1);
     load(&out).unwrap();
 }
 
@@ -218,7 +294,7 @@ fn damage_behind_right_checksums_is_found_too() {
         let error = load(&out).expect_err(what).to_string();
         assert!(error.contains(word), "{what}: {error}");
         // What is damaged is reported by `ensure` as well or was rightly judged stale; never a panic.
-        let _ = ensure(&settings, &out, &quiet);
+        let _ = ensure(&settings, &out, false);
         let _ = fs::remove_dir_all(&out);
     }
 }

@@ -5,9 +5,9 @@ mod common;
 
 use std::collections::{HashMap, HashSet};
 
-use common::quiet;
+use common::{ensure, quiet};
 use lumos::config::DataSettings;
-use lumos::data::{Dataset, Split, ensure, filter, synthetic_world};
+use lumos::data::{Dataset, Split, filter, synthetic_world};
 use proptest::prelude::*;
 
 fn world(users: u32, items: u32, mean: f32, seed: u64) -> DataSettings {
@@ -151,9 +151,9 @@ fn a_world_is_stored_and_reused() {
     let out = tempfile::tempdir().unwrap();
     let dir = out.path().join("w");
     let settings = world(50, 60, 6.0, 4);
-    let (first, reused) = ensure(&settings, &dir, &quiet).unwrap();
+    let (first, reused) = ensure(&settings, &dir, false).unwrap();
     assert!(!reused);
-    assert_eq!(ensure(&settings, &dir, &quiet).unwrap(), (first.clone(), true));
-    let (other, reused) = ensure(&DataSettings { synth_seed: 5, ..settings }, &dir, &quiet).unwrap();
+    assert_eq!(ensure(&settings, &dir, false).unwrap(), (first.clone(), true));
+    let (other, reused) = ensure(&DataSettings { synth_seed: 5, ..settings }, &dir, true).unwrap();
     assert!(!reused && other.fingerprint != first.fingerprint);
 }

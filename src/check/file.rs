@@ -83,5 +83,5 @@ fn read(path: &Path) -> Result<Option<Value>> {
 fn write(path: &Path, value: &Value) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| Error::mismatch(path, format!("cannot be written as JSON: {e}")))?;
     text.push('\n');
-    crate::run::write_file(path, text.as_bytes())
+    crate::base::files::write_file(path, text.as_bytes())
 }

@@ -1,12 +1,13 @@
 //! `lumos train`: one method into one run folder.
 
-use super::args::ConfigArgs;
+use super::args::Overrides;
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
-use crate::Result;
-use crate::run::{self, Devices, Job, Observer};
+use crate::config::{self, Effective};
+use crate::run::{self, Devices, Job, Observer, Prepared};
+use crate::{Result, data};
 use std::path::PathBuf;
 
 /// Train one method and test its best checkpoint
@@ -15,12 +16,19 @@ use std::path::PathBuf;
 Examples:
   lumos train configs/quickstart.toml --out runs/first
   lumos train configs/quickstart.toml --out runs/first --resume          go on after an interruption
+  lumos train configs/quickstart.toml --data data/world --out runs/world    on a prepared folder; its source files are not needed
   lumos train configs/amazon-beauty.toml --device cuda --out runs/gpu        on the first GPU, or an error that says why not
   lumos train configs/amazon-beauty.toml --set method=lumos-literal --set federation.rounds=60 --seed 2
 Ctrl-C ends the run after the current round and saves it.")]
 pub struct Args {
+    /// Configuration file (TOML), such as configs/quickstart.toml; with --data it may be left out
+    #[arg(required_unless_present = "data")]
+    config: Option<PathBuf>,
+    /// Folder of a prepared data set, instead of the one that the configuration describes
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     #[command(flatten)]
-    config: ConfigArgs,
+    over: Overrides,
     /// Run folder [default: runs/<data>/<method>-<hash of the settings>]
     #[arg(long, value_name = "RUN")]
     out: Option<PathBuf>,
@@ -32,8 +40,28 @@ pub struct Args {
     json: bool,
 }
 
+impl Args {
+    fn effective(&self) -> Result<Effective> {
+        let effective = config::load(self.config.as_deref(), &self.over.sets())?;
+        match &self.data {
+            Some(dir) => effective.on_prepared(dir, &data::load_manifest(dir)?.settings),
+            None => Ok(effective),
+        }
+    }
+
+    fn prepare(&self, effective: &Effective, observer: &dyn Observer) -> Result<Prepared> {
+        match &self.data {
+            Some(dir) => {
+                let (data, dir) = run::open_data(dir, observer)?;
+                run::prepare_on(&effective.settings, data, dir, observer)
+            }
+            None => run::prepare(&effective.settings, observer),
+        }
+    }
+}
+
 pub fn main(args: &Args) -> Result<()> {
-    let effective = args.config.load()?;
+    let effective = args.effective()?;
     let out = match &args.out {
         Some(out) => out.clone(),
         None => run::default_folder(&effective.settings)?,
@@ -42,7 +70,7 @@ pub fn main(args: &Args) -> Result<()> {
     let progress = Progress::new(args.json);
     // Before anything is prepared: a GPU that cannot be had is better known at once.
     let device = Devices::default().to_train(&effective.settings)?;
-    let prepared = run::prepare(&effective.settings, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
+    let prepared = args.prepare(&effective, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
     run::returning_notice(&effective, &prepared.data).iter().for_each(|text| progress.note(text));
     let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &out, resume: args.resume, stop };
     let result = run::train(&job, &progress).map_err(|e| interrupt::how_to_resume(e, Some("--resume")))?;

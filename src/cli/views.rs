@@ -113,13 +113,11 @@ fn prepare(source: &Source, users: Option<usize>, json: bool) -> Result<(Setting
     let prepared = match (&source.data, users) {
         (None, None) => run::prepare(&settings, &progress)?,
         (None, Some(_)) => {
-            let (data, dir) = run::prepare_data(&settings, &progress)?;
+            let (data, dir) = run::prepare_data(&settings, false, &progress)?;
             run::prepare_views(&settings, data, dir, users, &progress)?
         }
         (Some(dir), _) => {
-            let data = data::load(dir)?;
-            // Views lie beside the folder, so it needs a name even where it is called `.`.
-            let named = if dir.file_name().is_some() { dir.clone() } else { dir.canonicalize().map_err(Error::io(dir, "open"))? };
+            let (data, named) = run::open_data(dir, &progress)?;
             run::prepare_views(&settings, data, named, users, &progress)?
         }
     };

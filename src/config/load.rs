@@ -2,7 +2,7 @@
 
 use super::methods::{self, Family, Method};
 use super::schema::{Schema, nest, tidy};
-use super::{Settings, names, validate};
+use super::{DataSettings, Settings, names, validate};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -27,6 +27,9 @@ pub enum Origin {
     /// `--set`, `--seed` or `--threads`.
     #[serde(rename = "command line")]
     CommandLine,
+    /// The manifest of the folder that `--data` names.
+    #[serde(rename = "prepared data set")]
+    Prepared,
 }
 
 impl Origin {
@@ -38,6 +41,7 @@ impl Origin {
             Origin::Method => "method",
             Origin::MethodTable => "method table",
             Origin::CommandLine => "command line",
+            Origin::Prepared => "prepared data set",
         }
     }
 }
@@ -145,6 +149,23 @@ fn collect(path: &str, table: &Table, flat: &mut BTreeMap<String, Value>) {
 }
 
 impl Effective {
+    /// The same with the data set in the folder `dir`, which was prepared with `data`. Every `data.*` of a file gives way.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a `data.*` of the command line, which contradicts the folder.
+    pub fn on_prepared(mut self, dir: &Path, data: &DataSettings) -> Result<Effective> {
+        let own = |key: &&String| key.starts_with("data.");
+        if let Some((key, _)) = self.origins.iter().find(|(key, origin)| own(key) && **origin == Origin::CommandLine) {
+            return Err(Error::setting(key, format!("{} is prepared already; leave out --set {key} or --data", dir.display())));
+        }
+        self.settings.data = DataSettings { dir: Some(dir.to_path_buf()), ..data.clone() };
+        for (_, origin) in self.origins.iter_mut().filter(|(key, _)| own(key)) {
+            *origin = Origin::Prepared;
+        }
+        validate(&self.settings)?;
+        Ok(self)
+    }
+
     /// The settings as TOML with the origin of each value as a comment. Readable by [`load_written`].
     pub fn to_toml(&self) -> Result<String> {
         let values = flat(&self.settings)?;

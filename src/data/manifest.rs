@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::reader::RawData;
-use super::source::sha256_hex;
 use super::stats::Stats;
+use crate::base::files::sha256_hex;
 use crate::config::DataSettings;
 
 /// Version of the folder's layout, of the preparation and of the synthetic world. Raised whenever equal settings would

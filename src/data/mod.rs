@@ -3,7 +3,7 @@
 //! Item and user ids inside the crate are dense indices from 0; there is no padding id.
 //!
 //! The way of a data set: a [`Reader`] turns source files into a [`RawData`]; `filter` applies the k-core and the length
-//! limits and packs the sequences; [`prepare()`] writes the folder and [`load`] reads it back. [`ensure`] does whichever
+//! limits and packs the sequences; [`prepare()`] writes the folder and [`load`] reads it back. [`find_or_prepare`] does whichever
 //! of the two is due.
 
 mod csv;
@@ -23,7 +23,7 @@ mod text;
 pub use dataset::*;
 pub use filter::{Filtered, filter};
 pub use manifest::{FORMAT_VERSION, Manifest, RawStats, SourceFile};
-pub use prepare::{Progress, ensure, prepare, prepared_dir};
+pub use prepare::{Found, Progress, Steps, find_or_prepare, prepare, prepared_dir};
 pub use reader::{RawData, Reader, reader, reader_names};
 pub use source::{Source, resolve_source};
 pub use stats::{Stats, stats, stats_with_times};

@@ -5,10 +5,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use sha2::{Digest, Sha256};
-
 use super::manifest::SourceFile;
 use super::reader::data_error;
+use crate::base::files::sha256_hex;
 use crate::{Error, Result};
 
 /// A source file in memory: checked to be UTF-8, decompressed where it was gzip or zstd.
@@ -47,11 +46,6 @@ pub(super) fn size_and_time(path: &Path) -> Result<(u64, u64)> {
     let meta = fs::metadata(path).map_err(Error::io(path, "read"))?;
     let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos() as u64);
     Ok((meta.len(), time))
-}
-
-/// SHA-256 of `bytes` in hex.
-pub(super) fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Reads the whole file at `path`.

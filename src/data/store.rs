@@ -8,17 +8,15 @@
 //! * `SHA256SUMS`: checksums of the files above, in the form that `sha256sum -c` reads
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::dataset::{Dataset, ItemText};
 use super::manifest::{FORMAT_VERSION, Manifest};
-use super::source::sha256_hex;
 use super::text::{join_bars, split_bars};
+use crate::base::files::{Draft, sha256_hex};
 use crate::{Error, Result};
 
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -26,52 +24,11 @@ const SUMS: &str = "SHA256SUMS";
 const SEQUENCES: &str = "sequences.safetensors";
 const USERS: &str = "users.csv";
 const ITEMS: &str = "items.csv";
+/// Every file of the folder; without the last one it is no data set.
+const FILES: [&str; 5] = [SEQUENCES, USERS, ITEMS, MANIFEST, SUMS];
 const USER_COLUMNS: &[&str] = &["index", "token"];
 const ITEM_COLUMNS: &[&str] = &["index", "token", "title", "categories", "brand", "also_bought"];
-const REMEDY: &str = "prepare the data set again with overwriting allowed";
-
-/// A folder that vanishes unless it is put in place.
-struct Draft {
-    path: PathBuf,
-    /// Held while the folder is being written, so that another process can tell a live draft from a dead one.
-    _lock: Option<File>,
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // Nothing is left to do where removal fails; the next preparation sweeps again.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-/// The start of the name of every temporary folder beside `out`.
-fn draft_prefix(out: &Path) -> String {
-    format!(".{}-draft-", out.file_name().map(|n| n.to_string_lossy()).unwrap_or_default())
-}
-
-impl Draft {
-    fn new(parent: &Path, out: &Path) -> Result<Draft> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("{}{}-{}.tmp", draft_prefix(out), std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let path = parent.join(name);
-        fs::create_dir(&path).map_err(Error::io(&path, "create"))?;
-        let lock = File::open(&path).ok().filter(|f| f.try_lock().is_ok());
-        Ok(Draft { path, _lock: lock })
-    }
-}
-
-/// Removes drafts beside `out` whose writer was killed.
-fn sweep(parent: &Path, out: &Path) {
-    let prefix = draft_prefix(out);
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let dead = || File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok());
-        if name.starts_with(&prefix) && name.ends_with(".tmp") && dead() {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
+const REMEDY: &str = "prepare it again with --overwrite (`lumos data prepare` or `lumos data build`)";
 
 /// Refuses to put a data set where something else lies.
 pub(super) fn check_target(out: &Path, overwrite: bool) -> Result<()> {
@@ -79,33 +36,34 @@ pub(super) fn check_target(out: &Path, overwrite: bool) -> Result<()> {
         return Err(Error::mismatch(out, "is no name for a folder; give one, such as data/my-set"));
     }
     if !out.exists() {
-        return Ok(());
+        return match out.is_symlink() {
+            true => Err(Error::mismatch(out, "is a link to nothing; make the folder that it names, or choose another one")),
+            false => Ok(()),
+        };
     }
-    let empty = fs::read_dir(out).map_err(Error::io(out, "open as a folder"))?.next().is_none();
-    if empty {
+    let mut names = fs::read_dir(out).map_err(Error::io(out, "open as a folder"))?.flatten().map(|e| e.file_name());
+    // Our files without their checksums are what a replacement that was killed has left behind.
+    if is_set(out) && !overwrite {
+        Err(Error::mismatch(out, "holds a prepared data set already; pass --overwrite to replace it, or choose another folder"))
+    } else if is_set(out) || names.all(|n| FILES.iter().any(|f| n == *f)) {
         Ok(())
-    } else if !out.join(MANIFEST).exists() || !out.join(SUMS).exists() {
-        Err(Error::mismatch(out, "holds files but no prepared data set; it will not be overwritten, choose another folder"))
-    } else if !overwrite {
-        Err(Error::mismatch(out, "holds a prepared data set already; allow overwriting or choose another folder"))
     } else {
-        Ok(())
+        Err(Error::mismatch(out, "holds files but no prepared data set; it will not be overwritten, choose another folder"))
     }
 }
 
-/// Writes the folder `out` in one step. `Manifest`, `Dataset` and times must belong together.
+/// Whether `dir` looks like a prepared data set, whole or damaged.
+pub(super) fn is_set(dir: &Path) -> bool {
+    dir.join(MANIFEST).exists() && dir.join(SUMS).exists()
+}
+
+/// Writes the folder `out` in one step; foreign files in it stay. `Manifest`, `Dataset` and times must belong together.
 pub(super) fn write(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &Dataset, times: Option<&[f64]>) -> Result<()> {
-    let parent = match out.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
-    sweep(parent, out);
-    let draft = Draft::new(parent, out)?;
+    let draft = Draft::of(&fs::canonicalize(out).unwrap_or_else(|_| out.to_path_buf()))?;
     let mut sums = String::new();
     let mut put = |name: &str, bytes: &[u8]| {
         sums.push_str(&format!("{}  {name}\n", sha256_hex(bytes)));
-        put_file(&draft.path.join(name), bytes)
+        draft.put(name, bytes)
     };
     put(SEQUENCES, &sequences(dataset, times, out)?)?;
     let users = dataset.user_tokens.iter().enumerate().map(|(index, token)| [index.to_string(), token.clone()]);
@@ -113,26 +71,10 @@ pub(super) fn write(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &
     put(ITEMS, &table(out, ITEM_COLUMNS, dataset.item_tokens.iter().zip(&dataset.catalogue).enumerate().map(item_row))?)?;
     let json = serde_json::to_string_pretty(manifest).map_err(|e| Error::mismatch(out, format!("cannot write the manifest: {e}")))?;
     put(MANIFEST, (json + "\n").as_bytes())?;
-    put_file(&draft.path.join(SUMS), sums.as_bytes())?;
+    draft.put(SUMS, sums.as_bytes())?;
     // Looked at again: preparing took time, and what lies there now must not be lost.
     check_target(out, overwrite)?;
-    if out.exists() {
-        // A rename cannot replace a full folder; the old one steps aside and is removed afterwards.
-        let old = Draft { path: draft.path.with_extension("old.tmp"), _lock: None };
-        fs::rename(out, &old.path).map_err(Error::io(out, "move away"))?;
-        fs::rename(&draft.path, out).map_err(|e| {
-            // The old data set goes back; if even that fails, the first error is the one worth telling.
-            let _ = fs::rename(&old.path, out);
-            Error::io(out, "put in place")(e)
-        })
-    } else {
-        fs::rename(&draft.path, out).map_err(Error::io(out, "put in place"))
-    }
-}
-
-fn put_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io(path, "create"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(path, "write"))
+    draft.replace(out, &FILES)
 }
 
 fn sequences(dataset: &Dataset, times: Option<&[f64]>, out: &Path) -> Result<Vec<u8>> {

@@ -5,7 +5,7 @@
 //! its tokens (two bytes each, three where the vocabulary is larger than 65,536) and eight bytes.
 
 use super::tokenizer::Tokenizer;
-use crate::run::write_file;
+use crate::base::files::write_file;
 use crate::{Error, Result, rng};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};

@@ -1,6 +1,6 @@
 //! Checkpoints: the trainer's tensors in one safetensors file, with what they belong to in the header.
 
-use super::atomic::write_file;
+use crate::base::files::write_file;
 use crate::config::{ModelSettings, Settings};
 use crate::data::Dataset;
 use crate::federation::{NamedTensor, TensorData};

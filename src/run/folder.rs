@@ -1,17 +1,16 @@
 //! The run folder: where its files are, who may open it, what it says about itself.
 
-use super::atomic::write_file;
-use super::clock;
 use super::machine::Machine;
 use super::pipeline::Prepared;
+use crate::base::{clock, files::write_file};
 use crate::config::{self, Effective, Settings};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// Settings that may differ when a run is resumed: they change no finished round. Another device ends in other bits, of which a run
-/// speaks; yet a run whose GPU is gone must not be lost.
-const FREE: [&str; 6] = ["threads", "device", "compare", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
+/// speaks; yet a run whose GPU is gone must not be lost. Where the data set lies does not matter, for its fingerprint is compared.
+const FREE: [&str; 7] = ["threads", "device", "compare", "data.dir", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
 
 /// `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -242,7 +241,7 @@ pub(super) fn differences_key(settings: &Settings) -> Result<String> {
     let all = config::flat(settings)?;
     Ok(all
         .iter()
-        .filter(|(k, _)| !FREE.contains(&k.as_str()) || ["federation.rounds", "device"].contains(&k.as_str()))
+        .filter(|(k, _)| !FREE.contains(&k.as_str()) || ["federation.rounds", "device", "data.dir"].contains(&k.as_str()))
         .map(|(k, v)| format!("{k} = {v}\n"))
         .collect())
 }

@@ -14,11 +14,9 @@
 //!
 //! Nothing here prints: progress goes to an [`Observer`].
 
-mod atomic;
 mod board;
 mod chart;
 mod checkpoint;
-mod clock;
 mod compare;
 mod device;
 mod folder;
@@ -36,16 +34,16 @@ mod tensorboard;
 mod train;
 mod watch;
 
-pub use atomic::write_file;
+pub use crate::base::clock::now;
+pub use crate::base::files::write_file;
 pub use checkpoint::{Checkpoint, CheckpointMeta};
-pub use clock::now;
 pub use compare::{Comparison, compare};
 pub use device::{Devices, Taken};
 pub use folder::{RunFolder, RunInfo};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
 pub use notice::returning_notice;
-pub use pipeline::{Prepared, load_run_data, needs_views, prepare, prepare_data, prepare_views};
+pub use pipeline::{Prepared, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views};
 pub use ranks::{read_ranks, write_ranks};
 pub use result::{RunResult, Scores, masked_targets};
 pub use score::{Scored, open_trained, recommend, score};

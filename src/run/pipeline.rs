@@ -4,7 +4,7 @@ use super::Observer;
 use super::folder::RunFolder;
 use super::telemetry::Sampler;
 use crate::config::{Contrast, GeneratorKind, Settings};
-use crate::data::{self, Dataset};
+use crate::data::{self, Dataset, Found};
 use crate::views::{self, Views};
 use crate::{Error, Result, parallel};
 use std::path::{Path, PathBuf};
@@ -43,20 +43,42 @@ fn views_root(data_dir: &Path) -> PathBuf {
     data_dir.with_file_name(name)
 }
 
-/// The data set of `settings` and its folder.
-pub fn prepare_data(settings: &Settings, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
-    let dir = data::prepared_dir(&settings.data)?;
-    let (data, reused) = data::ensure(&settings.data, &dir, &|what, done, total| observer.stage(what, done, total))?;
+/// The data set of `settings` and its folder; one that lies there already is replaced only where `overwrite` says so.
+pub fn prepare_data(settings: &Settings, overwrite: bool, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
+    let steps = data::Steps {
+        progress: &|what, done, total| observer.stage(what, done, total),
+        note: &|text| observer.note(text),
+        stopped: &|| observer.stopped(),
+    };
+    let Found { dataset: data, dir, reused } = data::find_or_prepare(&settings.data, overwrite, &steps)?;
     observer.stage_end("data");
-    let how = if reused { "up to date, reused" } else { "prepared" };
+    note_data(&data, &dir, if reused { "up to date, reused" } else { "prepared" }, observer);
+    Ok((data, dir))
+}
+
+/// One line on the data set in use.
+fn note_data(data: &Dataset, dir: &Path, how: &str, observer: &dyn Observer) {
     let (users, items, n) = (data.users(), data.item_count(), data.items.len());
     observer.note(&format!("data {}: {how} ({users} users, {items} items, {n} interactions; {})", data.name, dir.display()));
-    Ok((data, dir))
+}
+
+/// The prepared data set in the folder `dir` as it is; its sources are not looked for.
+pub fn open_data(dir: &Path, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
+    let data = data::load(dir)?;
+    note_data(&data, dir, "taken as it is", observer);
+    // Views lie beside the folder, so it needs a name even where it is called `.`.
+    let named = if dir.file_name().is_some() { dir.to_path_buf() } else { dir.canonicalize().map_err(Error::io(dir, "open"))? };
+    Ok((data, named))
 }
 
 /// Data set and views of `settings`.
 pub fn prepare(settings: &Settings, observer: &dyn Observer) -> Result<Prepared> {
-    let (data, data_dir) = prepare_data(settings, observer)?;
+    let (data, data_dir) = prepare_data(settings, false, observer)?;
+    prepare_on(settings, data, data_dir, observer)
+}
+
+/// The views that `settings` need of the data set in the folder `data_dir`.
+pub fn prepare_on(settings: &Settings, data: Dataset, data_dir: PathBuf, observer: &dyn Observer) -> Result<Prepared> {
     crate::config::validate_against(settings, data.users(), data.item_count())?;
     if !needs_views(settings) {
         return Ok(Prepared { data, views: Views::default(), data_dir, views_dir: None, views_manifest: None, views_reused: false });
@@ -119,7 +141,7 @@ pub fn load_run_data(folder: &RunFolder, settings: &Settings, observer: &dyn Obs
     let data = match data::load_manifest(&info.data_dir) {
         Ok(manifest) if manifest.fingerprint == info.fingerprint => data::load(&info.data_dir)?,
         // Prepared elsewhere, moved or made anew: whatever the settings give now must have the same fingerprint.
-        _ => prepare_data(settings, observer)?.0,
+        _ => prepare_data(settings, false, observer)?.0,
     };
     if data.fingerprint != info.fingerprint {
         let message = format!("was trained on another state of the data set `{}`; prepare that one again", info.data);

@@ -1,6 +1,6 @@
 //! The rank of every user's target in a file, so that two runs can be compared user by user.
 
-use super::atomic::write_file;
+use crate::base::files::write_file;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;

@@ -57,7 +57,7 @@ pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool
 
 /// Test metrics of recommending the most frequent training items.
 pub fn popularity_row(settings: &Settings, observer: &dyn Observer) -> Result<Scores> {
-    let (data, _) = prepare_data(settings, &Quiet(observer))?;
+    let (data, _) = prepare_data(settings, false, &Quiet(observer))?;
     let users: Vec<u32> = (0..data.users() as u32).collect();
     scores(&eval::metrics(&eval::popularity_ranks(&data, settings.eval.mask, Split::Test, &users), &settings.eval.k))
 }

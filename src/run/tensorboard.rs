@@ -8,7 +8,7 @@
 //! Every start of a run writes a file of its own. On resume the records behind the checkpoint are cut from the older files, and the new
 //! one begins with a session log, by which a TensorBoard that is running forgets them as well.
 
-use super::atomic::write_file;
+use crate::base::files::write_file;
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use lumos::config::DataSettings;
+use lumos::data::{Dataset, Steps, find_or_prepare};
 
 /// The folder of a real data set, or `None` with a word on it where it is absent.
 pub fn real(set: &str) -> Option<PathBuf> {
@@ -41,6 +42,14 @@ pub fn cases(n: u32) -> proptest::test_runner::Config {
 
 /// Progress for nobody.
 pub fn quiet(_: &str, _: u64, _: u64) {}
+
+/// The data set of `settings` in the folder `dir` and whether it was there already.
+pub fn ensure(settings: &DataSettings, dir: &Path, overwrite: bool) -> lumos::Result<(Dataset, bool)> {
+    let steps = Steps { progress: &quiet, note: &|_| (), stopped: &|| false };
+    let found = find_or_prepare(&DataSettings { dir: Some(dir.to_path_buf()), ..settings.clone() }, overwrite, &steps)?;
+    assert_eq!(found.dir, dir);
+    Ok((found.dataset, found.reused))
+}
 
 /// Five users with four to six interactions on six items, not grouped by user, with ties and a repetition.
 pub const SMALL_INTER: &str = "user_id:token\titem_id:token\ttimestamp:float\n\

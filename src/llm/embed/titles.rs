@@ -3,7 +3,7 @@
 use super::super::cpu::matrix::Matrix;
 use super::super::weights::{Plain, Stored};
 use super::{Encoder, unit};
-use crate::run::write_file;
+use crate::base::files::write_file;
 use crate::{Error, Result};
 use memmap2::Mmap;
 use rayon::prelude::*;

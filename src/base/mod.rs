@@ -1,0 +1,5 @@
+//! What every layer stands on: files that are whole or not there, locks that die with their process, the time of day.
+
+pub mod clock;
+pub mod files;
+pub mod lock;

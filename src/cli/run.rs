@@ -16,7 +16,8 @@ Examples:
   lumos run configs/quickstart.toml
   lumos run configs/quickstart.toml --set federation.rounds=20 --out /tmp/short
   lumos run configs/ml-100k.toml --set compare=fed-sasrec,lumos-literal,lumos-random-views
-What is up to date is reused and an interrupted method goes on where it stopped, so the same command may be given again.")]
+What is up to date is reused and an interrupted method goes on where it stopped, so the same command may be given again.
+Ctrl-C, SIGTERM and SIGUSR1 end it after the current round and save that (exit codes 130, 143, 138); a second signal ends it at once.")]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,

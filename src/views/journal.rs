@@ -124,6 +124,11 @@ impl Contents {
         }
     }
 
+    /// Number of views.
+    pub(super) fn count(&self) -> usize {
+        self.rows.values().map(HashMap::len).sum()
+    }
+
     /// Takes out the finished views in `table`, by user. Views that do not fit `users` and `items` are an error.
     pub(super) fn views(&mut self, path: &Path, table: &str, users: usize, items: usize) -> Result<HashMap<u32, Made>> {
         let found = self.rows.remove(table).unwrap_or_default();

@@ -10,7 +10,7 @@ use super::UserViews;
 use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
 use super::ground::Ground;
-use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, UNFINISHED, Writer, answer_lines, answer_of, opens_thoughts};
+use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, Writer, answer_lines, answer_of, opens_thoughts, unfinished};
 use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
 use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
 use crate::{Error, Result, parallel};
@@ -201,7 +201,7 @@ impl<'a> LlmGenerator<'a> {
                 let failed = |e: Error| Failed { reason: e.to_string(), asked: true, counts: tokens };
                 let whole = self.model.tokenizer.decode_whole(&text.tokens).map_err(failed)?;
                 let answer = answer_of(&whole, self.opened);
-                let answer = answer.ok_or_else(|| Failed { reason: UNFINISHED.into(), asked: true, counts: tokens })?;
+                let answer = answer.ok_or_else(|| Failed { reason: unfinished(), asked: true, counts: tokens })?;
                 let written = if answer.len() < whole.len() {
                     answer.to_owned()
                 } else {

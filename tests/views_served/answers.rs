@@ -90,7 +90,7 @@ fn what_follows_the_thoughts_is_the_answer() {
 fn replies_that_are_no_answer_are_reported_in_their_own_words() {
     // What will go no better for the question.
     for (message, part) in [
-        (json!({"content": null, "reasoning_content": "musing about Star Wars"}), "(musing about Star Wars)"),
+        (json!({"content": null, "reasoning_content": "musing about Star Wars"}), ": musing about Star Wars"),
         (json!({"content": "", "reasoning": "musing"}), "gave no answer"),
         (json!({"content": null, "refusal": "I must not\u{1b}[31m"}), "the model refuses: I must not"),
         (json!({"content": "", "tool_calls": [{"function": {"name": "f"}}]}), "calls a tool"),

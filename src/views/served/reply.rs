@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::views::text::{UNFINISHED, answer_of, is_json};
+use crate::views::text::{REMEDY, answer_of, is_json, unfinished};
 
 /// What an endpoint wrote.
 #[derive(Debug, PartialEq)]
@@ -53,14 +53,14 @@ pub fn parse(bytes: &[u8]) -> Result<Answer, Trouble> {
             return never("the endpoint filtered the answer (finish_reason `content_filter`)".into());
         }
         if let Some(thoughts) = words("reasoning_content").or(words("reasoning")) {
-            return never(format!("the model thought and gave no answer: {UNFINISHED} ({thoughts})"));
+            return never(format!("the model thought and gave no answer; {REMEDY}: {thoughts}"));
         }
         if message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty()) {
             return never(format!("the model calls a tool instead of answering: {}", message["tool_calls"]));
         }
     }
     let Some(content) = content else { return again(format!("the answer has no `choices[0].message.content`: {choice}")) };
-    let Some(text) = answer_of(&content, false) else { return never(UNFINISHED.into()) };
+    let Some(text) = answer_of(&content, false) else { return never(unfinished()) };
     let tokens = |name: &str| value.pointer(name).and_then(Value::as_u64).map_or(0, |n| n.min(u64::from(u32::MAX)) as u32);
     Ok(Answer {
         doubtful: finish == "length" && text.len() == content.len() && !is_json(text),
@@ -134,7 +134,7 @@ mod tests {
             (br#"{"choices":[{"error":{"code":5}}]}"#, false, "{\"code\":5}"),
             (br#"{"choices":[{"message":{"content":null,"refusal":"I cannot"}}]}"#, true, "refuses: I cannot"),
             (br#"{"choices":[{"message":{"content":"","reasoning_content":"hm"}}]}"#, true, "gave no answer"),
-            (br#"{"choices":[{"message":{"content":null,"reasoning":"hm"}}]}"#, true, "(hm)"),
+            (br#"{"choices":[{"message":{"content":null,"reasoning":"hm"}}]}"#, true, ": hm"),
             (br#"{"choices":[{"message":{"content":"","tool_calls":[{"function":{"name":"f"}}]}}]}"#, true, "tool"),
             (br#"{"choices":[{"message":{"content":""},"finish_reason":"content_filter"}]}"#, true, "filtered"),
             (br#"{"choices":[{"message":{"content":"<think>endless"},"finish_reason":"length"}]}"#, true, "still thinking"),

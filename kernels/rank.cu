@@ -1,11 +1,12 @@
-// Full ranking by counting: the rank of a user's target is the number of items that do not score below it, the items of the
-// user's history left out and the target itself counted. Ties, and NaN on either side, count against the model. The [U, I]
-// scores are never stored.
+// Full ranking by counting: the rank of a user's target is the number of items that do not score below it, the user's masked items
+// left out and the target itself counted. A target that is masked cannot be recommended and has the rank RANK_MISS. Ties, and NaN on
+// either side, count against the model. The [U, I] scores are never stored.
 //
 // Every score is the sum over k = 0 .. d - 1, in this order, of fused multiply-adds from zero, in all three kernels: two
 // scores are equal in one exactly where they are equal in another.
 #include "packed.cuh"
 
+constexpr int RANK_MISS = -1;                // eval::MISS, the largest unsigned number
 constexpr int RANK_THREADS = 256;
 constexpr int RANK_USERS = 128;              // users of a tile
 constexpr int RANK_ITEMS = 128;              // items of a tile
@@ -133,14 +134,14 @@ extern "C" __global__ void __launch_bounds__(RANK_THREADS, 2)
 }
 EXPORT_KERNEL(rank_count)
 
-// Takes the items of the user's history out of the count: count[u] -= number of distinct items of history u, the target left
-// out, whose score is not below threshold[u]. What is then in `count` is the rank, from 1; 0 for a user without a target.
+// Takes the user's masked items out of the count: count[u] -= number of distinct masked items of u whose score is not below
+// threshold[u]. What is then in `count` is the rank, from 1; RANK_MISS where the target is masked; 0 for a user without a target.
 //
-// h [U, d], table [I, d], threshold [U] f32, target [U], bounds [U + 1], history [bounds[U]] (items, any order, repeats
+// h [U, d], table [I, d], threshold [U] f32, target [U], bounds [U + 1], masked [bounds[U]] (items, any order, repeats
 // allowed), count [U] i32. One warp a user. Grid: ceil(U / 4) blocks of 128; shared memory: none. Bit-reproducible.
-// Bytes: 4 d a history item; operations: 2 d a history item, and a comparison a pair of them.
+// Bytes: 4 d a masked item; operations: 2 d a masked item, and a comparison a pair of them.
 extern "C" __global__ void __launch_bounds__(128)
-    rank_masked(const float* h, const float* table, const int* target, const float* threshold, const int* bounds, const int* history,
+    rank_masked(const float* h, const float* table, const int* target, const float* threshold, const int* bounds, const int* masked,
                 int* count, int users, int d) {
     const int u = blockIdx.x * warp_count() + warp_index(), lane = threadIdx.x & 31;
     if (u >= users) {
@@ -155,11 +156,13 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     const int first = bounds[u], last = bounds[u + 1];
     int out = 0;
+    bool miss = false;
     for (int j = first + lane; j < last; j += 32) {
-        const int item = history[j];
-        bool counts = item != own;
+        const int item = masked[j];
+        miss |= item == own;
+        bool counts = true;
         for (int i = first; i < j && counts; i++) {
-            counts = history[i] != item;
+            counts = masked[i] != item;
         }
         if (counts) {
             const float score = rank_score(h + static_cast<long long>(u) * d, table + static_cast<long long>(item) * d, d);
@@ -167,8 +170,9 @@ extern "C" __global__ void __launch_bounds__(128)
         }
     }
     out = warp_sum(out);
+    miss = __any_sync(FULL_WARP, miss);
     if (lane == 0) {
-        count[u] -= out;
+        count[u] = miss ? RANK_MISS : count[u] - out;
     }
 }
 EXPORT_KERNEL(rank_masked)

@@ -38,12 +38,12 @@ fn every_config_loads_with_every_method() {
         assert!(names.iter().any(|n| n == wanted), "configs/{wanted}.toml is missing");
     }
     for path in configs() {
-        for method in methods::all() {
+        for method in methods::all().unwrap() {
             let set = format!("method={}", method.name);
             let effective = config::load(Some(&path), &[set]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             assert_eq!(effective.settings.method, method.name);
-            for choice in method.all_choices() {
-                let origin = effective.origins[choice.key];
+            for choice in method.all_choices().unwrap() {
+                let origin = effective.origins[&choice.key];
                 assert!(matches!(origin, Origin::Method | Origin::MethodTable), "{}: {} is from {origin:?}", path.display(), choice.key);
             }
         }

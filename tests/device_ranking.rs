@@ -1,10 +1,11 @@
 //! Full ranking by the kernels: against the CPU backend, with the same bits however users are cut up.
 
-use lumos::config::{Backbone, Positions, Precision, Settings};
+use lumos::config::{Backbone, Mask, Positions, Precision, Settings};
 use lumos::data::{Dataset, Split};
+use lumos::eval::MISS;
 use lumos::federation::Trainer;
 use lumos::views::Views;
-use ring::world;
+use ring::{come_back, world};
 use simt::device;
 
 #[path = "common/ring.rs"]
@@ -80,6 +81,32 @@ fn ranks_are_those_of_the_cpu_up_to_ties() {
             }
             let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
             assert!(equal * 10 >= a.len() * 9, "{name}: {equal} of {} ranks agree", a.len());
+        }
+    }
+}
+
+#[test]
+fn users_who_come_back_are_ranked_as_on_the_cpu_under_either_mask() {
+    let (mut data, views) = world(70, 140, 6);
+    come_back(&mut data);
+    let users = everyone(&data);
+    for mask in [Mask::History, Mask::None] {
+        let mut settings = settings();
+        settings.eval.mask = mask;
+        let mut gpu = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
+        gpu.round().unwrap();
+        let mut cpu = Trainer::new(&settings, &data, &views).unwrap();
+        cpu.restore(&gpu.tensors().unwrap(), 1).unwrap();
+        for split in [Split::Validation, Split::Test] {
+            let (a, b) = (rank(&mut gpu, split, &users), rank(&mut cpu, split, &users));
+            for &user in &users {
+                let (input, target) = data.input_and_target(user as usize, split).unwrap();
+                let masked = mask == Mask::History && input.contains(&target);
+                assert_eq!((a[user as usize] == MISS, b[user as usize] == MISS), (masked, masked), "user {user}, {mask:?}");
+            }
+            assert!(a.contains(&MISS) == (mask == Mask::History));
+            let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+            assert!(equal * 10 >= a.len() * 9, "{mask:?}: {equal} of {} ranks agree", a.len());
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Metrics, popularity and paired tests against their definitions, through the public interface.
 
+use lumos::config::Mask;
 use lumos::data::{Dataset, Split};
-use lumos::eval::{Metric, Metrics, metrics, paired, paired_seeds, popularity_ranks, rank_of};
+use lumos::eval::{MISS, Metric, Metrics, metrics, paired, paired_seeds, popularity_ranks, rank_of};
 use lumos::rng::{Purpose, Stream};
 use proptest::prelude::*;
 
@@ -38,15 +39,15 @@ fn standard_errors_are_those_of_a_mean() {
 
 #[test]
 fn metrics_are_one_flat_map_and_come_back_in_the_order_of_tables() {
-    let m = metrics(&[1, 0, 4, 30], &[5, 10, 20]);
+    let m = metrics(&[1, 0, 4, MISS], &[5, 10, 20]);
     let json = serde_json::to_value(&m).unwrap();
-    assert_eq!(json.as_object().unwrap().len(), 10);
-    assert_eq!(json["users"], 3);
+    assert_eq!(json.as_object().unwrap().len(), 11);
+    assert_eq!((&json["users"], &json["masked_targets"]), (&3.into(), &1.into()));
     assert_eq!(json["HR@20"].as_f64(), m.get("HR@20"));
     // `Value` sorts its keys, so `HR@10` stands before `HR@5` here.
     let back: Metrics = serde_json::from_str(&json.to_string()).unwrap();
     let names = |m: &Metrics| m.values.iter().map(|v| v.0.clone()).collect::<Vec<_>>();
-    assert_eq!((back.users, names(&back)), (m.users, names(&m)));
+    assert_eq!((back.users, back.masked_targets, names(&back)), (m.users, 1, names(&m)));
     // The JSON reader may be off by one unit in the last place.
     assert!(m.values.iter().all(|v| (back.get(&v.0).unwrap() - v.1).abs() <= f64::EPSILON * v.1));
     assert_eq!(back.standard_error("HR@20"), None);
@@ -102,6 +103,15 @@ fn one_user_proves_nothing() {
     // Eight users who all gain alike: two of 2^8 patterns of signs.
     let p = paired(&[9; 8], &[1; 8], 20);
     assert_eq!(p.ndcg_p, 2.0 / 256.0);
+}
+
+/// A target that may not be recommended is a user who is not served, for either method.
+#[test]
+fn a_masked_target_counts_as_a_user_in_a_paired_test() {
+    let (a, b) = (vec![1, MISS, 9, 0], vec![1, MISS, 2, 3]);
+    let p = paired(&a, &b, 5);
+    assert_eq!((p.users, p.hr), (3, [1.0 / 3.0, 2.0 / 3.0]));
+    assert_eq!(paired(&[MISS; 4], &[MISS; 4], u32::MAX).hr, [0.0, 0.0]);
 }
 
 #[test]
@@ -168,11 +178,11 @@ proptest! {
         }
         let scores: Vec<f32> = data.train_counts().iter().map(|&c| c as f32).collect();
         let users: Vec<u32> = (0..sequences.len() as u32).rev().step_by(2).collect();
-        for split in [Split::Validation, Split::Test] {
-            let ranks = popularity_ranks(&data, split, &users);
+        for (split, mask) in [Split::Validation, Split::Test].into_iter().flat_map(|s| [(s, Mask::History), (s, Mask::None)]) {
+            let ranks = popularity_ranks(&data, mask, split, &users);
             prop_assert_eq!(ranks.len(), users.len());
             for (&u, &rank) in users.iter().zip(&ranks) {
-                let expected = data.input_and_target(u as usize, split).map_or(0, |(input, target)| rank_of(&scores, target, input));
+                let expected = data.input_and_target(u as usize, split).map_or(0, |(input, target)| rank_of(&scores, target, mask.masked(input)));
                 prop_assert_eq!(rank, expected);
             }
         }

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{quiet, real, recbole};
+use lumos::config::Mask;
 use lumos::data::{Split, load, prepare};
 use lumos::eval::{metrics, popularity_ranks, rank_of};
 
@@ -18,9 +19,9 @@ fn popularity_on_amazon_beauty() {
     let data = load(&dir).unwrap();
 
     let users: Vec<u32> = (0..data.users() as u32).collect();
-    let ranks = popularity_ranks(&data, Split::Test, &users);
+    let ranks = popularity_ranks(&data, Mask::History, Split::Test, &users);
     let m = metrics(&ranks, &[5, 10, 20]);
-    assert_eq!(m.users, 22_363);
+    assert_eq!((m.users, m.masked_targets), (22_363, 0));
     let hr = m.get("HR@20").unwrap();
     assert!((hr - 0.0195).abs() < 5e-4, "{hr}");
     // Binomial: sqrt(p (1 - p) / n).

@@ -1,12 +1,14 @@
 //! Rounds of the real trainer on small worlds: same bits however they are run, and the meaning of each federation setting.
 
 use lumos::config::{
-    Anchor, Average, Backbone, Clients, Contrast, Group, LocalOptimizer, Positions, RecLoss, ServerOptimizer, Settings, UploadRows, Weights,
+    Anchor, Average, Backbone, Clients, Contrast, Group, LocalOptimizer, Mask, Positions, RecLoss, ServerOptimizer, Settings, UploadRows,
+    Weights,
 };
 use lumos::data::{Dataset, Split};
-use lumos::federation::{NamedTensor, Trainer, wire};
+use lumos::eval::{MISS, metrics};
+use lumos::federation::{NamedTensor, TensorData, Trainer, Update, wire};
 use lumos::views::{UserViews, Views};
-use ring::world;
+use ring::{come_back, world};
 
 #[path = "common/ring.rs"]
 mod ring;
@@ -55,6 +57,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
         ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
+        ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
     ]
 }
@@ -116,9 +119,75 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
     }
 }
 
+fn advance(trainer: &mut Trainer, rounds: u64) {
+    for _ in 0..rounds {
+        trainer.round().unwrap();
+    }
+}
+
+/// What was restored is what a checkpoint holds, whether or not a round has been trained since.
+#[test]
+fn a_restored_state_is_given_back_as_it_was() {
+    let (data, views) = world(40, 30, 5);
+    for (name, s) in kinds() {
+        let state = train(&s, &data, &views, 2);
+        let mut trainer = Trainer::new(&s, &data, &views).unwrap();
+        trainer.restore(&state, 2).unwrap();
+        assert_eq!(state, trainer.tensors().unwrap(), "{name}");
+        // The same over a trainer that has state of its own, and on to the next round.
+        let mut used = Trainer::new(&s, &data, &views).unwrap();
+        advance(&mut used, 3);
+        used.restore(&state, 2).unwrap();
+        assert_eq!((&state, used.rounds_done()), (&used.tensors().unwrap(), 2), "{name}");
+        assert_eq!(trainer.round().unwrap().round, 3);
+        used.round().unwrap();
+        assert_eq!(trainer.tensors().unwrap(), used.tensors().unwrap(), "{name}");
+        // Back to the start, where there are no moments and no private state.
+        let start = Trainer::new(&s, &data, &views).unwrap().tensors().unwrap();
+        used.restore(&start, 0).unwrap();
+        advance(&mut used, 2);
+        assert_eq!(state, used.tensors().unwrap(), "{name}: from the start");
+    }
+}
+
+/// A checkpoint that turns out wrong at its very end has changed nothing before.
+#[test]
+fn restoring_is_all_or_nothing() {
+    let (data, views) = world(40, 30, 6);
+    for (name, s) in kinds() {
+        let mut trainer = Trainer::new(&s, &data, &views).unwrap();
+        let mut undisturbed = Trainer::new(&s, &data, &views).unwrap();
+        for t in [&mut trainer, &mut undisturbed] {
+            advance(t, 2);
+        }
+        let (state, other) = (trainer.tensors().unwrap(), train(&s, &data, &views, 3));
+        for spoiled in 0..other.len() {
+            let mut wrong = other.clone();
+            let tensor = &mut wrong[spoiled];
+            let (tensor_name, optional) = (tensor.name.clone(), tensor.name == "private");
+            match &mut tensor.data {
+                TensorData::U8(bytes) => drop(bytes.pop()),
+                TensorData::F32(values) => drop(values.pop()),
+                other => panic!("{other:?}"),
+            }
+            tensor.shape = vec![tensor.shape.iter().product::<usize>() - 1];
+            let error = trainer.restore(&wrong, 3).unwrap_err().to_string();
+            assert!(error.contains(&tensor_name), "{name}: {error}");
+            assert_eq!(state, trainer.tensors().unwrap(), "{name}: {tensor_name} spoiled");
+            if !optional {
+                wrong.remove(spoiled);
+                assert!(trainer.restore(&wrong, 3).unwrap_err().to_string().contains(&tensor_name), "{name}");
+            }
+        }
+        assert_eq!(trainer.round().unwrap().round, 3);
+        undisturbed.round().unwrap();
+        assert_eq!(undisturbed.tensors().unwrap(), trainer.tensors().unwrap(), "{name}");
+    }
+}
+
 fn items_of(tensors: &[NamedTensor]) -> &[f32] {
     match &tensors[0].data {
-        lumos::federation::TensorData::F32(v) => v,
+        TensorData::F32(v) => v,
         other => panic!("{other:?}"),
     }
 }
@@ -244,22 +313,34 @@ fn private_weights_serve_their_own_user() {
     }
 }
 
+/// What is measured is what is recommended: a target has the rank of its place in the user's list, and none where it is in no list.
 #[test]
-fn ranks_agree_with_a_plain_sort_and_mask_the_history() {
-    let (data, views) = world(70, 53, 6);
-    let s = settings();
-    let mut trainer = Trainer::new(&s, &data, &views).unwrap();
-    trainer.round().unwrap();
+fn a_rank_is_a_place_in_the_list_of_recommendations_under_either_mask() {
+    let (mut data, views) = world(70, 53, 6);
+    come_back(&mut data);
     let users: Vec<u32> = (0..70).collect();
-    for split in [Split::Validation, Split::Test] {
-        let ranks = trainer.rank(split, &users, &|_, _| {}).unwrap();
-        for user in users.iter().copied() {
-            let (input, target) = data.input_and_target(user as usize, split).unwrap();
-            let list = trainer.recommend(None, input, 53).unwrap();
-            assert!(list.iter().all(|(i, _)| !input.contains(i)));
-            if let Some(place) = list.iter().position(|&(i, _)| i == target) {
-                assert_eq!(ranks[user as usize], place as u32 + 1, "user {user}");
+    let returns = |split| users.iter().filter(|&&u| data.input_and_target(u as usize, split).is_some_and(|(i, t)| i.contains(&t))).count();
+    assert!(returns(Split::Validation) >= 8 && returns(Split::Test) >= 24);
+    // The second kind ranks each user under weights of its own.
+    for (mask, shared) in [Mask::History, Mask::None].into_iter().flat_map(|m| [(m, Group::Items), (m, Group::Encoder)]) {
+        let mut s = settings();
+        s.eval.mask = mask;
+        if shared == Group::Encoder {
+            s.federation.shared = vec![Group::Encoder];
+        }
+        let mut trainer = Trainer::new(&s, &data, &views).unwrap();
+        trainer.round().unwrap();
+        for split in [Split::Validation, Split::Test] {
+            let ranks = trainer.rank(split, &users, &|_, _| {}).unwrap();
+            for user in users.iter().copied() {
+                let (input, target) = data.input_and_target(user as usize, split).unwrap();
+                let list = trainer.recommend(Some(user), input, 53).unwrap();
+                assert_eq!(list.len(), 53 - input.iter().filter(|_| mask == Mask::History).collect::<std::collections::HashSet<_>>().len());
+                let place = list.iter().position(|&(i, _)| i == target);
+                assert_eq!(ranks[user as usize], place.map_or(MISS, |p| p as u32 + 1), "user {user}, {mask:?}");
             }
+            let masked = if mask == Mask::History { returns(split) as u64 } else { 0 };
+            assert_eq!(metrics(&ranks, &[5]).masked_targets, masked);
         }
     }
 }
@@ -309,7 +390,7 @@ fn bytes_on_the_wire_are_those_of_the_encoding() {
     let report = trainer.round().unwrap();
     let after = trainer.tensors().unwrap();
     let moved = changed(&before, items_of(&after), 12);
-    let update = wire::Update {
+    let update = Update {
         client: 0,
         weight: 1,
         dense: vec![0.0; trainer.weights().unwrap().dense.len()],

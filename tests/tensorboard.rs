@@ -141,8 +141,35 @@ fn event_files_hold_what_the_metrics_hold() {
             assert_eq!(at(&format!("validation/{name}"), step), expected, "{name} at {step}");
         }
     }
-    assert_eq!(at("test/HR@10", 4), Some(result["test"]["HR@10"].as_f64().unwrap() as f32));
+    let best = result["best_round"].as_u64().unwrap();
+    assert_eq!(at("test/HR@10", best), Some(result["test"]["HR@10"].as_f64().unwrap() as f32));
     assert!(!found.keys().any(|(tag, _)| tag.starts_with("gpu/") || tag.starts_with("device/")), "no device, nothing of it");
+}
+
+/// A test is of the best round, whatever came after it; the contrast has no points in rounds without one, in the page neither.
+#[test]
+fn test_and_contrast_stand_at_the_rounds_that_they_are_of() {
+    let sandbox = Sandbox::new();
+    let config = small();
+    // Steps so small that no validation is better than the first, and a contrast of two rounds.
+    let sets = ["local.lr=1e-12", "eval.every=1", "federation.rounds=4", "loss.lambda_rounds=2"];
+    let mut words = vec!["train", config.as_str(), "--out", "a", "--json"];
+    sets.iter().for_each(|set| words.extend(["--set", set]));
+    let result = sandbox.lumos(&words).json();
+    assert_eq!((&result["best_round"], &result["rounds"]), (&1.into(), &4.into()));
+    let steps = |found: &BTreeMap<(String, u64), f32>, tag: &str| found.keys().filter(|k| k.0 == tag).map(|k| k.1).collect::<Vec<_>>();
+    let found = scalars(&sandbox, "a");
+    assert_eq!(steps(&found, "test/HR@10"), [1]);
+    assert_eq!(steps(&found, "loss/next_item"), [1, 2, 3, 4]);
+    assert_eq!(steps(&found, "loss/contrast"), [1, 2]);
+    let html = String::from_utf8(sandbox.read("a/report.html")).unwrap();
+    let tips = |name: &str| html.matches(&format!("<title>{name} at round ")).count();
+    assert_eq!((tips("next item"), tips("contrast")), (4, 2));
+    // A run that goes on has one test at its end, not the earlier one beside it.
+    words.extend(["--resume", "--set", "federation.rounds=5"]);
+    sandbox.lumos(&words).done();
+    let found = scalars(&sandbox, "a");
+    assert_eq!((steps(&found, "test/HR@10"), steps(&found, "loss/next_item")), (vec![1], vec![1, 2, 3, 4, 5]));
 }
 
 /// A run that was killed after its last checkpoint: what it wrote beyond it goes, and comes again once.

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use endpoint::{Endpoint, Reply, model};
 use lumos::Error;
-use lumos::config::{GeneratorKind, ServedSettings, ViewSettings};
+use lumos::config::{GeneratorKind, Mask, ServedSettings, ViewSettings};
 use lumos::data::{Dataset, ItemText};
 use lumos::rng::{Purpose, Stream};
 use lumos::views::{self, Views};
@@ -114,6 +114,28 @@ fn future_and_paraphrase_keep_the_taste_and_the_counterfactual_never_does() {
     assert!(f64::from(same) > 0.95 * f64::from(total), "{same} of {total}");
     let share = replaced as f64 / items as f64;
     assert!((share - 0.5).abs() < 0.05, "half of the items are replaced, not {share}");
+}
+
+/// Under the mask `none` any item may be recommended, so a future may come back to one; what is no future stays as it was.
+#[test]
+fn a_future_comes_back_to_items_where_nothing_is_masked() {
+    // Few items, so that a draw out of all of them often meets the history.
+    let data = dataset(grouped(24), &one_group_users(60, 24).into_iter().map(|s| s[..5].to_vec()).collect::<Vec<_>>());
+    for generator in KINDS {
+        let masked = ViewSettings { generator, ..Default::default() };
+        let open = ViewSettings { mask: Mask::None, ..masked.clone() };
+        let (before, after) = (build(&data, &masked), build(&data, &open));
+        let mut returns = 0;
+        for (user, (a, b)) in before.users.iter().zip(&after.users).enumerate() {
+            let history = data.train(user);
+            assert_eq!((&a.paraphrase, &a.counterfactuals), (&b.paraphrase, &b.counterfactuals), "{generator:?}");
+            assert!(!a.future[history.len()..].iter().any(|i| history.contains(i)));
+            let added = &b.future[history.len()..];
+            assert_eq!(added.iter().collect::<HashSet<_>>().len(), added.len(), "appended items are distinct");
+            returns += added.iter().filter(|i| history.contains(i)).count();
+        }
+        assert!(returns > 10, "{generator:?}: {returns}");
+    }
 }
 
 #[test]

@@ -119,8 +119,8 @@ fn damaged_or_old_views_are_made_anew_and_foreign_files_are_kept() {
     assert_eq!(entries(root.path()).len(), 1, "neither drafts nor old folders stay");
     fs::remove_file(dir.join("manifest.json")).unwrap();
     fs::write(dir.join("thesis.txt"), b"mine").unwrap();
-    let message = views::ensure(&data, &settings, root.path(), 1, &|_, _| ()).unwrap_err().to_string();
-    assert!(message.contains("thesis.txt") && dir.join("thesis.txt").exists(), "{message}");
+    assert!(!ensure(&data, &settings, root.path()).1);
+    assert_eq!((fs::read(dir.join("thesis.txt")).unwrap().as_slice(), ensure(&data, &settings, root.path()).1), (&b"mine"[..], true));
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_build_that_is_stopped_keeps_what_is_finished() {
     assert!(matches!(error, Error::Interrupted(_)) && text.contains(" of 60 views are finished and kept"), "{text}");
     let kept: u64 = text.split(' ').find_map(|word| word.parse().ok()).unwrap();
     assert!((30..60).contains(&kept), "{text}");
-    assert!(entries(root.path()).iter().all(|name| name.ends_with(".redb")), "{:?}", entries(root.path()));
+    assert!(entries(root.path()).iter().all(|name| name.ends_with(".journal")), "{:?}", entries(root.path()));
     // The same again, to its end: nothing that was finished is made once more.
     least.store(u64::MAX, Relaxed);
     let (made, reused) = views::ensure_with(&data, &settings, root.path(), &views::Options { stopped: &|| false, ..options }).unwrap();

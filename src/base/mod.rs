@@ -5,3 +5,4 @@ pub mod clean;
 pub mod clock;
 pub mod files;
 pub mod lock;
+pub mod memory;

@@ -5,6 +5,7 @@ use super::direct::{at, cost, go, int, subject, whole, words};
 use super::reference::Real;
 use super::subject::{Array, Launch, Subject, Want};
 use crate::backend::cuda::device::Arg;
+use crate::eval::MISS;
 use crate::rng::{Purpose, Stream};
 use std::collections::BTreeSet;
 
@@ -96,7 +97,7 @@ pub fn in_batch(normals: &Normals, n: usize, d: usize, judged: bool) -> Vec<Subj
 }
 
 /// The three kernels of full ranking: `users` users against `items` items. Every fifth item is the one before again, so that scores
-/// tie; every eleventh user has no target.
+/// tie; every eleventh user has no target, and every fourth one that is masked.
 pub fn rank(normals: &Normals, users: usize, items: usize, d: usize, judged: bool) -> Vec<Subject<'static>> {
     let mut s = Stream::new(3, Purpose::Bench, 4, users as u64);
     let h = normals.take(43, users * d, 1.0);
@@ -106,12 +107,12 @@ pub fn rank(normals: &Normals, users: usize, items: usize, d: usize, judged: boo
     }
     let target: Vec<i32> = (0..users).map(|u| if u % 11 == 7 { -1 } else { s.below(items as u64) as i32 }).collect();
     let lengths = [3, 0, 40, 1];
-    let histories: Vec<Vec<u32>> = (0..users)
+    let masked: Vec<Vec<u32>> = (0..users)
         .map(|u| (0..lengths[u % 4]).map(|i| if i == 2 { target[u].max(0) as u32 } else { s.below(items as u64) as u32 }).collect())
         .collect();
     let mut bounds = vec![0u32];
-    histories.iter().for_each(|l| bounds.push(bounds[bounds.len() - 1] + l.len() as u32));
-    let history = histories.concat();
+    masked.iter().for_each(|l| bounds.push(bounds[bounds.len() - 1] + l.len() as u32));
+    let masked_items = masked.concat();
     // Scores by fused multiply-adds in order, the same everywhere, so that ties are ties.
     let score = |u: usize, i: usize| (0..d).fold(0f32, |sum, k| h[u * d + k].mul_add(table[i * d + k], sum));
     let (mut threshold, mut counts, mut ranks) = (vec![0f32; users], vec![0u32; users], vec![0u32; users]);
@@ -120,8 +121,9 @@ pub fn rank(normals: &Normals, users: usize, items: usize, d: usize, judged: boo
         let above: Vec<usize> = (0..items).filter(|&i| score(u, i) >= threshold[u]).collect();
         counts[u] = above.len() as u32;
         if target[u] >= 0 {
-            let seen: BTreeSet<usize> = histories[u].iter().map(|&i| i as usize).collect();
-            ranks[u] = above.iter().filter(|i| **i == target[u] as usize || !seen.contains(i)).count() as u32;
+            let masked: BTreeSet<usize> = masked[u].iter().map(|&i| i as usize).collect();
+            let open = above.iter().filter(|i| !masked.contains(i)).count() as u32;
+            ranks[u] = if masked.contains(&(target[u] as usize)) { MISS } else { open };
         }
     }
     let arrays = |threshold: &[f32], counts: &[u32]| {
@@ -131,8 +133,8 @@ pub fn rank(normals: &Normals, users: usize, items: usize, d: usize, judged: boo
             Array::of("targets", &target),
             Array::of("thresholds", threshold),
             Array::of("counts", counts),
-            Array::of("bounds of histories", &bounds),
-            Array::of("histories", &[history.clone(), vec![0]].concat()),
+            Array::of("bounds of masked items", &bounds),
+            Array::of("masked items", &[masked_items.clone(), vec![0]].concat()),
         ]
     };
     let case = format!("{users} users, {items} items, d {d}");
@@ -164,7 +166,7 @@ pub fn rank(normals: &Normals, users: usize, items: usize, d: usize, judged: boo
         let args = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), at(&b[5]), at(&b[6]), at(&b[4]), int(users), int(d)];
         go(device, "rank_masked", [users.div_ceil(4), 1], 128, 0, &args)
     });
-    let seen = history.len();
-    subjects.push(subject("rank_masked", case, third, outs, cost(ud + seen * d + seen + 5 * users, 2.0 * (seen * d) as f64), launch));
+    let listed = masked_items.len();
+    subjects.push(subject("rank_masked", case, third, outs, cost(ud + listed * d + listed + 5 * users, 2.0 * (listed * d) as f64), launch));
     subjects
 }

@@ -1,10 +1,26 @@
 //! Arguments that several sub-commands share.
 
 use crate::Result;
-use crate::config::{self, Effective};
+use crate::config::{self, Effective, methods};
 use crate::data::Split;
 use clap::ValueEnum;
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Most threads, as for the setting `threads`.
+pub const MOST_THREADS: usize = 4096;
+
+/// A parser of numbers from `low` to `high`.
+pub fn between<T>(low: T, high: T) -> impl Fn(&str) -> std::result::Result<T, String> + Clone + Send + Sync
+where
+    T: FromStr + PartialOrd + Display + Copy + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.trim().parse::<T>().ok().filter(|n| (low..=high).contains(n));
+        number.ok_or_else(|| format!("must be between {low} and {high}"))
+    }
+}
 
 /// A configuration file and what overrules it.
 #[derive(clap::Args)]
@@ -21,6 +37,9 @@ pub struct Overrides {
     /// Overrule one setting; may be repeated, the last one wins
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// File of a method of your own, known by the file's name and taken unless `--set method=` says otherwise; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub method_file: Vec<PathBuf>,
     /// Threads; 0 means all cores. Never changes a result
     #[arg(long, value_name = "N")]
     pub threads: Option<u32>,
@@ -33,25 +52,29 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// All of it as `KEY=VALUE`.
-    pub fn sets(&self) -> Vec<String> {
-        let mut sets = self.set.clone();
+    /// All of it as `KEY=VALUE`, methods of files being made known.
+    pub fn sets(&self) -> Result<Vec<String>> {
+        let mut sets = Vec::new();
+        for file in &self.method_file {
+            sets.push(format!("method={}", methods::register_file(file)?.name));
+        }
+        sets.extend_from_slice(&self.set);
         sets.extend(self.threads.map(|n| format!("threads={n}")));
         sets.extend(self.device.as_ref().map(|d| format!("device={d}")));
         sets.extend(self.seed.map(|n| format!("seed={n}")));
-        sets
+        Ok(sets)
     }
 }
 
 impl ConfigArgs {
     /// The effective settings.
     pub fn load(&self) -> Result<Effective> {
-        config::load(Some(&self.config), &self.over.sets())
+        config::load(Some(&self.config), &self.over.sets()?)
     }
 
     /// The effective settings with another method.
     pub fn load_method(&self, method: &str) -> Result<Effective> {
-        let mut sets = self.over.sets();
+        let mut sets = self.over.sets()?;
         sets.push(format!("method={method}"));
         config::load(Some(&self.config), &sets)
     }

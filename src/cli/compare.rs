@@ -39,5 +39,6 @@ pub fn main(args: &Args) -> Result<()> {
     let folders = |side: usize| pairs.iter().map(|p| p[side].display().to_string()).collect::<Vec<_>>().join(", ");
     say(format!("A  {} ({})", comparison.a, folders(0)))?;
     say(format!("B  {} ({})", comparison.b, folders(1)))?;
+    comparison.tests.first().map_or(Ok(()), |test| say(test.heading()))?;
     comparison.tests.iter().try_for_each(say)
 }

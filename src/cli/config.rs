@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 pub fn main(args: &Args) -> Result<()> {
-    let effective = config::load(args.config.as_deref(), &args.over.sets())?;
+    let effective = config::load(args.config.as_deref(), &args.over.sets()?)?;
     if !args.json {
         return say(effective.to_toml()?.trim_end());
     }

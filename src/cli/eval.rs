@@ -16,7 +16,10 @@ use std::path::PathBuf;
 Examples:
   lumos eval runs/first
   lumos eval runs/first --split validation --checkpoint last
-  lumos eval runs/first --split test --json            one object with keys like HR@20 and NDCG@20")]
+  lumos eval runs/first --split test --json            one object with keys like HR@20 and NDCG@20
+Every item of the catalogue is ranked but those that the run's eval.mask hides: \"history\" (default) those that the user has met,
+\"none\" nothing. A target that is hidden is a miss; masked_targets counts them. The ranks of the best checkpoint are kept in the
+run folder, for `lumos compare`.")]
 pub struct Args {
     /// Run folder
     run: PathBuf,
@@ -55,10 +58,17 @@ pub fn main(args: &Args) -> Result<()> {
             ("split".into(), json!(scored.split)),
             ("round".into(), json!(scored.round)),
             ("device".into(), json!(scored.device)),
+            ("mask".into(), json!(settings.eval.mask)),
+            ("ranks_kept".into(), json!(scored.ranks_kept)),
         ]);
         return say_json(&object);
     }
-    let rows: Vec<Vec<String>> = metric_names(&scored.ks).into_iter().map(|n| vec![n.clone(), metric(&scored.scores, &n)]).collect();
+    let mut rows: Vec<Vec<String>> = metric_names(&scored.ks).into_iter().map(|n| vec![n.clone(), metric(&scored.scores, &n)]).collect();
     say(format!("{} on {}, round {}", scored.method, scored.data, scored.round))?;
-    say(table(&["full ranking", scored.split], &rows))
+    match scored.scores.get("masked_targets").and_then(serde_json::Value::as_u64) {
+        Some(masked) if masked > 0 => rows.push(vec!["masked targets".into(), masked.to_string()]),
+        _ => (),
+    }
+    say(table(&["full ranking", scored.split], &rows))?;
+    scored.not_kept.map_or(Ok(()), |why| say(format!("ranks were not kept: {why}")))
 }

@@ -1,7 +1,7 @@
 //! The command line: one file a sub-command, no logic of its own.
 //!
 //! Tables and JSON go to stdout; progress bars go to stderr, and only when that is a terminal. Exit codes: 0 done, 1 an error, 2 a wrong
-//! command line, 130 stopped by Ctrl-C.
+//! command line, 130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1.
 
 mod args;
 mod bench;
@@ -100,7 +100,9 @@ fn finish(outcome: Result<u8, Error>) -> u8 {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             output::complain(&error);
-            if matches!(error, Error::Interrupted(_)) { 130 } else { 1 }
+            // Who waited for another process and was asked to end has been interrupted as well.
+            let asked = matches!(error, Error::Interrupted(_)) || matches!(error, Error::InUse { .. }) && interrupt::pressed();
+            if asked { interrupt::exit_code() } else { 1 }
         }
     }
 }

@@ -6,8 +6,7 @@ use super::progress::Progress;
 use super::table::table_with;
 use crate::base::clean;
 use crate::config::names;
-use crate::run::{self, Devices, RunFolder};
-use crate::views::Views;
+use crate::run::{self, RunFolder};
 use crate::{Error, Result, data::Dataset};
 use std::path::PathBuf;
 
@@ -17,16 +16,15 @@ use std::path::PathBuf;
 Examples:
   lumos recommend runs/first --user 196
   lumos recommend runs/first --history B004756YJA,B004ZT0SSG -k 5
-Users and items go by the names of the source data. What a user has met is left out.")]
+  lumos recommend runs/first --history 'Salt, Pepper' --history Sugar      ids with commas: one flag an item
+  lumos recommend runs/first --history '[\"Salt, Pepper\", \"Sugar\"]'       or a JSON list
+Users and items go by the names of the source data. What the run's eval.mask hides is left out, as in its evaluation: \"history\"
+(default) leaves out what the user has met, \"none\" nothing. A run of popularity lists the items met most often in training.")]
 pub struct Args {
     /// Run folder
     run: PathBuf,
-    /// User, by its name in the source data; its whole history is the input
-    #[arg(long, value_name = "TOKEN", required_unless_present = "history", conflicts_with = "history")]
-    user: Option<String>,
-    /// Items by their names in the source data, oldest first
-    #[arg(long, value_name = "TOKEN,TOKEN", value_delimiter = ',')]
-    history: Vec<String>,
+    #[command(flatten)]
+    input: Input,
     /// How many
     #[arg(short, long, default_value_t = 10, value_name = "K")]
     k: u32,
@@ -40,6 +38,43 @@ pub struct Args {
 
 /// Columns of a title that are shown.
 const TITLE: usize = 70;
+
+/// Whose history, or which.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// User, by its name in the source data; its whole history is the input
+    #[arg(long, value_name = "TOKEN")]
+    user: Option<String>,
+    /// Items by their names in the source data, oldest first: one item, several with commas between them, or a JSON list; may be repeated
+    #[arg(long, value_name = "ITEMS")]
+    history: Vec<String>,
+}
+
+/// The items that one value of `--history` names: an item that is called so, else a JSON list, else what stands between commas.
+fn items(value: &str, tokens: &[String]) -> Result<Vec<u32>> {
+    let whole = value.trim();
+    if let Some(item) = tokens.iter().position(|t| t == value || t == whole) {
+        return Ok(vec![item as u32]);
+    }
+    let names: Vec<String> = if whole.starts_with('[') {
+        let wanted =
+            |why: &dyn std::fmt::Display| Error::Usage(format!("--history: is no JSON list of items, such as '[\"a\", \"b\"]' ({why})"));
+        let list: Vec<serde_json::Value> = serde_json::from_str(whole).map_err(|e| wanted(&e))?;
+        let name = |entry| match entry {
+            serde_json::Value::String(name) => Ok(name),
+            serde_json::Value::Number(name) => Ok(name.to_string()),
+            other => Err(wanted(&format!("it holds {other}"))),
+        };
+        list.into_iter().map(name).collect::<Result<_>>()?
+    } else {
+        whole.split(',').map(|name| name.trim().to_string()).collect()
+    };
+    if names.is_empty() {
+        return Err(Error::Usage("--history: is an empty list; name at least one item".into()));
+    }
+    names.iter().map(|name| find("item", "--history", name, tokens)).collect()
+}
 
 /// Index of `token` among `tokens`, or a message with the nearest one.
 fn find(what: &str, flag: &str, token: &str, tokens: &[String]) -> Result<u32> {
@@ -67,27 +102,26 @@ pub fn main(args: &Args) -> Result<()> {
     let progress = Progress::new(true);
     let data = run::load_run_data(&folder, &settings, &progress)?;
     drop(progress);
-    let (user, history) = match &args.user {
+    let (user, history) = match &args.input.user {
         Some(token) => {
             let user = find("user", "--user", token, &data.user_tokens)?;
             (Some(user), data.sequence(user as usize).to_vec())
         }
-        None => (None, args.history.iter().map(|t| find("item", "--history", t.trim(), &data.item_tokens)).collect::<Result<Vec<u32>>>()?),
+        None => {
+            let named = args.input.history.iter().map(|value| items(value, &data.item_tokens)).collect::<Result<Vec<_>>>()?;
+            (None, named.concat())
+        }
     };
     if args.k == 0 || args.k as usize > data.item_count() {
         return Err(Error::Usage(format!("-k: is {}, wanted 1 to {}, the number of items", args.k, data.item_count())));
     }
-    let views = Views::default();
-    // One history is encoded before a GPU has as much as started.
-    let mut device = Devices::default().to_rank(&settings, "cpu")?;
-    let (mut trainer, _) = run::open_trained(&folder, args.checkpoint.name(), &settings, &data, &views, &mut device)?;
-    let top = trainer.recommend(user, &history, args.k as usize)?;
+    let top = run::recommend(&folder, args.checkpoint.name(), &settings, &data, user, &history, args.k as usize)?;
     if args.json {
         let list: Vec<_> = top
             .iter()
             .map(|(item, score)| serde_json::json!({ "item": data.item_tokens[*item as usize], "title": data.catalogue[*item as usize].title, "score": score }))
             .collect();
-        return say_json(&serde_json::json!({ "user": args.user, "history": history.len(), "items": list }));
+        return say_json(&serde_json::json!({ "user": args.input.user, "history": history.len(), "items": list }));
     }
     let latest = &history[history.len().saturating_sub(5)..];
     say(format!("history: {} items, the latest {}:", history.len(), latest.len()))?;
@@ -100,4 +134,31 @@ pub fn main(args: &Args) -> Result<()> {
         .map(|(i, (item, score))| vec![format!("{}", i + 1), format!("{score:.3}"), token(&data, *item), title(&data, *item)])
         .collect();
     say(table_with(&["", "score", "item", "title"], &rows, |column| column > 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::items;
+
+    #[test]
+    fn a_history_is_an_item_a_list_with_commas_or_json() {
+        let tokens: Vec<String> = ["50", "181", "Salt, Pepper", "Salt", "[1]", "1"].map(String::from).to_vec();
+        let items = |value: &str| items(value, &tokens);
+        assert_eq!(items("50,181, 1").unwrap(), [0, 1, 5]);
+        assert_eq!(items("Salt, Pepper").unwrap(), [2], "an item that is called so comes first");
+        assert_eq!(items("[1]").unwrap(), [4]);
+        assert_eq!(items(r#"["Salt, Pepper", 50, "Salt"]"#).unwrap(), [2, 0, 3]);
+        assert_eq!(items(" 181 ").unwrap(), [1]);
+        for (bad, part) in [
+            ("50,,181", "no item ``"),
+            ("[50", "JSON"),
+            ("[[1]]", "JSON"),
+            ("[]", "empty"),
+            ("", "no item ``"),
+            ("Salt,Pepper", "`Pepper`"),
+        ] {
+            let message = items(bad).unwrap_err().to_string();
+            assert!(message.contains(part) && message.starts_with("--history"), "{bad}: {message}");
+        }
+    }
 }

@@ -16,7 +16,8 @@ Examples:
   lumos run configs/quickstart.toml
   lumos run configs/quickstart.toml --set federation.rounds=20 --out /tmp/short
   lumos run configs/ml-100k.toml --set compare=fed-sasrec,lumos-literal,lumos-random-views
-What is up to date is reused and an interrupted method goes on where it stopped, so the same command may be given again.")]
+What is up to date is reused and an interrupted method goes on where it stopped, so the same command may be given again.
+Ctrl-C, SIGTERM and SIGUSR1 end it after the current round and save that (exit codes 130, 143, 138); a second signal ends it at once.")]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
@@ -69,10 +70,13 @@ pub fn main(args: &Args) -> Result<()> {
         lines.push(line);
     }
     say(format!("\n{}", table(&head, &lines)))?;
+    if let Some([_, test]) = rows.first().and_then(|r| run::masked_targets(&r.result)) {
+        say(format!("masked targets: {test}; they lie in the user's history, are never recommended and count as misses"))?;
+    }
     let k = config::select(&settings.eval)?.k;
     for c in &tests {
         for test in c.tests.iter().filter(|t| t.k == k) {
-            say(format!("\nA = {}, B = {}: {test}", c.a, c.b))?;
+            say(format!("\nA = {}, B = {}: {}\n{test}", c.a, c.b, test.heading()))?;
         }
     }
     say("")?;

@@ -6,7 +6,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
 use crate::config::{self, Effective};
-use crate::run::{self, Devices, Job, Observer, Prepared};
+use crate::run::{self, Claim, Devices, Job, Observer, Prepared, Start};
 use crate::{Result, data};
 use std::path::PathBuf;
 
@@ -19,7 +19,8 @@ Examples:
   lumos train configs/quickstart.toml --data data/world --out runs/world    on a prepared folder; its source files are not needed
   lumos train configs/amazon-beauty.toml --device cuda --out runs/gpu        on the first GPU, or an error that says why not
   lumos train configs/amazon-beauty.toml --set method=lumos-literal --set federation.rounds=60 --seed 2
-Ctrl-C ends the run after the current round and saves it.")]
+Ctrl-C, SIGTERM and SIGUSR1 end the run after the current round and save it (exit codes 130, 143, 138); a second signal ends it at once.
+One process at a time works in a run folder; another one is refused with the owner's name.")]
 pub struct Args {
     /// Configuration file (TOML), such as configs/quickstart.toml; with --data it may be left out
     #[arg(required_unless_present = "data")]
@@ -42,7 +43,7 @@ pub struct Args {
 
 impl Args {
     fn effective(&self) -> Result<Effective> {
-        let effective = config::load(self.config.as_deref(), &self.over.sets())?;
+        let effective = config::load(self.config.as_deref(), &self.over.sets()?)?;
         match &self.data {
             Some(dir) => effective.on_prepared(dir, &data::load_manifest(dir)?.settings),
             None => Ok(effective),
@@ -68,18 +69,23 @@ pub fn main(args: &Args) -> Result<()> {
     };
     let stop = interrupt::listen()?;
     let progress = Progress::new(args.json);
+    let claim = Claim::take(&out, if args.resume { Start::Resume } else { Start::New })?;
     // Before anything is prepared: a GPU that cannot be had is better known at once.
     let device = Devices::default().to_train(&effective.settings)?;
     let prepared = args.prepare(&effective, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
-    let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &out, resume: args.resume, stop };
+    run::returning_notice(&effective, &prepared.data).iter().for_each(|text| progress.note(text));
+    let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &claim, stop };
     let result = run::train(&job, &progress).map_err(|e| interrupt::how_to_resume(e, Some("--resume")))?;
     drop(progress);
     if args.json {
         return say_json(&result);
     }
     let names = metric_names(&effective.settings.eval.k);
-    let rows: Vec<Vec<String>> =
+    let mut rows: Vec<Vec<String>> =
         names.into_iter().map(|n| vec![n.clone(), metric(&result.validation, &n), metric(&result.test, &n)]).collect();
+    if let Some([validation, test]) = run::masked_targets(&result) {
+        rows.push(vec!["masked targets".into(), validation.to_string(), test.to_string()]);
+    }
     say(table(&[&result.method, "validation", "test"], &rows))?;
     if result.rounds > 0 {
         say(format!(

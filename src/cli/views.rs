@@ -42,7 +42,8 @@ Examples:
   lumos views build --data data/ml-100k --set views.generator=llm --set views.llm.model=models/qwen --users 100 --json
   lumos views build --data data/ml-100k --set views.generator=served --set views.served.url=http://localhost:8000/v1 \\
       --set views.served.model=qwen
-A build that ends early goes on where it was when the same command is given again.")]
+A build that ends early, by Ctrl-C, SIGTERM or SIGUSR1 (exit codes 130, 143, 138) or otherwise, goes on where it was when the same
+command is given again.")]
 pub struct Build {
     #[command(flatten)]
     source: Source,
@@ -101,7 +102,7 @@ pub fn main(command: &Command) -> Result<()> {
 
 /// Settings, data and views of `source`.
 fn prepare(source: &Source, users: Option<usize>, json: bool) -> Result<(Settings, run::Prepared)> {
-    let settings = config::load(source.config.as_deref(), &source.over.sets())?.settings;
+    let settings = config::load(source.config.as_deref(), &source.over.sets()?)?.settings;
     if !run::needs_views(&settings) {
         let message = format!("method `{}` uses no views; choose one that does (`lumos methods`)", settings.method);
         return Err(Error::Usage(message));

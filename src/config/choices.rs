@@ -187,6 +187,15 @@ choice! {
     }
 }
 choice! {
+    /// What is left out of every ranking and every list of recommendations.
+    Mask {
+        /// The user's history: an item that the user has met is never recommended, and a target that is one counts as a miss.
+        History = "history",
+        /// Nothing: for data in which users come back to items.
+        None = "none",
+    }
+}
+choice! {
     /// Where views come from.
     GeneratorKind {
         /// No views.

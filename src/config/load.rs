@@ -99,14 +99,15 @@ pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Effective> {
     }
     lay(&file, Origin::File);
     lay(&preset, Origin::Method);
-    for table in [method.family.name(), method.name] {
+    for table in [method.family.name(), &method.name] {
         if let Some(layer) = tables.get(table) {
             lay(layer, Origin::MethodTable);
         }
     }
     lay(&line, Origin::CommandLine);
 
-    let settings: Settings = nest(&values)?.try_into().map_err(|e| Error::Usage(format!("{place}: {}", e.message())))?;
+    let mut settings: Settings = nest(&values)?.try_into().map_err(|e| Error::Usage(format!("{place}: {}", e.message())))?;
+    settings.views.mask = settings.eval.mask;
     validate(&settings)?;
     Ok(Effective { settings, origins, file: path.map(Path::to_path_buf) })
 }
@@ -117,8 +118,9 @@ pub fn load_written(path: &Path) -> Result<Settings> {
     let flat = schema.flatten(&read_table(path)?, &path.display().to_string())?;
     let mut values = schema.defaults();
     values.extend(flat);
-    let settings: Settings =
+    let mut settings: Settings =
         nest(&values)?.try_into().map_err(|e: toml::de::Error| Error::mismatch(path, format!("cannot be read: {}", e.message())))?;
+    settings.views.mask = settings.eval.mask;
     validate(&settings)?;
     Ok(settings)
 }
@@ -157,8 +159,10 @@ impl Effective {
             return Err(Error::setting(key, format!("{} is prepared already; leave out --set {key} or --data", dir.display())));
         }
         self.settings.data = DataSettings { dir: Some(dir.to_path_buf()), ..data.clone() };
-        for (_, origin) in self.origins.iter_mut().filter(|(key, _)| own(key)) {
-            *origin = Origin::Prepared;
+        // What the folder was made with by default was not chosen.
+        let (values, defaults) = (flat(&self.settings)?, flat(&Settings::default())?);
+        for (key, origin) in self.origins.iter_mut().filter(|(key, _)| own(key)) {
+            *origin = if values.get(key) == defaults.get(key) { Origin::Default } else { Origin::Prepared };
         }
         validate(&self.settings)?;
         Ok(self)
@@ -212,10 +216,11 @@ fn method_tables(schema: &Schema, methods: Option<Value>, place: &str) -> Result
     let Value::Table(methods) = methods else {
         return Err(Error::setting("methods", format!("{place}: wanted tables `[methods.<name>]`")));
     };
+    let known = methods::all()?;
     for (name, table) in methods {
         let key = format!("methods.{name}");
         let place = format!("{place}, [{key}]");
-        let valid = || methods::all().iter().map(|m| m.name).chain(Family::ALL.map(Family::name));
+        let valid = || known.iter().map(|m| m.name.as_str()).chain(Family::ALL.map(Family::name));
         if !valid().any(|n| n == name) {
             return Err(Error::setting(key, format!("{place}: {}", names::unknown("method", &name, valid()))));
         }
@@ -249,7 +254,7 @@ fn command_line(schema: &Schema, sets: &[String]) -> Result<BTreeMap<String, Val
 
 fn preset(schema: &Schema, method: &Method) -> Result<BTreeMap<String, Value>> {
     let place = format!("method {}", method.name);
-    method.all_choices().iter().map(|c| Ok((c.key.to_string(), schema.parse(c.key, c.value, &place)?))).collect()
+    method.all_choices()?.into_iter().map(|c| Ok((c.key.clone(), schema.parse(&c.key, &c.value, &place)?))).collect()
 }
 
 /// Equal values; a whole number equals the same number written as a float.

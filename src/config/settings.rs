@@ -259,6 +259,9 @@ pub struct FederationSettings {
     pub server_beta2: f32,
     /// FedAdam's adaptivity tau.
     pub server_eps: f32,
+    /// What happens to updates, in the order in which a client applies it and backwards on the server: names with options, such as
+    /// `["sign-flip share=0.1", "norm-bound bound=0.5", "median"]`. See [`crate::federation::rules`].
+    pub rules: Vec<String>,
     /// Megabytes of private client state kept in memory; beyond it the state is kept on disk in the run folder.
     pub private_memory_mb: u32,
 }
@@ -280,6 +283,7 @@ impl Default for FederationSettings {
             server_momentum: 0.0,
             server_beta2: 0.99,
             server_eps: 1e-3,
+            rules: Vec::new(),
             private_memory_mb: 1024,
         }
     }
@@ -299,11 +303,13 @@ pub struct EvalSettings {
     pub patience: u32,
     /// Rank only so many users during training (the first drawn by seed); 0: all. The final test uses all.
     pub users: u32,
+    /// Items that are never recommended, in evaluation, in `lumos recommend` and in the future view alike.
+    pub mask: Mask,
 }
 
 impl Default for EvalSettings {
     fn default() -> Self {
-        EvalSettings { every: 10, k: vec![5, 10, 20], select: "HR@20".into(), patience: 0, users: 0 }
+        EvalSettings { every: 10, k: vec![5, 10, 20], select: "HR@20".into(), patience: 0, users: 0, mask: Mask::History }
     }
 }
 

@@ -1,5 +1,6 @@
 //! HR@K, NDCG@K and MRR@K over users, from the ranks of one target each.
 
+use super::MISS;
 use crate::base::clean;
 use crate::config::names::nearest;
 use crate::{Error, Result};
@@ -32,10 +33,10 @@ impl Metric {
         }
     }
 
-    /// Value of one user with the target at `rank` (from 1).
+    /// Value of one user with the target at `rank` (from 1; [`MISS`] and 0 are worth nothing).
     pub fn value(self, rank: u32, k: u32) -> f64 {
         match self {
-            _ if rank > k || rank == 0 => 0.0,
+            _ if rank > k || rank == 0 || rank == MISS => 0.0,
             Metric::Hr => 1.0,
             Metric::Ndcg => 1.0 / (f64::from(rank) + 1.0).log2(),
             Metric::Mrr => 1.0 / f64::from(rank),
@@ -76,12 +77,14 @@ impl SelectMetric {
     }
 }
 
-/// Means over users, in the order HR, NDCG, MRR for each K; serialised as one flat map of means and `users`. Standard errors
-/// are not in that map, so they are unknown after reading one back.
+/// Means over users, in the order HR, NDCG, MRR for each K; serialised as one flat map of means, `users` and `masked_targets`.
+/// Standard errors are not in that map, so they are unknown after reading one back.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     /// Users with a target.
     pub users: u64,
+    /// Of these, users whose target may not be recommended and counts as a miss at every K.
+    pub masked_targets: u64,
     /// Name, mean and standard error of the mean where it is known.
     pub values: Vec<(String, f64, Option<f64>)>,
 }
@@ -100,8 +103,9 @@ impl Metrics {
 
 impl Serialize for Metrics {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.values.len() + 1))?;
+        let mut map = serializer.serialize_map(Some(self.values.len() + 2))?;
         map.serialize_entry("users", &self.users)?;
+        map.serialize_entry("masked_targets", &self.masked_targets)?;
         for (name, mean, _) in &self.values {
             map.serialize_entry(name, mean)?;
         }
@@ -115,6 +119,8 @@ impl<'de> Deserialize<'de> for Metrics {
         #[derive(Deserialize)]
         struct Flat {
             users: u64,
+            #[serde(default)]
+            masked_targets: u64,
             #[serde(flatten)]
             means: BTreeMap<String, f64>,
         }
@@ -125,13 +131,16 @@ impl<'de> Deserialize<'de> for Metrics {
             values.push(((at.k, Metric::ALL.iter().position(|&m| m == at.metric)), (name, mean, None)));
         }
         values.sort_by_key(|(place, _)| *place);
-        Ok(Metrics { users: flat.users, values: values.into_iter().map(|(_, v)| v).collect() })
+        let (users, masked_targets) = (flat.users, flat.masked_targets);
+        Ok(Metrics { users, masked_targets, values: values.into_iter().map(|(_, v)| v).collect() })
     }
 }
 
-/// Metrics of `ranks` (0: no target, left out) at every cut-off. Sums run in user order, so the result is the same everywhere.
+/// Metrics of `ranks` (0: no target, left out; [`MISS`]: counted, a hit at no K) at every cut-off. Sums run in user order, so the
+/// result is the same everywhere.
 pub fn metrics(ranks: &[u32], ks: &[u32]) -> Metrics {
     let users = ranks.iter().filter(|&&r| r > 0).count() as u64;
+    let masked_targets = ranks.iter().filter(|&&r| r == MISS).count() as u64;
     let n = users.max(1) as f64;
     let mut values = Vec::new();
     for &k in ks {
@@ -143,7 +152,7 @@ pub fn metrics(ranks: &[u32], ks: &[u32]) -> Metrics {
             values.push((format!("{}@{k}", metric.name()), mean, error));
         }
     }
-    Metrics { users, values }
+    Metrics { users, masked_targets, values }
 }
 
 #[cfg(test)]
@@ -160,6 +169,15 @@ mod tests {
         assert!((m.get("MRR@5").unwrap() - (1.0 + 1.0 / 3.0) / 3.0).abs() < 1e-12);
         assert_eq!(m.get("HR@20"), None);
         assert_eq!(metrics(&[], &[5]).get("HR@5"), Some(0.0));
+    }
+
+    #[test]
+    fn a_miss_counts_as_a_user_and_as_nothing_else() {
+        let m = metrics(&[1, MISS, 0, MISS], &[5, u32::MAX]);
+        assert_eq!((m.users, m.masked_targets), (3, 2));
+        for name in ["HR@5", "NDCG@5", "MRR@5", "HR@4294967295"] {
+            assert!((m.get(name).unwrap() - 1.0 / 3.0).abs() < 1e-12, "{name}");
+        }
     }
 
     proptest! {

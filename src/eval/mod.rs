@@ -1,12 +1,15 @@
 //! Evaluation by full ranking: metrics from ranks, popularity, paired comparison. Knows nothing of devices or
-//! models: it works on ranks, 1 for the best and 0 for a user without a target in the split.
+//! models: it works on ranks, 1 for the best, [`MISS`] for a target that may not be recommended and 0 for a user without a target in
+//! the split.
 
+mod mask;
 mod metrics;
 mod paired;
 mod popularity;
 mod rank;
 
+pub use mask::{MISS, ReturningTargets, best_items, rank_from_count};
 pub use metrics::{Metric, Metrics, SelectMetric, metrics};
 pub use paired::{Paired, paired, paired_seeds};
-pub use popularity::popularity_ranks;
+pub use popularity::{popularity_items, popularity_ranks};
 pub use rank::rank_of;

@@ -59,7 +59,7 @@ pub fn paired_seeds(runs: &[(&[u32], &[u32])], k: u32) -> Paired {
     let (hr, hr_difference, hr_interval, hr_normal) = compare(Metric::Hr);
     let (ndcg, ndcg_difference, ndcg_interval, ndcg_p) = compare(Metric::Ndcg);
     let hr_p = if let &[(a, b)] = runs {
-        let hit = |r: u32| r > 0 && r <= k;
+        let hit = |r: u32| Metric::Hr.value(r, k) > 0.0;
         let lost = users.iter().filter(|&&u| hit(a[u]) && !hit(b[u])).count() as u64;
         let won = users.iter().filter(|&&u| !hit(a[u]) && hit(b[u])).count() as u64;
         mid_p(lost, won)
@@ -139,10 +139,27 @@ fn erfc(x: f64) -> f64 {
     t * (-x * x - 1.265_512_23 + t * poly).exp()
 }
 
+/// A p-value as it is printed: `p = .54`, three digits below .1, `p < .001` at the end.
+fn shown(p: f64) -> String {
+    let text = match p {
+        p if p < 0.001 => return "p < .001".into(),
+        p if p < 0.1 => format!("{p:.3}"),
+        p => format!("{p:.2}"),
+    };
+    format!("p = {}", text.strip_prefix('0').unwrap_or(&text))
+}
+
+impl Paired {
+    /// What stands once above the lines of all cut-offs.
+    pub fn heading(&self) -> String {
+        let seeds = if self.seeds == 1 { String::new() } else { format!(", mean of {} seeds", self.seeds) };
+        format!("{} users{seeds}; difference B - A, 95 % bootstrap interval over users", self.users)
+    }
+}
+
+/// A line for HR and one for NDCG.
 impl fmt::Display for Paired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seeds = if self.seeds == 1 { String::new() } else { format!(", mean of {} seeds", self.seeds) };
-        writeln!(f, "{} users{seeds}; difference B - A, 95 % bootstrap interval over users", self.users)?;
         let rows = [
             ("HR", self.hr, self.hr_difference, self.hr_interval, self.hr_p),
             ("NDCG", self.ndcg, self.ndcg_difference, self.ndcg_interval, self.ndcg_p),
@@ -150,7 +167,7 @@ impl fmt::Display for Paired {
         for (i, (name, [a, b], d, [lo, hi], p)) in rows.into_iter().enumerate() {
             let relative = if a > 0.0 { format!(" ({:+.1} %)", 100.0 * d / a) } else { String::new() };
             let label = format!("{name}@{}", self.k);
-            write!(f, "{label:<8} A {a:.4}  B {b:.4}  {d:+.4}{relative}  [{lo:+.4}, {hi:+.4}]  p = {p:.2e}")?;
+            write!(f, "{label:<8} A {a:.4}  B {b:.4}  {d:+.4}{relative}  [{lo:+.4}, {hi:+.4}]  {}", shown(p))?;
             if i == 0 {
                 writeln!(f)?;
             }
@@ -173,6 +190,20 @@ mod tests {
         assert!(mid_p(50, 50) > 0.95);
         assert_eq!(mid_p(0, 0), 1.0);
         assert!(mid_p(2000, 3000) < 1e-30);
+    }
+
+    #[test]
+    fn p_is_printed_as_a_reader_expects() {
+        let cases =
+            [(1.0, "p = 1.00"), (0.5449, "p = .54"), (0.1949, "p = .19"), (0.0999, "p = .100"), (0.0143, "p = .014"), (0.001, "p = .001")];
+        for (p, text) in cases.into_iter().chain([(0.000_999, "p < .001"), (0.0, "p < .001")]) {
+            assert_eq!(shown(p), text);
+        }
+        let p = paired(&[1, 9, 30, 2], &[1, 3, 2, 90], 5);
+        let lines = p.to_string();
+        assert_eq!(lines.lines().count(), 2);
+        assert!(lines.starts_with("HR@5 ") && lines.contains("p = ") && !lines.contains("users"), "{lines}");
+        assert!(p.heading().starts_with("4 users; difference B - A"), "{}", p.heading());
     }
 
     #[test]

@@ -1,10 +1,18 @@
-//! The popularity baseline: the same list for everyone, by training counts, history masked.
+//! The popularity baseline: the same order of items for everyone, by training counts.
 
+use super::{best_items, rank_from_count};
+use crate::config::Mask;
 use crate::data::{Dataset, Split};
 
+/// The `k` items of the highest training counts that `mask` leaves to a user with `history`, with their counts; ties by item index.
+pub fn popularity_items(data: &Dataset, mask: Mask, history: &[u32], k: usize) -> Vec<(u32, f32)> {
+    let scores: Vec<f32> = data.train_counts().into_iter().map(|count| count as f32).collect();
+    best_items(&scores, mask.masked(history), k)
+}
+
 /// Rank of each user's target when items are ordered by training counts; ties count against the baseline as against any
-/// model. 0 for a user without a target.
-pub fn popularity_ranks(data: &Dataset, split: Split, users: &[u32]) -> Vec<u32> {
+/// model. [`super::MISS`] where `mask` hides the target, 0 for a user without one.
+pub fn popularity_ranks(data: &Dataset, mask: Mask, split: Split, users: &[u32]) -> Vec<u32> {
     let counts = data.train_counts();
     // `not_less[c]`: items with a count of at least c.
     let top = counts.iter().copied().max().unwrap_or(0) as usize;
@@ -20,10 +28,7 @@ pub fn popularity_ranks(data: &Dataset, split: Split, users: &[u32]) -> Vec<u32>
         .map(|&user| {
             let Some((input, target)) = data.input_and_target(user as usize, split) else { return 0 };
             let threshold = counts[target as usize];
-            let mut masked: Vec<u32> = input.iter().copied().filter(|&i| i != target && counts[i as usize] >= threshold).collect();
-            masked.sort_unstable();
-            masked.dedup();
-            not_less[threshold as usize] - masked.len() as u32
+            rank_from_count(not_less[threshold as usize], target, mask.masked(input), |i| counts[i as usize] >= threshold)
         })
         .collect()
 }
@@ -44,10 +49,11 @@ mod tests {
             }
             let users: Vec<u32> = (0..sequences.len() as u32).collect();
             let scores: Vec<f32> = data.train_counts().iter().map(|&c| c as f32).collect();
-            for split in [Split::Validation, Split::Test] {
-                let ranks = popularity_ranks(&data, split, &users);
+            for (split, mask) in [Split::Validation, Split::Test].into_iter().flat_map(|s| [(s, Mask::History), (s, Mask::None)]) {
+                let ranks = popularity_ranks(&data, mask, split, &users);
                 for (u, &rank) in ranks.iter().enumerate() {
-                    let expected = data.input_and_target(u, split).map_or(0, |(input, target)| rank_of(&scores, target, input));
+                    let asked = data.input_and_target(u, split);
+                    let expected = asked.map_or(0, |(input, target)| rank_of(&scores, target, mask.masked(input)));
                     prop_assert_eq!(rank, expected);
                 }
             }

@@ -1,12 +1,18 @@
 //! What a rank is.
 
+use super::MISS;
+
 /// The definition of a rank, kept plain as the reference for everything that ranks faster: one more than the number of items
 /// that are neither the target nor masked and do not score below it. Ties and NaN, on either side, count against the model.
-/// The target is never masked, even where the history holds it: a user may come back to an item, and a masked target could
-/// not be found by anyone.
+/// A target that is itself masked is never recommended, so it has the rank [`MISS`]: were it ranked among the items that are
+/// left, the mask would give the answer away wherever users come back to items.
 ///
-/// `scores` is `[I]`; `target` must be below `I` (panics otherwise); `masked` may repeat items and be in any order.
+/// `scores` is `[I]`; `target` must be below `I` (panics otherwise); `masked`, as [`crate::config::Mask::masked`] gives it, may repeat
+/// items and be in any order.
 pub fn rank_of(scores: &[f32], target: u32, masked: &[u32]) -> u32 {
+    if masked.contains(&target) {
+        return MISS;
+    }
     let threshold = scores[target as usize];
     let above = |&(i, s): &(usize, &f32)| {
         i as u32 != target && !masked.contains(&(i as u32)) && s.partial_cmp(&threshold).is_none_or(|o| o.is_ge())
@@ -16,7 +22,7 @@ pub fn rank_of(scores: &[f32], target: u32, masked: &[u32]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::rank_of;
+    use super::{MISS, rank_of};
 
     #[test]
     fn ranks_by_hand() {
@@ -43,8 +49,9 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_the_history_holds_is_not_masked() {
-        assert_eq!(rank_of(&[1.0, 2.0, 3.0], 1, &[1]), 2);
-        assert_eq!(rank_of(&[1.0, 2.0, 3.0], 1, &[1, 2]), 1);
+    fn a_masked_target_is_a_miss_whatever_it_scores() {
+        assert_eq!(rank_of(&[1.0, 2.0, 3.0], 1, &[1]), MISS);
+        assert_eq!(rank_of(&[1.0, 2.0, 3.0], 2, &[0, 1, 2]), MISS);
+        assert_eq!(rank_of(&[1.0, f32::NAN, 3.0], 1, &[1]), MISS);
     }
 }

@@ -101,8 +101,8 @@ impl DeviceTrainer<'_> {
         let left = packed.users.len() - at;
         let mut count = left.min(MOST);
         while count > FEWEST {
-            let (shape, history) = self.shape(packed, at, count);
-            if self.engine.rank_bytes(&shape, history) <= self.rank_budget {
+            let (shape, masked) = self.shape(packed, at, count);
+            if self.engine.rank_bytes(&shape, masked) <= self.rank_budget {
                 break;
             }
             count = (count / 2).max(FEWEST);
@@ -110,11 +110,11 @@ impl DeviceTrainer<'_> {
         count
     }
 
-    /// Shape of so many users from place `at` on, and the items of their histories.
+    /// Shape of so many users from place `at` on, and the number of items masked from them.
     fn shape(&self, packed: &Ranked, at: usize, count: usize) -> (Shape, usize) {
         let most = self.settings.model.max_len as usize;
-        let lengths = || packed.users[at..at + count].iter().map(|&u| self.input(packed.split, u).0.len());
-        let tokens = lengths().map(|n| n.min(most) as u32).sum::<u32>();
+        let inputs = || packed.users[at..at + count].iter().map(|&u| self.input(packed.split, u).0);
+        let tokens = inputs().map(|input| input.len().min(most) as u32).sum::<u32>();
         let count = count as u32;
         let shape = Shape {
             clients: 1,
@@ -125,7 +125,7 @@ impl DeviceTrainer<'_> {
             output_tiles: count.div_ceil(TILE_ROWS),
             ..Shape::default()
         };
-        (shape, lengths().sum())
+        (shape, inputs().map(|input| self.settings.eval.mask.masked(input).len()).sum())
     }
 
     fn input(&self, split: Split, user: u32) -> (&[u32], u32) {
@@ -142,6 +142,6 @@ impl DeviceTrainer<'_> {
             pack_input(&mut step, input, weights.spec.settings.max_len as usize);
         }
         let targets: Vec<u32> = inputs.clone().map(|(_, target)| target).collect();
-        RankChunk::new(step, self.data.item_count(), &targets, inputs.map(|(input, _)| input))
+        RankChunk::new(step, self.data.item_count(), &targets, inputs.map(|(input, _)| self.settings.eval.mask.masked(input)))
     }
 }

@@ -2,8 +2,8 @@
 //! in one file a client.
 
 use crate::{Error, Result};
-use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 /// Private parameters of one client.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -74,13 +74,36 @@ pub struct PrivateStore {
     used: usize,
     budget: usize,
     folder: Option<PathBuf>,
-    on_disk: BTreeMap<u32, ()>,
+    on_disk: BTreeSet<u32>,
+    /// Tells the files of a store from those of the one that it is to replace.
+    generation: u64,
+}
+
+/// What a client's private state must look like.
+#[derive(Clone, Copy, Debug)]
+pub struct PrivateShape {
+    /// Clients.
+    pub clients: usize,
+    /// Items.
+    pub items: usize,
+    /// Width `d` of an item row.
+    pub dim: usize,
+    /// Dense weights `P`.
+    pub dense: usize,
+}
+
+impl PrivateShape {
+    fn fits(&self, client: u32, state: &PrivateState) -> bool {
+        let row = |(item, row): (&u32, &Vec<f32>)| (*item as usize) < self.items && row.len() == self.dim;
+        (client as usize) < self.clients && state.dense.as_ref().is_none_or(|dense| dense.len() == self.dense) && state.rows.iter().all(row)
+    }
 }
 
 impl PrivateStore {
     /// A store that keeps up to `budget_mb` megabytes in memory.
     pub fn new(budget_mb: u32) -> PrivateStore {
-        PrivateStore { memory: HashMap::new(), used: 0, budget: budget_mb as usize * 1_000_000, folder: None, on_disk: BTreeMap::new() }
+        let budget = budget_mb as usize * 1_000_000;
+        PrivateStore { memory: HashMap::new(), used: 0, budget, folder: None, on_disk: BTreeSet::new(), generation: 0 }
     }
 
     /// Folder for what does not fit in memory.
@@ -97,14 +120,13 @@ impl PrivateStore {
         }
         let folder = self.folder.clone().unwrap_or_default();
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
-        Ok(folder.join(format!("{client}.bin")))
+        Ok(self.path(client))
     }
 
-    /// Forgets every client's state; the folder stays chosen.
-    pub fn clear(&mut self) {
-        self.memory.clear();
-        self.on_disk.clear();
-        self.used = 0;
+    /// Where the state of `client` lies when it is on disk.
+    fn path(&self, client: u32) -> PathBuf {
+        let folder = self.folder.as_deref().unwrap_or(Path::new(""));
+        folder.join(format!("{client}-{}.bin", self.generation))
     }
 
     /// State of `client`, if it has any.
@@ -112,10 +134,10 @@ impl PrivateStore {
         if let Some(state) = self.memory.get(&client) {
             return Ok(Some(state.clone()));
         }
-        if !self.on_disk.contains_key(&client) {
+        if !self.on_disk.contains(&client) {
             return Ok(None);
         }
-        let path = self.folder.clone().unwrap_or_default().join(format!("{client}.bin"));
+        let path = self.path(client);
         let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
         let state = PrivateState::decode(&mut bytes.as_slice());
         state.map(Some).ok_or_else(|| Error::mismatch(&path, "damaged private state; remove the run and train again"))
@@ -143,13 +165,13 @@ impl PrivateStore {
         let partial = path.with_extension("tmp");
         std::fs::write(&partial, bytes).map_err(Error::io(&partial, "write"))?;
         std::fs::rename(&partial, &path).map_err(Error::io(&path, "write"))?;
-        self.on_disk.insert(client, ());
+        self.on_disk.insert(client);
         Ok(())
     }
 
     /// Everything, for a checkpoint.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        let mut clients: Vec<u32> = self.memory.keys().chain(self.on_disk.keys()).copied().collect();
+        let mut clients: Vec<u32> = self.memory.keys().chain(&self.on_disk).copied().collect();
         clients.sort_unstable();
         let mut out = Vec::new();
         for client in clients {
@@ -159,25 +181,37 @@ impl PrivateStore {
         Ok(out)
     }
 
-    /// Takes back what [`PrivateStore::encode`] gave; `None` if the bytes are damaged.
-    pub fn restore(&mut self, mut bytes: &[u8]) -> Result<Option<()>> {
+    /// A store with what [`PrivateStore::encode`] gave, to take the place of this one, which stays as it is; `None` if the bytes are
+    /// damaged or not of `shape`.
+    pub fn restored(&self, mut bytes: &[u8], shape: PrivateShape) -> Result<Option<PrivateStore>> {
+        let mut store = PrivateStore {
+            memory: HashMap::new(),
+            used: 0,
+            budget: self.budget,
+            folder: self.folder.clone(),
+            on_disk: BTreeSet::new(),
+            generation: self.generation + 1,
+        };
         while !bytes.is_empty() {
             let Some((client, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
             bytes = rest;
-            let Some(state) = PrivateState::decode(&mut bytes) else { return Ok(None) };
-            self.put(u32::from_le_bytes(*client), state)?;
+            let client = u32::from_le_bytes(*client);
+            let Some(state) = PrivateState::decode(&mut bytes).filter(|state| shape.fits(client, state)) else { return Ok(None) };
+            store.put(client, state)?;
         }
-        Ok(Some(()))
+        Ok(Some(store))
     }
 }
 
 impl Drop for PrivateStore {
     fn drop(&mut self) {
         // Everything here is in the checkpoint as well; a left-over file would only take up space.
-        if let Some(folder) = &self.folder
-            && !self.on_disk.is_empty()
-        {
-            let _ = std::fs::remove_dir_all(folder);
+        for client in &self.on_disk {
+            let _ = std::fs::remove_file(self.path(*client));
+        }
+        if let Some(folder) = self.folder.as_ref().filter(|_| !self.on_disk.is_empty()) {
+            // Refused where the files of another store are in it.
+            let _ = std::fs::remove_dir(folder);
         }
     }
 }
@@ -198,12 +232,26 @@ mod tests {
         assert_eq!(store.get(4).unwrap(), Some(state.clone()));
         assert_eq!(store.get(5).unwrap(), None);
 
-        let mut other = PrivateStore::new(10);
-        assert_eq!(other.restore(&store.encode().unwrap()).unwrap(), Some(()));
-        assert_eq!(other.get(4).unwrap(), Some(state));
+        let shape = PrivateShape { clients: 5, items: 8, dim: 3, dense: 9 };
         let bytes = store.encode().unwrap();
+        let other = store.restored(&bytes, shape).unwrap().unwrap();
+        assert_eq!(other.get(4).unwrap(), Some(state.clone()));
         for cut in 1..bytes.len() {
-            assert_eq!(PrivateStore::new(10).restore(&bytes[..cut]).unwrap(), None, "{cut}");
+            assert!(store.restored(&bytes[..cut], shape).unwrap().is_none(), "{cut}");
         }
+        for shape in [
+            PrivateShape { clients: 4, ..shape },
+            PrivateShape { items: 7, ..shape },
+            PrivateShape { dim: 2, ..shape },
+            PrivateShape { dense: 8, ..shape },
+        ] {
+            assert!(store.restored(&bytes, shape).unwrap().is_none(), "{shape:?}");
+        }
+        // What was refused has left no file, and each store keeps its own.
+        assert_eq!(std::fs::read_dir(folder.path().join("private")).unwrap().count(), 2);
+        drop(store);
+        assert_eq!(other.get(4).unwrap(), Some(state));
+        drop(other);
+        assert!(!folder.path().join("private").exists());
     }
 }

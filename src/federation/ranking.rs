@@ -7,6 +7,7 @@ use crate::backend::cpu::rank::Panels;
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::config::{Clients, Group};
 use crate::data::Split;
+use crate::eval::{best_items, rank_from_count};
 use crate::parallel;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,8 +48,8 @@ impl Trainer<'_> {
         worker.values(hidden).to_vec()
     }
 
-    /// Rank of each user's target among all items that are not in the input, 1 the best; 0 for a user without a target.
-    /// Ties count against the model. The target itself is never masked, even where the user has met it before.
+    /// Rank of each user's target among all items that `eval.mask` leaves, 1 the best; [`crate::eval::MISS`] where it hides the
+    /// target, 0 for a user without one. Ties count against the model.
     pub fn rank(&mut self, split: Split, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
         if let Some(device) = &mut self.device {
             return device.rank(split, users, &self.weights, &self.server, progress);
@@ -95,8 +96,8 @@ impl Trainer<'_> {
         panels.count(&hidden, &thresholds, &mut counts);
         let mut ranks = known.iter().enumerate().map(|(i, (input, target))| {
             let h = &hidden[i * d..][..d];
-            // The count holds the target itself, which makes it a rank counted from 1, and the history, which must go.
-            counts[i] - masked(input, *target).iter().filter(|&&item| not_less(panels.score(h, item), thresholds[i])).count() as u32
+            let masked = self.settings.eval.mask.masked(input);
+            rank_from_count(counts[i], *target, masked, |item| not_less(panels.score(h, item), thresholds[i]))
         });
         asked.iter().map(|a| a.map_or(0, |_| ranks.next().unwrap_or(0))).collect()
     }
@@ -109,8 +110,9 @@ impl Trainer<'_> {
                 let Some((input, target)) = self.data.input_and_target(user as usize, split) else { return Ok(0) };
                 let scores = self.personal_scores(worker, Some(user), input)?;
                 let threshold = scores[target as usize];
-                let above = scores.iter().filter(|&&s| not_less(s, threshold)).count();
-                Ok((above - masked(input, target).iter().filter(|&&i| not_less(scores[i as usize], threshold)).count()) as u32)
+                let counted = scores.iter().filter(|&&s| not_less(s, threshold)).count() as u32;
+                let masked = self.settings.eval.mask.masked(input);
+                Ok(rank_from_count(counted, target, masked, |i| not_less(scores[i as usize], threshold)))
             })
             .collect()
     }
@@ -136,7 +138,7 @@ impl Trainer<'_> {
         Ok(scores)
     }
 
-    /// The `k` best items for `history` (oldest first), those in it left out, best first; ties by item index. With `user`
+    /// The `k` best items for `history` (oldest first) of those that `eval.mask` leaves, best first; ties by item index. With `user`
     /// the user's private groups are used.
     pub fn recommend(&mut self, user: Option<u32>, history: &[u32], k: usize) -> Result<Vec<(u32, f32)>> {
         if history.is_empty() {
@@ -145,21 +147,11 @@ impl Trainer<'_> {
         self.keep()?;
         let mut worker = Worker::new(WorkerShape::new(&self.weights.spec));
         let scores = self.personal_scores(&mut worker, user, history)?;
-        let mut order: Vec<u32> = (0..scores.len() as u32).filter(|i| !history.contains(i)).collect();
-        order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
-        Ok(order.into_iter().take(k).map(|i| (i, scores[i as usize])).collect())
+        Ok(best_items(&scores, self.settings.eval.mask.masked(history), k))
     }
 }
 
 /// Whether `a` is not below `b`; a NaN on either side counts.
 fn not_less(a: f32, b: f32) -> bool {
     a.partial_cmp(&b).is_none_or(|o| o.is_ge())
-}
-
-/// Distinct items of `input` without `target`.
-fn masked(input: &[u32], target: u32) -> Vec<u32> {
-    let mut items: Vec<u32> = input.iter().copied().filter(|&i| i != target).collect();
-    items.sort_unstable();
-    items.dedup();
-    items
 }

@@ -3,11 +3,12 @@
 use super::device::DeviceTrainer;
 use super::device_use::DeviceUse;
 use super::fixed;
-use super::private::{PrivateState, PrivateStore};
+use super::private::{PrivateShape, PrivateState, PrivateStore};
 use super::report::{RoundReport, Totals};
+use super::rules::{self, Needs, Occasion};
 use super::server::Server;
 use super::tensor::{NamedTensor, TensorData};
-use super::visit::Lane;
+use super::visit::{Lane, Rules};
 use crate::backend::cuda::Device;
 use crate::cohort::{self, Cohort};
 use crate::config::{Clients, Group, Settings};
@@ -51,6 +52,7 @@ pub struct Trainer<'a> {
     pub(super) weights: Weights,
     pub(super) server: Server,
     lanes: Vec<Lane<'a>>,
+    rules: Rules,
     pub(super) private: PrivateStore,
     pub(super) threads: usize,
     /// Users in order, for the participant that holds all sequences.
@@ -85,6 +87,8 @@ impl<'a> Trainer<'a> {
         let threads = if settings.federation.clients == Clients::One { 1 } else { wanted };
         let lanes = (0..threads).map(|_| Lane::new(settings, data, views, &spec)).collect();
         let users: Vec<u32> = (0..data.users() as u32).collect();
+        let list = rules::build(&settings.federation.rules)?;
+        let rules = Rules { all: list.iter().any(|rule| rule.needs() == Needs::All), list };
         Ok(Trainer {
             settings,
             data,
@@ -92,6 +96,7 @@ impl<'a> Trainer<'a> {
             server: Server::new(&settings.federation, &weights),
             weights,
             lanes,
+            rules,
             private: PrivateStore::new(settings.federation.private_memory_mb),
             threads: wanted,
             everyone: users,
@@ -198,7 +203,19 @@ impl<'a> Trainer<'a> {
             first.sums.merge(&lane.sums);
         }
         fixed::check_weight(first.sums.weight)?;
-        self.server.apply(&self.settings.federation, &first.sums, &mut self.weights);
+        let fed = &self.settings.federation;
+        if self.rules.list.is_empty() || first.sums.weight == 0 {
+            self.server.apply(fed, &first.sums, &mut self.weights);
+        } else {
+            let updates = rest.iter_mut().fold(std::mem::take(&mut first.updates), |mut all, lane| {
+                all.append(&mut lane.updates);
+                all
+            });
+            let mut mean = Server::mean(fed, &first.sums, self.weights.spec.dim(), updates);
+            let occasion = Occasion { seed: self.settings.seed, round };
+            self.rules.list.iter().rev().for_each(|rule| rule.server(&occasion, &mut mean));
+            self.server.apply_mean(fed, &mean, &mut self.weights);
+        }
         let served = t.elapsed().as_secs_f64();
 
         let private: Vec<(u32, PrivateState)> = self.lanes.iter_mut().flat_map(|l| l.private.drain(..)).collect();
@@ -258,6 +275,7 @@ impl<'a> Trainer<'a> {
         }
         let done = std::sync::atomic::AtomicU64::new(0);
         let (settings, model, weights, everyone, private) = (self.settings, &self.model, &self.weights, &self.everyone, &self.private);
+        let rules = &self.rules;
         let quiet = |_: u64, _: u64| {};
         parallel::for_each(&mut self.lanes, clients.len(), 8, |lane, i| {
             let client = clients[i];
@@ -271,7 +289,7 @@ impl<'a> Trainer<'a> {
             };
             let users = if single { everyone.as_slice() } else { one(everyone, client) };
             let steps: &dyn Fn(u64, u64) = if single { progress } else { &quiet };
-            lane.visit(settings, model, weights, client, users, round, state.as_ref(), steps);
+            lane.visit(settings, model, weights, client, users, round, state.as_ref(), rules, steps);
             if !single {
                 let n = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
                 if n.is_multiple_of(64) || n == clients.len() as u64 {
@@ -317,10 +335,14 @@ impl<'a> Trainer<'a> {
                 out.push(NamedTensor::f32(format!("{name}.items"), &table, &pair.1));
             }
         }
-        if self.lanes[0].continued.is_some() {
-            for (name, values) in MOMENTS.iter().zip(self.lanes[0].worker.moments()) {
-                out.push(NamedTensor::f32(*name, &[values.len()], values));
-            }
+        let moments = match (&self.moments, self.lanes[0].continued) {
+            // As restored: the worker takes them over when it begins its next round.
+            (Some(restored), _) => Some(restored.each_ref().map(Vec::as_slice)),
+            (None, Some(_)) => Some(self.lanes[0].worker.moments()),
+            (None, None) => None,
+        };
+        for (name, values) in MOMENTS.iter().zip(moments.into_iter().flatten()) {
+            out.push(NamedTensor::f32(*name, &[values.len()], values));
         }
         if !self.private.is_empty() {
             let bytes = self.private.encode()?;
@@ -329,7 +351,11 @@ impl<'a> Trainer<'a> {
         Ok(out)
     }
 
-    /// Takes back what [`Trainer::tensors`] gave after `rounds_done` rounds. Tensors that do not fit are refused by name.
+    /// Takes back what [`Trainer::tensors`] gave after `rounds_done` rounds.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the name of a tensor that does not fit, [`Error::Io`] where private state cannot be kept on disk. The trainer is
+    /// then what it was.
     pub fn restore(&mut self, tensors: &[NamedTensor], rounds_done: u64) -> Result<()> {
         let by_name: HashMap<&str, &NamedTensor> = tensors.iter().map(|t| (t.name.as_str(), t)).collect();
         let find = |name: &str, shape: &[usize]| -> Result<&[f32]> {
@@ -358,22 +384,27 @@ impl<'a> Trainer<'a> {
                 pair.1.copy_from_slice(find(&format!("{name}.items"), &table)?);
             }
         }
-        self.moments = None;
+        let mut moments = None;
         if self.settings.federation.clients == Clients::One && rounds_done > 0 {
             let (p, r) = ([spec.dense_len], [table[0] * table[1]]);
-            let mut moments: [Vec<f32>; 4] = Default::default();
+            let mut found: [Vec<f32>; 4] = Default::default();
             for (i, name) in MOMENTS.iter().enumerate() {
-                moments[i] = find(name, if i < 2 { &p } else { &r })?.to_vec();
+                found[i] = find(name, if i < 2 { &p } else { &r })?.to_vec();
             }
-            self.moments = Some(moments);
+            moments = Some(found);
         }
-        if let Some(t) = by_name.get("private") {
-            let TensorData::U8(bytes) = &t.data else {
-                return Err(Error::Usage("checkpoint: tensor `private` must hold bytes".into()));
-            };
-            self.private.clear();
-            self.private.restore(bytes)?.ok_or_else(|| Error::Usage("checkpoint: private client state is damaged".into()))?;
-        }
+        let shape = PrivateShape { clients: self.data.users(), items: table[0], dim: spec.dim(), dense: spec.dense_len };
+        let private = match by_name.get("private").map(|t| &t.data) {
+            None => self.private.restored(&[], shape)?,
+            Some(TensorData::U8(bytes)) => self.private.restored(bytes, shape)?,
+            Some(_) => return Err(Error::Usage("checkpoint: tensor `private` must hold bytes".into())),
+        };
+        let damaged =
+            || Error::Usage("checkpoint: private client state (tensor `private`) is damaged or of another model or data set".into());
+        let private = private.ok_or_else(damaged)?;
+        // From here on nothing can fail.
+        self.private = private;
+        self.moments = moments;
         if let Some(device) = &mut self.device {
             device.invalidate();
         }

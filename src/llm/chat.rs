@@ -47,7 +47,27 @@ impl Turn<'_> {
 }
 
 /// Work that a template may do: many times what any published one needs.
-const FUEL: u64 = 10_000_000;
+const FUEL: u64 = 1_000_000;
+/// Bytes of the longest template that is read, and of the longest prompt that it may write.
+const MOST_TEMPLATE: usize = 1 << 20;
+const MOST_PROMPT: usize = 1 << 24;
+
+/// Takes what a template writes, up to a limit.
+struct Written(Vec<u8>);
+
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > MOST_PROMPT {
+            return Err(std::io::Error::other(format!("it writes more than {MOST_PROMPT} bytes")));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 impl Chat {
     /// Reads `chat_template.jinja`, or the template in `tokenizer_config.json`.
@@ -72,8 +92,20 @@ impl Chat {
             });
             (folder.join("tokenizer_config.json"), template.map(str::to_owned))
         };
-        let chat = Chat { path, template, bos: word("bos_token"), eos: word("eos_token") };
+        Chat::new(path, template, word("bos_token"), word("eos_token"))
+    }
+
+    /// With a template read from `path`, and the model's first and last token of a text.
+    ///
+    /// # Errors
+    /// Where the template cannot be parsed.
+    pub(super) fn new(path: PathBuf, template: Option<String>, bos: String, eos: String) -> Result<Chat> {
+        let chat = Chat { path, template, bos, eos };
         if let Some(template) = &chat.template {
+            if template.len() > MOST_TEMPLATE {
+                let message = format!("the chat template has {} bytes, {MOST_TEMPLATE} is the most", template.len());
+                return Err(Error::mismatch(&chat.path, message));
+            }
             chat.environment()?.template_from_str(template).map_err(|e| chat.failed(&e))?;
         }
         Ok(chat)
@@ -85,7 +117,7 @@ impl Chat {
     }
 
     fn failed(&self, e: &minijinja::Error) -> Error {
-        Error::mismatch(&self.path, format!("the chat template fails: {e}"))
+        Error::mismatch(&self.path, format!("the chat template fails: {}", super::shown(&e.to_string())))
     }
 
     fn environment(&self) -> Result<Environment<'_>> {
@@ -105,16 +137,19 @@ impl Chat {
     fn render(&self, template: &str, turns: &[Turn<'_>]) -> Result<String> {
         let env = self.environment()?;
         let values = context! { messages => turns.iter().map(Turn::value).collect::<Vec<_>>(), add_generation_prompt => true, bos_token => self.bos.as_str(), eos_token => self.eos.as_str(), enable_thinking => false };
-        let text = env.template_from_str(template).and_then(|t| t.render(&values));
-        match text {
-            Ok(text) => Ok(text),
-            // Gemma and Mistral templates refuse a system turn: its text then leads the first user turn.
-            Err(_) if turns.len() > 1 && turns[0].role == "system" && turns[1].role == "user" => {
-                let mut merged = vec![Turn { role: "user", content: format!("{}\n\n{}", turns[0].content, turns[1].content) }];
-                merged.extend(turns[2..].iter().map(|t| Turn { role: t.role, content: t.content.clone() }));
-                self.render(template, &merged)
+        let mut written = Written(Vec::new());
+        let done = env.template_from_str(template).and_then(|t| t.render_captured_to(&values, &mut written).map(drop));
+        match done {
+            Ok(()) => {
+                let text = String::from_utf8_lossy(&written.0).into_owned();
+                match folded(turns) {
+                    // Some templates pass over a system turn in silence.
+                    Some(folded) if !text.contains(turns[0].content.trim()) => self.render(template, &folded),
+                    _ => Ok(text),
+                }
             }
-            Err(e) => Err(self.failed(&e)),
+            // Gemma and early Mistral templates refuse a system turn.
+            Err(e) => folded(turns).map_or_else(|| Err(self.failed(&e)), |folded| self.render(template, &folded)),
         }
     }
 
@@ -158,6 +193,18 @@ impl Chat {
             return Err(Error::Usage(message));
         }
         Ok(tokens)
+    }
+}
+
+/// The turns with the system's text at the head of the first user turn; `None` where there is none to put there.
+fn folded<'a>(turns: &[Turn<'a>]) -> Option<Vec<Turn<'a>>> {
+    match turns {
+        [system, user, rest @ ..] if system.role == "system" && user.role == "user" => {
+            let mut folded = vec![Turn { role: "user", content: format!("{}\n\n{}", system.content, user.content) }];
+            folded.extend(rest.iter().map(|t| Turn { role: t.role, content: t.content.clone() }));
+            Some(folded)
+        }
+        _ => None,
     }
 }
 

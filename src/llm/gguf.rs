@@ -3,6 +3,7 @@
 //! The file lies in a folder with the `config.json` and `tokenizer.json` of the model it was made from: those say exactly what the
 //! metadata of GGUF says in part.
 
+use super::gguf_header;
 use super::network::Part;
 use super::spec::{Family, Spec};
 use super::weights::{Plain, Stored};
@@ -13,7 +14,7 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,12 +37,22 @@ impl Gguf {
     /// # Errors
     /// Where the file is broken or cut off, or made from another architecture than `spec` says.
     pub fn open(path: &Path, spec: &Spec) -> Result<Gguf> {
-        let mut file = BufReader::new(File::open(path).map_err(Error::io(path, "open"))?);
-        let broken = |e: candle_core::Error| {
-            let message = format!("not a whole GGUF file ({}); it was cut off or damaged, download it again", first_line(&e));
-            Error::mismatch(path, message)
-        };
-        let content = Content::read(&mut file).map_err(broken)?;
+        Gguf::read(path, &mut BufReader::new(File::open(path).map_err(Error::io(path, "open"))?), spec)
+    }
+
+    /// The same from any bytes; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Gguf::open`].
+    pub fn read(path: &Path, file: &mut (impl Read + Seek), spec: &Spec) -> Result<Gguf> {
+        let refused =
+            |why: String| Error::mismatch(path, format!("not a whole GGUF file ({why}); it was cut off or damaged, download it again"));
+        let broken = |e: candle_core::Error| refused(first_line(&e));
+        // candle believes what a header says.
+        let tensors = gguf_header::check(file).map_err(refused)?;
+        let content = Content::read(file).map_err(broken)?;
+        let length = file.seek(SeekFrom::End(0)).map_err(Error::io(path, "read"))?;
+        gguf_header::check_tensors(&content, tensors, length).map_err(refused)?;
         let name = content.metadata.get("general.architecture").and_then(|v| v.to_string().ok());
         let fits = match spec.family {
             Family::Llama | Family::Mistral => &["llama", "mistral"][..],
@@ -54,7 +65,8 @@ impl Gguf {
         match name {
             Some(name) if fits.contains(&name.as_str()) => {}
             other => {
-                let message = format!("made for architecture {other:?}, config.json beside it says {:?}", spec.family);
+                let other = other.map_or("without a name".into(), |name| format!("`{}`", super::shown(name)));
+                let message = format!("made for architecture {other}, config.json beside it says {:?}", spec.family);
                 return Err(Error::mismatch(path, message));
             }
         }
@@ -69,7 +81,7 @@ impl Gguf {
         };
         let mut sizes: Vec<(GgmlDType, usize)> = Vec::new();
         for name in content.tensor_infos.keys() {
-            let tensor = content.tensor(&mut file, name, &Device::Cpu).map_err(broken)?;
+            let tensor = content.tensor(file, name, &Device::Cpu).map_err(broken)?;
             let size = tensor.storage_size_in_bytes();
             match sizes.iter_mut().find(|(k, _)| *k == tensor.dtype()) {
                 Some((_, all)) => *all += size,

@@ -37,8 +37,12 @@ mod constraint;
 mod cpu;
 pub mod embed;
 mod engine;
+#[doc(hidden)]
+pub mod fuzz;
 mod gguf;
+mod gguf_header;
 pub(crate) mod gpu;
+mod guard;
 pub mod made_up;
 mod model;
 mod network;
@@ -71,3 +75,8 @@ pub use spec::{Activation, Family, Spec};
 pub use tokenizer::{Control, Defaults, Tokenizer};
 pub use trie::{Node, TitleTrie, clean_title};
 pub use weights::{Plain, Stored, Weights};
+
+/// Foreign words for a message.
+fn shown(text: &str) -> String {
+    crate::views::text::one_line(text, 80)
+}

@@ -7,6 +7,7 @@ use super::rope::Rope;
 use crate::config::names::unknown;
 use crate::{Error, Result};
 use serde_json::Value;
+use std::io::Read;
 use std::path::Path;
 
 /// Architectures that can be loaded, by their name in `config.json`.
@@ -107,6 +108,19 @@ pub struct Spec {
     pub bos: Option<u32>,
 }
 
+/// Most that a size may be: several times what any published model has, so that no number of a file alone decides what is allocated.
+const MOST: &[(&str, u64)] = &[
+    ("num_hidden_layers", 1024),
+    ("num_attention_heads", 4096),
+    ("num_key_value_heads", 4096),
+    ("hidden_size", 1 << 17),
+    ("intermediate_size", 1 << 20),
+    ("vocab_size", 1 << 22),
+    ("type_vocab_size", 1 << 16),
+];
+/// The same for every other size, such as positions, which no table is made of as they stand.
+const MOST_OF_OTHERS: u64 = 1 << 30;
+
 /// One object of `config.json` with what is needed to complain about it.
 pub(super) struct Fields<'a> {
     pub path: &'a Path,
@@ -119,16 +133,19 @@ impl<'a> Fields<'a> {
     }
 
     fn bad(&self, key: &str, value: &Value, want: &str) -> Error {
-        Error::mismatch(self.path, format!("`{key}` is {value}, it must be {want}"))
+        Error::mismatch(self.path, format!("`{key}` is {}, it must be {want}", super::shown(&value.to_string())))
     }
 
-    /// A whole number above 0, or `default`; an error where neither is there.
+    /// A whole number from 1 to what is sensible for `key`, or `default`; an error where neither is there.
     pub fn count(&self, key: &str, default: Option<usize>) -> Result<usize> {
         match (self.get(key), default) {
-            (Some(value), _) => match value.as_u64().filter(|n| (1..1 << 31).contains(n)) {
-                Some(n) => Ok(n as usize),
-                None => Err(self.bad(key, value, "a whole number above 0")),
-            },
+            (Some(value), _) => {
+                let most = MOST.iter().find(|(name, _)| *name == key).map_or(MOST_OF_OTHERS, |(_, most)| *most);
+                match value.as_u64().filter(|n| (1..=most).contains(n)) {
+                    Some(n) => Ok(n as usize),
+                    None => Err(self.bad(key, value, &format!("a whole number from 1 to {most}"))),
+                }
+            }
             (None, Some(n)) => Ok(n),
             (None, None) => Err(Error::mismatch(self.path, format!("`{key}` is missing; the folder is not a complete model"))),
         }
@@ -172,10 +189,27 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Longest JSON file of a model's folder: shards of the largest models are named in 10 MB, vocabularies take 40 MB.
+const MOST_BYTES: u64 = 1 << 28;
+
+/// The bytes of a JSON file of a model's folder.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut file = std::fs::File::open(path).map_err(Error::io(path, "read"))?.take(MOST_BYTES + 1);
+    file.read_to_end(&mut bytes).map_err(Error::io(path, "read"))?;
+    if bytes.len() as u64 > MOST_BYTES {
+        return Err(Error::mismatch(path, format!("is longer than {MOST_BYTES} bytes; this is no file of a model's folder")));
+    }
+    Ok(bytes)
+}
+
 /// Reads a JSON file.
 pub(super) fn read_json(path: &Path) -> Result<Value> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-    serde_json::from_str(&text).map_err(|e| Error::Data { path: path.into(), line: e.line() as u64, message: format!("not JSON: {e}") })
+    serde_json::from_slice(&read_bytes(path)?).map_err(|e| Error::Data {
+        path: path.into(),
+        line: e.line() as u64,
+        message: format!("not JSON: {e}"),
+    })
 }
 
 impl Spec {
@@ -323,7 +357,10 @@ fn layer_choices(f: &Fields, family: Family, layers: usize, head_dim: usize, max
             let one = |t: &Value| match t.as_str() {
                 Some("full_attention") => Ok(false),
                 Some("sliding_attention") => Ok(true),
-                _ => Err(Error::mismatch(f.path, format!("layer type {t} is not supported (full_attention, sliding_attention)"))),
+                _ => Err(Error::mismatch(
+                    f.path,
+                    format!("layer type {} is not supported (full_attention, sliding_attention)", super::shown(&t.to_string())),
+                )),
             };
             types.iter().map(one).collect::<Result<_>>()?
         }

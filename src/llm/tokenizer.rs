@@ -1,6 +1,7 @@
 //! Text to tokens and back, as `tokenizer.json` says, and what else a folder says of its tokens.
 
-use super::spec::{Fields, Spec, read_json};
+use super::guard::guarded;
+use super::spec::{Fields, Spec, read_bytes, read_json};
 use crate::{Error, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -42,13 +43,10 @@ impl Tokenizer {
     /// As [`Tokenizer::read`].
     pub(super) fn with_rows(folder: &Path, rows: usize) -> Result<Tokenizer> {
         let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
-        let mut control = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| Error::mismatch(&path, format!("not a tokenizer: {e}; download the folder again")))?;
-        // Stored settings for training batches would cut or pad our prompts.
-        let _ = control.with_truncation(None);
-        control.with_padding(None);
-        let vocab = control.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
+        let config = folder.join("tokenizer_config.json");
+        let config = if config.is_file() { read_json(&config)? } else { Value::Null };
+        let tokenizer = Tokenizer::parse(&path, &read_bytes(&path)?, config)?;
+        let vocab = tokenizer.vocab;
         if vocab > rows {
             let message =
                 format!("has token {}, but the model's embedding table ends at {}: they belong to different models", vocab - 1, rows - 1);
@@ -59,6 +57,24 @@ impl Tokenizer {
             let message = format!("knows {vocab} tokens, the model has {rows}: they belong to different models");
             return Err(Error::mismatch(&path, message));
         }
+        Ok(tokenizer)
+    }
+
+    /// From the bytes of a `tokenizer.json` read from `path`, and what `tokenizer_config.json` says.
+    ///
+    /// # Errors
+    /// Where the bytes are no tokenizer.
+    pub(super) fn parse(path: &Path, bytes: &[u8], config: Value) -> Result<Tokenizer> {
+        // The library panics on some files.
+        let read = guarded(|| tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| e.to_string())).flatten();
+        let mut control = read.map_err(|why| {
+            let why = super::shown(&why);
+            Error::mismatch(path, format!("not a tokenizer: {why}; download the folder again"))
+        })?;
+        // Stored settings for training batches would cut or pad our prompts.
+        let _ = control.with_truncation(None);
+        control.with_padding(None);
+        let vocab = control.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1);
         let mut text = control.clone();
         text.set_encode_special_tokens(true);
         let mut special: Vec<(u32, String)> = control
@@ -68,10 +84,8 @@ impl Tokenizer {
             .map(|(id, t)| (id, t.content))
             .collect();
         special.sort();
-        let config = folder.join("tokenizer_config.json");
-        let config = if config.is_file() { read_json(&config)? } else { Value::Null };
-        let hash = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-        Ok(Tokenizer { path, control, text, special, vocab, hash, config })
+        let hash = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Tokenizer { path: path.into(), control, text, special, vocab, hash, config })
     }
 
     /// A tokenizer that knows nothing but bytes, for models with made-up weights.
@@ -95,8 +109,13 @@ impl Tokenizer {
         if control == Control::Token { &self.control } else { &self.text }
     }
 
-    fn failed(&self, e: tokenizers::Error) -> Error {
-        Error::mismatch(&self.path, format!("cannot read a text: {e}"))
+    fn failed(&self, e: impl std::fmt::Display) -> Error {
+        Error::mismatch(&self.path, format!("cannot read a text: {}", super::shown(&e.to_string())))
+    }
+
+    /// What the library gives, where it gives something.
+    fn asked<T>(&self, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+        guarded(work).map_err(|why| self.failed(why))?.map_err(|e| self.failed(e))
     }
 
     /// Tokens of `text`, nothing added before or after.
@@ -104,7 +123,7 @@ impl Tokenizer {
     /// # Errors
     /// Where the tokenizer cannot express the text.
     pub fn encode(&self, text: &str, control: Control) -> Result<Vec<u32>> {
-        Ok(self.pick(control).encode_fast(text, false).map_err(|e| self.failed(e))?.get_ids().to_vec())
+        Ok(self.asked(|| self.pick(control).encode_fast(text, false))?.get_ids().to_vec())
     }
 
     /// Tokens of `text` with what the tokenizer puts around every text, such as a first token.
@@ -112,12 +131,12 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::encode`].
     pub fn encode_whole(&self, text: &str, control: Control) -> Result<Vec<u32>> {
-        Ok(self.pick(control).encode_fast(text, true).map_err(|e| self.failed(e))?.get_ids().to_vec())
+        Ok(self.asked(|| self.pick(control).encode_fast(text, true))?.get_ids().to_vec())
     }
 
     /// Tokens of each text with the bytes it comes from, control tokens read as text. On all cores.
     pub(super) fn encode_many(&self, texts: Vec<String>) -> Result<Vec<tokenizers::Encoding>> {
-        self.text.encode_batch(texts, false).map_err(|e| self.failed(e))
+        self.asked(|| self.text.encode_batch(texts, false))
     }
 
     /// From now on [`Tokenizer::sentences`] have at most `tokens` tokens, control tokens included.
@@ -126,7 +145,7 @@ impl Tokenizer {
     /// Where what the tokenizer puts around every text alone is longer.
     pub(super) fn cut_at(&mut self, tokens: usize) -> Result<()> {
         // The library subtracts without looking.
-        let around = self.text.encode_fast("", true).map_err(|e| self.failed(e))?.len();
+        let around = self.asked(|| self.text.encode_fast("", true))?.len();
         if tokens <= around {
             let message = format!("puts {around} tokens around every text, a sentence may have {tokens}: they belong to different models");
             return Err(Error::mismatch(&self.path, message));
@@ -137,7 +156,7 @@ impl Tokenizer {
 
     /// Tokens of each text with what the tokenizer puts around every text, control tokens read as text. On all cores.
     pub(super) fn sentences(&self, texts: Vec<String>) -> Result<Vec<tokenizers::Encoding>> {
-        self.text.encode_batch_fast(texts, true).map_err(|e| self.failed(e))
+        self.asked(|| self.text.encode_batch_fast(texts, true))
     }
 
     /// The text of `tokens`, control tokens left out.
@@ -145,7 +164,15 @@ impl Tokenizer {
     /// # Errors
     /// Where the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.control.decode(tokens, true).map_err(|e| self.failed(e))
+        self.asked(|| self.control.decode(tokens, true))
+    }
+
+    /// The text of `tokens`, control tokens as they are written.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_whole(&self, tokens: &[u32]) -> Result<String> {
+        self.asked(|| self.control.decode(tokens, false))
     }
 
     /// The token written `text`.
@@ -214,15 +241,22 @@ impl Defaults {
         if !path.is_file() {
             return Ok(Defaults { eos: spec.eos.clone(), ..Defaults::default() });
         }
-        let object = read_json(&path)?;
-        let f = Fields { path: &path, object: &object };
+        Defaults::parse(&path, &read_json(&path)?, spec)
+    }
+
+    /// From the object of a `generation_config.json` read from `path`.
+    ///
+    /// # Errors
+    /// As [`Defaults::read`].
+    pub(super) fn parse(path: &Path, object: &Value, spec: &Spec) -> Result<Defaults> {
+        let f = Fields { path, object };
         let single = |key: &str| -> Result<Option<f32>> { Ok(f.positive(key)?.map(|x| x as f32)) };
         let mut eos = f.tokens("eos_token_id")?;
         if eos.is_empty() {
             eos = spec.eos.clone();
         }
         if let Some(token) = eos.iter().find(|t| **t as usize >= spec.vocab) {
-            return Err(Error::mismatch(&path, format!("`eos_token_id` {token} is beyond the model's {} tokens", spec.vocab)));
+            return Err(Error::mismatch(path, format!("`eos_token_id` {token} is beyond the model's {} tokens", spec.vocab)));
         }
         Ok(Defaults {
             sample: object.get("do_sample").and_then(Value::as_bool).unwrap_or(false),

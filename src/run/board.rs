@@ -3,7 +3,7 @@
 use super::metrics::Line;
 use super::result::Scores;
 use super::telemetry::Spread;
-use super::tensorboard::Events;
+use super::tensorboard::{Events, TEST};
 use crate::Result;
 use serde_json::Value;
 use std::path::Path;
@@ -22,6 +22,7 @@ impl Board {
         let r = &line.report;
         let mut out = Scalars::default();
         out.put("loss/next_item", r.rec_loss);
+        // None was trained in a round without a loss: the curve ends where the contrast does.
         if r.contrast_loss != 0.0 {
             out.put("loss/contrast", r.contrast_loss);
         }
@@ -49,15 +50,15 @@ impl Board {
             gpu.joules_per_round.into_iter().for_each(|j| out.put("gpu/joules_per_round", j));
         }
         if let Some(Value::Object(scores)) = &line.valid {
-            out.scores("validation", scores);
+            out.scores("validation/", scores);
         }
         self.0.scalars(r.round, &out.0)
     }
 
-    /// The test of the best checkpoint after `round` rounds.
+    /// The test of the best checkpoint, at the round that it is of.
     pub fn test(&mut self, round: u64, scores: &Scores) -> Result<()> {
         let mut out = Scalars::default();
-        out.scores("test", scores);
+        out.scores(TEST, scores);
         self.0.scalars(round, &out.0)
     }
 }
@@ -72,9 +73,9 @@ impl Scalars {
     }
 
     /// Metrics with a cut-off, such as `HR@10`.
-    fn scores(&mut self, split: &str, scores: &Scores) {
+    fn scores(&mut self, prefix: &str, scores: &Scores) {
         for (name, value) in scores.iter().filter(|(name, _)| name.contains('@')) {
-            value.as_f64().into_iter().for_each(|v| self.put(&format!("{split}/{name}"), v));
+            value.as_f64().into_iter().for_each(|v| self.put(&format!("{prefix}{name}"), v));
         }
     }
 }

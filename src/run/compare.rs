@@ -3,7 +3,7 @@
 use super::folder::RunFolder;
 use super::ranks::read_ranks;
 use crate::data::Split;
-use crate::eval::{self, Paired};
+use crate::eval::{Paired, paired_seeds};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -30,6 +30,7 @@ pub fn compare(pairs: &[[PathBuf; 2]], split: Split) -> Result<Comparison> {
         return Err(Error::mismatch("compare", "needs at least two run folders"));
     };
     let (one, two) = (RunFolder::open(a)?, RunFolder::open(b)?);
+    let eval = one.settings()?.eval;
     let (first, second) = (one.info()?, two.info()?);
     let (mut ranks, mut sum) = (Vec::with_capacity(pairs.len()), None);
     for pair in pairs {
@@ -41,6 +42,12 @@ pub fn compare(pairs: &[[PathBuf; 2]], split: Split) -> Result<Comparison> {
                     "is a run of `{}`, and its place in the first pair holds `{method}`; pairs differ in the seed only",
                     info.method
                 );
+                return Err(Error::mismatch(path, message));
+            }
+            let mask = folder.settings()?.eval.mask;
+            if mask != eval.mask {
+                let (here, there) = (mask.name(), eval.mask.name());
+                let message = format!("was ranked with eval.mask = {here}, the first run with {there}; compare runs with one mask");
                 return Err(Error::mismatch(path, message));
             }
             let (found, fingerprint) = read(&folder, split)?;
@@ -57,13 +64,12 @@ pub fn compare(pairs: &[[PathBuf; 2]], split: Split) -> Result<Comparison> {
         }
     }
     let ranks: Vec<(&[u32], &[u32])> = ranks.chunks(2).map(|p| (p[0].as_slice(), p[1].as_slice())).collect();
-    let ks = one.settings()?.eval.k;
     Ok(Comparison {
         a: first.method,
         b: second.method,
         data: first.data,
         split: super::result::split_name(split).to_string(),
-        tests: ks.into_iter().map(|k| eval::paired_seeds(&ranks, k)).collect(),
+        tests: eval.k.into_iter().map(|k| paired_seeds(&ranks, k)).collect(),
     })
 }
 

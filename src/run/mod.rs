@@ -3,13 +3,15 @@
 //! | file | what |
 //! |---|---|
 //! | `config.toml` | effective settings and the origin of each |
+//! | `methods/*.toml` | files of methods that are not LUMOS's own, where the run names any |
 //! | `run.json` | seed, versions, machine, data and view fingerprints, start and end |
 //! | `metrics.jsonl` | one JSON object a round; a validation stands in the line of its round |
 //! | `checkpoints/last.safetensors` | state after the last saved round |
+//! | `checkpoints/previous.safetensors` | the one before, for when the last one is damaged |
 //! | `checkpoints/best.safetensors` | state of the best validated round |
 //! | `result.json` | the figures of the best checkpoint on validation and test |
 //! | `tensorboard/events.out.tfevents.*` | losses, scores, speed, bytes and telemetry for TensorBoard |
-//! | `ranks-validation.safetensors`, `ranks-test.safetensors` | rank of every user's target, for paired tests |
+//! | `ranks-validation.safetensors`, `ranks-test.safetensors` | rank of every user's target, for paired tests: 1 the best, 2^32 - 1 for a target that `eval.mask` hides (a miss), 0 for a user without one |
 //! | `report.html` | the same for a reader |
 //!
 //! Nothing here prints: progress goes to an [`Observer`].
@@ -17,15 +19,18 @@
 mod board;
 mod chart;
 mod checkpoint;
+mod claim;
 mod compare;
 mod device;
 mod folder;
 mod machine;
 mod metrics;
+mod notice;
 mod pipeline;
 mod ranks;
 mod report;
 mod result;
+mod resume;
 mod score;
 mod side_by_side;
 pub mod telemetry;
@@ -36,15 +41,17 @@ mod watch;
 pub use crate::base::clock::now;
 pub use crate::base::files::write_file;
 pub use checkpoint::{Checkpoint, CheckpointMeta};
+pub use claim::{Claim, Start};
 pub use compare::{Comparison, compare};
 pub use device::{Devices, Taken};
 pub use folder::{RunFolder, RunInfo};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
+pub use notice::returning_notice;
 pub use pipeline::{Prepared, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views};
-pub use ranks::{read_ranks, write_ranks};
-pub use result::{RunResult, Scores};
-pub use score::{Scored, open_trained, score};
+pub use ranks::{parse_ranks, read_ranks, write_ranks};
+pub use result::{RunResult, Scores, masked_targets};
+pub use score::{Scored, open_trained, recommend, score};
 pub use side_by_side::{Row, default_folder, popularity_row, side_by_side};
 pub use train::{Job, train};
 pub use watch::{GpuSpan, Watch};

@@ -123,8 +123,14 @@ pub fn prepare_views(
         gpu.now();
         gpu.samples(0.0).last()?.joules
     };
-    let options =
-        views::Options { threads: threads(settings), first, progress: &progress, joules: &joules, stopped: &|| observer.stopped() };
+    let options = views::Options {
+        threads: threads(settings),
+        first,
+        progress: &progress,
+        joules: &joules,
+        stopped: &|| observer.stopped(),
+        note: &|text| observer.note(text),
+    };
     let (views, reused) = views::ensure_with(&data, &settings.views, &root, &options)?;
     observer.stage_end("views");
     let dir = views::store_dir_of_first(&root, &data, &settings.views, first.filter(|n| *n < data.users()));

@@ -2,7 +2,7 @@
 
 use super::chart::{Series, escape, line_chart};
 use super::folder::RunInfo;
-use super::result::RunResult;
+use super::result::{RunResult, masked_targets};
 use crate::config::{Settings, flat};
 use serde_json::Value;
 
@@ -11,13 +11,16 @@ h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}table{border-collapse:co
 th,td{text-align:right;padding:.2rem .8rem;border-bottom:1px solid #ddd}th:first-child,td:first-child{text-align:left}\
 svg{width:100%;height:auto;font:12px system-ui,sans-serif;fill:#444}.grid{stroke:#e4e4e4}pre{background:#f6f6f6;padding:.8rem;overflow-x:auto}";
 
-/// The page.
-pub(super) fn html(settings: &Settings, info: &RunInfo, result: &RunResult, lines: &[Value]) -> String {
+/// The page; `notice` is what a reader should know before the figures.
+pub(super) fn html(settings: &Settings, info: &RunInfo, result: &RunResult, lines: &[Value], notice: Option<&str>) -> String {
     let title = format!("{} on {}", escape(&result.method), escape(&result.data));
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head><body>\n"
     );
     page += &format!("<h1>{title}</h1>\n<p>{}</p>\n", escape(&summary(info, result)));
+    if let Some(notice) = notice {
+        page += &format!("<p><strong>Note.</strong> {}.</p>\n", escape(notice));
+    }
     page += "<h2>Full ranking of the best checkpoint</h2>\n";
     page += &table(settings, result);
     let every = |key: &'static str| move |l: &Value| l.get(key).and_then(Value::as_f64);
@@ -35,8 +38,8 @@ pub(super) fn html(settings: &Settings, info: &RunInfo, result: &RunResult, line
         page += &section(&format!("Validation {metric}"), &series);
     }
     let mut losses = vec![Series { name: "next item".into(), points: curve(lines, every("rec_loss")) }];
-    let contrast = curve(lines, every("contrast_loss"));
-    if contrast.iter().any(|p| p.1 != 0.0) {
+    let contrast = curve(lines, |l| every("contrast_loss")(l).filter(|loss| *loss != 0.0));
+    if !contrast.is_empty() {
         losses.push(Series { name: "contrast".into(), points: contrast });
     }
     page += &section("Loss of a client", &losses);
@@ -74,6 +77,9 @@ fn table(settings: &Settings, result: &RunResult) -> String {
     for name in names {
         let cell = |scores: &super::Scores| scores.get(&name).and_then(Value::as_f64).map_or("-".into(), |v| format!("{v:.4}"));
         html += &format!("<tr><td>{name}</td><td>{}</td><td>{}</td></tr>\n", cell(&result.validation), cell(&result.test));
+    }
+    if let Some([validation, test]) = masked_targets(result) {
+        html += &format!("<tr><td>masked targets</td><td>{validation}</td><td>{test}</td></tr>\n");
     }
     html + "</table>\n"
 }

@@ -5,7 +5,7 @@ use crate::eval::Metrics;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// Metrics by name, such as `HR@20`, and `users`.
+/// Metrics by name, such as `HR@20`, with `users` and `masked_targets`.
 pub type Scores = serde_json::Map<String, serde_json::Value>;
 
 /// What came out of a run.
@@ -47,6 +47,12 @@ pub struct RunResult {
     pub bytes_up: u64,
     /// Bytes that all clients downloaded.
     pub bytes_down: u64,
+}
+
+/// Validation and test targets that may not be recommended and count as misses, where there are any.
+pub fn masked_targets(result: &RunResult) -> Option<[u64; 2]> {
+    let count = |scores: &Scores| scores.get("masked_targets").and_then(serde_json::Value::as_u64).unwrap_or(0);
+    Some([count(&result.validation), count(&result.test)]).filter(|counts| counts.iter().any(|n| *n > 0))
 }
 
 /// Name of a split in files and on the command line.

@@ -1,11 +1,12 @@
 //! Full ranking of a finished run's checkpoint.
 
 use super::checkpoint::Checkpoint;
+use super::claim::lock;
 use super::folder::RunFolder;
 use super::pipeline::load_run_data;
 use super::ranks::write_ranks;
 use super::result::{Scores, scores, split_name};
-use super::{CheckpointMeta, Observer, Taken};
+use super::{CheckpointMeta, Devices, Observer, Taken};
 use crate::config::Settings;
 use crate::config::methods::{self, Family};
 use crate::data::{Dataset, Split};
@@ -30,6 +31,10 @@ pub struct Scored {
     pub ks: Vec<u32>,
     /// The metrics.
     pub scores: Scores,
+    /// Whether the ranks are now in the folder; only those of `best` are kept.
+    pub ranks_kept: bool,
+    /// Why ranks that were to be kept are not.
+    pub not_kept: Option<String>,
 }
 
 /// A trainer on `device` in the state of a checkpoint of `folder` (`best` or `last`), ready to rank and recommend.
@@ -60,27 +65,91 @@ pub fn score(folder: &RunFolder, settings: &Settings, split: Split, name: &str, 
     let mut device = device.clone();
     let data = load_run_data(folder, settings, observer)?;
     let users: Vec<u32> = (0..data.users() as u32).collect();
-    let (ranks, round) = if methods::find(&settings.method)?.family == Family::Baseline {
-        (eval::popularity_ranks(&data, split, &users), 0)
+    let (ranks, meta) = if methods::find(&settings.method)?.family == Family::Baseline {
+        (eval::popularity_ranks(&data, settings.eval.mask, split, &users), None)
     } else {
         let views = Views::default();
         let (mut trainer, meta) = open_trained(folder, name, settings, &data, &views, &mut device)?;
         device.tell(observer);
         let ranks = trainer.rank(split, &users, &|done, total| observer.stage("ranking", done, total))?;
         observer.stage_end("ranking");
-        (ranks, meta.round)
+        (ranks, Some(meta))
     };
-    if name == "best" {
-        write_ranks(&folder.ranks(split), &ranks, &data.fingerprint)?;
-    }
+    let best = name == "best";
+    let keep = || match lock(folder) {
+        Ok(_lock) if is_newer(folder, meta.as_ref()) => Ok(Some("the run has a better checkpoint by now".to_string())),
+        Ok(_lock) => unless_read_only(write_ranks(&folder.ranks(split), &ranks, &data.fingerprint)),
+        // Whoever trains there writes the ranks of its own best checkpoint.
+        Err(owned @ Error::InUse { .. }) => Ok(Some(owned.to_string())),
+        Err(other) => unless_read_only(Err(other)),
+    };
+    let not_kept = if best { keep()? } else { None };
     let scores = scores(&eval::metrics(&ranks, &settings.eval.k))?;
     Ok(Scored {
         method: settings.method.clone(),
         data: data.name.clone(),
         split: split_name(split),
-        round,
+        round: meta.map_or(0, |m| m.round),
         device: device.name().to_string(),
         ks: settings.eval.k.clone(),
         scores,
+        ranks_kept: best && not_kept.is_none(),
+        not_kept,
     })
+}
+
+/// Whether the best checkpoint is not the one of `meta` any more.
+fn is_newer(folder: &RunFolder, meta: Option<&CheckpointMeta>) -> bool {
+    meta.is_some_and(|meta| Checkpoint::load_meta(&folder.checkpoint("best")).map_or(true, |now| now.sha256 != meta.sha256))
+}
+
+/// The reason, where nothing may be written: the figures do not depend on it.
+fn unless_read_only(written: Result<()>) -> Result<Option<String>> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    match written {
+        Err(Error::Io { ref source, .. }) if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) => {
+            Ok(written.err().map(|e| e.to_string()))
+        }
+        written => written.map(|()| None),
+    }
+}
+
+/// The `k` best items for `history` (oldest first) under the checkpoint `name` of the run in `folder`, with their scores, best first;
+/// items that `eval.mask` hides are left out. With `user` that user's private weights are used, where there are any.
+///
+/// # Errors
+/// Where the checkpoint is missing or of another run, and for an empty history.
+pub fn recommend(
+    folder: &RunFolder,
+    name: &str,
+    settings: &Settings,
+    data: &Dataset,
+    user: Option<u32>,
+    history: &[u32],
+    k: usize,
+) -> Result<Vec<(u32, f32)>> {
+    if methods::find(&settings.method)?.family == Family::Baseline {
+        return Ok(eval::popularity_items(data, settings.eval.mask, history, k));
+    }
+    let views = Views::default();
+    // One history is encoded before a GPU has as much as started.
+    let mut device = Devices::default().to_rank(settings, "cpu")?;
+    let (mut trainer, _) = open_trained(folder, name, settings, data, &views, &mut device)?;
+    trainer.recommend(user, history, k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+
+    #[test]
+    fn figures_are_withheld_for_any_failure_but_a_folder_that_may_only_be_read() {
+        let failed = |kind: ErrorKind| unless_read_only(Err(Error::io("run/ranks", "create")(kind.into())));
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
+            assert!(failed(kind).unwrap().unwrap().contains("run/ranks"));
+        }
+        assert!(failed(ErrorKind::StorageFull).is_err());
+        assert_eq!(unless_read_only(Ok(())).unwrap(), None);
+    }
 }

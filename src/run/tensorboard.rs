@@ -15,6 +15,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Begins the tags of a test.
+pub(super) const TEST: &str = "test/";
+
 /// Begins the name of an event file.
 const PREFIX: &str = "events.out.tfevents.";
 
@@ -105,13 +108,14 @@ fn record(data: &[u8]) -> Vec<u8> {
     [&length[..], &masked(&length), data, &masked(data)].concat()
 }
 
-/// Keeps the whole records of a file up to `round`.
+/// Keeps the whole records of a file up to `round`. The test of a run that goes on is not its test any more, so it goes too: it stands
+/// at the round that was the best, which another may be at the end.
 fn cut(path: &Path, round: u64) -> Result<()> {
     let all = std::fs::read(path).map_err(Error::io(path, "read"))?;
     let (mut kept, mut at) = (Vec::new(), 0);
     while let Some(data) = next(&all[at..]) {
         let whole = data.len() + 16;
-        if step(data).is_some_and(|step| step <= round) {
+        if step(data).is_some_and(|step| step <= round) && !is_test(data) {
             kept.extend_from_slice(&all[at..at + whole]);
         }
         at += whole;
@@ -130,11 +134,28 @@ fn next(file: &[u8]) -> Option<&[u8]> {
 
 /// The step of an event that this program wrote.
 fn step(event: &[u8]) -> Option<u64> {
+    let step = take_varint(event.get(10..)?)?.0;
+    (event[0] == 9 && event[9] == 16).then_some(step)
+}
+
+/// Whether an event that this program wrote holds the scalars of a test.
+fn is_test(event: &[u8]) -> bool {
+    let field = |bytes: &[u8], number: u8| {
+        let inside = bytes.strip_prefix(&[number << 3 | 2])?;
+        take_varint(inside).map(|(_, rest)| rest.to_vec())
+    };
+    let after_step = event.get(10..).and_then(take_varint).map(|(_, rest)| rest);
+    let first_tag = after_step.and_then(|rest| field(&field(&field(rest, 5)?, 1)?, 1));
+    first_tag.is_some_and(|tag| tag.starts_with(TEST.as_bytes()))
+}
+
+/// A number in the protocol's own form, and what follows it.
+fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut value = 0;
-    for (i, &byte) in event.get(10..)?.iter().take(10).enumerate() {
+    for (i, &byte) in bytes.iter().take(10).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * i as u32).min(63);
         if byte < 0x80 {
-            return (event[0] == 9 && event[9] == 16).then_some(value);
+            return Some((value, &bytes[i + 1..]));
         }
     }
     None
@@ -162,6 +183,19 @@ mod tests {
         }
         assert_eq!(step(&[9; 9]), None);
         assert_eq!(step(&[0x80; 40]), None);
+    }
+
+    #[test]
+    fn the_test_of_a_run_that_goes_on_is_cut_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = Events::open(folder.path(), 0).unwrap();
+        events.scalars(300, &[("loss/test/x".into(), 0.5), ("test/HR@5".into(), 0.5)]).unwrap();
+        let before = std::fs::read(&events.path).unwrap();
+        events.scalars(300, &[("test/HR@5".into(), 0.5), ("test/HR@10".into(), 0.6)]).unwrap();
+        let path = events.path.clone();
+        cut(&path, 400).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+        assert!(!is_test(&[]) && !is_test(&[9; 12]));
     }
 
     #[test]

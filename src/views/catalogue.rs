@@ -28,7 +28,8 @@ const UNKNOWN: f32 = 0.03;
 /// See the module.
 ///
 /// * Future: items like, or bought with, the latest ones, drawn by likeness, recency and (mildly) popularity; where the
-///   catalogue says nothing, items as popular as recent ones. Fewer than promised only where the catalogue has no more.
+///   catalogue says nothing, items as popular as recent ones. It appends no item that the mask hides and none twice; fewer than
+///   promised only where the catalogue has no more.
 /// * Paraphrase: a share of the items gives way to near substitutes; where nothing at all is known of any item, to items
 ///   about as popular; then a share of neighbouring pairs changes places.
 /// * Counterfactual: for each item one of its popularity band that shares no narrow category with the history and next to
@@ -48,8 +49,8 @@ impl<'a> CatalogueGenerator<'a> {
     pub(super) fn future(&self, user: u32, history: &[u32]) -> Vec<u32> {
         let mut stream = stream(self.settings.seed, user, Part::Future);
         let wanted = future_length(&self.settings, &mut stream);
-        let known: HashSet<u32> = history.iter().copied().collect();
-        let mut pool = self.next_items(user, history, &known);
+        let masked: HashSet<u32> = self.settings.mask.masked(history).iter().copied().collect();
+        let mut pool = self.next_items(user, history, &masked);
         let mut view = history.to_vec();
         while view.len() < history.len() + wanted {
             let next = match draw_weighted(&mut pool, &mut stream) {
@@ -58,7 +59,7 @@ impl<'a> CatalogueGenerator<'a> {
                     let recent = history.len().min(RECENT);
                     let like = history[history.len() - 1 - stream.below(recent as u64) as usize];
                     let added = &view[history.len()..];
-                    self.public.popularity.draw(like, 0.0, &mut stream, |i| (!known.contains(&i) && !added.contains(&i)).then_some(0.0))
+                    self.public.popularity.draw(like, 0.0, &mut stream, |i| (!masked.contains(&i) && !added.contains(&i)).then_some(0.0))
                 }
             };
             let Some(next) = next else { break };
@@ -68,7 +69,7 @@ impl<'a> CatalogueGenerator<'a> {
     }
 
     /// Candidates of a future and their weights, best first.
-    fn next_items(&self, user: u32, history: &[u32], known: &HashSet<u32>) -> Vec<(u32, f32)> {
+    fn next_items(&self, user: u32, history: &[u32], masked: &HashSet<u32>) -> Vec<(u32, f32)> {
         let mut pool: Vec<(u32, f32)> = Vec::new();
         let mut recency = 1.0;
         for &item in history.iter().rev().take(RECENT) {
@@ -77,7 +78,7 @@ impl<'a> CatalogueGenerator<'a> {
             pool.extend(links.map(|(rank, other)| (other, recency * LINK / (1.0 + rank as f32 / 10.0))));
             recency *= RECENCY;
         }
-        pool.retain(|(item, _)| !known.contains(item));
+        pool.retain(|(item, _)| !masked.contains(item));
         // A stable sort: the terms of one item's sum stay in the order of the history.
         pool.sort_by_key(|(item, _)| *item);
         pool.dedup_by(|later, first| {

@@ -1,35 +1,44 @@
-//! Views while they are made: a crash-safe table of finished ones, so that a build that is killed goes on where it was.
+//! Views while they are made: a file of finished ones, so that a build that is killed goes on where it was.
 //!
-//! One `redb` file for each (data set, generator), one table for each recipe of a view, one row a user. A thread writes whatever
-//! has been finished since its last commit, each commit durable: slow generators lose nothing that was finished, quick ones are not
-//! held up. Finished views leave for `views.safetensors`, which is small, immutable and read by numpy; the journal of a costly
-//! generator stays, so that a changed setting makes anew only what it concerns.
+//! One file for each (data set, generator), which is only ever appended to: a record for every view, with the table (a recipe of a
+//! view) and the user that it belongs to, and a CRC-32C over all of it. A thread writes whatever has been finished since its last
+//! commit, each commit durable: slow generators lose nothing that was finished, quick ones are not held up. A record that does not
+//! match its checksum is left out and its view made again, so that damage costs time and changes no view. Finished views leave for
+//! `views.safetensors`, which is small, immutable and read by numpy; the journal of a costly generator stays, so that a changed
+//! setting makes anew only what it concerns.
+//!
+//! After [`HEADER`] come records, little-endian: [`MARK`], `u32` length of the body, `u32` checksum of length and body, the body. A
+//! body is a kind (`u8`), a name (`u16` length, bytes) and then for a view the user (`u32`), its [`Counts`] and its items (`u32`
+//! each), for a sum what was added to it (`f64`).
 
 use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
-
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use std::sync::{Mutex, MutexGuard, mpsc};
+use std::time::Instant;
 
 use super::generator::{Counts, Made};
+use crate::base::files::write_file;
+use crate::base::lock::Lock;
 use crate::{Error, Result};
 
-/// How often another process is asked whether it has ended.
-const POLL: Duration = Duration::from_millis(50);
+/// Begins the file and names its format.
+const HEADER: &[u8] = b"lumos-views-journal-1\n";
+/// Begins a record, so that the next one is found behind a damaged one.
+const MARK: [u8; 4] = [0xF5, b'V', b'J', b'1'];
+/// Bytes before a record's body: mark, length, checksum.
+const FRAME: usize = 12;
+/// Kind of a record that holds a view, and of one that holds a sum.
+const VIEW: u8 = 0;
+const SUM: u8 = 1;
 /// Views written by one commit at most, so that a quick generator's memory stays bounded.
 const COMMIT: usize = 1 << 16;
-/// Numbers of [`Counts`] before a row's items.
-const HEAD: usize = 5;
-/// Table of sums over all starts of a build: seconds and joules by recipe.
-const SPENT: TableDefinition<&str, f64> = TableDefinition::new("spent");
-
-/// An open journal; the file is locked to this process.
-pub(super) struct Journal {
-    path: PathBuf,
-    base: Database,
-}
+/// What is added to the name of the seconds of a build for the tokens of its prompts and of its answers.
+pub(super) const PROMPT: &str = "-prompt-tokens";
+pub(super) const OUTPUT: &str = "-output-tokens";
 
 /// A finished view on its way to the file.
 pub(super) struct Row {
@@ -41,22 +50,179 @@ pub(super) struct Row {
     pub made: Made,
 }
 
-impl Journal {
-    /// Opens the journal at `path`, made where it is missing; waits while another process has it.
+/// What a journal holds.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    /// Views by table and user; the latest where one was written twice.
+    rows: HashMap<String, HashMap<u32, Made>>,
+    /// Sums over all starts of a build by recipe: seconds, tokens, joules.
+    sums: HashMap<String, f64>,
+    /// Where whole records lie.
+    whole: Vec<Range<usize>>,
+    /// Bytes that belong to no whole record, the end of a write that was cut short left out.
+    pub damaged: usize,
+}
+
+impl Contents {
+    /// Of the file at `path`; of an empty one where there is none.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be opened, [`Error::Mismatch`] where it is no journal.
-    pub(super) fn open(path: &Path) -> Result<Journal> {
+    /// [`Error::Io`] where it cannot be read, [`Error::Mismatch`] where it is no journal.
+    pub(super) fn load(path: &Path) -> Result<Contents> {
+        match std::fs::read(path) {
+            Ok(bytes) => Contents::parse(&bytes).ok_or_else(|| {
+                Error::mismatch(path, "is no journal of views that this program can read; remove the file, and what it held is made again")
+            }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Contents::default()),
+            Err(e) => Err(Error::io(path, "read")(e)),
+        }
+    }
+
+    /// Of a file's bytes: every record that matches its checksum. `None` where they are no journal.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Contents> {
+        let headed = bytes.starts_with(HEADER);
+        // Shorter where the file was being made.
+        let mut at = if headed || HEADER.starts_with(bytes) { HEADER.len().min(bytes.len()) } else { 0 };
+        let mut contents = Contents::default();
+        while at < bytes.len() {
+            if let Some(body) = record(&bytes[at..]) {
+                let end = at + FRAME + body.len();
+                contents.take(body);
+                match contents.whole.last_mut().filter(|last| last.end == at) {
+                    Some(last) => last.end = end,
+                    None => contents.whole.push(at..end),
+                }
+                at = end;
+                continue;
+            }
+            let next = bytes[at + 1..].windows(MARK.len()).position(|w| w == MARK).map_or(bytes.len(), |n| at + 1 + n);
+            if next < bytes.len() || !is_cut_short(&bytes[at..]) {
+                contents.damaged += next - at;
+            }
+            at = next;
+        }
+        (headed || HEADER.starts_with(bytes) || !contents.whole.is_empty()).then_some(contents)
+    }
+
+    /// Adds a record. One of a kind that is not known is passed over.
+    fn take(&mut self, body: &[u8]) {
+        let Some((&kind, rest)) = body.split_first() else { return };
+        let Some((length, rest)) = rest.split_first_chunk::<2>() else { return };
+        let Some((name, rest)) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length))) else { return };
+        let Ok(name) = std::str::from_utf8(name) else { return };
+        if kind == VIEW
+            && let Some((user, made)) = view(rest)
+        {
+            match self.rows.get_mut(name) {
+                Some(table) => drop(table.insert(user, made)),
+                None => drop(self.rows.insert(name.to_string(), HashMap::from([(user, made)]))),
+            }
+        } else if kind == SUM
+            && let Ok(more) = rest.try_into()
+        {
+            *self.sums.entry(name.to_string()).or_default() += f64::from_le_bytes(more);
+        }
+    }
+
+    /// Number of views.
+    pub(super) fn count(&self) -> usize {
+        self.rows.values().map(HashMap::len).sum()
+    }
+
+    /// Takes out the finished views in `table`, by user. Views that do not fit `users` and `items` are an error.
+    pub(super) fn views(&mut self, path: &Path, table: &str, users: usize, items: usize) -> Result<HashMap<u32, Made>> {
+        let found = self.rows.remove(table).unwrap_or_default();
+        let fits = |(user, made): &(&u32, &Made)| (**user as usize) < users && made.sequence.iter().all(|i| (*i as usize) < items);
+        match found.iter().find(|row| !fits(row)) {
+            Some((user, _)) => Err(Error::mismatch(path, format!("holds views of another data set (row of user {user}); remove the file"))),
+            None => Ok(found),
+        }
+    }
+}
+
+/// The body of the record at the start of `bytes`, where it is whole.
+fn record(bytes: &[u8]) -> Option<&[u8]> {
+    let rest = bytes.strip_prefix(&MARK)?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (sum, rest) = rest.split_first_chunk::<4>()?;
+    let body = rest.get(..u32::from_le_bytes(*length) as usize)?;
+    (checksum(*length, body) == u32::from_le_bytes(*sum)).then_some(body)
+}
+
+/// Whether `bytes`, the end of a file, are the beginning of a record.
+fn is_cut_short(bytes: &[u8]) -> bool {
+    match bytes.strip_prefix(&MARK) {
+        Some(rest) => rest.split_first_chunk::<4>().is_none_or(|(n, rest)| rest.len() < 4 + u32::from_le_bytes(*n) as usize),
+        None => MARK.starts_with(bytes),
+    }
+}
+
+fn checksum(length: [u8; 4], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&length), body)
+}
+
+fn view(bytes: &[u8]) -> Option<(u32, Made)> {
+    let (words, []) = bytes.as_chunks::<4>() else { return None };
+    let words: Vec<u32> = words.iter().map(|w| u32::from_le_bytes(*w)).collect();
+    let (&[user, lines, grounded, own, prompt_tokens, output_tokens], sequence) = words.split_first_chunk::<6>()?;
+    let counts = Counts { lines, grounded, own, prompt_tokens, output_tokens };
+    Some((user, Made { sequence: sequence.to_vec(), counts }))
+}
+
+/// Adds a record of `kind` under `name` to `out`.
+fn put(out: &mut Vec<u8>, kind: u8, name: &str, rest: impl Iterator<Item = u8>) {
+    let start = out.len();
+    out.extend(MARK);
+    out.extend([0; FRAME - MARK.len()]);
+    out.push(kind);
+    // Names are digests: a few dozen bytes.
+    out.extend((name.len() as u16).to_le_bytes());
+    out.extend(name.as_bytes());
+    out.extend(rest);
+    let length = ((out.len() - start - FRAME) as u32).to_le_bytes();
+    let sum = checksum(length, &out[start + FRAME..]);
+    out[start + 4..start + 8].copy_from_slice(&length);
+    out[start + 8..start + FRAME].copy_from_slice(&sum.to_le_bytes());
+}
+
+/// An open journal, locked to this process.
+pub(super) struct Journal {
+    path: PathBuf,
+    /// The file and its length up to the last commit.
+    file: Mutex<(File, u64)>,
+    contents: Mutex<Contents>,
+    _lock: Lock,
+}
+
+impl Journal {
+    /// Opens the journal at `path`, made where it is missing. Where another process has it, calls `note` with the owner and waits until
+    /// it is free or `stopped`. Damage is cut out, with a note.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be opened, [`Error::Mismatch`] where it is no journal, [`Error::InUse`] after a stop.
+    pub(super) fn open(path: &Path, note: &dyn Fn(&str), stopped: &dyn Fn() -> bool) -> Result<Journal> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
         }
-        loop {
-            match Database::create(path) {
-                Ok(base) => return Ok(Journal { path: path.to_path_buf(), base }),
-                Err(DatabaseError::DatabaseAlreadyOpen) => std::thread::sleep(POLL),
-                Err(e) => return Err(failed(path, e.into())),
+        let lock = Lock::wait(&Lock::beside(path), &format!("store of views {}", path.display()), note, stopped)?;
+        let contents = Contents::load(path)?;
+        let length = std::fs::metadata(path).map_or(0, |m| m.len());
+        let whole: usize = contents.whole.iter().map(Range::len).sum();
+        if length != (HEADER.len() + whole) as u64 || contents.damaged > 0 {
+            if contents.damaged > 0 {
+                note(&format!("{}: {} damaged bytes are left out; the views in them are made again", path.display(), contents.damaged));
             }
+            let old = if whole > 0 { std::fs::read(path).map_err(Error::io(path, "read"))? } else { Vec::new() };
+            let kept = contents.whole.iter().flat_map(|range| old.get(range.clone()).unwrap_or_default());
+            write_file(path, &HEADER.iter().chain(kept).copied().collect::<Vec<_>>())?;
         }
+        let file = OpenOptions::new().append(true).open(path).map_err(Error::io(path, "open"))?;
+        let length = file.metadata().map_err(Error::io(path, "open"))?.len();
+        Ok(Journal { path: path.to_path_buf(), file: Mutex::new((file, length)), contents: Mutex::new(contents), _lock: lock })
+    }
+
+    fn contents(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// The folder that the journal lies in.
@@ -64,35 +230,14 @@ impl Journal {
         self.path.parent()
     }
 
-    /// The finished views in `table`, by user. Rows that do not fit `users` and `items` are an error.
+    /// Takes out the views in `table` that were finished when the journal was opened; see [`Contents::views`].
     pub(super) fn read(&self, table: &str, users: usize, items: usize) -> Result<HashMap<u32, Made>> {
-        let fail = |e: redb::Error| failed(&self.path, e);
-        let read = self.base.begin_read().map_err(|e| fail(e.into()))?;
-        let table = match read.open_table(TableDefinition::<u32, &[u8]>::new(table)) {
-            Ok(table) => table,
-            Err(TableError::TableDoesNotExist(_)) => return Ok(HashMap::new()),
-            Err(e) => return Err(fail(e.into())),
-        };
-        let mut all = HashMap::new();
-        for row in table.iter().map_err(|e| fail(e.into()))? {
-            let (user, bytes) = row.map_err(|e| fail(e.into()))?;
-            let made = decode(bytes.value(), items).filter(|_| (user.value() as usize) < users);
-            let made =
-                made.ok_or_else(|| Error::mismatch(&self.path, format!("is damaged (row of user {}); remove the file", user.value())))?;
-            all.insert(user.value(), made);
-        }
-        Ok(all)
+        self.contents().views(&self.path, table, users, items)
     }
 
     /// A sum kept under `name`; 0 where there is none.
-    pub(super) fn spent(&self, name: &str) -> Result<f64> {
-        let fail = |e: redb::Error| failed(&self.path, e);
-        let read = self.base.begin_read().map_err(|e| fail(e.into()))?;
-        match read.open_table(SPENT) {
-            Ok(table) => Ok(table.get(name).map_err(|e| fail(e.into()))?.map_or(0.0, |v| v.value())),
-            Err(TableError::TableDoesNotExist(_)) => Ok(0.0),
-            Err(e) => Err(fail(e.into())),
-        }
+    pub(super) fn spent(&self, name: &str) -> f64 {
+        self.contents().sums.get(name).copied().unwrap_or_default()
     }
 
     /// Adds to the sum under `name`.
@@ -100,8 +245,8 @@ impl Journal {
         self.commit(&[], name, more)
     }
 
-    /// Writes rows until the channel ends, and adds the seconds that pass to the sum under `seconds`. After an error `stop` is set
-    /// and rows are thrown away.
+    /// Writes rows until the channel ends, and adds the wall time that passes to the sum under `seconds`, the tokens of the rows to
+    /// those of [`PROMPT`] and [`OUTPUT`] beside it. After an error `stop` is set and rows are thrown away.
     pub(super) fn write(&self, rows: mpsc::Receiver<Row>, seconds: &str, stop: &AtomicBool) -> Result<()> {
         let mut outcome = Ok(());
         let mut last = Instant::now();
@@ -113,8 +258,9 @@ impl Journal {
                 batch.push(next);
             }
             if outcome.is_ok() {
-                outcome = self.commit(&batch, seconds, last.elapsed().as_secs_f64());
-                last = Instant::now();
+                let now = Instant::now();
+                outcome = self.commit(&batch, seconds, (now - last).as_secs_f64());
+                last = now;
                 stop.store(outcome.is_err(), Ordering::Relaxed);
             }
         }
@@ -122,69 +268,61 @@ impl Journal {
     }
 
     fn commit(&self, batch: &[Row], sum: &str, more: f64) -> Result<()> {
-        let fail = |e: redb::Error| failed(&self.path, e);
-        let sum_now = self.spent(sum)? + more;
-        let mut order: Vec<&Row> = batch.iter().collect();
-        order.sort_by(|a, b| (&a.table, a.user).cmp(&(&b.table, b.user)));
-        let write = self.base.begin_write().map_err(|e| fail(e.into()))?;
-        for rows in order.chunk_by(|a, b| a.table == b.table) {
-            let mut table = write.open_table(TableDefinition::<u32, &[u8]>::new(&rows[0].table)).map_err(|e| fail(e.into()))?;
-            for row in rows {
-                table.insert(row.user, encode(&row.made).as_slice()).map_err(|e| fail(e.into()))?;
-            }
+        let mut bytes = Vec::new();
+        for Row { table, user, made } in batch {
+            let Counts { lines, grounded, own, prompt_tokens, output_tokens } = made.counts;
+            let head = [*user, lines, grounded, own, prompt_tokens, output_tokens];
+            put(&mut bytes, VIEW, table, head.iter().chain(&made.sequence).flat_map(|v| v.to_le_bytes()));
         }
-        {
-            let mut table = write.open_table(SPENT).map_err(|e| fail(e.into()))?;
-            table.insert(sum, sum_now).map_err(|e| fail(e.into()))?;
+        let tokens = |of: fn(&Counts) -> u32| batch.iter().map(|row| f64::from(of(&row.made.counts))).sum::<f64>();
+        let sums = [
+            (sum.to_owned(), more),
+            (format!("{sum}{PROMPT}"), tokens(|c| c.prompt_tokens)),
+            (format!("{sum}{OUTPUT}"), tokens(|c| c.output_tokens)),
+        ];
+        let sums = sums.into_iter().filter(|(_, more)| *more != 0.0).collect::<Vec<_>>();
+        for (name, more) in &sums {
+            put(&mut bytes, SUM, name, more.to_le_bytes().into_iter());
         }
-        write.commit().map_err(|e| fail(e.into()))
+        let mut held = self.file.lock().unwrap_or_else(|e| e.into_inner());
+        let (file, length) = &mut *held;
+        file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(|e| {
+            // Half a record is passed over anyway when the journal is read.
+            let _ = file.set_len(*length);
+            Error::io(&self.path, "write")(e)
+        })?;
+        *length += bytes.len() as u64;
+        let mut contents = self.contents();
+        for (name, more) in sums {
+            *contents.sums.entry(name).or_default() += more;
+        }
+        Ok(())
     }
 
     /// Closes the journal and removes its file.
     pub(super) fn remove(self) -> Result<()> {
-        let Journal { path, base } = self;
-        drop(base);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, "remove")(e)),
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&self.path, "remove")(e)),
             _ => Ok(()),
         }
-    }
-}
-
-fn encode(made: &Made) -> Vec<u8> {
-    let Counts { lines, grounded, own, prompt_tokens, output_tokens } = made.counts;
-    let head = [lines, grounded, own, prompt_tokens, output_tokens];
-    head.iter().chain(&made.sequence).flat_map(|v| v.to_le_bytes()).collect()
-}
-
-fn decode(bytes: &[u8], items: usize) -> Option<Made> {
-    let (words, []) = bytes.as_chunks::<4>() else { return None };
-    let words: Vec<u32> = words.iter().map(|w| u32::from_le_bytes(*w)).collect();
-    let (&[lines, grounded, own, prompt_tokens, output_tokens], sequence) = words.split_first_chunk::<HEAD>()?;
-    let counts = Counts { lines, grounded, own, prompt_tokens, output_tokens };
-    sequence.iter().all(|i| (*i as usize) < items).then(|| Made { sequence: sequence.to_vec(), counts })
-}
-
-fn failed(path: &Path, e: redb::Error) -> Error {
-    match e {
-        redb::Error::Io(source) => Error::Io { path: path.to_path_buf(), action: "use as a journal of views", source },
-        other => Error::mismatch(
-            path,
-            format!("cannot be used as a journal of views ({other}); remove the file, and what it holds is made again"),
-        ),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::{Purpose, Stream};
+
+    fn open(path: &Path) -> Result<Journal> {
+        Journal::open(path, &|_| (), &|| false)
+    }
 
     fn row(table: &str, user: u32, sequence: &[u32]) -> Row {
         let counts = Counts { lines: user, grounded: 2, own: 1, prompt_tokens: 9, output_tokens: 8 };
         Row { table: table.into(), user, made: Made { sequence: sequence.to_vec(), counts } }
     }
 
-    fn put(journal: &Journal, rows: Vec<Row>) {
+    fn write(journal: &Journal, rows: Vec<Row>) {
         let (send, receive) = mpsc::channel();
         rows.into_iter().for_each(|r| send.send(r).unwrap());
         drop(send);
@@ -194,32 +332,133 @@ mod tests {
     #[test]
     fn rows_come_back_by_table_and_sums_add_up() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("sub/views.redb");
-        let journal = Journal::open(&path).unwrap();
-        assert!(journal.read("a", 9, 9).unwrap().is_empty() && journal.spent("x").unwrap() == 0.0);
-        put(&journal, vec![row("a", 3, &[1, 2]), row("b", 3, &[]), row("a", 1, &[8])]);
-        put(&journal, vec![row("a", 1, &[7])]);
+        let path = folder.path().join("sub/views.journal");
+        let journal = open(&path).unwrap();
+        assert!(journal.read("a", 9, 9).unwrap().is_empty() && journal.spent("x") == 0.0);
+        write(&journal, vec![row("a", 3, &[1, 2]), row("b", 3, &[]), row("a", 1, &[8])]);
+        write(&journal, vec![row("a", 1, &[7])]);
         journal.spend("x", 1.5).unwrap();
         drop(journal);
-        let journal = Journal::open(&path).unwrap();
+        let journal = open(&path).unwrap();
         let found = journal.read("a", 9, 9).unwrap();
         assert_eq!((found.len(), &found[&1], &found[&3]), (2, &row("a", 1, &[7]).made, &row("a", 3, &[1, 2]).made));
         assert_eq!(journal.read("b", 9, 9).unwrap().len(), 1);
         journal.spend("x", 2.0).unwrap();
-        assert_eq!(journal.spent("x").unwrap(), 3.5);
+        assert_eq!(journal.spent("x"), 3.5);
+        drop(journal);
         for (users, items) in [(3, 9), (9, 7)] {
+            let journal = open(&path).unwrap();
             assert!(matches!(journal.read("a", users, items), Err(Error::Mismatch { .. })), "rows of another data set");
         }
-        journal.remove().unwrap();
+        open(&path).unwrap().remove().unwrap();
         assert!(!path.exists());
     }
 
     #[test]
     fn what_is_no_journal_is_refused_and_kept() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notes.redb");
-        std::fs::write(&path, vec![b'x'; 10_000]).unwrap();
-        let message = Journal::open(&path).err().unwrap().to_string();
-        assert!(message.contains("notes.redb") && path.exists(), "{message}");
+        for (name, bytes) in [("notes", vec![b'x'; 10_000]), ("later", b"lumos-views-journal-2\n".to_vec())] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, &bytes).unwrap();
+            let message = open(&path).err().unwrap().to_string();
+            assert!(message.contains(name) && message.contains("remove the file"), "{message}");
+            assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        }
+    }
+
+    /// `good` with up to eight bits flipped, and cut short for every third seed; and the number of flips.
+    fn spoil(good: &[u8], seed: u64) -> (Vec<u8>, usize) {
+        let mut random = Stream::new(seed, Purpose::Cohort, 0, 0);
+        let mut bytes = good.to_vec();
+        let flips = 1 + random.below(8);
+        for _ in 0..flips {
+            let place = random.below(bytes.len() as u64) as usize;
+            bytes[place] ^= 1 << random.below(8);
+        }
+        if seed.is_multiple_of(3) {
+            bytes.truncate(random.below(bytes.len() as u64) as usize);
+        }
+        (bytes, flips as usize)
+    }
+
+    /// Views of 40 users in two tables.
+    fn forty(path: &Path) -> Vec<u8> {
+        let journal = open(path).unwrap();
+        for table in ["a", "b"] {
+            write(&journal, (0..40).map(|user| row(table, user, &[user, user % 7, 3])).collect());
+        }
+        drop(journal);
+        std::fs::read(path).unwrap()
+    }
+
+    /// Every view of `contents` is one of [`forty`]; gives their number.
+    fn count(contents: &Contents) -> usize {
+        for (table, rows) in contents.rows.iter().filter(|(table, _)| *table != "c") {
+            for (user, made) in rows {
+                assert_eq!(*made, row(table, *user, &[*user, user % 7, 3]).made, "{table} {user}");
+            }
+        }
+        contents.rows.iter().filter(|(table, _)| *table != "c").map(|(_, rows)| rows.len()).sum()
+    }
+
+    #[test]
+    fn damage_loses_views_and_changes_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = forty(&folder.path().join("views.journal"));
+        for seed in 0..3000 {
+            let (bytes, flips) = spoil(&good, seed);
+            let Some(contents) = Contents::parse(&bytes) else { continue };
+            let read = count(&contents);
+            if !seed.is_multiple_of(3) {
+                assert!(read >= 80 - flips, "seed {seed}: the others are kept, {read} with {flips} flips");
+                assert!(read == 80 || contents.damaged > 0 || flips == 1, "seed {seed}: damage is noticed");
+            }
+        }
+    }
+
+    #[test]
+    fn a_build_goes_on_in_a_damaged_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("views.journal");
+        let good = forty(&path);
+        for seed in 0..30 {
+            std::fs::write(&path, spoil(&good, seed).0).unwrap();
+            let before = match Contents::load(&path) {
+                Ok(contents) => contents,
+                Err(error) => {
+                    assert!(matches!(error, Error::Mismatch { .. }) && open(&path).is_err(), "seed {seed}: {error}");
+                    continue;
+                }
+            };
+            let notes = Mutex::new(Vec::new());
+            let journal = Journal::open(&path, &|text| notes.lock().unwrap().push(text.to_string()), &|| false).unwrap();
+            let notes = notes.into_inner().unwrap();
+            assert_eq!(notes.len(), usize::from(before.damaged > 0), "seed {seed}: {notes:?}");
+            assert!(notes.iter().all(|note| note.contains("views.journal") && note.contains("made again")), "{notes:?}");
+            write(&journal, vec![row("c", 1, &[5])]);
+            drop(journal);
+            let after = Contents::load(&path).unwrap();
+            assert_eq!((after.damaged, after.rows["c"][&1].sequence.as_slice()), (0, &[5][..]), "seed {seed}");
+            assert_eq!(count(&after), count(&before), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_was_cut_short_is_no_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("views.journal");
+        let journal = open(&path).unwrap();
+        write(&journal, vec![row("a", 0, &[1]), row("a", 1, &[2, 3])]);
+        drop(journal);
+        let good = std::fs::read(&path).unwrap();
+        let mut most = 0;
+        for length in 0..good.len() {
+            let contents = Contents::parse(&good[..length]).unwrap();
+            assert_eq!(contents.damaged, 0, "cut at {length}");
+            let rows = contents.rows.get("a").map_or(0, HashMap::len);
+            assert!(rows >= most);
+            most = rows;
+        }
+        assert_eq!(most, 2);
     }
 }

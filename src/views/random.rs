@@ -13,7 +13,7 @@ use crate::rng::Stream;
 const TRIES: usize = 32;
 
 /// Uniform random items: a future of the history and random items, and two random sequences of its length. Items are distinct
-/// and not of the history as long as the catalogue has such ones.
+/// and not of the history (in a future: not of what the mask hides) as long as the catalogue has such ones.
 pub struct RandomGenerator<'a> {
     public: &'a PublicCatalogue<'a>,
     settings: ViewSettings,
@@ -54,7 +54,7 @@ impl Generator for RandomGenerator<'_> {
             return Ok(UserViews::default());
         }
         let mut stream = stream(self.settings.seed, user, Part::Future);
-        let mut used = history.iter().copied().collect();
+        let mut used = self.settings.mask.masked(history).iter().copied().collect();
         let mut future = history.to_vec();
         for _ in 0..future_length(&self.settings, &mut stream) {
             future.extend(fresh(self.public.item_count() as u64, &mut used, &mut stream));

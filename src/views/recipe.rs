@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::generator::Part;
 use super::store::FORMAT_VERSION;
 use super::text::Prompts;
-use crate::config::{GeneratorKind, Grounding, ViewSettings};
+use crate::config::{GeneratorKind, Grounding, Mask, ViewSettings};
 use crate::{Error, Result};
 
 /// `settings` with everything at its default that changes no view: how fast and how patiently.
@@ -59,6 +59,10 @@ pub(super) fn identity(settings: &ViewSettings) -> String {
     if let Some(all) = all.as_object_mut() {
         all.insert("text".into(), plain(&settings.text, settings.text.encoder().is_some()));
         foreign.iter().for_each(|name| drop(all.remove(*name)));
+        // Left out where it is what it always was, so that such views stay where they are.
+        if settings.mask != Mask::History {
+            all.insert("mask".into(), settings.mask.name().into());
+        }
     }
     all.to_string()
 }
@@ -102,6 +106,7 @@ impl Recipes {
         };
         Ok(Some(Recipes([Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|part| {
             let own = match part {
+                Part::Future if s.mask != Mask::History => json!([s.future_min, s.future_max, s.mask]),
                 Part::Future => json!([s.future_min, s.future_max]),
                 Part::Paraphrase => json!([s.substitute, s.reorder]),
                 Part::Counterfactual(_) => json!([]),
@@ -272,6 +277,9 @@ mod tests {
             let changed = |s: ViewSettings| -> Vec<usize> { (0..3).filter(|i| new(&s)[*i] != before[*i]).collect() };
             assert_eq!(changed(ViewSettings { future_max: 9, ..base.clone() }), [0]);
             assert_eq!(changed(ViewSettings { reorder: 0.9, ..base.clone() }), [1]);
+            let open = ViewSettings { mask: Mask::None, ..base.clone() };
+            assert_ne!(identity(&open), identity(&base));
+            assert_eq!(changed(open), [0], "a future alone may come back to items");
             assert!(changed(ViewSettings { counterfactuals: 3, ..base.clone() }).is_empty());
             assert_eq!(changed(ViewSettings { seed: 3, ..base.clone() }), [0, 1, 2]);
         }

@@ -6,22 +6,20 @@
 //! * `manifest.json`: see [`Manifest`]
 //! * `SHA256SUMS`: checksums of the two, in the form that `sha256sum -c` reads
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::Views;
 use super::account::{Failure, Generation};
 use super::build::{self, Built, Options, validate};
 use super::generator::{Counts, Part};
-use super::journal::Journal;
+use super::journal::{Contents, Journal};
 use super::pack::{decode, encode};
 use super::recipe::{Recipes, identity};
 use super::statistics::Statistics;
+use crate::base::files::{Draft, sha256_hex};
 use crate::config::{GeneratorKind, ViewSettings};
 use crate::data::Dataset;
 use crate::{Error, Result};
@@ -78,7 +76,7 @@ pub fn store_dir_of_first(root: &Path, data: &Dataset, settings: &ViewSettings, 
 
 /// The journal of what a generator has finished for a data set.
 fn journal_file(root: &Path, data: &Dataset, settings: &ViewSettings) -> PathBuf {
-    root.join(format!("{}-{}.redb", digest(&data.fingerprint), settings.generator.name()))
+    root.join(format!("{}-{}.journal", digest(&data.fingerprint), settings.generator.name()))
 }
 
 /// Sixteen hex digits that stand for `text`.
@@ -155,7 +153,10 @@ pub fn ensure_with(data: &Dataset, settings: &ViewSettings, root: &Path, options
     if let Some(views) = up_to_date(&dir, data, recipes.as_ref())? {
         return Ok((views, true));
     }
-    let journal = Journal::open(&journal_file(root, data, settings))?;
+    let journal = Journal::open(&journal_file(root, data, settings), options.note, options.stopped).map_err(|e| match e {
+        Error::InUse { .. } => Error::Interrupted(e.to_string()),
+        other => other,
+    })?;
     // Another process may have made them while this one waited for the journal.
     if let Some(views) = up_to_date(&dir, data, recipes.as_ref())? {
         return Ok((views, true));
@@ -174,16 +175,16 @@ fn costly(settings: &ViewSettings) -> bool {
 }
 
 /// Every finished view in the journal under `root` that a build with `settings` would not make again, and what was counted for it.
+/// Another process may be writing the journal.
 ///
 /// # Errors
-/// Where the journal cannot be read; waits while another process writes it.
+/// Where the journal cannot be read.
 pub fn journaled(root: &Path, data: &Dataset, settings: &ViewSettings) -> Result<Vec<(u32, Part, Counts)>> {
     let path = journal_file(root, data, settings);
-    let (true, Some(recipes)) = (path.exists(), Recipes::new(settings)?) else { return Ok(Vec::new()) };
-    let journal = Journal::open(&path)?;
+    let (mut journal, Some(recipes)) = (Contents::load(&path)?, Recipes::new(settings)?) else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     for part in Part::all(settings) {
-        let rows = journal.read(&recipes.table(part), data.users(), data.item_count())?;
+        let rows = journal.views(&path, &recipes.table(part), data.users(), data.item_count())?;
         all.extend(rows.into_iter().map(|(user, made)| (user, part, made.counts)));
     }
     all.sort_unstable_by_key(|(user, part, _)| (*user, *part));
@@ -205,10 +206,10 @@ fn up_to_date(dir: &Path, data: &Dataset, recipes: Option<&Recipes>) -> Result<O
     }
 }
 
-/// Writes the folder `dir` in one step; views that lie there give way, anything else is refused.
+/// Writes the folder `dir` in one step; views that lie there give way, other files stay.
 ///
 /// # Errors
-/// [`Error::Mismatch`] where `dir` holds something else or `views` is not of `data`, [`Error::Io`] where writing fails.
+/// [`Error::Mismatch`] where `views` is not of `data`, [`Error::Io`] where writing fails.
 pub fn save(dir: &Path, data: &Dataset, settings: &ViewSettings, views: &Views, statistics: &Statistics) -> Result<()> {
     let built = Built { views: views.clone(), statistics: statistics.clone(), ..Default::default() };
     put(dir, data, settings, None, None, built).map(|_| ())
@@ -243,87 +244,16 @@ fn put(
         statistics: built.statistics,
     };
     let json = serde_json::to_string_pretty(&manifest).map_err(|e| Error::mismatch(dir, format!("cannot write the manifest: {e}")))?;
-    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(Error::io(parent, "create"))?;
-    sweep(parent, dir);
-    let draft = Draft::new(parent, dir)?;
+    let draft = Draft::of(dir)?;
     let mut sums = String::new();
     for (name, bytes) in [(MANIFEST, json.into_bytes()), (VIEWS, encode(&views).map_err(|e| Error::mismatch(dir, e))?)] {
         sums.push_str(&sum_line(name, &bytes));
-        write_file(&draft.path.join(name), &bytes)?;
+        draft.put(name, &bytes)?;
     }
-    write_file(&draft.path.join(SUMS), sums.as_bytes())?;
-    replace(&draft.path, dir)?;
+    draft.put(SUMS, sums.as_bytes())?;
+    // Without checksums a folder is not taken for views.
+    draft.replace(dir, &[MANIFEST, VIEWS, SUMS])?;
     Ok(views)
-}
-
-/// Puts `draft` in the place of `dir`.
-fn replace(draft: &Path, dir: &Path) -> Result<()> {
-    let mut entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(_) => return fs::rename(draft, dir).map_err(Error::io(dir, "put in place")),
-    };
-    let ours = |name: &str| name == MANIFEST || name == VIEWS || name == SUMS;
-    if let Some(other) = entries.find_map(|e| e.ok().filter(|e| !ours(&e.file_name().to_string_lossy()))) {
-        let message = format!("holds `{}`, which is no part of views; it will not be overwritten", other.file_name().to_string_lossy());
-        return Err(Error::mismatch(dir, message));
-    }
-    // A rename cannot replace a full folder: the old one steps aside, and comes back where the new one cannot take its place.
-    let old = Draft { path: draft.with_extension("old.tmp"), _lock: None };
-    fs::rename(dir, &old.path).map_err(Error::io(dir, "move away"))?;
-    fs::rename(draft, dir).map_err(|e| {
-        let _ = fs::rename(&old.path, dir);
-        Error::io(dir, "put in place")(e)
-    })
-}
-
-/// A folder that vanishes unless it is put in place. Its lock tells another process that the writer lives.
-struct Draft {
-    path: PathBuf,
-    _lock: Option<File>,
-}
-
-impl Draft {
-    fn new(parent: &Path, dir: &Path) -> Result<Draft> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let path = parent.join(format!("{}{}-{}.tmp", draft_prefix(dir), std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-        fs::create_dir(&path).map_err(Error::io(&path, "create"))?;
-        let lock = File::open(&path).ok().filter(|f| f.try_lock().is_ok());
-        Ok(Draft { path, _lock: lock })
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // Nothing is left to do where this fails; the next writer sweeps.
-        let _ = fs::remove_dir_all(&self.path);
-    }
-}
-
-fn draft_prefix(dir: &Path) -> String {
-    format!(".{}-draft-", dir.file_name().map(|n| n.to_string_lossy()).unwrap_or_default())
-}
-
-/// Removes drafts of `dir` whose writer was killed.
-fn sweep(parent: &Path, dir: &Path) {
-    let prefix = draft_prefix(dir);
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let dead = || File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok());
-        if name.starts_with(&prefix) && name.ends_with(".tmp") && dead() {
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
-fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).map_err(Error::io(path, "create"))?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io(path, "write"))
-}
-
-fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn sum_line(name: &str, bytes: &[u8]) -> String {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use cli::Sandbox;
 use endpoint::{Asked, Endpoint, Reply, model};
-use lumos::config::{GeneratorKind, ServedSettings, TextSettings, ViewSettings};
+use lumos::config::{GeneratorKind, Mask, ServedSettings, TextSettings, ViewSettings};
 use lumos::data::{Dataset, ItemText};
 use lumos::views::{self, Options, Views};
 
@@ -91,6 +91,33 @@ fn answers_become_views_and_the_manifest_says_how() {
     // What is made depends on nothing but the questions.
     let one = ViewSettings { served: ServedSettings { concurrency: 1, ..settings(&server.url).served }, ..settings(&server.url) };
     assert_eq!(views::build(&data, &one, 1, &|_, _| ()).unwrap(), made);
+}
+
+/// Under the mask `none` a model may name items of the history in a future, and nowhere else; only futures are asked for anew.
+#[test]
+fn a_future_may_name_the_history_where_nothing_is_masked() {
+    let (data, root) = (dataset(30), tempfile::tempdir().unwrap());
+    // A model that names what the user had first, then others.
+    let others = model(titles());
+    let server = Endpoint::new(move |asked| {
+        let mut answer: serde_json::Value = serde_json::from_str(&others(asked)).unwrap();
+        let first = asked.user_text().lines().find_map(|l| l.strip_prefix("- ")?.split(" (").next());
+        if asked.user_text().contains("likely to choose next") {
+            answer["items"].as_array_mut().unwrap().insert(0, first.unwrap().into());
+        }
+        Reply::Says(answer.to_string())
+    });
+    let base = settings(&server.url);
+    let (before, _) = ensure(&data, &base, root.path()).unwrap();
+    let asked = server.asked().len();
+    let (after, _) = ensure(&data, &ViewSettings { mask: Mask::None, ..base }, root.path()).unwrap();
+    assert!(server.asked()[asked..].iter().all(|a| a.user_text().contains("likely to choose next")), "futures alone");
+    for (user, (a, b)) in before.users.iter().zip(&after.users).enumerate() {
+        let history = data.train(user);
+        assert!(!a.future[history.len()..].iter().any(|i| history.contains(i)));
+        assert_eq!(b.future[history.len()], history[0], "user {user}");
+        assert_eq!((&a.paraphrase, &a.counterfactuals), (&b.paraphrase, &b.counterfactuals));
+    }
 }
 
 #[test]

@@ -4,13 +4,16 @@ use lumos_simt::check::Random;
 use lumos_simt::launch;
 use std::collections::BTreeSet;
 
-/// Users to rank: hidden states `[U, d]`, items `[I, d]`, targets, histories.
+/// Rank of a target that is masked.
+const MISS: i32 = -1;
+
+/// Users to rank: hidden states `[U, d]`, items `[I, d]`, targets, masked items.
 struct Case {
     d: usize,
     h: Vec<f32>,
     table: Vec<f32>,
     target: Vec<i32>,
-    histories: Vec<Vec<i32>>,
+    masked: Vec<Vec<i32>>,
 }
 
 impl Case {
@@ -22,11 +25,11 @@ impl Case {
             table.copy_within((i - 1) * d..i * d, i * d);
         }
         let target: Vec<i32> = (0..users).map(|u| if u % 11 == 7 { -1 } else { r.below(items) as i32 }).collect();
-        // Histories with repeats, some of which hold the target, some longer than a warp, some empty.
-        let histories =
+        // Lists with repeats, some of which hold the target, some longer than a warp, some empty.
+        let masked =
             (0..users).map(|u| (0..[3, 0, 40, 1][u % 4]).map(|i| if i == 2 { target[u].max(0) } else { r.below(items) as i32 }).collect());
-        let histories = histories.collect();
-        Case { d, h, table, target, histories }
+        let masked = masked.collect();
+        Case { d, h, table, target, masked }
     }
 
     /// Scores of user `u`, rounded as the kernels say.
@@ -41,8 +44,11 @@ impl Case {
                 return 0;
             }
             let (scores, target) = (self.scores(u), self.target[u] as usize);
-            let history: BTreeSet<usize> = self.histories[u].iter().map(|&i| i as usize).collect();
-            let counts = |i: &usize| *i == target || !history.contains(i);
+            let masked: BTreeSet<usize> = self.masked[u].iter().map(|&i| i as usize).collect();
+            if masked.contains(&target) {
+                return MISS;
+            }
+            let counts = |i: &usize| !masked.contains(i);
             let not_below = |s: f32| s.is_nan() || scores[target].is_nan() || s >= scores[target];
             (0..scores.len()).filter(counts).filter(|&i| not_below(scores[i])).count() as i32
         };
@@ -56,11 +62,11 @@ impl Case {
         let (h, table) = (moved(&self.h), moved(&self.table));
         let (hp, tp) = (h[shift..].as_ptr(), table[shift..].as_ptr());
         let mut bounds = vec![0i32];
-        bounds.extend(self.histories.iter().scan(0, |end, l| {
+        bounds.extend(self.masked.iter().scan(0, |end, l| {
             *end += l.len() as i32;
             Some(*end)
         }));
-        let history = self.histories.concat();
+        let masked = self.masked.concat();
         let (mut threshold, mut count) = (vec![f32::NAN; users], vec![-1i32; users]);
         let (u, i, d) = (users as i32, (self.table.len() / self.d) as i32, self.d as i32);
         let (tg, th, ct) = (self.target.as_ptr(), threshold.as_mut_ptr(), count.as_mut_ptr());
@@ -68,7 +74,7 @@ impl Case {
         unsafe {
             launch!("rank_targets", [blocks(128), 1, 1], [128, 1, 1], 0, hp, tp, tg, th, ct, u, d).unwrap();
             launch!("rank_count", [blocks(128), slices, 1], [256, 1, 1], 33792, hp, tp, th, ct, u, i, d).unwrap();
-            let (bp, lp) = (bounds.as_ptr(), history.as_ptr());
+            let (bp, lp) = (bounds.as_ptr(), masked.as_ptr());
             launch!("rank_masked", [blocks(4), 1, 1], [128, 1, 1], 0, hp, tp, tg, th, bp, lp, ct, u, d).unwrap();
         }
         count
@@ -95,9 +101,25 @@ fn ties_count_against_the_model() {
     let mut case = Case::random(3, 4, 50, 8);
     case.table = case.table[..8].repeat(50);
     case.target = vec![0, 49, 7, 3];
-    case.histories = vec![vec![], vec![49, 1, 1], vec![7], vec![0, 1, 2, 3, 4]];
-    assert_eq!(case.ranks(1, 0), [50, 49, 50, 46]);
+    case.masked = vec![vec![], vec![48, 1, 1], vec![6], vec![0, 1, 2, 4, 5]];
+    assert_eq!(case.ranks(1, 0), [50, 48, 49, 45]);
     assert_eq!(case.ranks(1, 0), case.expected());
+}
+
+#[test]
+fn a_masked_target_is_a_miss_wherever_it_stands_in_the_list() {
+    let mut case = Case::random(5, 40, 90, 8);
+    case.target = (0..40).map(|u| if u == 39 { -1 } else { u }).collect();
+    // The target at every place of a list longer than a warp, once more at its end, and as the best item of all.
+    case.masked = (0..40).map(|u| (0..40).map(|i| if i == u { u } else { 50 + (i * 7 + u) % 40 }).collect()).collect();
+    case.masked[5].push(5);
+    case.table[3 * 8..4 * 8].copy_from_slice(&case.h[3 * 8..4 * 8].iter().map(|x| 9.0 * x).collect::<Vec<_>>());
+    let mut expected = vec![MISS; 40];
+    expected[39] = 0;
+    assert_eq!(case.ranks(1, 0), expected);
+    case.masked = vec![vec![]; 40];
+    assert_eq!(case.ranks(1, 0), case.expected());
+    assert_eq!(case.ranks(1, 0)[3], 1);
 }
 
 #[test]
@@ -108,7 +130,7 @@ fn not_a_number_counts_against_the_model() {
     case.table[9 * 12] = f32::INFINITY;
     case.target[0] = 140;
     case.target[1] = 9;
-    case.histories[2] = vec![140, 9, 140];
+    case.masked[2] = vec![140, 9, 140];
     case.h[12 * 5 + 2] = f32::NAN;
     let ranks = case.ranks(2, 0);
     assert_eq!(ranks, case.expected());

@@ -18,24 +18,24 @@ const TILE_BYTES: usize = 33_792;
 pub struct RankChunk {
     host: HostChunk,
     shape: Shape,
-    /// Target of each user `[U]`, bounds of histories `[U + 1]`, items of histories: one after another.
+    /// Target of each user `[U]`, bounds of masked items `[U + 1]`, masked items: one after another.
     lists: Vec<u32>,
     users: usize,
 }
 
 impl RankChunk {
-    /// `step` holds one sequence and one output a user; `targets` are to be found, `histories` to be left out.
-    pub fn new<'a>(step: Step, items: usize, targets: &[u32], histories: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
+    /// `step` holds one sequence and one output a user; `targets` are to be found, `masked` items are never recommended.
+    pub fn new<'a>(step: Step, items: usize, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
         assert_eq!(step.outputs(), targets.len(), "an output a user");
         let chunk = Chunk::forward(step, items as u32);
         let mut lists = targets.to_vec();
         lists.push(0);
         let mut end = 0;
-        lists.extend(histories.clone().map(|h| {
+        lists.extend(masked.clone().map(|h| {
             end += h.len() as u32;
             end
         }));
-        lists.extend(histories.flatten());
+        lists.extend(masked.flatten());
         RankChunk { shape: Shape::of(&chunk).rounded(), host: HostChunk::new(&chunk, 0.0, 1), lists, users: targets.len() }
     }
 
@@ -71,13 +71,13 @@ impl RankRoom {
 }
 
 impl Engine {
-    /// Bytes that the ranking of users of `shape` with `history` items in their histories takes, as planned.
-    pub fn rank_bytes(&self, shape: &Shape, history: usize) -> u64 {
+    /// Bytes that the ranking of users of `shape` with `masked` masked items in all takes, as planned.
+    pub fn rank_bytes(&self, shape: &Shape, masked: usize) -> u64 {
         let shape = shape.rounded();
         let (users, tokens) = (shape.outputs as usize, shape.tokens as usize);
         // Packed arrays: six words a token, five an output, two a tile, and some to grow.
         let arrays = 4 * (6 * tokens + 5 * users + 2 * (shape.token_tiles + shape.output_tiles) as usize) / 8 * 9 + 8192;
-        (4 * encode_floats(&self.model, &shape) + arrays + 4 * (history + 4 * users)) as u64
+        (4 * encode_floats(&self.model, &shape) + arrays + 4 * (masked + 4 * users)) as u64
     }
 
     /// Memory for the ranks of `users` users.
@@ -129,7 +129,7 @@ impl Engine {
 
         let int = |n: usize| Arg::Int(n as i32);
         let list = |word: usize| Arg::Pointer(room.lists.at(4 * word));
-        let (targets, bounds, history) = (list(0), list(users), list(2 * users + 1));
+        let (targets, bounds, masked) = (list(0), list(users), list(2 * users + 1));
         let (table, threshold) = (Arg::Pointer(self.table.address()), Arg::Pointer(room.threshold.address()));
         let count = Arg::Pointer(counts.at(4 * first));
         let args = [hidden, table, targets, threshold, count, int(users), int(d)];
@@ -139,7 +139,7 @@ impl Engine {
         let slices = (4 * self.device.limits().multiprocessors as usize).div_ceil(tiles).clamp(1, items.div_ceil(TILE));
         let args = [hidden, table, threshold, count, int(users), int(items), int(d)];
         self.go("rank_count", [tiles as u32, slices as u32], 256, TILE_BYTES, &args)?;
-        let args = [hidden, table, targets, threshold, bounds, history, count, int(users), int(d)];
+        let args = [hidden, table, targets, threshold, bounds, masked, count, int(users), int(d)];
         self.go("rank_masked", [users.div_ceil(4) as u32, 1], 128, 0, &args)
     }
 

@@ -36,6 +36,13 @@ pub struct ViewSettings {
     pub llm: LlmSettings,
     /// See [`ServedSettings`].
     pub served: ServedSettings,
+    /// `eval.mask`, put here when settings are read: what a future may not come back to. No setting of its own.
+    #[serde(skip, default = "history")]
+    pub mask: Mask,
+}
+
+fn history() -> Mask {
+    Mask::History
 }
 
 impl Default for ViewSettings {
@@ -54,6 +61,7 @@ impl Default for ViewSettings {
             text: TextSettings::default(),
             llm: LlmSettings::default(),
             served: ServedSettings::default(),
+            mask: history(),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod kernels;
 mod network;
-mod spec;
+pub(super) mod spec;
 mod titles;
 
 pub use spec::{Pooling, SentenceSpec, Shape};

@@ -173,7 +173,7 @@ fn limits(folder: &Path, shape: &Shape) -> Result<(usize, bool)> {
     Ok((f.count("max_seq_length", Some(shape.positions))?.min(shape.positions), f.flag("do_lower_case", false)?))
 }
 
-fn shape(path: &Path, object: &Value) -> Result<Shape> {
+pub(in crate::llm) fn shape(path: &Path, object: &Value) -> Result<Shape> {
     let names: Vec<&str> = object.get("architectures").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
     match names.first() {
         Some(&"BertModel") => (),

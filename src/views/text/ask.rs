@@ -103,6 +103,12 @@ impl<'a> Writer<'a> {
         notes
     }
 
+    /// The items that the answer for `part` may not name: for a future those that the mask hides, else the history, of which neither a
+    /// substitute nor a counterfactual may be.
+    fn masked<'h>(&self, part: Part, history: &'h [u32]) -> &'h [u32] {
+        if part == Part::Future { self.settings.mask.masked(history) } else { history }
+    }
+
     /// What `part` of `user` needs.
     ///
     /// # Errors
@@ -112,8 +118,9 @@ impl<'a> Writer<'a> {
         if history.is_empty() {
             return Ok(Plan::Ready(Made::default()));
         }
-        let known: HashSet<u32> = history.iter().copied().collect();
-        let mut closed: Vec<u32> = history.iter().filter_map(|i| self.names.line_of(*i)).collect();
+        let masked = self.masked(part, history);
+        let known: HashSet<u32> = masked.iter().copied().collect();
+        let mut closed: Vec<u32> = masked.iter().filter_map(|i| self.names.line_of(*i)).collect();
         closed.sort_unstable();
         closed.dedup();
         closed.retain(|line| self.names.items_of(*line).iter().all(|i| known.contains(i)));
@@ -169,14 +176,13 @@ impl<'a> Writer<'a> {
     /// # Errors
     /// The reason, where the answer names too few items.
     pub fn finish(&self, mut ask: Ask<'_>, lines: &[Option<u32>], tokens: Counts) -> Result<Made, Failed> {
-        let known: HashSet<u32> = ask.history.iter().copied().collect();
         let mut counts = tokens;
         counts.lines = lines.len() as u32;
         for line in lines.iter().flatten() {
             counts.grounded += 1;
             counts.own += u32::from(ask.closed.binary_search(line).is_ok());
         }
-        let mut used = known.clone();
+        let mut used: HashSet<u32> = self.masked(ask.part, ask.history).iter().copied().collect();
         // One hash a view, so that the views of a user do not take the same item of a shared line.
         let salt = crate::views::mix(ask.user, ask.part.index() as u32);
         let mut take = |line: &Option<u32>| {

@@ -79,6 +79,11 @@ pub fn answer_lines(answer: &str, most: usize) -> Vec<String> {
     body.lines().filter(|l| !l.trim_start().starts_with("```")).map(bare).filter(|l| !l.is_empty()).take(most).collect()
 }
 
+/// Whether an answer has the form of JSON, be it cut off.
+pub fn is_json(answer: &str) -> bool {
+    fenced(answer).unwrap_or(answer).trim_start().starts_with(['{', '['])
+}
+
 /// What stands between the first pair of code fences.
 fn fenced(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("```")?;

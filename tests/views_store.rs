@@ -156,7 +156,7 @@ fn inspect_marks_what_each_view_did() {
     assert!(views::inspect(&data, &views, 1).unwrap_err().to_string().contains("user 1"));
     assert!(views::inspect(&data, &Views::default(), 0).is_err());
     assert_eq!(views::user_matching(&data, "anna").unwrap(), 0);
-    assert!(views::user_matching(&data, "ana").unwrap_err().to_string().contains("nearest is `anna`"));
+    assert!(views::user_matching(&data, "ana").unwrap_err().to_string().contains("did you mean `anna`?"));
     assert!(views::user_matching(&Dataset::default(), "ana").is_err());
 }
 

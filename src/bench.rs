@@ -1,6 +1,7 @@
 //! The round benchmark: federated rounds over synthetic clients of given lengths, with the shapes and arithmetic that the
 //! comparison programs of other frameworks use.
 
+use crate::base::{clean, memory};
 use crate::cohort;
 use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Resident, Settings, UploadRows};
 use crate::data::{Dataset, ItemText, Split};
@@ -210,7 +211,7 @@ pub fn read_lengths(path: &Path) -> Result<Vec<u32>> {
         match line.trim().parse::<u32>() {
             Ok(n) if n > 0 => lengths.push(n),
             _ => {
-                let message = format!("`{}` is not a length; write one whole number above 0 a line", line.trim());
+                let message = format!("`{}` is not a length; write one whole number above 0 a line", clean::id(line.trim()));
                 return Err(Error::Data { path: path.into(), line: i as u64 + 1, message });
             }
         }
@@ -281,8 +282,22 @@ pub fn peak_bytes() -> u64 {
     line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<u64>().ok()).map_or(0, |kb| kb * 1024)
 }
 
+/// Bytes that a world needs at least: tables of item rows with their sums and moments, names, four sequences a client.
+fn least_bytes(bench: &RoundBench) -> Option<u64> {
+    let lengths: u64 = bench.lengths.iter().map(|n| u64::from(*n.min(&bench.max_len))).sum();
+    let length = lengths.div_ceil(bench.lengths.len().max(1) as u64);
+    let items = u64::from(bench.items).checked_mul(u64::from(bench.dim) * 4 * 3 + size_of::<ItemText>() as u64 + 32)?;
+    let clients = u64::from(bench.world_clients()).checked_mul(length * 4 * 4 + size_of::<UserViews>() as u64 + 64)?;
+    items.checked_add(clients)
+}
+
 /// Runs the benchmark.
+///
+/// # Errors
+/// Where the world does not fit into memory, or the device fails.
 pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<RoundFigures> {
+    let what = format!("{} items of width {} and {} clients", bench.items, bench.dim, bench.world_clients());
+    memory::check(&what, least_bytes(bench), "lower --items, --dim, --clients or --population")?;
     let (data, views) = world(bench);
     let settings = settings(bench);
     let mut device = Devices::default().to_train(&settings)?;

@@ -1,12 +1,13 @@
 //! The one error type of the crate: what went wrong, where, and what to do about it.
 
+use crate::base::clean;
 use std::path::{Path, PathBuf};
 
 /// Everything that can go wrong. Each message says what, where and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file could not be opened, read or written.
-    #[error("{path}: cannot {action}: {source}{}", remedy(source))]
+    #[error("{}: cannot {action}: {source}{}", clean::path(path), remedy(source))]
     Io {
         /// The file or folder concerned.
         path: PathBuf,
@@ -26,7 +27,7 @@ pub enum Error {
         message: String,
     },
     /// A setting is unknown, mistyped or out of range.
-    #[error("setting `{key}`: {message}")]
+    #[error("setting `{}`: {message}", clean::id(key))]
     Setting {
         /// Dotted key, such as `model.dim`.
         key: String,
@@ -34,7 +35,7 @@ pub enum Error {
         message: String,
     },
     /// A checkpoint, prepared data set or view file does not fit what it is used with.
-    #[error("{path}: {message}")]
+    #[error("{}: {message}", clean::path(path))]
     Mismatch {
         /// The file or folder concerned.
         path: PathBuf,
@@ -92,7 +93,7 @@ fn remedy(source: &std::io::Error) -> &'static str {
 
 /// `FILE:LINE`, or the file alone for line 0.
 fn place(path: &Path, line: u64) -> String {
-    if line == 0 { path.display().to_string() } else { format!("{}:{line}", path.display()) }
+    if line == 0 { clean::path(path) } else { format!("{}:{line}", clean::path(path)) }
 }
 
 impl Error {

@@ -28,7 +28,10 @@ pub fn for_each<S: Send>(states: &mut [S], n: usize, chunk: usize, work: impl Fn
         [one] => run(one),
         [first, rest @ ..] => std::thread::scope(|scope| {
             for state in rest {
-                scope.spawn(|| run(state));
+                // Where the system gives no more threads, those that run do the work.
+                if std::thread::Builder::new().spawn_scoped(scope, || run(state)).is_err() {
+                    break;
+                }
             }
             run(first);
         }),

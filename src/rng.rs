@@ -30,6 +30,8 @@ pub enum Purpose {
     Bench = 10,
     /// Resampling for confidence intervals.
     Bootstrap = 11,
+    /// Which clients are malicious, and what they draw.
+    Attack = 12,
     /// Tokens of generated texts.
     Tokens = 20,
 }

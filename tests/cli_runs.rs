@@ -76,7 +76,7 @@ fn a_run_from_start_to_comparison() {
     let history = items[..2].join(",");
     let next = sandbox.lumos(&["recommend", "a", "--history", &history, "-k", "100", "--json"]).json();
     assert!(next["items"].as_array().unwrap().iter().all(|i| !items[..2].contains(&i["item"].as_str().unwrap().to_string())));
-    sandbox.lumos(&["recommend", "a", "--user", "nobody!"]).refused(1, &["nobody!", "did you mean"]);
+    sandbox.lumos(&["recommend", "a", "--user", "nobody!"]).refused(1, &["no user `nobody!`"]);
     sandbox.lumos(&["recommend", "a", "--history", &items[0], "-k", "1000"]).refused(1, &["-k", "120"]);
 }
 
@@ -208,46 +208,4 @@ fn data_and_views_commands_answer() {
     assert!(sandbox.lumos(&["views", "inspect", &small()]).done().contains("reused"));
     sandbox.lumos(&["views", "inspect", &small(), "--user", "nobody!"]).refused(1, &["nobody!"]);
     sandbox.lumos(&["views", "build", &small(), "--set", "method=fed-sasrec"]).refused(1, &["uses no views"]);
-}
-
-/// Ctrl-C lets the round end and saves it; the resumed run ends with the bits of one that was never interrupted.
-#[cfg(unix)]
-#[test]
-fn an_interrupted_run_goes_on_to_the_same_bits() {
-    use std::process::Stdio;
-    use std::time::{Duration, Instant};
-    let sandbox = Sandbox::new();
-    // Sixty rounds, so that the signal finds the run at work wherever it lands; validated rarely, so that the last save is the signal's.
-    let config = small();
-    let settings = ["--set", "federation.rounds=60", "--set", "eval.every=30", "--set", "federation.fraction=0.5"];
-    let words = |out: &'static str, more: &[&'static str]| {
-        let mut all = vec!["train", config.as_str(), "--out", out];
-        all.extend(settings);
-        all.extend(more);
-        all.iter().map(|s| s.to_string()).collect::<Vec<_>>()
-    };
-    let run = |all: &[String]| sandbox.lumos(&all.iter().map(String::as_str).collect::<Vec<_>>());
-    let all = words("cut", &[]);
-    let child =
-        sandbox.command(&all.iter().map(String::as_str).collect::<Vec<_>>()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let metrics_file = sandbox.path().join("cut/metrics.jsonl");
-    let start = Instant::now();
-    while std::fs::metadata(&metrics_file).map_or(0, |m| m.len()) == 0 {
-        assert!(start.elapsed() < Duration::from_secs(60), "training never began");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(killed.success());
-    let output = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(130), "{stderr}");
-    assert!(stderr.contains("interrupted") && stderr.contains("--resume") && stderr.trim_end().lines().count() == 1, "{stderr}");
-    let at = metrics(&sandbox, "cut").len();
-    assert!((1..60).contains(&at), "stopped after {at} rounds");
-    assert!(!sandbox.path().join("cut/result.json").exists());
-    sandbox.lumos(&["compare", "cut", "cut"]).refused(1, &["not finished"]);
-    let text = run(&words("cut", &["--resume"])).done();
-    assert!(text.contains(&format!("resumed after round {at}")), "{text}");
-    run(&words("whole", &[])).done();
-    same_outcome(&sandbox, "cut", "whole");
 }

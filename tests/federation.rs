@@ -6,7 +6,7 @@ use lumos::config::{
 };
 use lumos::data::{Dataset, Split};
 use lumos::eval::{MISS, metrics};
-use lumos::federation::{NamedTensor, TensorData, Trainer, wire};
+use lumos::federation::{NamedTensor, TensorData, Trainer, Update, wire};
 use lumos::views::{UserViews, Views};
 use ring::{come_back, world};
 
@@ -57,6 +57,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
         ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
+        ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
     ]
 }
@@ -118,6 +119,12 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
     }
 }
 
+fn advance(trainer: &mut Trainer, rounds: u64) {
+    for _ in 0..rounds {
+        trainer.round().unwrap();
+    }
+}
+
 /// What was restored is what a checkpoint holds, whether or not a round has been trained since.
 #[test]
 fn a_restored_state_is_given_back_as_it_was() {
@@ -129,7 +136,7 @@ fn a_restored_state_is_given_back_as_it_was() {
         assert_eq!(state, trainer.tensors().unwrap(), "{name}");
         // The same over a trainer that has state of its own, and on to the next round.
         let mut used = Trainer::new(&s, &data, &views).unwrap();
-        (0..3).for_each(|_| drop(used.round().unwrap()));
+        advance(&mut used, 3);
         used.restore(&state, 2).unwrap();
         assert_eq!((&state, used.rounds_done()), (&used.tensors().unwrap(), 2), "{name}");
         assert_eq!(trainer.round().unwrap().round, 3);
@@ -138,7 +145,7 @@ fn a_restored_state_is_given_back_as_it_was() {
         // Back to the start, where there are no moments and no private state.
         let start = Trainer::new(&s, &data, &views).unwrap().tensors().unwrap();
         used.restore(&start, 0).unwrap();
-        (0..2).for_each(|_| drop(used.round().unwrap()));
+        advance(&mut used, 2);
         assert_eq!(state, used.tensors().unwrap(), "{name}: from the start");
     }
 }
@@ -151,7 +158,7 @@ fn restoring_is_all_or_nothing() {
         let mut trainer = Trainer::new(&s, &data, &views).unwrap();
         let mut undisturbed = Trainer::new(&s, &data, &views).unwrap();
         for t in [&mut trainer, &mut undisturbed] {
-            (0..2).for_each(|_| drop(t.round().unwrap()));
+            advance(t, 2);
         }
         let (state, other) = (trainer.tensors().unwrap(), train(&s, &data, &views, 3));
         for spoiled in 0..other.len() {
@@ -383,7 +390,7 @@ fn bytes_on_the_wire_are_those_of_the_encoding() {
     let report = trainer.round().unwrap();
     let after = trainer.tensors().unwrap();
     let moved = changed(&before, items_of(&after), 12);
-    let update = wire::Update {
+    let update = Update {
         client: 0,
         weight: 1,
         dense: vec![0.0; trainer.weights().unwrap().dense.len()],

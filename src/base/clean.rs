@@ -7,6 +7,10 @@ use unicode_width::UnicodeWidthChar;
 /// Columns of an id, a header or a value that a message quotes.
 const QUOTED: usize = 60;
 
+/// Characters of a word in a message, and of a message.
+const WORD: usize = 400;
+const MESSAGE: usize = 8000;
+
 /// Stands for a control character, so that a reader sees that there is something.
 const MARK: char = '\u{fffd}';
 
@@ -50,6 +54,21 @@ pub fn path(path: &Path) -> String {
 /// A whole message or table: its line breaks are meant, everything else is cleaned.
 pub fn lines(text: &str) -> String {
     cleaned(text).collect()
+}
+
+/// A message, whose line breaks are meant: cleaned, and neither a word in it nor the whole floods the screen.
+pub fn message(text: &str) -> String {
+    let short = lines(text).split_inclusive([' ', '\n']).map(word).collect::<String>();
+    if short.chars().count() <= MESSAGE { short } else { short.chars().take(MESSAGE).chain(['\u{2026}']).collect() }
+}
+
+/// A word with the blank or line break behind it, cut where it is longer than any word of ours or most paths.
+fn word(text: &str) -> String {
+    if text.chars().count() <= WORD {
+        return text.to_string();
+    }
+    let end = text.chars().last().filter(|c| c.is_whitespace());
+    line(text, WORD).trim_end().chars().chain(end).collect()
 }
 
 /// Columns that cleaned text takes on a terminal.
@@ -106,6 +125,9 @@ mod tests {
         assert_eq!(line("abc", 3), "abc");
         assert_eq!((line("abc", 1), line("abc", 0)), ("\u{2026}".into(), String::new()));
         assert_eq!(lines("one\ntwo\r\n\u{1b}[2J"), "one\ntwo\u{fffd}\n\u{fffd}[2J");
+        assert_eq!(message("a\n\u{1b} b"), "a\n\u{fffd} b");
+        assert_eq!(message(&format!("no `{}` here", "x".repeat(3000))).chars().count(), 400 + 8);
+        assert!(message(&"word ".repeat(3000)).chars().count() <= 8001);
         assert_eq!(path(Path::new("data/a\nb\u{1b}c")), "data/a b\u{fffd}c");
     }
 

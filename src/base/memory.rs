@@ -1,22 +1,44 @@
-//! How much memory this process may ask for.
+//! Memory of the machine: what numbers ask for is held against it before it is allocated, for an allocation that fails ends the process.
 
-use std::fs;
+use crate::{Error, Result};
 
-/// Bytes that the machine has left, at most those that the control group of this process may use. `None` where the system does not tell.
-pub fn available() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_machine(&text));
-    // A group without a limit says `max`, which is no number. What it uses is mostly cached files, so its limit counts whole.
-    let group = fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
-    match (machine, group) {
-        (Some(machine), Some(group)) => Some(machine.min(group)),
-        (machine, group) => machine.or(group),
+/// Bytes that this process may use: the machine's, or its control group's where that is less; `None` where the system does not tell.
+pub fn limit() -> Option<u64> {
+    let machine = meminfo(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let group = group.iter().filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok());
+    group.chain(machine).min()
+}
+
+fn meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok().map(|kb| kb * 1024)
+}
+
+/// Refuses `what` where it needs more `bytes` than there can be; `None` for more than can be counted. `remedy` says what to lower.
+///
+/// # Errors
+/// [`Error::Usage`] with both numbers.
+pub fn check(what: &str, bytes: Option<u64>, remedy: &str) -> Result<()> {
+    fit(what, bytes, limit(), remedy)
+}
+
+fn fit(what: &str, bytes: Option<u64>, limit: Option<u64>, remedy: &str) -> Result<()> {
+    // No allocation may be longer, whatever there is.
+    let limit = limit.unwrap_or(u64::MAX).min(isize::MAX as u64);
+    match bytes {
+        Some(bytes) if bytes <= limit => Ok(()),
+        bytes => {
+            let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+            let needs = bytes.map_or("more than can be counted".into(), gib);
+            Err(Error::Usage(format!("{what}: {needs} needed, {} of memory there; {remedy}", gib(limit))))
+        }
     }
 }
 
-/// The bytes in the line `MemAvailable` of `/proc/meminfo`.
-fn of_machine(meminfo: &str) -> Option<u64> {
-    let value = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    value.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
+/// The product of `factors`; `None` where it is too large to count.
+pub fn product<const N: usize>(factors: [usize; N]) -> Option<u64> {
+    factors.iter().try_fold(1u64, |n, f| n.checked_mul(*f as u64))
 }
 
 #[cfg(test)]
@@ -24,10 +46,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_linux_writes() {
-        let text = "MemTotal:       24689656 kB\nMemFree:         1035212 kB\nMemAvailable:   23178292 kB\n";
-        assert_eq!(of_machine(text), Some(23_178_292 * 1024));
-        assert_eq!(of_machine("MemTotal: 1 kB\n"), None);
-        assert_eq!(of_machine("MemAvailable: 99999999999999999999 kB\n"), None);
+    fn what_is_too_much_is_refused_with_both_numbers() {
+        assert_eq!(meminfo("MemTotal:       2048 kB\nMemFree: 1 kB\n"), Some(2 << 20));
+        assert!(fit("cache", Some(3 << 30), Some(4 << 30), "").is_ok() && fit("cache", Some(1 << 62), None, "").is_ok());
+        let message = fit("1 cache", Some(5 << 30), Some(4 << 30), "lower --batch").unwrap_err().to_string();
+        assert_eq!(message, "1 cache: 5.0 GiB needed, 4.0 GiB of memory there; lower --batch");
+        for bytes in [None, Some(u64::MAX)] {
+            assert!(fit("cache", bytes, None, "").is_err());
+        }
+        assert_eq!((product([3, 4]), product([usize::MAX, 2])), (Some(12), None));
+        assert!(limit().is_none_or(|bytes| bytes > 1 << 20));
     }
 }

@@ -87,11 +87,7 @@ impl FromStr for Part {
 
     fn from_str(text: &str) -> Result<Part> {
         let known = || Part::ALL.iter().copied().chain([Part::Smoke]);
-        known().find(|p| p.name() == text.trim()).ok_or_else(|| {
-            let nearest = names::nearest(text.trim(), known().map(Part::name)).unwrap_or("kernels");
-            let all: Vec<&str> = known().map(Part::name).collect();
-            Error::Usage(format!("unknown part `{text}`: did you mean `{nearest}`? Valid: {}", all.join(", ")))
-        })
+        known().find(|p| p.name() == text.trim()).ok_or_else(|| Error::Usage(names::unknown("part", text.trim(), known().map(Part::name))))
     }
 }
 

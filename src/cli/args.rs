@@ -4,7 +4,23 @@ use crate::Result;
 use crate::config::{self, Effective, methods};
 use crate::data::Split;
 use clap::ValueEnum;
+use std::fmt::Display;
 use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Most threads, as for the setting `threads`.
+pub const MOST_THREADS: usize = 4096;
+
+/// A parser of numbers from `low` to `high`.
+pub fn between<T>(low: T, high: T) -> impl Fn(&str) -> std::result::Result<T, String> + Clone + Send + Sync
+where
+    T: FromStr + PartialOrd + Display + Copy + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.trim().parse::<T>().ok().filter(|n| (low..=high).contains(n));
+        number.ok_or_else(|| format!("must be between {low} and {high}"))
+    }
+}
 
 /// A configuration file and what overrules it.
 #[derive(clap::Args)]

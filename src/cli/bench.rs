@@ -1,5 +1,6 @@
 //! `lumos bench`: figures of speed.
 
+use super::args::{MOST_THREADS, between};
 use super::output::{say, say_json};
 use super::progress::Progress;
 use crate::bench::{self, DeviceFigures, RoundBench};
@@ -29,37 +30,37 @@ Examples:
   lumos bench round --population 1000000 --items 1000000     a round costs what its cohort costs")]
 pub struct RoundArgs {
     /// Clients of a round
-    #[arg(long, default_value_t = 2788)]
+    #[arg(long, value_name = "N", default_value_t = 2788, value_parser = between::<u32>(1, 10_000_000))]
     clients: u32,
     /// Clients in the world, of which each round draws --clients [default: just those]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = between::<u32>(0, 100_000_000))]
     population: u32,
     /// Local epochs of a client
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<u32>(1, 1000))]
     epochs: u32,
     /// Width of item rows and hidden states
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between::<u32>(1, 4096))]
     dim: u32,
     /// Blocks
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = between::<u32>(1, 64))]
     blocks: u32,
     /// Attention heads
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = between::<u32>(1, 4096))]
     heads: u32,
     /// Items of the catalogue
-    #[arg(long, default_value_t = 10_430)]
+    #[arg(long, value_name = "N", default_value_t = 10_430, value_parser = between::<u32>(2, 100_000_000))]
     items: u32,
     /// Longest input
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = between::<u32>(1, 65_536))]
     max_len: u32,
     /// File with one training length a line [default: geometric, like Amazon Cell Phones]
     #[arg(long, value_name = "FILE")]
     lengths: Option<PathBuf>,
     /// Timed rounds; one more runs first
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<u32>(1, 1_000_000))]
     rounds: u32,
     /// Threads; 0 means all cores
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<u32>(0, MOST_THREADS as u32))]
     threads: u32,
     /// Where clients are trained: auto, cpu, cuda, cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
@@ -106,28 +107,11 @@ pub fn main(command: &Command) -> Result<()> {
 }
 
 fn round(args: &RoundArgs) -> Result<()> {
-    let positive = |name: &str, value: u32| {
-        if value == 0 { Err(Error::Usage(format!("--{name} must be at least 1"))) } else { Ok(()) }
-    };
-    for (name, value) in [
-        ("clients", args.clients),
-        ("epochs", args.epochs),
-        ("dim", args.dim),
-        ("blocks", args.blocks),
-        ("heads", args.heads),
-        ("max-len", args.max_len),
-        ("rounds", args.rounds),
-    ] {
-        positive(name, value)?;
-    }
     if !args.dim.is_multiple_of(args.heads) {
         return Err(Error::Usage(format!("--heads {} does not divide --dim {}", args.heads, args.dim)));
     }
     if args.population != 0 && args.population < args.clients {
         return Err(Error::Usage(format!("--population {} is smaller than --clients {}", args.population, args.clients)));
-    }
-    if args.items < 2 {
-        return Err(Error::Usage("--items must be at least 2".into()));
     }
     let lengths = match &args.lengths {
         Some(path) => bench::read_lengths(path)?,

@@ -1,10 +1,11 @@
 //! `lumos bench ground`: how well lines of free text find their titles.
 
+use super::args::{MOST_THREADS, between};
 use super::output::{say, say_json};
 use super::table::table;
 use crate::config::TextSettings;
 use crate::views::{GroundBench, Outcome, Scored, bench_ground};
-use crate::{Error, Result, data};
+use crate::{Result, data};
 use std::path::PathBuf;
 
 /// Free text to titles: what becomes of edited titles and of lines that are none, by words and by meaning
@@ -25,16 +26,16 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     prefix: String,
     /// Titles asked about in each way
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = between::<usize>(1, 1_000_000))]
     titles: usize,
-    /// Thresholds for words
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.2,0.3,0.4,0.5,0.6")]
+    /// Thresholds for words, likenesses from 0 to 1
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = between::<f32>(0.0, 1.0), default_value = "0.2,0.3,0.4,0.5,0.6")]
     words: Vec<f32>,
-    /// Thresholds for meaning
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "0.5,0.6,0.65,0.7,0.75,0.8,0.85,0.9")]
+    /// Thresholds for meaning, cosines from -1 to 1
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = between::<f32>(-1.0, 1.0), allow_negative_numbers = true, default_value = "0.5,0.6,0.65,0.7,0.75,0.8,0.85,0.9")]
     meaning: Vec<f32>,
     /// Threads; 0 means all cores
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<usize>(0, MOST_THREADS))]
     threads: usize,
     /// Seed
     #[arg(long, value_name = "N", default_value_t = 7)]
@@ -45,9 +46,6 @@ pub struct Args {
 }
 
 pub fn main(args: &Args) -> Result<()> {
-    if args.titles == 0 {
-        return Err(Error::Usage("--titles must be at least 1".into()));
-    }
     let text = TextSettings { embedder: args.embedder.clone(), embed_prefix: args.prefix.clone(), ..Default::default() };
     let bench = GroundBench {
         text,

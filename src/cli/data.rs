@@ -144,7 +144,10 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Synth(args) => synth(args),
         Command::Build(args) => {
             let progress = Progress::new(false);
-            run::prepare_data(&args.config.load()?.settings, args.overwrite, &progress).map(|_| ())
+            let effective = args.config.load()?;
+            let (data, _) = run::prepare_data(&effective.settings, args.overwrite, &progress)?;
+            run::returning_notice(&effective, &data).iter().for_each(|text| progress.note(text));
+            Ok(())
         }
     }
 }
@@ -184,7 +187,12 @@ fn prepare(args: &Prepare) -> Result<()> {
     sets.extend(setting("also_bought_column", &args.also_bought_column));
     sets.extend(setting("duplicates", &args.duplicates));
     sets.extend(setting("repeats", &args.repeats));
-    store(&sets, &args.out, args.overwrite)
+    let effective = config::load(None, &sets).map_err(in_flags)?;
+    let stats = store(&effective.settings, &args.out, args.overwrite)?;
+    if stats.repeats == 0 {
+        return Ok(());
+    }
+    run::returning_notice(&effective, &data::load(&args.out)?).map_or(Ok(()), |note| say(with_flags(&note)))
 }
 
 fn synth(args: &Synth) -> Result<()> {
@@ -193,7 +201,7 @@ fn synth(args: &Synth) -> Result<()> {
     sets.extend(setting("synth_items", &args.items));
     sets.extend(setting("synth_mean_length", &args.mean_length));
     sets.extend(setting("synth_seed", &args.seed));
-    store(&sets, &args.out, args.overwrite)
+    store(&config::load(None, &sets).map_err(in_flags)?.settings, &args.out, args.overwrite).map(|_| ())
 }
 
 /// Flags of settings that have another name or no default; every other flag is called as its setting is, with dashes.
@@ -236,8 +244,7 @@ fn in_flags(error: Error) -> Error {
     }
 }
 
-fn store(sets: &[String], out: &Path, overwrite: bool) -> Result<()> {
-    let settings = config::load(None, sets).map_err(in_flags)?.settings;
+fn store(settings: &Settings, out: &Path, overwrite: bool) -> Result<Stats> {
     let progress = Progress::new(false);
     let report = |what: &str, done, total| progress.stage(what, done, total);
     let manifest = data::prepare(&settings.data, out, overwrite, &report).map_err(in_flags)?;
@@ -246,7 +253,8 @@ fn store(sets: &[String], out: &Path, overwrite: bool) -> Result<()> {
         say(with_flags(&note))?;
     }
     say(lines(&manifest.stats, manifest.dropped))?;
-    say(format!("prepared in {}", out.display()))
+    say(format!("prepared in {}", out.display()))?;
+    Ok(manifest.stats)
 }
 
 /// The statistics of a prepared folder.

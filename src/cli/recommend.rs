@@ -4,6 +4,7 @@ use super::args::Which;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::table_with;
+use crate::base::clean;
 use crate::config::names;
 use crate::run::{self, RunFolder};
 use crate::{Error, Result, data::Dataset};
@@ -34,6 +35,9 @@ pub struct Args {
     #[arg(long)]
     json: bool,
 }
+
+/// Columns of a title that are shown.
+const TITLE: usize = 70;
 
 /// Whose history, or which.
 #[derive(clap::Args)]
@@ -76,17 +80,20 @@ fn items(value: &str, tokens: &[String]) -> Result<Vec<u32>> {
 fn find(what: &str, flag: &str, token: &str, tokens: &[String]) -> Result<u32> {
     let found = tokens.iter().position(|t| t == token).map(|i| i as u32);
     found.ok_or_else(|| {
-        let nearest = names::nearest(token, tokens.iter().map(String::as_str));
-        let hint = nearest.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
-        Error::Usage(format!("{flag}: the data set has no {what} `{token}`{hint}"))
+        let hint = names::hint(token, tokens.iter().map(String::as_str));
+        Error::Usage(format!("{flag}: the data set has no {what} `{}`{hint}", clean::id(token)))
     })
 }
 
-fn title(data: &Dataset, item: u32) -> &str {
-    match data.catalogue.get(item as usize).map(|t| t.title.as_str()) {
-        Some(title) if !title.is_empty() => title,
-        _ => "(no title)",
+fn title(data: &Dataset, item: u32) -> String {
+    match data.catalogue.get(item as usize).map(|t| t.title.trim()) {
+        Some(title) if !title.is_empty() => clean::line(title, TITLE),
+        _ => "(no title)".to_string(),
     }
+}
+
+fn token(data: &Dataset, item: u32) -> String {
+    data.item_tokens.get(item as usize).map_or(String::new(), |t| clean::id(t))
 }
 
 pub fn main(args: &Args) -> Result<()> {
@@ -119,14 +126,12 @@ pub fn main(args: &Args) -> Result<()> {
     let latest = &history[history.len().saturating_sub(5)..];
     say(format!("history: {} items, the latest {}:", history.len(), latest.len()))?;
     for &item in latest {
-        say(format!("  {}  {}", data.item_tokens[item as usize], title(&data, item)))?;
+        say(format!("  {}  {}", token(&data, item), title(&data, item)))?;
     }
     let rows: Vec<Vec<String>> = top
         .iter()
         .enumerate()
-        .map(|(i, (item, score))| {
-            vec![format!("{}", i + 1), format!("{score:.3}"), data.item_tokens[*item as usize].clone(), title(&data, *item).to_string()]
-        })
+        .map(|(i, (item, score))| vec![format!("{}", i + 1), format!("{score:.3}"), token(&data, *item), title(&data, *item)])
         .collect();
     say(table_with(&["", "score", "item", "title"], &rows, |column| column > 1))
 }

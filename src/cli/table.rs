@@ -1,5 +1,7 @@
 //! Plain tables.
 
+use crate::base::clean;
+
 /// Lines of a table with a rule below its head: the first column to the left, the others to the right. Rows may be shorter than the head.
 pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     table_with(head, rows, |column| column == 0)
@@ -9,14 +11,14 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
 pub fn table_with(head: &[&str], rows: &[Vec<String>], left: impl Fn(usize) -> bool) -> String {
     let columns = rows.iter().map(Vec::len).chain([head.len()]).max().unwrap_or(0);
     let width = |c: usize| {
-        let cells = rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count());
-        cells.chain(head.get(c).map(|s| s.chars().count())).max().unwrap_or(0)
+        let cells = rows.iter().filter_map(|r| r.get(c)).map(|s| clean::columns(s));
+        cells.chain(head.get(c).map(|s| clean::columns(s))).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |cells: &[String]| {
         let mut text = String::new();
         for (c, cell) in cells.iter().enumerate() {
-            let gap = " ".repeat(widths[c] - cell.chars().count());
+            let gap = " ".repeat(widths[c] - clean::columns(cell));
             text += if c == 0 { "" } else { "  " };
             text += &if left(c) { format!("{cell}{gap}") } else { format!("{gap}{cell}") };
         }
@@ -31,7 +33,7 @@ pub fn table_with(head: &[&str], rows: &[Vec<String>], left: impl Fn(usize) -> b
 
 /// Names and values below each other, both to the left.
 pub fn pairs(rows: &[(&str, String)]) -> String {
-    let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let width = rows.iter().map(|(name, _)| clean::columns(name)).max().unwrap_or(0);
     rows.iter().map(|(name, value)| format!("{name:width$}  {value}").trim_end().to_string()).collect::<Vec<_>>().join("\n")
 }
 
@@ -51,5 +53,7 @@ mod tests {
     fn columns_line_up() {
         let rows = vec![vec!["é".to_string(), "1.5".to_string()], vec!["long".to_string()]];
         assert_eq!(super::table(&["name", "x"], &rows), "name    x\n---------\né     1.5\nlong");
+        let wide = vec![vec!["日本".to_string(), "1".to_string()], vec!["abcd".to_string(), "2".to_string()]];
+        assert_eq!(super::table(&["x", "y"], &wide), "x     y\n-------\n日本  1\nabcd  2");
     }
 }

@@ -6,7 +6,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
 use crate::config::{self, Effective};
-use crate::run::{self, Devices, Job, Observer, Prepared};
+use crate::run::{self, Claim, Devices, Job, Observer, Prepared, Start};
 use crate::{Result, data};
 use std::path::PathBuf;
 
@@ -69,11 +69,12 @@ pub fn main(args: &Args) -> Result<()> {
     };
     let stop = interrupt::listen()?;
     let progress = Progress::new(args.json);
+    let claim = Claim::take(&out, if args.resume { Start::Resume } else { Start::New })?;
     // Before anything is prepared: a GPU that cannot be had is better known at once.
     let device = Devices::default().to_train(&effective.settings)?;
     let prepared = args.prepare(&effective, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
     run::returning_notice(&effective, &prepared.data).iter().for_each(|text| progress.note(text));
-    let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &out, resume: args.resume, stop };
+    let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &claim, stop };
     let result = run::train(&job, &progress).map_err(|e| interrupt::how_to_resume(e, Some("--resume")))?;
     drop(progress);
     if args.json {

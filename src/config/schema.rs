@@ -1,6 +1,7 @@
 //! The shape of the settings, taken from their serialized defaults: which keys exist, of which kind, and which names a key accepts.
 
 use super::{Settings, names};
+use crate::base::clean;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use toml::{Table, Value};
@@ -92,11 +93,16 @@ impl Schema {
                 format!("{place}: is a table of settings, not a value; write `[{key}]` and its keys below it"),
             ));
         }
-        let nearest = names::nearest(key, self.keys()).unwrap_or_default();
-        let section = key.rsplit_once('.').map_or("", |(s, _)| s);
-        let listed = if self.sections.iter().any(|s| s == section) { section } else { nearest.rsplit_once('.').map_or("", |(s, _)| s) };
-        let valid: Vec<&str> = self.keys().filter(|k| k.rsplit_once('.').map_or("", |(s, _)| s) == listed).collect();
-        Err(Error::setting(key, format!("{place}: unknown setting; did you mean `{nearest}`? Valid: {}", valid.join(", "))))
+        let nearest = names::nearest(key, self.keys());
+        let section_of = |key: &str| key.rsplit_once('.').map_or(String::new(), |(s, _)| s.to_string());
+        let section = section_of(key);
+        let listed = if self.sections.contains(&section) { Some(section) } else { nearest.map(section_of) };
+        let Some(listed) = listed else {
+            return Err(Error::setting(key, format!("{place}: unknown setting; `lumos config` lists all of them")));
+        };
+        let valid: Vec<&str> = self.keys().filter(|k| section_of(k) == listed).collect();
+        let hint = nearest.map_or(".".to_string(), |n| format!("; did you mean `{n}`?"));
+        Err(Error::setting(key, format!("{place}: unknown setting{hint} Valid: {}", valid.join(", "))))
     }
 
     /// Checks one value against its key: kind, accepted names, range of the number type.
@@ -261,7 +267,7 @@ pub fn tidy(x: f64) -> f64 {
 
 fn found(value: &Value) -> String {
     match value {
-        Value::String(s) => format!("the text \"{s}\""),
+        Value::String(s) => format!("the text \"{}\"", clean::id(s)),
         Value::Integer(n) => format!("the whole number {n}"),
         Value::Float(x) => format!("the number {x}"),
         Value::Boolean(b) => b.to_string(),

@@ -277,6 +277,9 @@ pub struct FederationSettings {
     pub server_beta2: f32,
     /// FedAdam's adaptivity tau.
     pub server_eps: f32,
+    /// What happens to updates, in the order in which a client applies it and backwards on the server: names with options, such as
+    /// `["sign-flip share=0.1", "norm-bound bound=0.5", "median"]`. See [`crate::federation::rules`].
+    pub rules: Vec<String>,
     /// Megabytes of private client state kept in memory; beyond it the state is kept on disk in the run folder.
     pub private_memory_mb: u32,
 }
@@ -298,6 +301,7 @@ impl Default for FederationSettings {
             server_momentum: 0.0,
             server_beta2: 0.99,
             server_eps: 1e-3,
+            rules: Vec::new(),
             private_memory_mb: 1024,
         }
     }

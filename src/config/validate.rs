@@ -199,7 +199,8 @@ fn federation(settings: &Settings) -> Result<()> {
     number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "a rate from 0 to below 1")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "a rate from 0 to below 1")?;
-    number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")
+    number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")?;
+    crate::federation::rules::build(&s.rules).map(|_| ())
 }
 
 fn gpu(settings: &Settings) -> Result<()> {

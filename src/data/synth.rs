@@ -158,14 +158,14 @@ struct World {
 fn check_memory(users: u32, items: u32, mean: f32) -> Result<()> {
     let by_users = u64::from(users) * USER_BYTES + (f64::from(users) * f64::from(mean)) as u64 * STEP_BYTES;
     let by_items = u64::from(items) * ITEM_BYTES;
-    let (needed, limit) = (by_users + by_items, memory::available().unwrap_or(MEMORY));
+    let (needed, limit) = (by_users + by_items, memory::limit().unwrap_or(MEMORY));
     if needed <= limit {
         return Ok(());
     }
     let key = if by_users > by_items { "data.synth_users" } else { "data.synth_items" };
     let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let message = format!(
-        "a world of {users} users and {items} items needs about {:.1} GiB of memory, {:.1} GiB are free; make it smaller",
+        "a world of {users} users and {items} items needs about {:.1} GiB of memory, there are {:.1} GiB; make it smaller",
         gib(needed),
         gib(limit)
     );

@@ -1,6 +1,8 @@
 //! HR@K, NDCG@K and MRR@K over users, from the ranks of one target each.
 
 use super::MISS;
+use crate::base::clean;
+use crate::config::names::nearest;
 use crate::{Error, Result};
 use serde::de::Error as _;
 use serde::ser::SerializeMap;
@@ -55,17 +57,16 @@ impl SelectMetric {
     /// Reads `NAME@K`; the error names `key` and the nearest metric.
     pub fn parse(key: &str, text: &str) -> Result<SelectMetric> {
         let names = Metric::ALL.map(Metric::name);
-        let usage =
-            || Error::setting(key, format!("`{text}` is not a metric; write NAME@K with one of {}, such as NDCG@20", names.join(", ")));
+        let usage = || {
+            let text = clean::id(text);
+            Error::setting(key, format!("`{text}` is not a metric; write NAME@K with one of {}, such as NDCG@20", names.join(", ")))
+        };
         let (name, k) = text.split_once('@').ok_or_else(usage)?;
         // Written the one way that the keys of results are written: `HR@05` would be found in no result.
         let k = k.parse().ok().filter(|&n: &u32| n > 0 && n.to_string() == k).ok_or_else(usage)?;
         let metric = Metric::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
-            let near = names.iter().max_by(|a, b| {
-                let like = |n: &str| strsim::jaro_winkler(n, &name.to_uppercase());
-                like(a).total_cmp(&like(b))
-            });
-            Error::setting(key, format!("unknown metric `{name}`; did you mean `{}@{k}`?", near.unwrap_or(&"HR")))
+            let near = nearest(name, names).map_or(".".to_string(), |n| format!("; did you mean `{n}@{k}`?"));
+            Error::setting(key, format!("unknown metric `{}`{near} Valid: {}", clean::id(name), names.join(", ")))
         })?;
         Ok(SelectMetric { metric, k })
     }

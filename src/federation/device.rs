@@ -29,6 +29,9 @@ pub fn unsupported(settings: &Settings) -> Option<&'static str> {
     if settings.federation.clients == Clients::One {
         return Some("centralised training (federation.clients = \"one\") runs on the CPU");
     }
+    if !settings.federation.rules.is_empty() {
+        return Some("rules for updates (federation.rules) are applied on the CPU");
+    }
     unsupported_ranking(settings)
 }
 

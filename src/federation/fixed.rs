@@ -18,6 +18,24 @@ pub fn add_change(sums: &mut [i64], before: &[f32], after: &[f32], weight: i64) 
     if weight == 1 { add::<false>(sums, before, after, 1) } else { add::<true>(sums, before, after, weight) }
 }
 
+/// [`add_change`] of changes that are there as values.
+#[must_use]
+pub fn add_values(sums: &mut [i64], values: &[f32], weight: i64) -> bool {
+    assert_eq!(sums.len(), values.len());
+    let mut fine = true;
+    for (sum, &value) in sums.iter_mut().zip(values) {
+        fine &= value.abs() <= LIMIT;
+        *sum = sum.wrapping_add(to_fixed(value).wrapping_mul(weight));
+    }
+    fine
+}
+
+/// Rounds to nearest, ties to even.
+#[inline(always)]
+fn to_fixed(change: f32) -> i64 {
+    (f64::from(change) * SCALE + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i64
+}
+
 /// Adding 1.5 * 2^52 leaves the rounded integer in the low bits of a double: a conversion that vectorises everywhere.
 const MAGIC: f64 = 6_755_399_441_055_744.0;
 
@@ -44,7 +62,7 @@ fn body<const WEIGHTED: bool>(sums: &mut [i64], before: &[f32], after: &[f32], w
     for ((s, &b), &a) in sums.iter_mut().zip(before).zip(after) {
         let change = a - b;
         fine &= change.abs() <= LIMIT;
-        let fixed = (f64::from(change) * SCALE + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i64;
+        let fixed = to_fixed(change);
         *s = s.wrapping_add(if WEIGHTED { fixed.wrapping_mul(weight) } else { fixed });
     }
     fine

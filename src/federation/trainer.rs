@@ -5,9 +5,10 @@ use super::device_use::DeviceUse;
 use super::fixed;
 use super::private::{PrivateShape, PrivateState, PrivateStore};
 use super::report::{RoundReport, Totals};
+use super::rules::{self, Needs, Occasion};
 use super::server::Server;
 use super::tensor::{NamedTensor, TensorData};
-use super::visit::Lane;
+use super::visit::{Lane, Rules};
 use crate::backend::cuda::Device;
 use crate::cohort::{self, Cohort};
 use crate::config::{Clients, Group, Settings};
@@ -51,6 +52,7 @@ pub struct Trainer<'a> {
     pub(super) weights: Weights,
     pub(super) server: Server,
     lanes: Vec<Lane<'a>>,
+    rules: Rules,
     pub(super) private: PrivateStore,
     pub(super) threads: usize,
     /// Users in order, for the participant that holds all sequences.
@@ -85,6 +87,8 @@ impl<'a> Trainer<'a> {
         let threads = if settings.federation.clients == Clients::One { 1 } else { wanted };
         let lanes = (0..threads).map(|_| Lane::new(settings, data, views, &spec)).collect();
         let users: Vec<u32> = (0..data.users() as u32).collect();
+        let list = rules::build(&settings.federation.rules)?;
+        let rules = Rules { all: list.iter().any(|rule| rule.needs() == Needs::All), list };
         Ok(Trainer {
             settings,
             data,
@@ -92,6 +96,7 @@ impl<'a> Trainer<'a> {
             server: Server::new(&settings.federation, &weights),
             weights,
             lanes,
+            rules,
             private: PrivateStore::new(settings.federation.private_memory_mb),
             threads: wanted,
             everyone: users,
@@ -198,7 +203,19 @@ impl<'a> Trainer<'a> {
             first.sums.merge(&lane.sums);
         }
         fixed::check_weight(first.sums.weight)?;
-        self.server.apply(&self.settings.federation, &first.sums, &mut self.weights);
+        let fed = &self.settings.federation;
+        if self.rules.list.is_empty() || first.sums.weight == 0 {
+            self.server.apply(fed, &first.sums, &mut self.weights);
+        } else {
+            let updates = rest.iter_mut().fold(std::mem::take(&mut first.updates), |mut all, lane| {
+                all.append(&mut lane.updates);
+                all
+            });
+            let mut mean = Server::mean(fed, &first.sums, self.weights.spec.dim(), updates);
+            let occasion = Occasion { seed: self.settings.seed, round };
+            self.rules.list.iter().rev().for_each(|rule| rule.server(&occasion, &mut mean));
+            self.server.apply_mean(fed, &mean, &mut self.weights);
+        }
         let served = t.elapsed().as_secs_f64();
 
         let private: Vec<(u32, PrivateState)> = self.lanes.iter_mut().flat_map(|l| l.private.drain(..)).collect();
@@ -258,6 +275,7 @@ impl<'a> Trainer<'a> {
         }
         let done = std::sync::atomic::AtomicU64::new(0);
         let (settings, model, weights, everyone, private) = (self.settings, &self.model, &self.weights, &self.everyone, &self.private);
+        let rules = &self.rules;
         let quiet = |_: u64, _: u64| {};
         parallel::for_each(&mut self.lanes, clients.len(), 8, |lane, i| {
             let client = clients[i];
@@ -271,7 +289,7 @@ impl<'a> Trainer<'a> {
             };
             let users = if single { everyone.as_slice() } else { one(everyone, client) };
             let steps: &dyn Fn(u64, u64) = if single { progress } else { &quiet };
-            lane.visit(settings, model, weights, client, users, round, state.as_ref(), steps);
+            lane.visit(settings, model, weights, client, users, round, state.as_ref(), rules, steps);
             if !single {
                 let n = done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
                 if n.is_multiple_of(64) || n == clients.len() as u64 {

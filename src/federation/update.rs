@@ -1,107 +1,68 @@
-//! What clients send back, added up as it comes.
+//! One client's update as a value: what a visit gives back, what crosses the wire, what a rule may change.
 
-use super::fixed;
-use crate::model::ModelSpec;
-
-/// Sums over the clients that one worker has trained. Merging two is adding integers, so who trained whom leaves no trace.
-pub struct Sums {
-    d: usize,
-    /// Weighted changes of dense weights `[P]`.
-    pub dense: Vec<i64>,
-    /// Total weight of the clients.
-    pub weight: i64,
-    /// Slot of each item `[I]`; `u32::MAX` where none.
-    slot: Vec<u32>,
-    /// Item of each slot, in order of first touch.
+/// The change of the global weights that one client uploads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Update {
+    /// Client index.
+    pub client: u32,
+    /// Weight in the average.
+    pub weight: u32,
+    /// Change of the dense weights `[P]`; empty where the encoder is private.
+    pub dense: Vec<f32>,
+    /// Items whose rows follow `[R]`.
     pub items: Vec<u32>,
-    /// Weighted changes of item rows `[slots, d]`.
-    pub rows: Vec<i64>,
-    /// Total weight of the clients that uploaded each slot's row `[slots]`.
-    pub row_weight: Vec<i64>,
-    /// Clients, local steps, tokens, examples, uploaded rows, downloaded rows.
-    pub counts: [u64; 6],
-    /// Losses in fixed point: next-item and contrast, each summed over clients (mean over the client's steps).
-    pub losses: [i64; 2],
+    /// Changes of those rows `[R, d]`.
+    pub rows: Vec<f32>,
 }
 
-impl Sums {
-    /// Empty sums for a model of `spec` and a catalogue of `items`.
-    pub fn new(spec: &ModelSpec, items: usize) -> Sums {
-        Sums {
-            d: spec.dim(),
-            dense: vec![0; spec.dense_len],
-            weight: 0,
-            slot: vec![u32::MAX; items],
-            items: Vec::new(),
-            rows: Vec::new(),
-            row_weight: Vec::new(),
-            counts: [0; 6],
-            losses: [0; 2],
-        }
-    }
-
-    /// Empties the sums; time follows what was touched, not the catalogue.
-    pub fn clear(&mut self) {
-        for &item in &self.items {
-            self.slot[item as usize] = u32::MAX;
-        }
+impl Update {
+    /// Empties the update for `client`; its memory stays.
+    pub fn begin(&mut self, client: u32, weight: u32) {
+        (self.client, self.weight) = (client, weight);
+        self.dense.clear();
         self.items.clear();
         self.rows.clear();
-        self.row_weight.clear();
-        self.dense.fill(0);
-        self.weight = 0;
-        self.counts = [0; 6];
-        self.losses = [0; 2];
     }
 
-    fn slot(&mut self, item: u32) -> usize {
-        let slot = &mut self.slot[item as usize];
-        if *slot == u32::MAX {
-            *slot = self.items.len() as u32;
-            self.items.push(item);
-            self.rows.resize(self.rows.len() + self.d, 0);
-            self.row_weight.push(0);
-        }
-        *slot as usize
+    /// Sets the change of the dense weights.
+    pub fn set_dense(&mut self, before: &[f32], after: &[f32]) {
+        self.dense.clear();
+        self.dense.extend(after.iter().zip(before).map(|(a, b)| a - b));
     }
 
-    /// Adds one client's dense change. False if it is not finite or too large.
-    #[must_use]
-    pub fn add_dense(&mut self, before: &[f32], after: &[f32], weight: i64) -> bool {
-        fixed::add_change(&mut self.dense, before, after, weight)
+    /// Appends the change of the row of `item`.
+    pub fn push_row(&mut self, item: u32, before: &[f32], after: &[f32]) {
+        self.items.push(item);
+        self.rows.extend(after.iter().zip(before).map(|(a, b)| a - b));
     }
 
-    /// Adds one client's change of one item row. False if it is not finite or too large.
-    #[must_use]
-    pub fn add_row(&mut self, item: u32, before: &[f32], after: &[f32], weight: i64) -> bool {
-        let (slot, d) = (self.slot(item), self.d);
-        self.row_weight[slot] += weight;
-        fixed::add_change(&mut self.rows[slot * d..][..d], before, after, weight)
+    /// Every number of the update, dense weights first.
+    pub fn values(&self) -> impl Iterator<Item = &f32> {
+        self.dense.iter().chain(&self.rows)
     }
 
-    /// Adds `other` to these sums.
-    pub fn merge(&mut self, other: &Sums) {
-        for (a, b) in self.dense.iter_mut().zip(&other.dense) {
-            *a += b;
-        }
-        self.weight += other.weight;
-        for (i, &item) in other.items.iter().enumerate() {
-            let (slot, d) = (self.slot(item), self.d);
-            self.row_weight[slot] += other.row_weight[i];
-            for (a, b) in self.rows[slot * d..][..d].iter_mut().zip(&other.rows[i * d..][..d]) {
-                *a += b;
-            }
-        }
-        for (a, b) in self.counts.iter_mut().zip(&other.counts) {
-            *a += b;
-        }
-        for (a, b) in self.losses.iter_mut().zip(&other.losses) {
-            *a += b;
-        }
+    /// Euclidean norm over dense weights and rows together.
+    pub fn norm(&self) -> f64 {
+        self.values().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
     }
 
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        8 * (self.dense.capacity() + self.rows.capacity() + self.row_weight.capacity()) + 4 * (self.slot.capacity() + self.items.capacity())
+    /// Multiplies every number by `factor`.
+    pub fn scale(&mut self, factor: f32) {
+        self.dense.iter_mut().chain(&mut self.rows).for_each(|x| *x *= factor);
     }
+}
+
+/// The averaged change of a round, between the sums and the server's step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mean {
+    /// Width `d` of an item row.
+    pub d: usize,
+    /// Mean change of the dense weights `[P]`; empty where the encoder is private.
+    pub dense: Vec<f32>,
+    /// Items that any client uploaded, ascending `[S]`.
+    pub items: Vec<u32>,
+    /// Mean change of their rows `[S, d]`, each over the weight that `federation.average` says.
+    pub rows: Vec<f32>,
+    /// The uploads themselves, ascending by client, where a rule needs all of them; empty otherwise.
+    pub updates: Vec<Update>,
 }

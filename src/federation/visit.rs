@@ -1,9 +1,9 @@
 //! One client's visit: from the global weights through all local epochs to its change.
 
-use super::fixed;
 use super::private::PrivateState;
-use super::update::Sums;
-use super::wire;
+use super::rules::{Occasion, Rule};
+use super::sums::Sums;
+use super::{Update, fixed, wire};
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::cohort::Packer;
 use crate::config::{Group, LossSettings, Settings, Weights as Weighting};
@@ -26,8 +26,19 @@ pub(super) struct Lane<'a> {
     pub failure: Option<(u32, String)>,
     /// Optimiser steps already taken, where the one participant of centralised training keeps its moments between rounds.
     pub continued: Option<u32>,
+    /// The update of the client at hand, where rules look at it.
+    update: Update,
+    /// Updates of the round, where a rule needs all of them.
+    pub updates: Vec<Update>,
     /// Private state that visits have changed.
     pub private: Vec<(u32, PrivateState)>,
+}
+
+/// The rules of a run.
+pub(super) struct Rules {
+    pub list: Vec<Box<dyn Rule>>,
+    /// Whether the server wants every update.
+    pub all: bool,
 }
 
 impl<'a> Lane<'a> {
@@ -40,6 +51,8 @@ impl<'a> Lane<'a> {
             bytes: [0; 2],
             failure: None,
             continued: None,
+            update: Update::default(),
+            updates: Vec::new(),
             private: Vec::new(),
         }
     }
@@ -49,10 +62,11 @@ impl<'a> Lane<'a> {
         self.seconds = [0.0; 3];
         self.bytes = [0; 2];
         self.failure = None;
+        self.updates.clear();
         self.private.clear();
     }
 
-    /// Trains `client`, which holds the sequences of `users`, and adds its change to the sums.
+    /// Trains `client`, which holds the sequences of `users`, and adds its change, as `rules` leave it, to the sums.
     #[allow(clippy::too_many_arguments)]
     pub fn visit(
         &mut self,
@@ -63,6 +77,7 @@ impl<'a> Lane<'a> {
         users: &[u32],
         round: u64,
         private: Option<&PrivateState>,
+        rules: &Rules,
         progress: &dyn Fn(u64, u64),
     ) {
         let start = Instant::now();
@@ -119,10 +134,27 @@ impl<'a> Lane<'a> {
         let weight = if fed.weights == Weighting::Examples { i64::from(plan.examples.max(1)) } else { 1 };
         let mut fine = true;
         let mut uploaded = 0;
-        if share_dense {
+        if !rules.list.is_empty() {
+            self.update.begin(client, weight as u32);
+            if share_dense {
+                self.update.set_dense(&global.dense, self.worker.dense());
+            }
+            for (row, &item) in self.packer.items().iter().enumerate().filter(|_| share_items) {
+                let (before, after) = (global.item(item as usize), self.worker.row(row));
+                if self.packer.uploads(row) && before != after {
+                    self.update.push_row(item, before, after);
+                }
+            }
+            rules.list.iter().for_each(|rule| rule.client(&Occasion { seed: settings.seed, round }, &mut self.update));
+            fine = self.sums.add(&self.update);
+            uploaded = self.update.items.len() as u64;
+            if rules.all {
+                self.updates.push(self.update.clone());
+            }
+        } else if share_dense {
             fine &= self.sums.add_dense(&global.dense, self.worker.dense(), weight);
         }
-        if share_items {
+        if share_items && rules.list.is_empty() {
             for (row, &item) in self.packer.items().iter().enumerate() {
                 let (before, after) = (global.item(item as usize), self.worker.row(row));
                 if self.packer.uploads(row) && before != after {

@@ -1,25 +1,11 @@
 //! The row-sparse encoding of a client's update, and what it costs. Little-endian:
 //! `magic u32, client u32, weight u32, P u32, R u32`, then `P` f32 of dense change, `R` item ids u32, `R * d` f32 of rows.
 
+use super::Update;
 use crate::{Error, Result};
 
 const MAGIC: u32 = 0x554D_554C;
 const HEADER: usize = 20;
-
-/// One client's update as it crosses the wire.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Update {
-    /// Client index.
-    pub client: u32,
-    /// Weight in the average.
-    pub weight: u32,
-    /// Change of the dense weights `[P]`; empty where the encoder is private.
-    pub dense: Vec<f32>,
-    /// Items whose rows follow `[R]`.
-    pub items: Vec<u32>,
-    /// Changes of those rows `[R, d]`.
-    pub rows: Vec<f32>,
-}
 
 /// Bytes of an update with `dense` weights and `rows` rows of width `d`.
 pub fn encoded_len(dense: usize, rows: usize, d: usize) -> u64 {

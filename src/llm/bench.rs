@@ -36,7 +36,7 @@ pub struct GenerateBench {
     pub seed: u64,
 }
 
-/// The figures of a generation benchmark; rates are medians over the repetitions.
+/// The figures of a generation benchmark. Rates are tokens over elapsed wall time, medians over the repetitions.
 #[derive(Clone, Debug, Serialize)]
 pub struct GenerateFigures {
     /// Folder's name.
@@ -61,16 +61,14 @@ pub struct GenerateFigures {
     pub prompts: usize,
     /// Texts side by side.
     pub batch: usize,
-    /// Prompt tokens, shared ones counted for every prompt, per second of prompt work.
+    /// Prompt tokens, shared ones counted for every prompt, per second of the whole generation.
     pub prompt_tokens_per_s: f64,
-    /// Prompt tokens really computed per second of prompt work.
+    /// Prompt tokens really computed per second of the whole generation.
     pub computed_prompt_tokens_per_s: f64,
     /// Tokens written per second of the whole generation.
     pub output_tokens_per_s: f64,
     /// Slowest and fastest repetition in the same unit.
     pub output_tokens_per_s_range: [f64; 2],
-    /// Tokens written per second of writing alone.
-    pub decode_tokens_per_s: f64,
     /// Mean milliseconds from a prompt's admission to its first token.
     pub first_token_ms: f64,
     /// Seconds of the whole generation, prefix included.
@@ -195,7 +193,6 @@ pub fn run(model: &Model, bench: &GenerateBench, progress: &dyn Fn(u64, u64)) ->
         });
         let mut report = engine.generate(&mut requests, &mut |done| done.outcome.map(|_| ()))?;
         report.seconds += prefix_seconds;
-        report.prompt_seconds += prefix_seconds;
         report.prompt_tokens += computed as u64;
         progress(repeat as u64 + 1, bench.repeats as u64 + 1);
         if repeat > 0 {
@@ -217,11 +214,10 @@ pub fn run(model: &Model, bench: &GenerateBench, progress: &dyn Fn(u64, u64)) ->
         output: bench.output,
         prompts: bench.prompts,
         batch: bench.batch,
-        prompt_tokens_per_s: of(&|r| given as f64 / r.prompt_seconds),
-        computed_prompt_tokens_per_s: of(&|r| r.prompt_tokens as f64 / r.prompt_seconds),
+        prompt_tokens_per_s: of(&|r| given as f64 / r.seconds),
+        computed_prompt_tokens_per_s: of(&|r| r.prompt_tokens as f64 / r.seconds),
         output_tokens_per_s: of(&|r| r.output_tokens as f64 / r.seconds),
         output_tokens_per_s_range: [rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max)],
-        decode_tokens_per_s: of(&|r| r.output_tokens as f64 / r.output_seconds),
         first_token_ms: of(&|r| 1e3 * r.first_token_seconds),
         seconds: of(&|r| r.seconds),
         cache_use: of(&|r| r.cache_use),

@@ -17,6 +17,9 @@ use super::slot::Slot;
 use crate::{Error, Result};
 use std::time::Instant;
 
+/// Most texts side by side.
+const MOST_SLOTS: usize = 65_536;
+
 /// Slots whose rows make one batch, and their batch under way.
 struct Group<A> {
     slots: Vec<Slot>,
@@ -26,8 +29,8 @@ struct Group<A> {
 struct Flight<A> {
     /// The tokens asked for, where there are any.
     answers: Option<A>,
-    /// Rows of those who write and of those who read.
-    rows: [usize; 2],
+    /// Rows of the batch.
+    rows: usize,
 }
 
 /// What a generation counts on its way.
@@ -35,8 +38,6 @@ struct Tally {
     report: Report,
     /// Keys that count, and keys looked at.
     keys: (u64, u64),
-    /// When the last step ended.
-    last: Instant,
 }
 
 struct Prefix {
@@ -73,8 +74,16 @@ impl<'m, O: Ops> Engine<'m, O> {
         }
         let step_tokens = if options.step_tokens == 0 { ops.step_rows() } else { options.step_tokens };
         let options = EngineOptions { step_tokens, ..options };
-        let tokens = if options.cache_tokens == 0 { options.slots * max_len.min(1024) } else { options.cache_tokens };
+        let tokens = if options.cache_tokens == 0 { options.slots.saturating_mul(max_len.min(1024)) } else { options.cache_tokens };
         let total = Blocks::needed(tokens);
+        // Blocks are numbered in 32 bits.
+        if options.slots > MOST_SLOTS || u32::try_from(total).is_err() {
+            let message = format!(
+                "{} texts side by side with {tokens} tokens of keys and values; at most {MOST_SLOTS} texts and 2^32 blocks of {BLOCK} tokens",
+                options.slots
+            );
+            return Err(Error::Usage(message));
+        }
         let cache = ops.cache(network.spec(), total)?;
         Ok(Engine { network, ops, pool, max_len, options, cache, blocks: Blocks::new(total), prefixes: Vec::new() })
     }
@@ -162,7 +171,6 @@ impl<'m, O: Ops> Engine<'m, O> {
     /// Begins a step of one group.
     fn launch(&mut self, slots: &mut [Slot], keys: &mut (u64, u64)) -> Result<Flight<O::Answers>> {
         let mut batch = Batch::default();
-        let mut rows = [0usize; 2];
         slots.iter_mut().for_each(|s| (s.rows, s.asks) = (0, None));
         // Those who write first: a newcomer's long prompt must not hold them up.
         for reads in [false, true] {
@@ -174,14 +182,14 @@ impl<'m, O: Ops> Engine<'m, O> {
                 }
                 slot.asks = (slot.rows == slot.pending.len()).then_some(batch.wanted.len());
                 batch.push(&slot.pending[..slot.rows], slot.done, &slot.blocks, slot.asks.is_some());
-                rows[usize::from(reads)] += slot.rows;
                 for n in slot.done + 1..=slot.done + slot.rows {
                     keys.0 += n as u64;
                     keys.1 += n.next_multiple_of(BLOCK) as u64;
                 }
             }
         }
-        if batch.tokens.is_empty() {
+        let rows = batch.tokens.len();
+        if rows == 0 {
             return Ok(Flight { answers: None, rows });
         }
         let asks: Vec<Ask<'_>> = slots.iter().filter_map(|s| s.asks.map(|row| s.ask(row))).collect();
@@ -212,13 +220,8 @@ impl<'m, O: Ops> Engine<'m, O> {
             report.forced_tokens += slot.write(answers.next().flatten());
         }
         report.constraint_seconds += found.elapsed().as_secs_f64();
-        let total: usize = flight.rows.iter().sum();
         report.steps += 1;
-        report.rows += total as u64;
-        let seconds = tally.last.elapsed().as_secs_f64();
-        tally.last = Instant::now();
-        report.output_seconds += seconds * flight.rows[0] as f64 / total.max(1) as f64;
-        report.prompt_seconds += seconds * flight.rows[1] as f64 / total.max(1) as f64;
+        report.rows += flight.rows as u64;
         Ok(())
     }
 
@@ -299,7 +302,7 @@ impl<O: Ops> Generate for Engine<'_, O> {
     fn generate(&mut self, requests: &mut dyn Iterator<Item = Request>, on_done: &mut dyn FnMut(Done) -> Result<()>) -> Result<Report> {
         let start = Instant::now();
         self.blocks.peak = self.blocks.used();
-        let mut tally = Tally { report: Report::default(), keys: (0, 0), last: start };
+        let mut tally = Tally { report: Report::default(), keys: (0, 0) };
         let mut groups: Vec<_> = (0..self.ops.depth()).map(|_| Group { slots: Vec::new(), flight: None }).collect();
         let outcome = self.run(requests, &mut groups, &mut tally, on_done);
         for slot in groups.iter().flat_map(|g| &g.slots) {

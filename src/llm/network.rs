@@ -4,10 +4,12 @@
 //! row belongs to whom.
 
 use super::gguf::Gguf;
+use super::rope::Rope;
 use super::sample::{Key, Sampling};
 use super::spec::{Activation, Family, Spec};
 use super::weights::{Plain, Weights};
 use crate::Result;
+use crate::base::memory;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -316,6 +318,9 @@ impl<O: Ops> Network<O> {
         let head = if spec.tied { None } else { Some(b.matrix(&[("lm_head".into(), spec.vocab)], spec.width, false)?) };
         let last_norm = b.norm("model.norm.weight", spec.width)?;
         let layers = (0..spec.layers).map(|i| b.layer(i)).collect::<Result<_>>()?;
+        let rotated: usize = spec.ropes.iter().map(Rope::rotated).sum();
+        let what = format!("rotary tables of {positions} positions");
+        memory::check(&what, memory::product([positions, rotated, size_of::<f32>()]), "ask for shorter texts")?;
         let ropes = spec.ropes.iter().map(|r| ops.table(r.table(positions), r.rotated())).collect::<Result<_>>()?;
         Ok(Network { embedding, layers, last_norm, head, ropes, spec })
     }

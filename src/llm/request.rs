@@ -90,10 +90,6 @@ pub struct Report {
     pub rows: u64,
     /// Seconds, all in all.
     pub seconds: f64,
-    /// Of these, spent on prompts (a step's time is split by its rows).
-    pub prompt_seconds: f64,
-    /// Of these, spent on what is written.
-    pub output_seconds: f64,
     /// Of these, spent on finding allowed tokens.
     pub constraint_seconds: f64,
     /// Mean seconds from a request's admission to its first token.

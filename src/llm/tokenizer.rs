@@ -167,6 +167,14 @@ impl Tokenizer {
         self.asked(|| self.control.decode(tokens, true))
     }
 
+    /// The text of `tokens`, control tokens as they are written.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_whole(&self, tokens: &[u32]) -> Result<String> {
+        self.asked(|| self.control.decode(tokens, false))
+    }
+
     /// The token written `text`.
     pub fn token(&self, text: &str) -> Option<u32> {
         self.control.token_to_id(text)

@@ -1,5 +1,7 @@
 //! Line charts as inline SVG.
 
+use crate::base::clean;
+
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
 
@@ -82,7 +84,7 @@ fn number(x: f64) -> String {
 
 /// Text that is safe inside HTML and SVG.
 pub(super) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    clean::lines(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Layout of the checkpoint file; raised whenever an older program could not read a newer file.
-const FORMAT: u32 = 1;
+/// Layout of the checkpoint file; raised whenever an older program could not read a newer file. The checksum of format 1, which is read
+/// as well, is of names, shapes and values alone.
+const FORMAT: u32 = 2;
 
 /// Header key. One key with one JSON text, because a map of several has no order and equal states must give equal bytes.
 const KEY: &str = "lumos";
@@ -46,7 +47,7 @@ pub struct CheckpointMeta {
     pub best_value: f64,
     /// Validations since then.
     pub stale: u64,
-    /// SHA-256 over names, shapes and values, in hex.
+    /// SHA-256 over all of this and the tensors' names, types, shapes and values, in hex.
     pub sha256: String,
 }
 
@@ -88,43 +89,46 @@ impl Checkpoint {
         let mut sorted: Vec<&NamedTensor> = self.tensors.iter().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
         let bytes: Vec<(Dtype, Vec<u8>)> = sorted.iter().map(|t| encode(&t.data)).collect();
-        let sha256 = digest(sorted.iter().zip(&bytes).map(|(t, (_, b))| (t.name.as_str(), t.shape.as_slice(), b.as_slice())));
-        let meta = CheckpointMeta { sha256, ..self.meta.clone() };
-        let header = HashMap::from([(KEY.to_string(), serde_json::to_string(&meta).map_err(|e| fail(&e))?)]);
         let mut views = Vec::new();
         for (t, (dtype, bytes)) in sorted.iter().zip(&bytes) {
             views.push((t.name.as_str(), TensorView::new(*dtype, t.shape.clone(), bytes).map_err(|e| fail(&e))?));
         }
-        write_file(path, &safetensors::serialize(views, Some(header)).map_err(|e| fail(&e))?)
+        let meta = CheckpointMeta { format: FORMAT, sha256: String::new(), ..self.meta.clone() };
+        let text = serde_json::to_string(&meta).map_err(|e| fail(&e))?;
+        let sha256 = digest(Some(&text), views.iter().map(|(name, view)| (*name, view)));
+        let text = text.replacen(&sum_field(""), &sum_field(&sha256), 1);
+        write_file(path, &safetensors::serialize(views, Some(HashMap::from([(KEY.to_string(), text)]))).map_err(|e| fail(&e))?)
     }
 
-    /// Reads and checks the file. Values are compared with the checksum in the header.
-    pub fn load(path: &Path) -> Result<Checkpoint> {
-        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
-        let damaged = |why: &dyn std::fmt::Display| {
-            let remedy = "restore it from a copy, or remove the run folder and train again";
-            Error::mismatch(path, format!("damaged checkpoint ({why}); {remedy}"))
-        };
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
-        let Some(text) = header.metadata().as_ref().and_then(|m| m.get(KEY)) else {
-            return Err(Error::mismatch(path, "is a safetensors file but no lumos checkpoint; give a file written by `lumos train`"));
-        };
-        if let Ok(serde_json::Value::Object(map)) = serde_json::from_str(text)
-            && let Some(format) = map.get("format").and_then(serde_json::Value::as_u64)
-            && format != u64::from(FORMAT)
-        {
-            return Err(Error::mismatch(
-                path,
-                format!("has checkpoint format {format}, this program reads {FORMAT}; use the version that wrote it"),
-            ));
+    /// Writes the file and keeps the one that it replaces as `previous`. One of the two is there and whole at any moment.
+    pub(super) fn save_over(&self, path: &Path, previous: &Path) -> Result<()> {
+        if path.exists() {
+            match std::fs::remove_file(previous) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(previous, "replace")(e)),
+                _ => (),
+            }
+            // A second name where the disk has such, so that the first one never goes missing.
+            std::fs::hard_link(path, previous).or_else(|_| std::fs::rename(path, previous)).map_err(Error::io(previous, "replace"))?;
         }
-        let meta: CheckpointMeta = serde_json::from_str(text).map_err(|e| damaged(&e))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
+        self.save(path)
+    }
+
+    /// Reads and checks the file. Everything in it is compared with the checksum in the header.
+    pub fn load(path: &Path) -> Result<Checkpoint> {
+        Checkpoint::parse(path, &std::fs::read(path).map_err(Error::io(path, "read"))?)
+    }
+
+    /// [`Checkpoint::load`] of `bytes`, which are called `path` in messages.
+    pub fn parse(path: &Path, bytes: &[u8]) -> Result<Checkpoint> {
+        let damaged = |why: &dyn std::fmt::Display| damaged(path, why);
+        let (text, meta) = header(path, bytes)?;
+        let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(&e))?;
         let mut views = file.tensors();
         views.sort_by(|a, b| a.0.cmp(&b.0));
-        let sum = digest(views.iter().map(|(name, v)| (name.as_str(), v.shape(), v.data())));
-        if sum != meta.sha256 {
-            return Err(damaged(&"its values do not match their checksum"));
+        let text = text.replacen(&sum_field(&meta.sha256), &sum_field(""), 1);
+        let text = (meta.format > 1).then_some(text.as_str());
+        if digest(text, views.iter().map(|(name, view)| (name.as_str(), view))) != meta.sha256 {
+            return Err(damaged(&"it does not match its checksum"));
         }
         let mut tensors = Vec::new();
         for (name, view) in views {
@@ -132,6 +136,17 @@ impl Checkpoint {
             tensors.push(NamedTensor { name, shape: view.shape().to_vec(), data });
         }
         Ok(Checkpoint { meta, tensors })
+    }
+
+    /// What the file at `path` belongs to. Its values are not looked at, and nothing is compared with the checksum.
+    pub(super) fn load_meta(path: &Path) -> Result<CheckpointMeta> {
+        let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+        header(path, &bytes).map(|(_, meta)| meta)
+    }
+
+    /// Whether this is the state of the best round so far.
+    pub(super) fn is_best(&self) -> bool {
+        self.meta.round == self.meta.best_round
     }
 
     /// Refuses a checkpoint of another model, data set, method or seed, and says what differs.
@@ -166,11 +181,44 @@ impl Checkpoint {
     }
 }
 
-fn digest<'a>(tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>) -> String {
+fn damaged(path: &Path, why: &dyn std::fmt::Display) -> Error {
+    let remedy = "restore it from a copy, or remove the run folder and train again";
+    Error::mismatch(path, format!("damaged checkpoint ({why}); {remedy}"))
+}
+
+/// The description in a file's header, as text and parsed.
+fn header(path: &Path, bytes: &[u8]) -> Result<(String, CheckpointMeta)> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(path, &e))?;
+    let Some(text) = header.metadata().as_ref().and_then(|m| m.get(KEY)) else {
+        return Err(Error::mismatch(path, "is a safetensors file but no lumos checkpoint; give a file written by `lumos train`"));
+    };
+    if let Ok(serde_json::Value::Object(map)) = serde_json::from_str(text)
+        && let Some(format) = map.get("format").and_then(serde_json::Value::as_u64)
+        && !(1..=u64::from(FORMAT)).contains(&format)
+    {
+        return Err(Error::mismatch(
+            path,
+            format!("has checkpoint format {format}, this program reads 1 to {FORMAT}; use the version that wrote it"),
+        ));
+    }
+    let meta = serde_json::from_str(text).map_err(|e| damaged(path, &e))?;
+    Ok((text.clone(), meta))
+}
+
+/// The checksum as it stands in the description.
+fn sum_field(sum: &str) -> String {
+    format!("\"sha256\":\"{sum}\"")
+}
+
+/// SHA-256 over the description, without its checksum, and the tensors in the order of their names. Without a description it is that of
+/// format 1.
+fn digest<'a, 'b: 'a>(text: Option<&str>, tensors: impl Iterator<Item = (&'a str, &'a TensorView<'b>)>) -> String {
     let mut sum = Sha256::new();
-    for (name, shape, bytes) in tensors {
-        sum.update(format!("{name} {shape:?} {}\n", bytes.len()));
-        sum.update(bytes);
+    sum.update(text.unwrap_or_default());
+    for (name, view) in tensors {
+        let dtype = text.map_or(String::new(), |_| format!("{:?} ", view.dtype()));
+        sum.update(format!("{name} {dtype}{:?} {}\n", view.shape(), view.data().len()));
+        sum.update(view.data());
     }
     sum.finalize().iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -241,14 +289,11 @@ mod tests {
             std::fs::write(&path, &whole[..cut]).unwrap();
             assert!(Checkpoint::load(&path).is_err(), "cut at {cut}");
         }
-        for at in (8..whole.len()).step_by(7) {
+        for at in 0..whole.len() {
             let mut bytes = whole.clone();
-            bytes[at] ^= 0x10;
+            bytes[at] ^= 1 << (at % 7);
             std::fs::write(&path, &bytes).unwrap();
-            // A changed header may still be a header; what it then says must differ, or the values were not touched.
-            if let Ok(loaded) = Checkpoint::load(&path) {
-                assert_ne!(loaded.meta, example().meta, "byte {at}");
-            }
+            assert!(Checkpoint::load(&path).is_err(), "byte {at}");
         }
         let message = {
             let mut bytes = whole.clone();
@@ -258,6 +303,37 @@ mod tests {
             Checkpoint::load(&path).unwrap_err().to_string()
         };
         assert!(message.contains("damaged") && message.contains("checksum"), "{message}");
+    }
+
+    /// As format 1 was written: a checksum of names, shapes and values.
+    #[test]
+    fn a_checkpoint_of_format_1_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c");
+        let values = [1.5f32, -2.0].map(f32::to_le_bytes).concat();
+        let view = TensorView::new(Dtype::F32, vec![2], &values).unwrap();
+        let sha256 = digest(None, [("items", &view)].into_iter());
+        assert_eq!(sha256, "12ca99cb55aaec2ee94e9d89e8024d76599798905475bec67e8f7de3a46f366c");
+        let meta = CheckpointMeta { format: 1, sha256, ..example().meta };
+        let header = HashMap::from([(KEY.to_string(), serde_json::to_string(&meta).unwrap())]);
+        std::fs::write(&path, safetensors::serialize([("items", view)], Some(header)).unwrap()).unwrap();
+        let loaded = Checkpoint::load(&path).unwrap();
+        assert_eq!((&loaded.meta, &loaded.tensors), (&meta, &vec![NamedTensor::f32("items", &[2], &[1.5, -2.0])]));
+        loaded.save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap().meta.format, FORMAT);
+    }
+
+    #[test]
+    fn the_checkpoint_before_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let (last, previous) = (folder.path().join("last"), folder.path().join("previous"));
+        let rounds = |path: &Path| Checkpoint::load(path).map(|c| c.meta.round).ok();
+        for round in 1..=3 {
+            let mut checkpoint = example();
+            checkpoint.meta.round = round;
+            checkpoint.save_over(&last, &previous).unwrap();
+            assert_eq!((rounds(&last), rounds(&previous)), (Some(round), (round > 1).then(|| round - 1)));
+        }
     }
 
     #[test]

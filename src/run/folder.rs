@@ -51,36 +51,54 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
+    /// The folder at `root`, whatever it holds.
+    pub(super) fn at(root: &Path) -> RunFolder {
+        RunFolder { root: root.to_path_buf() }
+    }
+
     /// The folder at `root`, which must hold a run.
     pub fn open(root: &Path) -> Result<RunFolder> {
-        let folder = RunFolder { root: root.to_path_buf() };
+        let folder = RunFolder::at(root);
         if !root.is_dir() {
             return Err(Error::mismatch(root, "there is no such folder; give the folder of a run, as named by `lumos train --out`"));
         }
-        if !folder.config().is_file() || !folder.run_json().is_file() {
+        if !folder.is_begun() {
             return Err(Error::mismatch(root, "holds no run (config.toml or run.json is missing); give the folder of a run"));
         }
         Ok(folder)
     }
 
-    /// Makes the folder for a new run. An existing one must be empty.
-    pub fn create(root: &Path, effective: &Effective, prepared: &Prepared) -> Result<RunFolder> {
-        let folder = RunFolder { root: root.to_path_buf() };
-        if root.exists() {
-            let mut entries = std::fs::read_dir(root).map_err(Error::io(root, "open as a folder"))?;
-            if entries.next().is_some() {
-                let remedy = if folder.config().is_file() {
-                    "holds a run already; pass --resume to continue it, or choose another --out"
-                } else {
-                    "exists and is not empty; choose another --out"
-                };
-                return Err(Error::mismatch(root, remedy));
-            }
+    /// Whether a run was begun here.
+    pub(super) fn is_begun(&self) -> bool {
+        self.config().is_file() && self.run_json().is_file()
+    }
+
+    /// Refuses a folder that holds anything but a run, or what is left of one that was killed before it had begun.
+    pub(super) fn refuse_foreign(&self) -> Result<()> {
+        let entries = std::fs::read_dir(&self.root).map_err(Error::io(&self.root, "open as a folder"))?;
+        if self.is_begun() {
+            return Ok(());
         }
-        let checkpoints = folder.checkpoints();
+        // Written in this order: run.json, methods, config.toml.
+        let described = self.info().is_ok() && !self.config().exists();
+        let ours = |path: &Path| {
+            let is_empty = |folder: &Path| std::fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none());
+            let unfinished = path.extension().is_some_and(|e| e == "tmp");
+            let early = path == self.lock() || unfinished || path == self.checkpoints() && is_empty(path);
+            early || described && (path == self.run_json() || path == self.methods())
+        };
+        match entries.flatten().find(|e| !ours(&e.path())) {
+            Some(_) => Err(Error::mismatch(&self.root, "exists and is not empty; choose another --out")),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what describes a new run.
+    pub(super) fn create(&self, effective: &Effective, prepared: &Prepared) -> Result<()> {
+        self.sweep();
+        let checkpoints = self.checkpoints();
         std::fs::create_dir_all(&checkpoints).map_err(Error::io(&checkpoints, "create"))?;
-        folder.write_config(effective)?;
-        folder.write_info(&RunInfo {
+        self.write_info(&RunInfo {
             method: effective.settings.method.clone(),
             seed: effective.settings.seed,
             threads: super::pipeline::threads(&effective.settings) as u64,
@@ -95,38 +113,34 @@ impl RunFolder {
             resumed: Vec::new(),
             ended: None,
         })?;
-        Ok(folder)
+        // Last, because its presence says that the run has begun.
+        self.write_config(effective)
     }
 
-    /// Opens the folder to continue its run with `effective`, which may differ only where no finished round depends on it.
-    pub fn resume(root: &Path, effective: &Effective, prepared: &Prepared) -> Result<RunFolder> {
-        if !root.exists() {
-            return Err(Error::mismatch(root, "there is no run to resume; leave --resume out to start one"));
-        }
-        let folder = RunFolder::open(root)?;
-        let differs = differences(&folder.settings()?, &effective.settings)?;
+    /// Makes ready to continue the run with `effective`, which may differ only where no finished round depends on it.
+    pub(super) fn resume(&self, effective: &Effective, prepared: &Prepared) -> Result<()> {
+        let differs = differences(&self.settings()?, &effective.settings)?;
         if !differs.is_empty() {
             let list = differs.join("; ");
             let remedy = "resume with the settings it was started with, or choose another --out";
-            return Err(Error::mismatch(root, format!("was trained with other settings: {list}; {remedy}")));
+            return Err(Error::mismatch(&self.root, format!("was trained with other settings: {list}; {remedy}")));
         }
-        let mut info = folder.info()?;
+        let mut info = self.info()?;
         if info.fingerprint != prepared.data.fingerprint {
             let message =
                 format!("was trained on another state of the data set `{}`; prepare that one again or start a new run", info.data);
-            return Err(Error::mismatch(root, message));
+            return Err(Error::mismatch(&self.root, message));
         }
-        folder.sweep();
+        self.sweep();
         info.resumed.push(clock::now());
         info.ended = None;
         info.machine = Machine::here();
         info.threads = super::pipeline::threads(&effective.settings) as u64;
-        folder.write_config(effective)?;
-        folder.write_info(&info)?;
-        Ok(folder)
+        self.write_config(effective)?;
+        self.write_info(&info)
     }
 
-    /// Removes what a killed program left half-written.
+    /// Removes what a killed program left half-written. Whoever writes here holds the lock, so that nothing of another process goes.
     fn sweep(&self) {
         for folder in [self.root.clone(), self.checkpoints()] {
             let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -135,6 +149,7 @@ impl RunFolder {
                 let _ = std::fs::remove_file(path);
             }
         }
+        let _ = std::fs::remove_dir_all(self.private());
     }
 
     /// The settings, and the files of methods that are not LUMOS's own.
@@ -228,7 +243,12 @@ impl RunFolder {
         self.root.join("checkpoints")
     }
 
-    /// `checkpoints/<name>.safetensors`, where `name` is `last` or `best`.
+    /// The lock file, there while a process writes in the folder.
+    pub(super) fn lock(&self) -> PathBuf {
+        self.root.join(".lumos.lock")
+    }
+
+    /// `checkpoints/<name>.safetensors`, where `name` is `last`, `previous` or `best`.
     pub fn checkpoint(&self, name: &str) -> PathBuf {
         self.checkpoints().join(format!("{name}.safetensors"))
     }

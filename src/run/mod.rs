@@ -7,6 +7,7 @@
 //! | `run.json` | seed, versions, machine, data and view fingerprints, start and end |
 //! | `metrics.jsonl` | one JSON object a round; a validation stands in the line of its round |
 //! | `checkpoints/last.safetensors` | state after the last saved round |
+//! | `checkpoints/previous.safetensors` | the one before, for when the last one is damaged |
 //! | `checkpoints/best.safetensors` | state of the best validated round |
 //! | `result.json` | the figures of the best checkpoint on validation and test |
 //! | `tensorboard/events.out.tfevents.*` | losses, scores, speed, bytes and telemetry for TensorBoard |
@@ -18,6 +19,7 @@
 mod board;
 mod chart;
 mod checkpoint;
+mod claim;
 mod compare;
 mod device;
 mod folder;
@@ -28,6 +30,7 @@ mod pipeline;
 mod ranks;
 mod report;
 mod result;
+mod resume;
 mod score;
 mod side_by_side;
 pub mod telemetry;
@@ -38,14 +41,15 @@ mod watch;
 pub use crate::base::clock::now;
 pub use crate::base::files::write_file;
 pub use checkpoint::{Checkpoint, CheckpointMeta};
+pub use claim::{Claim, Start};
 pub use compare::{Comparison, compare};
 pub use device::{Devices, Taken};
 pub use folder::{RunFolder, RunInfo};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
 pub use notice::returning_notice;
-pub use pipeline::{Prepared, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views};
-pub use ranks::{read_ranks, write_ranks};
+pub use pipeline::{Prepared, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views, views_made};
+pub use ranks::{parse_ranks, read_ranks, write_ranks};
 pub use result::{RunResult, Scores, masked_targets};
 pub use score::{Scored, open_trained, recommend, score};
 pub use side_by_side::{Row, default_folder, popularity_row, side_by_side};

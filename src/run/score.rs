@@ -1,6 +1,7 @@
 //! Full ranking of a finished run's checkpoint.
 
 use super::checkpoint::Checkpoint;
+use super::claim::lock;
 use super::folder::RunFolder;
 use super::pipeline::load_run_data;
 use super::ranks::write_ranks;
@@ -64,30 +65,42 @@ pub fn score(folder: &RunFolder, settings: &Settings, split: Split, name: &str, 
     let mut device = device.clone();
     let data = load_run_data(folder, settings, observer)?;
     let users: Vec<u32> = (0..data.users() as u32).collect();
-    let (ranks, round) = if methods::find(&settings.method)?.family == Family::Baseline {
-        (eval::popularity_ranks(&data, settings.eval.mask, split, &users), 0)
+    let (ranks, meta) = if methods::find(&settings.method)?.family == Family::Baseline {
+        (eval::popularity_ranks(&data, settings.eval.mask, split, &users), None)
     } else {
         let views = Views::default();
         let (mut trainer, meta) = open_trained(folder, name, settings, &data, &views, &mut device)?;
         device.tell(observer);
         let ranks = trainer.rank(split, &users, &|done, total| observer.stage("ranking", done, total))?;
         observer.stage_end("ranking");
-        (ranks, meta.round)
+        (ranks, Some(meta))
     };
     let best = name == "best";
-    let not_kept = if best { unless_read_only(write_ranks(&folder.ranks(split), &ranks, &data.fingerprint))? } else { None };
+    let keep = || match lock(folder) {
+        Ok(_lock) if is_newer(folder, meta.as_ref()) => Ok(Some("the run has a better checkpoint by now".to_string())),
+        Ok(_lock) => unless_read_only(write_ranks(&folder.ranks(split), &ranks, &data.fingerprint)),
+        // Whoever trains there writes the ranks of its own best checkpoint.
+        Err(owned @ Error::InUse { .. }) => Ok(Some(owned.to_string())),
+        Err(other) => unless_read_only(Err(other)),
+    };
+    let not_kept = if best { keep()? } else { None };
     let scores = scores(&eval::metrics(&ranks, &settings.eval.k))?;
     Ok(Scored {
         method: settings.method.clone(),
         data: data.name.clone(),
         split: split_name(split),
-        round,
+        round: meta.map_or(0, |m| m.round),
         device: device.name().to_string(),
         ks: settings.eval.k.clone(),
         scores,
         ranks_kept: best && not_kept.is_none(),
         not_kept,
     })
+}
+
+/// Whether the best checkpoint is not the one of `meta` any more.
+fn is_newer(folder: &RunFolder, meta: Option<&CheckpointMeta>) -> bool {
+    meta.is_some_and(|meta| Checkpoint::load_meta(&folder.checkpoint("best")).map_or(true, |now| now.sha256 != meta.sha256))
 }
 
 /// The reason, where nothing may be written: the figures do not depend on it.

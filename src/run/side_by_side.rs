@@ -1,7 +1,8 @@
 //! Several methods on one data set, each in its own run folder; finished ones are reused, unfinished ones resumed.
 
+use super::claim::{Claim, Start};
 use super::device::Devices;
-use super::folder::{RunFolder, differences_key};
+use super::folder::differences_key;
 use super::notice::returning_notice;
 use super::pipeline::{prepare, prepare_data};
 use super::result::{RunResult, scores};
@@ -11,6 +12,7 @@ use crate::config::{Effective, Settings};
 use crate::data::Split;
 use crate::{Error, Result, eval};
 use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,21 +38,24 @@ pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool
     // All of them before anything is trained, so that a GPU which cannot be had is said at once.
     let mut devices = Devices::default();
     let devices = methods.iter().map(|m| devices.to_train(&m.settings)).collect::<Result<Vec<_>>>()?;
-    for (effective, device) in methods.iter().zip(&devices) {
+    let folder = |effective: &Effective| match out {
+        Some(out) => Ok(out.join(&effective.settings.method)),
+        None => default_folder(&effective.settings),
+    };
+    let folders = methods.iter().map(folder).collect::<Result<Vec<_>>>()?;
+    // All of them as well, in one order: of two processes that want the same folders one has them and the other is refused at once.
+    let wanted: BTreeSet<&PathBuf> = folders.iter().collect();
+    let claims = wanted.into_iter().map(|f| Ok((f, Claim::take(f, Start::Either)?))).collect::<Result<BTreeMap<_, _>>>()?;
+    for ((effective, device), folder) in methods.iter().zip(&devices).zip(&folders) {
         if stop.load(Ordering::SeqCst) {
             return Err(Error::Interrupted(format!("before method {}; finished methods are kept", effective.settings.method)));
         }
-        let folder = match out {
-            Some(out) => out.join(&effective.settings.method),
-            None => default_folder(&effective.settings)?,
-        };
         let prepared = prepare(&effective.settings, observer)?;
         if rows.is_empty() {
             returning_notice(effective, &prepared.data).iter().for_each(|text| observer.note(text));
         }
-        let resume = RunFolder::open(&folder).is_ok();
-        let result = train(&Job { effective, prepared: &prepared, device, out: &folder, resume, stop }, observer)?;
-        rows.push(Row { folder, result });
+        let result = train(&Job { effective, prepared: &prepared, device, out: &claims[folder], stop }, observer)?;
+        rows.push(Row { folder: folder.clone(), result });
     }
     Ok(rows)
 }

@@ -2,6 +2,7 @@
 
 use super::board::Board;
 use super::checkpoint::{Checkpoint, CheckpointMeta};
+use super::claim::Claim;
 use super::device::Taken;
 use super::folder::{RunFolder, read_json, write_json};
 use super::metrics::{Line, MetricsFile, read_lines};
@@ -9,16 +10,17 @@ use super::notice::returning_notice;
 use super::pipeline::Prepared;
 use super::ranks::write_ranks;
 use super::result::{RunResult, scores};
+use super::resume::newest;
 use super::watch::Watch;
 use super::{Observer, report};
 use crate::backend::cuda::DeviceError;
 use crate::config::methods::{self, Family};
 use crate::config::{Effective, Settings};
 use crate::data::{Dataset, Split};
-use crate::federation::{NamedTensor, Trainer};
+use crate::federation::Trainer;
 use crate::rng::{Purpose, Stream};
 use crate::{Error, Result, eval};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -33,10 +35,8 @@ pub struct Job<'a> {
     pub prepared: &'a Prepared,
     /// Where to train.
     pub device: &'a Taken,
-    /// Run folder.
-    pub out: &'a Path,
-    /// Continue the run that is there.
-    pub resume: bool,
+    /// Run folder. The run that it holds is continued.
+    pub out: &'a Claim,
     /// Set by whoever wants the run to stop after the current round.
     pub stop: &'a AtomicBool,
 }
@@ -50,22 +50,13 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let settings = &job.effective.settings;
     let data = &job.prepared.data;
     crate::config::validate_against(settings, data.users(), data.item_count())?;
-    let folder = match job.resume {
-        true => RunFolder::resume(job.out, job.effective, job.prepared)?,
-        false => RunFolder::create(job.out, job.effective, job.prepared)?,
-    };
+    let (folder, resumed) = job.out.begin(job.effective, job.prepared)?;
     if methods::find(&settings.method)?.family == Family::Baseline {
-        return popularity(&folder, job.effective, data);
+        return popularity(folder, job.effective, data);
     }
     let rounds = u64::from(settings.federation.rounds);
     let last = folder.checkpoint("last");
-    let checkpoint = if job.resume && last.exists() {
-        let checkpoint = Checkpoint::load(&last)?;
-        checkpoint.belongs_to(&last, settings, data)?;
-        Some(checkpoint)
-    } else {
-        None
-    };
+    let checkpoint = if resumed { newest(folder, settings, data, observer)? } else { None };
     let meta = checkpoint.as_ref().map_or_else(|| CheckpointMeta::new(settings, data), |c| c.meta.clone());
     if (meta.round >= rounds || patience_is_over(settings, &meta))
         && folder.result().exists()
@@ -88,7 +79,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     if let Some(checkpoint) = &checkpoint {
         trainer.restore(&checkpoint.tensors, meta.round).map_err(|e| Error::mismatch(&last, e.to_string()))?;
         observer.note(&format!("resumed after round {}", meta.round));
-    } else if job.resume {
+    } else if resumed {
         observer.note("nothing was saved yet: starting from the first round");
     }
     drop(checkpoint);
@@ -97,8 +88,20 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let watch = Watch::over(device.device().map(|d| &**d));
     let users = validation_users(settings, data);
     let notice = returning_notice(job.effective, data);
-    let mut run =
-        Run { settings, data, notice, folder, last, users, metrics, board, watch, saved: meta.clone(), written: meta.round, meta };
+    let mut run = Run {
+        settings,
+        data,
+        notice,
+        folder: folder.clone(),
+        last,
+        users,
+        metrics,
+        board,
+        watch,
+        saved: meta.clone(),
+        written: meta.round,
+        meta,
+    };
     observer.training(&settings.method, run.meta.round, rounds);
     match run.rounds(&mut trainer, job.stop, observer).and_then(|()| run.finish(&mut trainer, observer)) {
         Err(Error::Device(fault)) => {
@@ -144,17 +147,19 @@ impl Run<'_> {
             let due = self.meta.round.is_multiple_of(u64::from(settings.eval.every)) || self.meta.round == rounds;
             let late = saved.elapsed() > SAVE_EVERY;
             let mut line = Line { report, valid: None, best: None, gpu: self.watch.end(due || late) };
-            if due && validate(settings, trainer, &self.users, &mut self.meta, &mut line, observer)? {
-                trainer.keep()?;
-                Checkpoint { meta: self.meta.clone(), tensors: trainer.tensors()? }.save(&self.folder.checkpoint("best"))?;
-            }
+            let best = due && validate(settings, trainer, &self.users, &mut self.meta, &mut line, observer)?;
             self.metrics.append(&line)?;
             self.written = self.meta.round;
             self.board.line(&line)?;
             let stop = stop.load(Ordering::SeqCst) && self.meta.round < rounds;
             if due || late || stop {
                 trainer.keep()?;
-                self.save(trainer.tensors()?, self.meta.clone())?;
+                let state = Checkpoint { meta: self.meta.clone(), tensors: trainer.tensors()? };
+                // First the last one, from which a run that is killed in between makes the best one again.
+                self.save(&state)?;
+                if best {
+                    state.save(&self.folder.checkpoint("best"))?;
+                }
                 saved = Instant::now();
             }
             if stop && !patience_is_over(settings, &self.meta) {
@@ -166,10 +171,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn save(&mut self, tensors: Vec<NamedTensor>, meta: CheckpointMeta) -> Result<()> {
+    fn save(&mut self, state: &Checkpoint) -> Result<()> {
         self.metrics.sync()?;
-        Checkpoint { meta: meta.clone(), tensors }.save(&self.last)?;
-        self.saved = meta;
+        state.save_over(&self.last, &self.folder.checkpoint("previous"))?;
+        self.saved = state.meta.clone();
         Ok(())
     }
 
@@ -182,7 +187,7 @@ impl Run<'_> {
         let saved = match trainer.kept() {
             // A round whose metrics are not written cannot be gone on from; nor can one that is to be validated first.
             Ok((tensors, round)) if round > self.saved.round && round <= self.written => {
-                self.save(tensors, CheckpointMeta { round, ..self.saved.clone() })
+                self.save(&Checkpoint { meta: CheckpointMeta { round, ..self.saved.clone() }, tensors })
             }
             Ok(_) => Ok(()),
             Err(e) => Err(e),

@@ -1,7 +1,6 @@
 //! What is on record of views that a language model wrote.
 
 use std::collections::BTreeMap;
-use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
@@ -37,38 +36,20 @@ impl Provenance {
     }
 }
 
-/// What the work of one start of a build took. Seconds are all of it where reading and writing cannot be told apart.
+/// What language-model work took over all starts of a build.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Spent {
-    /// Tokens of prompts.
-    pub prompt_tokens: u64,
-    /// Seconds in which prompts were read.
-    pub prompt_seconds: f64,
-    /// Tokens of answers.
-    pub output_tokens: u64,
-    /// Seconds in which answers were written.
-    pub output_seconds: f64,
+pub(super) struct Spent {
+    /// Seconds of wall time in which views were asked for.
+    pub seconds: f64,
+    /// Tokens of the prompts of these views.
+    pub prompt_tokens: f64,
+    /// Tokens of their answers.
+    pub output_tokens: f64,
+    /// Energy of the GPU in joules, where it tells.
+    pub joules: Option<f64>,
 }
 
-impl AddAssign for Spent {
-    fn add_assign(&mut self, more: Spent) {
-        self.prompt_tokens += more.prompt_tokens;
-        self.prompt_seconds += more.prompt_seconds;
-        self.output_tokens += more.output_tokens;
-        self.output_seconds += more.output_seconds;
-    }
-}
-
-/// What a generator says of itself and of the work since a build was started.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Account {
-    /// Who wrote.
-    pub provenance: Provenance,
-    /// What it took.
-    pub spent: Spent,
-}
-
-/// What the manifest keeps of it, over all starts of a build.
+/// What the manifest keeps, over all starts of a build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Generation {
     /// Who wrote.
@@ -84,13 +65,13 @@ pub struct Generation {
     pub prompt_tokens: u64,
     /// Tokens of all answers.
     pub output_tokens: u64,
-    /// Seconds of generation over all starts of a build.
+    /// Seconds of wall time in which views were asked for, over all starts of a build.
     pub seconds: f64,
     /// Energy of the GPU over all starts of a build in joules, where it tells.
     pub joules: Option<f64>,
-    /// Tokens of prompts a second, in the last build that wrote anything.
+    /// Tokens of the prompts of these starts over their wall time. What a shared start of prompts saved counts as read.
     pub prompt_tokens_per_s: Option<f64>,
-    /// Tokens of answers a second, in the last build that wrote anything.
+    /// Tokens of the answers of these starts over their wall time.
     pub output_tokens_per_s: Option<f64>,
 }
 
@@ -100,8 +81,8 @@ pub(super) struct Totals {
     lines: u64,
     grounded: u64,
     own: u64,
-    prompt_tokens: u64,
-    output_tokens: u64,
+    pub prompt_tokens: u64,
+    pub output_tokens: u64,
 }
 
 impl Totals {
@@ -115,21 +96,21 @@ impl Totals {
 }
 
 impl Generation {
-    /// `account` with the totals of all starts.
-    pub(super) fn new(account: Account, totals: Totals, seconds: f64, joules: Option<f64>) -> Generation {
+    /// Of views with `totals`, whose build took what `spent` says.
+    pub(super) fn new(provenance: Provenance, totals: Totals, spent: Spent) -> Generation {
         let share = |part: u64| if totals.lines == 0 { 0.0 } else { part as f64 / totals.lines as f64 };
-        let rate = |tokens: u64, seconds: f64| (tokens > 0 && seconds > 0.0).then(|| tokens as f64 / seconds);
+        let rate = |tokens: f64| (tokens > 0.0 && spent.seconds > 0.0).then(|| tokens / spent.seconds);
         Generation {
-            provenance: account.provenance,
-            prompt_tokens_per_s: rate(account.spent.prompt_tokens, account.spent.prompt_seconds),
-            output_tokens_per_s: rate(account.spent.output_tokens, account.spent.output_seconds),
+            provenance,
+            prompt_tokens_per_s: rate(spent.prompt_tokens),
+            output_tokens_per_s: rate(spent.output_tokens),
             lines: totals.lines,
             grounded_share: share(totals.grounded),
             own_share: share(totals.own),
             prompt_tokens: totals.prompt_tokens,
             output_tokens: totals.output_tokens,
-            seconds,
-            joules,
+            seconds: spent.seconds,
+            joules: spent.joules,
         }
     }
 }
@@ -143,4 +124,22 @@ pub struct Failure {
     pub reason: String,
     /// Whether anything was asked.
     pub asked: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_tokens_over_wall_time() {
+        let mut totals = Totals::default();
+        totals.add(&Counts { lines: 10, grounded: 5, own: 1, prompt_tokens: 90_000, output_tokens: 300 });
+        let spent = Spent { seconds: 1.59, prompt_tokens: 87_267.0, output_tokens: 159.0, joules: None };
+        let g = Generation::new(Provenance::default(), totals, spent);
+        assert_eq!(g.prompt_tokens_per_s.map(f64::round), Some(54_885.0));
+        assert_eq!(g.output_tokens_per_s.map(f64::round), Some(100.0));
+        assert_eq!((g.prompt_tokens, g.seconds, g.grounded_share), (90_000, 1.59, 0.5));
+        let idle = Generation::new(Provenance::default(), totals, Spent::default());
+        assert_eq!((idle.prompt_tokens_per_s, idle.output_tokens_per_s), (None, None));
+    }
 }

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
-use super::account::{Failure, Generation, Totals};
+use super::account::{Failure, Generation, Spent, Totals};
 use super::catalogue::CatalogueGenerator;
 use super::generator::{Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generator};
-use super::journal::{Journal, Row};
+use super::journal::{Journal, OUTPUT, PROMPT, Row};
 use super::recipe::Recipes;
 use super::statistics::{self, Statistics};
 use super::{UserViews, Views};
@@ -168,6 +168,7 @@ pub(super) fn run(
             asked_failed: 0,
         }),
     };
+    let asked_from = Instant::now();
     let (collected, outcome) = match journal {
         Some(journal) if recipes.is_some() => collector.run_into(journal, generator.as_ref(), threads, &spent)?,
         _ => {
@@ -181,7 +182,7 @@ pub(super) fn run(
         let kept = if journal.is_some() { "are finished and kept" } else { "were finished" };
         return Err(Error::Interrupted(format!("{} of {all} views {kept}", collected.done)));
     }
-    let seconds = begin.elapsed().as_secs_f64();
+    let seconds = asked_from.elapsed().as_secs_f64();
     let State { slots, failed, .. } = collected;
     refuse_many(settings, &failed, asked)?;
     let joules = joules.zip((options.joules)()).map(|(before, after)| after - before);
@@ -192,17 +193,32 @@ pub(super) fn run(
     let failure =
         |(user, f): (&u32, &Failed)| Failure { user: data.user_tokens[*user as usize].clone(), reason: f.reason.clone(), asked: f.asked };
     let mut built = Built { views, failures: failed.iter().map(failure).collect(), ..Default::default() };
-    if let Some(account) = generator.account() {
+    if let Some(provenance) = generator.account() {
         // A GPU that stood by while the CPU computed has spent nothing on views.
-        let joules = joules.filter(|_| account.provenance.device != "cpu");
-        let (mut all_seconds, mut all_joules) = (seconds, joules);
-        if let (Some(journal), Some(_)) = (journal, &recipes) {
-            let of_joules = format!("{spent}-joules");
-            journal.spend(&of_joules, joules.unwrap_or(0.0))?;
-            all_seconds = journal.spent(&spent);
-            all_joules = joules.map(|_| journal.spent(&of_joules));
-        }
-        built.generation = Some(Generation::new(account, totals, all_seconds, all_joules));
+        let joules = joules.filter(|_| provenance.device != "cpu");
+        let mut lost = Totals::default();
+        failed.values().for_each(|f| lost.add(&f.counts));
+        let taken = match journal {
+            Some(journal) if recipes.is_some() => {
+                let of_joules = format!("{spent}-joules");
+                journal.spend(&of_joules, joules.unwrap_or(0.0))?;
+                // Rows brought their tokens when they were written.
+                let tokens = |kind: &str, lost: u64| {
+                    let name = format!("{spent}{kind}");
+                    journal.spend(&name, lost as f64)?;
+                    Ok::<f64, Error>(journal.spent(&name))
+                };
+                Spent {
+                    seconds: journal.spent(&spent),
+                    prompt_tokens: tokens(PROMPT, lost.prompt_tokens)?,
+                    output_tokens: tokens(OUTPUT, lost.output_tokens)?,
+                    joules: joules.map(|_| journal.spent(&of_joules)),
+                }
+            }
+            // Without a journal every view was made by this start.
+            _ => Spent { seconds, prompt_tokens: totals.prompt_tokens as f64, output_tokens: totals.output_tokens as f64, joules },
+        };
+        built.generation = Some(Generation::new(provenance, totals, taken));
     }
     (options.progress)(total, total);
     if measure {

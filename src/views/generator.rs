@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::UserViews;
-use super::account::Account;
+use super::account::Provenance;
 use super::catalogue::CatalogueGenerator;
 use super::features::Features;
 #[cfg(feature = "llm")]
@@ -150,8 +150,8 @@ pub trait Generator: Sync {
         failed.into_iter().collect()
     }
 
-    /// What the manifest says of a language model and of the work done in this build.
-    fn account(&self) -> Option<Account> {
+    /// Who wrote and how, where that is a language model.
+    fn account(&self) -> Option<Provenance> {
         None
     }
 

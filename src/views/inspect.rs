@@ -3,10 +3,12 @@
 use std::fmt::Write;
 
 use super::Views;
+use crate::base::clean;
+use crate::config::names;
 use crate::data::{Dataset, ItemText};
 use crate::{Error, Result};
 
-/// Characters of a title and of a category that are shown.
+/// Columns of a title and of a category that are shown.
 const TITLE: usize = 46;
 const CATEGORY: usize = 22;
 
@@ -25,7 +27,7 @@ pub fn inspect(data: &Dataset, views: &Views, user: usize) -> Result<String> {
     let history = data.train(user);
     let mut out = String::new();
     let token = data.user_tokens.get(user).map_or("", String::as_str);
-    let _ = writeln!(out, "user {} (index {user}) of {}, {} training items", clean(token), data.name, history.len());
+    let _ = writeln!(out, "user {} (index {user}) of {}, {} training items", clean::id(token), data.name, history.len());
     section(&mut out, data, "history", history, |_, _| "");
     let appended = found.future.len().saturating_sub(history.len());
     let title = format!("future: {appended} appended");
@@ -51,8 +53,8 @@ fn section<'m>(out: &mut String, data: &Dataset, title: &str, items: &[u32], mar
         let text = data.catalogue.get(item as usize);
         let token = data.item_tokens.get(item as usize).map_or("", String::as_str);
         let name = text.map(|t| t.title.as_str()).filter(|t| !t.trim().is_empty()).unwrap_or(token);
-        let name = fit(name, TITLE);
-        let pad = " ".repeat(TITLE - name.chars().count());
+        let name = clean::line(name.trim(), TITLE);
+        let pad = " ".repeat(TITLE.saturating_sub(clean::columns(&name)));
         let line = format!("{:>3} {:<2} {name}{pad}  {}", place + 1, mark(place, item), category(text));
         let _ = writeln!(out, "{}", line.trim_end());
     }
@@ -61,23 +63,8 @@ fn section<'m>(out: &mut String, data: &Dataset, title: &str, items: &[u32], mar
 /// The two narrowest categories.
 fn category(text: Option<&ItemText>) -> String {
     let all = text.map(|t| t.categories.as_slice()).unwrap_or_default();
-    let narrow: Vec<String> = all[all.len().saturating_sub(2)..].iter().map(|c| fit(c, CATEGORY)).collect();
+    let narrow: Vec<String> = all[all.len().saturating_sub(2)..].iter().map(|c| clean::line(c.trim(), CATEGORY)).collect();
     narrow.join(" > ")
-}
-
-/// Catalogue text is foreign: no character of it may move the cursor or break a line.
-fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-/// At most `width` characters of `text`.
-fn fit(text: &str, width: usize) -> String {
-    let text = clean(text.trim());
-    if text.chars().count() <= width {
-        return text;
-    }
-    let short: String = text.chars().take(width - 1).collect();
-    format!("{}\u{2026}", short.trim_end())
 }
 
 /// The index of the user with this token.
@@ -88,8 +75,6 @@ pub fn user_matching(data: &Dataset, token: &str) -> Result<usize> {
     if let Some(user) = data.user_tokens.iter().position(|t| t == token) {
         return Ok(user);
     }
-    let nearest = data.user_tokens.iter().map(|t| (strsim::jaro_winkler(t, token), t));
-    let nearest = nearest.reduce(|best, next| if next.0 > best.0 { next } else { best });
-    let hint = nearest.map_or_else(|| "it has no users".to_owned(), |(_, t)| format!("the nearest is `{}`", clean(t)));
-    Err(Error::Usage(format!("no user `{}` in data set `{}`; {hint}", clean(token), data.name)))
+    let hint = names::hint(token, data.user_tokens.iter().map(String::as_str));
+    Err(Error::Usage(format!("--user: data set `{}` has no user `{}`{hint}", data.name, clean::id(token))))
 }

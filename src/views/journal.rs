@@ -36,6 +36,9 @@ const VIEW: u8 = 0;
 const SUM: u8 = 1;
 /// Views written by one commit at most, so that a quick generator's memory stays bounded.
 const COMMIT: usize = 1 << 16;
+/// What is added to the name of the seconds of a build for the tokens of its prompts and of its answers.
+pub(super) const PROMPT: &str = "-prompt-tokens";
+pub(super) const OUTPUT: &str = "-output-tokens";
 
 /// A finished view on its way to the file.
 pub(super) struct Row {
@@ -52,7 +55,7 @@ pub(super) struct Row {
 pub(super) struct Contents {
     /// Views by table and user; the latest where one was written twice.
     rows: HashMap<String, HashMap<u32, Made>>,
-    /// Sums over all starts of a build: seconds and joules by recipe.
+    /// Sums over all starts of a build by recipe: seconds, tokens, joules.
     sums: HashMap<String, f64>,
     /// Where whole records lie.
     whole: Vec<Range<usize>>,
@@ -119,6 +122,11 @@ impl Contents {
         {
             *self.sums.entry(name.to_string()).or_default() += f64::from_le_bytes(more);
         }
+    }
+
+    /// Number of views.
+    pub(super) fn count(&self) -> usize {
+        self.rows.values().map(HashMap::len).sum()
     }
 
     /// Takes out the finished views in `table`, by user. Views that do not fit `users` and `items` are an error.
@@ -237,8 +245,8 @@ impl Journal {
         self.commit(&[], name, more)
     }
 
-    /// Writes rows until the channel ends, and adds the seconds that pass to the sum under `seconds`. After an error `stop` is set
-    /// and rows are thrown away.
+    /// Writes rows until the channel ends, and adds the wall time that passes to the sum under `seconds`, the tokens of the rows to
+    /// those of [`PROMPT`] and [`OUTPUT`] beside it. After an error `stop` is set and rows are thrown away.
     pub(super) fn write(&self, rows: mpsc::Receiver<Row>, seconds: &str, stop: &AtomicBool) -> Result<()> {
         let mut outcome = Ok(());
         let mut last = Instant::now();
@@ -250,8 +258,9 @@ impl Journal {
                 batch.push(next);
             }
             if outcome.is_ok() {
-                outcome = self.commit(&batch, seconds, last.elapsed().as_secs_f64());
-                last = Instant::now();
+                let now = Instant::now();
+                outcome = self.commit(&batch, seconds, (now - last).as_secs_f64());
+                last = now;
                 stop.store(outcome.is_err(), Ordering::Relaxed);
             }
         }
@@ -265,7 +274,16 @@ impl Journal {
             let head = [*user, lines, grounded, own, prompt_tokens, output_tokens];
             put(&mut bytes, VIEW, table, head.iter().chain(&made.sequence).flat_map(|v| v.to_le_bytes()));
         }
-        put(&mut bytes, SUM, sum, more.to_le_bytes().into_iter());
+        let tokens = |of: fn(&Counts) -> u32| batch.iter().map(|row| f64::from(of(&row.made.counts))).sum::<f64>();
+        let sums = [
+            (sum.to_owned(), more),
+            (format!("{sum}{PROMPT}"), tokens(|c| c.prompt_tokens)),
+            (format!("{sum}{OUTPUT}"), tokens(|c| c.output_tokens)),
+        ];
+        let sums = sums.into_iter().filter(|(_, more)| *more != 0.0).collect::<Vec<_>>();
+        for (name, more) in &sums {
+            put(&mut bytes, SUM, name, more.to_le_bytes().into_iter());
+        }
         let mut held = self.file.lock().unwrap_or_else(|e| e.into_inner());
         let (file, length) = &mut *held;
         file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(|e| {
@@ -274,7 +292,10 @@ impl Journal {
             Error::io(&self.path, "write")(e)
         })?;
         *length += bytes.len() as u64;
-        *self.contents().sums.entry(sum.to_string()).or_default() += more;
+        let mut contents = self.contents();
+        for (name, more) in sums {
+            *contents.sums.entry(name).or_default() += more;
+        }
         Ok(())
     }
 

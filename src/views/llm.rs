@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use serde_json::json;
 
 use super::UserViews;
-use super::account::{Account, Provenance, Spent};
+use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
 use super::ground::Ground;
-use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, Writer, answer_lines};
+use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, Writer, answer_lines, answer_of, opens_thoughts, unfinished};
 use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
 use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
 use crate::{Error, Result, parallel};
@@ -35,7 +35,8 @@ pub struct LlmGenerator<'a> {
     way: Way,
     threads: usize,
     shortened: AtomicU64,
-    spent: Mutex<Spent>,
+    /// The template begins the model's thoughts.
+    opened: bool,
 }
 
 /// How lines become items.
@@ -100,7 +101,8 @@ impl<'a> LlmGenerator<'a> {
             }
         };
         let shortened = AtomicU64::new(0);
-        Ok(LlmGenerator { writer, settings: settings.clone(), model, model_hash, way, threads, shortened, spent: Mutex::default() })
+        let opened = opens_thoughts(&model.chat.sample(&model.tokenizer)?);
+        Ok(LlmGenerator { writer, settings: settings.clone(), model, model_hash, way, threads, shortened, opened })
     }
 
     fn sampling(&self) -> Sampling {
@@ -197,7 +199,15 @@ impl<'a> LlmGenerator<'a> {
             Way::Constrained { .. } => text.items.iter().map(|line| Some(*line)).collect(),
             Way::Retrieval(ground) => {
                 let failed = |e: Error| Failed { reason: e.to_string(), asked: true, counts: tokens };
-                let written = self.model.tokenizer.decode(&text.tokens).map_err(failed)?;
+                let whole = self.model.tokenizer.decode_whole(&text.tokens).map_err(failed)?;
+                let answer = answer_of(&whole, self.opened);
+                let answer = answer.ok_or_else(|| Failed { reason: unfinished(), asked: true, counts: tokens })?;
+                let written = if answer.len() < whole.len() {
+                    answer.to_owned()
+                } else {
+                    // Without control tokens.
+                    self.model.tokenizer.decode(&text.tokens).map_err(failed)?
+                };
                 ground.lines(&answer_lines(&written, 2 * prompt.ask.count), scratch).map_err(failed)?
             }
         };
@@ -286,30 +296,22 @@ impl Generator for LlmGenerator<'_> {
             }
             if sink.stopped() { Err(Error::Interrupted("the rest of the views is not wanted".into())) } else { Ok(()) }
         });
-        let report = match report {
-            Ok(report) => report,
+        match report {
+            Ok(_) => (),
             // Whoever stopped the work has the reason.
             Err(Error::Interrupted(_)) => return Ok(()),
             Err(error) => return Err(error),
-        };
-        // What a shared start saved was not computed, so it does not count for the rate.
-        *self.spent.lock().unwrap_or_else(|e| e.into_inner()) += Spent {
-            prompt_tokens: report.prompt_tokens,
-            prompt_seconds: report.prompt_seconds,
-            output_tokens: report.output_tokens,
-            output_seconds: report.output_seconds,
-        };
+        }
         failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 
-    fn account(&self) -> Option<Account> {
+    fn account(&self) -> Option<Provenance> {
         let s = &self.settings.llm;
-        let spent = *self.spent.lock().unwrap_or_else(|e| e.into_inner());
         let grounding = match &self.way {
             Way::Constrained { .. } => "constrained".to_owned(),
             Way::Retrieval(ground) => ground.describe(),
         };
-        let provenance = Provenance {
+        Some(Provenance {
             model: s.model.as_deref().unwrap_or(Path::new("")).display().to_string(),
             model_hash: self.model_hash.clone(),
             sampling: json!({
@@ -323,8 +325,7 @@ impl Generator for LlmGenerator<'_> {
             device: self.model.device().into(),
             dtype: self.model.dtype().into(),
             ..Provenance::of(&self.writer)
-        };
-        Some(Account { provenance, spent })
+        })
     }
 
     fn notes(&self) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use super::device::Device;
 use super::errors::DeviceError;
+use crate::base::clean;
 use crate::config::names;
 use crate::{Error, Result};
 use std::fmt;
@@ -42,10 +43,9 @@ impl FromStr for Choice {
         let meant =
             if text.trim().to_lowercase().starts_with("gpu") { text.trim().to_lowercase().replace("gpu", "cuda") } else { text.into() };
         let known = ["auto", "cpu", "cuda", "cuda:0"];
-        let nearest = names::nearest(&meant, known).unwrap_or("auto");
-        Err(Error::Usage(format!(
-            "unknown device `{text}`: did you mean `{nearest}`? Valid: auto, cpu, cuda, cuda:N (N counts the GPUs from 0)"
-        )))
+        let hint = names::nearest(&meant, known).map_or(".".to_string(), |n| format!(": did you mean `{n}`?"));
+        let text = clean::id(text);
+        Err(Error::Usage(format!("unknown device `{text}`{hint} Valid: auto, cpu, cuda, cuda:N (N counts the GPUs from 0)")))
     }
 }
 

@@ -9,7 +9,9 @@ use super::super::network::{Attention, BLOCK, Batch, Norm, Segment};
 use super::super::pointer::Pointer;
 use super::super::spec::Spec;
 use super::{Cpu, Table, WORTH, rows};
+use crate::Result;
 use crate::backend::cpu::simd::{LANES, Simd, dispatch};
+use crate::base::memory;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -23,10 +25,15 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(spec: &Spec, blocks: usize) -> Cache {
+    /// # Errors
+    /// Where the machine has no room for it.
+    pub(super) fn new(spec: &Spec, blocks: usize) -> Result<Cache> {
         let cell = 2 * BLOCK * spec.head_dim;
         let block = spec.layers * spec.kv_heads * cell;
-        Cache { data: vec![0.0; blocks * block], block, cell }
+        let what = format!("{} tokens of keys and values", blocks.saturating_mul(BLOCK));
+        let remedy = "write fewer texts side by side (`views.llm.batch`, `--batch`) or shorter ones";
+        memory::check(&what, memory::product([blocks, block, size_of::<f32>()]), remedy)?;
+        Ok(Cache { data: vec![0.0; blocks * block], block, cell })
     }
 
     pub(super) fn copy_block(&mut self, from: u32, to: u32) {

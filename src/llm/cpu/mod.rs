@@ -127,7 +127,7 @@ impl Ops for Cpu {
     }
 
     fn cache(&self, spec: &Spec, blocks: usize) -> Result<Cache> {
-        Ok(Cache::new(spec, blocks))
+        Cache::new(spec, blocks)
     }
 
     fn copy_block(&self, cache: &mut Cache, from: u32, to: u32) -> Result<()> {

@@ -218,7 +218,7 @@ impl Ops for Gpu {
 
     fn cache(&self, spec: &Spec, blocks: usize) -> Result<Cache> {
         let block_bytes = self.block_bytes(spec);
-        let buffer = self.device.alloc(blocks * block_bytes).map_err(|e| match e {
+        let buffer = self.device.alloc(blocks.saturating_mul(block_bytes)).map_err(|e| match e {
             DeviceError::OutOfMemory { device, wanted, free, .. } => Error::Usage(format!(
                 "{} tokens of keys and values need {:.2} GiB, {device} has {:.2} GiB free beside the weights; write fewer texts side by \
                  side (`views.llm.batch`, `--batch`) or shorter ones",

@@ -8,14 +8,15 @@ use ureq::Agent;
 use ureq::http::Uri;
 
 use super::pace::{Pace, backoff, sleep_until};
-use super::reply::{Answer, parse, retry_after};
+use super::reply::{Answer, Trouble, parse, retry_after};
 use super::{format, tls};
+use crate::base::clean;
 use crate::config::ServedSettings;
 use crate::{Error, Result};
 
 /// More than this is no answer to our questions.
 const MOST_BYTES: u64 = 1 << 20;
-/// Characters of an endpoint's complaint that are kept.
+/// Columns of an endpoint's complaint that are kept.
 const COMPLAINT: usize = 300;
 
 /// What came of one question.
@@ -23,6 +24,8 @@ pub(super) enum Outcome {
     Answer(Answer),
     /// The endpoint will not answer this question, for this reason.
     Refused(String),
+    /// The model behind the endpoint takes no system turn.
+    NoSystem,
     /// No answer came while there was patience.
     Silent(String),
 }
@@ -46,6 +49,8 @@ enum Try {
     Again(String, Option<Duration>),
     /// Will go no better for this question.
     Never(String),
+    /// See [`Outcome::NoSystem`].
+    NoSystem,
     /// Will go no better for any question.
     Fatal(Error),
 }
@@ -103,17 +108,19 @@ impl Client {
     /// What will not go better for any other question.
     pub(super) fn ask(&self, body: &Value, salt: u32, stopped: &dyn Fn() -> bool) -> Result<Outcome> {
         let bytes = body.to_string().into_bytes();
+        let has_system = body["messages"][0]["role"] == "system";
         let mut attempt = 0;
         loop {
             if !sleep_until(self.pace.slot(Instant::now()), stopped) {
                 return Ok(Outcome::Silent("the build was stopped".into()));
             }
-            let (reason, wanted) = match self.once(&bytes) {
+            let (reason, wanted) = match self.once(&bytes, has_system) {
                 Try::Answer(answer) => {
                     self.pace.answered(Instant::now());
                     return Ok(Outcome::Answer(answer));
                 }
                 Try::Never(reason) => return Ok(Outcome::Refused(reason)),
+                Try::NoSystem => return Ok(Outcome::NoSystem),
                 Try::Fatal(error) => return Err(error),
                 Try::Again(reason, wanted) => (reason, wanted),
             };
@@ -156,7 +163,7 @@ impl Client {
         Err(Error::setting("views.served.longest_wait_s", message))
     }
 
-    fn once(&self, bytes: &[u8]) -> Try {
+    fn once(&self, bytes: &[u8], has_system: bool) -> Try {
         let mut request = self.agent.post(&self.url).content_type("application/json");
         if let Some(Secret(key)) = &self.key {
             request = request.header("Authorization", format!("Bearer {key}"));
@@ -183,12 +190,17 @@ impl Client {
         match status {
             200 if whole.is_err() => Try::Again("the answer broke off".into(), None),
             200 if read.len() as u64 > MOST_BYTES => Try::Again("the answer does not end".into(), None),
-            200 => parse(&read).map_or_else(|why| Try::Again(why, None), Try::Answer),
+            200 => match parse(&read) {
+                Ok(answer) => Try::Answer(answer),
+                Err(Trouble::Again(why)) => Try::Again(short(&self.hide(&why)), None),
+                Err(Trouble::Never(why)) => Try::Never(short(&self.hide(&why))),
+            },
             408 | 409 | 425 | 429 | 501..=599 => again(),
             401 | 403 => Try::Fatal(Error::setting("views.served.key_env", format!("the endpoint refused the key, {}", told()))),
             300..=399 | 404 | 405 => {
                 Try::Fatal(Error::setting("views.served.url", format!("no chat completions at {}, {}", self.url, told())))
             }
+            400..=500 if has_system && refuses_system(&text) => Try::NoSystem,
             _ if format::is_meant(self.settings.format, status, &text) => {
                 let known = told();
                 Try::Fatal(Error::setting(
@@ -219,8 +231,26 @@ fn seconds(wait: Duration) -> String {
     if wait.as_secs() > MOST { "more than a year".into() } else { format!("{} s", wait.as_secs_f32().ceil()) }
 }
 
+/// Whether a complaint is about a system turn, as servers pass it on from a chat template.
+fn refuses_system(complaint: &str) -> bool {
+    const WORDS: [&str; 9] = [
+        "system role",
+        "role system",
+        "role 'system'",
+        "role \"system\"",
+        "role \\\"system\\\"",
+        "system message",
+        "system prompt",
+        "roles must alternate",
+        "user and assistant roles",
+    ];
+    let complaint = complaint.to_lowercase();
+    WORDS.iter().any(|words| complaint.contains(words))
+}
+
+/// An endpoint's words for a terminal.
 fn short(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(COMPLAINT).collect()
+    clean::line(text, COMPLAINT)
 }
 
 #[cfg(test)]

@@ -9,14 +9,13 @@ mod tls;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::account::{Account, Provenance, Spent};
+use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
 use super::ground::Ground;
-use super::text::{Ask, Plan, Scratch, Writer, answer_lines};
+use super::text::{Ask, Plan, Role, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
 use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
@@ -27,13 +26,18 @@ const HOPELESS: usize = 8;
 /// Tokens that an answer may have besides its lines: braces, quotes, a fence.
 const SPARE_TOKENS: u32 = 64;
 
+/// Why an answer that was cut off is not used.
+const DOUBTFUL: &str = "the answer was cut off and may be nothing but thoughts; raise views.text.line_tokens, take a format that asks for JSON, or an \
+    endpoint that does not think";
+
 /// See the module.
 pub struct ServedGenerator<'a> {
     writer: Writer<'a>,
     ground: Ground,
     settings: ViewSettings,
     client: Client,
-    spent: Mutex<Spent>,
+    /// The endpoint's model takes no system turn: its text leads the user turn.
+    folded: AtomicBool,
 }
 
 impl<'a> ServedGenerator<'a> {
@@ -50,17 +54,19 @@ impl<'a> ServedGenerator<'a> {
         let writer = Writer::new(public, settings, Grounding::Retrieval)?;
         let client = Client::new(&settings.served)?;
         let ground = Ground::new(writer.names.lines(), &settings.text, threads, cache)?;
-        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, spent: Mutex::default() })
-    }
-
-    fn spend(&self, more: Spent) {
-        *self.spent.lock().unwrap_or_else(|e| e.into_inner()) += more;
+        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, folded: AtomicBool::new(false) })
     }
 
     /// The body of a request.
     fn body(&self, ask: &Ask<'_>) -> Value {
         let s: &ServedSettings = &self.settings.served;
-        let messages: Vec<Value> = ask.messages.iter().map(|m| json!({"role": m.role.name(), "content": m.text()})).collect();
+        let turn = |role: Role, content: String| json!({"role": role.name(), "content": content});
+        let messages: Vec<Value> = match &ask.messages[..] {
+            [system, user] if self.folded.load(Ordering::Relaxed) => {
+                vec![turn(Role::User, format!("{}\n\n{}", system.text(), user.text()))]
+            }
+            all => all.iter().map(|m| turn(m.role, m.text())).collect(),
+        };
         let seed = mix(mix(self.settings.seed as u32, (self.settings.seed >> 32) as u32), mix(ask.user, ask.part.index() as u32)) >> 1;
         let mut body = json!({
             "model": s.model,
@@ -84,19 +90,28 @@ impl<'a> ServedGenerator<'a> {
             Plan::Cannot(failed) => return Ok(Written { made: Err(failed), reached: None }),
             Plan::Ask(ask) => ask,
         };
-        let body = self.body(&ask);
         let failed = |reason| Failed { reason, asked: true, counts: Counts::default() };
-        let answer = match self.client.ask(&body, mix(request.user, part.index() as u32), stopped)? {
+        let question = || self.client.ask(&self.body(&ask), mix(request.user, part.index() as u32), stopped);
+        let mut outcome = question()?;
+        if let Outcome::NoSystem = outcome {
+            self.folded.store(true, Ordering::Relaxed);
+            outcome = question()?;
+        }
+        let answer = match outcome {
             Outcome::Answer(answer) => answer,
+            Outcome::NoSystem => return Ok(Written { made: Err(failed("the endpoint takes no system turn".into())), reached: Some(true) }),
             Outcome::Refused(reason) => return Ok(Written { made: Err(failed(reason)), reached: Some(true) }),
             Outcome::Silent(reason) => return Ok(Written { made: Err(failed(reason)), reached: Some(false) }),
         };
-        let (prompt_tokens, output_tokens) = (answer.prompt_tokens.into(), answer.output_tokens.into());
-        self.spend(Spent { prompt_tokens, output_tokens, ..Default::default() });
         let tokens = Counts { prompt_tokens: answer.prompt_tokens, output_tokens: answer.output_tokens, ..Default::default() };
-        let lines = match self.ground.lines(&answer_lines(&answer.text, 2 * ask.count), scratch) {
+        let named = answer_lines(&answer.text, 2 * ask.count);
+        let refused = |reason: String| Ok(Written { made: Err(Failed { reason, asked: true, counts: tokens }), reached: Some(true) });
+        if answer.doubtful {
+            return refused(DOUBTFUL.into());
+        }
+        let lines = match self.ground.lines(&named, scratch) {
             Ok(lines) => lines,
-            Err(e) => return Ok(Written { made: Err(Failed { reason: e.to_string(), asked: true, counts: tokens }), reached: Some(true) }),
+            Err(e) => return refused(e.to_string()),
         };
         Ok(Written { made: self.writer.finish(*ask, &lines, tokens), reached: Some(true) })
     }
@@ -119,7 +134,6 @@ impl Generator for ServedGenerator<'_> {
 
     /// `threads` is not heeded: these wait, and `views.served.concurrency` says how many.
     fn run(&self, jobs: &[Job<'_>], _threads: usize, sink: &dyn Sink) -> Result<()> {
-        let begin = Instant::now();
         let work = work(jobs);
         let (next, failures, answers) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         let over = AtomicBool::new(false);
@@ -153,27 +167,27 @@ impl Generator for ServedGenerator<'_> {
             }
         };
         std::thread::scope(|scope| {
-            for _ in 0..(self.settings.served.concurrency as usize).min(work.len()) {
-                scope.spawn(worker);
+            // This thread asks too; where the system gives no more threads, those that run do the work.
+            for _ in 1..(self.settings.served.concurrency as usize).min(work.len()) {
+                if std::thread::Builder::new().spawn_scoped(scope, worker).is_err() {
+                    break;
+                }
             }
+            worker();
         });
-        // Reading and writing cannot be told apart from here.
-        let seconds = begin.elapsed().as_secs_f64();
-        self.spend(Spent { prompt_seconds: seconds, output_seconds: seconds, ..Default::default() });
         fatal.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
 
-    fn account(&self) -> Option<Account> {
+    fn account(&self) -> Option<Provenance> {
         let s = &self.settings.served;
-        let provenance = Provenance {
+        Some(Provenance {
             model: s.model.clone().unwrap_or_default(),
             sampling: json!({"temperature": tidy(s.temperature.into()), "top_p": tidy(s.top_p.into()), "format": s.format.name()}),
             grounding: self.ground.describe(),
             device: "endpoint".into(),
             dtype: "unknown".into(),
             ..Provenance::of(&self.writer)
-        };
-        Some(Account { provenance, spent: *self.spent.lock().unwrap_or_else(|e| e.into_inner()) })
+        })
     }
 
     fn notes(&self) -> Vec<String> {

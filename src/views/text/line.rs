@@ -1,5 +1,7 @@
 //! Catalogue text on one line of a prompt, and back from one line of an answer.
 
+use crate::base::clean;
+
 /// `text` as at most `limit` characters on one line that no chat template, tokenizer or prompt takes for structure.
 ///
 /// What is promised for any input whatever:
@@ -43,10 +45,10 @@ fn plain(c: char) -> char {
     }
 }
 
-/// Characters without a shape: joiners, direction marks, tags, variation selectors, private use.
+/// Characters without a shape, and those that models use for themselves: variation selectors, the blank of tokenizers, private use.
 fn hidden(c: char) -> bool {
-    matches!(u32::from(c), 0xAD | 0x34F | 0x61C | 0x115F | 0x1160 | 0x17B4 | 0x17B5 | 0x180B..=0x180F | 0x200B..=0x200F | 0x2028..=0x202E
-        | 0x2060..=0x206F | 0x2581 | 0x3164 | 0xE000..=0xF8FF | 0xFE00..=0xFE0F | 0xFEFF | 0xFFA0 | 0xFFF0..=0xFFFD | 0xE0000..=0x10FFFF)
+    let own = matches!(u32::from(c), 0x2581 | 0xE000..=0xF8FF | 0xFE00..=0xFE0F | 0xFFF0..=0xFFFD | 0xE0000..=0x10FFFF);
+    own || clean::hidden(c)
 }
 
 /// Whether what follows a `[` reads like the name of a control token: an optional slash and a word of capitals, before anything else.
@@ -75,6 +77,13 @@ pub fn answer_lines(answer: &str, most: usize) -> Vec<String> {
         return names.iter().map(|n| bare(n)).filter(|n| !n.is_empty()).take(most).collect();
     }
     body.lines().filter(|l| !l.trim_start().starts_with("```")).map(bare).filter(|l| !l.is_empty()).take(most).collect()
+}
+
+/// Whether an answer begins as JSON does that names something, be it cut off: `{"`, `["` or `[{`.
+pub fn is_json(answer: &str) -> bool {
+    let body = fenced(answer).unwrap_or(answer).trim_start();
+    let inside = body.strip_prefix(['{', '[']).map(str::trim_start);
+    inside.is_some_and(|inside| inside.starts_with('"') || body.starts_with('[') && inside.starts_with('{'))
 }
 
 /// What stands between the first pair of code fences.

@@ -9,9 +9,11 @@ mod line;
 mod match_lines;
 mod names;
 mod template;
+mod think;
 
 pub use ask::{Ask, Limits, Plan, Writer};
-pub use line::{answer_lines, one_line, words};
+pub use line::{answer_lines, is_json, one_line, words};
 pub use match_lines::{Matcher, Scratch};
 pub use names::{NameCounts, Names};
 pub use template::{Message, Piece, Prompts, Role, Template, Values};
+pub use think::{REMEDY, answer_of, opens_thoughts, unfinished};

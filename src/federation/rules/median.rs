@@ -1,0 +1,108 @@
+//! `median`: the coordinate-wise median instead of the mean; of an item row over the clients that uploaded it.
+
+use super::{Kind, Needs, Occasion, Options, Rule};
+use crate::Result;
+use crate::federation::{Mean, Update};
+
+pub(super) const KIND: Kind = Kind {
+    name: "median",
+    summary: "defence: the median of every coordinate over the clients that uploaded it, weights left aside",
+    paper: "Yin et al., Byzantine-Robust Distributed Learning, ICML 2018",
+    options: &[],
+    build,
+};
+
+struct Median;
+
+fn build(_: &Options) -> Result<Box<dyn Rule>> {
+    Ok(Box::new(Median))
+}
+
+/// Median of `values`, which are reordered; of an even number the mean of the two in the middle. Not a number where one of them is none.
+fn median(values: &mut [f32]) -> f32 {
+    if values.iter().any(|x| x.is_nan()) {
+        return f32::NAN;
+    }
+    let half = values.len() / 2;
+    let even = values.len().is_multiple_of(2);
+    let (below, &mut upper, _) = values.select_nth_unstable_by(half, f32::total_cmp);
+    match below.iter().copied().max_by(f32::total_cmp) {
+        Some(lower) if even => ((f64::from(lower) + f64::from(upper)) / 2.0) as f32,
+        _ => upper,
+    }
+}
+
+impl Rule for Median {
+    fn needs(&self) -> Needs {
+        Needs::All
+    }
+
+    fn server(&self, _: &Occasion, mean: &mut Mean) {
+        let Mean { d, dense, items, rows, updates } = mean;
+        let mut column = Vec::with_capacity(updates.len());
+        for (k, value) in dense.iter_mut().enumerate() {
+            column.clear();
+            column.extend(updates.iter().filter_map(|u: &Update| u.dense.get(k)));
+            if !column.is_empty() {
+                *value = median(&mut column);
+            }
+        }
+        // Contributors of each item: (slot, update, row), by slot.
+        let mut contributors: Vec<(usize, usize, usize)> = Vec::new();
+        for (u, update) in updates.iter().enumerate() {
+            let slot = |item: &u32| items.binary_search(item).ok();
+            contributors.extend(update.items.iter().enumerate().filter_map(|(row, item)| Some((slot(item)?, u, row))));
+        }
+        contributors.sort_unstable();
+        for group in contributors.chunk_by(|a, b| a.0 == b.0) {
+            for k in 0..*d {
+                column.clear();
+                column.extend(group.iter().map(|&(_, u, row)| updates[u].rows[row * *d + k]));
+                rows[group[0].0 * *d + k] = median(&mut column);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_median_is_the_middle_of_the_sorted_values(mut values in prop::collection::vec(-9f32..9.0, 1..12)) {
+            let mut sorted = values.clone();
+            sorted.sort_by(f32::total_cmp);
+            let n = sorted.len();
+            let expected = (f64::from(sorted[(n - 1) / 2]) + f64::from(sorted[n / 2])) / 2.0;
+            prop_assert_eq!(median(&mut values), expected as f32);
+        }
+    }
+
+    #[test]
+    fn a_row_is_the_median_over_its_contributors_alone() {
+        let update = |client: u32, dense: f32, rows: &[(u32, [f32; 2])]| Update {
+            client,
+            weight: 1,
+            dense: vec![dense],
+            items: rows.iter().map(|r| r.0).collect(),
+            rows: rows.iter().flat_map(|r| r.1).collect(),
+        };
+        let mut mean = Mean {
+            d: 2,
+            dense: vec![100.0],
+            items: vec![3, 5, 9],
+            rows: vec![0.0; 6],
+            updates: vec![
+                update(0, 1.0, &[(9, [1.0, -1.0]), (3, [7.0, 8.0])]),
+                update(1, 2.0, &[(9, [2.0, -9.0])]),
+                update(2, 900.0, &[(9, [600.0, -2.0]), (5, [1.0, 3.0])]),
+                update(3, 3.0, &[(5, [3.0, 1.0])]),
+            ],
+        };
+        Median.server(&Occasion { seed: 0, round: 1 }, &mut mean);
+        assert_eq!(mean.dense, [2.5]);
+        assert_eq!(mean.rows, [7.0, 8.0, 2.0, 2.0, 2.0, -2.0]);
+    }
+}

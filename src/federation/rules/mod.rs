@@ -1,0 +1,146 @@
+//! What happens to updates between a client's visit and the server's step: attacks, bounds, noise, robust averages.
+//!
+//! `federation.rules` lists them in the order in which a client applies them; the server goes through the same list backwards. Each entry
+//! is a name with options: `"sign-flip share=0.1"`, `"norm-bound bound=0.5"`, `"median"`. A rule is one file here and one line in
+//! [`KINDS`]. Without rules updates are added to the sums as they come, and none of this runs.
+
+mod median;
+mod norm_bound;
+mod sign_flip;
+
+use super::{Mean, Update};
+use crate::config::names;
+use crate::{Error, Result};
+
+/// What a rule needs at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing, or the weighted mean: updates can be added up one by one.
+    Linear,
+    /// Every update of the round at once, in [`Mean::updates`]. Costs the memory of the cohort's uploads.
+    All,
+}
+
+/// Where and when a rule is applied.
+#[derive(Clone, Copy, Debug)]
+pub struct Occasion {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Round, counted from 1.
+    pub round: u64,
+}
+
+/// One thing that is done to updates. Equal occasions and updates must give equal bits.
+pub trait Rule: Send + Sync {
+    /// Changes what a client uploads. Called for every client of a round, in no promised order.
+    fn client(&self, _occasion: &Occasion, _update: &mut Update) {}
+
+    /// Changes the mean before the server's step.
+    fn server(&self, _occasion: &Occasion, _mean: &mut Mean) {}
+
+    /// What [`Rule::server`] needs.
+    fn needs(&self) -> Needs {
+        Needs::Linear
+    }
+}
+
+/// A rule by name.
+pub struct Kind {
+    /// Name, the first word of an entry.
+    pub name: &'static str,
+    /// One line: what it does.
+    pub summary: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+    /// Every option with its default.
+    pub options: &'static [(&'static str, f64)],
+    /// Makes the rule, or says what is wrong with an option.
+    pub build: fn(&Options) -> Result<Box<dyn Rule>>,
+}
+
+/// Every rule.
+pub const KINDS: &[Kind] = &[norm_bound::KIND, sign_flip::KIND, median::KIND];
+
+/// The options of one entry.
+pub struct Options {
+    entry: String,
+    values: Vec<(&'static str, f64)>,
+}
+
+impl Options {
+    /// The value of `name` if `fits` says so, else an error that names the range `wanted`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`].
+    pub fn get(&self, name: &str, fits: impl Fn(f64) -> bool, wanted: &str) -> Result<f64> {
+        match self.values.iter().find(|(n, _)| *n == name) {
+            Some(&(_, value)) if value.is_finite() && fits(value) => Ok(value),
+            Some((_, value)) => Err(self.refuse(&format!("{name} is {value}, wanted {wanted}"))),
+            None => Err(self.refuse(&format!("has no option {name}"))),
+        }
+    }
+
+    fn refuse(&self, message: &str) -> Error {
+        Error::setting("federation.rules", format!("`{}`: {message}", self.entry))
+    }
+}
+
+/// The rules that `entries` ask for, in their order.
+///
+/// # Errors
+/// [`Error::Setting`] for unknown names and options and for values out of range.
+pub fn build(entries: &[String]) -> Result<Vec<Box<dyn Rule>>> {
+    entries.iter().map(|entry| one(entry)).collect()
+}
+
+fn one(entry: &str) -> Result<Box<dyn Rule>> {
+    let fail = |message: String| Error::setting("federation.rules", message);
+    let mut words = entry.split_whitespace();
+    let name = words.next().ok_or_else(|| fail("holds an empty entry; leave it out".into()))?;
+    let kind = KINDS.iter().find(|k| k.name == name);
+    let kind = kind.ok_or_else(|| fail(names::unknown("rule", name, KINDS.iter().map(|k| k.name))))?;
+    let mut options = Options { entry: entry.to_string(), values: kind.options.to_vec() };
+    for word in words {
+        let (key, text) = word.split_once('=').ok_or_else(|| options.refuse(&format!("`{word}` is no option; write NAME=VALUE")))?;
+        let value: f64 = text.parse().map_err(|_| options.refuse(&format!("`{text}` is no number")))?;
+        match options.values.iter_mut().find(|(n, _)| *n == key) {
+            Some(slot) => slot.1 = value,
+            None if kind.options.is_empty() => return Err(options.refuse("the rule has no options")),
+            None => return Err(options.refuse(&names::unknown("option", key, kind.options.iter().map(|(n, _)| *n)))),
+        }
+    }
+    (kind.build)(&options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_read_and_mistakes_are_named() {
+        let all = |list: &[&str]| build(&list.iter().map(|s| s.to_string()).collect::<Vec<_>>());
+        assert_eq!(all(&["sign-flip", " norm-bound  bound=0.5 ", "median"]).unwrap().len(), 3);
+        for (entry, part) in [
+            ("norm-bond", "did you mean `norm-bound`"),
+            ("norm-bound bund=1", "did you mean `bound`"),
+            ("norm-bound bound", "NAME=VALUE"),
+            ("norm-bound bound=x", "`x` is no number"),
+            ("norm-bound bound=0", "above 0"),
+            ("norm-bound bound=inf", "above 0"),
+            ("sign-flip share=1.5", "from 0 to 1"),
+            ("median k=3", "no options"),
+            ("", "empty entry"),
+        ] {
+            let message = all(&[entry]).err().unwrap().to_string();
+            assert!(message.contains(part) && message.contains("federation.rules"), "{entry}: {message}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_defaults_are_in_range() {
+        for (i, kind) in KINDS.iter().enumerate() {
+            assert!(KINDS[..i].iter().all(|k| k.name != kind.name), "{}", kind.name);
+            one(kind.name).unwrap();
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! `sign-flip`: an untargeted attack. A fixed share of the clients uploads the opposite of what it has learnt.
+
+use super::{Kind, Occasion, Options, Rule};
+use crate::Result;
+use crate::federation::Update;
+use crate::rng::{Purpose, Stream};
+
+pub(super) const KIND: Kind = Kind {
+    name: "sign-flip",
+    summary: "attack: a `share` of the clients, the same in every round, uploads its change times -`scale`",
+    paper: "Li et al., RSA: Byzantine-Robust Stochastic Aggregation, AAAI 2019",
+    options: &[("share", 0.1), ("scale", 1.0)],
+    build,
+};
+
+struct SignFlip {
+    share: f64,
+    scale: f32,
+}
+
+fn build(options: &Options) -> Result<Box<dyn Rule>> {
+    let share = options.get("share", |x| (0.0..=1.0).contains(&x), "a share from 0 to 1")?;
+    let scale = options.get("scale", |x| x > 0.0 && x <= 1e6, "a number above 0, at most 1000000")?;
+    Ok(Box::new(SignFlip { share, scale: scale as f32 }))
+}
+
+impl SignFlip {
+    fn is_malicious(&self, seed: u64, client: u32) -> bool {
+        let draw = Stream::new(seed, Purpose::Attack, 0, u64::from(client)).u32_at(0);
+        f64::from(draw) < self.share * 4_294_967_296.0
+    }
+}
+
+impl Rule for SignFlip {
+    fn client(&self, occasion: &Occasion, update: &mut Update) {
+        if self.is_malicious(occasion.seed, update.client) {
+            update.scale(-self.scale);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_share_of_clients_flips_in_every_round() {
+        let rule = SignFlip { share: 0.25, scale: 3.0 };
+        let flipped = |round: u64| -> Vec<u32> {
+            let flips = |&client: &u32| {
+                let mut update = Update { client, dense: vec![2.0], rows: vec![-1.0], items: vec![0], ..Update::default() };
+                rule.client(&Occasion { seed: 5, round }, &mut update);
+                let (dense, row) = (update.dense[0], update.rows[0]);
+                assert!((dense, row) == (2.0, -1.0) || (dense, row) == (-6.0, 3.0), "{dense} {row}");
+                dense < 0.0
+            };
+            (0..4000).filter(flips).collect()
+        };
+        let first = flipped(1);
+        // 1,000 expected, standard deviation 27.
+        assert!((890..1110).contains(&first.len()), "{}", first.len());
+        assert_eq!(first, flipped(2));
+        let all = SignFlip { share: 1.0, scale: 1.0 };
+        assert!((0..1000).all(|c| all.is_malicious(9, c)));
+        let none = SignFlip { share: 0.0, scale: 1.0 };
+        assert!(!(0..1000).any(|c| none.is_malicious(9, c)));
+    }
+}

@@ -5,19 +5,20 @@ mod common;
 
 use std::collections::{HashMap, HashSet};
 
-use lumos::config::DataSettings;
-use lumos::data::{Filtered, ItemText, RawData, Split, filter};
+use lumos::config::{DataSettings, Duplicates, Repeats};
+use lumos::data::{Filtered, ItemText, RawData, Split, TimeValues, Times, filter};
 use proptest::prelude::*;
 
 /// A raw data set of the given (user, item, time) rows; tokens are the numbers, ids by first appearance.
 fn raw(rows: &[(u8, u8, i8)]) -> RawData {
-    let mut raw = RawData { times: Some(Vec::new()), ..RawData::default() };
+    let mut raw = RawData::default();
+    let times = rows.iter().map(|row| i64::from(row.2)).collect();
+    raw.times = Some(Times::new(TimeValues::Integer(times)));
     let (mut users, mut items) = (HashMap::new(), HashMap::new());
-    for (user, item, time) in rows {
+    for (user, item, _) in rows {
         let (next_user, next_item) = (users.len() as u32, items.len() as u32);
         raw.users.push(*users.entry(user).or_insert(next_user));
         raw.items.push(*items.entry(item).or_insert(next_item));
-        raw.times.as_mut().unwrap().push(f64::from(*time));
         if next_user < users.len() as u32 {
             raw.user_tokens.push(format!("u{user}"));
         }
@@ -55,8 +56,32 @@ fn naive_k_core(rows: &[(u8, u8, i8)], k: usize) -> Vec<(u8, u8, i8)> {
     }
 }
 
+/// Rows without duplicates and repeats, in file order, each looked for among all rows before it.
+fn naive_drop(rows: &[(u8, u8, i8)], duplicates: Duplicates, repeats: Repeats) -> Vec<(u8, u8, i8)> {
+    let mut rows = rows.to_vec();
+    if duplicates == Duplicates::Drop {
+        let all = rows.clone();
+        let mut at = 0..;
+        rows.retain(|row| !all[..at.next().unwrap()].contains(row));
+    }
+    let mut ordered: Vec<usize> = (0..rows.len()).collect();
+    ordered.sort_by_key(|at| (rows[*at].2, *at));
+    let stays = |place: usize| {
+        let (user, item, _) = rows[ordered[place]];
+        let mut before = ordered[..place].iter().map(|at| rows[*at]).filter(|row| row.0 == user);
+        match repeats {
+            Repeats::Keep => true,
+            Repeats::First => before.all(|row| row.1 != item),
+            Repeats::Consecutive => before.next_back().is_none_or(|row| row.1 != item),
+        }
+    };
+    let mut kept: Vec<usize> = (0..rows.len()).filter(|place| stays(*place)).map(|place| ordered[place]).collect();
+    kept.sort();
+    kept.into_iter().map(|at| rows[at]).collect()
+}
+
 /// The whole filter done slowly: sequences as tokens, users in file order of what is left.
-fn naive(rows: &[(u8, u8, i8)], k: u32, min: u32, max: u32) -> Vec<(String, Vec<(String, f64)>)> {
+fn naive(rows: &[(u8, u8, i8)], k: u32, min: u32, max: u32) -> Vec<(String, Vec<(String, i64)>)> {
     let core = naive_k_core(rows, k as usize);
     let mut kept = HashSet::new();
     let mut sequences: HashMap<u8, Vec<usize>> = HashMap::new();
@@ -77,12 +102,13 @@ fn naive(rows: &[(u8, u8, i8)], k: u32, min: u32, max: u32) -> Vec<(String, Vec<
             order.push(row.0);
         }
     }
-    let row = |at: &usize| (format!("i{}", core[*at].1), f64::from(core[*at].2));
+    let row = |at: &usize| (format!("i{}", core[*at].1), i64::from(core[*at].2));
     order.iter().map(|u| (format!("u{u}"), sequences[u].iter().map(row).collect())).collect()
 }
 
-fn as_tokens(f: &Filtered) -> Vec<(String, Vec<(String, f64)>)> {
-    let (d, times) = (&f.dataset, f.times.as_ref().unwrap());
+fn as_tokens(f: &Filtered) -> Vec<(String, Vec<(String, i64)>)> {
+    let d = &f.dataset;
+    let TimeValues::Integer(times) = &f.times.as_ref().unwrap().values else { panic!() };
     let range = |u: usize| d.offsets[u] as usize..d.offsets[u + 1] as usize;
     let one = |at: usize| (d.item_tokens[d.items[at] as usize].clone(), times[at]);
     (0..d.users()).map(|u| (d.user_tokens[u].clone(), range(u).map(one).collect())).collect()
@@ -94,10 +120,17 @@ proptest! {
     #[test]
     fn equals_the_naive_way(
         rows in prop::collection::vec((0u8..12, 0u8..10, -3i8..4), 1..160), k in 0u32..6, min in 3u32..6, max in prop::sample::select(vec![0u32, 3, 4, 9]),
+        duplicates in prop::sample::select(vec![Duplicates::Drop, Duplicates::Keep]),
+        repeats in prop::sample::select(vec![Repeats::Keep, Repeats::First, Repeats::Consecutive]),
     ) {
-        let expected = naive(&rows, k, min, max);
-        match filter(raw(&rows), &limits(k, min, max)) {
-            Ok(f) => prop_assert_eq!(as_tokens(&f), expected),
+        let (single, left) = (naive_drop(&rows, duplicates, Repeats::Keep), naive_drop(&rows, duplicates, repeats));
+        let expected = naive(&left, k, min, max);
+        match filter(raw(&rows), &DataSettings { duplicates, repeats, ..limits(k, min, max) }) {
+            Ok(f) => {
+                prop_assert_eq!(as_tokens(&f), expected);
+                let dropped = ((rows.len() - single.len()) as u64, (single.len() - left.len()) as u64);
+                prop_assert_eq!((f.dropped.duplicates, f.dropped.repeats), dropped);
+            }
             Err(e) => prop_assert!(expected.is_empty(), "{}", e),
         }
     }
@@ -135,11 +168,41 @@ fn ties_keep_the_order_of_the_file() {
 }
 
 #[test]
-fn a_repeated_interaction_is_kept_and_counted() {
-    let f = filter(raw(&[(0, 1, 0), (0, 1, 0), (0, 1, 1), (0, 2, 2)]), &limits(0, 3, 0)).unwrap();
-    assert_eq!(f.dataset.sequence(0), [0, 0, 0, 1]);
-    let stats = lumos::data::stats_with_times(&f.dataset, f.times.as_deref());
-    assert_eq!((stats.duplicates, stats.repeats), (Some(1), 2));
+fn duplicates_are_dropped_kept_or_refused() {
+    let rows = raw(&[(0, 1, 0), (0, 1, 0), (0, 1, 1), (0, 2, 2), (0, 3, 3)]);
+    let made = |duplicates| filter(rows.clone(), &DataSettings { duplicates, ..limits(0, 3, 0) });
+    let counts = |f: &Filtered| {
+        let stats = lumos::data::stats_with_times(&f.dataset, f.times.as_ref());
+        (stats.duplicates, stats.repeats, f.dropped.duplicates)
+    };
+    let kept = made(Duplicates::Keep).unwrap();
+    assert_eq!((kept.dataset.sequence(0), counts(&kept)), (&[0, 0, 0, 1, 2][..], (Some(1), 2, 0)));
+    let dropped = made(Duplicates::Drop).unwrap();
+    assert_eq!((dropped.dataset.sequence(0), counts(&dropped)), (&[0, 0, 1, 2][..], (Some(0), 1, 1)));
+    let error = made(Duplicates::Refuse).unwrap_err().to_string();
+    for part in
+        ["`data.duplicates`", "1 row is a duplicate", "interaction 2 repeats interaction 1", "user `u0`, item `i1`, time 0", "=drop"]
+    {
+        assert!(error.contains(part), "`{part}` is not in {error}");
+    }
+    // Without times each row has a place of its own.
+    let timeless = RawData { times: None, ..rows.clone() };
+    let f = filter(timeless, &DataSettings { duplicates: Duplicates::Refuse, ..limits(0, 3, 0) }).unwrap();
+    assert_eq!((f.dataset.items.len(), f.dropped.duplicates), (5, 0));
+}
+
+#[test]
+fn the_core_counts_what_duplicates_and_repeats_leave() {
+    // Item 9 has three rows: one, once its duplicate and its repeat are gone.
+    let mut rows: Vec<(u8, u8, i8)> = (0..2).flat_map(|user| (0..3).map(move |item| (user, item, item as i8))).collect();
+    rows.extend([(0, 9, 5), (0, 9, 5), (0, 9, 6)]);
+    let items = |duplicates, repeats| {
+        filter(raw(&rows), &DataSettings { duplicates, repeats, ..limits(2, 3, 0) }).unwrap().dataset.item_tokens.len()
+    };
+    assert_eq!(items(Duplicates::Drop, Repeats::Keep), 4);
+    assert_eq!(items(Duplicates::Keep, Repeats::First), 3);
+    assert_eq!(items(Duplicates::Drop, Repeats::First), 3);
+    assert_eq!(items(Duplicates::Drop, Repeats::Consecutive), 3);
 }
 
 #[test]

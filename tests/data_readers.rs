@@ -165,9 +165,9 @@ fn hostile() -> Vec<Hostile> {
         (
             "time of another type",
             "f.inter",
-            b"user_id:token\titem_id:token\ttimestamp:token\na\tb\t1\n".to_vec(),
+            b"user_id:token\titem_id:token\ttimestamp:float_seq\na\tb\t1\n".to_vec(),
             1,
-            &["`float` is needed"],
+            &["`float` or `token` is needed", "list"],
         ),
         ("too few fields", "f.inter", with("a\tb\t1\na\tb\n"), 3, &["2 fields where the header has 3"]),
         ("too many fields", "f.inter", with("a\tb\t1\t2\n"), 2, &["4 fields where the header has 3"]),

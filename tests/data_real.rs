@@ -15,7 +15,7 @@ fn prepare_real(set: &str, file: &str, k_core: u32) -> Option<(Manifest, lumos::
     let manifest = prepare(&settings, &dir, false, &quiet).unwrap();
     let dataset = load(&dir).unwrap();
     let times = load_times(&dir).unwrap();
-    assert_eq!(stats_with_times(&dataset, times.as_deref()), manifest.stats, "stored and recomputed statistics differ");
+    assert_eq!(stats_with_times(&dataset, times.as_ref()), manifest.stats, "stored and recomputed statistics differ");
     Some((manifest, dataset))
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use common::{SMALL_INTER, SMALL_ITEM, ensure, put, quiet, recbole};
 use lumos::base::lock::Lock;
 use lumos::config::DataSettings;
-use lumos::data::{Dataset, FORMAT_VERSION, load, load_manifest, load_times, prepare, prepared_dir, stats};
+use lumos::data::{Dataset, FORMAT_VERSION, TimeUnit, TimeValues, load, load_manifest, load_times, prepare, prepared_dir, stats};
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -37,7 +37,9 @@ fn a_folder_comes_back_whole() {
     let d = load(&out).unwrap();
     assert_eq!((d.name.as_str(), d.fingerprint.as_str()), ("small", manifest.fingerprint.as_str()));
     assert_eq!(load_manifest(&out).unwrap(), manifest);
-    assert_eq!(load_times(&out).unwrap().unwrap()[..4], [50.0, 100.0, 100.0, 100.0]);
+    let times = load_times(&out).unwrap().unwrap();
+    let TimeValues::Float(values) = &times.values else { panic!("the file has fractions") };
+    assert_eq!((&values[..4], times.unit), (&[50.0, 100.0, 100.0, 100.0][..], TimeUnit::Positions));
     assert_eq!(stats(&d).users, manifest.stats.users);
     assert_eq!(manifest.raw.interactions, 20);
     let mut names: Vec<String> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

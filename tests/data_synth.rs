@@ -45,7 +45,7 @@ proptest! {
         let mut met = HashSet::new();
         for row in 0..raw.users.len() {
             prop_assert!(met.insert((raw.users[row], raw.items[row])));
-            prop_assert!(row == 0 || raw.users[row] != raw.users[row - 1] || times[row] >= times[row - 1]);
+            prop_assert!(row == 0 || raw.users[row] != raw.users[row - 1] || times.compare(row, row - 1).is_ge());
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What every layer stands on: files that are whole or not there, locks that die with their process, the time of day, foreign text made
-//! fit for a terminal.
+//! What every layer stands on: files that are whole or not there, locks that die with their process, the time of day, memory, foreign text
+//! made fit for a terminal.
 
 pub mod clean;
 pub mod clock;

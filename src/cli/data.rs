@@ -4,11 +4,13 @@ use super::args::ConfigArgs;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::pairs;
-use crate::config::{self, Settings};
-use crate::data::{self, Stats};
+use crate::config::{self, Duplicates, Repeats, Settings};
+use crate::data::{self, Dropped, Stats};
 use crate::run::{self, Observer};
 use crate::{Error, Result};
 use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// Read, filter and store histories; look at what is stored
@@ -26,6 +28,8 @@ pub enum Command {
 Examples:
   lumos data prepare --format recbole --inter ml-100k/ml-100k.inter --items ml-100k/ml-100k.item --out data/ml-100k
   lumos data prepare --format csv --inter log.csv.gz --user-column who --item-column what --time-column when --out data/log --k-core 5
+Times are numbers (seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their size, or positions) or ISO dates and
+date-times; --time-column '' takes the rows in the order of the file. Duplicates are dropped first, then repeats, then the k-core is formed.
 Relative paths are looked up from the working folder, then under $LUMOS_DATA, then under ../shared/data. gzip and zstd are read as they are.")]
 pub struct Prepare {
     /// Source format: recbole or csv
@@ -61,6 +65,24 @@ pub struct Prepare {
     /// Name of the time column; empty keeps the order of the file
     #[arg(long, value_name = "NAME")]
     time_column: Option<String>,
+    /// Name of the catalogue's column with the titles [default: title, movie_title or name]
+    #[arg(long, value_name = "NAME")]
+    title_column: Option<String>,
+    /// Name of the catalogue's column with the categories [default: categories, category, class, genres or genre]
+    #[arg(long, value_name = "NAME")]
+    category_column: Option<String>,
+    /// Name of the catalogue's column with the brand [default: brand]
+    #[arg(long, value_name = "NAME")]
+    brand_column: Option<String>,
+    /// Name of the catalogue's column with the items often bought together [default: also_bought]
+    #[arg(long, value_name = "NAME")]
+    also_bought_column: Option<String>,
+    /// Rows with the user, the item and the time of an earlier row [default: drop]
+    #[arg(long, value_parser = PossibleValuesParser::new(Duplicates::NAMES))]
+    duplicates: Option<String>,
+    /// Items that a user comes back to: all stay, the first one alone, or all but those that follow themselves [default: keep]
+    #[arg(long, value_parser = PossibleValuesParser::new(Repeats::NAMES))]
+    repeats: Option<String>,
     /// Replace a prepared data set that is in the folder; other files in it are kept
     #[arg(long)]
     overwrite: bool,
@@ -159,12 +181,18 @@ fn prepare(args: &Prepare) -> Result<()> {
     sets.extend(setting("user_column", &args.user_column));
     sets.extend(setting("item_column", &args.item_column));
     sets.extend(setting("time_column", &args.time_column));
-    let effective = config::load(None, &sets)?;
+    sets.extend(setting("title_column", &args.title_column));
+    sets.extend(setting("category_column", &args.category_column));
+    sets.extend(setting("brand_column", &args.brand_column));
+    sets.extend(setting("also_bought_column", &args.also_bought_column));
+    sets.extend(setting("duplicates", &args.duplicates));
+    sets.extend(setting("repeats", &args.repeats));
+    let effective = config::load(None, &sets).map_err(in_flags)?;
     let stats = store(&effective.settings, &args.out, args.overwrite)?;
     if stats.repeats == 0 {
         return Ok(());
     }
-    run::returning_notice(&effective, &data::load(&args.out)?).map_or(Ok(()), say)
+    run::returning_notice(&effective, &data::load(&args.out)?).map_or(Ok(()), |note| say(with_flags(&note)))
 }
 
 fn synth(args: &Synth) -> Result<()> {
@@ -173,27 +201,81 @@ fn synth(args: &Synth) -> Result<()> {
     sets.extend(setting("synth_items", &args.items));
     sets.extend(setting("synth_mean_length", &args.mean_length));
     sets.extend(setting("synth_seed", &args.seed));
-    store(&config::load(None, &sets)?.settings, &args.out, args.overwrite).map(|_| ())
+    store(&config::load(None, &sets).map_err(in_flags)?.settings, &args.out, args.overwrite).map(|_| ())
+}
+
+/// Flags of settings that have another name or no default; every other flag is called as its setting is, with dashes.
+const FLAGS: &[(&str, &str)] = &[
+    ("data.inter", "--inter"),
+    ("data.items", "--items"),
+    ("data.synth_users", "--users"),
+    ("data.synth_items", "--items"),
+    ("data.synth_mean_length", "--mean-length"),
+    ("data.synth_seed", "--seed"),
+    ("data.dir", "--out"),
+];
+
+/// `text` with settings called as the flags that were used for them.
+fn with_flags(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("data.") {
+        let length = 5 + rest[at + 5..].find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len() - at - 5);
+        let (before, key) = (&rest[..at], &rest[at..at + length]);
+        out.push_str(before);
+        match FLAGS.iter().find(|(setting, _)| *setting == key) {
+            Some((_, flag)) => out.push_str(flag),
+            None if config::flat(&Settings::default()).is_ok_and(|all| all.contains_key(key)) => {
+                out.push_str(&format!("--{}", key[5..].replace('_', "-")));
+            }
+            None => out.push_str(key),
+        }
+        rest = &rest[at + length..];
+    }
+    out + rest
+}
+
+/// An error about settings for somebody who gave flags.
+fn in_flags(error: Error) -> Error {
+    match error {
+        Error::Setting { key, message } => Error::Usage(format!("{}: {}", with_flags(&key), with_flags(&message))),
+        Error::Data { path, line, message } => Error::Data { path, line, message: with_flags(&message) },
+        other => other,
+    }
 }
 
 fn store(settings: &Settings, out: &Path, overwrite: bool) -> Result<Stats> {
     let progress = Progress::new(false);
-    let manifest = data::prepare(&settings.data, out, overwrite, &|what, done, total| progress.stage(what, done, total))?;
+    let report = |what: &str, done, total| progress.stage(what, done, total);
+    let manifest = data::prepare(&settings.data, out, overwrite, &report).map_err(in_flags)?;
     drop(progress);
-    say(lines(&manifest.stats))?;
+    for note in manifest.notes() {
+        say(with_flags(&note))?;
+    }
+    say(lines(&manifest.stats, manifest.dropped))?;
     say(format!("prepared in {}", out.display()))?;
     Ok(manifest.stats)
 }
 
-fn show(args: &StatsArgs) -> Result<()> {
-    let dataset = data::load(&args.dir)?;
-    let stats = data::stats_with_times(&dataset, data::load_times(&args.dir)?.as_deref());
-    if args.json { say_json(&stats) } else { say(lines(&stats)) }
+/// The statistics of a prepared folder.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    stats: Stats,
+    dropped: Dropped,
 }
 
-fn lines(s: &Stats) -> String {
+fn show(args: &StatsArgs) -> Result<()> {
+    let dataset = data::load(&args.dir)?;
+    let stats = data::stats_with_times(&dataset, data::load_times(&args.dir)?.as_ref());
+    let dropped = data::load_manifest(&args.dir)?.dropped;
+    if args.json { say_json(&Shown { stats, dropped }) } else { say(lines(&stats, dropped)) }
+}
+
+fn lines(s: &Stats, dropped: Dropped) -> String {
     let share = |n: u64| format!("{n} ({:.1} %)", 100.0 * n as f64 / s.items.max(1) as f64);
     let or_unknown = |text: Option<String>| text.unwrap_or_else(|| "unknown".into());
+    let and_dropped = |left: String, gone: u64| if gone == 0 { left } else { format!("{left}, {gone} dropped") };
     pairs(&[
         ("users", s.users.to_string()),
         ("items", s.items.to_string()),
@@ -203,8 +285,9 @@ fn lines(s: &Stats) -> String {
         ("items with a title", share(s.items_with_title)),
         ("items with categories", share(s.items_with_categories)),
         ("items with also-bought items", share(s.items_with_also_bought)),
-        ("repeated items", s.repeats.to_string()),
-        ("duplicate rows", or_unknown(s.duplicates.map(|n| n.to_string()))),
+        ("repeated items", and_dropped(s.repeats.to_string(), dropped.repeats)),
+        ("duplicate rows", and_dropped(or_unknown(s.duplicates.map(|n| n.to_string())), dropped.duplicates)),
+        ("times", s.time_unit.map_or("none", |unit| unit.name()).to_string()),
         ("neighbours on one day", or_unknown(s.same_day.map(|x| format!("{:.1} %", 100.0 * x)))),
         ("popularity Gini", format!("{:.3}", s.gini)),
     ])

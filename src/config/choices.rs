@@ -21,6 +21,28 @@ macro_rules! choice {
 }
 
 choice! {
+    /// What becomes of a row with the user, the item and the time of an earlier one.
+    Duplicates {
+        /// It is dropped and counted.
+        Drop = "drop",
+        /// It stays.
+        Keep = "keep",
+        /// It is an error.
+        Refuse = "refuse",
+    }
+}
+choice! {
+    /// What becomes of an interaction with an item that its user had met before.
+    Repeats {
+        /// It stays.
+        Keep = "keep",
+        /// Only a user's first interaction with an item stays.
+        First = "first",
+        /// It is dropped where the user's last interaction was with the same item.
+        Consecutive = "consecutive",
+    }
+}
+choice! {
     /// The sequence encoder.
     Backbone {
         /// Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm blocks.

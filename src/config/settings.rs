@@ -31,6 +31,18 @@ pub struct DataSettings {
     pub item_column: String,
     /// See `user_column`. Empty: file order.
     pub time_column: String,
+    /// Name of the catalogue's column with the titles. Empty: `title`, `movie_title` or `name`.
+    pub title_column: String,
+    /// Name of the catalogue's column with the categories. Empty: `categories`, `category`, `class`, `genres` or `genre`.
+    pub category_column: String,
+    /// Name of the catalogue's column with the brand. Empty: `brand`.
+    pub brand_column: String,
+    /// Name of the catalogue's column with the items often bought together. Empty: `also_bought`.
+    pub also_bought_column: String,
+    /// Rows with the user, the item and the time of an earlier row. Without times there are none.
+    pub duplicates: Duplicates,
+    /// Items that a user comes back to (after `duplicates`, before the k-core).
+    pub repeats: Repeats,
     /// Iterated k-core: users and items with fewer interactions are removed until none is left. 0: off.
     pub k_core: u32,
     /// Users with fewer interactions are dropped (after the k-core).
@@ -58,6 +70,12 @@ impl Default for DataSettings {
             user_column: "user_id".into(),
             item_column: "item_id".into(),
             time_column: "timestamp".into(),
+            title_column: String::new(),
+            category_column: String::new(),
+            brand_column: String::new(),
+            also_bought_column: String::new(),
+            duplicates: Duplicates::Drop,
+            repeats: Repeats::Keep,
             k_core: 0,
             min_length: 5,
             max_length: 0,

@@ -65,6 +65,15 @@ fn data(s: &DataSettings) -> Result<()> {
         }
         check(!s.user_column.is_empty(), "data.user_column", "empty", "the name of a column")?;
         check(!s.item_column.is_empty(), "data.item_column", "empty", "the name of a column")?;
+        let catalogue = [
+            ("data.title_column", &s.title_column),
+            ("data.category_column", &s.category_column),
+            ("data.brand_column", &s.brand_column),
+            ("data.also_bought_column", &s.also_bought_column),
+        ];
+        if let Some((key, name)) = catalogue.into_iter().find(|(_, name)| !name.is_empty() && s.items.is_none()) {
+            return Err(Error::setting(key, format!("`{name}` is a column of the catalogue, and data.items names none")));
+        }
     }
     let long_enough = s.max_length == 0 || s.max_length >= 3;
     check(long_enough, "data.max_length", s.max_length, "0 (all) or at least 3 (training, validation and test item)")

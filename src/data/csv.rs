@@ -1,12 +1,16 @@
 //! CSV with named columns. The interactions' columns are named in the settings; the catalogue shares the item column and
-//! may have `title`, `categories` (entries parted by `|` or a quoted list), `brand` and `also_bought` (by blanks or `|`).
+//! may have a title, categories (entries parted by `|` or a quoted list), a brand and also-bought items (by blanks or `|`).
 
+use std::io::{self, BufRead, Read};
+use std::path::Path;
+
+use super::columns::{Header, no_interactions, separator};
 use super::prepare::Progress;
-use super::reader::{Builder, CatalogueColumns, CatalogueRow, RawData, Reader, column, data_error};
-use super::source::Source;
+use super::reader::{Builder, CatalogueNotes, CatalogueRow, RawData, Reader, data_error};
+use super::source::{MAX_LINE, Source};
 use super::text::{ListStyle, clean, list};
+use crate::Result;
 use crate::config::DataSettings;
-use crate::{Error, Result};
 
 /// Reader of CSV files.
 pub struct Csv;
@@ -14,43 +18,99 @@ pub struct Csv;
 /// Rows between two reports of progress.
 const REPORT: u64 = 1 << 16;
 
+/// The content of a source up to a point that moves on with every record, so that a quote that is never closed does not take the whole
+/// file for one record.
+struct Bounded<'a> {
+    content: &'a mut dyn BufRead,
+    read: u64,
+    until: u64,
+    passed: bool,
+}
+
+/// Bytes that a reader may take beyond the longest record: line end, byte order mark.
+const SLACK: u64 = 16;
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        if self.read >= self.until {
+            self.passed = true;
+            return Err(io::Error::other("too long"));
+        }
+        let room = usize::try_from(self.until - self.read).map_or(out.len(), |room| room.min(out.len()));
+        let n = self.content.read(&mut out[..room])?;
+        self.read += n as u64;
+        Ok(n)
+    }
+}
+
 /// Calls `row(line, fields)` for every record below the header; `start` is given the header first.
 fn rows<C>(
-    source: &Source,
+    source: &mut Source,
     stage: &str,
     progress: &Progress,
-    start: impl FnOnce(&[&str]) -> Result<C>,
+    start: impl FnOnce(&Header) -> Result<C>,
     mut row: impl FnMut(&C, u64, &::csv::StringRecord) -> Result<()>,
 ) -> Result<()> {
-    let path = source.path.as_path();
-    let fail = |e: ::csv::Error| {
-        let line = e.position().map_or(0, ::csv::Position::line);
-        let message = match e.kind() {
-            ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => format!("{len} fields where the header has {expected_len}"),
-            _ => e.to_string(),
-        };
-        data_error(path, line, message)
+    let (state, content) = source.parts();
+    let path = state.path.as_path();
+    let bounded = Bounded { content, read: 0, until: MAX_LINE as u64 + SLACK, passed: false };
+    let mut reader = ::csv::ReaderBuilder::new().buffer_capacity(1 << 16).from_reader(bounded);
+    let fail = |error: ::csv::Error, passed: bool, line: u64| {
+        if passed {
+            return state.too_long(line);
+        }
+        let line = error.position().map_or(line, ::csv::Position::line);
+        match error.into_kind() {
+            ::csv::ErrorKind::Io(error) => state.fail(error),
+            ::csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                data_error(path, line, format!("{len} fields where the header has {expected_len}"))
+            }
+            ::csv::ErrorKind::Utf8 { .. } => data_error(path, line, "the line is not UTF-8; convert the file (for example with iconv)"),
+            other => data_error(path, line, format!("cannot be read as CSV: {other:?}")),
+        }
     };
-    let mut reader = ::csv::ReaderBuilder::new().from_reader(source.text.as_bytes());
-    let header = reader.headers().map_err(fail)?.clone();
-    let names: Vec<&str> = header.iter().map(str::trim).collect();
-    if let Some(twice) = names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)).map(|(_, n)| n) {
-        return Err(data_error(path, 1, format!("column `{twice}` stands twice in the header")));
-    }
-    let context = start(&names)?;
-    let total = source.text.len() as u64;
     let mut record = ::csv::StringRecord::new();
+    // The header is a record like any other here, so that its errors are told alike.
+    let header = match reader.headers().cloned() {
+        Ok(header) => header,
+        Err(error) => return Err(fail(error, reader.get_ref().passed, 1)),
+    };
+    if header.is_empty() {
+        return Err(data_error(path, 0, "the file is empty"));
+    }
+    check_separator(path, &header)?;
+    let context = start(&Header::new(path, header.iter().map(|name| name.trim().to_owned()).collect())?)?;
     let mut count = 0u64;
-    while reader.read_record(&mut record).map_err(fail)? {
+    loop {
+        let at = reader.position().clone();
+        reader.get_mut().until = at.byte() + MAX_LINE as u64 + SLACK;
+        match reader.read_record(&mut record) {
+            Ok(true) => {}
+            Ok(false) => break,
+            Err(error) => return Err(fail(error, reader.get_ref().passed, at.line())),
+        }
         let line = record.position().map_or(0, ::csv::Position::line);
         row(&context, line, &record)?;
         count += 1;
         if count.is_multiple_of(REPORT) {
-            progress(stage, reader.position().byte(), total);
+            let (done, total) = state.progress();
+            progress(stage, done, total);
         }
     }
+    let (_, total) = state.progress();
     progress(stage, total, total);
     Ok(())
+}
+
+/// Refuses a header of one column that something else than commas separates.
+fn check_separator(path: &Path, header: &::csv::StringRecord) -> Result<()> {
+    if header.len() > 1 {
+        return Ok(());
+    }
+    let Some(name) = header.get(0).and_then(|field| separator(field, ',', |_| true)) else { return Ok(()) };
+    let atomic = if name == "tabs" && header[0].contains(':') { "; data.format=recbole reads atomic files" } else { "" };
+    let message = format!("the columns are separated by {name}; CSV needs commas. Put a comma for each separator in every line{atomic}");
+    Err(data_error(path, 1, message))
 }
 
 impl Reader for Csv {
@@ -58,36 +118,49 @@ impl Reader for Csv {
         "csv"
     }
 
-    fn read(&self, settings: &DataSettings, inter: Option<&Source>, items: Option<&Source>, progress: &Progress) -> Result<RawData> {
-        let source = inter.ok_or_else(|| Error::setting("data.inter", "an interactions file is needed"))?;
-        let path = source.path.as_path();
+    fn read(
+        &self,
+        settings: &DataSettings,
+        inter: Option<&mut Source>,
+        items: Option<&mut Source>,
+        progress: &Progress,
+    ) -> Result<RawData> {
+        let source = inter.ok_or_else(no_interactions)?;
+        let path = source.path().to_path_buf();
         let mut builder = Builder::new(!settings.time_column.is_empty());
-        let columns = |names: &[&str]| {
-            let user = column(path, names, "data.user_column", &settings.user_column)?;
-            let item = column(path, names, "data.item_column", &settings.item_column)?;
-            let time = match settings.time_column.as_str() {
-                "" => None,
-                name => Some(column(path, names, "data.time_column", name)?),
-            };
-            Ok((user, item, time))
+        let mut unused = Vec::new();
+        let columns = |header: &Header| {
+            let columns = header.interactions(settings)?;
+            unused = header.unused(&columns.all());
+            Ok(columns)
         };
-        rows(source, "reading interactions", progress, columns, |&(user, item, time), line, r| {
-            builder.interaction(path, line, r[user].trim(), r[item].trim(), time.map(|t| r[t].trim()))
+        rows(source, "reading interactions", progress, columns, |c, line, r| {
+            builder.interaction(&path, line, r[c.user].trim(), r[c.item].trim(), c.time.map(|t| r[t].trim()))
         })?;
-        builder.end_interactions(path)?;
+        builder.notes().unused = unused;
+        builder.end_interactions(&path)?;
         if let Some(source) = items {
-            let path = source.path.as_path();
-            let columns =
-                |names: &[&str]| Ok((column(path, names, "data.item_column", &settings.item_column)?, CatalogueColumns::find(names)));
-            rows(source, "reading catalogue", progress, columns, |(item, c), line, r| {
+            let path = source.path().to_path_buf();
+            let mut found = CatalogueNotes::default();
+            let columns = |header: &Header| {
+                let columns = header.catalogue(settings)?;
+                found = CatalogueNotes::of(header, &columns);
+                Ok(columns)
+            };
+            rows(source, "reading catalogue", progress, columns, |c, line, r| {
+                let Some(index) = builder.wants(&path, line, r[c.item].trim())? else { return Ok(()) };
                 let row = CatalogueRow {
                     title: c.title.map_or(String::new(), |c| clean(&r[c])),
-                    categories: c.categories.map_or(Vec::new(), |c| list(&r[c], ListStyle::Bars)),
+                    categories: c.category.map_or(Vec::new(), |c| list(&r[c], ListStyle::Bars)),
                     brand: c.brand.map_or(String::new(), |c| clean(&r[c])),
                     also_bought: c.also_bought.map_or(Vec::new(), |c| list(&r[c].replace('|', " "), ListStyle::Blanks)),
                 };
-                builder.describe(path, line, r[*item].trim(), row)
+                builder.describe(index, row);
+                Ok(())
             })?;
+            let counted = builder.notes().catalogue.take().unwrap_or_default();
+            builder.notes().catalogue = Some(CatalogueNotes { rows: counted.rows, matched: counted.matched, ..found });
+            builder.end_catalogue(&path)?;
         }
         Ok(builder.finish())
     }

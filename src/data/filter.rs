@@ -1,14 +1,16 @@
-//! From interactions in file order to packed sequences: k-core, time order, length limits, renumbering.
+//! From interactions in file order to packed sequences: duplicates, repeats, k-core, time order, length limits, renumbering.
 //!
-//! Order of the steps: k-core; users below the minimum length dropped; each user's interactions sorted by time (stable, so
-//! ties keep the file's order); only the last `max_length` kept; users and items numbered by first appearance in the file
-//! among the interactions that are left. Dropping short users may leave an item below `k`; it is not filtered again.
-//! An interaction that occurs twice counts twice and is kept twice.
+//! Order of the steps: each user's interactions sorted by time (stable, so ties keep the file's order); duplicate rows dropped
+//! (`data.duplicates`), then repeated items (`data.repeats`), so that the k-core counts what is left; the k-core; users below the minimum
+//! length dropped; only the last `max_length` kept; users and items numbered by first appearance in the file among the interactions that
+//! are left. Dropping short users may leave an item below `k`; it is not filtered again.
 
 use std::collections::HashSet;
 
 use super::dataset::{Dataset, ItemText};
 use super::reader::RawData;
+use super::repeats::{Dropped, drop_repeated};
+use super::times::Times;
 use crate::config::DataSettings;
 use crate::{Error, Result};
 
@@ -18,7 +20,9 @@ pub struct Filtered {
     /// Sequences and catalogue; name and fingerprint still empty.
     pub dataset: Dataset,
     /// Time of every packed interaction `[N]`, where the source has times.
-    pub times: Option<Vec<f64>>,
+    pub times: Option<Times>,
+    /// What `data.duplicates` and `data.repeats` dropped.
+    pub dropped: Dropped,
 }
 
 /// Refuses limits that no data set could meet.
@@ -34,40 +38,56 @@ pub(super) fn check_limits(settings: &DataSettings) -> Result<()> {
     Ok(())
 }
 
-/// Applies the settings' k-core and length limits to `raw`.
+/// Applies the settings' treatment of duplicates and repeats, k-core and length limits to `raw`.
 ///
 /// # Errors
-/// [`Error::Setting`] where a limit is out of range or nothing is left.
+/// [`Error::Setting`] where a limit is out of range, duplicates are refused or nothing is left.
 pub fn filter(raw: RawData, settings: &DataSettings) -> Result<Filtered> {
     check_limits(settings)?;
-    let mut keep = k_core(&raw.users, &raw.items, raw.user_tokens.len(), raw.item_tokens.len(), settings.k_core);
-    let rows = sort_by_user(&raw, &mut keep, settings);
+    let mut by_user = Index::new(&raw.users, raw.user_tokens.len());
+    by_user.sort(raw.times.as_ref());
+    let mut keep = vec![true; raw.users.len()];
+    let dropped = drop_repeated(&raw, &by_user, &mut keep, settings)?;
+    k_core(&raw, &by_user, &mut keep, settings.k_core);
+    limit_lengths(&by_user, &mut keep, settings);
     if !keep.iter().any(|k| *k) {
-        let message = format!(
-            "no user is left of {} users and {} interactions (k_core {}, min_length {}); lower the limits",
-            raw.user_tokens.len(),
-            raw.users.len(),
-            settings.k_core,
-            settings.min_length
-        );
-        return Err(Error::setting("data.min_length", message));
+        return Err(nothing_left(&raw, dropped, settings));
     }
-    Ok(pack(raw, &keep, rows))
+    let (dataset, times) = pack(raw, &keep, by_user);
+    Ok(Filtered { dataset, times, dropped })
 }
 
-/// Which interactions belong to the k-core `[N]`: every user and every item in it has at least `k` of them.
+fn nothing_left(raw: &RawData, dropped: Dropped, settings: &DataSettings) -> Error {
+    let (users, rows) = (raw.user_tokens.len(), raw.users.len());
+    let before = match (dropped.duplicates, dropped.repeats) {
+        (0, 0) => String::new(),
+        (duplicates, repeats) => format!(", of which {duplicates} duplicate rows and {repeats} repeats were dropped"),
+    };
+    // Whoever names a column of whole histories sees every user once.
+    let remedy = match users == rows {
+        true => "each user has a single row: give each interaction a row",
+        false => "lower the limits",
+    };
+    let (k, min) = (settings.k_core, settings.min_length);
+    let message =
+        format!("no user is left of {users} users and {rows} interactions{before} (data.k_core={k}, data.min_length={min}); {remedy}");
+    Error::setting("data.min_length", message)
+}
+
+/// Takes out of `keep` what does not belong to the k-core of the rows in it: every user and every item has at least `k` of them.
 ///
 /// The k-core is unique, so the order of removal does not matter: those who fall below `k` wait on a stack, and each
 /// interaction is removed once.
-fn k_core(users: &[u32], items: &[u32], n_users: usize, n_items: usize, k: u32) -> Vec<bool> {
-    let mut keep = vec![true; users.len()];
+fn k_core(raw: &RawData, by_user: &Index, keep: &mut [bool], k: u32) {
     if k <= 1 {
-        return keep;
+        return;
     }
-    let by_user = Index::new(users, n_users);
+    let (users, items) = (&raw.users, &raw.items);
+    let (n_users, n_items) = (raw.user_tokens.len(), raw.item_tokens.len());
     let by_item = Index::new(items, n_items);
-    let mut user_degree: Vec<u32> = (0..n_users).map(|u| by_user.rows(u).len() as u32).collect();
-    let mut item_degree: Vec<u32> = (0..n_items).map(|i| by_item.rows(i).len() as u32).collect();
+    let degree = |rows: &[u32]| rows.iter().filter(|r| keep[**r as usize]).count() as u32;
+    let mut user_degree: Vec<u32> = (0..n_users).map(|u| degree(by_user.rows(u))).collect();
+    let mut item_degree: Vec<u32> = (0..n_items).map(|i| degree(by_item.rows(i))).collect();
     let mut stack: Vec<(bool, u32)> = Vec::new();
     stack.extend((0..n_users as u32).filter(|u| user_degree[*u as usize] < k).map(|u| (true, u)));
     stack.extend((0..n_items as u32).filter(|i| item_degree[*i as usize] < k).map(|i| (false, i)));
@@ -90,11 +110,10 @@ fn k_core(users: &[u32], items: &[u32], n_users: usize, n_items: usize, k: u32) 
             }
         }
     }
-    keep
 }
 
-/// Rows by owner: rows of `o` are `order[starts[o]..starts[o + 1]]`, in file order.
-struct Index {
+/// Rows by owner: rows of `o` are `order[starts[o]..starts[o + 1]]`, in file order until they are sorted.
+pub(super) struct Index {
     starts: Vec<usize>,
     order: Vec<u32>,
 }
@@ -117,22 +136,25 @@ impl Index {
         Index { starts, order }
     }
 
-    fn rows(&self, owner: usize) -> &[u32] {
+    pub fn rows(&self, owner: usize) -> &[u32] {
         &self.order[self.starts[owner]..self.starts[owner + 1]]
+    }
+
+    /// Puts the rows of each owner in time order; ties, and everything where there are no times, keep the order of the file.
+    fn sort(&mut self, times: Option<&Times>) {
+        let Some(times) = times else { return };
+        for owner in self.starts.windows(2) {
+            self.order[owner[0]..owner[1]].sort_by(|a, b| times.compare(*a as usize, *b as usize));
+        }
     }
 }
 
-/// Rows by user in time order; `keep` loses short users and all but the last `max_length` of the long ones.
-fn sort_by_user(raw: &RawData, keep: &mut [bool], settings: &DataSettings) -> Index {
-    let mut index = Index::new(&raw.users, raw.user_tokens.len());
+/// `keep` loses short users and all but the last `max_length` rows of the long ones.
+fn limit_lengths(by_user: &Index, keep: &mut [bool], settings: &DataSettings) {
     let mut kept: Vec<u32> = Vec::new();
-    for user in 0..raw.user_tokens.len() {
-        let rows = &mut index.order[index.starts[user]..index.starts[user + 1]];
-        if let Some(times) = &raw.times {
-            rows.sort_by(|a, b| times[*a as usize].total_cmp(&times[*b as usize]));
-        }
+    for user in 0..by_user.starts.len() - 1 {
         kept.clear();
-        kept.extend(rows.iter().copied().filter(|r| keep[*r as usize]));
+        kept.extend(by_user.rows(user).iter().copied().filter(|r| keep[*r as usize]));
         let drop = match settings.max_length as usize {
             _ if kept.len() < settings.min_length as usize => kept.len(),
             0 => 0,
@@ -142,11 +164,10 @@ fn sort_by_user(raw: &RawData, keep: &mut [bool], settings: &DataSettings) -> In
             keep[*row as usize] = false;
         }
     }
-    index
 }
 
 /// Renumbers users and items by first appearance among the kept rows and packs the sequences.
-fn pack(raw: RawData, keep: &[bool], rows: Index) -> Filtered {
+fn pack(raw: RawData, keep: &[bool], by_user: Index) -> (Dataset, Option<Times>) {
     const NONE: u32 = u32::MAX;
     let mut new_item = vec![NONE; raw.item_tokens.len()];
     let mut seen_user = vec![false; raw.user_tokens.len()];
@@ -162,18 +183,15 @@ fn pack(raw: RawData, keep: &[bool], rows: Index) -> Filtered {
         }
     }
     let total = keep.iter().filter(|k| **k).count();
-    let mut dataset = Dataset { offsets: Vec::with_capacity(user_order.len() + 1), items: Vec::with_capacity(total), ..Dataset::default() };
-    let mut times = raw.times.as_ref().map(|_| Vec::with_capacity(total));
+    let mut dataset = Dataset { offsets: Vec::with_capacity(user_order.len() + 1), ..Dataset::default() };
+    let mut packed = Vec::with_capacity(total);
     dataset.offsets.push(0);
     for &user in &user_order {
-        for row in rows.rows(user).iter().map(|r| *r as usize).filter(|r| keep[*r]) {
-            dataset.items.push(new_item[raw.items[row] as usize]);
-            if let (Some(out), Some(all)) = (times.as_mut(), raw.times.as_ref()) {
-                out.push(all[row]);
-            }
-        }
-        dataset.offsets.push(dataset.items.len() as u64);
+        packed.extend(by_user.rows(user).iter().copied().filter(|r| keep[*r as usize]));
+        dataset.offsets.push(packed.len() as u64);
     }
+    dataset.items = packed.iter().map(|row| new_item[raw.items[*row as usize] as usize]).collect();
+    let times = raw.times.as_ref().map(|all| all.select(&packed));
     let (mut user_tokens, mut item_tokens, mut catalogue) = (raw.user_tokens, raw.item_tokens, raw.catalogue);
     dataset.user_tokens = user_order.iter().map(|u| std::mem::take(&mut user_tokens[*u])).collect();
     dataset.item_tokens = item_order.iter().map(|i| std::mem::take(&mut item_tokens[*i])).collect();
@@ -188,5 +206,5 @@ fn pack(raw: RawData, keep: &[bool], rows: Index) -> Filtered {
             ItemText { also_bought: bought.collect(), ..text }
         })
         .collect();
-    Filtered { dataset, times }
+    (dataset, times)
 }

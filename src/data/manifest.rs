@@ -4,14 +4,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::reader::RawData;
+use super::reader::{RawData, SourceNotes};
+use super::repeats::Dropped;
 use super::stats::Stats;
+use crate::base::clean;
 use crate::base::files::sha256_hex;
 use crate::config::DataSettings;
 
 /// Version of the folder's layout, of the preparation and of the synthetic world. Raised whenever equal settings would
 /// give other bits.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// A source file as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -67,8 +69,58 @@ pub struct Manifest {
     pub items: Option<SourceFile>,
     /// Counts before filtering.
     pub raw: RawStats,
+    /// What the reader found in the sources.
+    pub source_notes: SourceNotes,
+    /// What `data.duplicates` and `data.repeats` dropped before filtering.
+    pub dropped: Dropped,
     /// Statistics after filtering.
     pub stats: Stats,
+}
+
+impl Manifest {
+    /// What somebody who prepares the data set should know, a line each: what was dropped, which columns were read, how much of the
+    /// catalogue fits.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let Dropped { duplicates, repeats } = self.dropped;
+        let rows = self.raw.interactions;
+        if duplicates > 0 {
+            notes.push(format!(
+                "duplicates: {duplicates} of {rows} rows have user, item and time of an earlier row and were dropped; data.duplicates=keep \
+                 keeps them"
+            ));
+        }
+        if repeats > 0 {
+            let kind = self.settings.repeats.name();
+            notes.push(format!("repeats: {repeats} of {rows} interactions return to an item and were dropped (data.repeats={kind})"));
+        }
+        let listed = |names: &[String]| names.iter().map(|n| clean::id(n)).collect::<Vec<_>>().join(", ");
+        if !self.source_notes.unused.is_empty() {
+            notes.push(format!("interactions: columns not used: {}", listed(&self.source_notes.unused)));
+        }
+        let Some(catalogue) = &self.source_notes.catalogue else { return notes };
+        let from = |name: &Option<String>, key: &str| match name {
+            Some(name) => format!("from `{}`", clean::id(name)),
+            None => format!("none (data.{key} names a column)"),
+        };
+        let mut line = format!(
+            "catalogue: titles {}, categories {}",
+            from(&catalogue.title, "title_column"),
+            from(&catalogue.category, "category_column")
+        );
+        if !catalogue.unused.is_empty() {
+            line.push_str(&format!("; columns not used: {}", listed(&catalogue.unused)));
+        }
+        notes.push(line);
+        // Less than half may well be so; it may as well be the catalogue of another version of the data set.
+        if 2 * catalogue.matched < self.raw.items {
+            notes.push(format!(
+                "catalogue: only {} of {} items have a row in it ({} of its {} rows fit an item)",
+                catalogue.matched, self.raw.items, catalogue.matched, catalogue.rows
+            ));
+        }
+        notes
+    }
 }
 
 /// The settings that decide the content: neither names nor places nor what the format does not look at.
@@ -84,6 +136,10 @@ pub(super) fn identity(settings: &DataSettings, reads_files: bool) -> DataSettin
         same.user_column = default.user_column;
         same.item_column = default.item_column;
         same.time_column = default.time_column;
+        same.title_column = default.title_column;
+        same.category_column = default.category_column;
+        same.brand_column = default.brand_column;
+        same.also_bought_column = default.also_bought_column;
     }
     same
 }

@@ -2,30 +2,38 @@
 //!
 //! Item and user ids inside the crate are dense indices from 0; there is no padding id.
 //!
-//! The way of a data set: a [`Reader`] turns source files into a [`RawData`]; `filter` applies the k-core and the length
-//! limits and packs the sequences; [`prepare()`] writes the folder and [`load`] reads it back. [`find_or_prepare`] does whichever
-//! of the two is due.
+//! The way of a data set: a [`Reader`] turns source files into a [`RawData`]; `filter` drops duplicates and repeats, applies
+//! the k-core and the length limits and packs the sequences; [`prepare()`] writes the folder and [`load`] reads it back.
+//! [`find_or_prepare`] does whichever of the two is due.
 
+mod columns;
 mod csv;
 mod dataset;
+mod date;
 mod filter;
+pub mod fuzz;
 mod manifest;
 mod prepare;
 mod reader;
 mod recbole;
+mod repeats;
 mod source;
 mod stats;
 mod store;
 mod synth;
 mod synth_names;
 mod text;
+mod times;
+mod unpack;
 
 pub use dataset::*;
 pub use filter::{Filtered, filter};
 pub use manifest::{FORMAT_VERSION, Manifest, RawStats, SourceFile};
 pub use prepare::{Found, Progress, Steps, find_or_prepare, prepare, prepared_dir};
-pub use reader::{RawData, Reader, reader, reader_names};
-pub use source::{Source, resolve_source};
+pub use reader::{CatalogueNotes, RawData, Reader, SourceNotes, reader, reader_names};
+pub use repeats::Dropped;
+pub use source::{MAX_LINE, Source, resolve_source};
 pub use stats::{Stats, stats, stats_with_times};
 pub use store::{load, load_manifest, load_times};
 pub use synth::synthetic_world;
+pub use times::{TimeUnit, TimeValues, Times};

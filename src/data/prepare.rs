@@ -6,10 +6,10 @@ use super::dataset::Dataset;
 use super::filter::{check_limits, filter};
 use super::manifest::{FORMAT_VERSION, Manifest, RawStats, SourceFile, fingerprint, identity};
 use super::reader::{Reader, reader};
-use super::source::{Source, read_source, resolve_source, size_and_time};
+use super::source::{Source, checksum, resolve_source, size_and_time};
 use super::stats::stats_with_times;
 use super::store::{check_target, is_other_version, is_set, load, load_manifest, write};
-use crate::base::files::sha256_hex;
+use super::times::Times;
 use crate::base::lock::Lock;
 use crate::config::DataSettings;
 use crate::{Error, Result};
@@ -52,7 +52,7 @@ pub fn prepare(settings: &DataSettings, out: &Path, overwrite: bool, progress: &
     check_target(out, overwrite)?;
     let _lock = Lock::take(&lock_file(out)?, &in_words(out))?;
     let (manifest, dataset, times) = make(settings, progress)?;
-    put(out, overwrite, &manifest, &dataset, times.as_deref(), progress)?;
+    put(out, overwrite, &manifest, &dataset, times.as_ref(), progress)?;
     Ok(manifest)
 }
 
@@ -125,13 +125,14 @@ pub fn find_or_prepare(settings: &DataSettings, overwrite: bool, steps: &Steps) 
         return Ok(found);
     }
     let (manifest, dataset, times) = make(settings, steps.progress)?;
+    manifest.notes().iter().for_each(|line| (steps.note)(line));
     let mut dir = first.clone();
     if !fixed && check_target(&first, overwrite).is_err() {
         dir = beside(&first, &manifest.fingerprint);
         let why = if is_set(&first) { differences(settings, reader, &first) } else { "it holds other files".into() };
         (steps.note)(&format!("data {}: {} is kept ({why}), this one goes to {}", settings.name, first.display(), dir.display()));
     }
-    put(&dir, overwrite, &manifest, &dataset, times.as_deref(), steps.progress)?;
+    put(&dir, overwrite, &manifest, &dataset, times.as_ref(), steps.progress)?;
     Ok(Found { dataset, dir, reused: false })
 }
 
@@ -190,20 +191,20 @@ fn differences(settings: &DataSettings, reader: &dyn Reader, dir: &Path) -> Stri
     if changed.is_empty() { "from another state of its source files".into() } else { changed.join("; ") }
 }
 
-fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Dataset, Option<Vec<f64>>)> {
+fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Dataset, Option<Times>)> {
     let reader = reader(&settings.format)?;
     check_limits(settings)?;
     let (inter, items) = source_paths(settings, reader)?;
-    let open = |path: Option<&Path>| path.map(|p| resolve_source(p).and_then(|p| read_source(&p))).transpose();
-    let (inter, items) = (open(inter)?, open(items)?);
-    let raw = reader.read(settings, inter.as_ref(), items.as_ref(), progress)?;
-    let file = |source: Option<Source>| source.map(|s| s.file);
-    let (inter, items) = (file(inter), file(items));
-    let raw_stats = RawStats::of(&raw);
+    let open = |path: Option<&Path>| path.map(|p| resolve_source(p).and_then(|p| Source::open(&p))).transpose();
+    let (mut inter, mut items) = (open(inter)?, open(items)?);
+    let mut raw = reader.read(settings, inter.as_mut(), items.as_mut(), progress)?;
+    let file = |source: Option<Source>| source.map(Source::finish).transpose();
+    let (inter, items) = (file(inter)?, file(items)?);
+    let (raw_stats, source_notes) = (RawStats::of(&raw), std::mem::take(&mut raw.notes));
     progress("filtering", 0, 1);
     let filtered = filter(raw, settings)?;
     progress("filtering", 1, 1);
-    let (mut dataset, times) = (filtered.dataset, filtered.times);
+    let (mut dataset, times, dropped) = (filtered.dataset, filtered.times, filtered.dropped);
     dataset.name = settings.name.clone();
     dataset.fingerprint = fingerprint(settings, reader.reads_files(), inter.as_ref(), items.as_ref());
     let manifest = Manifest {
@@ -215,12 +216,14 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
         inter,
         items,
         raw: raw_stats,
-        stats: stats_with_times(&dataset, times.as_deref()),
+        source_notes,
+        dropped,
+        stats: stats_with_times(&dataset, times.as_ref()),
     };
     Ok((manifest, dataset, times))
 }
 
-fn put(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &Dataset, times: Option<&[f64]>, progress: &Progress) -> Result<()> {
+fn put(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &Dataset, times: Option<&Times>, progress: &Progress) -> Result<()> {
     progress("writing", 0, 1);
     write(out, overwrite, manifest, dataset, times)?;
     progress("writing", 1, 1);
@@ -256,5 +259,5 @@ fn unchanged(now: Option<&Path>, then: Option<&SourceFile>) -> Result<bool> {
     if modified != 0 && modified == then.modified && path == then.path {
         return Ok(true);
     }
-    Ok(sha256_hex(&std::fs::read(&path).map_err(Error::io(&path, "read"))?) == then.sha256)
+    Ok(checksum(&path)? == then.sha256)
 }

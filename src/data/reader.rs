@@ -3,10 +3,15 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
+use super::columns::{CatalogueColumns, Header, is_list};
 use super::dataset::ItemText;
 use super::prepare::Progress;
 use super::source::Source;
-use crate::config::DataSettings;
+use super::times::{TimeColumn, Times};
+use crate::base::clean;
+use crate::config::{DataSettings, names};
 use crate::{Error, Result};
 
 /// Interactions and catalogue as they stand in the source: nothing removed, nothing sorted.
@@ -21,9 +26,53 @@ pub struct RawData {
     /// Item of every interaction, in file order `[N]`.
     pub items: Vec<u32>,
     /// Time of every interaction `[N]`; `None`: file order is time order.
-    pub times: Option<Vec<f64>>,
+    pub times: Option<Times>,
     /// Catalogue `[I]`; an item without metadata has an empty entry.
     pub catalogue: Vec<ItemText>,
+    /// Line of the first interaction where each stands in a line of its own, one below the other; else `None`.
+    pub first_line: Option<u64>,
+    /// What the reader found beside them.
+    pub notes: SourceNotes,
+}
+
+/// What a reader found in the sources beside what it hands on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceNotes {
+    /// Columns of the interactions file that nothing uses.
+    pub unused: Vec<String>,
+    /// The catalogue file, where one was given.
+    pub catalogue: Option<CatalogueNotes>,
+}
+
+/// What a reader found in a catalogue file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CatalogueNotes {
+    /// Rows below the header.
+    pub rows: u64,
+    /// Rows of an item that has an interaction.
+    pub matched: u64,
+    /// Name of the column with the titles.
+    pub title: Option<String>,
+    /// Name of the column with the categories.
+    pub category: Option<String>,
+    /// Columns that nothing uses.
+    pub unused: Vec<String>,
+}
+
+impl CatalogueNotes {
+    /// A catalogue with `header` of which `columns` are read; no row counted yet.
+    pub(super) fn of(header: &Header, columns: &CatalogueColumns) -> CatalogueNotes {
+        let name = |at: Option<usize>| at.map(|at| header.name(at).to_owned());
+        CatalogueNotes {
+            rows: 0,
+            matched: 0,
+            title: name(columns.title),
+            category: name(columns.category),
+            unused: header.unused(&columns.all()),
+        }
+    }
 }
 
 /// One source format. A new format is one file that implements this and one line in `READERS`.
@@ -36,9 +85,10 @@ pub trait Reader: Sync {
         true
     }
 
-    /// The interactions and the catalogue. `inter` and `items` are the loaded, decompressed sources; a format for which
+    /// The interactions and the catalogue. `inter` and `items` are the opened sources; a format for which
     /// [`Reader::reads_files`] is false gets neither.
-    fn read(&self, settings: &DataSettings, inter: Option<&Source>, items: Option<&Source>, progress: &Progress) -> Result<RawData>;
+    fn read(&self, settings: &DataSettings, inter: Option<&mut Source>, items: Option<&mut Source>, progress: &Progress)
+    -> Result<RawData>;
 }
 
 /// Every known format.
@@ -51,25 +101,11 @@ pub fn reader_names() -> Vec<&'static str> {
 
 /// The reader called `name`; an unknown name is refused with the nearest known one.
 pub fn reader(name: &str) -> Result<&'static dyn Reader> {
-    READERS.iter().copied().find(|r| r.name() == name).ok_or_else(|| {
-        let names = reader_names();
-        let near = nearest(name, &names).unwrap_or_default();
-        Error::setting("data.format", format!("unknown format `{name}`; the nearest is `{near}`. Known formats: {}", names.join(", ")))
-    })
-}
-
-/// The name among `names` most like `name`, if any is there.
-pub(super) fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
-    let score = |n: &str| strsim::jaro_winkler(&name.to_lowercase(), &n.to_lowercase());
-    names.iter().copied().max_by(|a, b| score(a).total_cmp(&score(b)))
-}
-
-/// Position of column `name` in a header, or an error that names the setting and the nearest column.
-pub(super) fn column(path: &Path, header: &[&str], key: &str, name: &str) -> Result<usize> {
-    header.iter().position(|h| *h == name).ok_or_else(|| {
-        let hint = nearest(name, header).map_or(String::new(), |n| format!("; the nearest is `{n}` (set {key} to it if that is meant)"));
-        data_error(path, 1, format!("there is no column `{name}`{hint}. Columns: {}", header.join(", ")))
-    })
+    READERS
+        .iter()
+        .copied()
+        .find(|r| r.name() == name)
+        .ok_or_else(|| Error::setting("data.format", names::unknown("format", name, reader_names())))
 }
 
 /// An [`Error::Data`].
@@ -107,27 +143,52 @@ pub(super) struct Builder {
     users: Interner,
     items: Interner,
     raw: RawData,
+    times: Option<TimeColumn>,
     /// Line of the catalogue that described an item; 0: none yet `[I]`.
     described: Vec<u64>,
+    /// First item of the catalogue without an interaction, for a message.
+    stranger: String,
 }
 
 impl Builder {
     pub fn new(timed: bool) -> Builder {
-        let raw = RawData { times: timed.then(Vec::new), ..RawData::default() };
-        Builder { users: Interner::default(), items: Interner::default(), raw, described: Vec::new() }
+        Builder {
+            users: Interner::default(),
+            items: Interner::default(),
+            raw: RawData::default(),
+            times: timed.then(TimeColumn::default),
+            described: Vec::new(),
+            stranger: String::new(),
+        }
+    }
+
+    /// What was found beside the rows.
+    pub fn notes(&mut self) -> &mut SourceNotes {
+        &mut self.raw.notes
     }
 
     /// Adds one interaction. `time` must be given exactly when the builder was made with `timed`.
     pub fn interaction(&mut self, path: &Path, line: u64, user: &str, item: &str, time: Option<&str>) -> Result<()> {
-        if user.is_empty() || item.is_empty() {
-            let which = if user.is_empty() { "user" } else { "item" };
-            return Err(data_error(path, line, format!("the {which} is empty; give it an id or remove the row")));
+        for (which, token) in [("user", user), ("item", item)] {
+            if token.is_empty() {
+                return Err(data_error(path, line, format!("the {which} is empty; give it an id or remove the row")));
+            }
+            if is_list(token) {
+                let message = format!("the {which} is the list `{}`; a row is one interaction, so give each entry a row", clean::id(token));
+                return Err(data_error(path, line, message));
+            }
         }
-        if self.raw.users.len() as u64 >= u64::from(u32::MAX) {
+        let rows = self.raw.users.len() as u64;
+        if rows >= u64::from(u32::MAX) {
             return Err(data_error(path, line, "more than 4,294,967,295 interactions; split the file"));
         }
-        if let (Some(times), Some(text)) = (self.raw.times.as_mut(), time) {
-            times.push(parse_time(text).map_err(|message| data_error(path, line, message))?);
+        if let (Some(times), Some(text)) = (self.times.as_mut(), time) {
+            times.push(text).map_err(|message| data_error(path, line, message))?;
+        }
+        match self.raw.first_line {
+            None if rows == 0 => self.raw.first_line = Some(line),
+            Some(first) if first + rows != line => self.raw.first_line = None,
+            _ => {}
         }
         let (user, item) = (self.users.intern(user), self.items.intern(item));
         self.raw.users.push(user);
@@ -140,21 +201,55 @@ impl Builder {
         if self.raw.users.is_empty() {
             return Err(data_error(path, 1, "there is a header but no interaction below it"));
         }
+        self.raw.times = self.times.take().map(TimeColumn::finish);
         self.raw.catalogue = vec![ItemText::default(); self.items.map.len()];
         self.described = vec![0; self.items.map.len()];
         Ok(())
     }
 
-    /// Adds one catalogue row; items without an interaction and also-bought tokens without one are left out.
-    pub fn describe(&mut self, path: &Path, line: u64, item: &str, row: CatalogueRow) -> Result<()> {
-        let Some(&index) = self.items.map.get(item) else { return Ok(()) };
+    /// Whether a catalogue row of `item` is wanted. Items without an interaction are left out.
+    pub fn wants(&mut self, path: &Path, line: u64, item: &str) -> Result<Option<u32>> {
+        let catalogue = self.raw.notes.catalogue.get_or_insert_default();
+        catalogue.rows += 1;
+        let Some(&index) = self.items.map.get(item) else {
+            if self.stranger.is_empty() {
+                self.stranger = clean::id(item);
+            }
+            return Ok(None);
+        };
+        catalogue.matched += 1;
         let first = std::mem::replace(&mut self.described[index as usize], line);
         if first != 0 {
-            return Err(data_error(path, line, format!("item `{item}` is described twice (first in line {first}); keep one row")));
+            let message = format!("item `{}` is described twice (first in line {first}); keep one row", clean::id(item));
+            return Err(data_error(path, line, message));
         }
+        Ok(Some(index))
+    }
+
+    /// Sets the texts of the item `index`; also-bought tokens without an interaction are left out.
+    pub fn describe(&mut self, index: u32, row: CatalogueRow) {
         let also_bought = row.also_bought.iter().filter_map(|token| self.items.map.get(token.as_str()).copied()).collect();
         self.raw.catalogue[index as usize] = ItemText { title: row.title, categories: row.categories, brand: row.brand, also_bought };
-        Ok(())
+    }
+
+    /// Ends the catalogue.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where it has rows and describes no item at all.
+    pub fn end_catalogue(&mut self, path: &Path) -> Result<()> {
+        let Some(catalogue) = &self.raw.notes.catalogue else { return Ok(()) };
+        if catalogue.rows == 0 || catalogue.matched > 0 {
+            return Ok(());
+        }
+        let own = self.items.map.iter().find(|(_, index)| **index == 0).map_or("", |(token, _)| token);
+        let message = format!(
+            "none of its {} items occurs in the interactions (`{}` is the first here, `{}` the first there, of {}); give the catalogue of              this data set, name the column of the ids by data.item_column, or leave the catalogue away",
+            catalogue.rows,
+            self.stranger,
+            clean::id(own),
+            self.items.map.len()
+        );
+        Err(data_error(path, 0, message))
     }
 
     pub fn finish(self) -> RawData {
@@ -169,49 +264,4 @@ pub(super) struct CatalogueRow {
     pub categories: Vec<String>,
     pub brand: String,
     pub also_bought: Vec<String>,
-}
-
-/// Where a catalogue file keeps what we read. Other columns are ignored.
-#[derive(Default)]
-pub(super) struct CatalogueColumns {
-    pub title: Option<usize>,
-    pub categories: Option<usize>,
-    pub brand: Option<usize>,
-    pub also_bought: Option<usize>,
-}
-
-impl CatalogueColumns {
-    /// Finds the known columns; of several names for one thing the first listed wins.
-    pub fn find(header: &[&str]) -> CatalogueColumns {
-        let find = |names: &[&str]| names.iter().find_map(|n| header.iter().position(|h| h == n));
-        CatalogueColumns {
-            title: find(&["title", "movie_title", "name"]),
-            categories: find(&["categories", "category", "class", "genres"]),
-            brand: find(&["brand"]),
-            also_bought: find(&["also_bought"]),
-        }
-    }
-}
-
-/// A time as a finite number. Whole numbers, the usual case, take the short way.
-fn parse_time(text: &str) -> Result<f64, String> {
-    let bytes = text.as_bytes();
-    if (1..=15).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_digit) {
-        return Ok(bytes.iter().fold(0u64, |n, b| n * 10 + u64::from(b - b'0')) as f64);
-    }
-    match text.parse::<f64>() {
-        // Adding zero turns -0 into 0, so that the two tie.
-        Ok(t) if t.is_finite() => Ok(t + 0.0),
-        Ok(t) => Err(format!("the time is {t}; a finite number is needed")),
-        Err(_) => Err(format!("`{}` is not a time; a number (such as unix seconds) is needed", shorten(text))),
-    }
-}
-
-/// `text` cut to a length that fits a message.
-pub(super) fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(40).collect();
-    if short.len() < text.len() {
-        short.push_str("...");
-    }
-    short
 }

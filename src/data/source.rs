@@ -1,23 +1,178 @@
-//! Finding, reading, checking and decompressing source files.
+//! Source files as streams: finding, recognising, unpacking, reading line by line, checksums on the way.
 
-use std::fs;
-use std::io::Read;
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::UNIX_EPOCH;
+
+use sha2::{Digest, Sha256};
 
 use super::manifest::SourceFile;
 use super::reader::data_error;
-use crate::base::files::sha256_hex;
+use super::unpack::Packing;
 use crate::{Error, Result};
 
-/// A source file in memory: checked to be UTF-8, decompressed where it was gzip or zstd.
+/// Most bytes of one line, or of one record of a CSV file: memory must not follow what a broken or hostile file takes for a line.
+pub const MAX_LINE: usize = 1 << 20;
+
+/// Bytes that are looked at to tell what a file is.
+const HEAD: u64 = 64;
+
+/// First bytes of files that are mistaken for data, and what to do.
+const LOOKALIKES: &[(&[u8], &str)] = &[
+    (b"version https://git-lfs.github.com/spec/", "this is a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`"),
+    (b"PK\x03\x04", "this is a zip archive; unpack it and give the file inside"),
+    (b"PAR1", "this is a Parquet file; write it as CSV"),
+    (b"<!DOCTYPE", "this is a web page, not the data; download the file itself"),
+    (b"<html", "this is a web page, not the data; download the file itself"),
+];
+
+/// A source as a stream of its unpacked bytes.
 pub struct Source {
+    /// All but the stream.
+    pub(super) state: State,
+    content: BufReader<Box<dyn Read>>,
+}
+
+/// What a source is and how far it was read.
+pub(super) struct State {
     /// Where it was found.
     pub path: PathBuf,
-    /// Its text, without a byte order mark.
-    pub text: String,
-    /// Size, change time and checksum of the file as it lies on disk.
-    pub file: SourceFile,
+    packing: Packing,
+    /// Change time as in [`SourceFile`].
+    modified: u64,
+    /// Packed bytes of the whole source, for progress; 0 where that is unknown.
+    size: u64,
+    meter: Rc<RefCell<Meter>>,
+}
+
+/// What went through a stream before it was unpacked.
+#[derive(Default)]
+struct Meter {
+    bytes: u64,
+    hash: Sha256,
+}
+
+struct Metered<R>(R, Rc<RefCell<Meter>>);
+
+impl<R: Read> Read for Metered<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(out)?;
+        let mut meter = self.1.borrow_mut();
+        meter.bytes += n as u64;
+        meter.hash.update(&out[..n]);
+        Ok(n)
+    }
+}
+
+impl State {
+    /// Packed bytes read so far and at all.
+    pub fn progress(&self) -> (u64, u64) {
+        let done = self.meter.borrow().bytes;
+        (done, self.size.max(done))
+    }
+
+    /// An error met while reading.
+    pub fn fail(&self, error: io::Error) -> Error {
+        match self.packing.name() {
+            None => Error::io(&self.path, "read")(error),
+            Some(what) => data_error(&self.path, 0, format!("not a whole {what} file ({error}); fetch it again")),
+        }
+    }
+
+    /// The error for a line or record that is longer than [`MAX_LINE`].
+    pub fn too_long(&self, line: u64) -> Error {
+        data_error(
+            &self.path,
+            line,
+            format!("more than {MAX_LINE} bytes without an end; this is no table of rows, or a quote is not closed"),
+        )
+    }
+}
+
+impl Source {
+    /// Opens the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be opened, and those of [`Source::from_stream`].
+    pub fn open(path: &Path) -> Result<Source> {
+        let (size, modified) = size_and_time(path)?;
+        let file = File::open(path).map_err(Error::io(path, "open"))?;
+        let mut source = Source::from_stream(path, file)?;
+        (source.state.size, source.state.modified) = (size, modified);
+        Ok(source)
+    }
+
+    /// The source `packed`, called `path` in messages; gzip and zstd are known by their first bytes or by the ending of `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, [`Error::Data`] where it is something else, such as a Git LFS pointer.
+    pub fn from_stream(path: &Path, packed: impl Read + 'static) -> Result<Source> {
+        let meter = Rc::new(RefCell::new(Meter::default()));
+        let mut packed = BufReader::with_capacity(1 << 16, Metered(packed, meter.clone()));
+        let mut head = Vec::new();
+        packed.by_ref().take(HEAD).read_to_end(&mut head).map_err(Error::io(path, "read"))?;
+        if let Some((_, what)) = LOOKALIKES.iter().find(|(magic, _)| head.starts_with(magic)) {
+            return Err(data_error(path, 1, *what));
+        }
+        let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let packing = if head.is_empty() { Packing::Plain } else { Packing::of(&head, &ending) };
+        let content = BufReader::with_capacity(1 << 16, packing.open(io::Cursor::new(head).chain(packed)));
+        Ok(Source { state: State { path: path.to_path_buf(), packing, modified: 0, size: 0, meter }, content })
+    }
+
+    /// Where it was found.
+    pub fn path(&self) -> &Path {
+        &self.state.path
+    }
+
+    /// What it is, and its unpacked bytes.
+    pub(super) fn parts(&mut self) -> (&State, &mut dyn BufRead) {
+        (&self.state, &mut self.content)
+    }
+
+    /// The next line into `buffer`, without its line end; false at the end of the source. `line` is its number.
+    pub(super) fn read_line(&mut self, line: u64, buffer: &mut Vec<u8>) -> Result<bool> {
+        buffer.clear();
+        // One more than the limit, so that a line of exactly that length with its line end passes.
+        let read = (&mut self.content).take(MAX_LINE as u64 + 1).read_until(b'\n', buffer);
+        let n = read.map_err(|e| self.state.fail(e))?;
+        if buffer.last() == Some(&b'\n') {
+            buffer.pop();
+        } else if n > MAX_LINE {
+            return Err(self.state.too_long(line));
+        }
+        if buffer.last() == Some(&b'\r') {
+            buffer.pop();
+        }
+        Ok(n > 0)
+    }
+
+    /// What the source was: to be asked when it was read to its end; what is left is read now.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub fn finish(mut self) -> Result<SourceFile> {
+        io::copy(&mut self.content, &mut io::sink()).map_err(|e| self.state.fail(e))?;
+        let State { path, modified, meter, .. } = self.state;
+        let meter = meter.borrow();
+        Ok(SourceFile { path, bytes: meter.bytes, modified, sha256: hex(meter.hash.clone()) })
+    }
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// SHA-256 of the file at `path`, in hex.
+pub(super) fn checksum(path: &Path) -> Result<String> {
+    let meter = Rc::new(RefCell::new(Meter::default()));
+    let mut file = Metered(File::open(path).map_err(Error::io(path, "open"))?, meter.clone());
+    io::copy(&mut file, &mut io::sink()).map_err(Error::io(path, "read"))?;
+    let hash = meter.borrow().hash.clone();
+    Ok(hex(hash))
 }
 
 /// Where `path` is: as it is when absolute; else under the working folder, `$LUMOS_DATA`, `../shared/data`, in this order.
@@ -37,7 +192,7 @@ pub fn resolve_source(path: &Path) -> Result<PathBuf> {
     }
     let list: Vec<String> = looked.iter().map(|p| p.display().to_string()).collect();
     let remedy = "give the full path or set LUMOS_DATA to the folder of the data sets";
-    let reason = std::io::Error::new(std::io::ErrorKind::NotFound, format!("looked for {}; {remedy}", list.join(", ")));
+    let reason = io::Error::new(io::ErrorKind::NotFound, format!("looked for {}; {remedy}", list.join(", ")));
     Err(Error::io(path, "find")(reason))
 }
 
@@ -46,61 +201,4 @@ pub(super) fn size_and_time(path: &Path) -> Result<(u64, u64)> {
     let meta = fs::metadata(path).map_err(Error::io(path, "read"))?;
     let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos() as u64);
     Ok((meta.len(), time))
-}
-
-/// Reads the whole file at `path`.
-pub(super) fn read_source(path: &Path) -> Result<Source> {
-    let (_, modified) = size_and_time(path)?;
-    let bytes = fs::read(path).map_err(Error::io(path, "read"))?;
-    let file = SourceFile { path: path.to_path_buf(), bytes: bytes.len() as u64, modified, sha256: sha256_hex(&bytes) };
-    let mut bytes = decompress(path, bytes)?;
-    if bytes.starts_with(b"\xEF\xBB\xBF") {
-        bytes.drain(..3);
-    }
-    if bytes.iter().all(u8::is_ascii_whitespace) {
-        return Err(data_error(path, 0, "the file is empty"));
-    }
-    let text = String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        let line = 1 + e.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() as u64;
-        data_error(path, line, format!("byte {at} is not UTF-8; convert the file (for example with iconv)"))
-    })?;
-    Ok(Source { path: path.to_path_buf(), text, file })
-}
-
-/// Unpacks gzip and zstd, known by their first bytes or, so that a wrong one is named as such, by the file's ending.
-fn decompress(path: &Path, bytes: Vec<u8>) -> Result<Vec<u8>> {
-    let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let broken = |what: &str, why: String| data_error(path, 0, format!("not a whole {what} file ({why}); fetch it again"));
-    if bytes.starts_with(&[0x1f, 0x8b]) || ending == "gz" {
-        let mut out = Vec::new();
-        flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut out).map_err(|e| broken("gzip", e.to_string()))?;
-        Ok(out)
-    } else if bytes.starts_with(&0xFD2F_B528u32.to_le_bytes()) || ending == "zst" {
-        unzstd(&bytes).map_err(|why| broken("zstd", why))
-    } else {
-        Ok(bytes)
-    }
-}
-
-/// Every frame of a zstd file, skippable ones left out, content checksums verified.
-fn unzstd(mut rest: &[u8]) -> std::result::Result<Vec<u8>, String> {
-    let mut out = Vec::new();
-    while !rest.is_empty() {
-        if let [a @ 0x50..=0x5f, 0x2a, 0x4d, 0x18, b, c, d, e, ..] = *rest {
-            debug_assert!(a & 0xf0 == 0x50);
-            let skip = 8 + u32::from_le_bytes([b, c, d, e]) as usize;
-            rest = rest.get(skip..).ok_or("a skippable frame is cut short")?;
-            continue;
-        }
-        let mut decoder = ruzstd::decoding::StreamingDecoder::new(&mut rest).map_err(|e| e.to_string())?;
-        decoder.read_to_end(&mut out).map_err(|e| e.to_string())?;
-        let frame = decoder.into_frame_decoder();
-        if let Some(stored) = frame.get_checksum_from_data()
-            && frame.get_calculated_checksum() != Some(stored)
-        {
-            return Err("its checksum is wrong".into());
-        }
-    }
-    Ok(out)
 }

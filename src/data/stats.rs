@@ -5,12 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::dataset::Dataset;
-
-/// Seconds of a day.
-const DAY: f64 = 86_400.0;
-
-/// Times that never reach a year after 1970 are taken for positions, not for dates.
-const YEAR: f64 = 365.0 * DAY;
+use super::times::{TimeUnit, Times};
 
 /// Statistics of a prepared data set, validation and test items included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +38,8 @@ pub struct Stats {
     pub repeats: u64,
     /// Gini coefficient of the items' popularity: 0 all equal, towards 1 all on one item.
     pub gini: f64,
+    /// What the times count. `None` without times.
+    pub time_unit: Option<TimeUnit>,
     /// Share of neighbouring interactions of a user that fall on one (UTC) day. `None` where times are unknown or are mere
     /// positions.
     pub same_day: Option<f64>,
@@ -54,14 +51,13 @@ pub fn stats(dataset: &Dataset) -> Stats {
 }
 
 /// Statistics of `dataset` and the times of its packed interactions `[N]`.
-pub fn stats_with_times(dataset: &Dataset, times: Option<&[f64]>) -> Stats {
+pub fn stats_with_times(dataset: &Dataset, times: Option<&Times>) -> Stats {
     let users = dataset.users();
     let mut lengths: Vec<u64> = (0..users).map(|u| dataset.offsets[u + 1] - dataset.offsets[u]).collect();
     lengths.sort_unstable();
     let n = dataset.items.len() as u64;
     let count = |has: fn(&super::ItemText) -> bool| dataset.catalogue.iter().filter(|i| has(i)).count() as u64;
     let times = times.filter(|t| t.len() == dataset.items.len());
-    let dated = times.filter(|t| t.iter().any(|t| *t >= YEAR));
     let cells = users as f64 * dataset.item_count() as f64;
     Stats {
         users: users as u64,
@@ -75,10 +71,11 @@ pub fn stats_with_times(dataset: &Dataset, times: Option<&[f64]>) -> Stats {
         items_with_title: count(|i| !i.title.is_empty()),
         items_with_categories: count(|i| !i.categories.is_empty()),
         items_with_also_bought: count(|i| !i.also_bought.is_empty()),
-        duplicates: times.map(|t| repeated(dataset, |at| (dataset.items[at], t[at].to_bits()))),
+        duplicates: times.map(|t| repeated(dataset, |at| (dataset.items[at], t.key(at)))),
         repeats: repeated(dataset, |at| dataset.items[at]),
         gini: gini(dataset),
-        same_day: dated.map(|t| same_day(dataset, t)),
+        time_unit: times.map(|t| t.unit),
+        same_day: times.filter(|t| t.unit != TimeUnit::Positions).map(|t| same_day(dataset, t)),
     }
 }
 
@@ -110,12 +107,12 @@ fn gini(dataset: &Dataset) -> f64 {
 }
 
 /// Share of neighbours on one day.
-fn same_day(dataset: &Dataset, times: &[f64]) -> f64 {
+fn same_day(dataset: &Dataset, times: &Times) -> f64 {
     let (mut pairs, mut same) = (0u64, 0u64);
     for user in 0..dataset.users() {
-        let own = &times[dataset.offsets[user] as usize..dataset.offsets[user + 1] as usize];
+        let own = dataset.offsets[user] as usize..dataset.offsets[user + 1] as usize;
         pairs += own.len().saturating_sub(1) as u64;
-        same += own.windows(2).filter(|w| (w[0] / DAY).floor() == (w[1] / DAY).floor()).count() as u64;
+        same += own.skip(1).filter(|at| times.day(at - 1) == times.day(*at)).count() as u64;
     }
     if pairs == 0 { 0.0 } else { same as f64 / pairs as f64 }
 }

@@ -1,6 +1,7 @@
 //! The prepared folder on disk: written into a temporary folder beside, renamed when whole, checked when read.
 //!
-//! * `sequences.safetensors`: `offsets` u64 `[U + 1]`, `items` u32 `[N]`, and where known `times` f64 `[N]`
+//! * `sequences.safetensors`: `offsets` u64 `[U + 1]`, `items` u32 `[N]`, and where known `times` i64 or f64 `[N]`,
+//!   whose unit stands in the manifest (`stats.time_unit`)
 //! * `users.csv`: index, token
 //! * `items.csv`: index, token, title, categories (joined with `|`, a `|` inside escaped as `\|`), brand, also_bought
 //!   (item indices joined with `|`)
@@ -16,6 +17,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::dataset::{Dataset, ItemText};
 use super::manifest::{FORMAT_VERSION, Manifest};
 use super::text::{join_bars, split_bars};
+use super::times::{TimeValues, Times};
 use crate::base::files::{Draft, sha256_hex};
 use crate::{Error, Result};
 
@@ -58,7 +60,7 @@ pub(super) fn is_set(dir: &Path) -> bool {
 }
 
 /// Writes the folder `out` in one step; foreign files in it stay. `Manifest`, `Dataset` and times must belong together.
-pub(super) fn write(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &Dataset, times: Option<&[f64]>) -> Result<()> {
+pub(super) fn write(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &Dataset, times: Option<&Times>) -> Result<()> {
     let draft = Draft::of(&fs::canonicalize(out).unwrap_or_else(|_| out.to_path_buf()))?;
     let mut sums = String::new();
     let mut put = |name: &str, bytes: &[u8]| {
@@ -77,17 +79,20 @@ pub(super) fn write(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &
     draft.replace(out, &FILES)
 }
 
-fn sequences(dataset: &Dataset, times: Option<&[f64]>, out: &Path) -> Result<Vec<u8>> {
+fn sequences(dataset: &Dataset, times: Option<&Times>, out: &Path) -> Result<Vec<u8>> {
     let fail = |e: safetensors::SafeTensorError| Error::mismatch(out, format!("cannot write the sequences: {e}"));
     let offsets: Vec<u8> = dataset.offsets.iter().flat_map(|v| v.to_le_bytes()).collect();
     let items: Vec<u8> = dataset.items.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let times: Option<Vec<u8>> = times.map(|t| t.iter().flat_map(|v| v.to_le_bytes()).collect());
+    let times: Option<(Dtype, Vec<u8>)> = times.map(|t| match &t.values {
+        TimeValues::Integer(all) => (Dtype::I64, all.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        TimeValues::Float(all) => (Dtype::F64, all.iter().flat_map(|v| v.to_le_bytes()).collect()),
+    });
     let mut tensors = vec![
         ("offsets", TensorView::new(Dtype::U64, vec![dataset.offsets.len()], &offsets).map_err(fail)?),
         ("items", TensorView::new(Dtype::U32, vec![dataset.items.len()], &items).map_err(fail)?),
     ];
-    if let Some(times) = &times {
-        tensors.push(("times", TensorView::new(Dtype::F64, vec![dataset.items.len()], times).map_err(fail)?));
+    if let Some((dtype, times)) = &times {
+        tensors.push(("times", TensorView::new(*dtype, vec![dataset.items.len()], times).map_err(fail)?));
     }
     safetensors::serialize(tensors, None).map_err(fail)
 }
@@ -186,6 +191,8 @@ fn placeholder() -> Manifest {
         inter: None,
         items: None,
         raw,
+        source_notes: Default::default(),
+        dropped: Default::default(),
         stats: super::stats(&Dataset::default()),
     }
 }
@@ -217,14 +224,22 @@ pub fn load_manifest(dir: &Path) -> Result<Manifest> {
 ///
 /// # Errors
 /// As [`load`].
-pub fn load_times(dir: &Path) -> Result<Option<Vec<f64>>> {
+pub fn load_times(dir: &Path) -> Result<Option<Times>> {
     let checked = Checked::open(dir)?;
     checked.with_sequences(|path, all| {
-        if !all.names().contains(&"times") {
-            return Ok(None);
-        }
-        let times = decode(path, all, "times", Dtype::F64, f64::from_le_bytes)?;
-        if times.len() as u64 != checked.manifest.stats.interactions || times.iter().any(|t| !t.is_finite()) {
+        let (tensor, unit) = (all.tensor("times").ok(), checked.manifest.stats.time_unit);
+        let (tensor, unit) = match (tensor, unit) {
+            (Some(tensor), Some(unit)) => (tensor, unit),
+            (None, None) => return Ok(None),
+            _ => return Err(damaged(path, "its times do not fit the manifest")),
+        };
+        let values = match tensor.dtype() {
+            Dtype::I64 => TimeValues::Integer(decode(path, all, "times", Dtype::I64, i64::from_le_bytes)?),
+            _ => TimeValues::Float(decode(path, all, "times", Dtype::F64, f64::from_le_bytes)?),
+        };
+        let finite = !matches!(&values, TimeValues::Float(all) if all.iter().any(|t| !t.is_finite()));
+        let times = Times { values, unit };
+        if times.len() as u64 != checked.manifest.stats.interactions || !finite {
             return Err(damaged(path, "times do not fit the interactions"));
         }
         Ok(Some(times))

@@ -19,6 +19,8 @@ use super::prepare::Progress;
 use super::reader::{RawData, Reader};
 use super::source::Source;
 use super::synth_names::{CATEGORIES, KINDS, PRODUCTS, STYLES, brand};
+use super::times::{TimeValues, Times};
+use crate::base::memory;
 use crate::config::DataSettings;
 use crate::parallel;
 use crate::rng::{Purpose, Stream};
@@ -36,6 +38,12 @@ const TASTES: usize = 3;
 const BRANDS: u64 = 8;
 /// Users or items generated together.
 const BLOCK: usize = 1024;
+/// Memory of a user (token, bounds), of an interaction (drawn, sorted, packed) and of an item (token, texts) while a world is made, and of
+/// a machine that does not tell its own.
+const USER_BYTES: u64 = 128;
+const STEP_BYTES: u64 = 48;
+const ITEM_BYTES: u64 = 384;
+const MEMORY: u64 = 64 << 30;
 /// First second of the world.
 const EPOCH: u64 = 1_400_000_000;
 /// Streams: users' draws, items' relations, items' texts.
@@ -55,7 +63,7 @@ impl Reader for Synthetic {
         false
     }
 
-    fn read(&self, settings: &DataSettings, _: Option<&Source>, _: Option<&Source>, progress: &Progress) -> Result<RawData> {
+    fn read(&self, settings: &DataSettings, _: Option<&mut Source>, _: Option<&mut Source>, progress: &Progress) -> Result<RawData> {
         synthetic_world(settings, parallel::default_threads(), progress)
     }
 }
@@ -98,7 +106,7 @@ pub fn synthetic_world(settings: &DataSettings, threads: usize, progress: &(dyn 
     for (user, length) in lengths.iter().enumerate() {
         raw.users.extend(std::iter::repeat_n(user as u32, *length as usize));
     }
-    raw.times = Some(all_times);
+    raw.times = Some(Times::new(TimeValues::Integer(all_times)));
     raw.user_tokens = (0..users).map(|u| format!("u{u:07}")).collect();
     catalogue(&world, &mut raw, threads, progress);
     Ok(raw)
@@ -146,6 +154,24 @@ struct World {
     mean_length: f64,
 }
 
+/// Refuses a world that the machine's memory cannot hold, before anything of its size is asked for.
+fn check_memory(users: u32, items: u32, mean: f32) -> Result<()> {
+    let by_users = u64::from(users) * USER_BYTES + (f64::from(users) * f64::from(mean)) as u64 * STEP_BYTES;
+    let by_items = u64::from(items) * ITEM_BYTES;
+    let (needed, limit) = (by_users + by_items, memory::limit().unwrap_or(MEMORY));
+    if needed <= limit {
+        return Ok(());
+    }
+    let key = if by_users > by_items { "data.synth_users" } else { "data.synth_items" };
+    let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+    let message = format!(
+        "a world of {users} users and {items} items needs about {:.1} GiB of memory, there are {:.1} GiB; make it smaller",
+        gib(needed),
+        gib(limit)
+    );
+    Err(Error::setting(key, message))
+}
+
 /// `n` times the square of a uniform number, as an index below `n`: the low ones are drawn most.
 fn skewed(stream: &mut Stream, n: u64) -> u64 {
     let u = f64::from(stream.unit());
@@ -182,6 +208,7 @@ impl World {
             let message = format!("{users} users of {mean} interactions are too many; fewer users or a smaller mean length are needed");
             return Err(Error::setting("data.synth_users", message));
         }
+        check_memory(users, items, mean)?;
         let leaves = u64::from(items / 25).clamp(4, (PRODUCTS.len() * KINDS.len()) as u64);
         let categories = leaves.isqrt().clamp(2, CATEGORIES.len() as u64);
         let (items, subs) = (u64::from(items), leaves / categories);
@@ -229,7 +256,7 @@ impl World {
     }
 
     /// Appends the history of `user`; `start` is its place among all interactions of the world.
-    fn history(&self, user: u64, length: u32, start: u64, met: &mut HashSet<u64>, items: &mut Vec<u32>, times: &mut Vec<f64>) {
+    fn history(&self, user: u64, length: u32, start: u64, met: &mut HashSet<u64>, items: &mut Vec<u32>, times: &mut Vec<i64>) {
         let mut stream = self.stream(USER, user);
         // The first two words decided the length.
         let _ = (stream.u32(), stream.u32());
@@ -260,7 +287,7 @@ impl World {
             let gap = if stream.below(10) < 3 { stream.below(10_000) } else { 10_000 + skewed(&mut stream, 1_000_000) };
             time += gap;
             items.push(item as u32);
-            times.push(time as f64);
+            times.push(time as i64);
             last = Some(item);
         }
     }

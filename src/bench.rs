@@ -1,7 +1,7 @@
 //! The round benchmark: federated rounds over synthetic clients of given lengths, with the shapes and arithmetic that the
 //! comparison programs of other frameworks use.
 
-use crate::base::memory;
+use crate::base::{clean, memory};
 use crate::cohort;
 use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Resident, Settings, UploadRows};
 use crate::data::{Dataset, ItemText, Split};
@@ -211,7 +211,7 @@ pub fn read_lengths(path: &Path) -> Result<Vec<u32>> {
         match line.trim().parse::<u32>() {
             Ok(n) if n > 0 => lengths.push(n),
             _ => {
-                let message = format!("`{}` is not a length; write one whole number above 0 a line", line.trim());
+                let message = format!("`{}` is not a length; write one whole number above 0 a line", clean::id(line.trim()));
                 return Err(Error::Data { path: path.into(), line: i as u64 + 1, message });
             }
         }

@@ -23,14 +23,19 @@ fn settings(rules: &[&str]) -> Settings {
 
 fn trained<'a>(settings: &'a Settings, data: &'a Dataset, views: &'a Views, rounds: u64) -> Trainer<'a> {
     let mut trainer = Trainer::new(settings, data, views).unwrap();
-    (0..rounds).for_each(|_| drop(trainer.round().unwrap()));
+    for _ in 0..rounds {
+        trainer.round().unwrap();
+    }
     trainer
 }
+
+/// Changes settings.
+type Change = fn(&mut Settings);
 
 #[test]
 fn a_rule_that_changes_nothing_leaves_no_trace() {
     let (data, views) = world(60, 40, 1);
-    let variants: [(&str, fn(&mut Settings)); 6] = [
+    let variants: [(&str, Change); 6] = [
         ("plain", |_| ()),
         ("cohort mean", |s| s.federation.average = Average::Cohort),
         ("examples", |s| s.federation.weights = Weights::Examples),

@@ -11,7 +11,7 @@ use std::path::Path;
 use cli::Sandbox;
 use lumos::config::{GeneratorKind, Grounding, LlmSettings, TextSettings, Untitled, ViewSettings};
 use lumos::data::{Dataset, ItemText};
-use lumos::views::{self, Options, Views};
+use lumos::views::{self, Generation, Options, Views};
 use real::tinystories as model;
 
 /// Items with titles, some shared, some missing, one hostile.
@@ -80,7 +80,42 @@ fn every_line_is_an_item_and_no_view_names_what_it_must_not() {
     assert_eq!((g.grounded_share, g.own_share, g.provenance.device.as_str()), (1.0, 0.0, "cpu"));
     assert!(g.lines > 100 && g.output_tokens > g.lines && g.prompt_tokens > g.output_tokens && g.provenance.model_hash.len() == 64);
     assert_eq!((g.provenance.names.titled, g.provenance.names.by_category, g.provenance.names.left_out), (75, 5, 0));
-    assert!(g.prompt_tokens_per_s.unwrap() > 0.0 && g.output_tokens_per_s.unwrap() > 0.0);
+    assert_eq!(of_wall_time(&g), (g.prompt_tokens, g.output_tokens));
+}
+
+/// Tokens by rate and wall time.
+fn of_wall_time(g: &Generation) -> (u64, u64) {
+    let tokens = |rate: Option<f64>| (rate.unwrap() * g.seconds).round() as u64;
+    (tokens(g.prompt_tokens_per_s), tokens(g.output_tokens_per_s))
+}
+
+/// A copy of the model with a chat template.
+fn with_template(model: &Path, template: &str) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(model).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    std::fs::write(copy.path().join("chat_template.jinja"), template).unwrap();
+    copy
+}
+
+#[test]
+fn thoughts_that_a_template_began_are_never_items() {
+    let Some(model) = model() else { return };
+    let data = dataset(16);
+    let turns = "{% for m in messages %}{{ m.content }}\n{% endfor %}";
+    for (end, open) in [("<think>\n", true), ("<think>\n\n</think>\n\n", false)] {
+        let model = with_template(&model, &format!("{turns}{end}"));
+        let llm = LlmSettings { grounding: Grounding::Retrieval, ..settings(model.path()).llm };
+        let text = TextSettings { threshold: 0.05, line_tokens: 12, ..Default::default() };
+        let loose = ViewSettings { llm, max_failed: 1.0, text, ..settings(model.path()) };
+        let built = views::build_with(&data, &loose, &Options::default()).unwrap();
+        let thinking = built.failures.iter().filter(|f| f.asked && f.reason.contains("still thinking")).count();
+        let users = (0..16).filter(|u| !data.train(*u).is_empty()).count();
+        assert_eq!(thinking, if open { users } else { 0 }, "{:?}", built.failures);
+        assert_eq!(built.generation.unwrap().grounded_share == 0.0, open);
+    }
 }
 
 #[test]
@@ -136,6 +171,11 @@ fn the_first_users_are_kept_for_the_whole_and_a_missing_model_hurts_nobody_who_h
     assert!(kept.iter().all(|(user, _, _)| *user < 7) && kept.len() == 3 * 4, "users 0 to 2 have no training items: {kept:?}");
     let (whole, reused) = views::ensure_with(&data, &base, root.path(), &Options::default()).unwrap();
     assert!(!reused && whole.users[..7] == first.users[..7] && first.users[8] == Default::default());
+    // Rates are those of both starts together.
+    let manifest = |first| views::load_manifest(&views::store_dir_of_first(root.path(), &data, &base, first)).unwrap().generation.unwrap();
+    let (begun, all) = (manifest(Some(7)), manifest(None));
+    assert_eq!(of_wall_time(&all), (all.prompt_tokens, all.output_tokens));
+    assert!(all.seconds > begun.seconds && all.prompt_tokens > begun.prompt_tokens);
     assert_eq!(whole, build(&data, &settings(&model), 1), "where a model lies is no part of a view");
     assert_eq!(views::journaled(root.path(), &data, &base).unwrap().len(), 3 * 10);
     std::fs::remove_dir_all(&copy).unwrap();
@@ -199,6 +239,10 @@ fn the_command_line_builds_inspects_and_compares() {
     sandbox.lumos(&["views", "build", "small.toml"]).done();
     let folder = format!("--set=views.llm.model={}", model.canonicalize().unwrap().display());
     let base = ["--data", "data/small", "--set=views.generator=llm", &folder, "--users", "5"];
+    let begin = ["views", "inspect", "--data", "data/small", "--set=views.generator=llm", &folder];
+    let command = "`lumos views build --data data/small --set 'views.generator=llm' --set 'views.llm.model=";
+    sandbox.lumos(&begin).refused(1, &["no views of `small` by `llm` yet", "those of 200 users", command, "`--users 1`"]);
+    sandbox.lumos(&[&begin[..], &["--users", "1"]].concat()).done();
     let build = sandbox.lumos(&[&["views", "build"], &base[..], &["--json"]].concat()).json();
     for key in ["users", "grounded_share", "own_share", "prompt_tokens_per_s", "output_tokens_per_s", "device", "dtype"] {
         assert!(!build[key].is_null(), "{key}: {build}");

@@ -231,3 +231,45 @@ fn a_build_that_is_stopped_keeps_what_is_finished() {
     assert!(!reused && least.load(Relaxed) >= 60 + kept, "{} of {kept}", least.load(Relaxed));
     assert_eq!(made, views::build(&data, &settings, 1, &|_, _| ()).unwrap());
 }
+
+/// A journal whose bits flip, or which is cut short, leads to the identical views or to an error with the remedy.
+#[test]
+fn a_damaged_journal_gives_the_same_views_or_an_error() {
+    let (root, data, settings) = (tempfile::tempdir().unwrap(), data(), ViewSettings::default());
+    let whole = views::build(&data, &settings, 1, &|_, _| ()).unwrap();
+    let seen = AtomicU64::new(0);
+    let (progress, stopped) = (|done: u64, _: u64| seen.store(done, Relaxed), || seen.load(Relaxed) >= 60 + 45);
+    let options = views::Options { threads: 1, progress: &progress, stopped: &stopped, ..Default::default() };
+    assert!(matches!(views::ensure_with(&data, &settings, root.path(), &options), Err(Error::Interrupted(_))));
+    let [name] = &entries(root.path())[..] else { panic!("{:?}", entries(root.path())) };
+    let good = fs::read(root.path().join(name)).unwrap();
+    let (mut same, mut refused, mut told) = (0, 0, 0);
+    for seed in 0..90 {
+        let mut random = lumos::rng::Stream::new(seed, lumos::rng::Purpose::Cohort, 0, 0);
+        let mut bytes = good.clone();
+        for _ in 0..1 + random.below(20) {
+            let place = random.below(bytes.len() as u64) as usize;
+            bytes[place] ^= 1 << random.below(8);
+        }
+        if seed % 5 == 0 {
+            bytes.truncate(random.below(bytes.len() as u64) as usize);
+        }
+        let case = tempfile::tempdir().unwrap();
+        fs::write(case.path().join(name), &bytes).unwrap();
+        let notes = std::sync::Mutex::new(Vec::new());
+        let note = |text: &str| notes.lock().unwrap().push(text.to_string());
+        match views::ensure_with(&data, &settings, case.path(), &views::Options { threads: 1, note: &note, ..Default::default() }) {
+            Ok((made, _)) => {
+                assert!(made == whole, "seed {seed}: other views");
+                same += 1;
+                told += notes.into_inner().unwrap().iter().filter(|n| n.contains(name) && n.contains("made again")).count();
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains(name) && text.contains("remove the file"), "seed {seed}: {text}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(same > 80 && told > 60, "{same} went on, {told} were told, {refused} refused");
+}

@@ -30,37 +30,37 @@ Examples:
   lumos bench round --population 1000000 --items 1000000     a round costs what its cohort costs")]
 pub struct RoundArgs {
     /// Clients of a round
-    #[arg(long, value_name = "N", default_value_t = 2788, value_parser = between(1, 10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 2788, value_parser = between::<u32>(1, 10_000_000))]
     clients: u32,
     /// Clients in the world, of which each round draws --clients [default: just those]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = between(0, 100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = between::<u32>(0, 100_000_000))]
     population: u32,
     /// Local epochs of a client
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = between(1, 1000))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<u32>(1, 1000))]
     epochs: u32,
     /// Width of item rows and hidden states
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between(1, 4096))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between::<u32>(1, 4096))]
     dim: u32,
     /// Blocks
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = between(1, 64))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = between::<u32>(1, 64))]
     blocks: u32,
     /// Attention heads
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = between(1, 4096))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = between::<u32>(1, 4096))]
     heads: u32,
     /// Items of the catalogue
-    #[arg(long, value_name = "N", default_value_t = 10_430, value_parser = between(2, 100_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 10_430, value_parser = between::<u32>(2, 100_000_000))]
     items: u32,
     /// Longest input
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = between(1, 65_536))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = between::<u32>(1, 65_536))]
     max_len: u32,
     /// File with one training length a line [default: geometric, like Amazon Cell Phones]
     #[arg(long, value_name = "FILE")]
     lengths: Option<PathBuf>,
     /// Timed rounds; one more runs first
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = between(1, 1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<u32>(1, 1_000_000))]
     rounds: u32,
     /// Threads; 0 means all cores
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between(0, MOST_THREADS as u32))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<u32>(0, MOST_THREADS as u32))]
     threads: u32,
     /// Where clients are trained: auto, cpu, cuda, cuda:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]

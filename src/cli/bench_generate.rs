@@ -26,22 +26,22 @@ pub struct Args {
     #[arg(long, value_name = "NAME")]
     shape: Option<String>,
     /// Tokens that all prompts begin with
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = between(0, 1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = between::<usize>(0, 1_000_000))]
     prefix: usize,
     /// Mean tokens of each prompt's own
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between(1, 1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between::<usize>(1, 1_000_000))]
     suffix: usize,
     /// All suffixes of one length instead of half to one and a half times --suffix
     #[arg(long)]
     equal: bool,
     /// Tokens to write for each prompt
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between(1, 1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between::<usize>(1, 1_000_000))]
     output: usize,
     /// Prompts
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = between(1, 1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = between::<usize>(1, 1_000_000))]
     prompts: usize,
     /// Texts written side by side
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between(1, 65_536))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = between::<usize>(1, 65_536))]
     batch: usize,
     /// Where to compute: auto, cpu, cuda, cuda:N; candle in a build with candle-cuda
     #[arg(long, default_value = "auto")]
@@ -50,16 +50,16 @@ pub struct Args {
     #[arg(long, default_value = "auto")]
     dtype: String,
     /// Temperature; 0 takes the likeliest token every time
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = between(0.0, 10.0), allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = between::<f32>(0.0, 10.0), allow_negative_numbers = true)]
     temperature: f32,
     /// Write nothing but titles of a made-up catalogue of this size [default: free text]
-    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = between(0, 10_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, value_parser = between::<usize>(0, 10_000_000))]
     titles: usize,
     /// Timed repetitions; one more runs first
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = between(1, 100_000))]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = between::<usize>(1, 100_000))]
     repeats: usize,
     /// Threads; 0 means all cores
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between(0, MOST_THREADS))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<usize>(0, MOST_THREADS))]
     threads: usize,
     /// Seed
     #[arg(long, value_name = "N", default_value_t = 7)]

@@ -26,16 +26,16 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     prefix: String,
     /// Titles asked about in each way
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = between(1, 1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = between::<usize>(1, 1_000_000))]
     titles: usize,
     /// Thresholds for words, likenesses from 0 to 1
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = between(0.0, 1.0), default_value = "0.2,0.3,0.4,0.5,0.6")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = between::<f32>(0.0, 1.0), default_value = "0.2,0.3,0.4,0.5,0.6")]
     words: Vec<f32>,
     /// Thresholds for meaning, cosines from -1 to 1
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = between(-1.0, 1.0), allow_negative_numbers = true, default_value = "0.5,0.6,0.65,0.7,0.75,0.8,0.85,0.9")]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = between::<f32>(-1.0, 1.0), allow_negative_numbers = true, default_value = "0.5,0.6,0.65,0.7,0.75,0.8,0.85,0.9")]
     meaning: Vec<f32>,
     /// Threads; 0 means all cores
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between(0, MOST_THREADS))]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<usize>(0, MOST_THREADS))]
     threads: usize,
     /// Seed
     #[arg(long, value_name = "N", default_value_t = 7)]

@@ -122,7 +122,10 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Synth(args) => synth(args),
         Command::Build(args) => {
             let progress = Progress::new(false);
-            run::prepare_data(&args.config.load()?.settings, args.overwrite, &progress).map(|_| ())
+            let effective = args.config.load()?;
+            let (data, _) = run::prepare_data(&effective.settings, args.overwrite, &progress)?;
+            run::returning_notice(&effective, &data).iter().for_each(|text| progress.note(text));
+            Ok(())
         }
     }
 }
@@ -156,7 +159,12 @@ fn prepare(args: &Prepare) -> Result<()> {
     sets.extend(setting("user_column", &args.user_column));
     sets.extend(setting("item_column", &args.item_column));
     sets.extend(setting("time_column", &args.time_column));
-    store(&config::load(None, &sets)?.settings, &args.out, args.overwrite)
+    let effective = config::load(None, &sets)?;
+    let stats = store(&effective.settings, &args.out, args.overwrite)?;
+    if stats.repeats == 0 {
+        return Ok(());
+    }
+    run::returning_notice(&effective, &data::load(&args.out)?).map_or(Ok(()), say)
 }
 
 fn synth(args: &Synth) -> Result<()> {
@@ -165,15 +173,16 @@ fn synth(args: &Synth) -> Result<()> {
     sets.extend(setting("synth_items", &args.items));
     sets.extend(setting("synth_mean_length", &args.mean_length));
     sets.extend(setting("synth_seed", &args.seed));
-    store(&config::load(None, &sets)?.settings, &args.out, args.overwrite)
+    store(&config::load(None, &sets)?.settings, &args.out, args.overwrite).map(|_| ())
 }
 
-fn store(settings: &Settings, out: &Path, overwrite: bool) -> Result<()> {
+fn store(settings: &Settings, out: &Path, overwrite: bool) -> Result<Stats> {
     let progress = Progress::new(false);
     let manifest = data::prepare(&settings.data, out, overwrite, &|what, done, total| progress.stage(what, done, total))?;
     drop(progress);
     say(lines(&manifest.stats))?;
-    say(format!("prepared in {}", out.display()))
+    say(format!("prepared in {}", out.display()))?;
+    Ok(manifest.stats)
 }
 
 fn show(args: &StatsArgs) -> Result<()> {

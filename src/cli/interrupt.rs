@@ -93,7 +93,7 @@ pub fn how_to_resume(error: Error, flag: Option<&str>) -> Error {
 }
 
 /// `lumos` with `words` and `flag` as a shell takes them.
-fn command_line(mut words: Vec<String>, flag: Option<&str>) -> String {
+pub fn command_line(mut words: Vec<String>, flag: Option<&str>) -> String {
     if let Some(flag) = flag.filter(|flag| !words.iter().any(|w| w == flag)) {
         // Behind `--` it would be taken for a file.
         let place = words.iter().position(|w| w == "--").unwrap_or(words.len());

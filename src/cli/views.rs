@@ -5,9 +5,10 @@ use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{table, table_with};
-use crate::base::json;
+use crate::base::{clean, json};
 use crate::config::{self, Settings};
 use crate::data::Dataset;
+use crate::run::Observer;
 use crate::views::{Comparison, Figures, Manifest, Overlap, Pair};
 use crate::{Error, Result, data, run, views};
 use clap::Subcommand;
@@ -101,8 +102,11 @@ pub fn main(command: &Command) -> Result<()> {
     }
 }
 
+/// Looks at what is known before views are made.
+type Before<'a> = &'a dyn Fn(&Settings, &Dataset, &Path, &Progress) -> Result<()>;
+
 /// Settings, data and views of `source`.
-fn prepare(source: &Source, users: Option<usize>, json: bool) -> Result<(Settings, run::Prepared)> {
+fn prepare(source: &Source, users: Option<usize>, json: bool, before: Before<'_>) -> Result<(Settings, run::Prepared)> {
     let settings = config::load(source.config.as_deref(), &source.over.sets()?)?.settings;
     if !run::needs_views(&settings) {
         let message = format!("method `{}` uses no views; choose one that does (`lumos methods`)", settings.method);
@@ -112,16 +116,14 @@ fn prepare(source: &Source, users: Option<usize>, json: bool) -> Result<(Setting
         return Err(Error::Usage("--users 0 asks for nothing; give a number from 1 on".into()));
     }
     let progress = Progress::new(json);
+    let (data, dir) = match &source.data {
+        Some(dir) => run::open_data(dir, &progress)?,
+        None => run::prepare_data(&settings, false, &progress)?,
+    };
+    before(&settings, &data, &dir, &progress)?;
     let prepared = match (&source.data, users) {
-        (None, None) => run::prepare(&settings, &progress)?,
-        (None, Some(_)) => {
-            let (data, dir) = run::prepare_data(&settings, false, &progress)?;
-            run::prepare_views(&settings, data, dir, users, &progress)?
-        }
-        (Some(dir), _) => {
-            let (data, named) = run::open_data(dir, &progress)?;
-            run::prepare_views(&settings, data, named, users, &progress)?
-        }
+        (None, None) => run::prepare_on(&settings, data, dir, &progress)?,
+        _ => run::prepare_views(&settings, data, dir, users, &progress)?,
     };
     Ok((settings, prepared))
 }
@@ -150,7 +152,8 @@ struct Summary<'a> {
 
 fn build(args: &Build) -> Result<()> {
     interrupt::listen()?;
-    let (_, prepared) = prepare(&args.source, args.users, args.json).map_err(|e| interrupt::how_to_resume(e, None))?;
+    let (_, prepared) =
+        prepare(&args.source, args.users, args.json, &|_, _, _, _| Ok(())).map_err(|e| interrupt::how_to_resume(e, None))?;
     let dir = prepared.views_dir.clone().unwrap_or_default();
     let manifest = views::load_manifest(&dir)?;
     if args.json {
@@ -175,7 +178,8 @@ fn build(args: &Build) -> Result<()> {
             folder: dir.display().to_string(),
         });
     }
-    say(figures(&manifest)?.iter().map(|(name, value)| format!("{name:30} {value}")).collect::<Vec<_>>().join("\n"))
+    let rows: Vec<String> = figures(&manifest)?.iter().map(|(name, value)| format!("{name:30} {}", clean::line(value, 1000))).collect();
+    say(rows.join("\n"))
 }
 
 /// Figures of a manifest, and who failed.
@@ -198,12 +202,47 @@ fn figures(manifest: &Manifest) -> Result<Vec<(String, String)>> {
 }
 
 fn inspect(args: &Inspect) -> Result<()> {
-    let (_, prepared) = prepare(&args.source, args.users, false)?;
-    let user = match &args.user {
-        Some(token) => views::user_matching(&prepared.data, token)?,
-        None => 0,
-    };
+    let user = |data: &Dataset| args.user.as_ref().map_or(Ok(0), |token| views::user_matching(data, token));
+    let (_, prepared) = prepare(&args.source, args.users, false, &|settings, data, dir, progress| {
+        let user = user(data)?;
+        if let Some(n) = args.users.filter(|n| *n <= user) {
+            return Err(Error::Usage(format!("this user is number {}; --users {n} has the views of the first {n} alone", user + 1)));
+        }
+        if run::views_made(settings, data, dir, args.users)? {
+            return Ok(());
+        }
+        let (name, users) = (settings.views.generator.name(), args.users.unwrap_or(usize::MAX).min(data.users()));
+        if args.users.is_some() || !views::costly(&settings.views) {
+            progress.note(&format!("views {name}: there are none yet; those of {users} users are made now"));
+            return Ok(());
+        }
+        // A look at one user must not start hours of work.
+        Err(Error::Usage(format!(
+            "there are no views of `{}` by `{name}` yet, and a language model would have to write those of {users} users; have that done with \
+             `{}`, or look at the first users alone with `--users {}`",
+            data.name,
+            build_command(&args.source),
+            user + 1
+        )))
+    })?;
+    let user = user(&prepared.data)?;
     say(views::inspect(&prepared.data, &prepared.views, user)?.trim_end())
+}
+
+/// The command that builds the views of `source`.
+fn build_command(source: &Source) -> String {
+    let path = |path: &PathBuf| path.display().to_string();
+    let mut words: Vec<String> = vec!["views".into(), "build".into()];
+    words.extend(source.config.as_ref().map(path));
+    let over = &source.over;
+    let mut flag = |name: &str, value: Option<String>| words.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+    flag("--data", source.data.as_ref().map(path));
+    over.method_file.iter().for_each(|file| flag("--method-file", Some(path(file))));
+    over.set.iter().for_each(|set| flag("--set", Some(set.clone())));
+    flag("--threads", over.threads.map(|n| n.to_string()));
+    flag("--device", over.device.clone());
+    flag("--seed", over.seed.map(|n| n.to_string()));
+    interrupt::command_line(words, None)
 }
 
 fn compare(args: &Compare) -> Result<()> {
@@ -217,7 +256,7 @@ fn compare(args: &Compare) -> Result<()> {
     if args.json {
         return say_json(&found);
     }
-    say(summary(&found))?;
+    say(clean::lines(&summary(&found)))?;
     for user in spread(&pair.common(), args.show) {
         say("")?;
         say(side_by_side(&data, &pair, user)?)?;

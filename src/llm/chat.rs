@@ -142,10 +142,11 @@ impl Chat {
         match done {
             Ok(()) => {
                 let text = String::from_utf8_lossy(&written.0).into_owned();
-                match folded(turns) {
-                    // Some templates pass over a system turn in silence.
-                    Some(folded) if !text.contains(turns[0].content.trim()) => self.render(template, &folded),
-                    _ => Ok(text),
+                // Some templates pass over a system turn in silence.
+                let said = |text: &str| turns.first().is_none_or(|t| text.contains(t.content.trim()));
+                match folded(turns).filter(|_| !said(&text)) {
+                    Some(folded) => Ok(self.render(template, &folded).ok().filter(|text| said(text)).unwrap_or(text)),
+                    None => Ok(text),
                 }
             }
             // Gemma and early Mistral templates refuse a system turn.
@@ -170,6 +171,15 @@ impl Chat {
             Some(template) => self.render(template, &turns),
             None => Ok(turns.into_iter().map(|t| t.content).collect::<Vec<_>>().join("\n")),
         }
+    }
+
+    /// A conversation of a system and a user turn as text, up to where the answer begins: what a template puts there can be seen.
+    ///
+    /// # Errors
+    /// Where the template fails.
+    pub fn sample(&self, tokenizer: &Tokenizer) -> Result<String> {
+        let turn = |role| Message { role, content: vec![Piece::Ours("...")] };
+        self.text(&[turn("system"), turn("user")], tokenizer, true)
     }
 
     /// Tokens of a conversation up to where the answer begins.
@@ -230,4 +240,43 @@ pub fn harmless(text: &str, tokenizer: &Tokenizer) -> String {
         out.insert(at + length, ' ');
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(template: &str) -> Result<String> {
+        let tokenizer = Tokenizer::of_bytes()?;
+        let chat = Chat::new("chat_template.jinja".into(), Some(template.into()), "<s>".into(), "</s>".into())?;
+        let turn = |role, words| Message { role, content: vec![Piece::Ours(words)] };
+        tokenizer.decode(&chat.prompt(&[turn("system", "Name items."), turn("user", "After A?")], &tokenizer)?)
+    }
+
+    #[test]
+    fn a_system_turn_that_a_template_refuses_or_drops_leads_the_user_turn() {
+        let turns = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}";
+        assert_eq!(text(turns).unwrap(), "[system:Name items.][user:After A?]");
+        let folded = "[user:Name items.\n\nAfter A?]";
+        let refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}";
+        assert_eq!(text(&format!("{refuses}{turns}")).unwrap(), folded);
+        let drops = turns.replace("in messages", "in messages if m.role != 'system'");
+        assert_eq!(text(&drops).unwrap(), folded);
+        let message = text("{{ raise_exception('never') }}").unwrap_err().to_string();
+        assert!(message.contains("chat template fails") && message.contains("never"), "{message}");
+    }
+
+    #[test]
+    fn a_template_ends_whatever_it_does() {
+        for template in [
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "{% for i in range(99999) %}{{ 'x' * 99999999 }}{% endfor %}",
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        ] {
+            assert!(text(template).is_err(), "{template}");
+        }
+        let long = "x".repeat(MOST_TEMPLATE + 1);
+        assert!(text(&long).unwrap_err().to_string().contains(&MOST_TEMPLATE.to_string()));
+        assert!(text(&format!("{}{}{}", "{{ ", "(".repeat(10_000), " }}")).is_err());
+    }
 }

@@ -78,5 +78,5 @@ pub use weights::{Plain, Stored, Weights};
 
 /// Foreign words for a message.
 fn shown(text: &str) -> String {
-    crate::views::text::one_line(text, 80)
+    crate::base::clean::line(text, 200)
 }

@@ -6,7 +6,7 @@ use crate::base::lock::Lock;
 use crate::config::Effective;
 use crate::{Error, Result};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long an owner is waited for: `lumos eval` is one while it writes ranks, which takes a moment.
@@ -29,8 +29,8 @@ pub enum Start {
 #[derive(Debug)]
 pub struct Claim {
     folder: RunFolder,
-    /// Whether the folder was made for this claim.
-    made: bool,
+    /// Folders that were made for this claim, the deepest first.
+    made: Vec<PathBuf>,
     lock: Option<Lock>,
 }
 
@@ -42,11 +42,12 @@ impl Claim {
     /// files, [`Error::Io`] where it cannot be made or locked.
     pub fn take(root: &Path, start: Start) -> Result<Claim> {
         let folder = RunFolder::at(root);
-        let made = !root.exists();
-        if made && start == Start::Resume {
+        let made: Vec<PathBuf> = root.ancestors().take_while(|f| !f.exists()).map(Path::to_path_buf).collect();
+        if !made.is_empty() && start == Start::Resume {
             return Err(Error::mismatch(root, "there is no run to resume; leave --resume out to start one"));
         }
-        if !made {
+        // Before anything is written. An owner may be at work on its first files: then it is the lock that tells.
+        if made.is_empty() && folder.refuse_foreign().is_err() && !folder.lock().exists() {
             folder.refuse_foreign()?;
         }
         let lock = Some(lock(&folder)?);
@@ -77,10 +78,8 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         drop(self.lock.take());
-        if self.made {
-            // Refused unless nothing has come of the folder.
-            let _ = std::fs::remove_dir(self.folder.root());
-        }
+        // Refused where something has come of a folder.
+        let _ = self.made.iter().try_for_each(std::fs::remove_dir);
     }
 }
 
@@ -89,9 +88,9 @@ pub(super) fn lock(folder: &RunFolder) -> Result<Lock> {
     let root = folder.root();
     let (begun, mut tries) = (Instant::now(), 0);
     loop {
-        std::fs::create_dir_all(root).map_err(Error::io(root, "create"))?;
         let what = format!("run folder {}", root.display());
-        match Lock::wait(&folder.lock(), &what, &|_| (), &|| begun.elapsed() > MOMENT) {
+        let made = std::fs::create_dir_all(root).map_err(Error::io(root, "create"));
+        match made.and_then(|()| Lock::wait(&folder.lock(), &what, &|_| (), &|| begun.elapsed() > MOMENT)) {
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && tries < TRIES => tries += 1,
             other => return other,
         }

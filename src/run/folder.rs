@@ -245,7 +245,7 @@ impl RunFolder {
 
     /// The lock file, there while a process writes in the folder.
     pub(super) fn lock(&self) -> PathBuf {
-        self.root.join(".lock")
+        self.root.join(".lumos.lock")
     }
 
     /// `checkpoints/<name>.safetensors`, where `name` is `last`, `previous` or `best`.

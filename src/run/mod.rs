@@ -48,7 +48,7 @@ pub use folder::{RunFolder, RunInfo};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
 pub use notice::returning_notice;
-pub use pipeline::{Prepared, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views};
+pub use pipeline::{Prepared, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views, views_made};
 pub use ranks::{parse_ranks, read_ranks, write_ranks};
 pub use result::{RunResult, Scores, masked_targets};
 pub use score::{Scored, open_trained, recommend, score};

@@ -108,6 +108,11 @@ fn watch(_: &Settings) -> Option<Sampler> {
     None
 }
 
+/// Whether [`prepare_views`] finds its views made.
+pub fn views_made(settings: &Settings, data: &Dataset, data_dir: &Path, first: Option<usize>) -> Result<bool> {
+    views::is_made(data, &settings.views, &views_root(data_dir), first)
+}
+
 /// The views of a prepared data set; only of its first users where `first` says so.
 pub fn prepare_views(
     settings: &Settings,

@@ -10,7 +10,7 @@ use super::UserViews;
 use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
 use super::ground::Ground;
-use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, UNFINISHED, Writer, answer_lines, answer_of, opens_thoughts};
+use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, Writer, answer_lines, answer_of, opens_thoughts, unfinished};
 use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
 use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
 use crate::{Error, Result, parallel};
@@ -23,8 +23,6 @@ const USUAL: usize = 1024;
 const CHUNK: usize = 512;
 /// A common start of prompts shorter than this is not worth sharing.
 const SHARED: usize = 16;
-/// Tokens at the end of a prompt among which a template can begin a model's thoughts.
-const TAIL: usize = 64;
 /// Prompts by which the common start of a kind of view is found.
 const PROBES: usize = 4;
 
@@ -37,6 +35,8 @@ pub struct LlmGenerator<'a> {
     way: Way,
     threads: usize,
     shortened: AtomicU64,
+    /// The template begins the model's thoughts.
+    opened: bool,
 }
 
 /// How lines become items.
@@ -62,8 +62,6 @@ struct Prompt<'h> {
     ask: Box<Ask<'h>>,
     tokens: Vec<u32>,
     max_new: usize,
-    /// The template began the model's thoughts.
-    opened: bool,
 }
 
 impl<'a> LlmGenerator<'a> {
@@ -103,7 +101,8 @@ impl<'a> LlmGenerator<'a> {
             }
         };
         let shortened = AtomicU64::new(0);
-        Ok(LlmGenerator { writer, settings: settings.clone(), model, model_hash, way, threads, shortened })
+        let opened = opens_thoughts(&model.chat.sample(&model.tokenizer)?);
+        Ok(LlmGenerator { writer, settings: settings.clone(), model, model_hash, way, threads, shortened, opened })
     }
 
     fn sampling(&self) -> Sampling {
@@ -134,8 +133,7 @@ impl<'a> LlmGenerator<'a> {
             };
             if tokens.len() + max_new <= self.model.max_len {
                 self.shortened.fetch_add(u64::from(shorter), Ordering::Relaxed);
-                let opened = opens_thoughts(&self.model.tokenizer.decode_whole(&tokens[tokens.len().saturating_sub(TAIL)..])?);
-                return Ok(Ok(Prompt { job, part, ask, tokens, max_new, opened }));
+                return Ok(Ok(Prompt { job, part, ask, tokens, max_new }));
             }
             shorter = true;
             // Whichever takes more room gives way: what is shown, or what is named.
@@ -202,8 +200,8 @@ impl<'a> LlmGenerator<'a> {
             Way::Retrieval(ground) => {
                 let failed = |e: Error| Failed { reason: e.to_string(), asked: true, counts: tokens };
                 let whole = self.model.tokenizer.decode_whole(&text.tokens).map_err(failed)?;
-                let answer = answer_of(&whole, prompt.opened);
-                let answer = answer.ok_or_else(|| Failed { reason: UNFINISHED.into(), asked: true, counts: tokens })?;
+                let answer = answer_of(&whole, self.opened);
+                let answer = answer.ok_or_else(|| Failed { reason: unfinished(), asked: true, counts: tokens })?;
                 let written = if answer.len() < whole.len() {
                     answer.to_owned()
                 } else {

@@ -42,7 +42,9 @@ pub use inspect::{inspect, user_matching};
 pub use neighbours::Neighbours;
 pub use popularity::Popularity;
 pub use statistics::Statistics;
-pub use store::{FORMAT_VERSION, Manifest, ensure, ensure_with, journaled, load, load_manifest, save, store_dir, store_dir_of_first};
+pub use store::{
+    FORMAT_VERSION, Manifest, costly, ensure, ensure_with, is_made, journaled, load, load_manifest, save, store_dir, store_dir_of_first,
+};
 
 /// What the bytes of a `views.safetensors` hold, checked against `data` but against no checksum: where arbitrary bytes may be tried.
 #[doc(hidden)]

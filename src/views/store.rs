@@ -169,8 +169,17 @@ pub fn ensure_with(data: &Dataset, settings: &ViewSettings, root: &Path, options
     Ok((views, false))
 }
 
-/// Whether finished views are worth more than the space of their journal.
-fn costly(settings: &ViewSettings) -> bool {
+/// Whether the views that [`ensure_with`] would give lie there, of the `first` users alone where that says so.
+///
+/// # Errors
+/// Where they cannot be read.
+pub fn is_made(data: &Dataset, settings: &ViewSettings, root: &Path, first: Option<usize>) -> Result<bool> {
+    let dir = store_dir_of_first(root, data, settings, first.filter(|n| *n < data.users()));
+    Ok(up_to_date(&dir, data, Recipes::new(settings)?.as_ref())?.is_some())
+}
+
+/// Whether finished views are worth more than the space of their journal: a language model writes them.
+pub fn costly(settings: &ViewSettings) -> bool {
     matches!(settings.generator, GeneratorKind::Llm | GeneratorKind::Served)
 }
 

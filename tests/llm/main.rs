@@ -11,6 +11,7 @@ mod embed;
 mod engine;
 mod gguf;
 mod gpu;
+mod hostile;
 mod loading;
 mod parity;
 mod titles;

@@ -46,7 +46,7 @@ fn three_at_once_leave_a_run_that_goes_on_to_the_same_bits() {
         assert!(won >= 1 && (contest % 4 != 0 || won == 1), "{contest}: {won} of three");
         sandbox.lumos(&resume).done();
         same_outcome(&sandbox.path().join("r/lumos"), &sandbox.path().join("whole"), &format!("contest {contest}"));
-        assert!(!sandbox.path().join("r/lumos/.lock").exists());
+        assert!(!sandbox.path().join("r/lumos/.lumos.lock").exists());
     }
 }
 
@@ -92,14 +92,14 @@ fn what_was_killed_before_it_began_is_no_obstacle_and_foreign_files_are() {
     {
         let root = sandbox.path().join(run);
         std::fs::create_dir_all(root.join("checkpoints")).unwrap();
-        std::fs::write(root.join(".lock"), "pid 1 on elsewhere since yesterday\n").unwrap();
+        std::fs::write(root.join(".lumos.lock"), "pid 1 on elsewhere since yesterday\n").unwrap();
         std::fs::write(root.join("run.json"), &described).unwrap();
         std::fs::write(root.join("config.toml.7.tmp"), "half").unwrap();
         sandbox.lumos(&train(run, EIGHT, &["--resume"])).refused(1, &[run, "no run to resume", "leave --resume out"]);
         sandbox.lumos(&words).done();
         same_outcome(&root, &sandbox.path().join("whole"), run);
     }
-    for (name, content) in [("thesis.txt", "mine"), ("config.toml", "mine"), ("run.json", "{}")] {
+    for (name, content) in [("thesis.txt", "mine"), ("config.toml", "mine"), ("run.json", "{}"), (".lock", "mine")] {
         let root = sandbox.path().join("foreign");
         std::fs::create_dir_all(&root).unwrap();
         std::fs::write(root.join(name), content).unwrap();

@@ -1,5 +1,6 @@
 //! Views by way of an endpoint: what is asked, what is kept, what is never sent; and a build that is killed.
 
+mod answers;
 #[path = "../common/cli.rs"]
 mod cli;
 #[path = "../common/endpoint.rs"]
@@ -14,7 +15,7 @@ use cli::Sandbox;
 use endpoint::{Asked, Endpoint, Reply, model};
 use lumos::config::{GeneratorKind, Mask, ServedSettings, TextSettings, ViewSettings};
 use lumos::data::{Dataset, ItemText};
-use lumos::views::{self, Options, Views};
+use lumos::views::{self, Generation, Options, Views};
 
 fn titles() -> Vec<String> {
     (0..120).map(|i| format!("{} thing number{i}", ["makeup", "garden", "chess", "cycling"][i % 4])).collect()
@@ -79,7 +80,8 @@ fn answers_become_views_and_the_manifest_says_how() {
     assert_eq!((g.grounded_share, g.provenance.model.as_str()), (1.0, "tiny"));
     assert!(g.own_share > 0.0 && g.own_share < 0.3, "the model does not know what to avoid: {}", g.own_share);
     assert_eq!((g.prompt_tokens, g.output_tokens), (100 * asked.len() as u64, 10 * asked.len() as u64));
-    assert!(g.output_tokens_per_s.unwrap() > 0.0 && g.provenance.prompts.len() == 3 && g.provenance.names.titled == 120);
+    assert!(g.provenance.prompts.len() == 3 && g.provenance.names.titled == 120);
+    assert_eq!(of_wall_time(&g), (g.prompt_tokens, g.output_tokens));
     let first = asked.iter().find(|a| a.user_text().contains("likely to choose next")).unwrap();
     assert!(first.user_text().contains("(") && first.head.starts_with("POST /v1/chat/completions"), "{}", first.head);
     assert_eq!(bodies(&asked).len(), asked.len(), "no question twice");
@@ -118,6 +120,46 @@ fn a_future_may_name_the_history_where_nothing_is_masked() {
         assert_eq!(b.future[history.len()], history[0], "user {user}");
         assert_eq!((&a.paraphrase, &a.counterfactuals), (&b.paraphrase, &b.counterfactuals));
     }
+}
+
+/// Tokens by rate and wall time.
+fn of_wall_time(g: &Generation) -> (u64, u64) {
+    let tokens = |rate: Option<f64>| (rate.unwrap() * g.seconds).round() as u64;
+    (tokens(g.prompt_tokens_per_s), tokens(g.output_tokens_per_s))
+}
+
+#[test]
+fn a_look_at_one_user_does_not_ask_for_everybody() {
+    let sandbox = Sandbox::new();
+    let data = prepared(&sandbox).1;
+    let model = model(data.catalogue.iter().map(|t| t.title.clone()).collect());
+    let server = Endpoint::new(move |asked| Reply::Says(model(asked)));
+    let url = format!("views.served.url={}", server.url);
+    let words = [
+        "views",
+        "inspect",
+        "small.toml",
+        "--set",
+        "views.generator=served",
+        "--set",
+        &url,
+        "--set",
+        "views.served.model=m",
+        "--threads",
+        "2",
+    ];
+    let command =
+        format!("`lumos views build small.toml --set 'views.generator=served' --set '{url}' --set 'views.served.model=m' --threads 2`");
+    sandbox.lumos(&words).refused(1, &["no views of `small` by `served` yet", "those of 200 users", &command, "`--users 1`"]);
+    assert!(server.asked().is_empty());
+    assert!(sandbox.lumos(&[&words[..], &["--users", "2"]].concat()).done().contains("counterfactual"));
+    let asked = server.asked().len();
+    assert!((1..=6).contains(&asked));
+    let sixth = [&words[..], &["--users", "2", "--user", &data.user_tokens[5]]].concat();
+    sandbox.lumos(&sixth).refused(1, &["number 6", "--users 2 has the views of the first 2 alone"]);
+    assert_eq!(server.asked().len(), asked);
+    // What is cheap is made at once.
+    assert!(sandbox.lumos(&["views", "inspect", "small.toml"]).done().contains("counterfactual"));
 }
 
 #[test]
@@ -335,6 +377,9 @@ fn a_killed_build_goes_on_where_it_was() {
     assert_eq!(summary["users"], data.users());
     let folder = |root: &str| views::store_dir(&sandbox.path().join(root), &data, &settings.settings.views);
     assert_eq!(views::load(&folder("data/small-views"), &data).unwrap(), views::load(&folder("calm/small-views"), &data).unwrap());
+    // Rates are those of both starts together: whatever the first one finished and kept counts with its time.
+    let g = views::load_manifest(&folder("data/small-views")).unwrap().generation.unwrap();
+    assert_eq!(of_wall_time(&g), (g.prompt_tokens, g.output_tokens));
     // The totals are those of an undisturbed build.
     let totals = |root: &str| views::load_manifest(&folder(root)).unwrap().generation.map(|g| (g.lines, g.prompt_tokens, g.output_tokens));
     assert_eq!(totals("data/small-views"), totals("calm/small-views"));

@@ -10,13 +10,13 @@ use ureq::http::Uri;
 use super::pace::{Pace, backoff, sleep_until};
 use super::reply::{Answer, Trouble, parse, retry_after};
 use super::{format, tls};
+use crate::base::clean;
 use crate::config::ServedSettings;
-use crate::views::text::one_line;
 use crate::{Error, Result};
 
 /// More than this is no answer to our questions.
 const MOST_BYTES: u64 = 1 << 20;
-/// Characters of an endpoint's complaint that are kept.
+/// Columns of an endpoint's complaint that are kept.
 const COMPLAINT: usize = 300;
 
 /// What came of one question.
@@ -250,7 +250,7 @@ fn refuses_system(complaint: &str) -> bool {
 
 /// An endpoint's words for a terminal.
 fn short(text: &str) -> String {
-    one_line(text, COMPLAINT)
+    clean::line(text, COMPLAINT)
 }
 
 #[cfg(test)]

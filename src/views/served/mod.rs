@@ -15,17 +15,20 @@ use serde_json::{Value, json};
 use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
 use super::ground::Ground;
-use super::text::{Ask, Plan, Role, Scratch, UNFINISHED, Writer, answer_lines, is_json};
+use super::text::{Ask, Plan, Role, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
-use crate::config::{AnswerFormat, Grounding, ServedSettings, ViewSettings, tidy};
+use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
 use client::{Client, Outcome};
-use reply::{Answer, Thoughts};
 
 /// So many requests without any answer, and never one, mean that the endpoint is not there at all.
 const HOPELESS: usize = 8;
 /// Tokens that an answer may have besides its lines: braces, quotes, a fence.
 const SPARE_TOKENS: u32 = 64;
+
+/// Why an answer that was cut off is not used.
+const DOUBTFUL: &str = "the answer was cut off and may be nothing but thoughts; raise views.text.line_tokens, take a format that asks for JSON, or an \
+    endpoint that does not think";
 
 /// See the module.
 pub struct ServedGenerator<'a> {
@@ -35,8 +38,6 @@ pub struct ServedGenerator<'a> {
     client: Client,
     /// The endpoint's model takes no system turn: its text leads the user turn.
     folded: AtomicBool,
-    /// The endpoint's prompts begin the model's thoughts: an answer that is cut off before their end says nothing.
-    thinks: AtomicBool,
 }
 
 impl<'a> ServedGenerator<'a> {
@@ -53,8 +54,7 @@ impl<'a> ServedGenerator<'a> {
         let writer = Writer::new(public, settings, Grounding::Retrieval)?;
         let client = Client::new(&settings.served)?;
         let ground = Ground::new(writer.names.lines(), &settings.text, threads, cache)?;
-        let (folded, thinks) = Default::default();
-        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, folded, thinks })
+        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, folded: AtomicBool::new(false) })
     }
 
     /// The body of a request.
@@ -83,23 +83,6 @@ impl<'a> ServedGenerator<'a> {
         body
     }
 
-    /// Why an answer that was cut off is not used: it may be nothing but thoughts, where the prompt began them and their end is missing.
-    fn unfinished(&self, answer: &Answer, lines: usize, wanted: usize) -> Option<&'static str> {
-        self.thinks.fetch_or(answer.thoughts == Thoughts::Prompted, Ordering::Relaxed);
-        if !answer.cut || answer.thoughts != Thoughts::None || is_json(&answer.text) {
-            return None;
-        }
-        if self.thinks.load(Ordering::Relaxed) {
-            return Some(UNFINISHED);
-        }
-        // Every line had room for a name, so a list that was cut off has lines enough, and what was asked for as JSON begins like it.
-        let free = matches!(self.settings.served.format, AnswerFormat::Lines | AnswerFormat::Grammar | AnswerFormat::Ebnf);
-        (!free || lines < wanted).then_some(
-            "the answer was cut off before it named what was asked for, as thoughts are; raise views.text.line_tokens, or use a model or an \
-             endpoint that does not think",
-        )
-    }
-
     /// One view: asked for until there is an answer or no patience left.
     fn write(&self, request: Request<'_>, part: Part, scratch: &mut Scratch, stopped: &dyn Fn() -> bool) -> Result<Written> {
         let ask = match self.writer.plan(request.user, request.history, part, self.writer.limits())? {
@@ -123,8 +106,8 @@ impl<'a> ServedGenerator<'a> {
         let tokens = Counts { prompt_tokens: answer.prompt_tokens, output_tokens: answer.output_tokens, ..Default::default() };
         let named = answer_lines(&answer.text, 2 * ask.count);
         let refused = |reason: String| Ok(Written { made: Err(Failed { reason, asked: true, counts: tokens }), reached: Some(true) });
-        if let Some(reason) = self.unfinished(&answer, named.len(), ask.count) {
-            return refused(reason.into());
+        if answer.doubtful {
+            return refused(DOUBTFUL.into());
         }
         let lines = match self.ground.lines(&named, scratch) {
             Ok(lines) => lines,

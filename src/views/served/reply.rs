@@ -4,28 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
-use crate::views::text::{UNFINISHED, answer_of, opens_thoughts};
-
-/// Thoughts that stand before an answer.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Thoughts {
-    /// There are none.
-    None,
-    /// The model began them.
-    Own,
-    /// They end and do not begin: the prompt began them.
-    Prompted,
-}
+use crate::views::text::{REMEDY, answer_of, is_json, unfinished};
 
 /// What an endpoint wrote.
 #[derive(Debug, PartialEq)]
 pub struct Answer {
     /// What stands behind the model's thoughts.
     pub text: String,
-    /// How its thoughts began.
-    pub thoughts: Thoughts,
-    /// The text ended because there was no room for more.
-    pub cut: bool,
+    /// The text ended for want of room, and nothing tells that it is more than thoughts which the prompt began: it follows no thoughts,
+    /// and it does not begin as JSON.
+    pub doubtful: bool,
     pub prompt_tokens: u32,
     pub output_tokens: u32,
 }
@@ -65,26 +53,18 @@ pub fn parse(bytes: &[u8]) -> Result<Answer, Trouble> {
             return never("the endpoint filtered the answer (finish_reason `content_filter`)".into());
         }
         if let Some(thoughts) = words("reasoning_content").or(words("reasoning")) {
-            return never(format!("the model thought and gave no answer: {UNFINISHED} ({thoughts})"));
+            return never(format!("the model thought and gave no answer; {REMEDY}: {thoughts}"));
         }
         if message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty()) {
             return never(format!("the model calls a tool instead of answering: {}", message["tool_calls"]));
         }
     }
     let Some(content) = content else { return again(format!("the answer has no `choices[0].message.content`: {choice}")) };
-    let Some(text) = answer_of(&content, false) else { return never(UNFINISHED.into()) };
-    let thoughts = &content[..content.len() - text.len()];
-    // Up to the mark that ends them.
-    let thoughts = match thoughts.rfind(['<', '[']) {
-        None => Thoughts::None,
-        Some(end) if opens_thoughts(&thoughts[..end]) => Thoughts::Own,
-        Some(_) => Thoughts::Prompted,
-    };
+    let Some(text) = answer_of(&content, false) else { return never(unfinished()) };
     let tokens = |name: &str| value.pointer(name).and_then(Value::as_u64).map_or(0, |n| n.min(u64::from(u32::MAX)) as u32);
     Ok(Answer {
+        doubtful: finish == "length" && text.len() == content.len() && !is_json(text),
         text: text.to_owned(),
-        thoughts,
-        cut: finish == "length",
         prompt_tokens: tokens("/usage/prompt_tokens"),
         output_tokens: tokens("/usage/completion_tokens"),
     })
@@ -126,13 +106,17 @@ mod tests {
     #[test]
     fn completions_are_read_and_others_refused_in_their_own_words() {
         let whole = br#"{"choices":[{"message":{"content":"<think>so</think>A\nB"}}],"usage":{"prompt_tokens":7,"completion_tokens":3}}"#;
-        let answer = Answer { text: "A\nB".into(), thoughts: Thoughts::Own, cut: false, prompt_tokens: 7, output_tokens: 3 };
+        let answer = Answer { text: "A\nB".into(), doubtful: false, prompt_tokens: 7, output_tokens: 3 };
         assert_eq!(parse(whole).unwrap(), answer);
         let opened = parse(br#"{"choices":[{"message":{"content":"so</think>A"},"finish_reason":"length"}]}"#).unwrap();
-        assert_eq!((opened.text.as_str(), opened.thoughts, opened.cut), ("A", Thoughts::Prompted, true));
+        assert_eq!((opened.text.as_str(), opened.doubtful), ("A", false));
+        for (content, doubtful) in [("so A", true), ("[so] A", true), ("[\"A\"", false), ("{ \"items\": [\"A", false)] {
+            let body = serde_json::json!({"choices": [{"message": {"content": content}, "finish_reason": "length"}]});
+            assert_eq!(parse(body.to_string().as_bytes()).unwrap().doubtful, doubtful, "{content}");
+        }
         let parts = br#"{"choices":[{"message":{"content":[{"type":"text","text":"A\n"},{"type":"image"},{"type":"text","text":"B"}]}}]}"#;
         let parts = parse(parts).unwrap();
-        assert_eq!((parts.text.as_str(), parts.thoughts), ("A\nB", Thoughts::None));
+        assert_eq!((parts.text.as_str(), parts.doubtful), ("A\nB", false));
         assert_eq!(parse(br#"{"choices":[{"message":{"content":""}}]}"#).unwrap().output_tokens, 0);
         let words = |body: &[u8]| match parse(body).unwrap_err() {
             Trouble::Again(why) => (false, why),
@@ -150,7 +134,7 @@ mod tests {
             (br#"{"choices":[{"error":{"code":5}}]}"#, false, "{\"code\":5}"),
             (br#"{"choices":[{"message":{"content":null,"refusal":"I cannot"}}]}"#, true, "refuses: I cannot"),
             (br#"{"choices":[{"message":{"content":"","reasoning_content":"hm"}}]}"#, true, "gave no answer"),
-            (br#"{"choices":[{"message":{"content":null,"reasoning":"hm"}}]}"#, true, "(hm)"),
+            (br#"{"choices":[{"message":{"content":null,"reasoning":"hm"}}]}"#, true, ": hm"),
             (br#"{"choices":[{"message":{"content":"","tool_calls":[{"function":{"name":"f"}}]}}]}"#, true, "tool"),
             (br#"{"choices":[{"message":{"content":""},"finish_reason":"content_filter"}]}"#, true, "filtered"),
             (br#"{"choices":[{"message":{"content":"<think>endless"},"finish_reason":"length"}]}"#, true, "still thinking"),

@@ -79,9 +79,11 @@ pub fn answer_lines(answer: &str, most: usize) -> Vec<String> {
     body.lines().filter(|l| !l.trim_start().starts_with("```")).map(bare).filter(|l| !l.is_empty()).take(most).collect()
 }
 
-/// Whether an answer has the form of JSON, be it cut off.
+/// Whether an answer begins as JSON does that names something, be it cut off: `{"`, `["` or `[{`.
 pub fn is_json(answer: &str) -> bool {
-    fenced(answer).unwrap_or(answer).trim_start().starts_with(['{', '['])
+    let body = fenced(answer).unwrap_or(answer).trim_start();
+    let inside = body.strip_prefix(['{', '[']).map(str::trim_start);
+    inside.is_some_and(|inside| inside.starts_with('"') || body.starts_with('[') && inside.starts_with('{'))
 }
 
 /// What stands between the first pair of code fences.

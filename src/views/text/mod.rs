@@ -16,4 +16,4 @@ pub use line::{answer_lines, is_json, one_line, words};
 pub use match_lines::{Matcher, Scratch};
 pub use names::{NameCounts, Names};
 pub use template::{Message, Piece, Prompts, Role, Template, Values};
-pub use think::{UNFINISHED, answer_of, opens_thoughts};
+pub use think::{REMEDY, answer_of, opens_thoughts, unfinished};

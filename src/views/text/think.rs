@@ -4,9 +4,13 @@
 const MARKS: [(&str, &str); 4] =
     [("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]")];
 
+/// What to do about thoughts that leave no room for an answer.
+pub const REMEDY: &str = "raise views.text.line_tokens, or use a model or an endpoint that does not think";
+
 /// Why an answer without an end of its thoughts is not used, and what to do.
-pub const UNFINISHED: &str =
-    "the model was still thinking when its answer ended; raise views.text.line_tokens, or use a model or an endpoint that does not think";
+pub fn unfinished() -> String {
+    format!("the model was still thinking when its answer ended; {REMEDY}")
+}
 
 /// What an answer says after its thoughts; all of it where there are none. `opened`: the prompt had begun the thoughts already, so that
 /// only their end can stand in `text`. `None` where thoughts have no end: nothing of them is an answer.

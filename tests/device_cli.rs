@@ -205,7 +205,7 @@ fn what_the_device_cannot_do_goes_to_the_cpu_or_is_refused() {
     assert!(text.contains("device: CPU (GPU 0 (CPU rendition) cannot be used now: another process holds it)\n"), "{text}");
     train(&sandbox, "d", &["--device", "cuda"], &busy).refused(1, &["cannot be used now: another process holds it", "--device cpu"]);
     train(&sandbox, "d", &["--device", "cuda:3"], &[]).refused(1, &["there is no GPU 3: the driver sees 1"]);
-    train(&sandbox, "d", &["--device", "gpu"], &[]).refused(1, &["setting `device`", "did you mean `cuda`"]);
+    train(&sandbox, "d", &["--device", "gpu"], &[]).refused(2, &["--device", "did you mean `cuda`"]);
     assert!(!sandbox.path().join("d").exists());
     // One that has no room for as much as the weights.
     let full = [(MEMORY, "1000")];

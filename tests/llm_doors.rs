@@ -1,85 +1,17 @@
 //! What reads foreign bytes for language models never panics: whole files with bytes changed, cut, doubled and mixed, by seed.
 #![cfg(feature = "llm")]
 
+#[path = "common/knock.rs"]
+mod knock;
+
 use candle_core::quantized::gguf_file::{self, Value as Meta};
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use knock::knock;
 use lumos::llm::{Spec, fuzz as llm};
-use lumos::rng::{Purpose, Stream};
 use lumos::views::fuzz as views;
 use serde_json::{Value, json};
 use std::path::Path;
-
-/// How often each seed is changed; `LUMOS_FUZZ_TIMES` multiplies it.
-fn times(usual: u64) -> u64 {
-    usual * std::env::var("LUMOS_FUZZ_TIMES").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
-}
-
-/// Numbers and words that readers stumble over.
-const ODD: [&[u8]; 20] = [
-    b"\xff\xff\xff\xff\xff\xff\xff\xff",
-    b"\x00\x00\x00\x00\x00\x00\x00\x80",
-    b"\x00\x00\x00\x00",
-    b"\xff\xff\xff\x7f",
-    b"1000000000",
-    b"-1",
-    b"0",
-    b"1e308",
-    b"null",
-    b"[]",
-    b"{}",
-    b"\"",
-    b"{{",
-    b"{%",
-    b"%}",
-    b"((((((((((((((((",
-    b"</think>",
-    b"<think>",
-    "\u{202e}\u{200b}\u{10ffff}\u{130}".as_bytes(),
-    b"[[[[[[[[[[[[[[[[",
-];
-
-/// `seeds`, each changed `n` times in a few places, given to `door`.
-fn knock(seeds: &[Vec<u8>], n: u64, door: impl Fn(&[u8])) {
-    for (s, seed) in seeds.iter().enumerate() {
-        door(seed);
-        for i in 0..times(n) {
-            let mut draw = Stream::new(11, Purpose::Bench, s as u64, i);
-            let mut below = |n: usize| draw.below(n.max(1) as u64) as usize;
-            let mut bytes = seed.clone();
-            for _ in 0..=below(4) {
-                let at = below(bytes.len() + 1);
-                match below(8) {
-                    0 if at < bytes.len() => bytes[at] ^= 1 << below(8),
-                    1 if at < bytes.len() => bytes[at] = below(256) as u8,
-                    2 => bytes.truncate(at),
-                    3 => drop(bytes.drain(at..(at + below(16)).min(bytes.len()))),
-                    4 => {
-                        let copy = bytes[at..(at + below(64)).min(bytes.len())].to_vec();
-                        let to = below(bytes.len() + 1);
-                        bytes.splice(to..to, copy);
-                    }
-                    5 => {
-                        let odd = ODD[below(ODD.len())];
-                        let end = (at + odd.len()).min(bytes.len());
-                        bytes.splice(at..end, odd.iter().copied());
-                    }
-                    6 => {
-                        let odd = ODD[below(ODD.len())];
-                        bytes.splice(at..at, odd.iter().copied());
-                    }
-                    _ => {
-                        let other = &seeds[below(seeds.len())];
-                        let from = below(other.len());
-                        bytes.truncate(at);
-                        bytes.extend_from_slice(&other[from..]);
-                    }
-                }
-            }
-            door(&bytes);
-        }
-    }
-}
 
 /// A whole file for the tiny model of [`llm::gguf`], in blocks of 32.
 fn gguf() -> Vec<u8> {
@@ -119,7 +51,7 @@ fn gguf() -> Vec<u8> {
 
 #[test]
 fn gguf_files() {
-    knock(&[gguf()], 20_000, llm::gguf);
+    knock("gguf", &[gguf()], 20_000, llm::gguf);
 }
 
 #[test]
@@ -131,7 +63,7 @@ fn configurations() {
         "num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 16, "eos_token_id": [1, 2], "top_k": 3});
     seeds.push(encoder.to_string().into_bytes());
     assert!(seeds.len() > 5);
-    knock(&seeds, 1500, llm::config);
+    knock("config_json", &seeds, 1500, llm::config);
 }
 
 #[test]
@@ -152,7 +84,7 @@ fn tokenizers() {
         model(json!({"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"})),
         model(json!({"type": "Unigram", "vocab": [["[UNK]", 0.0], ["t", -1.0], ["th", -2.0]], "unk_id": 0, "byte_fallback": false})),
     ];
-    knock(&seeds, 3000, llm::tokenizer);
+    knock("tokenizer", &seeds, 3000, llm::tokenizer);
 }
 
 const TEMPLATES: [&str; 4] = [
@@ -171,7 +103,7 @@ const TEMPLATES: [&str; 4] = [
 #[test]
 fn chat_templates() {
     let seeds: Vec<Vec<u8>> = TEMPLATES.iter().map(|t| format!("{t}\0Star Wars (1977)\0<|im_end|>{{{{ x }}}}").into_bytes()).collect();
-    knock(&seeds, 400, llm::chat);
+    knock("chat", &seeds, 400, llm::chat);
 }
 
 #[test]
@@ -180,7 +112,7 @@ fn prompts_answers_and_lines() {
         let text = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("configs/prompts/{name}.toml"))).unwrap();
         [&text[..], b"\0Star Wars (1977)\0{count}"].concat()
     });
-    knock(&prompts, 4000, views::prompt);
+    knock("prompt", &prompts, 4000, views::prompt);
     let completion = |message: Value| json!({"choices": [{"message": message, "finish_reason": "length"}], "usage": {"prompt_tokens": 5}});
     let answers = [
         completion(json!({"role": "assistant", "content": "{\"items\": [\"Star Wars\", \"A, b\"]}"})).to_string(),
@@ -192,8 +124,8 @@ fn prompts_answers_and_lines() {
         "Sun, 06 Nov 1994 08:49:37 GMT\nSun, 06 Nov 1994 08:49:30 GMT".into(),
         "12.5\n".into(),
     ];
-    knock(&answers.map(String::into_bytes), 3000, views::answer);
+    knock("answer", &answers.map(String::into_bytes), 3000, views::answer);
     let lines =
         ["Star Wars (1977)\nToy Story\nÜmlaut — x\0{\"items\": [\"Star wars\", \"toy 'story'\"]}", "a\nb\0- 1. \"a\"\n[INST] b\n```\nc"];
-    knock(&lines.map(|l| l.as_bytes().to_vec()), 4000, views::grounding);
+    knock("grounding", &lines.map(|l| l.as_bytes().to_vec()), 4000, views::grounding);
 }

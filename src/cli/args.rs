@@ -1,6 +1,7 @@
 //! Arguments that several sub-commands share.
 
 use crate::Result;
+use crate::backend::cuda::Choice;
 use crate::config::{self, Effective, methods};
 use crate::data::Split;
 use clap::ValueEnum;
@@ -22,6 +23,11 @@ where
     }
 }
 
+/// A parser of devices.
+pub fn device(text: &str) -> Result<String> {
+    text.parse::<Choice>().map(|_| text.to_string())
+}
+
 /// A configuration file and what overrules it.
 #[derive(clap::Args)]
 pub struct ConfigArgs {
@@ -41,13 +47,13 @@ pub struct Overrides {
     #[arg(long, value_name = "FILE")]
     pub method_file: Vec<PathBuf>,
     /// Threads; 0 means all cores. Never changes a result
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, MOST_THREADS as u32))]
     pub threads: Option<u32>,
     /// Where clients are trained: auto, cpu, cuda, cuda:N
-    #[arg(long, value_name = "DEVICE")]
+    #[arg(long, value_name = "DEVICE", value_parser = device)]
     pub device: Option<String>,
     /// Seed of every draw
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u64>(0, i64::MAX as u64))]
     pub seed: Option<u64>,
 }
 

@@ -115,7 +115,7 @@ impl Schema {
             Kind::Text => value.is_str(),
             Kind::List => value.is_array(),
         };
-        if !fits && kind == Kind::Int && value.as_str().is_some_and(whole) {
+        if !fits && kind == Kind::Int && value.as_str().is_some_and(too_long) {
             // TOML's whole numbers have 64 bits, so a longer one has come as text.
             let message = format!("{place}: {} is out of range, must be between 0 and {}", found(value), i64::MAX);
             return Err(Error::setting(key, message.replacen("the text ", "", 1)));
@@ -270,10 +270,10 @@ pub fn tidy(x: f64) -> f64 {
     if f64::from(narrow) == x { narrow.to_string().parse().unwrap_or(x) } else { x }
 }
 
-/// Whether `text` is a whole number, however long.
-fn whole(text: &str) -> bool {
+/// Whether `text` is a whole number of more than 64 bits.
+fn too_long(text: &str) -> bool {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && text.parse::<i64>().is_err()
 }
 
 fn found(value: &Value) -> String {

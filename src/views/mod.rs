@@ -46,18 +46,6 @@ pub use store::{
     FORMAT_VERSION, Manifest, costly, ensure, ensure_with, is_made, journaled, load, load_manifest, save, store_dir, store_dir_of_first,
 };
 
-/// What the bytes of a `views.safetensors` hold, checked against `data` but against no checksum: where arbitrary bytes may be tried.
-#[doc(hidden)]
-pub fn parse_views(bytes: &[u8], data: &crate::data::Dataset) -> std::result::Result<Views, String> {
-    pack::decode(bytes, data)
-}
-
-/// Number of views in the bytes of a journal; `None` where they are none.
-#[doc(hidden)]
-pub fn parse_journal(bytes: &[u8]) -> Option<usize> {
-    journal::Contents::parse(bytes).map(|contents| contents.count())
-}
-
 /// The views of one user. Every sequence is in item indices, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct UserViews {

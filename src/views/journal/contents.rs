@@ -96,6 +96,13 @@ impl Contents {
         }
     }
 
+    /// Of the body of one record.
+    pub(in crate::views) fn of_body(body: &[u8]) -> Contents {
+        let mut contents = Contents::default();
+        contents.take(body);
+        contents
+    }
+
     /// Number of views.
     pub(in crate::views) fn count(&self) -> usize {
         self.rows.values().map(HashMap::len).sum()
@@ -151,6 +158,17 @@ pub(super) fn put_view(out: &mut Vec<u8>, row: &Row) {
 /// Adds the record of `more` for the sum under `name` to `out`.
 pub(super) fn put_sum(out: &mut Vec<u8>, name: &str, more: f64) {
     put(out, SUM, name, more.to_le_bytes().into_iter());
+}
+
+/// A journal with the views of two users in `table` and a sum; and the body of its first record. Seeds for fuzzing.
+pub(in crate::views) fn example(table: &str) -> [Vec<u8>; 2] {
+    let mut out = HEADER.to_vec();
+    let words = |words: &[u32]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<u8>>();
+    put(&mut out, VIEW, table, words(&[0, 4, 3, 2, 100, 20, 1, 5, 7]).into_iter());
+    let body = out[HEADER.len() + FRAME..].to_vec();
+    put(&mut out, VIEW, table, words(&[2, 1, 1, 1, 9, 9, 0]).into_iter());
+    put(&mut out, SUM, table, 1.5f64.to_le_bytes().into_iter());
+    [out, body]
 }
 
 /// Adds a record of `kind` under `name` to `out`.

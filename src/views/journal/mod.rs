@@ -22,7 +22,7 @@ use super::generator::{Counts, Made};
 use crate::base::files::write_file;
 use crate::base::lock::Lock;
 use crate::{Error, Result};
-pub(super) use contents::Contents;
+pub(super) use contents::{Contents, example};
 use contents::{HEADER, put_sum, put_view};
 
 /// Views written by one commit at most, so that a quick generator's memory stays bounded.

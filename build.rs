@@ -1,11 +1,16 @@
 //! Embeds the GPU kernels: compiled where nvcc is at hand, as sources for NVRTC where it is not.
 //!
 //! `LUMOS_CUDA=nvcc | nvrtc | off` forces one of the three. nvcc is `$NVCC`, `$CUDA_HOME/bin/nvcc` or the first on the PATH.
+//!
+//! A release build in a git checkout learns its commit; `LUMOS_COMMIT` names another one, or one where there is no checkout.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::{env, fs, thread};
+
+#[path = "build/commit.rs"]
+mod commit;
 
 /// Code for the two architectures that are tuned for, and PTX that newer ones translate at load.
 const FLAGS: &[&str] = &[
@@ -29,6 +34,8 @@ fn main() {
         println!("cargo:rerun-if-env-changed={name}");
     }
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build/commit.rs");
+    tell_commit();
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let folder = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR")).join("kernels");
     // File by file: naming the folder would take in `kernels/simt` with what is built there. A new file is noticed by a test.
@@ -56,6 +63,20 @@ fn main() {
     };
     let table = table(&form, &families, &headers, &images);
     fs::write(out.join("kernels.rs"), table).unwrap_or_else(|e| fail(&format!("{}: {e}", out.display())));
+}
+
+/// Tells the compiler the commit. Not in debug builds: each commit would compile the whole crate anew.
+fn tell_commit() {
+    println!("cargo:rerun-if-env-changed=LUMOS_COMMIT");
+    let given = env::var("LUMOS_COMMIT").is_ok_and(|name| !name.trim().is_empty());
+    if given || env::var("PROFILE").is_ok_and(|profile| profile != "release") {
+        return;
+    }
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    if let Some(found) = commit::of(&root) {
+        println!("cargo:rustc-env=LUMOS_COMMIT={}", found.name);
+        found.watch.iter().for_each(|path| println!("cargo:rerun-if-changed={}", path.display()));
+    }
 }
 
 fn fail(message: &str) -> ! {

@@ -3,20 +3,11 @@
 
 #[path = "common/cli.rs"]
 mod cli;
+#[path = "common/real.rs"]
+mod real;
 
 use cli::Sandbox;
-use std::path::{Path, PathBuf};
-
-fn tinystories() -> Option<PathBuf> {
-    let root =
-        std::env::var_os("LUMOS_MODELS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"), PathBuf::from);
-    let folder = root.join("tinystories-656k");
-    if !folder.is_dir() {
-        println!("skipped: no tinystories-656k under {}", root.display());
-        return None;
-    }
-    folder.canonicalize().ok()
-}
+use real::tinystories;
 
 const SHORT: [&str; 12] = ["--prefix", "20", "--suffix", "9", "--output", "7", "--prompts", "10", "--batch", "4", "--repeats", "1"];
 

@@ -103,14 +103,14 @@ fn unknown_names_get_the_nearest() {
 fn wrong_types_say_key_found_and_wanted() {
     refused("[model]\ndim = \"64\"\n", &[], &["model.dim", "the text \"64\"", "a whole number"]);
     refused("[model]\ndim = 64.5\n", &[], &["model.dim", "the number 64.5", "a whole number"]);
-    refused("[model]\ndim = -1\n", &[], &["model.dim", "the whole number -1", "from 0 to 4294967295"]);
+    refused("[model]\ndim = -1\n", &[], &["model.dim", "the whole number -1", "between 0 and 4294967295"]);
     refused("[model]\ndim = 5000000000\n", &[], &["model.dim", "5000000000", "4294967295"]);
     refused("[loss]\ntau = true\n", &[], &["loss.tau", "true", "a number"]);
     refused("model = 3\n", &[], &["model", "a table of settings"]);
     refused("[loss.tau]\nx = 1\n", &[], &["loss.tau", "a table", "a number"]);
     refused("[eval]\nk = [5, \"ten\"]\n", &[], &["eval.k"]);
     refused("[eval]\nk = 5\n", &[], &["eval.k", "a list"]);
-    refused("", &["seed=-1"], &["seed", "from 0 on"]);
+    refused("", &["seed=-1"], &["seed", "between 0 and 9223372036854775807"]);
     refused("", &["seed"], &["KEY=VALUE"]);
     refused("", &["loss.tau=warm"], &["loss.tau", "warm", "a number"]);
     refused("methods = 1\n", &[], &["[methods.<name>]"]);
@@ -148,7 +148,11 @@ fn ranges_are_held() {
         ("loss.counterfactual=false", &["loss.contrast", "joint"]),
         ("views.generator=none", &["views.generator", "loss.contrast=none"]),
         ("views.future_min=6", &["views.future_min", "views.future_max", "5"]),
-        ("views.served.longest_wait_s=-1", &["views.served.longest_wait_s", "0 to 604800"]),
+        ("views.served.longest_wait_s=-1", &["views.served.longest_wait_s", "between 0 and 604800"]),
+        ("threads=99999", &["threads", "is 99999, must be between 0 and 4096"]),
+        ("model.dim=5000", &["model.dim", "is 5000, must be between 1 and 4096"]),
+        ("seed=99999999999999999999", &["seed", "99999999999999999999", "must be between 0 and"]),
+        ("federation.rounds=4294967296", &["federation.rounds", "between 0 and 4294967295"]),
         ("views.served.format=json", &["views.served.format", "json-"]),
         ("local.lr=0", &["local.lr"]),
         ("local.lr=1e300", &["local.lr", "finite"]),

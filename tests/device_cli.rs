@@ -5,13 +5,15 @@ use lumos::backend::cuda::host::{HostDevice, HostKernels};
 use lumos::backend::cuda::{Device, DeviceError, Geometry, choice};
 use serde_json::Value;
 use std::ffi::c_void;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 #[path = "common/cli.rs"]
 mod cli;
+#[cfg(feature = "llm")]
+#[path = "common/real.rs"]
+mod real;
 #[path = "common/simt.rs"]
 mod simt;
 
@@ -350,9 +352,7 @@ fn an_interrupted_run_goes_on_to_the_same_bits() {
 #[test]
 #[cfg(feature = "llm")]
 fn a_language_model_writes_on_the_device() {
-    let root =
-        std::env::var_os("LUMOS_MODELS").map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models").into(), PathBuf::from);
-    let Ok(model) = root.join("tinystories-656k").canonicalize() else { return println!("skipped: no tinystories-656k") };
+    let Some(model) = real::tinystories() else { return };
     let sandbox = Sandbox::new();
     let short = ["--prefix", "5", "--suffix", "4", "--output", "3", "--prompts", "3", "--repeats", "1", "--json"];
     let bench = |more: &[&str], env: &[(&str, &str)]| {

@@ -7,6 +7,8 @@ mod cli;
 mod encoder;
 #[path = "common/endpoint.rs"]
 mod endpoint;
+#[path = "common/real.rs"]
+mod real;
 
 use std::path::{Path, PathBuf};
 
@@ -127,12 +129,7 @@ fn the_store_knows_the_encoder_and_keeps_the_vectors() {
 
 #[test]
 fn a_local_models_text_is_matched_by_meaning() {
-    let root = std::env::var_os("LUMOS_MODELS").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"), PathBuf::from);
-    let local = root.join("tinystories-656k");
-    if !local.exists() {
-        println!("skipped: {} is not here", local.display());
-        return;
-    }
+    let Some(local) = real::tinystories() else { return };
     let folder = encoder::folder(MEAN, true);
     let settings = |batch: u32, threshold: f32| ViewSettings {
         generator: GeneratorKind::Llm,

@@ -2,25 +2,17 @@
 
 #[path = "common/cli.rs"]
 mod cli;
+#[path = "common/real.rs"]
+mod real;
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cli::Sandbox;
 use lumos::config::{GeneratorKind, Grounding, LlmSettings, TextSettings, Untitled, ViewSettings};
 use lumos::data::{Dataset, ItemText};
 use lumos::views::{self, Generation, Options, Views};
-
-/// A model folder; `None`, with a line that says so, where it is not here.
-fn model() -> Option<PathBuf> {
-    let root = std::env::var_os("LUMOS_MODELS").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"), PathBuf::from);
-    let path = root.join("tinystories-656k");
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is not here", path.display());
-    None
-}
+use real::tinystories as model;
 
 /// Items with titles, some shared, some missing, one hostile.
 fn dataset(users: u32) -> Dataset {

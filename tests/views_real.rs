@@ -1,19 +1,16 @@
 //! Views of the real data sets, where they are at hand.
 
-use std::path::{Path, PathBuf};
-
 use lumos::config::{DataSettings, ViewSettings};
 use lumos::data::{self, Dataset};
 use lumos::views::{self, Statistics, Views};
 
-/// A prepared data set; `None`, with a line that says so, where its files are not here.
+#[path = "common/real.rs"]
+mod real;
+
+/// A prepared data set; `None` where its files are not here.
 fn prepared(name: &str, file: &str) -> Option<Dataset> {
-    let root = std::env::var_os("LUMOS_DATA").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let path = |kind: &str| root.join(name).join(format!("{file}.{kind}"));
-    if !path("inter").exists() {
-        println!("skipped: {} is not here", path("inter").display());
-        return None;
-    }
+    let folder = real::data(name)?;
+    let path = |kind: &str| folder.join(format!("{file}.{kind}"));
     let settings = DataSettings {
         name: name.into(),
         format: "recbole".into(),

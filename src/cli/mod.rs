@@ -1,6 +1,6 @@
 //! The command line: one file a sub-command, no logic of its own.
 //!
-//! Tables and JSON go to stdout; progress bars go to stderr, and only when that is a terminal. Exit codes: 0 done, 1 an error, 2 a wrong
+//! Tables and JSON go to stdout; progress goes to stderr: bars where that is a terminal, else a line now and then. Exit codes: 0 done, 1 an error, 2 a wrong
 //! command line, 130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1.
 
 mod args;
@@ -15,6 +15,7 @@ mod doctor;
 mod eval;
 mod gpu_check;
 mod interrupt;
+mod log;
 mod methods;
 mod output;
 mod progress;
@@ -25,6 +26,7 @@ mod train;
 mod views;
 
 use crate::Error;
+use crate::base::clean;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -74,7 +76,11 @@ pub fn main() -> ExitCode {
 
 /// Runs the program on `words`, of which the first is its name; gives the exit code.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
-    let outcome = match Cli::parse_from(words).command {
+    let command = match Cli::try_parse_from(words) {
+        Ok(cli) => cli.command,
+        Err(error) => return refuse(&error),
+    };
+    let outcome = match command {
         // Its exit code says whether the GPU passed.
         Command::GpuCheck(args) => return finish(gpu_check::main(&args)),
         Command::Run(args) => run::main(&args),
@@ -90,6 +96,19 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Bench(command) => bench::main(&command),
     };
     finish(outcome.map(|()| 0))
+}
+
+/// Tells what is wrong with a command line, or shows the help that was asked for; gives the exit code.
+fn refuse(error: &clap::Error) -> u8 {
+    let plain = error.render().to_string();
+    // Words of a command line are foreign as well: a script may have them from a file.
+    if error.use_stderr() && clean::message(&plain) != plain {
+        output::remark(plain.trim_end());
+    } else {
+        // If nobody reads it, the exit code still tells.
+        let _ = error.print();
+    }
+    u8::try_from(error.exit_code()).unwrap_or(2)
 }
 
 /// The exit code of an outcome; an error is told.

@@ -1,5 +1,6 @@
-//! Progress bars on stderr, only when it is a terminal; notes on stdout, unless that is kept for JSON.
+//! Progress on stderr: bars where it is a terminal, else lines of a long run; notes on stdout, unless that is kept for JSON.
 
+use super::log::Log;
 use super::output;
 use crate::federation::RoundReport;
 use crate::run::Observer;
@@ -10,6 +11,8 @@ use std::sync::{Mutex, MutexGuard};
 /// An observer that draws.
 pub struct Progress {
     terminal: bool,
+    /// Lines instead of bars.
+    log: Option<Log>,
     notes: bool,
     state: Mutex<State>,
 }
@@ -28,7 +31,8 @@ struct State {
 impl Progress {
     /// With `json`, nothing but JSON may go to stdout, so notes are dropped.
     pub fn new(json: bool) -> Progress {
-        Progress { terminal: std::io::stderr().is_terminal(), notes: !json, state: Mutex::default() }
+        let terminal = std::io::stderr().is_terminal();
+        Progress { terminal, log: if terminal { None } else { Log::new() }, notes: !json, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -54,6 +58,9 @@ impl Observer for Progress {
     }
 
     fn stage(&self, name: &str, done: u64, total: u64) {
+        if let Some(log) = &self.log {
+            log.stage(name, done, total);
+        }
         if !self.terminal {
             return;
         }
@@ -76,6 +83,9 @@ impl Observer for Progress {
     }
 
     fn stage_end(&self, _name: &str) {
+        if let Some(log) = &self.log {
+            log.stage_end();
+        }
         if let Some((_, bar)) = self.state().step.take() {
             bar.finish_and_clear();
         }
@@ -97,6 +107,9 @@ impl Observer for Progress {
     }
 
     fn training(&self, method: &str, done: u64, rounds: u64) {
+        if let Some(log) = &self.log {
+            log.training(method, done, rounds);
+        }
         if self.terminal {
             let template = "{prefix:12} {bar:30} round {pos}/{len} left {eta}  {msg}";
             let bar = bar(rounds, template).with_prefix(method.to_string()).with_position(done);
@@ -106,6 +119,9 @@ impl Observer for Progress {
     }
 
     fn in_round(&self, done: u64, total: u64) {
+        if let Some(log) = &self.log {
+            log.in_round(done, total);
+        }
         if self.terminal {
             let state = self.state();
             if let Some(bar) = &state.rounds {
@@ -115,6 +131,9 @@ impl Observer for Progress {
     }
 
     fn round(&self, report: &RoundReport) {
+        if let Some(log) = &self.log {
+            log.round(report);
+        }
         if self.terminal {
             let mut state = self.state();
             state.work.0 += report.client_epochs as f64;
@@ -128,12 +147,18 @@ impl Observer for Progress {
     }
 
     fn evaluated(&self, metric: &str, value: f64, best: bool) {
+        if let Some(log) = &self.log {
+            log.evaluated(metric, value, best);
+        }
         if self.terminal && best {
             self.state().best = format!("best {metric} {value:.4}");
         }
     }
 
     fn trained(&self) {
+        if let Some(log) = &self.log {
+            log.trained();
+        }
         if let Some(bar) = self.state().rounds.take() {
             bar.finish_and_clear();
         }

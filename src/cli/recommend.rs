@@ -5,7 +5,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::table_with;
 use crate::base::clean;
-use crate::config::names;
+use crate::config::{self, names};
 use crate::run::{self, RunFolder};
 use crate::{Error, Result, data::Dataset};
 use std::path::PathBuf;
@@ -119,7 +119,7 @@ pub fn main(args: &Args) -> Result<()> {
     if args.json {
         let list: Vec<_> = top
             .iter()
-            .map(|(item, score)| serde_json::json!({ "item": data.item_tokens[*item as usize], "title": data.catalogue[*item as usize].title, "score": score }))
+            .map(|(item, score)| serde_json::json!({ "item": data.item_tokens[*item as usize], "title": data.catalogue[*item as usize].title, "score": config::tidy((*score).into()) }))
             .collect();
         return say_json(&serde_json::json!({ "user": args.input.user, "history": history.len(), "items": list }));
     }

@@ -5,7 +5,7 @@ use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{table, table_with};
-use crate::base::clean;
+use crate::base::{clean, json};
 use crate::config::{self, Settings};
 use crate::data::Dataset;
 use crate::run::Observer;
@@ -186,7 +186,7 @@ fn build(args: &Build) -> Result<()> {
 fn figures(manifest: &Manifest) -> Result<Vec<(String, String)>> {
     let fail = |e: serde_json::Error| Error::Usage(format!("cannot show the figures: {e}"));
     let mut rows = Vec::new();
-    for value in [serde_json::to_value(&manifest.statistics).map_err(fail)?, serde_json::to_value(&manifest.generation).map_err(fail)?] {
+    for value in [json::value(&manifest.statistics).map_err(fail)?, json::value(&manifest.generation).map_err(fail)?] {
         rows.extend(value.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), value.to_string())));
     }
     for failure in manifest.failures.iter().take(5) {

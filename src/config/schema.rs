@@ -115,6 +115,11 @@ impl Schema {
             Kind::Text => value.is_str(),
             Kind::List => value.is_array(),
         };
+        if !fits && kind == Kind::Int && value.as_str().is_some_and(whole) {
+            // TOML's whole numbers have 64 bits, so a longer one has come as text.
+            let message = format!("{place}: {} is out of range, must be between 0 and {}", found(value), i64::MAX);
+            return Err(Error::setting(key, message.replacen("the text ", "", 1)));
+        }
         if !fits {
             return Err(Error::setting(key, format!("{place}: found {}, wanted {}", found(value), self.wanted(key, kind))));
         }
@@ -265,6 +270,12 @@ pub fn tidy(x: f64) -> f64 {
     if f64::from(narrow) == x { narrow.to_string().parse().unwrap_or(x) } else { x }
 }
 
+/// Whether `text` is a whole number, however long.
+fn whole(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
+}
+
 fn found(value: &Value) -> String {
     match value {
         Value::String(s) => format!("the text \"{}\"", clean::id(s)),
@@ -280,8 +291,8 @@ fn found(value: &Value) -> String {
 fn wanted_from(message: &str) -> String {
     let tail = message.rsplit_once("expected ").map_or(message, |(_, tail)| tail).trim();
     match tail {
-        "u32" => format!("a whole number from 0 to {}", u32::MAX),
-        "u64" => "a whole number from 0 on".to_string(),
+        "u32" => format!("a whole number between 0 and {}", u32::MAX),
+        "u64" => format!("a whole number between 0 and {}", i64::MAX),
         other => other.to_string(),
     }
 }

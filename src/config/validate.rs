@@ -9,6 +9,11 @@ fn refuse<T>(key: &str, value: impl std::fmt::Display, wanted: &str) -> Result<T
     Err(Error::setting(key, format!("is {value}, wanted {wanted}")))
 }
 
+/// Refuses a number outside its range, whose ends `range` names: `between 1 and 64`.
+fn range(ok: bool, key: &str, value: impl std::fmt::Display, range: &str) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::setting(key, format!("is {value}, must be {range}"))) }
+}
+
 fn check(ok: bool, key: &str, value: impl std::fmt::Display, wanted: &str) -> Result<()> {
     if ok { Ok(()) } else { refuse(key, value, wanted) }
 }
@@ -23,7 +28,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
         })?;
         check(!settings.compare[..i].contains(name), "compare", format!("a list with `{name}` twice"), "each method once")?;
     }
-    check(settings.threads <= 4096, "threads", settings.threads, "at most 4096 (0: all cores)")?;
+    range(settings.threads <= 4096, "threads", settings.threads, "between 0 and 4096 (0: all cores)")?;
     settings.device.parse::<crate::backend::cuda::Choice>().map_err(|e| Error::setting("device", e.to_string()))?;
     let llm = &settings.views.llm.device;
     if llm != "candle" {
@@ -41,11 +46,11 @@ pub fn validate(settings: &Settings) -> Result<()> {
 
 /// A finite number inside a range whose ends are named by `wanted`.
 fn number(ok: impl Fn(f32) -> bool, key: &str, value: f32, wanted: &str) -> Result<()> {
-    check(value.is_finite() && ok(value), key, value, wanted)
+    range(value.is_finite() && ok(value), key, value, wanted)
 }
 
 fn at_least_one(key: &str, value: u32) -> Result<()> {
-    check(value >= 1, key, value, "at least 1")
+    range(value >= 1, key, value, "at least 1")
 }
 
 fn data(s: &DataSettings) -> Result<()> {
@@ -55,9 +60,9 @@ fn data(s: &DataSettings) -> Result<()> {
     let plain = !s.name.is_empty() && s.name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c)) && !s.name.starts_with('.');
     check(plain, "data.name", format!("`{}`", s.name), "letters, digits, `-`, `_` and `.` (it names folders)")?;
     if s.format == "synthetic" {
-        check(s.synth_users >= 2, "data.synth_users", s.synth_users, "at least 2")?;
-        check(s.synth_items >= 2, "data.synth_items", s.synth_items, "at least 2")?;
-        number(|x| (3.0..=10_000.0).contains(&x), "data.synth_mean_length", s.synth_mean_length, "a number from 3 to 10000")?;
+        range(s.synth_users >= 2, "data.synth_users", s.synth_users, "at least 2")?;
+        range(s.synth_items >= 2, "data.synth_items", s.synth_items, "at least 2")?;
+        number(|x| (3.0..=10_000.0).contains(&x), "data.synth_mean_length", s.synth_mean_length, "between 3 and 10000")?;
     } else {
         let given = s.inter.as_ref().is_some_and(|p| !p.as_os_str().is_empty());
         if !given {
@@ -84,38 +89,38 @@ fn views(s: &ViewSettings) -> Result<()> {
     if s.future_min > s.future_max {
         return refuse("views.future_min", s.future_min, &format!("at most views.future_max, which is {}", s.future_max));
     }
-    check(s.future_max <= 1000, "views.future_max", s.future_max, "at most 1000")?;
-    check((1..=64).contains(&s.counterfactuals), "views.counterfactuals", s.counterfactuals, "1 to 64")?;
-    number(|x| (0.0..=1.0).contains(&x), "views.substitute", s.substitute, "a share from 0 to 1")?;
-    number(|x| (0.0..=1.0).contains(&x), "views.reorder", s.reorder, "a share from 0 to 1")?;
-    check((1..=1000).contains(&s.neighbours), "views.neighbours", s.neighbours, "1 to 1000")?;
-    number(|x| (0.0..=1.0).contains(&x), "views.max_failed", s.max_failed, "a share from 0 to 1")?;
+    range(s.future_max <= 1000, "views.future_max", s.future_max, "between 0 and 1000")?;
+    range((1..=64).contains(&s.counterfactuals), "views.counterfactuals", s.counterfactuals, "between 1 and 64")?;
+    number(|x| (0.0..=1.0).contains(&x), "views.substitute", s.substitute, "between 0 and 1 (a share)")?;
+    number(|x| (0.0..=1.0).contains(&x), "views.reorder", s.reorder, "between 0 and 1 (a share)")?;
+    range((1..=1000).contains(&s.neighbours), "views.neighbours", s.neighbours, "between 1 and 1000")?;
+    number(|x| (0.0..=1.0).contains(&x), "views.max_failed", s.max_failed, "between 0 and 1 (a share)")?;
     written(s)
 }
 
 /// Views written by a language model.
 fn written(s: &ViewSettings) -> Result<()> {
     let t = &s.text;
-    check((1..=10_000).contains(&t.history), "views.text.history", t.history, "1 to 10000")?;
-    check(t.categories <= 20, "views.text.categories", t.categories, "at most 20")?;
-    check((8..=2000).contains(&t.title_chars), "views.text.title_chars", t.title_chars, "8 to 2000")?;
-    check((1..=1000).contains(&t.most_items), "views.text.most_items", t.most_items, "1 to 1000")?;
-    check((1..=1000).contains(&t.line_tokens), "views.text.line_tokens", t.line_tokens, "1 to 1000")?;
-    number(|x| (0.0..=1.0).contains(&x), "views.text.threshold", t.threshold, "a likeness from 0 to 1")?;
-    number(|x| (-1.0..=1.0).contains(&x), "views.text.embed_threshold", t.embed_threshold, "a cosine from -1 to 1")?;
+    range((1..=10_000).contains(&t.history), "views.text.history", t.history, "between 1 and 10000")?;
+    range(t.categories <= 20, "views.text.categories", t.categories, "between 0 and 20")?;
+    range((8..=2000).contains(&t.title_chars), "views.text.title_chars", t.title_chars, "between 8 and 2000")?;
+    range((1..=1000).contains(&t.most_items), "views.text.most_items", t.most_items, "between 1 and 1000")?;
+    range((1..=1000).contains(&t.line_tokens), "views.text.line_tokens", t.line_tokens, "between 1 and 1000")?;
+    number(|x| (0.0..=1.0).contains(&x), "views.text.threshold", t.threshold, "between 0 and 1 (a likeness)")?;
+    number(|x| (-1.0..=1.0).contains(&x), "views.text.embed_threshold", t.embed_threshold, "between -1 and 1 (a cosine)")?;
     let l = &s.llm;
-    check(l.batch <= 65_536, "views.llm.batch", l.batch, "at most 65536 (0: as many as suit the device)")?;
-    number(|x| (0.0..=10.0).contains(&x), "views.llm.temperature", l.temperature, "a number from 0 (no draws) to 10")?;
-    number(|x| x > 0.0 && x <= 1.0, "views.llm.top_p", l.top_p, "a probability above 0, at most 1")?;
-    number(|x| x > 0.0 && x <= 10.0, "views.llm.repetition_penalty", l.repetition_penalty, "above 0, at most 10 (1: none)")?;
+    range(l.batch <= 65_536, "views.llm.batch", l.batch, "between 0 and 65536 (0: as many as suit the device)")?;
+    number(|x| (0.0..=10.0).contains(&x), "views.llm.temperature", l.temperature, "between 0 (no draws) and 10")?;
+    number(|x| x > 0.0 && x <= 1.0, "views.llm.top_p", l.top_p, "above 0 and at most 1 (a probability)")?;
+    number(|x| x > 0.0 && x <= 10.0, "views.llm.repetition_penalty", l.repetition_penalty, "above 0 and at most 10 (1: none)")?;
     let v = &s.served;
-    check((1..=4096).contains(&v.concurrency), "views.served.concurrency", v.concurrency, "1 to 4096")?;
-    number(|x| (0.01..=86_400.0).contains(&x), "views.served.timeout_s", v.timeout_s, "0.01 to 86400 seconds")?;
-    check(v.retries <= 1000, "views.served.retries", v.retries, "at most 1000")?;
-    number(|x| (0.0..=3600.0).contains(&x), "views.served.backoff_s", v.backoff_s, "0 to 3600 seconds")?;
-    number(|x| (0.0..=604_800.0).contains(&x), "views.served.longest_wait_s", v.longest_wait_s, "0 to 604800 seconds (a week)")?;
-    number(|x| (0.0..=10.0).contains(&x), "views.served.temperature", v.temperature, "a number from 0 to 10")?;
-    number(|x| x > 0.0 && x <= 1.0, "views.served.top_p", v.top_p, "a probability above 0, at most 1")?;
+    range((1..=4096).contains(&v.concurrency), "views.served.concurrency", v.concurrency, "between 1 and 4096")?;
+    number(|x| (0.01..=86_400.0).contains(&x), "views.served.timeout_s", v.timeout_s, "between 0.01 and 86400 seconds")?;
+    range(v.retries <= 1000, "views.served.retries", v.retries, "between 0 and 1000")?;
+    number(|x| (0.0..=3600.0).contains(&x), "views.served.backoff_s", v.backoff_s, "between 0 and 3600 seconds")?;
+    number(|x| (0.0..=604_800.0).contains(&x), "views.served.longest_wait_s", v.longest_wait_s, "between 0 and 604800 seconds (a week)")?;
+    number(|x| (0.0..=10.0).contains(&x), "views.served.temperature", v.temperature, "between 0 and 10")?;
+    number(|x| x > 0.0 && x <= 1.0, "views.served.top_p", v.top_p, "above 0 and at most 1 (a probability)")?;
     let wanted =
         |key: &str, what: &str| Err(Error::setting(key, format!("is not set; views.generator = \"{}\" needs {what}", s.generator.name())));
     let empty = |text: &Option<String>| text.as_ref().is_none_or(|t| t.trim().is_empty());
@@ -134,24 +139,24 @@ fn written(s: &ViewSettings) -> Result<()> {
 }
 
 fn model(s: &ModelSettings) -> Result<()> {
-    check((1..=4096).contains(&s.dim), "model.dim", s.dim, "1 to 4096")?;
-    check((1..=64).contains(&s.blocks), "model.blocks", s.blocks, "1 to 64")?;
+    range((1..=4096).contains(&s.dim), "model.dim", s.dim, "between 1 and 4096")?;
+    range((1..=64).contains(&s.blocks), "model.blocks", s.blocks, "between 1 and 64")?;
     at_least_one("model.heads", s.heads)?;
     if !s.dim.is_multiple_of(s.heads) {
         let near: Vec<String> = (1..=s.dim).filter(|h| s.dim.is_multiple_of(*h)).map(|h| h.to_string()).collect();
         return refuse("model.heads", s.heads, &format!("a divisor of model.dim = {}: {}", s.dim, near.join(", ")));
     }
-    check(s.ffn <= 65_536, "model.ffn", s.ffn, "at most 65536 (0: model.dim)")?;
-    number(|x| (0.0..1.0).contains(&x), "model.dropout", s.dropout, "a rate from 0 to below 1")?;
-    number(|x| (0.0..1.0).contains(&x), "model.item_dropout", s.item_dropout, "a rate from 0 to below 1")?;
-    check((1..=65_536).contains(&s.max_len), "model.max_len", s.max_len, "1 to 65536")?;
-    number(|x| x > 0.0 && x <= 10.0, "model.init_std", s.init_std, "above 0, at most 10")
+    range(s.ffn <= 65_536, "model.ffn", s.ffn, "between 0 and 65536 (0: model.dim)")?;
+    number(|x| (0.0..1.0).contains(&x), "model.dropout", s.dropout, "at least 0 and below 1 (a rate)")?;
+    number(|x| (0.0..1.0).contains(&x), "model.item_dropout", s.item_dropout, "at least 0 and below 1 (a rate)")?;
+    range((1..=65_536).contains(&s.max_len), "model.max_len", s.max_len, "between 1 and 65536")?;
+    number(|x| x > 0.0 && x <= 10.0, "model.init_std", s.init_std, "above 0 and at most 10")
 }
 
 fn loss(settings: &Settings) -> Result<()> {
     let s = &settings.loss;
-    check((1..=65_536).contains(&s.negatives), "loss.negatives", s.negatives, "1 to 65536")?;
-    number(|x| (0.0..=1.0).contains(&x), "loss.gbce_t", s.gbce_t, "a number from 0 to 1")?;
+    range((1..=65_536).contains(&s.negatives), "loss.negatives", s.negatives, "between 1 and 65536")?;
+    number(|x| (0.0..=1.0).contains(&x), "loss.gbce_t", s.gbce_t, "between 0 and 1")?;
     number(|x| x >= 0.0, "loss.lambda", s.lambda, "a finite number, 0 or more")?;
     number(|x| x > 0.0, "loss.tau", s.tau, "a finite number above 0")?;
     if s.contrast == Contrast::None {
@@ -180,25 +185,25 @@ fn local(s: &LocalSettings) -> Result<()> {
     number(|x| x > 0.0, "local.lr", s.lr, "a finite number above 0")?;
     number(|x| x >= 0.0, "local.weight_decay", s.weight_decay, "a finite number, 0 or more")?;
     number(|x| x >= 0.0, "local.clip", s.clip, "a finite number above 0, or 0 for none")?;
-    number(|x| (0.0..1.0).contains(&x), "local.beta1", s.beta1, "a rate from 0 to below 1")?;
-    number(|x| (0.0..1.0).contains(&x), "local.beta2", s.beta2, "a rate from 0 to below 1")?;
+    number(|x| (0.0..1.0).contains(&x), "local.beta1", s.beta1, "at least 0 and below 1 (a rate)")?;
+    number(|x| (0.0..1.0).contains(&x), "local.beta2", s.beta2, "at least 0 and below 1 (a rate)")?;
     number(|x| x > 0.0, "local.eps", s.eps, "a finite number above 0")?;
     at_least_one("local.batch", s.batch)
 }
 
 fn federation(settings: &Settings) -> Result<()> {
     let s = &settings.federation;
-    number(|x| x > 0.0 && x <= 1.0, "federation.fraction", s.fraction, "a share above 0, at most 1")?;
+    number(|x| x > 0.0 && x <= 1.0, "federation.fraction", s.fraction, "above 0 and at most 1 (a share)")?;
     at_least_one("federation.rounds", s.rounds)?;
     for (i, group) in s.shared.iter().enumerate() {
         let twice = s.shared[..i].contains(group);
         check(!twice, "federation.shared", format!("a list with `{}` twice", group.name()), "each group once")?;
     }
     check(!s.shared.is_empty(), "federation.shared", "empty", "at least one group; with none the clients would learn alone")?;
-    number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "a share from 0 to below 1")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "at least 0 and below 1 (a share)")?;
     number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
-    number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "a rate from 0 to below 1")?;
-    number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "a rate from 0 to below 1")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "at least 0 and below 1 (a rate)")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "at least 0 and below 1 (a rate)")?;
     number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")?;
     crate::federation::rules::build(&s.rules).map(|_| ())
 }
@@ -242,8 +247,8 @@ pub fn validate_against(settings: &Settings, users: usize, items: usize) -> Resu
     }
     let cohort = settings.federation.cohort;
     if settings.federation.clients == Clients::User {
-        let wanted = format!("at most {users}, the number of users of `{}`", settings.data.name);
-        check(u64::from(cohort) <= users, "federation.cohort", cohort, &wanted)?;
+        let wanted = format!("between 0 and {users}, the number of users of `{}`", settings.data.name);
+        range(u64::from(cohort) <= users, "federation.cohort", cohort, &wanted)?;
     } else {
         check(cohort <= 1, "federation.cohort", cohort, "0 or 1, because federation.clients = \"one\" has one participant")?;
     }
@@ -253,5 +258,5 @@ pub fn validate_against(settings: &Settings, users: usize, items: usize) -> Resu
         check(u64::from(n) < items, "loss.negatives", n, &wanted)?;
     }
     let chosen = u64::from(settings.eval.users);
-    check(chosen <= users, "eval.users", chosen, &format!("at most {users}, the number of users (0: all)"))
+    range(chosen <= users, "eval.users", chosen, &format!("between 0 and {users}, the number of users (0: all)"))
 }

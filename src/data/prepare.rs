@@ -10,6 +10,7 @@ use super::source::{Source, checksum, resolve_source, size_and_time};
 use super::stats::stats_with_times;
 use super::store::{check_target, is_other_version, is_set, load, load_manifest, write};
 use super::times::Times;
+use crate::base::json;
 use crate::base::lock::Lock;
 use crate::config::DataSettings;
 use crate::{Error, Result};
@@ -179,7 +180,7 @@ fn differences(settings: &DataSettings, reader: &dyn Reader, dir: &Path) -> Stri
         Err(_) => return "it cannot be read".into(),
     };
     let files = reader.reads_files();
-    let fields = |s: &DataSettings| serde_json::to_value(identity(s, files)).unwrap_or_default();
+    let fields = |s: &DataSettings| json::value(&identity(s, files)).unwrap_or_default();
     let (was, is) = (fields(&manifest.settings), fields(settings));
     let changed: Vec<String> = is
         .as_object()

@@ -19,7 +19,7 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Version of this program.
     pub version: String,
-    /// Commit it was built from, where the build was told (`LUMOS_COMMIT`).
+    /// Commit it was built from: a release build takes it from its git checkout, `LUMOS_COMMIT` names another.
     pub commit: Option<String>,
     /// Optional parts built in.
     pub features: Vec<String>,
@@ -35,7 +35,7 @@ impl Machine {
             simd: Level::detect().name().to_string(),
             memory_bytes: memory_bytes(),
             version: env!("CARGO_PKG_VERSION").to_string(),
-            commit: option_env!("LUMOS_COMMIT").map(str::to_string),
+            commit: option_env!("LUMOS_COMMIT").map(str::trim).filter(|name| !name.is_empty()).map(str::to_string),
             features: [
                 ("cuda", cfg!(feature = "cuda")),
                 ("llm", cfg!(feature = "llm")),

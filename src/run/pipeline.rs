@@ -3,6 +3,7 @@
 use super::Observer;
 use super::folder::RunFolder;
 use super::telemetry::Sampler;
+use crate::base::json;
 use crate::config::{Contrast, GeneratorKind, Settings};
 use crate::data::{self, Dataset, Found};
 use crate::views::{self, Views};
@@ -142,7 +143,7 @@ pub fn prepare_views(
     let how = if reused { "up to date, reused" } else { "made" };
     observer.note(&format!("views {}: {how} ({})", settings.views.generator.name(), dir.display()));
     let manifest = views::load_manifest(&dir)?;
-    let manifest = serde_json::to_value(&manifest).map_err(|e| Error::mismatch(&dir, format!("manifest cannot be copied: {e}")))?;
+    let manifest = json::value(&manifest).map_err(|e| Error::mismatch(&dir, format!("manifest cannot be copied: {e}")))?;
     Ok(Prepared { data, views, data_dir, views_dir: Some(dir), views_manifest: Some(manifest), views_reused: reused })
 }
 

@@ -1,20 +1,18 @@
 //! Helpers of the data tests: real data where there is some, small files where there is none.
 #![allow(dead_code)]
 
+#[path = "real.rs"]
+mod outside;
+
 use std::path::{Path, PathBuf};
 
 use lumos::config::DataSettings;
 use lumos::data::{Dataset, Steps, find_or_prepare};
 
-/// The folder of a real data set, or `None` with a word on it where it is absent.
+/// The folder of a real data set.
+#[track_caller]
 pub fn real(set: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("LUMOS_DATA").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let folder = root.join(set);
-    if !folder.is_dir() {
-        println!("skipped: no {set} under {}", root.display());
-        return None;
-    }
-    Some(folder)
+    outside::data(set)
 }
 
 /// Settings for RecBole files.

@@ -3,21 +3,10 @@
 
 use lumos::llm::{Cpu, Engine, EngineOptions, Generate, Key, Network, Ops, Request, Sampling, Source, Spec, Weights};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use crate::encoder::{save, sized};
-
-/// The folder of the real tiny model, or `None` with a word on it where it is absent.
-pub fn tinystories() -> Option<PathBuf> {
-    let root =
-        std::env::var_os("LUMOS_MODELS").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models"), PathBuf::from);
-    let folder = root.join("tinystories-656k");
-    if !folder.is_dir() {
-        println!("skipped: no tinystories-656k under {}", root.display());
-        return None;
-    }
-    Some(folder)
-}
+pub use crate::real::tinystories;
 
 /// What the reference library says.
 pub fn reference() -> Value {

@@ -3,6 +3,8 @@
 
 #[path = "../common/encoder.rs"]
 mod encoder;
+#[path = "../common/real.rs"]
+mod real;
 
 mod common;
 mod embed;

@@ -7,6 +7,8 @@ mod damage;
 mod disk;
 mod kills;
 mod owner;
+#[path = "../common/real.rs"]
+mod real;
 mod signals;
 
 use cli::Sandbox;
@@ -73,11 +75,6 @@ fn times(variable: &str, short: u64) -> u64 {
 /// Numbers that a test draws, the same every time.
 fn draws(seed: u64) -> Stream {
     Stream::new(seed, Purpose::Cohort, 0, 0)
-}
-
-/// Says that a test cannot be had here.
-fn skip(why: &str) {
-    println!("skipped: {why}");
 }
 
 /// The words of `lumos train small.toml --out OUT` with `sets` and `more`.

@@ -243,7 +243,8 @@ impl Builder {
         }
         let own = self.items.map.iter().find(|(_, index)| **index == 0).map_or("", |(token, _)| token);
         let message = format!(
-            "none of its {} items occurs in the interactions (`{}` is the first here, `{}` the first there, of {}); give the catalogue of              this data set, name the column of the ids by data.item_column, or leave the catalogue away",
+            "none of its {} items occurs in the interactions (`{}` is the first here, `{}` the first there, of {}); give the catalogue of \
+             this data set, name the column of the ids by data.item_column, or leave the catalogue away",
             catalogue.rows,
             self.stranger,
             clean::id(own),

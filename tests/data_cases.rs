@@ -116,6 +116,9 @@ fn lists_are_not_ids() {
     refused(("a.csv", "user_id,item_id,timestamp\nu,a b c,1\nv,a d,1\n"), &[], &["single row", "each interaction a row"]);
 }
 
+/// Writes a time.
+type Writer<'a> = &'a dyn Fn(u64) -> String;
+
 #[test]
 fn times_order_right_and_know_their_unit() {
     let sandbox = Sandbox::new();
@@ -137,7 +140,7 @@ fn times_order_right_and_know_their_unit() {
     let hours = |step: u64| 1_600_000_000 + 720 * (step - 1_600_000_000);
     let date = |t: u64| format!("2020-09-{}", 13 + (t - 1_599_955_200) / 86_400);
     let clock = |t: u64| format!("{:02}:{:02}:{:02}", t / 3600 % 24, t / 60 % 60, t % 60);
-    let writers: [(&str, &str, &dyn Fn(u64) -> String); 8] = [
+    let writers: [(&str, &str, Writer); 8] = [
         ("seconds", "s", &|t| hours(t).to_string()),
         ("seconds", "f", &|t| format!("{}.25", hours(t))),
         ("milliseconds", "ms", &|t| format!("{}000", hours(t))),

@@ -49,9 +49,12 @@ struct Frames<R: Read> {
     state: State<R>,
 }
 
+/// A frame under way: what was read to look at its head, then the rest of the stream.
+type Frame<R> = StreamingDecoder<io::Chain<io::Cursor<Vec<u8>>, R>, FrameDecoder>;
+
 enum State<R: Read> {
     Between(R),
-    Inside(Box<StreamingDecoder<io::Chain<io::Cursor<Vec<u8>>, R>, FrameDecoder>>),
+    Inside(Box<Frame<R>>),
     Ended,
 }
 

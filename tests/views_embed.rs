@@ -182,7 +182,7 @@ fn the_command_line_measures_and_refuses() {
         sandbox.lumos(&[&build[..], &["--set=views.served.model=m", set]].concat()).refused(1, parts);
     };
     refused("--set=views.text.embeder=x", &["`views.text.embeder`", "did you mean `views.text.embedder`"]);
-    refused("--set=views.text.embed_threshold=2", &["views.text.embed_threshold", "a cosine from -1 to 1"]);
+    refused("--set=views.text.embed_threshold=2", &["views.text.embed_threshold", "must be between -1 and 1 (a cosine)"]);
     refused("--set=views.text.embedder=no-such-folder", &["views.text.embedder", "no-such-folder"]);
     refused("--set=views.text.embedder=data", &["views.text.embedder", "config.json"]);
 }

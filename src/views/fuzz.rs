@@ -43,7 +43,7 @@ pub fn grounding(bytes: &[u8]) {
     }
 }
 
-/// The data set that [`stored`] and [`journal`] read views of.
+/// The data set that `stored` and `journal` read views of.
 pub fn world() -> Dataset {
     let tokens = |n: usize| (0..n).map(|i| i.to_string()).collect::<Vec<_>>();
     Dataset {

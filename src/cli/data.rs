@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Read, filter and store histories; look at what is stored
 #[derive(Subcommand)]
 pub enum Command {
-    Prepare(Prepare),
+    Prepare(Box<Prepare>),
     Stats(StatsArgs),
     Synth(Synth),
     Build(FromConfig),

@@ -116,9 +116,6 @@ fn lists_are_not_ids() {
     refused(("a.csv", "user_id,item_id,timestamp\nu,a b c,1\nv,a d,1\n"), &[], &["single row", "each interaction a row"]);
 }
 
-/// Writes a time.
-type Writer<'a> = &'a dyn Fn(u64) -> String;
-
 #[test]
 fn times_order_right_and_know_their_unit() {
     let sandbox = Sandbox::new();
@@ -140,7 +137,8 @@ fn times_order_right_and_know_their_unit() {
     let hours = |step: u64| 1_600_000_000 + 720 * (step - 1_600_000_000);
     let date = |t: u64| format!("2020-09-{}", 13 + (t - 1_599_955_200) / 86_400);
     let clock = |t: u64| format!("{:02}:{:02}:{:02}", t / 3600 % 24, t / 60 % 60, t % 60);
-    let writers: [(&str, &str, Writer); 8] = [
+    type Writer<'a> = (&'static str, &'static str, &'a dyn Fn(u64) -> String);
+    let writers: [Writer; 8] = [
         ("seconds", "s", &|t| hours(t).to_string()),
         ("seconds", "f", &|t| format!("{}.25", hours(t))),
         ("milliseconds", "ms", &|t| format!("{}000", hours(t))),
@@ -214,6 +212,17 @@ fn repeats_are_kept_or_dropped() {
         let line = format!("repeats: {dropped} of 40");
         assert_eq!(out.contains(&line) && out.contains(&format!("(--repeats={repeats})")), dropped > 0, "{out}");
     }
+}
+
+#[test]
+fn a_choice_about_repeats_ends_the_note_on_returning_users() {
+    let sandbox = Sandbox::new();
+    let rows = (0..20).map(|row| format!("u{}\t{}\t{row}\n", row / 5, ["a", "b", "c", "d", "a"][row % 5])).collect::<String>();
+    let text = TYPED.join("\t") + "\n" + &rows;
+    let (out, _) = prepared(&sandbox, ("a.inter", &text), &[]);
+    assert!(out.contains("100.0 % of the test targets") && out.contains("--repeats=first"), "{out}");
+    let (out, _) = prepared(&sandbox, ("a.inter", &text), &["--repeats", "keep"]);
+    assert!(!out.contains("targets"), "{out}");
 }
 
 fn catalogue(id: char, genre: &str) -> String {

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{quiet, real, recbole};
-use lumos::data::{Manifest, load, load_times, prepare, stats_with_times};
+use lumos::data::{Dropped, Manifest, TimeUnit, load, load_times, prepare, stats_with_times};
 
 fn prepare_real(set: &str, file: &str, k_core: u32) -> Option<(Manifest, lumos::data::Dataset)> {
     let folder = real(set)?;
@@ -16,6 +16,7 @@ fn prepare_real(set: &str, file: &str, k_core: u32) -> Option<(Manifest, lumos::
     let dataset = load(&dir).unwrap();
     let times = load_times(&dir).unwrap();
     assert_eq!(stats_with_times(&dataset, times.as_ref()), manifest.stats, "stored and recomputed statistics differ");
+    assert_eq!(manifest.dropped, Dropped::default(), "no published data set has a duplicate row");
     Some((manifest, dataset))
 }
 
@@ -64,5 +65,5 @@ fn mind_1000_before_filtering() {
     assert!(m.stats.users <= 1_000 && m.stats.min_length >= 5);
     assert_eq!(m.stats.duplicates, Some(0), "positions differ, so no interaction is recorded twice");
     assert_eq!(m.stats.repeats, 597);
-    assert_eq!(m.stats.same_day, None, "positions are no dates");
+    assert_eq!((m.stats.time_unit, m.stats.same_day), (Some(TimeUnit::Positions), None), "positions are no dates");
 }

@@ -126,6 +126,18 @@ fn a_line_without_an_end_is_refused_where_it_stands() {
 }
 
 #[test]
+fn a_header_of_very_many_columns_is_read_at_once() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let many: String = (0..60_000).map(|column| format!("\tc{column}:float")).collect();
+    let row = |item: &str| format!("u\t{item}{}\n", "\t".repeat(60_000));
+    let text = format!("user_id:token\titem_id:token{many}\n{}{}{}", row("a"), row("b"), row("c"));
+    let settings = DataSettings { min_length: 3, time_column: String::new(), ..recbole("many", &put(dir.path(), "many", text), None) };
+    let notes = prepared(&settings).unwrap().notes();
+    assert!(notes[0].ends_with("c19, and 59980 more"), "{}", notes[0]);
+}
+
+#[test]
 fn checksums_are_of_the_whole_file_as_it_lies_there() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();

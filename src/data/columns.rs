@@ -1,5 +1,6 @@
 //! Finding the columns of a table by their names.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::reader::data_error;
@@ -36,23 +37,15 @@ pub(super) struct CatalogueColumns {
 
 impl Header {
     pub fn new(path: &Path, names: Vec<String>) -> Result<Header> {
-        match names.iter().enumerate().find(|(i, n)| names[..*i].contains(n)) {
-            Some((_, twice)) => Err(data_error(path, 1, format!("column `{}` stands twice in the header", clean::id(twice)))),
+        let mut met = HashSet::with_capacity(names.len());
+        match names.iter().find(|name| !met.insert(name.as_str())) {
+            Some(twice) => Err(data_error(path, 1, format!("column `{}` stands twice in the header", clean::id(twice)))),
             None => Ok(Header { path: path.to_path_buf(), names }),
         }
     }
 
     fn find(&self, name: &str) -> Option<usize> {
         self.names.iter().position(|n| n == name)
-    }
-
-    /// Columns by their names, as a message lists them.
-    fn listed(&self) -> String {
-        let mut shown: Vec<String> = self.names.iter().take(LISTED).map(|n| clean::id(n)).collect();
-        if self.names.len() > LISTED {
-            shown.push(format!("and {} more", self.names.len() - LISTED));
-        }
-        shown.join(", ")
     }
 
     /// The column that the setting `key` calls `name`. `otherwise` says what to do where there is none.
@@ -63,7 +56,7 @@ impl Header {
             let message = format!(
                 "there is no column `{}`{near}. {key} names the column to read{otherwise}. Columns: {}",
                 clean::id(name),
-                self.listed()
+                listed(&self.names)
             );
             data_error(&self.path, 1, message)
         })
@@ -130,6 +123,15 @@ impl Header {
     pub fn unused(&self, used: &[Option<usize>]) -> Vec<String> {
         self.names.iter().enumerate().filter(|(at, _)| !used.contains(&Some(*at))).map(|(_, n)| n.clone()).collect()
     }
+}
+
+/// Columns by their names, as a message lists them.
+pub(super) fn listed(names: &[String]) -> String {
+    let mut shown: Vec<String> = names.iter().take(LISTED).map(|n| clean::id(n)).collect();
+    if names.len() > LISTED {
+        shown.push(format!("and {} more", names.len() - LISTED));
+    }
+    shown.join(", ")
 }
 
 const CATEGORIES: &[&str] = &["categories", "category", "class", "genres", "genre"];

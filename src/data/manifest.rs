@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::columns::listed;
 use super::reader::{RawData, SourceNotes};
 use super::repeats::Dropped;
 use super::stats::Stats;
@@ -94,7 +95,6 @@ impl Manifest {
             let kind = self.settings.repeats.name();
             notes.push(format!("repeats: {repeats} of {rows} interactions return to an item and were dropped (data.repeats={kind})"));
         }
-        let listed = |names: &[String]| names.iter().map(|n| clean::id(n)).collect::<Vec<_>>().join(", ");
         if !self.source_notes.unused.is_empty() {
             notes.push(format!("interactions: columns not used: {}", listed(&self.source_notes.unused)));
         }

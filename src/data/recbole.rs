@@ -124,8 +124,8 @@ fn not_utf8(path: &Path, line: u64) -> crate::Error {
 
 /// What is wrong with a header without a tab, where it is separated by something else.
 fn other_separator(header: &str) -> Option<String> {
-    let typed = |piece: &&str| piece.rsplit_once(':').is_some_and(|(_, kind)| TYPES.contains(&kind.trim()));
-    if let Some(name) = separator(header, '\t', |pieces| pieces.iter().all(typed)) {
+    let typed = |piece: &str| piece.rsplit_once(':').is_some_and(|(_, kind)| TYPES.contains(&kind.trim()));
+    if let Some(name) = separator(header, '\t', |pieces| pieces.iter().all(|piece| typed(piece))) {
         return Some(format!("the columns are separated by {name}; atomic files need tabs. Put a tab for each separator in every line"));
     }
     let plain = !header.contains(':');

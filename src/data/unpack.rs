@@ -49,7 +49,7 @@ struct Frames<R: Read> {
     state: State<R>,
 }
 
-/// A frame under way: what was read to look at its head, then the rest of the stream.
+/// A frame being unpacked; its first bytes, which told what it is, stand before the stream again.
 type Frame<R> = StreamingDecoder<io::Chain<io::Cursor<Vec<u8>>, R>, FrameDecoder>;
 
 enum State<R: Read> {
@@ -82,7 +82,7 @@ impl<R: Read> Read for Frames<R> {
                     if stored.is_some() && frame.get_calculated_checksum() != stored {
                         return Err(io::Error::other("its checksum is wrong"));
                     }
-                    // The bytes put before the stream were the frame's first ones and are used up.
+                    // The bytes before the stream are used up.
                     self.state = State::Between(source.into_inner().1);
                 }
             }

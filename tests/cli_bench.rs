@@ -73,5 +73,5 @@ fn more_threads_than_cores_change_nothing() {
         ["bench", "round", "--clients", "5", "--items", "50", "--dim", "8", "--rounds", "1", "--device", "cpu", "--json", "--threads"];
     let figures = sandbox.lumos(&[&words[..], &["64"]].concat()).json();
     assert_eq!((&figures["threads"], &figures["clients"]), (&64.into(), &5.into()));
-    sandbox.lumos(&["train", "small.toml", "--threads", "99999"]).refused(1, &["threads", "99999", "4096"]);
+    sandbox.lumos(&["train", "small.toml", "--threads", "99999"]).refused(2, &["threads", "99999", "4096"]);
 }

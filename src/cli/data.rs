@@ -235,7 +235,7 @@ fn with_flags(text: &str) -> String {
     out + rest
 }
 
-/// An error about settings for somebody who gave flags.
+/// An error about settings, in terms of flags.
 fn in_flags(error: Error) -> Error {
     match error {
         Error::Setting { key, message } => Error::Usage(format!("{}: {}", with_flags(&key), with_flags(&message))),

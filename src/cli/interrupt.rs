@@ -68,7 +68,7 @@ fn start() -> std::io::Result<()> {
     std::thread::Builder::new().name("lumos-signals".into()).spawn(work).map(drop)
 }
 
-/// Whether a signal came, where somebody listens.
+/// Whether a signal came since [`listen`].
 pub fn pressed() -> bool {
     STOP.load(Ordering::SeqCst)
 }

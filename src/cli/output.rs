@@ -1,4 +1,4 @@
-//! Writing to stdout and stderr: cleaned for a terminal, without a panic where nobody reads.
+//! Writing to stdout and stderr: cleaned for a terminal, without a panic where the reader is gone.
 
 use crate::base::clean;
 use crate::{Error, Result};

@@ -2,7 +2,7 @@
 
 use crate::base::clean;
 
-/// Longer names are not compared: nobody mistypes them, and the work grows with the square.
+/// Longer names are not compared: they are pasted rather than typed, and the work grows with the square.
 const LONGEST: usize = 200;
 
 /// The candidate that was probably meant by `name`, if one is near: a third of its letters or fewer are wrong, or one name holds most of
@@ -19,7 +19,7 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     scored.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, name)| name)
 }
 
-/// How like two names are, from 0 for names that nobody mistakes for each other to 2 for equal ones.
+/// How like two names are, from 0 for names without likeness to 2 for equal ones.
 fn likeness(a: &str, b: &str) -> f64 {
     let b = b.to_lowercase();
     let (short, long) = (a.chars().count().min(b.chars().count()), a.chars().count().max(b.chars().count()));

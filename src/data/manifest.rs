@@ -79,7 +79,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// What somebody who prepares the data set should know, a line each: what was dropped, which columns were read, how much of the
+    /// What a user should know of the preparation, a line each: what was dropped, which columns were read, how much of the
     /// catalogue fits.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();

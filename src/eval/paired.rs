@@ -107,7 +107,8 @@ fn normal_p(values: &[f64]) -> f64 {
     if variance <= 1e-20 * mean * mean {
         return if mean == 0.0 { 1.0 } else { 2f64.powf(1.0 - n) };
     }
-    erfc(mean.abs() / (variance / n).sqrt() / std::f64::consts::SQRT_2)
+    // The fit of erfc reaches 1 + 1e-7 at 0.
+    erfc(mean.abs() / (variance / n).sqrt() / std::f64::consts::SQRT_2).min(1.0)
 }
 
 /// McNemar's test with the mid-p correction on `lost` and `won` discordant users (Fagerland et al., BMC Med. Res. Methodol. 2013).
@@ -210,6 +211,13 @@ mod tests {
     fn erfc_matches_known_values() {
         for (x, y) in [(0.0, 1.0), (0.5, 0.479_500_122), (1.0, 0.157_299_207), (2.0, 0.004_677_735), (3.0, 2.209_05e-5)] {
             assert!((erfc(x) - y).abs() < 1e-6 * y.max(0.1), "{x}: {}", erfc(x));
+        }
+    }
+
+    #[test]
+    fn differences_that_cancel_have_p_one() {
+        for values in [[0.1, -0.1], [1.0 / 3.0, -1.0 / 3.0], [0.356_207, -0.356_207]] {
+            assert_eq!(normal_p(&values), 1.0);
         }
     }
 

@@ -229,6 +229,27 @@ fn a_comparison_has_one_heading_and_p_as_a_reader_expects() {
     assert!(run.contains(heading) && tests.len() == 2 && tests.iter().all(|line| !line.contains("e-")), "{run}");
 }
 
+/// The line of JSON in the README has the keys that are printed, in their order.
+#[test]
+fn the_readme_shows_json_as_it_is_printed() {
+    let readme = include_str!("../README.md");
+    let shown = readme.lines().find(|line| line.starts_with("{\"HR@")).unwrap();
+    let sandbox = Sandbox::new();
+    let sets = ["--set", "eval.k=5,10,20", "--set", "federation.rounds=1"];
+    sandbox.lumos(&[&["train", "small.toml", "--out", "r"], &sets[..]].concat()).done();
+    let printed = sandbox.lumos(&["eval", "r", "--split", "test", "--json"]).done();
+    let keys = |line: &str| {
+        serde_json::from_str::<Value>(line).unwrap();
+        // Keys as they stand: none of the values holds a quoted text with a colon behind it.
+        line.split('"')
+            .zip(line.split('"').skip(1))
+            .filter(|(_, next)| next.starts_with(':'))
+            .map(|(key, _)| key.to_string())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(keys(shown), keys(&printed));
+}
+
 /// May everybody read it and nobody write it.
 #[cfg(unix)]
 fn read_only(folder: &Path) {

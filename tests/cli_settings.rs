@@ -35,6 +35,28 @@ fn values_out_of_range_are_refused() {
     assert!(!sandbox.path().join("runs").exists(), "nothing may be written");
 }
 
+/// What a flag says is called by the flag's name, with its range.
+#[test]
+fn values_of_flags_are_refused_by_the_name_of_the_flag() {
+    let sandbox = Sandbox::new();
+    let config = small();
+    let train = |more: &[&str]| sandbox.lumos(&[&["train", config.as_str(), "--out", "r"], more].concat());
+    train(&["--threads", "99999"]).refused(2, &["--threads", "must be between 0 and 4096"]);
+    train(&["--seed", "99999999999999999999"]).refused(2, &["--seed", "must be between 0 and 9223372036854775807"]);
+    train(&["--device", "cdua"]).refused(2, &["--device", "did you mean `cuda`"]);
+    sandbox.lumos(&["eval", "r", "--device", "gpu"]).refused(2, &["--device", "did you mean `cuda`"]);
+    sandbox.lumos(&["eval", "r", "--threads", "5000"]).refused(2, &["--threads", "must be between 0 and 4096"]);
+    let prepare = |format: &str| sandbox.lumos(&["data", "prepare", "--format", format, "--inter", "x.inter", "--out", "y"]);
+    prepare("parquet").refused(2, &["--format", "recbole, csv"]);
+    prepare("synthetic").refused(2, &["--format", "recbole, csv"]);
+    sandbox
+        .lumos(&["data", "synth", "--mean-length", "-1", "--out", "z"])
+        .refused(1, &["--mean-length", "is -1, must be between 3 and 10000"]);
+    sandbox.lumos(&["data", "synth", "--users", "4294967296", "--out", "z"]).refused(2, &["--users", "between 0 and 4294967295"]);
+    train(&["--set", "=3"]).refused(1, &["KEY=VALUE"]);
+    assert_eq!(std::fs::read_dir(sandbox.path()).unwrap().count(), 1, "nothing may be written");
+}
+
 #[test]
 fn missing_and_unreadable_files_are_named() {
     let sandbox = Sandbox::new();
@@ -45,7 +67,9 @@ fn missing_and_unreadable_files_are_named() {
     sandbox.write("latin.toml", b"# caf\xe9\n");
     sandbox.lumos(&["config", "latin.toml"]).refused(1, &["latin.toml:1:", "UTF-8"]);
     sandbox.write("real.toml", b"[data]\nname = \"x\"\nformat = \"recbole\"\ninter = \"no-such.inter\"\n");
-    sandbox.lumos(&["train", "real.toml"]).refused(1, &["no-such.inter", "LUMOS_DATA"]);
+    let absent = sandbox.lumos(&["train", "real.toml"]);
+    absent.refused(1, &["no-such.inter", "../shared/data/no-such.inter", "LUMOS_DATA"]);
+    assert!(!absent.stderr().contains("check the path"), "advice is given once: {}", absent.stderr());
     sandbox.lumos(&["eval", "no-run"]).refused(1, &["no-run", "no such folder"]);
     std::fs::create_dir(sandbox.path().join("empty")).unwrap();
     sandbox.lumos(&["eval", "empty"]).refused(1, &["holds no run"]);

@@ -1,6 +1,6 @@
 //! `lumos data`: prepare, stats, synth.
 
-use super::args::ConfigArgs;
+use super::args::{ConfigArgs, between};
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::pairs;
@@ -32,8 +32,8 @@ Times are numbers (seconds, milliseconds, microseconds or nanoseconds since 1970
 date-times; --time-column '' takes the rows in the order of the file. Duplicates are dropped first, then repeats, then the k-core is formed.
 Relative paths are looked up from the working folder, then under $LUMOS_DATA, then under ../shared/data. gzip and zstd are read as they are.")]
 pub struct Prepare {
-    /// Source format: recbole or csv
-    #[arg(long)]
+    /// Source format
+    #[arg(long, value_parser = ["recbole", "csv"])]
     format: String,
     /// Interactions file
     #[arg(long, value_name = "FILE")]
@@ -48,13 +48,13 @@ pub struct Prepare {
     #[arg(long)]
     name: Option<String>,
     /// Users and items with fewer interactions go, until none is left; 0 keeps all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
     k_core: Option<u32>,
     /// Users with fewer interactions go
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
     min_length: Option<u32>,
     /// Keep only the last so many interactions of a user; 0 keeps all
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
     max_length: Option<u32>,
     /// Name of the user column
     #[arg(long, value_name = "NAME")]
@@ -118,16 +118,16 @@ pub struct StatsArgs {
 #[command(after_help = "Example:\n  lumos data synth --users 5000 --items 2000 --out data/world")]
 pub struct Synth {
     /// Users
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
     users: Option<u32>,
     /// Items
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
     items: Option<u32>,
     /// Mean interactions of a user
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     mean_length: Option<f32>,
     /// Seed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u64>(0, i64::MAX as u64))]
     seed: Option<u64>,
     /// Folder to write
     #[arg(long, value_name = "DIR")]

@@ -1,6 +1,6 @@
 //! `lumos eval`: full ranking of a checkpoint.
 
-use super::args::{SplitArg, Which};
+use super::args::{MOST_THREADS, SplitArg, Which, between, device};
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
@@ -30,10 +30,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "best")]
     checkpoint: Which,
     /// Where users are ranked: auto, cpu, cuda, cuda:N
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", default_value = "auto", value_parser = device)]
     device: String,
     /// Threads; 0 means all cores
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, MOST_THREADS as u32))]
     threads: Option<u32>,
     /// One JSON object instead of a table
     #[arg(long)]

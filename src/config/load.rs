@@ -240,7 +240,7 @@ fn method_tables(schema: &Schema, methods: Option<Value>, place: &str) -> Result
 fn command_line(schema: &Schema, sets: &[String]) -> Result<BTreeMap<String, Value>> {
     let mut line = BTreeMap::new();
     for set in sets {
-        let Some((key, text)) = set.split_once('=') else {
+        let Some((key, text)) = set.split_once('=').filter(|(key, _)| !key.trim().is_empty()) else {
             return Err(Error::setting(set, "command line: wanted --set KEY=VALUE, such as --set local.lr=0.01"));
         };
         let key = key.trim();

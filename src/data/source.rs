@@ -178,7 +178,7 @@ pub(super) fn checksum(path: &Path) -> Result<String> {
 /// Where `path` is: as it is when absolute; else under the working folder, `$LUMOS_DATA`, `../shared/data`, in this order.
 ///
 /// # Errors
-/// [`Error::Io`] that lists every place looked at.
+/// [`Error::Mismatch`] that lists every place looked at.
 pub fn resolve_source(path: &Path) -> Result<PathBuf> {
     let mut looked = vec![path.to_path_buf()];
     if path.is_relative() {
@@ -192,8 +192,7 @@ pub fn resolve_source(path: &Path) -> Result<PathBuf> {
     }
     let list: Vec<String> = looked.iter().map(|p| p.display().to_string()).collect();
     let remedy = "give the full path or set LUMOS_DATA to the folder of the data sets";
-    let reason = io::Error::new(io::ErrorKind::NotFound, format!("looked for {}; {remedy}", list.join(", ")));
-    Err(Error::io(path, "find")(reason))
+    Err(Error::mismatch(path, format!("there is no such file: looked for {}; {remedy}", list.join(", "))))
 }
 
 /// Size and change time (nanoseconds since 1970) of a file: what tells cheaply whether it changed.

@@ -118,7 +118,7 @@ pub fn run(device: &Arc<dyn Device>, options: &Options, progress: Progress) -> R
     let start = Instant::now();
     let machine = Machine::here();
     let mut report = Report {
-        date: crate::run::now(),
+        date: crate::base::clock::now(),
         version: machine.version,
         commit: machine.commit,
         quick: options.quick,

@@ -146,7 +146,7 @@ pub fn main(command: &Command) -> Result<()> {
             let progress = Progress::new(false);
             let effective = args.config.load()?;
             let (data, _) = run::prepare_data(&effective.settings, args.overwrite, &progress)?;
-            run::returning_notice(&effective, &data).iter().for_each(|text| progress.note(text));
+            run::returning_notice(&effective, &data).iter().for_each(|text| progress.warn(text));
             Ok(())
         }
     }

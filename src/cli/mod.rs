@@ -105,7 +105,7 @@ fn refuse(error: &clap::Error) -> u8 {
     if error.use_stderr() && clean::message(&plain) != plain {
         output::remark(plain.trim_end());
     } else {
-        // If nobody reads it, the exit code still tells.
+        // Where stderr is closed, the exit code is all there is.
         let _ = error.print();
     }
     u8::try_from(error.exit_code()).unwrap_or(2)

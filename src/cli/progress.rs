@@ -29,10 +29,19 @@ struct State {
 }
 
 impl Progress {
-    /// With `json`, nothing but JSON may go to stdout, so notes are dropped.
+    /// With `json`, nothing but JSON may go to stdout, so notes are dropped and warnings go to stderr.
     pub fn new(json: bool) -> Progress {
         let terminal = std::io::stderr().is_terminal();
         Progress { terminal, log: if terminal { None } else { Log::new() }, notes: !json, state: Mutex::default() }
+    }
+
+    /// Writes while no bar is drawn.
+    fn beside_bars(&self, write: impl FnOnce()) {
+        let state = self.state();
+        match (&state.rounds, &state.step) {
+            (Some(bar), _) | (None, Some((_, bar))) => bar.suspend(write),
+            (None, None) => write(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -92,17 +101,19 @@ impl Observer for Progress {
     }
 
     fn note(&self, text: &str) {
-        if !self.notes {
-            return;
+        if self.notes {
+            self.beside_bars(|| {
+                // A reader that went away is noticed when the result is written.
+                let _ = output::say(text);
+            });
         }
-        let write = || {
-            // A reader that went away is noticed when the result is written.
-            let _ = output::say(text);
-        };
-        let state = self.state();
-        match (&state.rounds, &state.step) {
-            (Some(bar), _) | (None, Some((_, bar))) => bar.suspend(write),
-            (None, None) => write(),
+    }
+
+    fn warn(&self, text: &str) {
+        if self.notes {
+            self.note(text);
+        } else {
+            self.beside_bars(|| output::remark(text));
         }
     }
 

@@ -73,7 +73,7 @@ pub fn main(args: &Args) -> Result<()> {
     // Before anything is prepared: a GPU that cannot be had is better known at once.
     let device = Devices::default().to_train(&effective.settings)?;
     let prepared = args.prepare(&effective, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
-    run::returning_notice(&effective, &prepared.data).iter().for_each(|text| progress.note(text));
+    run::returning_notice(&effective, &prepared.data).iter().for_each(|text| progress.warn(text));
     let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &claim, stop };
     let result = run::train(&job, &progress).map_err(|e| interrupt::how_to_resume(e, Some("--resume")))?;
     drop(progress);

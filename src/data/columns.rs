@@ -39,7 +39,7 @@ impl Header {
     pub fn new(path: &Path, names: Vec<String>) -> Result<Header> {
         let mut met = HashSet::with_capacity(names.len());
         match names.iter().find(|name| !met.insert(name.as_str())) {
-            Some(twice) => Err(data_error(path, 1, format!("column `{}` stands twice in the header", clean::id(twice)))),
+            Some(twice) => Err(data_error(path, 1, format!("column `{}` occurs twice in the header", clean::id(twice)))),
             None => Ok(Header { path: path.to_path_buf(), names }),
         }
     }

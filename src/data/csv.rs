@@ -70,7 +70,7 @@ fn rows<C>(
         }
     };
     let mut record = ::csv::StringRecord::new();
-    // The header is a record like any other here, so that its errors are told alike.
+    // The header is a record like any other here, so that its errors have the same form.
     let header = match reader.headers().cloned() {
         Ok(header) => header,
         Err(error) => return Err(fail(error, reader.get_ref().passed, 1)),

@@ -110,7 +110,7 @@ impl DeviceTrainer<'_> {
         count
     }
 
-    /// Shape of so many users from place `at` on, and the number of items masked from them.
+    /// Shape of `count` users from place `at` on, and the number of items masked from them.
     fn shape(&self, packed: &Ranked, at: usize, count: usize) -> (Shape, usize) {
         let most = self.settings.model.max_len as usize;
         let inputs = || packed.users[at..at + count].iter().map(|&u| self.input(packed.split, u).0);

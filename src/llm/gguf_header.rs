@@ -43,7 +43,7 @@ pub(super) fn check(reader: &mut (impl Read + Seek)) -> Outcome<u64> {
 /// Refuses tensors that do not lie in a file of `length` bytes, or lie on one another.
 pub(super) fn check_tensors(content: &Content, tensors: u64, length: u64) -> Outcome<()> {
     if content.tensor_infos.len() as u64 != tensors {
-        return Err("a tensor's name stands twice".into());
+        return Err("a tensor's name occurs twice".into());
     }
     let mut all = 0u64;
     for (name, info) in &content.tensor_infos {
@@ -89,7 +89,7 @@ impl<R: Read> Header<'_, R> {
                 self.value(kind, 0)?;
             }
             if let Some(key) = keys.replace(key) {
-                return Err(format!("the key `{}` stands twice", crate::llm::shown(&String::from_utf8_lossy(&key))));
+                return Err(format!("the key `{}` occurs twice", crate::llm::shown(&String::from_utf8_lossy(&key))));
             }
         }
         for _ in 0..tensors {

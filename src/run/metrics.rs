@@ -56,7 +56,7 @@ impl MetricsFile {
         } else if round > 0 {
             return Err(Error::mismatch(path, format!("is missing, but the checkpoint stands at round {round}; restore it or train anew")));
         }
-        super::write_file(path, &kept)?;
+        crate::base::files::write_file(path, &kept)?;
         let file = OpenOptions::new().append(true).open(path).map_err(Error::io(path, "open"))?;
         Ok(MetricsFile { path: path.to_path_buf(), file })
     }

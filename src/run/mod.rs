@@ -38,8 +38,6 @@ mod tensorboard;
 mod train;
 mod watch;
 
-pub use crate::base::clock::now;
-pub use crate::base::files::write_file;
 pub use checkpoint::{Checkpoint, CheckpointMeta};
 pub use claim::{Claim, Start};
 pub use compare::{Comparison, compare};
@@ -70,6 +68,10 @@ pub trait Observer: Sync {
     }
     /// Something worth a line: what was reused, what was made.
     fn note(&self, _text: &str) {}
+    /// Something that a user must not miss, such as damage; where nothing else is done, a note.
+    fn warn(&self, text: &str) {
+        self.note(text);
+    }
     /// Training begins after `done` of `rounds` rounds.
     fn training(&self, _method: &str, _done: u64, _rounds: u64) {}
     /// Inside a round: `done` of `total` clients or steps.

@@ -135,7 +135,7 @@ pub fn prepare_views(
         progress: &progress,
         joules: &joules,
         stopped: &|| observer.stopped(),
-        note: &|text| observer.note(text),
+        note: &|text| observer.warn(text),
     };
     let (views, reused) = views::ensure_with(&data, &settings.views, &root, &options)?;
     observer.stage_end("views");

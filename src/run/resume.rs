@@ -8,7 +8,7 @@ use crate::data::Dataset;
 use crate::{Error, Result};
 
 /// The newest state that the run in `folder` can be gone on from; `None` where nothing was saved yet. Afterwards it lies in `last`, and
-/// `best` is what it says. `observer` is told of damage.
+/// `best` is what it says. Damage is reported to `observer`.
 ///
 /// # Errors
 /// [`Error::Mismatch`] where neither checkpoint serves, or one is of another run.
@@ -31,7 +31,7 @@ pub(super) fn newest(folder: &RunFolder, settings: &Settings, data: &Dataset, ob
     let Ok(Some(previous)) = run.load("previous") else { return Err(failure) };
     if let Some(last) = lacking.filter(|last| previous.meta.round == last.meta.best_round) {
         previous.save(&folder.checkpoint("best"))?;
-        observer.note(&format!("{failure}. It is made anew from the checkpoint before the last one"));
+        observer.warn(&format!("{failure}. It is made anew from the checkpoint before the last one"));
         return Ok(Some(last));
     }
     match run.lacks(&previous)? {
@@ -41,7 +41,7 @@ pub(super) fn newest(folder: &RunFolder, settings: &Settings, data: &Dataset, ob
     }
     let (from, to) = (folder.checkpoint("previous"), folder.checkpoint("last"));
     std::fs::rename(&from, &to).map_err(Error::io(&to, "replace"))?;
-    observer.note(&format!("{failure}. Going on from the checkpoint before it, of round {}", previous.meta.round));
+    observer.warn(&format!("{failure}. Going on from the checkpoint before it, of round {}", previous.meta.round));
     Ok(Some(previous))
 }
 

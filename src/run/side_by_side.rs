@@ -52,7 +52,7 @@ pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool
         }
         let prepared = prepare(&effective.settings, observer)?;
         if rows.is_empty() {
-            returning_notice(effective, &prepared.data).iter().for_each(|text| observer.note(text));
+            returning_notice(effective, &prepared.data).iter().for_each(|text| observer.warn(text));
         }
         let result = train(&Job { effective, prepared: &prepared, device, out: &claims[folder], stop }, observer)?;
         rows.push(Row { folder: folder.clone(), result });

@@ -326,7 +326,7 @@ fn untrained(settings: &Settings, data: &Dataset) -> RunResult {
 fn close(folder: &RunFolder, settings: &Settings, result: &RunResult, lines: &[serde_json::Value], notice: Option<&str>) -> Result<()> {
     folder.ended()?;
     let html = report::html(settings, &folder.info()?, result, lines, notice);
-    super::write_file(&folder.report(), html.as_bytes())?;
+    crate::base::files::write_file(&folder.report(), html.as_bytes())?;
     // Last, because its presence says that the run is finished.
     write_json(&folder.result(), result)
 }

@@ -109,7 +109,7 @@ fn a_gguf_header_cannot_say_more_than_its_file_holds() {
         case(header(0, 1, &[&entry("general.alignment", kind, &value.to_le_bytes()), &room]), &["general.alignment", &value.to_string()]);
     }
     case(header(0, 1, &[&entry("general.alignment", 8, &text("x")), &room]), &["no whole number"]);
-    case(header(0, 2, &[&architecture, &architecture, &room]), &["`general.architecture` stands twice"]);
+    case(header(0, 2, &[&architecture, &architecture, &room]), &["`general.architecture` occurs twice"]);
     let with = |tensors: &[Vec<u8>]| header(tensors.len() as u64, 1, &[&architecture, &tensors.concat(), &room]);
     case(with(&[tensor("a", &[1 << 33, 1 << 33], 0)]), &["`a` of shape [8589934592, 8589934592]", "no tensor can have"].map(|p| &p[..3]));
     case(with(&[tensor("a", &[1 << 40], 0)]), &["`a` of shape [1099511627776] ends behind"]);
@@ -117,7 +117,7 @@ fn a_gguf_header_cannot_say_more_than_its_file_holds() {
     case(with(&[tensor("a", &[4, 0], 0)]), &["[0, 4]", "no tensor can have"]);
     case(with(&[tensor("a", &[], 0)]), &["no tensor can have"]);
     case(with(&[tensor("a", &[1, 1, 1, 1, 1], 0)]), &["5 dimensions, 4 is the most"]);
-    case(with(&[tensor("a", &[4], 0), tensor("a", &[4], 32)]), &["a tensor's name stands twice"]);
+    case(with(&[tensor("a", &[4], 0), tensor("a", &[4], 32)]), &["a tensor's name occurs twice"]);
     let many: Vec<Vec<u8>> = (0..9).map(|i| tensor(&format!("t{i}"), &[512], 0)).collect();
     case(with(&many), &["lie on one another"]);
 }

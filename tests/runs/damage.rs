@@ -55,6 +55,12 @@ fn the_checkpoint_before_takes_the_place_of_a_damaged_one() {
     let text = sandbox.lumos(&train("finished", &three, &["--resume"])).done();
     assert!(text.contains(fell_back), "{text}");
     same_outcome(&at("finished"), &at("base"), "finished");
+    // Where stdout is kept for JSON, stderr has the word.
+    copy(&at("base"), &at("json"));
+    spoil(&at("json").join(last), 6);
+    let ran = sandbox.lumos(&train("json", &three, &["--resume", "--json"]));
+    assert!(ran.0.status.success() && ran.stderr().contains(fell_back), "{}", ran.stderr());
+    serde_json::from_str::<serde_json::Value>(ran.stdout().trim()).unwrap();
     // Nothing left to go on from: the message has the remedy, and nothing is changed further.
     copy(&at("base"), &at("hopeless"));
     [last, previous].iter().for_each(|file| spoil(&at("hopeless").join(file), 9));

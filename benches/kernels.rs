@@ -4,9 +4,9 @@
 //! Where there is no GPU it says so in one line and measures nothing. With `--test` only small shapes run, once each.
 
 use criterion::Criterion;
-use lumos::backend::cuda::{Choice, Chosen, choose};
 use lumos::check::benches;
 use lumos::check::timing::Bench;
+use lumos::device::{Choice, Chosen, choose};
 use std::time::Duration;
 
 fn main() {

@@ -7,10 +7,10 @@ use candle_core::{DType, Device, Tensor, Var};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use lumos::backend::cpu::rank::Panels;
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Act, Backend, Rows, Step};
+use lumos::backend::{Act, Backend, RowKind, Step};
+use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, RecLoss};
 use lumos::model::{Model, ModelSpec, Weights};
-use lumos::rng::{Purpose, Stream};
 
 #[allow(dead_code)]
 #[path = "../tests/oracle/reference.rs"]
@@ -64,7 +64,7 @@ fn worker(dense: usize, step: Step, fuse: bool) -> Worker {
     w
 }
 
-fn given(w: &mut Worker, rows: Rows, width: usize, case: u64) -> Act {
+fn given(w: &mut Worker, rows: RowKind, width: usize, case: u64) -> Act {
     let a = w.act(rows, width);
     let n = w.values(a).len();
     w.values_mut(a).copy_from_slice(&normal(n, case));
@@ -92,8 +92,8 @@ fn rows(c: &mut Criterion) {
     let mut g = c.benchmark_group("rows");
     let n = TOKENS * D;
     let mut w = worker(50 * D, step(1), false);
-    let (x, y) = (given(&mut w, Rows::Tokens, D, 10), given(&mut w, Rows::Tokens, D, 11));
-    let (dx, stats) = (given(&mut w, Rows::Tokens, D, 12), w.act(Rows::Tokens, 2));
+    let (x, y) = (given(&mut w, RowKind::Tokens, D, 10), given(&mut w, RowKind::Tokens, D, 11));
+    let (dx, stats) = (given(&mut w, RowKind::Tokens, D, 12), w.act(RowKind::Tokens, 2));
     time(&mut g, "embed", n, || w.embed(8.0, Some(0), y));
     time(&mut g, "embed backward", n, || w.embed_backward(8.0, Some(0), x));
     time(&mut g, "layer norm", n, || w.layer_norm(x, 0, D, y, stats));
@@ -113,8 +113,8 @@ fn linear(c: &mut Criterion) {
     let work = 2 * TOKENS * D * D;
     for fuse in [false, true] {
         let mut w = worker(D * D + D, step(1), fuse);
-        let (x, y) = (given(&mut w, Rows::Tokens, D, 20), given(&mut w, Rows::Tokens, D, 21));
-        let (dy, dx) = (given(&mut w, Rows::Tokens, D, 22), w.act(Rows::Tokens, D));
+        let (x, y) = (given(&mut w, RowKind::Tokens, D, 20), given(&mut w, RowKind::Tokens, D, 21));
+        let (dy, dx) = (given(&mut w, RowKind::Tokens, D, 22), w.act(RowKind::Tokens, D));
         if !fuse {
             time(&mut g, "forward", work, || w.linear(x, 0, D * D, y));
         }
@@ -130,9 +130,9 @@ fn attention(c: &mut Criterion) {
     let work = 4 * D * LENGTHS.iter().map(|n| n * (n + 1) / 2).sum::<usize>();
     let packed = step(1);
     let mut w = worker(50 * D, packed.clone(), false);
-    let [q, k, v, dy] = [30, 31, 32, 33].map(|i| given(&mut w, Rows::Tokens, D, i));
-    let [y, dq, dk, dv] = [0; 4].map(|_| w.act(Rows::Tokens, D));
-    let stats = w.act(Rows::Tokens, 1);
+    let [q, k, v, dy] = [30, 31, 32, 33].map(|i| given(&mut w, RowKind::Tokens, D, i));
+    let [y, dq, dk, dv] = [0; 4].map(|_| w.act(RowKind::Tokens, D));
+    let stats = w.act(RowKind::Tokens, 1);
     let [cq, ck, cv] = [q, k, v].map(|a| var(w.values(a), TOKENS));
     let up = Tensor::from_slice(w.values(dy), (TOKENS, D), &Device::Cpu).unwrap();
     let mask = reference::causal_mask(&packed, &packed.token, DType::F32).unwrap();
@@ -160,7 +160,7 @@ fn gru(c: &mut Criterion) {
     let mut g = c.benchmark_group("gru");
     let work = 2 * TOKENS * D * 3 * D;
     let mut w = worker(3 * D * D + 3 * D, step(1), false);
-    let lay = |w: &mut Worker| [3 * D, 3 * D, D, 4 * D, D, D].map(|width| w.act(Rows::Tokens, width));
+    let lay = |w: &mut Worker| [3 * D, 3 * D, D, 4 * D, D, D].map(|width| w.act(RowKind::Tokens, width));
     let [xw, _, h, ..] = lay(&mut w);
     w.values_mut(xw).copy_from_slice(&normal(TOKENS * 3 * D, 40));
     let up = normal(TOKENS * D, 41);
@@ -186,7 +186,7 @@ fn losses(c: &mut Criterion) {
         let packed = step(negatives);
         let candidates = if rec == RecLoss::Softmax { ITEM_ROWS } else { 1 + negatives };
         let mut w = worker(50 * D, packed, false);
-        let (h, dh) = (given(&mut w, Rows::Outputs, D, 50), given(&mut w, Rows::Outputs, D, 51));
+        let (h, dh) = (given(&mut w, RowKind::Outputs, D, 50), given(&mut w, RowKind::Outputs, D, 51));
         let loss = LossSettings { rec, ..LossSettings::default() };
         // A score and two scaled additions a candidate.
         let work = 6 * D * candidates * LENGTHS[0];
@@ -198,7 +198,7 @@ fn losses(c: &mut Criterion) {
     for contrast in [Contrast::Joint, Contrast::Decoupled] {
         let packed = step(1);
         let mut w = worker(50 * D, packed.clone(), false);
-        let (h, dh) = (given(&mut w, Rows::Outputs, D, 60), w.act(Rows::Outputs, D));
+        let (h, dh) = (given(&mut w, RowKind::Outputs, D, 60), w.act(RowKind::Outputs, D));
         let loss = LossSettings { contrast, lambda: 1.0, ..LossSettings::default() };
         let hidden = var(w.values(h), packed.outputs());
         let candle = || reference::info_nce(contrast, loss.tau, &hidden, &packed).unwrap().backward().unwrap();

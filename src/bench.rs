@@ -1,14 +1,15 @@
 //! The round benchmark: federated rounds over synthetic clients of given lengths, with the shapes and arithmetic that the
 //! comparison programs of other frameworks use.
 
+use crate::base::rng::{Purpose, Stream};
 use crate::base::{clean, memory};
-use crate::cohort;
 use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Resident, Settings, UploadRows};
 use crate::data::{Dataset, ItemText, Split};
-use crate::federation::{DeviceRound, RoundReport};
-use crate::rng::{Purpose, Stream};
+use crate::device::telemetry::{Sampler, Spread, Summary};
+use crate::engine::cuda::DeviceRound;
+use crate::federation;
+use crate::federation::RoundReport;
 use crate::run::Devices;
-use crate::run::telemetry::{Sampler, Spread, Summary};
 use crate::views::{UserViews, Views};
 use crate::{Error, Result, backend::cpu::simd::Level};
 use serde::Serialize;
@@ -332,7 +333,7 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
         let v = &views.users[c];
         length(c) + v.future.len() + v.paraphrase.len() + v.counterfactuals.iter().map(Vec::len).sum::<usize>()
     };
-    let cohort = |round: u64| cohort::draw(&settings.federation, data.users(), settings.seed, round).clients;
+    let cohort = |round: u64| federation::draw(&settings.federation, data.users(), settings.seed, round).clients;
     let useful: usize = rounds.iter().flat_map(|r| cohort(r.round)).map(|c| tokens(c as usize)).sum();
     let processed = rounds.iter().map(|r| r.tokens).sum::<u64>() as f64 / f64::from(bench.epochs);
     Ok(RoundFigures {
@@ -345,7 +346,7 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
         device_line: device.line.clone(),
         on_device: DeviceFigures::of(&rounds, resident, gpu),
         simd: Level::detect().name().into(),
-        threads: if bench.threads == 0 { crate::parallel::default_threads() as u32 } else { bench.threads },
+        threads: if bench.threads == 0 { crate::base::parallel::default_threads() as u32 } else { bench.threads },
         clients: bench.clients,
         population: bench.world_clients(),
         items: bench.items,

@@ -2,8 +2,8 @@
 
 use lumos::backend::cpu::{Worker, WorkerShape};
 use lumos::bench::{RoundBench, settings, world};
-use lumos::cohort::Packer;
 use lumos::config::Backbone;
+use lumos::engine::Packer;
 use lumos::model::{Model, ModelSpec, Weights};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -5,7 +5,7 @@
 mod cli;
 
 use cli::{Sandbox, small};
-use lumos::rng::{Purpose, Stream};
+use lumos::base::rng::{Purpose, Stream};
 use serde_json::Value;
 use std::path::Path;
 

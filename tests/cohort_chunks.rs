@@ -1,8 +1,8 @@
 //! A chunk of clients packed for one launch holds, for each client, exactly what the client packs alone.
 
 use lumos::backend::Step;
-use lumos::cohort::{Chunk, Packer};
 use lumos::config::{Contrast, RecLoss, Settings, UploadRows};
+use lumos::engine::{Chunk, Packer};
 use proptest::prelude::*;
 use ring::world;
 

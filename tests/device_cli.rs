@@ -1,8 +1,8 @@
 //! The whole program where a device is there: its kernels run on the CPU rendition, in a process of their own.
 
 use cli::{Ran, Sandbox, small};
-use lumos::backend::cuda::host::{HostDevice, HostKernels};
-use lumos::backend::cuda::{Device, DeviceError, Geometry, choice};
+use lumos::device::host::{HostDevice, HostKernels};
+use lumos::device::{Device, DeviceError, Geometry, choice};
 use serde_json::Value;
 use std::ffi::c_void;
 use std::process::{Command, Stdio};

@@ -168,7 +168,7 @@ fn too_little_memory_splits_the_users() {
     let expected = rank(&mut plenty, Split::Test, &users);
     let whole = launches(&plenty) - before;
     let trained = plenty.tensors().unwrap();
-    // Room for the weights and little else.
+    // ChunkMemory for the weights and little else.
     let mut small = Trainer::on_device(&settings, &data, &views, device(300_000)).unwrap();
     small.limit_chunks(u64::MAX);
     small.restore(&trained, 1).unwrap();

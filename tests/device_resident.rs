@@ -1,10 +1,11 @@
 //! Clients resident in one block of threads: the bits of the step-by-step kernels, near the CPU, and refusals in words.
 
-use lumos::backend::cuda::host::HostDevice;
-use lumos::backend::cuda::{Device, Limits};
 use lumos::config::{Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows, validate};
 use lumos::data::{Dataset, ItemText};
-use lumos::federation::{NamedTensor, TensorData, Trainer};
+use lumos::device::host::HostDevice;
+use lumos::device::{Device, Limits};
+use lumos::engine::{NamedTensor, TensorData};
+use lumos::federation::Trainer;
 use lumos::views::{UserViews, Views};
 use simt::Simt;
 use std::sync::Arc;

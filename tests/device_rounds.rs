@@ -1,11 +1,12 @@
 //! Rounds whose clients are trained by the kernels: against the CPU backend, and with the same bits however they are cut up.
 
 use lumos::config::{
-    Average, Backbone, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer, Settings, UploadRows,
-    Weights,
+    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer,
+    Settings, UploadRows,
 };
 use lumos::data::Dataset;
-use lumos::federation::{NamedTensor, TensorData, Trainer};
+use lumos::engine::{NamedTensor, TensorData};
+use lumos::federation::Trainer;
 use lumos::views::Views;
 use ring::world;
 use simt::device;
@@ -60,7 +61,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
             with(&|s| {
                 s.federation.server_momentum = 0.9;
                 s.federation.average = Average::Cohort;
-                s.federation.weights = Weights::Examples;
+                s.federation.weights = ClientWeighting::Examples;
             }),
         ),
         ("every touched row", with(&|s| s.federation.upload_rows = UploadRows::Touched)),

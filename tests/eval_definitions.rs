@@ -1,9 +1,9 @@
 //! Metrics, popularity and paired tests against their definitions, through the public interface.
 
+use lumos::base::rng::{Purpose, Stream};
 use lumos::config::Mask;
 use lumos::data::{Dataset, Split};
 use lumos::eval::{MISS, Metric, Metrics, metrics, paired, paired_seeds, popularity_ranks, rank_of};
-use lumos::rng::{Purpose, Stream};
 use proptest::prelude::*;
 
 fn cases(n: u32) -> ProptestConfig {

@@ -1,12 +1,13 @@
 //! Rounds of the real trainer on small worlds: same bits however they are run, and the meaning of each federation setting.
 
 use lumos::config::{
-    Anchor, Average, Backbone, Clients, Contrast, Group, LocalOptimizer, Mask, Positions, RecLoss, ServerOptimizer, Settings, UploadRows,
-    Weights,
+    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, Group, LocalOptimizer, Mask, Positions, RecLoss, ServerOptimizer,
+    Settings, UploadRows,
 };
 use lumos::data::{Dataset, Split};
+use lumos::engine::{NamedTensor, TensorData, Update, wire};
 use lumos::eval::{MISS, metrics};
-use lumos::federation::{NamedTensor, TensorData, Trainer, Update, wire};
+use lumos::federation::Trainer;
 use lumos::views::{UserViews, Views};
 use ring::{come_back, world};
 
@@ -50,7 +51,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
-        ("momentum, examples", with(&|s| (s.federation.server_momentum, s.federation.weights) = (0.5, Weights::Examples))),
+        ("momentum, examples", with(&|s| (s.federation.server_momentum, s.federation.weights) = (0.5, ClientWeighting::Examples))),
         ("private encoder", with(&|s| s.federation.shared = vec![Group::Items])),
         ("private items", with(&|s| s.federation.shared = vec![Group::Encoder])),
         ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),

@@ -1,9 +1,11 @@
 //! Rules in real rounds: a rule that changes nothing leaves no trace, and attack and defence do what they say.
 
-use lumos::config::{Average, Contrast, Group, ServerOptimizer, Settings, Weights};
+use lumos::config::{Average, ClientWeighting, Contrast, Group, ServerOptimizer, Settings};
 use lumos::data::{Dataset, Split};
+use lumos::engine::cuda::unsupported;
+use lumos::engine::{NamedTensor, TensorData};
 use lumos::eval::metrics;
-use lumos::federation::{NamedTensor, TensorData, Trainer, unsupported_on_device};
+use lumos::federation::Trainer;
 use lumos::views::Views;
 use ring::world;
 
@@ -38,7 +40,7 @@ fn a_rule_that_changes_nothing_leaves_no_trace() {
     let variants: [(&str, Change); 6] = [
         ("plain", |_| ()),
         ("cohort mean", |s| s.federation.average = Average::Cohort),
-        ("examples", |s| s.federation.weights = Weights::Examples),
+        ("examples", |s| s.federation.weights = ClientWeighting::Examples),
         ("fedadam", |s| s.federation.server = ServerOptimizer::Fedadam),
         ("private encoder", |s| s.federation.shared = vec![Group::Items]),
         ("private items", |s| s.federation.shared = vec![Group::Encoder]),
@@ -101,6 +103,6 @@ fn the_median_withstands_what_the_mean_does_not() {
 
 #[test]
 fn a_device_leaves_rules_to_the_cpu_and_says_so() {
-    assert!(unsupported_on_device(&settings(&["median"])).unwrap().contains("federation.rules"));
-    assert_eq!(unsupported_on_device(&settings(&[])), None);
+    assert!(unsupported(&settings(&["median"])).unwrap().contains("federation.rules"));
+    assert_eq!(unsupported(&settings(&[])), None);
 }

@@ -1,10 +1,10 @@
 //! The check of a GPU, made on the CPU rendition of the kernels: it passes there, and wrong kernels are found out by name.
 
-use lumos::backend::cuda::host::{HostDevice, HostKernels};
-use lumos::backend::cuda::{Choice, Chosen, Device, Geometry, choice, choose};
 use lumos::check::file::{self, Attachment};
 use lumos::check::report::Report;
 use lumos::check::{self, Options, Part};
+use lumos::device::host::{HostDevice, HostKernels};
+use lumos::device::{Choice, Chosen, Device, Geometry, choice, choose};
 #[cfg(feature = "llm")]
 use lumos::llm::Stored;
 use simt::Simt;

@@ -8,9 +8,9 @@ use std::sync::OnceLock;
 
 use endpoint::{Endpoint, Reply, model};
 use lumos::Error;
+use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{GeneratorKind, Mask, ServedSettings, ViewSettings};
 use lumos::data::{Dataset, ItemText};
-use lumos::rng::{Purpose, Stream};
 use lumos::views::{self, Views};
 use proptest::prelude::*;
 

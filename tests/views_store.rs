@@ -245,7 +245,7 @@ fn a_damaged_journal_gives_the_same_views_or_an_error() {
     let good = fs::read(root.path().join(name)).unwrap();
     let (mut same, mut refused, mut told) = (0, 0, 0);
     for seed in 0..90 {
-        let mut random = lumos::rng::Stream::new(seed, lumos::rng::Purpose::Cohort, 0, 0);
+        let mut random = lumos::base::rng::Stream::new(seed, lumos::base::rng::Purpose::Cohort, 0, 0);
         let mut bytes = good.clone();
         for _ in 0..1 + random.below(20) {
             let place = random.below(bytes.len() as u64) as usize;

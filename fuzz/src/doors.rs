@@ -4,7 +4,8 @@
 use lumos::base::files::sha256_hex;
 use lumos::config::{self, Group, ServerOptimizer, Settings};
 use lumos::data;
-use lumos::federation::{NamedTensor, TensorData, Trainer, wire};
+use lumos::engine::{NamedTensor, TensorData, wire};
+use lumos::federation::Trainer;
 use lumos::run::{self, Checkpoint, RunInfo};
 use lumos::views::{Views, fuzz::world};
 use safetensors::{Dtype, SafeTensors};

@@ -14,7 +14,7 @@ use crate::config::LossSettings;
 
 /// Which rows an activation has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
+pub enum RowKind {
     /// Every packed token `T`.
     Tokens,
     /// Only the tokens whose hidden state is used `Q` (see [`Step::out_token`]).
@@ -27,7 +27,7 @@ pub struct Act {
     /// First element in the arena.
     pub at: usize,
     /// Which rows.
-    pub rows: Rows,
+    pub rows: RowKind,
     /// Row width.
     pub width: usize,
 }
@@ -36,7 +36,7 @@ pub struct Act {
 /// added), so a weight takes part in one operation of a step only. `y`, `dy` and so on are activations of the arena.
 pub trait Backend {
     /// A fresh activation; its contents are undefined. All are given back when the next step begins.
-    fn act(&mut self, rows: Rows, width: usize) -> Act;
+    fn act(&mut self, rows: RowKind, width: usize) -> Act;
 
     /// `y[t] = scale * row(t) + positions[position(t)]`, `y [T, d]`.
     fn embed(&mut self, scale: f32, positions: Option<usize>, y: Act);

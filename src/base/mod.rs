@@ -1,9 +1,14 @@
-//! What every layer stands on: files that are whole or not there, locks that die with their process, the time of day, memory, numbers in
-//! JSON, foreign text made fit for a terminal.
+//! What every layer stands on: errors, files that are whole or not there, locks that die with their process, the time of day, memory,
+//! numbers in JSON, foreign text made fit for a terminal, names and what was meant by them, random draws, threads.
 
 pub mod clean;
 pub mod clock;
+pub mod device_error;
+pub mod error;
 pub mod files;
 pub mod json;
 pub mod lock;
 pub mod memory;
+pub mod names;
+pub mod parallel;
+pub mod rng;

@@ -4,9 +4,9 @@ use super::case::Normals;
 use super::direct::{at, cost, go, int, subject, whole, words};
 use super::reference::Real;
 use super::subject::{Array, Launch, Subject, Want};
-use crate::backend::cuda::device::Arg;
+use crate::base::rng::{Purpose, Stream};
+use crate::device::interface::Arg;
 use crate::eval::MISS;
-use crate::rng::{Purpose, Stream};
 use std::collections::BTreeSet;
 
 /// In-batch InfoNCE in numbers `R`: inverse norms, log partition sums, losses, gradients added to `da` and `db`.

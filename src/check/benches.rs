@@ -6,13 +6,13 @@ use super::report::{BenchLine, RoundLine, Yardstick};
 use super::subject::Subject;
 use super::timing::{self, Sample};
 use super::{Progress, batch, calls, direct, local, yardstick};
-use crate::backend::Rows;
-use crate::backend::cuda::device::Device;
+use crate::backend::RowKind;
 use crate::backend::cuda::ops::KernelSet;
 use crate::bench::{self, RoundBench};
 use crate::config::{Contrast, Precision, RecLoss, Resident};
+use crate::device::interface::Device;
+use crate::device::telemetry::Sampler;
 use crate::federation::Trainer;
-use crate::run::telemetry::Sampler;
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -49,10 +49,10 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
         // Without positions, and on outputs, there is less of the same.
         all.retain(|c| c.variant == "positions" || c.variant == "tokens" || c.variant.is_empty());
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Bf16] {
-            all.extend(calls::linear(Rows::Tokens, (d, d), precision, false));
+            all.extend(calls::linear(RowKind::Tokens, (d, d), precision, false));
         }
-        all.extend(calls::attention(case, Rows::Tokens));
-        all.extend(calls::attention(case, Rows::Outputs));
+        all.extend(calls::attention(case, RowKind::Tokens));
+        all.extend(calls::attention(case, RowKind::Outputs));
         all.extend(calls::gru(case));
         all.extend(calls::next_item(case, RecLoss::Bce));
         all.extend(calls::contrast(case, Contrast::Joint));

@@ -3,7 +3,7 @@
 
 use super::case::Case;
 use super::reference::Field;
-use crate::backend::{Act, Backend, Rows};
+use crate::backend::{Act, Backend, RowKind};
 use crate::config::{Contrast, LossSettings, Precision, RecLoss};
 
 /// What part of a call is asked for. Activations are the same in both.
@@ -60,7 +60,7 @@ pub struct Call {
     /// Precision of products.
     pub precision: Precision,
     /// Rows, input and output width, for counting work.
-    pub rows: Rows,
+    pub rows: RowKind,
     /// See `rows`.
     pub widths: (usize, usize),
     /// A kernel and the one whose scratch it reads.
@@ -81,12 +81,12 @@ fn field(kernel: &'static str, what: &'static str, field: Field, compare: Compar
     Result { kernel, what, place: Place::Field(field), compare }
 }
 
-fn acts<const N: usize>(be: &mut dyn Backend, rows: Rows, width: usize) -> [Act; N] {
+fn acts<const N: usize>(be: &mut dyn Backend, rows: RowKind, width: usize) -> [Act; N] {
     std::array::from_fn(|_| be.act(rows, width))
 }
 
 /// The activation `[rows, width]` that the call just made took last, as a backend's own scratch: it lies right before the next.
-fn before(be: &mut dyn Backend, phase: Phase, rows: Rows, width: usize) -> Act {
+fn before(be: &mut dyn Backend, phase: Phase, rows: RowKind, width: usize) -> Act {
     let next = be.act(rows, width);
     if phase == Phase::Prepare {
         return next;
@@ -109,14 +109,14 @@ fn product(name: &'static str, precision: Precision) -> &'static str {
     }
 }
 
-const ALL_ROWS: [(Rows, &str); 2] = [(Rows::Tokens, "tokens"), (Rows::Outputs, "outputs")];
+const ALL_ROWS: [(RowKind, &str); 2] = [(RowKind::Tokens, "tokens"), (RowKind::Outputs, "outputs")];
 
 /// Where weights begin in a slab: off 16 bytes where nothing else is on them.
 fn base(d: usize) -> usize {
     if d.is_multiple_of(4) { 4 } else { 3 }
 }
 
-fn call(variant: impl Into<String>, dense: usize, rows: Rows, widths: (usize, usize), script: Script) -> Call {
+fn call(variant: impl Into<String>, dense: usize, rows: RowKind, widths: (usize, usize), script: Script) -> Call {
     Call { variant: variant.into(), dense, precision: Precision::Fp32, rows, widths, needs: None, script }
 }
 
@@ -134,14 +134,14 @@ pub fn rows(case: &Case) -> Vec<Call> {
         let variant = if positions.is_some() { "positions" } else { "" };
         let dense = slab(d, table * d);
         let forward: Script = Box::new(move |be, phase| {
-            let y = be.act(Rows::Tokens, d);
+            let y = be.act(RowKind::Tokens, d);
             if phase == Phase::Run {
                 be.embed(1.7, positions, y);
             }
             vec![near("embed", "y", y)]
         });
         let backward: Script = Box::new(move |be, phase| {
-            let dy = be.act(Rows::Tokens, d);
+            let dy = be.act(RowKind::Tokens, d);
             if phase == Phase::Run {
                 be.embed_backward(0.7, positions, dy);
             }
@@ -151,18 +151,18 @@ pub fn rows(case: &Case) -> Vec<Call> {
             }
             results
         });
-        calls.push(call(variant, dense, Rows::Tokens, (d, d), forward));
-        calls.push(call(variant, dense, Rows::Tokens, (d, d), backward));
+        calls.push(call(variant, dense, RowKind::Tokens, (d, d), forward));
+        calls.push(call(variant, dense, RowKind::Tokens, (d, d), backward));
     }
     let select: Script = Box::new(move |be, phase| {
-        let ([x, dx], [y, dy]) = (acts(be, Rows::Tokens, d), acts(be, Rows::Outputs, d));
+        let ([x, dx], [y, dy]) = (acts(be, RowKind::Tokens, d), acts(be, RowKind::Outputs, d));
         if phase == Phase::Run {
             be.select(x, y);
             be.select_backward(dy, dx);
         }
         vec![bits("select_rows", "y", y), bits("select_rows_backward", "dx", dx)]
     });
-    calls.push(call("", 1, Rows::Outputs, (d, d), select));
+    calls.push(call("", 1, RowKind::Outputs, (d, d), select));
     for (rows, name) in ALL_ROWS {
         let norm: Script = Box::new(move |be, phase| {
             let ([x, y], stats) = (acts(be, rows, d), be.act(rows, 2));
@@ -193,11 +193,11 @@ pub fn rows(case: &Case) -> Vec<Call> {
             field("drop_items_backward", "row gradients", Field::RowGrad, Compare::Bits),
         ]
     });
-    calls.push(call("", 1, Rows::Tokens, (d, d), items));
+    calls.push(call("", 1, RowKind::Tokens, (d, d), items));
     calls
 }
 
-fn elementwise(rows: Rows, name: &'static str, d: usize) -> Vec<Call> {
+fn elementwise(rows: RowKind, name: &'static str, d: usize) -> Vec<Call> {
     let pair: Script = Box::new(move |be, phase| {
         let [a, b, c, e, f, g, h, i, j] = acts(be, rows, d);
         if phase == Phase::Run {
@@ -221,8 +221,8 @@ fn elementwise(rows: Rows, name: &'static str, d: usize) -> Vec<Call> {
 }
 
 /// A grouped linear layer from `ins` to `outs`, forward and backward.
-pub fn linear(rows: Rows, (ins, outs): (usize, usize), precision: Precision, add: bool) -> Vec<Call> {
-    let name = if rows == Rows::Tokens { "tokens" } else { "outputs" };
+pub fn linear(rows: RowKind, (ins, outs): (usize, usize), precision: Precision, add: bool) -> Vec<Call> {
+    let name = if rows == RowKind::Tokens { "tokens" } else { "outputs" };
     let at = base(if ins.is_multiple_of(4) && outs.is_multiple_of(4) { 4 } else { 1 });
     let (w, b, dense) = (at, at + ins * outs, slab(at, ins * outs + outs));
     let forward: Script = Box::new(move |be, phase| {
@@ -248,10 +248,10 @@ pub fn linear(rows: Rows, (ins, outs): (usize, usize), precision: Precision, add
 }
 
 /// Attention of `heads` heads, forward and backward.
-pub fn attention(case: &Case, rows: Rows) -> Vec<Call> {
+pub fn attention(case: &Case, rows: RowKind) -> Vec<Call> {
     let (d, heads) = (case.d, case.heads);
     let lay = move |be: &mut dyn Backend| {
-        let ([q, y, dy, dq], [k, v, dk, dv]) = (acts(be, rows, d), acts(be, Rows::Tokens, d));
+        let ([q, y, dy, dq], [k, v, dk, dv]) = (acts(be, rows, d), acts(be, RowKind::Tokens, d));
         ([q, k, v], [y, be.act(rows, heads)], dy, [dq, dk, dv])
     };
     let forward: Script = Box::new(move |be, phase| {
@@ -275,7 +275,7 @@ pub fn attention(case: &Case, rows: Rows) -> Vec<Call> {
             near("attention_backward_kv", "dv", dv),
         ]
     });
-    let name = if rows == Rows::Tokens { "tokens" } else { "outputs" };
+    let name = if rows == RowKind::Tokens { "tokens" } else { "outputs" };
     let variant = format!("{heads} heads, {name}");
     let needs = Some(("attention_backward_kv", "attention_backward_q"));
     vec![call(variant.clone(), 1, rows, (d, d), forward), Call { needs, ..call(variant, 1, rows, (d, d), backward) }]
@@ -286,7 +286,8 @@ pub fn gru(case: &Case) -> Vec<Call> {
     let (d, at) = (case.d, base(case.d));
     let (w, b, dense) = (at, at + 3 * d * d, slab(d, 3 * d * d + 3 * d));
     let lay = move |be: &mut dyn Backend| {
-        let ([xw, dxw], [h, previous, dh], gates) = (acts(be, Rows::Tokens, 3 * d), acts(be, Rows::Tokens, d), be.act(Rows::Tokens, 4 * d));
+        let ([xw, dxw], [h, previous, dh], gates) =
+            (acts(be, RowKind::Tokens, 3 * d), acts(be, RowKind::Tokens, d), be.act(RowKind::Tokens, 4 * d));
         (xw, dxw, h, previous, dh, gates)
     };
     let forward: Script = Box::new(move |be, phase| {
@@ -302,10 +303,10 @@ pub fn gru(case: &Case) -> Vec<Call> {
             Phase::Prepare => be.gru(xw, w, b, h, gates, previous),
             Phase::Run => be.gru_backward(w, b, gates, previous, dh, dxw),
         }
-        let dhw = before(be, phase, Rows::Tokens, 3 * d);
+        let dhw = before(be, phase, RowKind::Tokens, 3 * d);
         vec![near("gru_backward", "dxw", dxw), near("gru_backward", "dhw", dhw)]
     });
-    vec![call("", dense, Rows::Tokens, (d, d), forward), call("", dense, Rows::Tokens, (d, d), backward)]
+    vec![call("", dense, RowKind::Tokens, (d, d), forward), call("", dense, RowKind::Tokens, (d, d), backward)]
 }
 
 /// One next-item loss.
@@ -313,7 +314,7 @@ pub fn next_item(case: &Case, rec: RecLoss) -> Vec<Call> {
     let d = case.d;
     let loss = LossSettings { rec, ..LossSettings::default() };
     let script: Script = Box::new(move |be, phase| {
-        let [h, dh] = acts(be, Rows::Outputs, d);
+        let [h, dh] = acts(be, RowKind::Outputs, d);
         // In both phases: derivatives and partition sums are what later kernels of the call go on from.
         let _ = phase;
         be.next_item_loss(&loss, h, dh);
@@ -333,7 +334,7 @@ pub fn next_item(case: &Case, rec: RecLoss) -> Vec<Call> {
             ],
         }
     });
-    vec![call(rec.name(), 1, Rows::Outputs, (d, d), script)]
+    vec![call(rec.name(), 1, RowKind::Outputs, (d, d), script)]
 }
 
 /// One form of the contrast.
@@ -341,13 +342,13 @@ pub fn contrast(case: &Case, contrast: Contrast) -> Vec<Call> {
     let d = case.d;
     let loss = LossSettings { contrast, tau: 0.2, ..LossSettings::default() };
     let script: Script = Box::new(move |be, phase| {
-        let [h, dh] = acts(be, Rows::Outputs, d);
+        let [h, dh] = acts(be, RowKind::Outputs, d);
         if phase == Phase::Run {
             be.info_nce(&loss, h, dh);
         }
         vec![near("info_nce", "dh", dh), field("info_nce", "contrasts", Field::Contrast, Compare::Near)]
     });
-    vec![call(contrast.name(), 1, Rows::Outputs, (d, d), script)]
+    vec![call(contrast.name(), 1, RowKind::Outputs, (d, d), script)]
 }
 
 /// Every call on `case`.
@@ -355,11 +356,11 @@ pub fn all(case: &Case) -> Vec<Call> {
     let d = case.d;
     let mut calls = rows(case);
     for precision in [Precision::Fp32, Precision::Tf32, Precision::Bf16] {
-        calls.extend(linear(Rows::Tokens, (d, d), precision, false));
-        calls.extend(linear(Rows::Outputs, (d, 3 * d), precision, true));
+        calls.extend(linear(RowKind::Tokens, (d, d), precision, false));
+        calls.extend(linear(RowKind::Outputs, (d, 3 * d), precision, true));
     }
-    calls.extend(attention(case, Rows::Tokens));
-    calls.extend(attention(case, Rows::Outputs));
+    calls.extend(attention(case, RowKind::Tokens));
+    calls.extend(attention(case, RowKind::Outputs));
     calls.extend(gru(case));
     for rec in [RecLoss::Bce, RecLoss::SampledSoftmax, RecLoss::Gbce, RecLoss::Softmax] {
         calls.extend(next_item(case, rec));

@@ -1,9 +1,9 @@
 //! Packed steps that kernels are checked and timed on, and the random numbers that fill their inputs.
 
 use crate::backend::Step;
-use crate::backend::cuda::packed::Shape;
-use crate::cohort::Chunk;
-use crate::rng::{Purpose, Stream};
+use crate::backend::cuda::shape::Shape;
+use crate::base::rng::{Purpose, Stream};
+use crate::engine::Chunk;
 
 /// Local step of the visit that a case stands for: not the first, so that dropout counts it.
 pub const NUMBER: u32 = 3;
@@ -99,7 +99,7 @@ pub fn build(seed: u64, plan: &Plan) -> Case {
         step.end_client();
         // Numbers with gaps: streams are keyed by them, not by places.
         chunk.clients.push(7 + 3 * c as u32);
-        chunk.plans.push(crate::cohort::VisitPlan { steps: 1, rows: rows as u32, examples: 0 });
+        chunk.plans.push(crate::engine::VisitPlan { steps: 1, rows: rows as u32, examples: 0 });
         first_row += rows as u32;
         chunk.client_rows.push(first_row);
         // Rows of the global table, of which there are as many.

@@ -4,7 +4,7 @@
 use super::calls::Call;
 use super::case::Case;
 use super::subject::Cost;
-use crate::backend::Rows;
+use crate::backend::RowKind;
 use crate::config::Precision;
 
 /// Least bytes and operations of one launch of `kernel` in `call` on `case`.
@@ -13,7 +13,7 @@ pub fn of(kernel: &str, call: &Call, case: &Case) -> Cost {
     let f = |n: usize| n as f64;
     let (t, q, c, d) = (f(step.tokens()), f(step.outputs()), f(case.clients()), f(case.d));
     let (e, g, r) = (f(step.example.len()), f(step.positives.len()), f(case.chunk.rows()));
-    let n = if call.rows == Rows::Tokens { t } else { q };
+    let n = if call.rows == RowKind::Tokens { t } else { q };
     let (ins, outs) = (f(call.widths.0), f(call.widths.1));
     let (width, heads, members) = (f(step.width), f(case.heads), f(step.group.len()));
     let low_high = step.positions();
@@ -21,8 +21,8 @@ pub fn of(kernel: &str, call: &Call, case: &Case) -> Cost {
     // Pairs of a query and a token that it sees.
     let seen = |tokens: &[u32], starts: &[u32]| tokens.iter().zip(starts).map(|(&t, &s)| f64::from(t - s + 1)).sum::<f64>();
     let pairs = match call.rows {
-        Rows::Tokens => seen(&step.token, &step.start),
-        Rows::Outputs => seen(&step.out_token, &step.out_start),
+        RowKind::Tokens => seen(&step.token, &step.start),
+        RowKind::Outputs => seen(&step.out_token, &step.out_start),
     };
     // Scores of a softmax over the tables.
     let scores: f64 =

@@ -3,11 +3,11 @@
 use super::case::Normals;
 use super::subject::{Array, Cost, Launch, Output, Subject, Want};
 use crate::Result;
-use crate::backend::cuda::device::{Arg, Buffer, Device, Plain, bytes_of};
-use crate::backend::cuda::errors::Geometry;
+use crate::base::rng::{Purpose, Stream};
 use crate::config::Precision;
-use crate::federation::fixed;
-use crate::rng::{Purpose, Stream};
+use crate::device::Geometry;
+use crate::device::interface::{Arg, Buffer, Device, Plain, bytes_of};
+use crate::engine::fixed;
 use std::rc::Rc;
 
 /// Launches a kernel on buffers that hold what it asks for.

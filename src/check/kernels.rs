@@ -2,12 +2,12 @@
 
 use super::case::{self, Case, Normals};
 use super::packed::Placed;
+use super::recording_device::Tap;
 use super::report::CheckLine;
 use super::subject::Subject;
-use super::tap::Tap;
 use super::{Progress, batch, calls, direct, local, yardstick};
-use crate::backend::cuda::device::Device;
 use crate::backend::cuda::ops::KernelSet;
+use crate::device::interface::Device;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 

@@ -3,9 +3,9 @@
 use super::direct::{at, cost, go, int, subject, value, whole, words};
 use super::packed::Placed;
 use super::subject::{Array, Launch, Output, Subject, Want};
-use crate::backend::cuda::device::{Arg, Buffer};
 use crate::backend::cuda::optimiser::OptimiserStep;
 use crate::config::{LocalOptimizer, LocalSettings};
+use crate::device::interface::{Arg, Buffer};
 use std::ops::Range;
 
 /// One step on one weight: what `backend::cpu::optim` does, operation by operation.

@@ -15,21 +15,22 @@ pub mod file;
 pub mod kernels;
 mod local;
 mod packed;
+pub mod recording_device;
 pub mod reference;
 pub mod report;
 mod round;
 pub mod rounds;
 pub mod subject;
-pub mod tap;
 #[cfg(feature = "llm")]
 pub mod text;
 pub mod timing;
 pub mod yardstick;
 
-use crate::backend::cuda::device::Device;
 use crate::backend::cuda::ops::KERNELS;
-use crate::config::names;
-use crate::run::{Machine, telemetry};
+use crate::base::names;
+use crate::device::interface::Device;
+use crate::device::telemetry;
+use crate::run::Machine;
 use crate::{Error, Result};
 use report::{DeviceLine, PartLine, Report};
 use std::str::FromStr;
@@ -207,7 +208,7 @@ fn run_part(
 fn all_kernels() -> Vec<&'static str> {
     #[cfg(feature = "cuda")]
     {
-        let families = crate::backend::cuda::modules::families();
+        let families = crate::device::modules::families();
         if !families.is_empty() {
             return families.iter().flat_map(|f| f.kernels.iter().copied()).collect();
         }

@@ -6,12 +6,12 @@ use super::cost;
 use super::reference::{FIELDS, Field, Real, Reference, field_floats};
 use super::subject::{Array, Launch, Output, Subject, Want};
 use crate::Result;
-use crate::backend::cuda::device::{Buffer, Device};
 use crate::backend::cuda::meter::Meter;
 use crate::backend::cuda::ops::{DeviceBackend, KernelSet, Places};
 use crate::backend::cuda::optimiser::DropoutClock;
-use crate::backend::cuda::packed::{DeviceChunk, HostChunk};
-use crate::rng::{Purpose, Stream};
+use crate::base::rng::{Purpose, Stream};
+use crate::device::interface::{Buffer, Device};
+use crate::engine::cuda::packed::{DeviceChunk, HostChunk};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::rc::Rc;
@@ -125,8 +125,8 @@ impl<'a> Placed<'a> {
             Place::Field(f) => (f as usize, 0..fields[f as usize].len()),
             Place::Act(act) => {
                 let rows = match act.rows {
-                    crate::backend::Rows::Tokens => self.case.step().tokens(),
-                    crate::backend::Rows::Outputs => self.case.step().outputs(),
+                    crate::backend::RowKind::Tokens => self.case.step().tokens(),
+                    crate::backend::RowKind::Outputs => self.case.step().outputs(),
                 };
                 (Field::Arena as usize, act.at..act.at + rows * act.width)
             }

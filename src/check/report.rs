@@ -112,7 +112,7 @@ pub struct RoundLine {
     /// See `predicted_bytes`.
     pub peak_bytes: u64,
     /// The GPU beside the timed rounds, where its management library answers.
-    pub telemetry: Option<crate::run::telemetry::Summary>,
+    pub telemetry: Option<crate::device::telemetry::Summary>,
 }
 
 /// What became of a part.
@@ -151,7 +151,7 @@ pub struct DeviceLine {
     /// How the kernels are embedded.
     pub kernels: String,
     /// Clocks and the like at the start, where the management library answers.
-    pub telemetry: Option<crate::run::telemetry::Sample>,
+    pub telemetry: Option<crate::device::telemetry::Sample>,
 }
 
 /// See the module.

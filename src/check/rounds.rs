@@ -2,14 +2,15 @@
 
 use super::Progress;
 use super::report::CheckLine;
-use crate::backend::cuda::device::Device;
 use crate::bench;
 use crate::config::{
-    Average, Backbone, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer, Settings, UploadRows,
-    Weights,
+    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer,
+    Settings, UploadRows,
 };
 use crate::data::Dataset;
-use crate::federation::{NamedTensor, TensorData, Trainer};
+use crate::device::interface::Device;
+use crate::engine::{NamedTensor, TensorData};
+use crate::federation::Trainer;
 use crate::views::Views;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -50,7 +51,7 @@ pub fn kinds(quick: bool) -> Vec<Kind> {
     let mut all = steps(quick);
     for (name, settings) in steps(quick) {
         let few = ["sasrec, dropout", "adamw, clipped", "bf16"].contains(&name.as_str());
-        if settings.unfit_to_reside().is_none() && (few || !quick) {
+        if settings.why_not_resident().is_none() && (few || !quick) {
             // Not `on`: on a GPU with too little shared memory they are trained step by step, and that is no fault.
             all.push((name + RESIDENT, with(&settings, |s| s.gpu.resident = Resident::Auto)));
         }
@@ -79,7 +80,7 @@ fn steps(quick: bool) -> Vec<Kind> {
             "momentum, cohort mean by examples, every touched row",
             with(&b, |s| {
                 s.federation.server_momentum = 0.9;
-                (s.federation.average, s.federation.weights) = (Average::Cohort, Weights::Examples);
+                (s.federation.average, s.federation.weights) = (Average::Cohort, ClientWeighting::Examples);
                 s.federation.upload_rows = UploadRows::Touched;
             }),
         ),
@@ -198,7 +199,7 @@ pub fn bits(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, p
             lines.push(line("bits", &name, format!("{clients} clients, two rounds, {how}"), 0.0, found)?);
         }
         // Both ways of local training are of the same arithmetic in the same order, so that a run may mix them.
-        if settings.unfit_to_reside().is_none() && settings.gpu.resident == Resident::Off {
+        if settings.why_not_resident().is_none() && settings.gpu.resident == Resident::Off {
             let other = with(&settings, |s| s.gpu.resident = Resident::Auto);
             let found = run(&other, None).map(|other| if other == whole { 0.0 } else { distance(&[], &other, &whole) });
             lines.push(line("bits", &name, format!("{clients} clients, two rounds, resident against step by step"), 0.0, found)?);

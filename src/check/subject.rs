@@ -1,8 +1,8 @@
 //! A kernel with its inputs, and what it should make of them: the form in which kernels are checked and timed.
 
-use super::tap::Tap;
-use crate::backend::cuda::device::{Buffer, Device, Plain, bytes_of, bytes_of_mut};
+use super::recording_device::Tap;
 use crate::config::Precision;
+use crate::device::interface::{Buffer, Device, Plain, bytes_of, bytes_of_mut};
 use crate::{Error, Result};
 use std::ops::Range;
 use std::rc::Rc;

@@ -3,14 +3,14 @@
 
 use super::Progress;
 use super::report::CheckLine;
-use crate::backend::cuda::device::Device;
+use crate::base::rng::{Purpose, Stream};
+use crate::device::interface::Device;
 use crate::llm::bench::{self, GenerateBench, GenerateFigures};
 use crate::llm::sample::{self, Scratch};
 use crate::llm::{
     Ask, Batch, Cpu, Dtype, Engine, EngineOptions, Generate, Gpu, Key, Model, Network, Ops, Options, Request, Sampling, Source, Spec,
     Stored, Weights,
 };
-use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::path::Path;

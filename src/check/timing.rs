@@ -1,8 +1,8 @@
 //! Times of launches by events: warm, inputs rotated past the level 2 cache, median and spread.
 
+use super::recording_device::Tap;
 use super::subject::Subject;
-use super::tap::Tap;
-use crate::backend::cuda::device::{Buffer, Device, Graph};
+use crate::device::interface::{Buffer, Device, Graph};
 use crate::{Error, Result};
 
 /// A time of one launch, in microseconds.

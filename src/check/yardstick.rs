@@ -5,8 +5,8 @@ use super::report::Yardstick;
 use super::subject::{Array, Launch, Subject, Want};
 use super::timing::{self, Sample};
 use crate::Result;
-use crate::backend::cuda::device::{Arg, Device};
 use crate::config::Precision;
+use crate::device::interface::{Arg, Device};
 
 /// Accumulators of a thread of `yardstick_fma`.
 const CHAINS: usize = 16;

@@ -1,9 +1,9 @@
 //! Arguments that several sub-commands share.
 
 use crate::Result;
-use crate::backend::cuda::Choice;
 use crate::config::{self, Effective, methods};
 use crate::data::Split;
+use crate::device::Choice;
 use clap::ValueEnum;
 use std::fmt::Display;
 use std::path::PathBuf;

@@ -3,8 +3,9 @@
 use super::output::{say, say_json};
 use super::table::pairs;
 use crate::Result;
-use crate::backend::cuda::{self, Survey};
-use crate::run::{Machine, telemetry};
+use crate::device::telemetry;
+use crate::device::{self, Survey};
+use crate::run::Machine;
 
 /// Show cores, vector instructions, memory, GPUs and what is built in
 #[derive(clap::Args)]
@@ -45,7 +46,7 @@ pub fn main(args: &Args) -> Result<()> {
         ("nvidia driver", survey.driver.clone()),
     ];
     rows.extend(survey.gpus.iter().map(|gpu| ("gpu", gpu.line())));
-    rows.push(("device taken by auto", cuda::choose(cuda::Choice::Auto)?.1.trim_start_matches("device: ").to_string()));
+    rows.push(("device taken by auto", device::choose(device::Choice::Auto)?.1.trim_start_matches("device: ").to_string()));
     rows.extend([("kernels", survey.kernels.clone()), ("nvrtc", survey.nvrtc.clone()), ("nvml", telemetry::describe())]);
     rows.push(("nccl", survey.nccl.clone()));
     say(pairs(&rows))

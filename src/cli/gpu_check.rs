@@ -2,11 +2,11 @@
 
 use super::output::{remark, say, say_json};
 use super::table::table_with;
-use crate::backend::cuda::{Choice, Chosen, Device, choose};
 use crate::check::file::{self, Attachment};
 use crate::check::report::{BenchLine, Report};
 use crate::check::{self, Options, Part};
-use crate::run::telemetry;
+use crate::device::telemetry;
+use crate::device::{Choice, Chosen, Device, choose};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,7 +76,7 @@ pub fn main(args: &Args) -> Result<u8> {
     let choice: Choice = args.device.parse()?;
     let (device, line) = open(choice)?;
     remark(&line);
-    let survey = crate::backend::cuda::Survey::take();
+    let survey = crate::device::Survey::take();
     let options = Options {
         parts,
         quick: args.quick,

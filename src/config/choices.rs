@@ -152,7 +152,7 @@ choice! {
 }
 choice! {
     /// The weight of a client in the average.
-    Weights {
+    ClientWeighting {
         /// One client, one vote.
         Equal = "equal",
         /// By the number of training positions.

@@ -2,7 +2,8 @@
 
 use super::methods::{self, Family, Method};
 use super::schema::{Schema, nest, tidy};
-use super::{DataSettings, Settings, names, validate};
+use super::{DataSettings, Settings, validate};
+use crate::base::names;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;

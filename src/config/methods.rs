@@ -13,8 +13,8 @@
 //!
 //! Those of LUMOS lie in `methods/`; a new one is a file there and a line in `EMBEDDED`, or anywhere else and named by `--method-file`.
 
-use super::names;
 use super::schema::Schema;
+use crate::base::names;
 use crate::{Error, Result};
 use serde::Serialize;
 use std::path::Path;

@@ -3,7 +3,6 @@
 mod choices;
 mod load;
 pub mod methods;
-pub mod names;
 mod schema;
 mod settings;
 mod validate;

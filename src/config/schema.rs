@@ -1,7 +1,8 @@
 //! The shape of the settings, taken from their serialized defaults: which keys exist, of which kind, and which names a key accepts.
 
-use super::{Settings, names};
+use super::Settings;
 use crate::base::clean;
+use crate::base::names;
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use toml::{Table, Value};

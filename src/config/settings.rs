@@ -260,7 +260,7 @@ pub struct FederationSettings {
     /// Denominator of item rows.
     pub average: Average,
     /// Weight of a client.
-    pub weights: Weights,
+    pub weights: ClientWeighting,
     /// Which rows are uploaded.
     pub upload_rows: UploadRows,
     /// Parameter groups that are averaged; the others stay on the client between rounds.
@@ -292,7 +292,7 @@ impl Default for FederationSettings {
             cohort: 0,
             rounds: 100,
             average: Average::PerItem,
-            weights: Weights::Equal,
+            weights: ClientWeighting::Equal,
             upload_rows: UploadRows::Trained,
             shared: vec![Group::Items, Group::Encoder],
             dropout_rate: 0.0,

@@ -1,6 +1,7 @@
 //! Ranges: what each setting may be by itself, beside the others, and beside a data set.
 
 use super::*;
+use crate::base::names;
 use crate::data::reader_names;
 use crate::eval::SelectMetric;
 use crate::{Error, Result};
@@ -29,10 +30,10 @@ pub fn validate(settings: &Settings) -> Result<()> {
         check(!settings.compare[..i].contains(name), "compare", format!("a list with `{name}` twice"), "each method once")?;
     }
     range(settings.threads <= 4096, "threads", settings.threads, "between 0 and 4096 (0: all cores)")?;
-    settings.device.parse::<crate::backend::cuda::Choice>().map_err(|e| Error::setting("device", e.to_string()))?;
+    settings.device.parse::<crate::device::Choice>().map_err(|e| Error::setting("device", e.to_string()))?;
     let llm = &settings.views.llm.device;
     if llm != "candle" {
-        llm.parse::<crate::backend::cuda::Choice>().map_err(|e| Error::setting("views.llm.device", format!("{e}; or candle")))?;
+        llm.parse::<crate::device::Choice>().map_err(|e| Error::setting("views.llm.device", format!("{e}; or candle")))?;
     }
     data(&settings.data)?;
     views(&settings.views)?;
@@ -209,7 +210,7 @@ fn federation(settings: &Settings) -> Result<()> {
 }
 
 fn gpu(settings: &Settings) -> Result<()> {
-    match settings.unfit_to_reside() {
+    match settings.why_not_resident() {
         Some(reason) if settings.gpu.resident == Resident::On => {
             refuse("gpu.resident", "`on`", &format!("`auto` or `off`, because {reason}"))
         }

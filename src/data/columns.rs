@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::reader::data_error;
 use crate::base::clean;
-use crate::config::{DataSettings, names};
+use crate::base::names;
+use crate::config::DataSettings;
 use crate::{Error, Result};
 
 /// Names that a message lists at most.

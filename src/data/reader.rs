@@ -11,7 +11,8 @@ use super::prepare::Progress;
 use super::source::Source;
 use super::times::{TimeColumn, Times};
 use crate::base::clean;
-use crate::config::{DataSettings, names};
+use crate::base::names;
+use crate::config::DataSettings;
 use crate::{Error, Result};
 
 /// Interactions and catalogue as they stand in the source: nothing removed, nothing sorted.

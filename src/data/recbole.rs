@@ -11,7 +11,8 @@ use super::source::Source;
 use super::text::{ListStyle, clean, list};
 use crate::Result;
 use crate::base::clean::id;
-use crate::config::{DataSettings, names};
+use crate::base::names;
+use crate::config::DataSettings;
 
 /// Reader of RecBole atomic files.
 pub struct RecBole;

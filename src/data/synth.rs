@@ -21,9 +21,9 @@ use super::source::Source;
 use super::synth_names::{CATEGORIES, KINDS, PRODUCTS, STYLES, brand};
 use super::times::{TimeValues, Times};
 use crate::base::memory;
+use crate::base::parallel;
+use crate::base::rng::{Purpose, Stream};
 use crate::config::DataSettings;
-use crate::parallel;
-use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
 /// Every so many interactions of the world one is an exploration.

@@ -2,7 +2,7 @@
 
 use super::MISS;
 use crate::base::clean;
-use crate::config::names::nearest;
+use crate::base::names::nearest;
 use crate::{Error, Result};
 use serde::de::Error as _;
 use serde::ser::SerializeMap;

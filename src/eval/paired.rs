@@ -1,7 +1,7 @@
 //! Paired comparison of two methods on the same users.
 
 use super::metrics::Metric;
-use crate::rng::{Purpose, Stream};
+use crate::base::rng::{Purpose, Stream};
 use serde::Serialize;
 use std::fmt;
 

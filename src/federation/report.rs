@@ -1,8 +1,8 @@
 //! What a round reports.
 
-use super::device_use::DeviceRound;
-use super::fixed;
-use crate::cohort::Cohort;
+use super::Cohort;
+use crate::engine::cuda::DeviceRound;
+use crate::engine::{Totals, fixed};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -42,19 +42,6 @@ pub struct RoundReport {
     /// What the device did, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceRound>,
-}
-
-/// Sums over the clients of a round, for its report.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Totals {
-    /// Clients, local steps, tokens, examples, uploaded rows, downloaded rows.
-    pub counts: [u64; 6],
-    /// Next-item loss and contrast in fixed point.
-    pub losses: [i64; 2],
-    /// Distinct item rows that were uploaded.
-    pub item_rows: u64,
-    /// Bytes down and up.
-    pub bytes: [u64; 2],
 }
 
 impl RoundReport {

@@ -1,20 +1,16 @@
 //! The trainer: global weights, the server's state, one lane a thread, and the state a checkpoint needs.
 
-use super::device::DeviceTrainer;
-use super::device_use::DeviceUse;
-use super::fixed;
-use super::private::{PrivateShape, PrivateState, PrivateStore};
-use super::report::{RoundReport, Totals};
-use super::rules::{self, Needs, Occasion};
-use super::server::Server;
-use super::tensor::{NamedTensor, TensorData};
-use super::visit::{Lane, Rules};
-use crate::backend::cuda::Device;
-use crate::cohort::{self, Cohort};
+use super::draw::{Cohort, draw};
+use super::report::RoundReport;
+use super::rules;
+use crate::base::parallel;
 use crate::config::{Clients, Group, Settings};
 use crate::data::Dataset;
+use crate::device::Device;
+use crate::engine::cpu::{Lane, Rules};
+use crate::engine::cuda::{DeviceTrainer, DeviceUse};
+use crate::engine::{NamedTensor, Needs, Occasion, PrivateShape, PrivateState, PrivateStore, Server, TensorData, Totals, fixed};
 use crate::model::{Model, ModelSpec, Weights};
-use crate::parallel;
 use crate::views::Views;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -46,22 +42,22 @@ impl Kept {
 
 /// Federated (or, with one participant, centralised) training of one model.
 pub struct Trainer<'a> {
-    pub(super) settings: &'a Settings,
-    pub(super) data: &'a Dataset,
-    pub(super) model: Model,
-    pub(super) weights: Weights,
-    pub(super) server: Server,
+    pub(crate) settings: &'a Settings,
+    pub(crate) data: &'a Dataset,
+    pub(crate) model: Model,
+    pub(crate) weights: Weights,
+    pub(crate) server: Server,
     lanes: Vec<Lane<'a>>,
     rules: Rules,
-    pub(super) private: PrivateStore,
-    pub(super) threads: usize,
+    pub(crate) private: PrivateStore,
+    pub(crate) threads: usize,
     /// Users in order, for the participant that holds all sequences.
     everyone: Vec<u32>,
     rounds: u64,
     /// Moments of the one participant, as restored from a checkpoint.
     moments: Option<[Vec<f32>; 4]>,
     /// Where clients are trained, if not on the CPU.
-    pub(super) device: Option<DeviceTrainer<'a>>,
+    pub(crate) device: Option<DeviceTrainer<'a>>,
     /// What `weights` and `server` are of: a device may be ahead of them.
     kept: Kept,
 }
@@ -189,7 +185,7 @@ impl<'a> Trainer<'a> {
         let cohort = if single {
             Cohort { clients: vec![0], dropped: 0 }
         } else {
-            cohort::draw(&self.settings.federation, self.data.users(), self.settings.seed, round)
+            draw(&self.settings.federation, self.data.users(), self.settings.seed, round)
         };
         let draw_s = start.elapsed().as_secs_f64();
         if self.device.is_some() {
@@ -246,8 +242,8 @@ impl<'a> Trainer<'a> {
         let round = self.rounds + 1;
         let device = self.device.as_mut().expect("asked by the caller");
         let fed = &self.settings.federation;
-        let next = (round < u64::from(fed.rounds))
-            .then(|| (cohort::draw(fed, self.data.users(), self.settings.seed, round + 1).clients, round + 1));
+        let next =
+            (round < u64::from(fed.rounds)).then(|| (draw(fed, self.data.users(), self.settings.seed, round + 1).clients, round + 1));
         let (totals, times, mut used) = device.train(&cohort.clients, round, &self.weights, &self.server, next, progress)?;
         self.rounds = round;
         if self.kept.at.elapsed() > KEEP_EVERY.max(self.kept.took * KEEP_SHARE) {

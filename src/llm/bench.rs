@@ -5,7 +5,7 @@ use super::model::Model;
 use super::request::{EngineOptions, Report, Request};
 use super::sample::{Key, Sampling};
 use super::trie::TitleTrie;
-use crate::rng::{Purpose, Stream};
+use crate::base::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use serde::Serialize;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use super::spec::{Family, Spec};
 use super::weights::{Stored, Weights};
-use crate::config::names::unknown;
+use crate::base::names::unknown;
 use crate::{Error, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;

@@ -9,8 +9,9 @@ use super::request::{EngineOptions, Generate};
 use super::spec::Spec;
 use super::tokenizer::{Defaults, Tokenizer};
 use super::weights::{Stored, Weights};
-use crate::backend::cuda::Device;
-use crate::{Error, Result, parallel};
+use crate::base::parallel;
+use crate::device::Device;
+use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -7,8 +7,8 @@ use super::gpu::Gpu;
 use super::network::{Network, Ops, Source};
 use super::spec::Spec;
 use super::weights::Stored;
-use crate::backend::cuda::{Choice, Chosen, Device, choose};
-use crate::config::names::unknown;
+use crate::base::names::unknown;
+use crate::device::{Choice, Chosen, Device, choose};
 use crate::{Error, Result};
 use std::sync::Arc;
 

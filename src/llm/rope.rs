@@ -1,7 +1,7 @@
 //! Rotary positions: frequencies of a model and the tables of cosines and sines made from them.
 
 use super::spec::Fields;
-use crate::config::names::unknown;
+use crate::base::names::unknown;
 use crate::{Error, Result};
 use serde_json::Value;
 

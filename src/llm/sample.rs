@@ -1,6 +1,6 @@
 //! The next token from logits: greedy or drawn, with a draw that depends on the seed, the user, the view and the position alone.
 
-use crate::rng::{Purpose, Stream};
+use crate::base::rng::{Purpose, Stream};
 use crate::{Error, Result};
 
 /// What the likeliest token's probability counts when one is drawn.

@@ -4,7 +4,7 @@
 //! that [`Spec`] names. Defaults where a file is silent are those of the `transformers` library, from which the files come.
 
 use super::rope::Rope;
-use crate::config::names::unknown;
+use crate::base::names::unknown;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::io::Read;

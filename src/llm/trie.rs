@@ -6,7 +6,8 @@
 
 use super::tokenizer::Tokenizer;
 use crate::base::files::write_file;
-use crate::{Error, Result, rng};
+use crate::base::rng;
+use crate::{Error, Result};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 use std::ops::Range;

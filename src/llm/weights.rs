@@ -1,7 +1,7 @@
 //! Weights of a model folder: one safetensors file or shards with an index, checked whole before anything is computed.
 
 use super::spec::read_json;
-use crate::config::names::nearest;
+use crate::base::names::nearest;
 use crate::{Error, Result};
 use half::{bf16, f16};
 use memmap2::Mmap;

@@ -1,7 +1,7 @@
 //! GRU4Rec (Hidasi et al., ICLR 2016): stacked gated recurrent layers and a linear output layer, no positions.
 
 use super::spec::ModelSpec;
-use crate::backend::{Act, Backend, Rows};
+use crate::backend::{Act, Backend, RowKind};
 use smallvec::SmallVec;
 
 struct Layer {
@@ -61,20 +61,20 @@ impl Gru4rec {
     /// Hidden states of the step's output rows.
     pub fn forward<B: Backend>(&self, be: &mut B) -> Trace {
         let d = self.d;
-        let mut x = be.act(Rows::Tokens, d);
+        let mut x = be.act(RowKind::Tokens, d);
         be.embed(self.scale, None, x);
         be.dropout(0, self.dropout, x);
         // Up to four stay on the stack: a step allocates nothing.
         let mut layers = SmallVec::new();
         for l in &self.layers {
-            let (xw, h) = (be.act(Rows::Tokens, 3 * d), be.act(Rows::Tokens, d));
-            let (gates, previous) = (be.act(Rows::Tokens, 4 * d), be.act(Rows::Tokens, d));
+            let (xw, h) = (be.act(RowKind::Tokens, 3 * d), be.act(RowKind::Tokens, d));
+            let (gates, previous) = (be.act(RowKind::Tokens, 4 * d), be.act(RowKind::Tokens, d));
             be.linear(x, l.xw, l.xb, xw);
             be.gru(xw, l.hw, l.hb, h, gates, previous);
             layers.push(Saved { x, gates, previous });
             x = h;
         }
-        let (picked, hidden) = (be.act(Rows::Outputs, d), be.act(Rows::Outputs, d));
+        let (picked, hidden) = (be.act(RowKind::Outputs, d), be.act(RowKind::Outputs, d));
         be.select(x, picked);
         be.linear(picked, self.out.0, self.out.1, hidden);
         Trace { layers, picked, hidden }
@@ -83,12 +83,12 @@ impl Gru4rec {
     /// Gradients of everything from `dh [Q, d]`.
     pub fn backward<B: Backend>(&self, be: &mut B, trace: &Trace, dh: Act) {
         let d = self.d;
-        let (dpicked, mut dx) = (be.act(Rows::Outputs, d), be.act(Rows::Tokens, d));
+        let (dpicked, mut dx) = (be.act(RowKind::Outputs, d), be.act(RowKind::Tokens, d));
         be.linear_backward(trace.picked, dh, self.out.0, self.out.1, Some(dpicked), false);
         be.zero(dx);
         be.select_backward(dpicked, dx);
         for (l, s) in self.layers.iter().zip(&trace.layers).rev() {
-            let (dxw, below) = (be.act(Rows::Tokens, 3 * d), be.act(Rows::Tokens, d));
+            let (dxw, below) = (be.act(RowKind::Tokens, 3 * d), be.act(RowKind::Tokens, d));
             be.gru_backward(l.hw, l.hb, s.gates, s.previous, dx, dxw);
             be.linear_backward(s.x, dxw, l.xw, l.xb, Some(below), false);
             dx = below;

@@ -10,7 +10,7 @@ pub use sasrec::Sasrec;
 pub use spec::*;
 pub use weights::*;
 
-use crate::backend::{Act, Backend, Rows};
+use crate::backend::{Act, Backend, RowKind};
 use crate::config::{Backbone, LossSettings};
 
 /// A backbone, ready to run on a backend. A new one adds a variant here and a file beside this one.
@@ -66,7 +66,7 @@ impl Model {
 }
 
 fn objective<B: Backend>(be: &mut B, loss: &LossSettings, h: Act) -> Act {
-    let dh = be.act(Rows::Outputs, h.width);
+    let dh = be.act(RowKind::Outputs, h.width);
     be.zero(dh);
     be.next_item_loss(loss, h, dh);
     be.info_nce(loss, h, dh);

@@ -3,7 +3,7 @@
 //! whose hidden state is used: all of a history, the last token of a view.
 
 use super::spec::ModelSpec;
-use crate::backend::{Act, Backend, Rows};
+use crate::backend::{Act, Backend, RowKind};
 use crate::config::Residual;
 use smallvec::SmallVec;
 
@@ -104,15 +104,15 @@ impl Sasrec {
     /// Hidden states of the step's output rows.
     pub fn forward<B: Backend>(&self, be: &mut B) -> Trace {
         let (d, rate) = (self.d, self.dropout);
-        let mut x = be.act(Rows::Tokens, d);
+        let mut x = be.act(RowKind::Tokens, d);
         be.embed(self.scale, Some(self.positions), x);
         be.dropout(0, rate, x);
         // Up to four stay on the stack: a step allocates nothing.
         let mut blocks = SmallVec::new();
         for (i, b) in self.blocks.iter().enumerate() {
             let site = 1 + 3 * i as u32;
-            let rows = if i + 1 == self.blocks.len() { Rows::Outputs } else { Rows::Tokens };
-            let xq = if rows == Rows::Tokens {
+            let rows = if i + 1 == self.blocks.len() { RowKind::Outputs } else { RowKind::Tokens };
+            let xq = if rows == RowKind::Tokens {
                 x
             } else {
                 let xq = be.act(rows, d);
@@ -121,7 +121,7 @@ impl Sasrec {
             };
             let (norm1, stats1) = (be.act(rows, d), be.act(rows, 2));
             be.layer_norm(xq, b.norm1.w, b.norm1.b, norm1, stats1);
-            let (q, k, v) = (be.act(rows, d), be.act(Rows::Tokens, d), be.act(Rows::Tokens, d));
+            let (q, k, v) = (be.act(rows, d), be.act(RowKind::Tokens, d), be.act(RowKind::Tokens, d));
             be.linear(norm1, b.q.w, b.q.b, q);
             be.linear(x, b.k.w, b.k.b, k);
             be.linear(x, b.v.w, b.v.b, v);
@@ -144,7 +144,7 @@ impl Sasrec {
             blocks.push(Saved { x, xq, norm1, stats1, q, k, v, mixed, lse, mid, norm2, stats2, inner });
             x = out;
         }
-        let (hidden, stats) = (be.act(Rows::Outputs, d), be.act(Rows::Outputs, 2));
+        let (hidden, stats) = (be.act(RowKind::Outputs, d), be.act(RowKind::Outputs, 2));
         be.layer_norm(x, self.norm.w, self.norm.b, hidden, stats);
         Trace { blocks, last: x, stats, hidden }
     }
@@ -170,7 +170,7 @@ impl Sasrec {
     /// Gradients of everything from `dh [Q, d]`.
     pub fn backward<B: Backend>(&self, be: &mut B, trace: &Trace, dh: Act) {
         let (d, rate) = (self.d, self.dropout);
-        let mut dx = be.act(Rows::Outputs, d);
+        let mut dx = be.act(RowKind::Outputs, d);
         be.zero(dx);
         be.layer_norm_backward(trace.last, trace.stats, self.norm.w, self.norm.b, dh, dx);
         for (i, (b, s)) in self.blocks.iter().zip(&trace.blocks).enumerate().rev() {
@@ -189,16 +189,16 @@ impl Sasrec {
             let dy = self.dropped(be, site, dx, t);
             let dmixed = be.act(rows, d);
             be.linear_backward(s.mixed, dy, b.o.w, b.o.b, Some(dmixed), false);
-            let (dq, dk, dv) = (be.act(rows, d), be.act(Rows::Tokens, d), be.act(Rows::Tokens, d));
+            let (dq, dk, dv) = (be.act(rows, d), be.act(RowKind::Tokens, d), be.act(RowKind::Tokens, d));
             be.attention_backward(self.heads, s.q, s.k, s.v, s.lse, dmixed, dq, dk, dv);
             be.linear_backward(s.norm1, dq, b.q.w, b.q.b, Some(t), false);
             self.residual_backward(be, dx, t);
             be.layer_norm_backward(s.xq, s.stats1, b.norm1.w, b.norm1.b, t, dx);
-            let dtokens = if rows == Rows::Tokens {
+            let dtokens = if rows == RowKind::Tokens {
                 be.linear_backward(s.x, dk, b.k.w, b.k.b, Some(dx), true);
                 dx
             } else {
-                let full = be.act(Rows::Tokens, d);
+                let full = be.act(RowKind::Tokens, d);
                 be.linear_backward(s.x, dk, b.k.w, b.k.b, Some(full), false);
                 be.select_backward(dx, full);
                 full

@@ -1,8 +1,8 @@
 //! A model's global weights.
 
 use super::ModelSpec;
+use crate::base::rng::{Purpose, Stream};
 use crate::config::InitWeights;
-use crate::rng::{Purpose, Stream};
 
 /// Global weights: the dense slab `[P]` and the item table `[I, d]`.
 #[derive(Clone, Debug, PartialEq)]

@@ -2,9 +2,9 @@
 
 use super::metrics::Line;
 use super::result::Scores;
-use super::telemetry::Spread;
 use super::tensorboard::{Events, TEST};
 use crate::Result;
+use crate::device::telemetry::Spread;
 use serde_json::Value;
 use std::path::Path;
 

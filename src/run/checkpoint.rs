@@ -3,7 +3,7 @@
 use crate::base::files::write_file;
 use crate::config::{ModelSettings, Settings};
 use crate::data::Dataset;
-use crate::federation::{NamedTensor, TensorData};
+use crate::engine::{NamedTensor, TensorData};
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};

@@ -1,18 +1,18 @@
 //! Which device a run takes, and what is said of it.
 
 use crate::Result;
-use crate::backend::cuda::{Choice, Chosen, Device, DeviceError, choose};
 use crate::config::Settings;
 use crate::config::methods::{self, Family};
 use crate::data::Dataset;
-use crate::federation::{self, Trainer};
+use crate::device::{Choice, Chosen, Device, DeviceError, choose};
+use crate::federation::Trainer;
 use crate::views::Views;
 use crate::{Error, run::Observer};
 use std::sync::Arc;
 
 /// Where a run trains or ranks.
 #[derive(Clone)]
-pub struct Taken {
+pub struct RunDevice {
     device: Option<Arc<dyn Device>>,
     /// Whether the CPU may serve where the device turns out to be of no use.
     auto: bool,
@@ -20,9 +20,9 @@ pub struct Taken {
     pub line: String,
 }
 
-impl Taken {
-    fn cpu(why: &str) -> Taken {
-        Taken { device: None, auto: false, line: format!("device: CPU ({why})") }
+impl RunDevice {
+    fn cpu(why: &str) -> RunDevice {
+        RunDevice { device: None, auto: false, line: format!("device: CPU ({why})") }
     }
 
     /// The device; nothing for the CPU.
@@ -41,7 +41,7 @@ impl Taken {
         match Trainer::on_device(settings, data, views, device.clone()) {
             // What was asked of the device itself stays an error.
             Err(Error::Device(e)) if self.auto && !matches!(e, DeviceError::Resident { .. }) => {
-                *self = Taken::cpu(&e.brief());
+                *self = RunDevice::cpu(&e.brief());
                 Trainer::new(settings, data, views)
             }
             trainer => trainer,
@@ -65,36 +65,36 @@ impl Devices {
     ///
     /// # Errors
     /// A GPU that was asked for and cannot be had, or does not do what the settings ask.
-    pub fn to_train(&mut self, settings: &Settings) -> Result<Taken> {
+    pub fn to_train(&mut self, settings: &Settings) -> Result<RunDevice> {
         if methods::find(&settings.method)?.family == Family::Baseline {
-            return Ok(Taken::cpu("nothing is trained"));
+            return Ok(RunDevice::cpu("nothing is trained"));
         }
-        self.take(&settings.device, federation::unsupported_on_device(settings))
+        self.take(&settings.device, crate::engine::cuda::unsupported(settings))
     }
 
     /// The device to rank users on under a model trained with `settings`: `choice` in place of what they say.
     ///
     /// # Errors
     /// As for [`Devices::to_train`].
-    pub fn to_rank(&mut self, settings: &Settings, choice: &str) -> Result<Taken> {
+    pub fn to_rank(&mut self, settings: &Settings, choice: &str) -> Result<RunDevice> {
         if methods::find(&settings.method)?.family == Family::Baseline {
-            return Ok(Taken::cpu("nothing is encoded"));
+            return Ok(RunDevice::cpu("nothing is encoded"));
         }
-        self.take(choice, federation::unsupported_ranking_on_device(settings))
+        self.take(choice, crate::engine::cuda::unsupported_ranking(settings))
     }
 
-    fn take(&mut self, choice: &str, unsupported: Option<&'static str>) -> Result<Taken> {
+    fn take(&mut self, choice: &str, unsupported: Option<&'static str>) -> Result<RunDevice> {
         let choice: Choice = choice.parse().map_err(|e: Error| Error::setting("device", e.to_string()))?;
         let auto = choice == Choice::Auto;
         match unsupported {
-            Some(why) if auto => return Ok(Taken::cpu(why)),
+            Some(why) if auto => return Ok(RunDevice::cpu(why)),
             Some(why) if choice != Choice::Cpu => {
                 return Err(Error::setting("device", format!("is {choice}, and {why}; use `auto` or `cpu`")));
             }
             _ => {}
         }
         if let Some((_, device, line)) = self.open.as_ref().filter(|(c, ..)| *c == choice) {
-            return Ok(Taken { device: Some(device.clone()), auto, line: line.clone() });
+            return Ok(RunDevice { device: Some(device.clone()), auto, line: line.clone() });
         }
         let (chosen, line) = choose(choice)?;
         let device = match chosen {
@@ -104,6 +104,6 @@ impl Devices {
         if let Some(device) = &device {
             self.open = Some((choice, device.clone(), line.clone()));
         }
-        Ok(Taken { device, auto, line })
+        Ok(RunDevice { device, auto, line })
     }
 }

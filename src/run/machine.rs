@@ -1,7 +1,7 @@
 //! What a run was made on.
 
 use crate::backend::cpu::simd::Level;
-use crate::parallel;
+use crate::base::parallel;
 use serde::{Deserialize, Serialize};
 
 /// The machine and the build.

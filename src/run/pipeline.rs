@@ -2,12 +2,13 @@
 
 use super::Observer;
 use super::folder::RunFolder;
-use super::telemetry::Sampler;
 use crate::base::json;
+use crate::base::parallel;
 use crate::config::{Contrast, GeneratorKind, Settings};
 use crate::data::{self, Dataset, Found};
+use crate::device::telemetry::Sampler;
 use crate::views::{self, Views};
-use crate::{Error, Result, parallel};
+use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
 /// What training needs.
@@ -90,7 +91,7 @@ pub fn prepare_on(settings: &Settings, data: Dataset, data_dir: PathBuf, observe
 /// A look at the GPU that a local language model computes on, for its energy.
 #[cfg(feature = "cuda")]
 fn watch(settings: &Settings) -> Option<Sampler> {
-    use crate::backend::cuda::{Choice, probe};
+    use crate::device::{Choice, probe};
     if settings.views.generator != GeneratorKind::Llm {
         return None;
     }

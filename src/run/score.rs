@@ -6,7 +6,7 @@ use super::folder::RunFolder;
 use super::pipeline::load_run_data;
 use super::ranks::write_ranks;
 use super::result::{Scores, scores, split_name};
-use super::{CheckpointMeta, Devices, Observer, Taken};
+use super::{CheckpointMeta, Devices, Observer, RunDevice};
 use crate::config::Settings;
 use crate::config::methods::{self, Family};
 use crate::data::{Dataset, Split};
@@ -44,7 +44,7 @@ pub fn open_trained<'a>(
     settings: &'a Settings,
     data: &'a Dataset,
     views: &'a Views,
-    device: &mut Taken,
+    device: &mut RunDevice,
 ) -> Result<(Trainer<'a>, CheckpointMeta)> {
     let path = folder.checkpoint(name);
     if !path.exists() {
@@ -61,7 +61,14 @@ pub fn open_trained<'a>(
 }
 
 /// Ranks every user of the run in `folder` under its checkpoint `name`. The ranks of `best` are kept in the folder.
-pub fn score(folder: &RunFolder, settings: &Settings, split: Split, name: &str, device: &Taken, observer: &dyn Observer) -> Result<Scored> {
+pub fn score(
+    folder: &RunFolder,
+    settings: &Settings,
+    split: Split,
+    name: &str,
+    device: &RunDevice,
+    observer: &dyn Observer,
+) -> Result<Scored> {
     let mut device = device.clone();
     let data = load_run_data(folder, settings, observer)?;
     let users: Vec<u32> = (0..data.users() as u32).collect();

@@ -3,7 +3,7 @@
 use super::board::Board;
 use super::checkpoint::{Checkpoint, CheckpointMeta};
 use super::claim::Claim;
-use super::device::Taken;
+use super::device::RunDevice;
 use super::folder::{RunFolder, read_json, write_json};
 use super::metrics::{Line, MetricsFile, read_lines};
 use super::notice::returning_notice;
@@ -13,12 +13,12 @@ use super::result::{RunResult, scores};
 use super::resume::newest;
 use super::watch::Watch;
 use super::{Observer, report};
-use crate::backend::cuda::DeviceError;
+use crate::base::rng::{Purpose, Stream};
 use crate::config::methods::{self, Family};
 use crate::config::{Effective, Settings};
 use crate::data::{Dataset, Split};
+use crate::device::DeviceError;
 use crate::federation::Trainer;
-use crate::rng::{Purpose, Stream};
 use crate::{Error, Result, eval};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,7 @@ pub struct Job<'a> {
     /// Data set and views.
     pub prepared: &'a Prepared,
     /// Where to train.
-    pub device: &'a Taken,
+    pub device: &'a RunDevice,
     /// Run folder. The run that it holds is continued.
     pub out: &'a Claim,
     /// Set by whoever wants the run to stop after the current round.

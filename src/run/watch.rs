@@ -1,7 +1,7 @@
 //! GPU telemetry beside the rounds of a run: spans of whole rounds, long enough for the GPU's own meters to say something.
 
-use super::telemetry::{Sampler, Summary};
-use crate::backend::cuda::Device;
+use crate::device::Device;
+use crate::device::telemetry::{Sampler, Summary};
 use serde::Serialize;
 
 /// Least seconds of a span. The GPU renews its meters every few tens of milliseconds, and a round may be shorter than that.
@@ -56,7 +56,7 @@ impl Watch {
 mod tests {
     use super::*;
     #[cfg(feature = "cuda")]
-    use crate::run::telemetry::Sample;
+    use crate::device::telemetry::Sample;
 
     /// A GPU whose counter stands at 7 joules a look.
     #[cfg(feature = "cuda")]

@@ -12,9 +12,10 @@ use super::journal::{Journal, OUTPUT, PROMPT, Row};
 use super::recipe::Recipes;
 use super::statistics::{self, Statistics};
 use super::{UserViews, Views};
+use crate::base::parallel;
 use crate::config::{Fallback, GeneratorKind, ViewSettings};
 use crate::data::Dataset;
-use crate::{Error, Result, parallel};
+use crate::{Error, Result};
 
 /// More appended items or neighbours than this are a slip of the pen.
 const MOST_ITEMS: u32 = 1000;

@@ -7,8 +7,8 @@ use super::features::Profile;
 use super::generator::{Generator, Part, PublicCatalogue, future_length, part_of, reorder, stream};
 use super::mix;
 use crate::Result;
+use crate::base::rng::Stream;
 use crate::config::ViewSettings;
-use crate::rng::Stream;
 
 /// Latest items of the history that a future follows from.
 const RECENT: usize = 10;

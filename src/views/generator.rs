@@ -12,10 +12,11 @@ use super::neighbours::Neighbours;
 use super::popularity::Popularity;
 use super::random::{RandomCounterfactual, RandomGenerator};
 use super::served::ServedGenerator;
+use crate::base::parallel;
+use crate::base::rng::{Purpose, Stream};
 use crate::config::{GeneratorKind, ViewSettings};
 use crate::data::ItemText;
-use crate::rng::{Purpose, Stream};
-use crate::{Error, Result, parallel};
+use crate::{Error, Result};
 
 /// One user's views asked for: all that a generator ever learns of a user.
 #[derive(Clone, Copy, Debug)]

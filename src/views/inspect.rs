@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::Views;
 use crate::base::clean;
-use crate::config::names;
+use crate::base::names;
 use crate::data::{Dataset, ItemText};
 use crate::{Error, Result};
 

@@ -11,9 +11,10 @@ use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
 use super::ground::Ground;
 use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, Writer, answer_lines, answer_of, opens_thoughts, unfinished};
+use crate::base::parallel;
 use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
 use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
-use crate::{Error, Result, parallel};
+use crate::{Error, Result};
 
 /// Longest sequence that is asked of a model, prompt and answer together.
 const LONGEST: usize = 8192;
@@ -253,7 +254,7 @@ impl Generator for LlmGenerator<'_> {
             0 => self.model.usual_slots(usual)?,
             slots => slots,
         };
-        // Room for every slot's usual text and for one of the longest, beside what is shared.
+        // ChunkMemory for every slot's usual text and for one of the longest, beside what is shared.
         let shared: usize = starts.iter().map(|start| start.len().next_multiple_of(llm::BLOCK)).sum();
         let cache_tokens = (slots * usual).max(self.model.max_len.next_multiple_of(llm::BLOCK)) + shared;
         let mut engine = self.model.engine(EngineOptions { slots, cache_tokens, ..Default::default() })?;

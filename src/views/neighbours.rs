@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::features::Features;
 use super::mix;
-use crate::parallel;
+use crate::base::parallel;
 
 /// Most and fewest index entries read for one item, rare terms first. A list that does not fit is read from a place that
 /// depends on the item, so that a common term gives every item another sample.

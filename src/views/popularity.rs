@@ -1,7 +1,7 @@
 //! Public popularity: how often items occur in training items, and bands of about equally popular items.
 
 use super::mix;
-use crate::rng::Stream;
+use crate::base::rng::Stream;
 
 /// Draws from one band before the next is tried.
 const TRIES: usize = 32;
@@ -106,7 +106,7 @@ fn draw_from(items: &[u32], enough: f32, stream: &mut Stream, cost: &mut impl Fn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Purpose;
+    use crate::base::rng::Purpose;
 
     #[test]
     fn bands_are_narrow_and_keep_equal_counts_together() {

@@ -6,8 +6,8 @@ use super::UserViews;
 use super::catalogue::CatalogueGenerator;
 use super::generator::{Generator, Part, PublicCatalogue, future_length, stream};
 use crate::Result;
+use crate::base::rng::Stream;
 use crate::config::ViewSettings;
-use crate::rng::Stream;
 
 /// Draws before a walk over the catalogue looks for an item that is still free.
 const TRIES: usize = 32;

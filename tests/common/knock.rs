@@ -1,6 +1,6 @@
 //! Inputs for doors: whole files with bytes changed, cut, doubled and mixed, by seed.
 
-use lumos::rng::{Purpose, Stream};
+use lumos::base::rng::{Purpose, Stream};
 use std::path::Path;
 
 /// How often each seed is changed; `LUMOS_FUZZ_TIMES` multiplies it.

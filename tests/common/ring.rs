@@ -1,8 +1,8 @@
 //! A small world in memory.
 #![allow(dead_code)]
 
+use lumos::base::rng::{Purpose, Stream};
 use lumos::data::{Dataset, ItemText};
-use lumos::rng::{Purpose, Stream};
 use lumos::views::{UserViews, Views};
 
 /// Users who mostly walk to the next item of a ring, with views that continue, repeat or reverse the walk.

@@ -1,7 +1,7 @@
 //! The kernels on the CPU, as a device.
 
-use lumos::backend::cuda::Geometry;
-use lumos::backend::cuda::host::{HostDevice, HostKernels};
+use lumos::device::Geometry;
+use lumos::device::host::{HostDevice, HostKernels};
 use std::ffi::c_void;
 use std::sync::Arc;
 

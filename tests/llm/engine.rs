@@ -1,8 +1,8 @@
 //! A text depends on its request alone.
 
 use super::common::{Loaded, greedy, reference, texts};
+use lumos::base::rng::{Purpose, Stream};
 use lumos::llm::{Constraint, EngineOptions, Finish, Generate, Key, Request, Sampling};
-use lumos::rng::{Purpose, Stream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn model(threads: usize) -> Loaded {
@@ -82,7 +82,7 @@ fn a_small_cache_makes_requests_wait_and_a_large_request_is_refused_alone() {
     let loaded = model(2);
     let prompts: Vec<Vec<u32>> = (0..9).map(|i| vec![3 + i; 20]).collect();
     let roomy = texts(&mut loaded.engine(EngineOptions::default()), prompts.iter().map(|p| greedy(p.clone(), 10)).collect());
-    // Room for two such texts at a time.
+    // ChunkMemory for two such texts at a time.
     let mut engine = loaded.engine(EngineOptions { slots: 8, cache_tokens: 64, ..Default::default() });
     let mut requests: Vec<Request> = prompts.iter().map(|p| greedy(p.clone(), 10)).collect();
     requests.insert(4, greedy(vec![3; 60], 5));

@@ -1,26 +1,26 @@
 //! Attention of ragged sequences against softmax over a dense causal mask.
 
-use lumos::backend::{Backend, Rows};
+use lumos::backend::{Backend, RowKind};
 
 use crate::check::{Input, Outs, fresh, hold, load, normal, pack, packs, shapes as random_shapes, stream, worker};
 use crate::reference::{attention, causal_mask};
 
-fn check(case: u64, d: usize, heads: usize, lengths: &[usize], rows: Rows, spread: f32) {
+fn check(case: u64, d: usize, heads: usize, lengths: &[usize], rows: RowKind, spread: f32) {
     let mut s = stream(case);
     let step = pack(&mut s, lengths, 3, Outs::History);
-    let queries = if rows == Rows::Tokens { step.token.clone() } else { step.out_token.clone() };
+    let queries = if rows == RowKind::Tokens { step.token.clone() } else { step.out_token.clone() };
     let q = Input::normal(&mut s, spread, &[queries.len(), d]);
     let k = Input::normal(&mut s, spread, &[step.tokens(), d]);
     let v = Input::normal(&mut s, 1.0, &[step.tokens(), d]);
     let dy = normal(&mut s, 1.0, queries.len() * d);
     let mut w = worker(d, &[], None, &vec![0.0; 3 * d], step.clone());
     let qa = load(&mut w, rows, d, &q.values);
-    let (ka, va) = (load(&mut w, Rows::Tokens, d, &k.values), load(&mut w, Rows::Tokens, d, &v.values));
+    let (ka, va) = (load(&mut w, RowKind::Tokens, d, &k.values), load(&mut w, RowKind::Tokens, d, &v.values));
     let (y, stats) = (fresh(&mut w, rows, d), fresh(&mut w, rows, heads));
     w.attention(heads, qa, ka, va, y, stats);
     let up = load(&mut w, rows, d, &dy);
     let dq = fresh(&mut w, rows, d);
-    let (dk, dv) = (fresh(&mut w, Rows::Tokens, d), fresh(&mut w, Rows::Tokens, d));
+    let (dk, dv) = (fresh(&mut w, RowKind::Tokens, d), fresh(&mut w, RowKind::Tokens, d));
     w.attention_backward(heads, qa, ka, va, stats, up, dq, dk, dv);
     hold(
         &format!("attention d {d} heads {heads} {rows:?} {} sequences", lengths.len()),
@@ -42,7 +42,7 @@ fn ragged_sequences_and_heads() {
     });
     for (i, (d, heads)) in shapes.into_iter().chain(drawn).enumerate() {
         for (j, lengths) in packs().iter().enumerate() {
-            for rows in [Rows::Tokens, Rows::Outputs] {
+            for rows in [RowKind::Tokens, RowKind::Outputs] {
                 check(6000 + (100 * i + j) as u64, d, heads, lengths, rows, 1.0);
             }
         }
@@ -52,14 +52,14 @@ fn ragged_sequences_and_heads() {
 #[test]
 fn peaked_scores() {
     for spread in [3.0, 8.0] {
-        check(6900, 17, 1, &[23, 2, 9], Rows::Tokens, spread);
-        check(6901, 64, 2, &[50, 1], Rows::Outputs, spread);
+        check(6900, 17, 1, &[23, 2, 9], RowKind::Tokens, spread);
+        check(6901, 64, 2, &[50, 1], RowKind::Outputs, spread);
     }
 }
 
 #[test]
 fn a_thousand_short_sequences() {
     let lengths: Vec<usize> = (0..1000).map(|i| 1 + i % 2).collect();
-    check(6950, 5, 1, &lengths, Rows::Tokens, 1.0);
-    check(6951, 8, 2, &lengths, Rows::Outputs, 1.0);
+    check(6950, 5, 1, &lengths, RowKind::Tokens, 1.0);
+    check(6951, 8, 2, &lengths, RowKind::Outputs, 1.0);
 }

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Act, Backend, Rows, Step};
+use lumos::backend::{Act, Backend, RowKind, Step};
+use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{LocalSettings, RecLoss};
-use lumos::rng::{Purpose, Stream};
 
 /// Widths that are multiples of the vector and not, smaller and larger than it, and three drawn at random.
 pub fn widths() -> Vec<usize> {
@@ -220,21 +220,21 @@ pub fn poison(w: &mut Worker) {
     w.begin_pass();
     if w.step.tokens() > 0 {
         let width = (400_000 / w.step.tokens()).max(1);
-        let a = w.act(Rows::Tokens, width);
+        let a = w.act(RowKind::Tokens, width);
         w.values_mut(a).fill(f32::NAN);
     }
     w.begin_pass();
 }
 
 /// An activation with given values.
-pub fn load(w: &mut Worker, rows: Rows, width: usize, values: &[f32]) -> Act {
+pub fn load(w: &mut Worker, rows: RowKind, width: usize, values: &[f32]) -> Act {
     let a = w.act(rows, width);
     w.values_mut(a).copy_from_slice(values);
     a
 }
 
 /// An activation full of NaN.
-pub fn fresh(w: &mut Worker, rows: Rows, width: usize) -> Act {
+pub fn fresh(w: &mut Worker, rows: RowKind, width: usize) -> Act {
     let a = w.act(rows, width);
     w.values_mut(a).fill(f32::NAN);
     a

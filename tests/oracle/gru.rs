@@ -1,6 +1,6 @@
 //! The recurrence against one token after another.
 
-use lumos::backend::{Backend, Rows};
+use lumos::backend::{Backend, RowKind};
 
 use crate::check::{Input, Outs, fresh, hold, load, normal, pack, packs, stream, widths, worker};
 use crate::reference::gru;
@@ -15,11 +15,12 @@ fn check(case: u64, d: usize, lengths: &[usize]) {
     let dy = normal(&mut s, 1.0, n * d);
     let dense = [wh.values.as_slice(), &bh.values].concat();
     let mut w = worker(d, &dense, None, &vec![0.0; 3 * d], step.clone());
-    let xa = load(&mut w, Rows::Tokens, 3 * d, &xw.values);
-    let (h, gates, previous) = (fresh(&mut w, Rows::Tokens, d), fresh(&mut w, Rows::Tokens, 4 * d), fresh(&mut w, Rows::Tokens, d));
+    let xa = load(&mut w, RowKind::Tokens, 3 * d, &xw.values);
+    let (h, gates, previous) =
+        (fresh(&mut w, RowKind::Tokens, d), fresh(&mut w, RowKind::Tokens, 4 * d), fresh(&mut w, RowKind::Tokens, d));
     w.gru(xa, 0, 3 * d * d, h, gates, previous);
-    let dh = load(&mut w, Rows::Tokens, d, &dy);
-    let dxw = fresh(&mut w, Rows::Tokens, 3 * d);
+    let dh = load(&mut w, RowKind::Tokens, d, &dy);
+    let dxw = fresh(&mut w, RowKind::Tokens, 3 * d);
     w.gru_backward(0, 3 * d * d, gates, previous, dh, dxw);
     let (dw, db) = w.dense_gradient().split_at(3 * d * d);
     hold(

@@ -1,7 +1,7 @@
 //! Next-item losses and the tri-view contrast.
 
 use candle_core::Tensor;
-use lumos::backend::{Backend, Rows, Step};
+use lumos::backend::{Backend, RowKind, Step};
 use lumos::config::{Contrast, LossSettings, RecLoss};
 
 use crate::check::{Input, Outs, accept, evaluate, load, normal, pack, stream, widths, worker};
@@ -28,8 +28,8 @@ fn next_item_case(case: u64, rec: RecLoss, d: usize, outputs: usize, examples: u
     let items = Input::normal(&mut s, 1.0, &[rows, d]);
     let base = normal(&mut s, 0.1, outputs * d);
     let mut w = worker(d, &[], None, &items.values, step.clone());
-    let ha = load(&mut w, Rows::Outputs, d, &h.values);
-    let dh = load(&mut w, Rows::Outputs, d, &base);
+    let ha = load(&mut w, RowKind::Outputs, d, &h.values);
+    let dh = load(&mut w, RowKind::Outputs, d, &base);
     w.next_item_loss(&LossSettings { rec, ..LossSettings::default() }, ha, dh);
     let what = format!("{} d {d} outputs {outputs} examples {examples} negatives {negatives} rows {rows}", rec.name());
     let up = [&[1.0], base.as_slice()].concat();
@@ -80,8 +80,8 @@ fn no_examples_no_loss() {
     let mut step = pack(&mut s, &[2], 3, Outs::History);
     step.width = 2;
     let mut w = worker(5, &[], None, &normal(&mut s, 1.0, 15), step);
-    let h = load(&mut w, Rows::Outputs, 5, &[0.3; 10]);
-    let dh = load(&mut w, Rows::Outputs, 5, &[0.5; 10]);
+    let h = load(&mut w, RowKind::Outputs, 5, &[0.3; 10]);
+    let dh = load(&mut w, RowKind::Outputs, 5, &[0.5; 10]);
     for rec in KINDS {
         w.next_item_loss(&LossSettings { rec, ..LossSettings::default() }, h, dh);
         w.info_nce(&LossSettings::default(), h, dh);
@@ -116,8 +116,8 @@ fn contrast_case(case: u64, form: Contrast, d: usize, tau: f32, shape: &[(usize,
     let base = normal(&mut s, 0.01, values.len());
     let loss = LossSettings { contrast: form, tau, lambda: 0.7, ..LossSettings::default() };
     let mut w = worker(d, &[], None, &vec![0.0; 3 * d], step.clone());
-    let ha = load(&mut w, Rows::Outputs, d, &h.values);
-    let dh = load(&mut w, Rows::Outputs, d, &base);
+    let ha = load(&mut w, RowKind::Outputs, d, &h.values);
+    let dh = load(&mut w, RowKind::Outputs, d, &base);
     w.info_nce(&loss, ha, dh);
     let what = format!("{} d {d} tau {tau} groups {shape:?} near {near}", form.name());
     let up = [&[1.0], base.as_slice()].concat();
@@ -158,8 +158,8 @@ fn floors() {
     let step = groups(9990, &[(2, 0)]);
     for (form, floor) in [(Contrast::Joint, 2.0 * std::f64::consts::LN_2), (Contrast::Decoupled, 0.0)] {
         let mut w = worker(6, &[], None, &[0.0; 18], step.clone());
-        let h = load(&mut w, Rows::Outputs, 6, &[1.25; 18]);
-        let dh = load(&mut w, Rows::Outputs, 6, &[0.0; 18]);
+        let h = load(&mut w, RowKind::Outputs, 6, &[1.25; 18]);
+        let dh = load(&mut w, RowKind::Outputs, 6, &[0.0; 18]);
         w.info_nce(&LossSettings { contrast: form, ..LossSettings::default() }, h, dh);
         assert!((w.losses().1 - floor).abs() < 1e-6, "{}: {}", form.name(), w.losses().1);
         assert!(w.values(dh).iter().all(|g| g.abs() < 1e-6));
@@ -172,8 +172,8 @@ fn zero_hidden_states() {
     let step = groups(9991, &[(2, 1)]);
     for form in [Contrast::Joint, Contrast::Decoupled] {
         let mut w = worker(6, &[], None, &[0.0; 18], step.clone());
-        let h = load(&mut w, Rows::Outputs, 6, &[0.0; 24]);
-        let dh = load(&mut w, Rows::Outputs, 6, &[0.0; 24]);
+        let h = load(&mut w, RowKind::Outputs, 6, &[0.0; 24]);
+        let dh = load(&mut w, RowKind::Outputs, 6, &[0.0; 24]);
         w.info_nce(&LossSettings { contrast: form, ..LossSettings::default() }, h, dh);
         assert!(w.losses().1.is_finite());
         assert!(w.values(dh).iter().all(|g| g.is_finite()));

@@ -4,10 +4,10 @@ use std::cell::RefCell;
 
 use candle_core::{Result, Tensor};
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Backend, Rows, Step};
+use lumos::backend::{Backend, RowKind, Step};
+use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, RecLoss, Residual};
 use lumos::model::{Model, ModelSpec};
-use lumos::rng::{Purpose, Stream};
 
 use crate::check::{ClientShape, Input, Outs, accept, client_step, evaluate, normal, pack, poison, stream};
 use crate::reference::{Masks, Named, objective};
@@ -54,13 +54,13 @@ pub fn new_worker(spec: &ModelSpec, dense: &[f32], rows: &[f32]) -> Worker {
 fn masks_of(w: &RefCell<Worker>, step: &Step, last: std::ops::Range<u32>, rate: f32) -> impl Fn(u32, usize) -> Result<Tensor> {
     move |site, width| {
         let mut w = w.borrow_mut();
-        let rows = if last.contains(&site) { Rows::Outputs } else { Rows::Tokens };
+        let rows = if last.contains(&site) { RowKind::Outputs } else { RowKind::Tokens };
         w.begin_pass();
         let a = w.act(rows, width);
         w.values_mut(a).fill(1.0);
         w.dropout(site, rate, a);
         let mut all = vec![1f32; step.tokens() * width];
-        let tokens = if rows == Rows::Tokens { &step.token } else { &step.out_token };
+        let tokens = if rows == RowKind::Tokens { &step.token } else { &step.out_token };
         for (r, &t) in tokens.iter().enumerate() {
             all[t as usize * width..][..width].copy_from_slice(&w.values(a)[r * width..][..width]);
         }
@@ -77,7 +77,7 @@ fn item_mask(spec: &ModelSpec, rows: usize, rate: f32, dropout: Option<Stream>) 
     w.step.end_client();
     w.begin_step(&LocalSettings::default(), 2, 5, false, dropout);
     w.drop_items(rate);
-    let mask = w.act(Rows::Tokens, d);
+    let mask = w.act(RowKind::Tokens, d);
     w.embed(1.0, None, mask);
     Tensor::from_slice(w.values(mask), (rows, d), &candle_core::Device::Cpu).unwrap()
 }

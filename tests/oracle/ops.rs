@@ -1,8 +1,8 @@
 //! Row operations, linear layers, embeddings and dropout, each against its formula.
 
 use candle_core::Tensor;
-use lumos::backend::{Backend, Rows, Step};
-use lumos::rng::{Purpose, Stream};
+use lumos::backend::{Backend, RowKind, Step};
+use lumos::base::rng::{Purpose, Stream};
 
 use crate::check::{Input, Outs, fresh, hold, load, normal, pack, packs, plain_local, stream, widths, worker};
 use crate::reference::{embed, indices, layer_norm, linear};
@@ -27,9 +27,9 @@ fn embedding_with_and_without_positions() {
             for with in [true, false] {
                 let mut w = worker(d, &dense, Some((3, step.longest + 2)), &items.values, step.clone());
                 let at = with.then_some(3);
-                let y = fresh(&mut w, Rows::Tokens, d);
+                let y = fresh(&mut w, RowKind::Tokens, d);
                 w.embed(scale, at, y);
-                let up = load(&mut w, Rows::Tokens, d, &dy);
+                let up = load(&mut w, RowKind::Tokens, d, &dy);
                 w.embed_backward(scale, at, up);
                 let reached = if with { step.longest * d } else { 0 };
                 // Rows past the longest sequence have no gradient, and the worker does not write them.
@@ -57,11 +57,11 @@ fn selection_of_output_rows() {
             let dy = normal(&mut s, 1.0, step.outputs() * d);
             let base = normal(&mut s, 1.0, x.values.len());
             let mut w = worker(d, &[], None, &vec![0.0; 3 * d], step.clone());
-            let xa = load(&mut w, Rows::Tokens, d, &x.values);
-            let y = fresh(&mut w, Rows::Outputs, d);
+            let xa = load(&mut w, RowKind::Tokens, d, &x.values);
+            let y = fresh(&mut w, RowKind::Outputs, d);
             w.select(xa, y);
-            let up = load(&mut w, Rows::Outputs, d, &dy);
-            let dx = load(&mut w, Rows::Tokens, d, &base);
+            let up = load(&mut w, RowKind::Outputs, d, &dy);
+            let dx = load(&mut w, RowKind::Tokens, d, &base);
             w.select_backward(up, dx);
             let value = cat(w.values(y), &x.values.iter().map(|v| v * 1.0).collect::<Vec<_>>());
             hold(&format!("select d {d} {lengths:?}"), &[("value", &value), ("dx", w.values(dx))], &[x], &cat(&dy, &base), |t| {
@@ -84,11 +84,11 @@ fn layer_norms() {
             let (g, b) = (Input::normal(&mut s, 1.0, &[d]), Input::normal(&mut s, 1.0, &[d]));
             let (dy, base) = (normal(&mut s, 1.0, n * d), normal(&mut s, 1.0, n * d));
             let mut w = worker(d, &cat(&g.values, &b.values), None, &vec![0.0; 3 * d], step);
-            let xa = load(&mut w, Rows::Tokens, d, &x.values);
-            let (y, stats) = (fresh(&mut w, Rows::Tokens, d), fresh(&mut w, Rows::Tokens, 2));
+            let xa = load(&mut w, RowKind::Tokens, d, &x.values);
+            let (y, stats) = (fresh(&mut w, RowKind::Tokens, d), fresh(&mut w, RowKind::Tokens, 2));
             w.layer_norm(xa, 0, d, y, stats);
-            let up = load(&mut w, Rows::Tokens, d, &dy);
-            let dx = load(&mut w, Rows::Tokens, d, &base);
+            let up = load(&mut w, RowKind::Tokens, d, &dy);
+            let dx = load(&mut w, RowKind::Tokens, d, &base);
             w.layer_norm_backward(xa, stats, 0, d, up, dx);
             let value = cat(w.values(y), &x.values);
             let (dg, db) = w.dense_gradient().split_at(d);
@@ -116,11 +116,11 @@ fn linear_layers() {
             for add in [false, true] {
                 let base = if add { normal(&mut s, 1.0, n * d) } else { vec![0.0; n * d] };
                 let mut w = worker(d, &cat(&m.values, &b.values), None, &vec![0.0; 3 * d], step.clone());
-                let xa = load(&mut w, Rows::Tokens, d, &x.values);
-                let y = fresh(&mut w, Rows::Tokens, out);
+                let xa = load(&mut w, RowKind::Tokens, d, &x.values);
+                let y = fresh(&mut w, RowKind::Tokens, out);
                 w.linear(xa, 0, d * out, y);
-                let up = load(&mut w, Rows::Tokens, out, &dy);
-                let dx = if add { load(&mut w, Rows::Tokens, d, &base) } else { fresh(&mut w, Rows::Tokens, d) };
+                let up = load(&mut w, RowKind::Tokens, out, &dy);
+                let dx = if add { load(&mut w, RowKind::Tokens, d, &base) } else { fresh(&mut w, RowKind::Tokens, d) };
                 w.linear_backward(xa, up, 0, d * out, Some(dx), add);
                 let value = cat(w.values(y), &x.values);
                 let (dw, db) = w.dense_gradient().split_at(d * out);
@@ -144,9 +144,9 @@ fn rectifier() {
         let x = Input::normal(&mut s, 1.0, &[step.tokens(), d]);
         let dy = normal(&mut s, 1.0, x.values.len());
         let mut w = worker(d, &[], None, &vec![0.0; 3 * d], step);
-        let y = load(&mut w, Rows::Tokens, d, &x.values);
+        let y = load(&mut w, RowKind::Tokens, d, &x.values);
         w.relu(y);
-        let dx = load(&mut w, Rows::Tokens, d, &dy);
+        let dx = load(&mut w, RowKind::Tokens, d, &dy);
         w.relu_backward(y, dx);
         hold(&format!("relu d {d}"), &[("value", w.values(y)), ("dx", w.values(dx))], &[x], &dy, |t| t[0].relu());
     }
@@ -158,7 +158,7 @@ fn sums_and_copies_are_exact() {
     let step = pack(&mut s, &[3, 1], 3, Outs::Nothing);
     let (a, b) = (normal(&mut s, 1.0, 28), normal(&mut s, 1.0, 28));
     let mut w = worker(7, &[], None, &[0.0; 21], step);
-    let (x, y, z) = (load(&mut w, Rows::Tokens, 7, &a), load(&mut w, Rows::Tokens, 7, &b), fresh(&mut w, Rows::Tokens, 7));
+    let (x, y, z) = (load(&mut w, RowKind::Tokens, 7, &a), load(&mut w, RowKind::Tokens, 7, &b), fresh(&mut w, RowKind::Tokens, 7));
     w.copy(y, z);
     assert_eq!(w.values(z), b);
     w.add(x, y);
@@ -176,9 +176,9 @@ fn empty_activations_leave_their_neighbours_alone() {
     let step = pack(&mut s, &[2], 3, Outs::Nothing);
     let dense = normal(&mut s, 1.0, 9 * 9 + 9);
     let mut w = worker(9, &dense, None, &[0.0; 27], step);
-    let empty = w.act(Rows::Outputs, 9);
-    let full = load(&mut w, Rows::Tokens, 9, &[1.5; 18]);
-    let after = load(&mut w, Rows::Tokens, 9, &[2.5; 18]);
+    let empty = w.act(RowKind::Outputs, 9);
+    let full = load(&mut w, RowKind::Tokens, 9, &[1.5; 18]);
+    let after = load(&mut w, RowKind::Tokens, 9, &[2.5; 18]);
     w.linear(empty, 0, 81, empty);
     w.layer_norm(empty, 0, 9, empty, empty);
     w.linear_backward(empty, empty, 0, 81, Some(empty), false);
@@ -192,10 +192,10 @@ fn drop_ones(step: &Step, number: u32, site: u32, rate: f32, stream: Option<Stre
     let mut w = worker(d, &[], None, &vec![0.0; 3 * d], step.clone());
     w.begin_step(&plain_local(), number, 9, false, stream);
     let n = step.tokens() * d;
-    let x = load(&mut w, Rows::Tokens, d, &vec![1.0; n]);
+    let x = load(&mut w, RowKind::Tokens, d, &vec![1.0; n]);
     w.dropout(site, rate, x);
     // The backward pass asks for the same mask again, on another activation.
-    let g = load(&mut w, Rows::Tokens, d, &vec![-3.0; n]);
+    let g = load(&mut w, RowKind::Tokens, d, &vec![-3.0; n]);
     w.dropout(site, rate, g);
     let (x, g) = (w.values(x), w.values(g));
     assert!(x.iter().zip(g).all(|(a, b)| (b / -3.0 - a).abs() < 1e-6), "forward and backward masks differ");

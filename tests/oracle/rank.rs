@@ -17,7 +17,7 @@ fn counts_of_whole_numbers() {
     for items in [1, 2, 15, 16, 17, 31, 48, 65, 127, 500] {
         for users in [1, 2, 5, 6, 7, 12, 13, 29] {
             for d in [1, 3, 8, 17, 64] {
-                let draw = |s: &mut lumos::rng::Stream, n: usize| (0..n).map(|_| s.below(7) as f32 - 3.0).collect::<Vec<_>>();
+                let draw = |s: &mut lumos::base::rng::Stream, n: usize| (0..n).map(|_| s.below(7) as f32 - 3.0).collect::<Vec<_>>();
                 let (table, hidden) = (draw(&mut s, items * d), draw(&mut s, users * d));
                 let score = |u: usize, i: usize| (0..d).map(|k| (hidden[u * d + k] * table[i * d + k]) as i64).sum::<i64>();
                 let targets: Vec<usize> = (0..users).map(|_| s.below(items as u64) as usize).collect();

@@ -2,7 +2,7 @@
 
 use super::cli::Sandbox;
 use super::{draws, outcome, same_outcome, times};
-use lumos::rng::Stream;
+use lumos::base::rng::Stream;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};

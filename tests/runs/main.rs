@@ -12,7 +12,7 @@ mod real;
 mod signals;
 
 use cli::Sandbox;
-use lumos::rng::{Purpose, Stream};
+use lumos::base::rng::{Purpose, Stream};
 use serde_json::Value;
 use std::path::Path;
 

@@ -6,18 +6,18 @@ use super::gru::Recurrence;
 use super::losses::{self, Examples, Group};
 use super::rows;
 use super::worker::Worker;
-use crate::backend::{Act, Backend, Rows};
+use crate::backend::{Act, Backend, RowKind};
+use crate::base::rng::{Stream, dropout_threshold};
 use crate::config::{LossSettings, RecLoss};
-use crate::rng::{Stream, dropout_threshold};
 
 /// Logits of a full softmax are computed for so many examples at a time, so that the matrix is never stored.
 const SOFTMAX_ROWS: usize = 6;
 
 impl Worker {
-    fn count(&self, rows: Rows) -> usize {
+    fn count(&self, rows: RowKind) -> usize {
         match rows {
-            Rows::Tokens => self.step.tokens(),
-            Rows::Outputs => self.step.outputs(),
+            RowKind::Tokens => self.step.tokens(),
+            RowKind::Outputs => self.step.outputs(),
         }
     }
 
@@ -45,13 +45,13 @@ impl Worker {
 
     fn attention_shape(&self, q: Act, heads: usize) -> Shape {
         let (start, token) = match q.rows {
-            Rows::Tokens => (&self.step.start, &self.step.token),
-            Rows::Outputs => (&self.step.out_start, &self.step.out_token),
+            RowKind::Tokens => (&self.step.start, &self.step.token),
+            RowKind::Outputs => (&self.step.out_start, &self.step.out_token),
         };
         Shape { rows: token.len(), d: q.width, heads, start: start.as_ptr(), token: token.as_ptr() }
     }
 
-    /// Room for a transposed weight `[out, in]`.
+    /// ChunkMemory for a transposed weight `[out, in]`.
     fn transposed(&mut self, inner: usize, cols: usize) -> *mut f32 {
         if self.turned.len() < inner * cols {
             self.turned.resize(inner * cols, 0.0);
@@ -128,7 +128,7 @@ fn drop_out(stream: &Stream, base: u64, rate: f32, x: &mut [f32]) {
 }
 
 impl Backend for Worker {
-    fn act(&mut self, rows: Rows, width: usize) -> Act {
+    fn act(&mut self, rows: RowKind, width: usize) -> Act {
         let at = self.top;
         self.top += (self.count(rows) * width).next_multiple_of(8);
         if self.arena.len() < self.top {
@@ -250,9 +250,9 @@ impl Backend for Worker {
     }
 
     fn gru_backward(&mut self, w: usize, b: usize, gates: Act, previous: Act, dh: Act, dxw: Act) {
-        let n = self.count(Rows::Tokens);
+        let n = self.count(RowKind::Tokens);
         let d = dh.width;
-        let dhw = self.act(Rows::Tokens, 3 * d);
+        let dhw = self.act(RowKind::Tokens, 3 * d);
         let (g, p, dhp, dx, du) = (self.ptr(gates), self.ptr(previous), self.ptr(dh), self.ptr(dxw), self.ptr(dhw));
         let wt = self.transposed(d, 3 * d);
         unsafe {

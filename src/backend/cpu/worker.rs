@@ -2,9 +2,9 @@
 
 use super::optim::{AdamStep, adam_span, sum_of_squares};
 use crate::backend::Step;
+use crate::base::rng::Stream;
 use crate::config::LocalSettings;
 use crate::model::ModelSpec;
-use crate::rng::Stream;
 
 /// Spans of the dense slab that a worker treats alike.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! How much room the activations of a step take: the model run on a backend that only counts.
 
-use super::packed::Shape;
-use crate::backend::{Act, Backend, Rows};
+use super::shape::Shape;
+use crate::backend::{Act, Backend, RowKind};
 use crate::config::LossSettings;
 use crate::model::Model;
 
@@ -9,10 +9,10 @@ use crate::model::Model;
 pub const ACT_ALIGN: usize = 32;
 
 /// Where the next activation of `shape` goes; moves `top` behind it.
-pub(crate) fn place(shape: &Shape, top: &mut usize, rows: Rows, width: usize) -> Act {
+pub(crate) fn place(shape: &Shape, top: &mut usize, rows: RowKind, width: usize) -> Act {
     let count = match rows {
-        Rows::Tokens => shape.tokens,
-        Rows::Outputs => shape.outputs,
+        RowKind::Tokens => shape.tokens,
+        RowKind::Outputs => shape.outputs,
     } as usize;
     let act = Act { at: *top, rows, width };
     *top += (count * width).next_multiple_of(ACT_ALIGN);
@@ -52,7 +52,7 @@ pub fn encode_floats(model: &Model, shape: &Shape) -> usize {
 }
 
 impl Backend for Meter {
-    fn act(&mut self, rows: Rows, width: usize) -> Act {
+    fn act(&mut self, rows: RowKind, width: usize) -> Act {
         place(&self.shape, &mut self.top, rows, width)
     }
     fn embed(&mut self, _: f32, _: Option<usize>, _: Act) {}
@@ -69,7 +69,7 @@ impl Backend for Meter {
     }
     fn gru(&mut self, _: Act, _: usize, _: usize, _: Act, _: Act, _: Act) {}
     fn gru_backward(&mut self, _: usize, _: usize, _: Act, _: Act, dh: Act, _: Act) {
-        self.act(Rows::Tokens, 3 * dh.width);
+        self.act(RowKind::Tokens, 3 * dh.width);
     }
     fn relu(&mut self, _: Act) {}
     fn relu_backward(&mut self, _: Act, _: Act) {}

@@ -1,14 +1,14 @@
 //! [`Backend`] on a device: each operation is a launch (or two) of the kernels in `kernels/`, for all clients of a chunk.
 //!
-//! Launches are sized by a [`Shape`]; what a step really holds is read by the kernels from its [`Packed`](super::packed::Packed).
+//! Launches are sized by a [`Shape`]; what a step really holds is read by the kernels from its [`Packed`](crate::engine::cuda::packed::Packed).
 //! So the same calls, recorded once, serve every step of every chunk of that shape.
 
-use super::device::{Arg, Device, Kernel, Result};
-use super::errors::{DeviceError, Geometry};
 use super::meter::place;
-use super::packed::Shape;
-use crate::backend::{Act, Backend, Rows};
+use super::shape::Shape;
+use crate::backend::{Act, Backend, RowKind};
 use crate::config::{Contrast, LossSettings, Precision, RecLoss};
+use crate::device::interface::{Arg, Device, Kernel, Result};
+use crate::device::{DeviceError, Geometry};
 use std::collections::HashMap;
 
 /// Kernels that the backend and the round use, looked up before anything is recorded.
@@ -161,22 +161,22 @@ impl<'d> DeviceBackend<'d> {
         self.places.arena + 4 * act.at as u64
     }
 
-    fn rows(&self, rows: Rows) -> u32 {
+    fn rows(&self, rows: RowKind) -> u32 {
         match rows {
-            Rows::Tokens => self.shape.tokens,
-            Rows::Outputs => self.shape.outputs,
+            RowKind::Tokens => self.shape.tokens,
+            RowKind::Outputs => self.shape.outputs,
         }
     }
 
-    fn tiles(&self, rows: Rows) -> u32 {
+    fn tiles(&self, rows: RowKind) -> u32 {
         match rows {
-            Rows::Tokens => self.shape.token_tiles,
-            Rows::Outputs => self.shape.output_tiles,
+            RowKind::Tokens => self.shape.token_tiles,
+            RowKind::Outputs => self.shape.output_tiles,
         }
     }
 
     /// Launches `name` with the step as its first argument.
-    pub(super) fn go(&mut self, name: &'static str, grid: [u32; 2], block: u32, shared: usize, args: &[Arg]) {
+    pub(crate) fn go(&mut self, name: &'static str, grid: [u32; 2], block: u32, shared: usize, args: &[Arg]) {
         if self.failure.is_some() || grid.contains(&0) {
             return;
         }
@@ -195,10 +195,10 @@ impl<'d> DeviceBackend<'d> {
         Arg::Pointer(self.address(act))
     }
 
-    fn kind(rows: Rows) -> Arg<'static> {
+    fn kind(rows: RowKind) -> Arg<'static> {
         Arg::Int(match rows {
-            Rows::Tokens => 0,
-            Rows::Outputs => 1,
+            RowKind::Tokens => 0,
+            RowKind::Outputs => 1,
         })
     }
 
@@ -214,7 +214,7 @@ impl<'d> DeviceBackend<'d> {
         }
     }
 
-    fn elementwise(&mut self, name: &'static str, rows: Rows, width: usize, args: &[Arg]) {
+    fn elementwise(&mut self, name: &'static str, rows: RowKind, width: usize, args: &[Arg]) {
         let count = self.rows(rows) as usize * width;
         self.go(name, [(count.div_ceil(1024) as u32).min(8192), 1], 256, 0, args);
     }
@@ -229,7 +229,7 @@ impl<'d> DeviceBackend<'d> {
         if rate <= 0.0 || self.places.clock == 0 {
             return None;
         }
-        let (threshold, keep) = crate::rng::dropout_threshold(rate);
+        let (threshold, keep) = crate::base::rng::dropout_threshold(rate);
         Some([Arg::Uint(threshold), Arg::Float(keep)])
     }
 
@@ -264,7 +264,7 @@ impl<'d> DeviceBackend<'d> {
 }
 
 impl Backend for DeviceBackend<'_> {
-    fn act(&mut self, rows: Rows, width: usize) -> Act {
+    fn act(&mut self, rows: RowKind, width: usize) -> Act {
         let act = place(&self.shape, &mut self.top, rows, width);
         assert!(self.top <= self.arena_floats, "the arena holds {} floats, the step needs {}", self.arena_floats, self.top);
         act
@@ -297,11 +297,11 @@ impl Backend for DeviceBackend<'_> {
     }
 
     fn select(&mut self, x: Act, y: Act) {
-        self.elementwise("select_rows", Rows::Outputs, x.width, &[self.act_arg(x), self.act_arg(y), int(x.width)]);
+        self.elementwise("select_rows", RowKind::Outputs, x.width, &[self.act_arg(x), self.act_arg(y), int(x.width)]);
     }
 
     fn select_backward(&mut self, dy: Act, dx: Act) {
-        self.elementwise("select_rows_backward", Rows::Outputs, dx.width, &[self.act_arg(dy), self.act_arg(dx), int(dx.width)]);
+        self.elementwise("select_rows_backward", RowKind::Outputs, dx.width, &[self.act_arg(dy), self.act_arg(dx), int(dx.width)]);
     }
 
     fn layer_norm(&mut self, x: Act, g: usize, b: usize, y: Act, stats: Act) {
@@ -412,7 +412,7 @@ impl Backend for DeviceBackend<'_> {
     }
 
     fn gru_backward(&mut self, w: usize, b: usize, gates: Act, previous: Act, dh: Act, dxw: Act) {
-        let dhw = self.act(Rows::Tokens, 3 * dh.width);
+        let dhw = self.act(RowKind::Tokens, 3 * dh.width);
         let args = [
             Arg::Pointer(self.places.dense),
             self.stride(),

@@ -1,7 +1,7 @@
 //! The coefficients of a local step as kernels take them.
 
-use super::device::Plain;
 use crate::config::{LocalOptimizer, LocalSettings};
+use crate::device::Plain;
 
 /// `struct OptimiserStep` of `kernels/packed.cuh`: one step of Adam, AdamW or gradient descent.
 #[repr(C)]

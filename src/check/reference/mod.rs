@@ -13,9 +13,9 @@ use super::case::{Case, NUMBER};
 use super::round::rounded;
 use crate::backend::cuda::meter::place;
 use crate::backend::cuda::optimiser::DropoutClock;
-use crate::backend::{Act, Backend, Rows, Step};
+use crate::backend::{Act, Backend, RowKind, Step};
+use crate::base::rng;
 use crate::config::{Contrast, LossSettings, Precision, RecLoss};
-use crate::rng;
 use std::ops::Range;
 
 /// What a step works on, besides the packed arrays.
@@ -112,22 +112,22 @@ impl<'a, R: Real> Reference<'a, R> {
         self.get(if self.dropping { Field::Dropped } else { Field::Rows })
     }
 
-    fn count(&self, rows: Rows) -> usize {
+    fn count(&self, rows: RowKind) -> usize {
         match rows {
-            Rows::Tokens => self.step().tokens(),
-            Rows::Outputs => self.step().outputs(),
+            RowKind::Tokens => self.step().tokens(),
+            RowKind::Outputs => self.step().outputs(),
         }
     }
 
-    fn bounds(&self, rows: Rows) -> &'a [u32] {
+    fn bounds(&self, rows: RowKind) -> &'a [u32] {
         match rows {
-            Rows::Tokens => &self.step().client_tokens,
-            Rows::Outputs => &self.step().client_outs,
+            RowKind::Tokens => &self.step().client_tokens,
+            RowKind::Outputs => &self.step().client_outs,
         }
     }
 
     /// Rows of client `c`.
-    fn own(&self, rows: Rows, c: usize) -> Range<usize> {
+    fn own(&self, rows: RowKind, c: usize) -> Range<usize> {
         let b = self.bounds(rows);
         b[c] as usize..b[c + 1] as usize
     }
@@ -214,7 +214,7 @@ impl<'a, R: Real> Reference<'a, R> {
 }
 
 impl<R: Real> Backend for Reference<'_, R> {
-    fn act(&mut self, rows: Rows, width: usize) -> Act {
+    fn act(&mut self, rows: RowKind, width: usize) -> Act {
         let act = place(&self.case.shape, &mut self.top, rows, width);
         let arena = &mut self.fields[Field::Arena as usize];
         for i in arena.len()..self.top {
@@ -226,7 +226,7 @@ impl<R: Real> Backend for Reference<'_, R> {
     fn embed(&mut self, scale: f32, positions: Option<usize>, y: Act) {
         let (step, d, scale) = (self.step(), self.d(), R::of(f64::from(scale)));
         for c in 0..self.case.clients() {
-            for t in self.own(Rows::Tokens, c) {
+            for t in self.own(RowKind::Tokens, c) {
                 let mut row: Vec<R> = self.table()[step.row[t] as usize * d..][..d].iter().map(|&x| scale * x).collect();
                 if let Some(at) = positions {
                     let place = self.weight(c, at + step.position[t] as usize * d, d);
@@ -242,7 +242,7 @@ impl<R: Real> Backend for Reference<'_, R> {
         let (low, high) = step.positions();
         for c in 0..self.case.clients() {
             let mut table = vec![R::ZERO; (high - low) * d];
-            for t in self.own(Rows::Tokens, c) {
+            for t in self.own(RowKind::Tokens, c) {
                 let slope: Vec<R> = self.row(dy, t).to_vec();
                 let place = (step.position[t] as usize - low) * d;
                 table[place..][..d].iter_mut().zip(&slope).for_each(|(x, &g)| *x += g);
@@ -360,7 +360,7 @@ impl<R: Real> Backend for Reference<'_, R> {
     }
 
     fn gru_backward(&mut self, w: usize, b: usize, gates: Act, previous: Act, dh: Act, dxw: Act) {
-        let dhw = self.act(Rows::Tokens, 3 * dh.width);
+        let dhw = self.act(RowKind::Tokens, 3 * dh.width);
         self.recurrence_gradients(w, gates, previous, dh, dxw, dhw);
         self.linear_weight(previous, dhw, w, b);
     }

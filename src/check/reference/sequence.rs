@@ -1,16 +1,16 @@
 //! Attention and the recurrence, one sequence after another.
 
 use super::real::{Real, inner, log_sum, sigmoid};
-use super::{Act, Field, Reference, Rows};
+use super::{Act, Field, Reference, RowKind};
 
 impl<R: Real> Reference<'_, R> {
     /// Token and first token of the sequence of each query.
-    fn queries(&self, rows: Rows) -> Vec<(usize, usize)> {
+    fn queries(&self, rows: RowKind) -> Vec<(usize, usize)> {
         let step = self.step();
         let pairs = |tokens: &[u32], starts: &[u32]| tokens.iter().zip(starts).map(|(&t, &s)| (t as usize, s as usize)).collect();
         match rows {
-            Rows::Tokens => pairs(&step.token, &step.start),
-            Rows::Outputs => pairs(&step.out_token, &step.out_start),
+            RowKind::Tokens => pairs(&step.token, &step.start),
+            RowKind::Outputs => pairs(&step.out_token, &step.out_start),
         }
     }
 

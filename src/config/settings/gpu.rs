@@ -26,7 +26,7 @@ pub const RESIDENT_EPOCHS: u32 = 256;
 
 impl Settings {
     /// Why clients cannot be resident in one block of threads with these settings, whatever the GPU.
-    pub fn unfit_to_reside(&self) -> Option<String> {
+    pub fn why_not_resident(&self) -> Option<String> {
         let (d, f) = (self.model.dim, if self.model.ffn == 0 { self.model.dim } else { self.model.ffn });
         let wide = || format!("model.dim is {d}, at most {RESIDENT_DIM} is possible");
         let odd = || format!("model.dim is {d} and the feed-forward layer {f} wide, both must be multiples of 4");

@@ -2,7 +2,7 @@
 
 use super::{Kind, Needs, Occasion, Options, Rule};
 use crate::Result;
-use crate::federation::{Mean, Update};
+use crate::engine::{Mean, Update};
 
 pub(super) const KIND: Kind = Kind {
     name: "median",

@@ -2,7 +2,7 @@
 
 use super::{Kind, Occasion, Options, Rule};
 use crate::Result;
-use crate::federation::Update;
+use crate::engine::Update;
 
 pub(super) const KIND: Kind = Kind {
     name: "norm-bound",

@@ -2,8 +2,8 @@
 
 use super::{Kind, Occasion, Options, Rule};
 use crate::Result;
-use crate::federation::Update;
-use crate::rng::{Purpose, Stream};
+use crate::base::rng::{Purpose, Stream};
+use crate::engine::Update;
 
 pub(super) const KIND: Kind = Kind {
     name: "sign-flip",

@@ -419,7 +419,7 @@ mod x86 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, Stream};
+    use crate::base::rng::{Purpose, Stream};
 
     fn numbers(n: usize, client: u64) -> Vec<f32> {
         let mut stream = Stream::new(3, Purpose::Bench, 0, client);

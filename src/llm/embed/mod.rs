@@ -14,7 +14,8 @@ pub use titles::TitleVectors;
 use super::spec::read_json;
 use super::tokenizer::Tokenizer;
 use super::weights::Weights;
-use crate::{Error, Result, parallel};
+use crate::base::parallel;
+use crate::{Error, Result};
 use network::Bert;
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 
 use super::super::spec::Fields;
 use super::read_json;
-use crate::config::names::unknown;
+use crate::base::names::unknown;
 use crate::{Error, Result};
 use serde_json::Value;
 use std::path::{Component, Path, PathBuf};

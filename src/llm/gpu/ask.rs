@@ -2,7 +2,7 @@
 
 use super::super::network::Ask;
 use super::super::sample::Sampling;
-use crate::backend::cuda::{Plain, bytes_of};
+use crate::device::{Plain, bytes_of};
 use std::ops::Range;
 
 /// `TokenAsk` of `decoder_choice.cu`.

@@ -4,7 +4,7 @@ use super::super::network::{Attention, Norm};
 use super::kernels::blocks;
 use super::{Array, Cache, Gpu, Plan, Vector};
 use crate::Result;
-use crate::backend::cuda::{Arg, Geometry, Plain};
+use crate::device::{Arg, Geometry, Plain};
 
 /// `Heads` of `decoder.cu`.
 #[repr(C)]

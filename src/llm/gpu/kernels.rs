@@ -1,8 +1,8 @@
 //! The decoder's kernels by the numbers they compute with, and the sizes of their launches.
 
 use super::super::weights::Stored;
-use crate::backend::cuda::device::{Device, Result};
-use crate::backend::cuda::{Geometry, Kernel, Limits};
+use crate::device::interface::{Device, Result};
+use crate::device::{Geometry, Kernel, Limits};
 
 /// Names of the kernels for one kind of number.
 struct Names {

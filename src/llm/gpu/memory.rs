@@ -1,7 +1,7 @@
 //! Memory of activations: taken from the device once and handed round.
 
-use crate::backend::cuda::Buffer;
-use crate::backend::cuda::device::{Device, Result};
+use crate::device::Buffer;
+use crate::device::interface::{Device, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 

@@ -4,7 +4,7 @@ use super::super::gguf::first_line;
 use super::super::network::Part;
 use super::super::weights::Stored;
 use super::Gpu;
-use crate::backend::cuda::{Buffer, Device};
+use crate::device::{Buffer, Device};
 use crate::{Error, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;

@@ -1,6 +1,6 @@
 //! How a language model gets a title wrong, and lines that are no titles: by chance, but the same for the same seed.
 
-use crate::rng::Stream;
+use crate::base::rng::Stream;
 
 /// Ways of editing a title.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +182,7 @@ pub fn made_up(titles: &[String], stream: &mut Stream) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Purpose;
+    use crate::base::rng::Purpose;
 
     #[test]
     fn every_edit_changes_what_it_says() {

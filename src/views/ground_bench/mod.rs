@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use super::ground::Ground;
 use super::text::{Names, Scratch};
+use crate::base::rng::{Purpose, Stream};
 use crate::config::TextSettings;
 use crate::data::Dataset;
-use crate::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use edits::{Edit, TALK, made_up};
 

@@ -161,7 +161,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::{Purpose, Stream};
+    use crate::base::rng::{Purpose, Stream};
 
     fn open(path: &Path) -> Result<Journal> {
         Journal::open(path, &|_| (), &|| false)

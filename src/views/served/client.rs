@@ -7,7 +7,7 @@ use serde_json::Value;
 use ureq::Agent;
 use ureq::http::Uri;
 
-use super::pace::{Pace, backoff, sleep_until};
+use super::rate_limit::{RateLimit, backoff, sleep_until};
 use super::reply::{Answer, Trouble, parse, retry_after};
 use super::{format, tls};
 use crate::base::clean;
@@ -38,7 +38,7 @@ pub(super) struct Client {
     agent: Agent,
     url: String,
     key: Option<Secret>,
-    pace: Pace,
+    rate: RateLimit,
     settings: ServedSettings,
 }
 
@@ -99,7 +99,13 @@ impl Client {
             config = config.proxy(None);
         }
         let agent = tls::with(config, secure, settings.ca_file.as_deref())?.build().new_agent();
-        Ok(Client { agent, url: format!("{base}/chat/completions"), key, pace: Pace::new(settings.per_minute), settings: settings.clone() })
+        Ok(Client {
+            agent,
+            url: format!("{base}/chat/completions"),
+            key,
+            rate: RateLimit::new(settings.per_minute),
+            settings: settings.clone(),
+        })
     }
 
     /// Sends `body` until there is an answer, patience ends or `stopped` becomes true. `salt` spreads the waits.
@@ -111,12 +117,12 @@ impl Client {
         let has_system = body["messages"][0]["role"] == "system";
         let mut attempt = 0;
         loop {
-            if !sleep_until(self.pace.slot(Instant::now()), stopped) {
+            if !sleep_until(self.rate.slot(Instant::now()), stopped) {
                 return Ok(Outcome::Silent("the build was stopped".into()));
             }
             let (reason, wanted) = match self.once(&bytes, has_system) {
                 Try::Answer(answer) => {
-                    self.pace.answered(Instant::now());
+                    self.rate.answered(Instant::now());
                     return Ok(Outcome::Answer(answer));
                 }
                 Try::Never(reason) => return Ok(Outcome::Refused(reason)),
@@ -134,7 +140,7 @@ impl Client {
             let wait = backoff(self.settings.backoff_s, attempt, chance);
             if let Some(wanted) = wanted {
                 // The endpoint speaks to all of us.
-                self.pace.pause(Instant::now() + wanted);
+                self.rate.pause(Instant::now() + wanted);
             }
             if !sleep_until(Instant::now() + wait.max(wanted.unwrap_or_default()), stopped) {
                 return Ok(Outcome::Silent("the build was stopped".into()));
@@ -149,7 +155,7 @@ impl Client {
     /// Where nobody would have had an answer for longer than the settings allow.
     fn patient(&self, wanted: Duration, reason: &str) -> Result<()> {
         let longest = Duration::from_secs_f32(self.settings.longest_wait_s);
-        let silence = self.pace.silence(Instant::now());
+        let silence = self.rate.silence(Instant::now());
         if silence.saturating_add(wanted) <= longest {
             return Ok(());
         }

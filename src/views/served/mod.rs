@@ -2,7 +2,7 @@
 
 mod client;
 mod format;
-mod pace;
+mod rate_limit;
 pub(super) mod reply;
 mod tls;
 

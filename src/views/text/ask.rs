@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use super::names::Names;
 use super::template::{Message, Prompts, Values};
 use crate::Result;
+use crate::base::rng::Stream;
 use crate::config::{Grounding, ViewSettings};
-use crate::rng::Stream;
 use crate::views::generator::{Counts, Failed, Made, Part, PublicCatalogue, future_length, part_of, reorder, stream};
 
 /// A question about one view of one user.

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::config::names;
+use crate::base::names;
 use crate::{Error, Result};
 
 /// The places that every template has.

@@ -1,0 +1,116 @@
+//! Recordings, as CUDA graphs.
+
+use super::super::DeviceError;
+use super::super::driver_error::{Kind, full, kind};
+use super::super::interface::{Graph, Result};
+use super::super::record::{self, Op};
+use super::{Inner, Recording};
+use cudarc::driver::{result, sys};
+use std::sync::Arc;
+
+/// A recording of the driver.
+struct Captured {
+    graph: sys::CUgraph,
+    exec: sys::CUgraphExec,
+    owner: Arc<Inner>,
+}
+
+// SAFETY: handles of a context that any thread may use; graphs are only used under the device's lock.
+unsafe impl Send for Captured {}
+unsafe impl Sync for Captured {}
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        let _lock = self.owner.lock();
+        // SAFETY: made by `capture`, destroyed once.
+        unsafe {
+            let _ = self.owner.context.bind_to_thread();
+            let _ = result::graph::exec_destroy(self.exec);
+            let _ = result::graph::destroy(self.graph);
+        }
+    }
+}
+
+/// Runs `record` and keeps what it launches.
+pub(super) fn capture(inner: &Arc<Inner>, label: &str, record: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
+    let stream = inner.stream.cu_stream();
+    {
+        let mut state = inner.idle("a recording was begun")?;
+        if inner.one_by_one {
+            state.recording = Recording::Ops(Vec::new());
+        } else {
+            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            // SAFETY: the stream is alive and not yet recorded.
+            let begun = unsafe { result::stream::begin_capture(stream, mode) };
+            begun.map_err(|e| inner.failed(&mut state, "cuStreamBeginCapture", e))?;
+            state.recording = Recording::Graph(0);
+        }
+    }
+    // A panic inside must not leave the stream recording.
+    let recorded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(record));
+    let mut state = inner.lock();
+    let launches = match std::mem::take(&mut state.recording) {
+        Recording::Ops(ops) => {
+            drop(state);
+            recorded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            return Ok(Graph { label: label.into(), launches: record::launches(&ops), inner: Box::new(ops) });
+        }
+        Recording::Graph(launches) => launches,
+        Recording::No => 0,
+    };
+    // SAFETY: begun above; the graph is destroyed on every way out.
+    let ended = unsafe { result::stream::end_capture(stream) };
+    // What was recorded has not run.
+    state.suspects.clear();
+    let freed = std::mem::take(&mut state.freed);
+    inner.free(&freed);
+    let ended = ended.map_err(|e| inner.failed(&mut state, "cuStreamEndCapture", e));
+    let discard = |graph: sys::CUgraph| {
+        let _ = unsafe { result::graph::destroy(graph) };
+    };
+    if !matches!(recorded, Ok(Ok(()))) {
+        ended.into_iter().filter(|g| !g.is_null()).for_each(discard);
+        drop(state);
+        recorded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        return Err(DeviceError::Misuse(format!("graph `{label}` was not recorded")));
+    }
+    let graph = ended?;
+    let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }.map_err(|error| {
+        discard(graph);
+        match kind(error.0) {
+            Kind::Memory => full(&inner.name, &format!("making graph `{label}`"), 0, 0, inner.total as usize),
+            _ => inner.failed(&mut state, "cuGraphInstantiateWithFlags", error),
+        }
+    })?;
+    let captured = Captured { graph, exec, owner: inner.clone() };
+    // SAFETY: as above. Uploading ahead only moves the cost of the first replay.
+    let uploaded = unsafe { result::graph::upload(exec, stream) }.map_err(|e| inner.failed(&mut state, "cuGraphUpload", e));
+    drop(state);
+    uploaded?;
+    Ok(Graph { label: label.into(), launches, inner: Box::new(captured) })
+}
+
+/// Puts a recording into the queue.
+///
+/// # Safety
+/// As for every launch it holds.
+pub(super) unsafe fn replay(inner: &Arc<Inner>, graph: &Graph) -> Result<()> {
+    let mut guard = inner.idle("a replay was asked for")?;
+    let state = &mut *guard;
+    state.counters.replays += 1;
+    state.counters.replayed += graph.launches as u64;
+    if let Some(ops) = graph.inner.downcast_ref::<Vec<Op>>() {
+        return ops.iter().try_for_each(|op| {
+            inner.run(state, op)?;
+            inner.wait(state)
+        });
+    }
+    let captured = graph.inner.downcast_ref::<Captured>().filter(|c| Arc::ptr_eq(&c.owner, inner));
+    let captured = captured.ok_or_else(|| DeviceError::Misuse(format!("graph `{}` was recorded on another device", graph.label)))?;
+    state.suspects.graph(&graph.label);
+    // SAFETY: the graph is alive; what it holds is the caller's promise.
+    unsafe { result::graph::launch(captured.exec, inner.stream.cu_stream()) }.map_err(|error| match kind(error.0) {
+        Kind::Memory => full(&inner.name, &format!("starting graph `{}`", graph.label), 0, 0, inner.total as usize),
+        _ => inner.failed(state, "cuGraphLaunch", error),
+    })
+}

@@ -1,0 +1,30 @@
+//! A device as training and language models see it: memory, kernels, launches, recorded graphs.
+//!
+//! [`Device`] is all that the layers above know. The driver's side (`driver`) is there with the feature `cuda`; it links nothing of CUDA
+//! and looks for the libraries at run time. [`host`] runs the same kernels on the CPU for tests.
+
+pub mod choice;
+#[cfg(feature = "cuda")]
+pub mod driver;
+#[cfg(feature = "cuda")]
+mod driver_error;
+mod environment;
+#[cfg(feature = "cuda")]
+mod functions;
+pub mod host;
+pub mod interface;
+#[cfg(feature = "cuda")]
+pub mod modules;
+#[cfg(feature = "cuda")]
+pub mod nvrtc;
+#[cfg(feature = "cuda")]
+pub mod probe;
+mod record;
+#[cfg(feature = "cuda")]
+mod staging;
+pub mod telemetry;
+
+pub use crate::base::device_error::{DeviceError, Geometry, size, version};
+pub use choice::{Choice, Chosen, choose};
+pub use environment::{GpuLine, Survey};
+pub use interface::{Arg, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Plain, Resources, bytes_of};

@@ -1,0 +1,440 @@
+//! Local training of chunks of clients on a device, and the sums of what they changed.
+//!
+//! The global weights stay on the device. A chunk is uploaded packed; every client starts from the global weights; each local
+//! step is one recorded graph (one a launch shape) that reads what step it is from device memory; then one pass adds the changes
+//! in fixed point.
+
+use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes, bytes, layout};
+use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
+use super::ranker::RankMemory;
+use super::resident::{Addresses, Resident};
+use super::server_state::{ServerMoments, Spans};
+use crate::backend::cuda::meter::arena_floats;
+use crate::backend::cuda::ops::{DeviceBackend, KernelSet};
+use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
+use crate::backend::cuda::shape::Shape;
+use crate::config::{LocalOptimizer, Settings};
+use crate::device::Geometry;
+use crate::device::interface::{Arg, Buffer, Device, Fill, Graph, Result, bytes_of};
+use crate::model::{Model, ModelSpec};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Local steps whose coefficients are kept; a visit of more steps uploads them again.
+const KEPT_STEPS: u32 = 256;
+
+/// Bytes of the `Packed` and the `OptimiserStep` of the step at hand.
+const STEP_BYTES: usize = PACKED_BYTES + OPTIMISER_BYTES;
+
+/// Bytes for the slots of `rows` rows, with some to grow.
+fn slot_room(rows: usize) -> usize {
+    4 * rows + rows / 2
+}
+
+/// Clients that one thread of the averaging kernel adds up in a register.
+const AVERAGE_EACH: usize = 64;
+
+/// Sums over the clients of a round, on the device.
+pub(super) struct RoundSums {
+    pub(super) dense: Buffer,
+    /// `[slots, d]`, and the weight of each slot.
+    pub(super) rows: Buffer,
+    pub(super) row_weight: Buffer,
+    /// `[C]` over the whole cohort: weights, uploaded rows, losses `[C, 2]`.
+    weight: Buffer,
+    uploaded: Buffer,
+    losses: Buffer,
+    failing: Buffer,
+}
+
+/// What the host learns of a round's clients. The sums of their changes stay on the device, for [`Engine::serve`].
+pub struct RoundResult {
+    /// Weight of the clients that uploaded each slot's row.
+    pub row_weight: Vec<i64>,
+    /// Rows that each client uploaded.
+    pub uploaded: Vec<i32>,
+    /// Sums over each client's steps of the next-item loss and the contrast.
+    pub losses: Vec<[f64; 2]>,
+    /// First client (by its place in the cohort) whose change is not finite or too large.
+    pub failing: Option<u32>,
+}
+
+/// A chunk ready for the device: packed, laid out, with the slot of each row.
+pub struct ReadyChunk {
+    /// Place of its first client in the cohort.
+    pub first: usize,
+    /// The packed arrays.
+    pub host: HostChunk,
+    /// Its launch shape.
+    pub shape: Shape,
+    /// Weight of each client, 0 for those that have nothing to train on.
+    pub weight: Vec<i64>,
+    /// Slot of each row in the round's sums.
+    pub slot: Vec<u32>,
+}
+
+/// See the module.
+pub struct Engine {
+    pub(super) device: Arc<dyn Device>,
+    pub(super) kernels: KernelSet,
+    pub(super) settings: Settings,
+    spec: ModelSpec,
+    pub(super) model: Model,
+    pub(super) sizes: Sizes,
+    room: Option<ChunkMemory>,
+    arrays: Option<DeviceChunk>,
+    graphs: HashMap<Shape, Graph>,
+    /// How clients are resident, where they are.
+    resident: Option<Resident>,
+    /// Coefficients of steps 1, 2, ...
+    optimiser: Buffer,
+    first_step: u32,
+    clock: Option<Buffer>,
+    /// Global weights: dense `[P]`, item rows `[I, d]`.
+    pub(super) dense: Buffer,
+    pub(super) table: Buffer,
+    /// Moments of the server's optimiser, where it has any.
+    pub(super) server: ServerMoments,
+    pub(super) sums: Option<RoundSums>,
+    slots: Option<Buffer>,
+    /// Item of each slot, for the server's step.
+    pub(super) slot_items: Option<Buffer>,
+    pub(super) ranking: Option<RankMemory>,
+    pub(super) spans: Spans,
+    /// Bytes that the plan foresaw for what was done so far, at most.
+    pub(super) predicted: u64,
+}
+
+impl Engine {
+    /// An engine for the model and the local training of `settings`, with room for a catalogue of `items`.
+    pub fn new(device: Arc<dyn Device>, settings: &Settings, items: usize) -> Result<Engine> {
+        let spec = ModelSpec::new(&settings.model);
+        let sizes = Sizes {
+            dim: spec.dim(),
+            dense: spec.dense_len,
+            items,
+            moments: settings.local.optimizer != LocalOptimizer::Sgd,
+            item_dropout: settings.model.item_dropout > 0.0,
+            clip: settings.local.clip > 0.0,
+        };
+        let kernels = KernelSet::load(&*device)?;
+        let resident = Resident::new(&*device, settings, &spec, sizes)?;
+        let drops = settings.model.dropout.max(settings.model.item_dropout) > 0.0;
+        let mut engine = Engine {
+            optimiser: device.alloc(KEPT_STEPS as usize * OPTIMISER_BYTES)?,
+            first_step: 0,
+            clock: if drops { Some(device.alloc(size_of::<DropoutClock>())?) } else { None },
+            dense: device.alloc(4 * sizes.dense)?,
+            table: device.alloc(4 * sizes.dim * items)?,
+            model: Model::new(&spec),
+            settings: settings.clone(),
+            kernels,
+            spec,
+            sizes,
+            room: None,
+            arrays: None,
+            graphs: HashMap::new(),
+            resident,
+            server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * items)?,
+            sums: None,
+            slots: None,
+            slot_items: None,
+            ranking: None,
+            spans: Spans::default(),
+            predicted: 0,
+            device,
+        };
+        engine.upload_steps(1)?;
+        Ok(engine)
+    }
+
+    /// The device.
+    pub fn device(&self) -> &dyn Device {
+        &*self.device
+    }
+
+    fn upload_steps(&mut self, first: u32) -> Result<()> {
+        let steps: Vec<OptimiserStep> = (first..first + KEPT_STEPS).map(|t| OptimiserStep::new(&self.settings.local, t)).collect();
+        self.device.upload(&self.optimiser, 0, bytes_of(&steps))?;
+        self.first_step = first;
+        Ok(())
+    }
+
+    /// Bytes of a chunk of `shape` as the plan counts them, without its packed arrays.
+    pub fn chunk_bytes(&self, shape: &Shape) -> u64 {
+        bytes(&self.layout(&shape.rounded()))
+    }
+
+    fn layout(&self, shape: &Shape) -> Layout {
+        match self.resident_for(shape) {
+            Some(resident) => resident.layout(shape),
+            None => layout(&self.sizes, shape, arena_floats(&self.model, &self.settings.loss, shape)),
+        }
+    }
+
+    /// How the clients of a chunk of `shape` are resident; `None` where they are trained step by step.
+    fn resident_for(&self, shape: &Shape) -> Option<&Resident> {
+        self.resident.as_ref().filter(|r| r.holds(shape))
+    }
+
+    /// Whether clients are resident in one block of threads, each for its whole visit.
+    pub fn is_resident(&self) -> bool {
+        self.resident.is_some()
+    }
+
+    /// Bytes that were foreseen for weights, sums, packed arrays and the room of what was done so far.
+    pub fn predicted_bytes(&self) -> u64 {
+        self.predicted
+    }
+
+    /// Counts what the device will hold once a chunk of `shape` is trained on it, before anything is allocated.
+    fn foresee(&mut self, shape: &Shape, chunk: &ReadyChunk) {
+        let layout = self.layout(shape);
+        let room = self.room.as_ref().map_or(layout.clone(), |r| r.grown(&layout));
+        let arrays = chunk.host.room().max(self.arrays.as_ref().map_or(0, DeviceChunk::bytes));
+        let slots = self.slots.as_ref().map_or(0, Buffer::bytes).max(slot_room(chunk.slot.len()));
+        let ranking = self.ranking.as_ref().map_or(0, RankMemory::bytes);
+        let total = self.fixed_bytes() + bytes(&room) + (STEP_BYTES + arrays + slots) as u64 + ranking;
+        self.predicted = self.predicted.max(total);
+    }
+
+    /// Bytes of the room, the arrays and the slots of chunks.
+    pub(super) fn held_for_training(&self) -> u64 {
+        let slots = self.slots.as_ref().map_or(0, Buffer::bytes) + self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
+        self.room.as_ref().map_or(0, ChunkMemory::bytes) + slots as u64
+    }
+
+    /// Bytes of what is held from round to round: weights, moments, sums, coefficients.
+    pub(super) fn fixed_bytes(&self) -> u64 {
+        let buffers = [&self.optimiser, &self.dense, &self.table].into_iter().chain(&self.clock).chain(&self.slot_items);
+        let sums = self.sums.iter().flat_map(|s| [&s.dense, &s.rows, &s.row_weight, &s.weight, &s.uploaded, &s.losses, &s.failing]);
+        buffers.chain(self.server.buffers()).chain(sums).map(|b| b.bytes() as u64).sum()
+    }
+
+    /// Begins a round of `clients` clients that touch `slots` distinct items.
+    pub fn begin_round(&mut self, round: u64, clients: usize, slots: usize, key: [u32; 2]) -> Result<()> {
+        if let Some(clock) = &self.clock {
+            self.device.upload(clock, 0, bytes_of(&[DropoutClock { key, round: round as u32 }]))?;
+        }
+        let d = self.sizes.dim;
+        let fits = |s: &RoundSums| s.rows.bytes() >= 8 * slots * d && s.weight.bytes() >= 8 * clients;
+        if !self.sums.as_ref().is_some_and(fits) {
+            self.sums = None;
+            let alloc = |bytes: usize| self.device.alloc(bytes + bytes / 8);
+            self.sums = Some(RoundSums {
+                dense: self.device.alloc(8 * self.sizes.dense)?,
+                rows: alloc(8 * slots * d)?,
+                row_weight: alloc(8 * slots)?,
+                weight: alloc(8 * clients)?,
+                uploaded: alloc(4 * clients)?,
+                losses: alloc(16 * clients)?,
+                failing: self.device.alloc(4)?,
+            });
+        }
+        let sums = self.sums.as_ref().expect("made above");
+        for buffer in [&sums.dense, &sums.rows, &sums.row_weight, &sums.uploaded, &sums.losses] {
+            self.device.fill(buffer, 0, buffer.bytes(), Fill::Byte(0))?;
+        }
+        self.device.fill(&sums.failing, 0, 4, Fill::Byte(0xff))
+    }
+
+    /// Trains a chunk and adds its changes to the round's sums. Returns when everything is in the device's queue.
+    pub fn train(&mut self, chunk: &mut ReadyChunk) -> Result<()> {
+        let shape = chunk.shape.rounded();
+        let device = self.device.clone();
+        self.foresee(&shape, chunk);
+        self.make_room(&shape)?;
+        let arrays = DeviceChunk::upload(&*device, &mut chunk.host, self.arrays.take())?;
+        let begun = self.spans.begin(&*device)?;
+        let result = self.train_on(&shape, &arrays, chunk);
+        self.spans.end(&*device, begun)?;
+        self.arrays = Some(arrays);
+        result
+    }
+
+    /// Gives the memory of chunks back; the next one takes what it needs.
+    pub fn release(&mut self) -> Result<()> {
+        self.device.synchronize()?;
+        self.graphs.clear();
+        self.room = None;
+        self.arrays = None;
+        self.slots = None;
+        self.ranking = None;
+        Ok(())
+    }
+
+    fn make_room(&mut self, shape: &Shape) -> Result<()> {
+        let layout = self.layout(shape);
+        if self.room.as_ref().is_some_and(|r| r.holds(&layout)) {
+            return Ok(());
+        }
+        let layout = self.room.as_ref().map_or(layout.clone(), |r| r.grown(&layout));
+        // Graphs keep addresses: none may outlive the room. Work that still runs in it is waited for.
+        self.device.synchronize()?;
+        self.graphs.clear();
+        self.room = None;
+        self.room = Some(ChunkMemory::new(&*self.device, &layout, OPTIMISER_BYTES)?);
+        Ok(())
+    }
+
+    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk, chunk: &ReadyChunk) -> Result<()> {
+        let device = self.device.clone();
+        if let Some(resident) = self.resident_for(shape) {
+            assert!(arrays.steps <= KEPT_STEPS as usize && self.first_step == 1, "a visit has a step an epoch, and they are few");
+            let room = self.room.as_ref().expect("made before training");
+            let at = Addresses {
+                optimiser: self.optimiser.address(),
+                clock: self.clock.as_ref().map_or(0, Buffer::address),
+                dense: self.dense.address(),
+                table: self.table.address(),
+            };
+            resident.launch(&*device, room, shape, arrays, &at)?;
+            return self.average(arrays, chunk);
+        }
+        let shape = &shape.of_launches();
+        if !self.graphs.contains_key(shape) {
+            let label = format!("local step of {} clients, {} tokens", shape.clients, shape.tokens);
+            let graph = device.capture(&label, &mut || self.record_step(shape))?;
+            self.graphs.insert(*shape, graph);
+        }
+        self.start_from_global(arrays)?;
+        for number in 1..=arrays.steps as u32 {
+            if number < self.first_step || number >= self.first_step + KEPT_STEPS {
+                self.upload_steps(number)?;
+            }
+            let room = self.room.as_ref().expect("made before training");
+            let place = (number - self.first_step) as usize * OPTIMISER_BYTES;
+            device.copy(&self.optimiser, place, &room.optimiser, 0, OPTIMISER_BYTES)?;
+            device.copy(arrays.table(), (number as usize - 1) * PACKED_BYTES, &room.step, 0, PACKED_BYTES)?;
+            // Safety: the graph holds the launches of `record_step`, whose buffers are the room's.
+            unsafe { device.replay(&self.graphs[shape]) }?;
+        }
+        self.average(arrays, chunk)
+    }
+
+    /// One local step of every client: forward, backward, clip, optimiser, losses.
+    fn record_step(&self, shape: &Shape) -> Result<()> {
+        let room = self.room.as_ref().expect("made before recording");
+        let (sizes, local) = (&self.sizes, &self.settings.local);
+        let d = sizes.dim;
+        self.device.fill(room.part(Part::RowGrad), 0, 4 * d * shape.rows as usize, Fill::Byte(0))?;
+        let places = room.places(self.clock.as_ref().map_or(0, Buffer::address));
+        let floats = room.part(Part::Arena).bytes() / 4;
+        let dims = (d, sizes.dense);
+        let mut be = DeviceBackend::new(&*self.device, &self.kernels, *shape, dims, places, floats, self.settings.precision);
+        self.model.train(&mut be, &self.settings.loss);
+
+        let at = |p: Part| Arg::Pointer(room.part(p).address());
+        let int = |n: usize| Arg::Int(n as i32);
+        let positions = self.spec.params.iter().find(|p| p.name == "positions");
+        let table = [Arg::Int(positions.map_or(-1, |p| p.offset as i32)), int(positions.map_or(0, |p| p.shape[0])), int(d)];
+        let stride = Arg::Long(sizes.dense as i64);
+        let scale = if sizes.clip { at(Part::Clip) } else { Arg::Pointer(0) };
+        if sizes.clip {
+            let args = [&[at(Part::DenseGrad), at(Part::RowGrad), stride, int(sizes.dense)][..], &table, &[Arg::Float(local.clip), scale]]
+                .concat();
+            be.go("clip_norm", [shape.clients, 1], 256, 256, &args);
+        }
+        let opt = Arg::Pointer(room.optimiser.address());
+        let moments = |first: Part, second: Part| if sizes.moments { [at(first), at(second)] } else { [Arg::Pointer(0); 2] };
+        let [m, s] = moments(Part::DenseFirst, Part::DenseSecond);
+        let args = [&[opt, scale, at(Part::Dense), m, s, at(Part::DenseGrad), stride, int(sizes.dense)][..], &table].concat();
+        be.go("adam_dense", [shape.clients, sizes.dense.div_ceil(2048) as u32], 256, 0, &args);
+        let [m, s] = moments(Part::RowFirst, Part::RowSecond);
+        let blocks = (shape.client_rows as usize * d).div_ceil(2048).clamp(1, 65_535) as u32;
+        be.go("adam_rows", [shape.clients, blocks], 256, 0, &[opt, scale, at(Part::Rows), m, s, at(Part::RowGrad), int(d)]);
+        let contrast = if shape.groups > 0 { at(Part::Contrast) } else { Arg::Pointer(0) };
+        let args = [at(Part::Loss), contrast, at(Part::Losses)];
+        be.go("client_losses", [shape.clients.div_ceil(4), 1], 128, 0, &args);
+        be.finish()
+    }
+
+    /// Launches a kernel that does not take a step.
+    pub(super) fn go(&self, name: &'static str, grid: [u32; 2], block: u32, shared: usize, args: &[Arg]) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let geometry = Geometry { grid: [grid[0], grid[1], 1], block: [block, 1, 1], shared };
+        // Safety: the pointers are those of buffers that the engine owns, sized for the chunk and the round at hand.
+        unsafe { self.device.launch(self.kernels.get(name), geometry, args) }
+    }
+
+    /// Every client takes the global weights and its item rows; its losses begin at zero.
+    fn start_from_global(&self, arrays: &DeviceChunk) -> Result<()> {
+        let room = self.room.as_ref().expect("made before training");
+        let at = |p: Part| Arg::Pointer(room.part(p).address());
+        let (p, d, clients) = (self.sizes.dense, self.sizes.dim, arrays.clients);
+        let int = |n: usize| Arg::Int(n as i32);
+        let args = [Arg::Pointer(self.dense.address()), at(Part::Dense), int(clients), Arg::Long(p as i64), int(p)];
+        self.go("broadcast", [clients as u32, p.div_ceil(2048) as u32], 256, 0, &args)?;
+        let args = [Arg::Pointer(arrays.items()), Arg::Pointer(self.table.address()), at(Part::Rows), int(arrays.rows), int(d)];
+        self.go("gather_rows", [(arrays.rows.div_ceil(8) as u32).max(1), 1], 256, 0, &args)?;
+        self.device.fill(room.part(Part::Losses), 0, 16 * clients, Fill::Byte(0))
+    }
+
+    /// Adds what the chunk's clients changed to the sums of the round.
+    fn average(&mut self, arrays: &DeviceChunk, chunk: &ReadyChunk) -> Result<()> {
+        let device = self.device.clone();
+        let (p, d, clients) = (self.sizes.dense, self.sizes.dim, arrays.clients);
+        if self.slots.as_ref().is_none_or(|s| s.bytes() < 4 * arrays.rows) {
+            self.slots = None;
+            self.slots = Some(device.alloc(slot_room(arrays.rows))?);
+        }
+        let slots = self.slots.as_ref().expect("made above");
+        device.upload(slots, 0, bytes_of(&chunk.slot))?;
+        let sums = self.sums.as_ref().expect("a round has begun");
+        let room = self.room.as_ref().expect("made before training");
+        device.upload(&sums.weight, 8 * chunk.first, bytes_of(&chunk.weight))?;
+        device.copy(room.part(Part::Losses), 0, &sums.losses, 16 * chunk.first, 16 * clients)?;
+
+        let at = |p: Part| Arg::Pointer(room.part(p).address());
+        let int = |n: usize| Arg::Int(n as i32);
+        let weight = Arg::Pointer(sums.weight.at(8 * chunk.first));
+        let (first, failing) = (Arg::Uint(chunk.first as u32), Arg::Pointer(sums.failing.address()));
+        let args = [
+            at(Part::Dense),
+            Arg::Pointer(self.dense.address()),
+            weight,
+            int(clients),
+            int(AVERAGE_EACH),
+            first,
+            Arg::Long(p as i64),
+            int(p),
+            Arg::Pointer(sums.dense.address()),
+            failing,
+        ];
+        self.go("average_dense", [p.div_ceil(256) as u32, clients.div_ceil(AVERAGE_EACH) as u32], 256, 0, &args)?;
+        let args = [
+            at(Part::Rows),
+            Arg::Pointer(self.table.address()),
+            Arg::Pointer(arrays.items()),
+            Arg::Pointer(slots.address()),
+            Arg::Pointer(arrays.uploads()),
+            Arg::Pointer(arrays.client_rows()),
+            weight,
+            int(clients),
+            first,
+            int(d),
+            Arg::Pointer(sums.rows.address()),
+            Arg::Pointer(sums.row_weight.address()),
+            Arg::Pointer(sums.uploaded.at(4 * chunk.first)),
+            failing,
+        ];
+        let blocks = chunk.shape.client_rows.div_ceil(16).clamp(1, 65_535);
+        self.go("average_rows", [clients as u32, blocks], 128, 0, &args)
+    }
+
+    /// Waits for the round and takes what the host wants to know: of `clients` clients and `slots` distinct items.
+    pub fn finish_round(&mut self, clients: usize, slots: usize) -> Result<RoundResult> {
+        let sums = self.sums.as_ref().expect("a round has begun");
+        let device = &*self.device;
+        let losses: Vec<f64> = device.download_vec(&sums.losses, 0, 2 * clients)?;
+        let failing: Vec<u32> = device.download_vec(&sums.failing, 0, 1)?;
+        Ok(RoundResult {
+            row_weight: device.download_vec(&sums.row_weight, 0, slots)?,
+            uploaded: device.download_vec(&sums.uploaded, 0, clients)?,
+            losses: losses.chunks_exact(2).map(|l| [l[0], l[1]]).collect(),
+            failing: Some(failing[0]).filter(|&c| c != u32::MAX),
+        })
+    }
+}

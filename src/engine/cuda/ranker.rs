@@ -1,0 +1,151 @@
+//! Full ranking on the device: users packed as the sequences of one client whose weights are the global ones, their hidden states
+//! by the model's forward pass, their ranks by counting. Nothing of size users x items is stored.
+
+use super::chunks::Engine;
+use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
+use crate::backend::Step;
+use crate::backend::cuda::meter::encode_floats;
+use crate::backend::cuda::ops::{DeviceBackend, Places};
+use crate::backend::cuda::shape::Shape;
+use crate::config::Precision;
+use crate::device::interface::{Arg, Buffer, Result, bytes_of};
+use crate::engine::Chunk;
+
+/// Users and items of a tile of `rank_count`, and its shared memory.
+const TILE: usize = 128;
+const TILE_BYTES: usize = 33_792;
+
+/// Users to be ranked together, laid out for the device.
+pub struct RankChunk {
+    host: HostChunk,
+    shape: Shape,
+    /// Target of each user `[U]`, bounds of masked items `[U + 1]`, masked items: one after another.
+    lists: Vec<u32>,
+    users: usize,
+}
+
+impl RankChunk {
+    /// `step` holds one sequence and one output a user; `targets` are to be found, `masked` items are never recommended.
+    pub fn new<'a>(step: Step, items: usize, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
+        assert_eq!(step.outputs(), targets.len(), "an output a user");
+        let chunk = Chunk::forward(step, items as u32);
+        let mut lists = targets.to_vec();
+        lists.push(0);
+        let mut end = 0;
+        lists.extend(masked.clone().map(|h| {
+            end += h.len() as u32;
+            end
+        }));
+        lists.extend(masked.flatten());
+        RankChunk { shape: Shape::of(&chunk).rounded(), host: HostChunk::new(&chunk, 0.0, 1), lists, users: targets.len() }
+    }
+
+    /// Bytes that the host holds for it.
+    pub fn bytes(&self) -> usize {
+        self.host.bytes() + 4 * self.lists.len()
+    }
+
+    /// Users.
+    pub fn users(&self) -> usize {
+        self.users
+    }
+}
+
+/// What the ranking of a chunk holds on the device.
+pub(super) struct RankMemory {
+    arena: Buffer,
+    arrays: Option<DeviceChunk>,
+    step: Buffer,
+    lists: Buffer,
+    threshold: Buffer,
+}
+
+impl RankMemory {
+    pub fn bytes(&self) -> u64 {
+        let arrays = self.arrays.as_ref().map_or(0, |a| a.bytes());
+        ([&self.arena, &self.step, &self.lists, &self.threshold].iter().map(|b| b.bytes()).sum::<usize>() + arrays) as u64
+    }
+
+    fn holds(&self, need: &[usize; 3]) -> bool {
+        [&self.arena, &self.lists, &self.threshold].iter().zip(need).all(|(b, n)| b.bytes() >= *n)
+    }
+}
+
+impl Engine {
+    /// Bytes that the ranking of users of `shape` with `masked` masked items in all takes, as planned.
+    pub fn rank_bytes(&self, shape: &Shape, masked: usize) -> u64 {
+        let shape = shape.rounded();
+        let (users, tokens) = (shape.outputs as usize, shape.tokens as usize);
+        // Packed arrays: six words a token, five an output, two a tile, and some to grow.
+        let arrays = 4 * (6 * tokens + 5 * users + 2 * (shape.token_tiles + shape.output_tiles) as usize) / 8 * 9 + 8192;
+        (4 * encode_floats(&self.model, &shape) + arrays + 4 * (masked + 4 * users)) as u64
+    }
+
+    /// Memory for the ranks of `users` users.
+    pub fn rank_counts(&self, users: usize) -> Result<Buffer> {
+        self.device.alloc(4 * users)
+    }
+
+    /// Ranks the users of a chunk into `counts`, from place `first` on. Returns when everything is in the device's queue.
+    pub fn rank(&mut self, chunk: &mut RankChunk, counts: &Buffer, first: usize) -> Result<()> {
+        let device = self.device.clone();
+        let floats = encode_floats(&self.model, &chunk.shape);
+        let need = [4 * floats, 4 * chunk.lists.len(), 4 * chunk.users];
+        let mut room = match self.ranking.take() {
+            Some(room) if room.holds(&need) => room,
+            room => {
+                drop(room);
+                let [arena, lists, threshold] = need.map(|bytes| device.alloc(bytes));
+                RankMemory { arena: arena?, lists: lists?, threshold: threshold?, step: device.alloc(PACKED_BYTES)?, arrays: None }
+            }
+        };
+        let arrays = DeviceChunk::upload(&*device, &mut chunk.host, room.arrays.take())?;
+        device.upload(&room.lists, 0, bytes_of(&chunk.lists))?;
+        device.copy(arrays.table(), 0, &room.step, 0, PACKED_BYTES)?;
+        room.arrays = Some(arrays);
+        let training = self.fixed_bytes() + self.held_for_training();
+        self.predicted = self.predicted.max(training + room.bytes() + counts.bytes() as u64);
+        let begun = self.spans.begin(&*device)?;
+        let ranked = self.rank_on(&room, chunk, counts, first, floats);
+        self.ranking = Some(room);
+        ranked?;
+        self.spans.end(&*device, begun)
+    }
+
+    fn rank_on(&self, room: &RankMemory, chunk: &RankChunk, counts: &Buffer, first: usize, floats: usize) -> Result<()> {
+        let (d, items, users) = (self.sizes.dim, self.sizes.items, chunk.users);
+        let places = Places {
+            step: room.step.address(),
+            dense: self.dense.address(),
+            rows: self.table.address(),
+            arena: room.arena.address(),
+            ..Places::default()
+        };
+        let dims = (d, self.sizes.dense);
+        // Always in full precision: what a checkpoint is worth must not depend on how it was trained.
+        let mut be = DeviceBackend::new(&*self.device, &self.kernels, chunk.shape, dims, places, floats, Precision::Fp32);
+        let hidden = self.model.encode(&mut be);
+        let hidden = Arg::Pointer(be.address(hidden));
+        be.finish()?;
+
+        let int = |n: usize| Arg::Int(n as i32);
+        let list = |word: usize| Arg::Pointer(room.lists.at(4 * word));
+        let (targets, bounds, masked) = (list(0), list(users), list(2 * users + 1));
+        let (table, threshold) = (Arg::Pointer(self.table.address()), Arg::Pointer(room.threshold.address()));
+        let count = Arg::Pointer(counts.at(4 * first));
+        let args = [hidden, table, targets, threshold, count, int(users), int(d)];
+        self.go("rank_targets", [users.div_ceil(128) as u32, 1], 128, 0, &args)?;
+        // Twice as many blocks as the card holds at a time, where there are tiles for so many: few idle at the end.
+        let tiles = users.div_ceil(TILE);
+        let slices = (4 * self.device.limits().multiprocessors as usize).div_ceil(tiles).clamp(1, items.div_ceil(TILE));
+        let args = [hidden, table, threshold, count, int(users), int(items), int(d)];
+        self.go("rank_count", [tiles as u32, slices as u32], 256, TILE_BYTES, &args)?;
+        let args = [hidden, table, targets, threshold, bounds, masked, count, int(users), int(d)];
+        self.go("rank_masked", [users.div_ceil(4) as u32, 1], 128, 0, &args)
+    }
+
+    /// Waits for the queue and takes the ranks.
+    pub fn take_ranks(&self, counts: &Buffer, users: usize) -> Result<Vec<u32>> {
+        self.device.download_vec(counts, 0, users)
+    }
+}

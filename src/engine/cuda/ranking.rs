@@ -1,0 +1,147 @@
+//! Full ranking on the device: users packed by the host once for a split, chunk by chunk as memory allows.
+
+use super::round::DeviceTrainer;
+use crate::Result;
+use crate::backend::Step;
+use crate::backend::cuda::shape::{Shape, TILE_ROWS};
+use crate::data::Split;
+use crate::engine::Server;
+use crate::engine::cpu::pack_input;
+use crate::engine::cuda::ranker::RankChunk;
+use crate::model::Weights;
+
+/// Most users of a chunk: enough to fill any card, and few enough that the host packs one while another is ranked.
+const MOST: usize = 8192;
+/// Fewest users that a chunk is split down to.
+const FEWEST: usize = 32;
+
+/// Most bytes of packed users that are kept for the next validation.
+const KEPT: usize = 256 << 20;
+
+/// Users packed for ranking.
+pub(super) struct Ranked {
+    split: Split,
+    users: Vec<u32>,
+    chunks: Vec<RankChunk>,
+}
+
+impl DeviceTrainer<'_> {
+    /// Rank of each user's target, as [`super::Trainer::rank`] gives it.
+    pub fn rank(
+        &mut self,
+        split: Split,
+        users: &[u32],
+        weights: &Weights,
+        server: &Server,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<Vec<u32>> {
+        self.bring(weights, server)?;
+        // Users without a target have no place on the device.
+        let known: Vec<u32> = users.iter().copied().filter(|&u| self.data.input_and_target(u as usize, split).is_some()).collect();
+        let mut packed = match self.ranked.take() {
+            Some(r) if r.split == split && r.users == known => r,
+            _ => Ranked { split, users: known, chunks: Vec::new() },
+        };
+        let ranks = self.rank_known(&mut packed, weights, progress);
+        self.ranked = Some(packed);
+        let mut ranks = ranks?.into_iter();
+        let mut of = |&u: &u32| self.data.input_and_target(u as usize, split).map_or(0, |_| ranks.next().unwrap_or(0));
+        Ok(users.iter().map(&mut of).collect())
+    }
+
+    fn rank_known(&mut self, packed: &mut Ranked, weights: &Weights, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
+        let total = packed.users.len();
+        let scope = |at: usize, n: usize| format!("the ranking of users {at} to {} of {total}", (at + n).saturating_sub(1));
+        let counts = match self.engine.rank_counts(total) {
+            Err(e) if e.is_out_of_memory() => {
+                self.engine.release()?;
+                self.engine.rank_counts(total)?
+            }
+            counts => counts?,
+        };
+        let (mut at, mut i, mut released) = (0, 0, false);
+        while at < total {
+            if i == packed.chunks.len() {
+                let count = self.plan(packed, at);
+                packed.chunks.push(self.pack_ranking(packed, at, count, weights));
+            }
+            let n = packed.chunks[i].users();
+            self.engine.device().set_scope(&scope(at, n));
+            match self.engine.rank(&mut packed.chunks[i], &counts, at) {
+                Ok(()) => {
+                    at += n;
+                    if i + 1 < packed.chunks.len() || packed.chunks.iter().map(RankChunk::bytes).sum::<usize>() <= KEPT {
+                        i += 1;
+                    } else {
+                        packed.chunks.pop();
+                    }
+                    progress(at as u64, total as u64);
+                }
+                // What training holds is given back first; then fewer users at a time.
+                Err(e) if e.is_out_of_memory() && !released => {
+                    self.engine.release()?;
+                    released = true;
+                }
+                Err(e) if e.is_out_of_memory() && n > FEWEST => {
+                    let shape = self.shape(packed, at, n);
+                    self.rank_budget = (self.engine.rank_bytes(&shape.0, shape.1) / 2).min(self.rank_budget / 2);
+                    packed.chunks.truncate(i);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        self.engine.device().set_scope(&scope(0, total));
+        let ranks = self.engine.take_ranks(&counts, total)?;
+        self.engine.take_busy_seconds()?;
+        Ok(ranks)
+    }
+
+    /// How many users from place `at` on fit the budget.
+    fn plan(&self, packed: &Ranked, at: usize) -> usize {
+        let left = packed.users.len() - at;
+        let mut count = left.min(MOST);
+        while count > FEWEST {
+            let (shape, masked) = self.shape(packed, at, count);
+            if self.engine.rank_bytes(&shape, masked) <= self.rank_budget {
+                break;
+            }
+            count = (count / 2).max(FEWEST);
+        }
+        count
+    }
+
+    /// Shape of `count` users from place `at` on, and the number of items masked from them.
+    fn shape(&self, packed: &Ranked, at: usize, count: usize) -> (Shape, usize) {
+        let most = self.settings.model.max_len as usize;
+        let inputs = || packed.users[at..at + count].iter().map(|&u| self.input(packed.split, u).0);
+        let tokens = inputs().map(|input| input.len().min(most) as u32).sum::<u32>();
+        let count = count as u32;
+        let shape = Shape {
+            clients: 1,
+            tokens,
+            sequences: count,
+            outputs: count,
+            token_tiles: tokens.div_ceil(TILE_ROWS),
+            output_tiles: count.div_ceil(TILE_ROWS),
+            ..Shape::default()
+        };
+        (shape, inputs().map(|input| self.settings.eval.mask.masked(input).len()).sum())
+    }
+
+    fn input(&self, split: Split, user: u32) -> (&[u32], u32) {
+        self.data.input_and_target(user as usize, split).unwrap_or_default()
+    }
+
+    fn pack_ranking(&self, packed: &Ranked, at: usize, count: usize, weights: &Weights) -> RankChunk {
+        let users = &packed.users[at..at + count];
+        let inputs = users.iter().map(|&u| self.input(packed.split, u));
+        let mut step = Step::default();
+        step.clear();
+        step.align = weights.spec.settings.align();
+        for (input, _) in inputs.clone() {
+            pack_input(&mut step, input, weights.spec.settings.max_len as usize);
+        }
+        let targets: Vec<u32> = inputs.clone().map(|(_, target)| target).collect();
+        RankChunk::new(step, self.data.item_count(), &targets, inputs.map(|(input, _)| self.settings.eval.mask.masked(input)))
+    }
+}

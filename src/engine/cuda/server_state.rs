@@ -1,0 +1,165 @@
+//! The global weights on the device: how they get there and back, the server's step on them, and how long the device was busy.
+
+use super::chunks::Engine;
+use crate::config::{Average, FederationSettings, ServerOptimizer};
+use crate::device::interface::{Arg, Buffer, Device, Event, Plain, Result, bytes_of, bytes_of_mut};
+
+/// `struct ServerStep` of `kernels/average.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ServerStep {
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    adam: i32,
+    momentum: i32,
+}
+
+// Safety: six plain numbers of four bytes.
+unsafe impl Plain for ServerStep {}
+
+impl ServerStep {
+    /// The step that `federation` asks for.
+    pub fn new(federation: &FederationSettings) -> ServerStep {
+        let adam = federation.server == ServerOptimizer::Fedadam;
+        ServerStep {
+            lr: federation.server_lr,
+            beta1: federation.server_momentum,
+            beta2: federation.server_beta2,
+            eps: federation.server_eps,
+            adam: i32::from(adam),
+            momentum: i32::from(!adam && federation.server_momentum > 0.0),
+        }
+    }
+}
+
+/// Moments of the server's optimiser on the device: dense `[P]` and rows `[I, d]` of the first and of the second.
+pub(super) struct ServerMoments {
+    first: Option<[Buffer; 2]>,
+    second: Option<[Buffer; 2]>,
+}
+
+impl ServerMoments {
+    /// ChunkMemory for what the optimiser of `federation` keeps.
+    pub fn new(device: &dyn Device, federation: &FederationSettings, dense: usize, rows: usize) -> Result<ServerMoments> {
+        let step = ServerStep::new(federation);
+        let pair = |on: bool| on.then(|| Ok([device.alloc(4 * dense)?, device.alloc(4 * rows)?])).transpose();
+        Ok(ServerMoments { first: pair(step.adam + step.momentum > 0)?, second: pair(step.adam > 0)? })
+    }
+
+    pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.first.iter().chain(&self.second).flatten()
+    }
+
+    /// Addresses of the first and the second moments of the dense weights (0) or the item rows (1).
+    fn args(&self, of: usize) -> [Arg<'static>; 2] {
+        [&self.first, &self.second].map(|m| Arg::Pointer(m.as_ref().map_or(0, |pair| pair[of].address())))
+    }
+}
+
+/// What the server holds, as the host has it: weights and moments, each dense `[P]` and rows `[I, d]`. Moments are empty where the
+/// optimiser has none.
+pub type GlobalState<T> = [[T; 2]; 3];
+
+impl Engine {
+    fn pairs(&self) -> [Option<[&Buffer; 2]>; 3] {
+        [
+            Some([&self.dense, &self.table]),
+            self.server.first.as_ref().map(|[a, b]| [a, b]),
+            self.server.second.as_ref().map(|[a, b]| [a, b]),
+        ]
+    }
+
+    /// Copies weights and moments to the device.
+    pub fn set_global(&mut self, state: GlobalState<&[f32]>) -> Result<()> {
+        for (pair, values) in self.pairs().into_iter().zip(state) {
+            for (buffer, values) in pair.into_iter().flatten().zip(values) {
+                self.device.upload(buffer, 0, bytes_of(values))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the queue and copies weights and moments back. After an error what they hold is of no use.
+    pub fn get_global(&self, state: GlobalState<&mut [f32]>) -> Result<()> {
+        for (pair, values) in self.pairs().into_iter().zip(state) {
+            for (buffer, values) in pair.into_iter().flatten().zip(values) {
+                self.device.download(buffer, 0, bytes_of_mut(values))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The server's step from the round's sums, with the bits of `federation::server`: clients weigh `weight` together, slot `s` of
+    /// the sums is item `items[s]`. Returns when it is in the queue.
+    pub fn serve(&mut self, federation: &FederationSettings, weight: i64, items: &[u32]) -> Result<()> {
+        if weight == 0 {
+            return Ok(());
+        }
+        let device = self.device.clone();
+        if self.slot_items.as_ref().is_none_or(|b| b.bytes() < 4 * items.len()) {
+            self.slot_items = None;
+            self.slot_items = Some(device.alloc(4 * items.len() + items.len() / 2)?);
+        }
+        let (Some(slots), Some(sums)) = (&self.slot_items, &self.sums) else { return Ok(()) };
+        device.upload(slots, 0, bytes_of(items))?;
+        let begun = self.spans.begin(&*device)?;
+        let step = ServerStep::new(federation);
+        let (p, d) = (self.sizes.dense, self.sizes.dim);
+        let int = |n: usize| Arg::Int(n as i32);
+        let [first, second] = self.server.args(0);
+        let args = [
+            Arg::value(&step),
+            Arg::Pointer(sums.dense.address()),
+            Arg::Long(weight),
+            Arg::Pointer(self.dense.address()),
+            first,
+            second,
+            int(p),
+        ];
+        self.go("server_dense", [p.div_ceil(256) as u32, 1], 256, 0, &args)?;
+        let [first, second] = self.server.args(1);
+        let args = [
+            Arg::value(&step),
+            Arg::Pointer(sums.rows.address()),
+            Arg::Pointer(sums.row_weight.address()),
+            Arg::Pointer(slots.address()),
+            Arg::Long(if federation.average == Average::PerItem { 0 } else { weight }),
+            Arg::Pointer(self.table.address()),
+            first,
+            second,
+            int(items.len()),
+            int(d),
+        ];
+        self.go("server_rows", [(items.len() * d).div_ceil(256) as u32, 1], 256, 0, &args)?;
+        self.spans.end(&*device, begun)
+    }
+
+    /// Seconds that the device spent between the marks around its work since this was last asked. Waits for that work.
+    pub fn take_busy_seconds(&mut self) -> Result<f64> {
+        self.spans.take(&*self.device)
+    }
+}
+
+/// Marks around stretches of work in the queue.
+#[derive(Default)]
+pub(super) struct Spans(Vec<(Event, Event)>);
+
+impl Spans {
+    /// Marks the beginning of a stretch.
+    pub fn begin(&self, device: &dyn Device) -> Result<Event> {
+        device.event()
+    }
+
+    /// Marks its end.
+    pub fn end(&mut self, device: &dyn Device, begun: Event) -> Result<()> {
+        self.0.push((begun, device.event()?));
+        Ok(())
+    }
+
+    fn take(&mut self, device: &dyn Device) -> Result<f64> {
+        let spans = std::mem::take(&mut self.0);
+        spans.iter().map(|(begun, ended)| Ok(f64::from(device.elapsed(begun, ended)?) / 1e3)).sum()
+    }
+}

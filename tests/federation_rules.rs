@@ -2,7 +2,6 @@
 
 use lumos::config::{Average, ClientWeighting, Contrast, Group, ServerOptimizer, Settings};
 use lumos::data::{Dataset, Split};
-use lumos::engine::cuda::unsupported;
 use lumos::engine::{NamedTensor, TensorData};
 use lumos::eval::metrics;
 use lumos::federation::Trainer;
@@ -101,8 +100,3 @@ fn the_median_withstands_what_the_mean_does_not() {
     assert!(defended > 1.3 * attacked, "attacked {attacked}, median {defended}");
 }
 
-#[test]
-fn a_device_leaves_rules_to_the_cpu_and_says_so() {
-    assert!(unsupported(&settings(&["median"])).unwrap().contains("federation.rules"));
-    assert_eq!(unsupported(&settings(&[])), None);
-}

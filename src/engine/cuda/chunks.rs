@@ -16,6 +16,7 @@ use crate::backend::cuda::shape::Shape;
 use crate::config::{LocalOptimizer, Settings};
 use crate::device::Geometry;
 use crate::device::interface::{Arg, Buffer, Device, Fill, Graph, Result, bytes_of};
+use crate::engine::Chunk;
 use crate::model::{Model, ModelSpec};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ pub(super) struct RoundSums {
     failing: Buffer,
 }
 
-/// What the host learns of a round's clients. The sums of their changes stay on the device, for [`Engine::serve`].
+/// What the host learns of a round's clients. The sums of their changes stay on the device, for [`ChunkTrainer::serve`].
 pub struct RoundResult {
     /// Weight of the clients that uploaded each slot's row.
     pub row_weight: Vec<i64>,
@@ -71,10 +72,20 @@ pub struct ReadyChunk {
     pub weight: Vec<i64>,
     /// Slot of each row in the round's sums.
     pub slot: Vec<u32>,
+    /// What was packed: clients, their rows and which of them are uploaded.
+    pub rows: Chunk,
+}
+
+/// Where the changes of a chunk's clients go.
+pub enum Adding {
+    /// To the round's sums on the device.
+    ToSums,
+    /// Nowhere: the host fetches the clients' weights.
+    Nowhere,
 }
 
 /// See the module.
-pub struct Engine {
+pub struct ChunkTrainer {
     pub(super) device: Arc<dyn Device>,
     pub(super) kernels: KernelSet,
     pub(super) settings: Settings,
@@ -105,9 +116,9 @@ pub struct Engine {
     pub(super) predicted: u64,
 }
 
-impl Engine {
+impl ChunkTrainer {
     /// An engine for the model and the local training of `settings`, with room for a catalogue of `items`.
-    pub fn new(device: Arc<dyn Device>, settings: &Settings, items: usize) -> Result<Engine> {
+    pub fn new(device: Arc<dyn Device>, settings: &Settings, items: usize) -> Result<ChunkTrainer> {
         let spec = ModelSpec::new(&settings.model);
         let sizes = Sizes {
             dim: spec.dim(),
@@ -120,7 +131,7 @@ impl Engine {
         let kernels = KernelSet::load(&*device)?;
         let resident = Resident::new(&*device, settings, &spec, sizes)?;
         let drops = settings.model.dropout.max(settings.model.item_dropout) > 0.0;
-        let mut engine = Engine {
+        let mut engine = ChunkTrainer {
             optimiser: device.alloc(KEPT_STEPS as usize * OPTIMISER_BYTES)?,
             first_step: 0,
             clock: if drops { Some(device.alloc(size_of::<DropoutClock>())?) } else { None },
@@ -239,14 +250,14 @@ impl Engine {
     }
 
     /// Trains a chunk and adds its changes to the round's sums. Returns when everything is in the device's queue.
-    pub fn train(&mut self, chunk: &mut ReadyChunk) -> Result<()> {
+    pub fn train(&mut self, chunk: &mut ReadyChunk, adding: Adding) -> Result<()> {
         let shape = chunk.shape.rounded();
         let device = self.device.clone();
         self.foresee(&shape, chunk);
         self.make_room(&shape)?;
         let arrays = DeviceChunk::upload(&*device, &mut chunk.host, self.arrays.take())?;
         let begun = self.spans.begin(&*device)?;
-        let result = self.train_on(&shape, &arrays, chunk);
+        let result = self.train_on(&shape, &arrays).and_then(|()| self.average(&arrays, chunk, adding));
         self.spans.end(&*device, begun)?;
         self.arrays = Some(arrays);
         result
@@ -277,7 +288,7 @@ impl Engine {
         Ok(())
     }
 
-    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk, chunk: &ReadyChunk) -> Result<()> {
+    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk) -> Result<()> {
         let device = self.device.clone();
         if let Some(resident) = self.resident_for(shape) {
             assert!(arrays.steps <= KEPT_STEPS as usize && self.first_step == 1, "a visit has a step an epoch, and they are few");
@@ -288,8 +299,7 @@ impl Engine {
                 dense: self.dense.address(),
                 table: self.table.address(),
             };
-            resident.launch(&*device, room, shape, arrays, &at)?;
-            return self.average(arrays, chunk);
+            return resident.launch(&*device, room, shape, arrays, &at);
         }
         let shape = &shape.of_launches();
         if !self.graphs.contains_key(shape) {
@@ -309,7 +319,7 @@ impl Engine {
             // Safety: the graph holds the launches of `record_step`, whose buffers are the room's.
             unsafe { device.replay(&self.graphs[shape]) }?;
         }
-        self.average(arrays, chunk)
+        Ok(())
     }
 
     /// One local step of every client: forward, backward, clip, optimiser, losses.
@@ -373,7 +383,7 @@ impl Engine {
     }
 
     /// Adds what the chunk's clients changed to the sums of the round.
-    fn average(&mut self, arrays: &DeviceChunk, chunk: &ReadyChunk) -> Result<()> {
+    fn average(&mut self, arrays: &DeviceChunk, chunk: &ReadyChunk, adding: Adding) -> Result<()> {
         let device = self.device.clone();
         let (p, d, clients) = (self.sizes.dense, self.sizes.dim, arrays.clients);
         if self.slots.as_ref().is_none_or(|s| s.bytes() < 4 * arrays.rows) {
@@ -386,6 +396,9 @@ impl Engine {
         let room = self.room.as_ref().expect("made before training");
         device.upload(&sums.weight, 8 * chunk.first, bytes_of(&chunk.weight))?;
         device.copy(room.part(Part::Losses), 0, &sums.losses, 16 * chunk.first, 16 * clients)?;
+        if matches!(adding, Adding::Nowhere) {
+            return Ok(());
+        }
 
         let at = |p: Part| Arg::Pointer(room.part(p).address());
         let int = |n: usize| Arg::Int(n as i32);
@@ -422,6 +435,21 @@ impl Engine {
         ];
         let blocks = chunk.shape.client_rows.div_ceil(16).clamp(1, 65_535);
         self.go("average_rows", [clients as u32, blocks], 128, 0, &args)
+    }
+
+    /// Waits for the chunk trained last and takes its clients' weights: dense `[C, P]`, item rows `[R, d]`.
+    pub fn fetch_clients(&self, chunk: &ReadyChunk) -> Result<(Vec<f32>, Vec<f32>)> {
+        let room = self.room.as_ref().expect("made before training");
+        let (clients, rows) = (chunk.weight.len(), chunk.slot.len());
+        let dense = self.device.download_vec(room.part(Part::Dense), 0, clients * self.sizes.dense)?;
+        Ok((dense, self.device.download_vec(room.part(Part::Rows), 0, rows * self.sizes.dim)?))
+    }
+
+    /// The sums of the round: dense `[P]`, rows `[slots, d]`.
+    pub fn fetch_sums(&self, slots: usize) -> Result<(Vec<i64>, Vec<i64>)> {
+        let sums = self.sums.as_ref().expect("a round has begun");
+        let dense = self.device.download_vec(&sums.dense, 0, self.sizes.dense)?;
+        Ok((dense, self.device.download_vec(&sums.rows, 0, slots * self.sizes.dim)?))
     }
 
     /// Waits for the round and takes what the host wants to know: of `clients` clients and `slots` distinct items.

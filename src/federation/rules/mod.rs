@@ -11,7 +11,7 @@ mod sign_flip;
 use crate::base::names;
 use crate::{Error, Result};
 
-pub use crate::engine::{Needs, Occasion, Rule};
+pub use crate::engine::{Needs, Occasion, Rule, Rules};
 
 /// A rule by name.
 pub struct Kind {
@@ -58,8 +58,8 @@ impl Options {
 ///
 /// # Errors
 /// [`Error::Setting`] for unknown names and options and for values out of range.
-pub fn build(entries: &[String]) -> Result<Vec<Box<dyn Rule>>> {
-    entries.iter().map(|entry| one(entry)).collect()
+pub fn build(entries: &[String]) -> Result<Rules> {
+    Ok(Rules::new(entries.iter().map(|entry| one(entry)).collect::<Result<_>>()?))
 }
 
 fn one(entry: &str) -> Result<Box<dyn Rule>> {
@@ -88,7 +88,9 @@ mod tests {
     #[test]
     fn entries_are_read_and_mistakes_are_named() {
         let all = |list: &[&str]| build(&list.iter().map(|s| s.to_string()).collect::<Vec<_>>());
-        assert_eq!(all(&["sign-flip", " norm-bound  bound=0.5 ", "median"]).unwrap().len(), 3);
+        assert_eq!(all(&["sign-flip", " norm-bound  bound=0.5 "]).unwrap().needs(), Needs::Linear);
+        assert_eq!(all(&["sign-flip", "median", "norm-bound"]).unwrap().needs(), Needs::All);
+        assert!(all(&[]).unwrap().is_empty());
         for (entry, part) in [
             ("norm-bond", "did you mean `norm-bound`"),
             ("norm-bound bund=1", "did you mean `bound`"),

@@ -99,4 +99,3 @@ fn the_median_withstands_what_the_mean_does_not() {
     assert!(clean > 0.5 && attacked < 0.6 * clean, "clean {clean}, attacked {attacked}");
     assert!(defended > 1.3 * attacked, "attacked {attacked}, median {defended}");
 }
-

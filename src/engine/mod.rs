@@ -138,11 +138,11 @@ pub trait Engine {
     /// Bytes of weights, server state and workers on the host.
     fn bytes(&self) -> usize;
 
-    /// What a device did since this was last asked, where there is one.
+    /// Ends the round: what a device did in it, where there is one. A snapshot may be taken.
     ///
     /// # Errors
     /// Where the device fails.
-    fn round_use(&mut self) -> Result<Option<DeviceRound>> {
+    fn end_round(&mut self) -> Result<Option<DeviceRound>> {
         Ok(None)
     }
 

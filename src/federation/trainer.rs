@@ -198,7 +198,7 @@ impl<'a> Trainer<'a> {
             self.private.put(client, state)?;
         }
         self.rounds = round;
-        let mut device = self.engine.round_use()?;
+        let mut device = self.engine.end_round()?;
         let report = RoundReport::of(round, &cohort, &trained.totals, item_rows, start);
         if let Some(used) = &mut device {
             used.busy_share = used.busy_s / report.seconds;

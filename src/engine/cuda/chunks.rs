@@ -32,6 +32,11 @@ fn slot_room(rows: usize) -> usize {
     4 * rows + rows / 2
 }
 
+/// Bytes for the norms and the factors of `clients` clients, with some to grow.
+fn factor_bytes(clients: usize) -> [usize; 2] {
+    [8, 4].map(|each| each * (clients + clients / 8))
+}
+
 /// Clients that one thread of the averaging kernel adds up in a register.
 const AVERAGE_EACH: usize = 64;
 
@@ -76,10 +81,15 @@ pub struct ReadyChunk {
     pub rows: Chunk,
 }
 
+/// What a client's change is multiplied by, from its place in the cohort and the norm of the change.
+pub type FactorOf<'f> = dyn Fn(usize, f64) -> f32 + 'f;
+
 /// Where the changes of a chunk's clients go.
-pub enum Adding {
+pub enum Adding<'f> {
     /// To the round's sums on the device.
     ToSums,
+    /// The same, each change times a factor. The host waits for the norms.
+    Scaled(&'f FactorOf<'f>),
     /// Nowhere: the host fetches the clients' weights.
     Nowhere,
 }
@@ -108,6 +118,8 @@ pub struct ChunkTrainer {
     pub(super) server: ServerMoments,
     pub(super) sums: Option<RoundSums>,
     slots: Option<Buffer>,
+    /// Norms `[C]` f64 and factors `[C]` f32 of a chunk, where rules ask for them.
+    factors: Option<[Buffer; 2]>,
     /// Item of each slot, for the server's step.
     pub(super) slot_items: Option<Buffer>,
     pub(super) ranking: Option<RankMemory>,
@@ -149,6 +161,7 @@ impl ChunkTrainer {
             server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * items)?,
             sums: None,
             slots: None,
+            factors: None,
             slot_items: None,
             ranking: None,
             spans: Spans::default(),
@@ -199,19 +212,22 @@ impl ChunkTrainer {
     }
 
     /// Counts what the device will hold once a chunk of `shape` is trained on it, before anything is allocated.
-    fn foresee(&mut self, shape: &Shape, chunk: &ReadyChunk) {
+    fn foresee(&mut self, shape: &Shape, chunk: &ReadyChunk, scaled: bool) {
         let layout = self.layout(shape);
         let room = self.room.as_ref().map_or(layout.clone(), |r| r.grown(&layout));
         let arrays = chunk.host.room().max(self.arrays.as_ref().map_or(0, DeviceChunk::bytes));
         let slots = self.slots.as_ref().map_or(0, Buffer::bytes).max(slot_room(chunk.slot.len()));
         let ranking = self.ranking.as_ref().map_or(0, RankMemory::bytes);
-        let total = self.fixed_bytes() + bytes(&room) + (STEP_BYTES + arrays + slots) as u64 + ranking;
+        let held = self.factors.iter().flatten().map(Buffer::bytes).sum::<usize>();
+        let factors = held.max(if scaled { factor_bytes(chunk.weight.len()).iter().sum() } else { 0 });
+        let total = self.fixed_bytes() + bytes(&room) + (STEP_BYTES + arrays + slots + factors) as u64 + ranking;
         self.predicted = self.predicted.max(total);
     }
 
     /// Bytes of the room, the arrays and the slots of chunks.
     pub(super) fn held_for_training(&self) -> u64 {
-        let slots = self.slots.as_ref().map_or(0, Buffer::bytes) + self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
+        let buffers = self.slots.iter().chain(self.factors.iter().flatten());
+        let slots = buffers.map(Buffer::bytes).sum::<usize>() + self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
         self.room.as_ref().map_or(0, ChunkMemory::bytes) + slots as u64
     }
 
@@ -253,7 +269,7 @@ impl ChunkTrainer {
     pub fn train(&mut self, chunk: &mut ReadyChunk, adding: Adding) -> Result<()> {
         let shape = chunk.shape.rounded();
         let device = self.device.clone();
-        self.foresee(&shape, chunk);
+        self.foresee(&shape, chunk, matches!(adding, Adding::Scaled(_)));
         self.make_room(&shape)?;
         let arrays = DeviceChunk::upload(&*device, &mut chunk.host, self.arrays.take())?;
         let begun = self.spans.begin(&*device)?;
@@ -270,6 +286,7 @@ impl ChunkTrainer {
         self.room = None;
         self.arrays = None;
         self.slots = None;
+        self.factors = None;
         self.ranking = None;
         Ok(())
     }
@@ -382,6 +399,34 @@ impl ChunkTrainer {
         self.device.fill(room.part(Part::Losses), 0, 16 * clients, Fill::Byte(0))
     }
 
+    /// Makes the factors of the chunk's clients from the norms of their changes; gives where they are.
+    fn scale(&self, arrays: &DeviceChunk, chunk: &ReadyChunk, factor_of: &FactorOf) -> Result<Arg<'static>> {
+        let device = &*self.device;
+        let (room, sums) = (self.room.as_ref().expect("made before training"), self.sums.as_ref().expect("a round has begun"));
+        let [norms, factors] = self.factors.as_ref().expect("made by the caller");
+        let int = |n: usize| Arg::Int(n as i32);
+        let args = [
+            Arg::Pointer(room.part(Part::Dense).address()),
+            Arg::Pointer(self.dense.address()),
+            Arg::Long(self.sizes.dense as i64),
+            int(self.sizes.dense),
+            Arg::Pointer(room.part(Part::Rows).address()),
+            Arg::Pointer(self.table.address()),
+            Arg::Pointer(arrays.items()),
+            Arg::Pointer(arrays.uploads()),
+            Arg::Pointer(arrays.client_rows()),
+            Arg::Pointer(sums.weight.at(8 * chunk.first)),
+            int(arrays.clients),
+            int(self.sizes.dim),
+            Arg::Pointer(norms.address()),
+        ];
+        self.go("update_norms", [arrays.clients as u32, 1], 256, 256, &args)?;
+        let norms: Vec<f64> = device.download_vec(norms, 0, arrays.clients)?;
+        let made: Vec<f32> = norms.iter().enumerate().map(|(c, &norm)| factor_of(chunk.first + c, norm)).collect();
+        device.upload(factors, 0, bytes_of(&made))?;
+        Ok(Arg::Pointer(factors.address()))
+    }
+
     /// Adds what the chunk's clients changed to the sums of the round.
     fn average(&mut self, arrays: &DeviceChunk, chunk: &ReadyChunk, adding: Adding) -> Result<()> {
         let device = self.device.clone();
@@ -389,6 +434,11 @@ impl ChunkTrainer {
         if self.slots.as_ref().is_none_or(|s| s.bytes() < 4 * arrays.rows) {
             self.slots = None;
             self.slots = Some(device.alloc(slot_room(arrays.rows))?);
+        }
+        if matches!(adding, Adding::Scaled(_)) && self.factors.as_ref().is_none_or(|[_, factors]| factors.bytes() < 4 * clients) {
+            self.factors = None;
+            let [norms, factors] = factor_bytes(clients);
+            self.factors = Some([device.alloc(norms)?, device.alloc(factors)?]);
         }
         let slots = self.slots.as_ref().expect("made above");
         device.upload(slots, 0, bytes_of(&chunk.slot))?;
@@ -403,11 +453,16 @@ impl ChunkTrainer {
         let at = |p: Part| Arg::Pointer(room.part(p).address());
         let int = |n: usize| Arg::Int(n as i32);
         let weight = Arg::Pointer(sums.weight.at(8 * chunk.first));
+        let factor = match adding {
+            Adding::Scaled(factor_of) => self.scale(arrays, chunk, factor_of)?,
+            _ => Arg::Pointer(0),
+        };
         let (first, failing) = (Arg::Uint(chunk.first as u32), Arg::Pointer(sums.failing.address()));
         let args = [
             at(Part::Dense),
             Arg::Pointer(self.dense.address()),
             weight,
+            factor,
             int(clients),
             int(AVERAGE_EACH),
             first,
@@ -425,6 +480,7 @@ impl ChunkTrainer {
             Arg::Pointer(arrays.uploads()),
             Arg::Pointer(arrays.client_rows()),
             weight,
+            factor,
             int(clients),
             first,
             int(d),

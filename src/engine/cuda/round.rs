@@ -177,7 +177,14 @@ impl<'a> CudaEngine<'a> {
         while i < cohort.chunks.len() {
             let (first, last) = (cohort.chunks[i].first, cohort.chunks[i].first + cohort.chunks[i].weight.len());
             self.chunks.device().set_scope(&format!("round {round}, clients {first} to {} of the cohort", last - 1));
-            let adding = if host.is_some() { Adding::Nowhere } else { Adding::ToSums };
+            let (visits, rules) = (&cohort.visits, work.rules);
+            let occasion = Occasion { seed: self.settings.seed, round };
+            let factor_of = |place: usize, norm: f64| rules.factor(&occasion, visits[place].client, norm);
+            let adding = match host {
+                Some(_) => Adding::Nowhere,
+                None if rules.is_empty() => Adding::ToSums,
+                None => Adding::Scaled(&factor_of),
+            };
             match self.chunks.train(&mut cohort.chunks[i], adding) {
                 Ok(()) => {
                     if let Some(host) = host {
@@ -291,8 +298,8 @@ impl Engine for CudaEngine<'_> {
         self.chunks.device().set_scope(&format!("round {round}"));
         self.updates.clear();
         let mut host = None;
-        if !work.rules.is_empty() {
-            // Rules compare with the model that clients started from.
+        if work.rules.needs() > Needs::Linear {
+            // Updates are differences to the model that clients started from.
             self.snapshot()?;
             let sums = Box::new(Sums::new(&self.snapshot.weights.spec, self.data.item_count()));
             host = Some(OnHost { sums, uploaded: vec![0; cohort.clients.len()], failing: None });
@@ -359,9 +366,6 @@ impl Engine for CudaEngine<'_> {
                 }
                 served => served?,
             }
-            if self.taken.0.elapsed() > SNAPSHOT_EVERY.max(self.taken.1 * SNAPSHOT_SHARE) {
-                self.snapshot()?;
-            }
             return Ok(());
         }
         // What the host has seen, it steps on.
@@ -415,9 +419,13 @@ impl Engine for CudaEngine<'_> {
         self.snapshot.bytes() + 4 * self.lanes.len() * self.data.item_count()
     }
 
-    fn round_use(&mut self) -> Result<Option<DeviceRound>> {
+    fn end_round(&mut self) -> Result<Option<DeviceRound>> {
         let (chunks, waited) = self.last;
-        self.take_round(chunks, waited).map(Some)
+        let used = self.take_round(chunks, waited)?;
+        if self.taken.0.elapsed() > SNAPSHOT_EVERY.max(self.taken.1 * SNAPSHOT_SHARE) {
+            self.snapshot()?;
+        }
+        Ok(Some(used))
     }
 
     fn device_use(&self) -> Result<Option<DeviceUse>> {

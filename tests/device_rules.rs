@@ -2,8 +2,10 @@
 
 use lumos::config::{Resident, Settings};
 use lumos::data::Dataset;
+use lumos::device::Device;
 use lumos::engine::{NamedTensor, Reduce, TensorData};
 use lumos::federation::Trainer;
+use lumos::federation::protocol::Parts;
 use lumos::views::Views;
 use ring::world;
 use simt::device;
@@ -159,12 +161,16 @@ fn any_number_of_processes_train_the_same_bits() {
     for rules in [&[][..], &["sign-flip share=0.3", "norm-bound bound=0.3"]] {
         for gpu in [false, true] {
             let s = settings(rules);
-            let trainer = || match gpu {
-                false => Trainer::new(&s, &data, &views).unwrap(),
-                true => Trainer::on_device(&s, &data, &views, device(MEMORY)).unwrap(),
+            let trainer = |reduce: Option<Shared>| {
+                let mut parts = Parts::new(&s, &data, &views);
+                if let Some(shared) = reduce {
+                    parts.reduce = Box::new(shared);
+                }
+                parts.device = gpu.then(|| device(MEMORY) as Arc<dyn Device>);
+                Trainer::of(parts).unwrap()
             };
             let alone = |rounds| {
-                let mut trainer = trainer();
+                let mut trainer = trainer(None);
                 let reports: Vec<_> = (0..rounds).map(|_| trainer.round().unwrap()).collect();
                 let counts: Vec<_> = reports.iter().map(|r| (r.clients, r.tokens, r.item_rows, r.bytes_up, r.rec_loss)).collect();
                 (counts, trainer.tensors().unwrap())
@@ -174,7 +180,7 @@ fn any_number_of_processes_train_the_same_bits() {
                 let shares = Shared::all(size);
                 let ranks: Vec<_> = std::thread::scope(|scope| {
                     let one = |shared: Shared| {
-                        let mut trainer = trainer().with_reduce(Box::new(shared)).unwrap();
+                        let mut trainer = trainer(Some(shared));
                         let reports: Vec<_> = (0..3).map(|_| trainer.round().unwrap()).collect();
                         let counts: Vec<_> = reports.iter().map(|r| (r.clients, r.tokens, r.item_rows, r.bytes_up, r.rec_loss)).collect();
                         (counts, trainer.tensors().unwrap())
@@ -197,8 +203,8 @@ fn what_lies_with_one_process_is_refused_to_several() {
         let mut s = settings(&[]);
         change(&mut s);
         let shares = Shared::all(2);
-        let trainer = Trainer::new(&s, &data, &views).unwrap().with_reduce(Box::new(shares.into_iter().next().unwrap()));
-        trainer.map(|_| ()).unwrap_err().to_string()
+        let reduce = Box::new(shares.into_iter().next().unwrap());
+        Trainer::of(Parts { reduce, ..Parts::new(&s, &data, &views) }).map(|_| ()).unwrap_err().to_string()
     };
     assert!(refusal(&|s| s.federation.rules = vec!["median".into()]).contains("federation.rules"));
     assert!(refusal(&|s| s.federation.shared = vec![lumos::config::Group::Items]).contains("federation.shared"));

@@ -72,10 +72,13 @@ fn rules_do_on_a_device_what_they_do_on_the_cpu() {
         &["sign-flip share=0.2 scale=5", "norm-bound bound=0.4", "median"],
     ] {
         let s = settings(rules);
-        // One round: a median may choose another of two clients that are as good as equal, and a second round would build on it.
+        // A mean smooths what one client's optimiser makes of a gradient near 0; a median hands it on as it is. One round, because a
+        // second one would build on it.
+        let bound = if rules.contains(&"median") { 5e-3 } else { 5e-4 };
         let cpu = state(Trainer::new(&s, &data, &views).unwrap(), 1);
         let far = distance(&start, &cpu, &on_device(&s, &data, &views, 1, None));
-        assert!(far < 1e-3, "{rules:?}: {far}");
+        println!("{rules:?}: {far:.1e}");
+        assert!(far < bound, "{rules:?}: {far}");
         let gpu = on_device(&s, &data, &views, 2, None);
         assert!(gpu == on_device(&s, &data, &views, 2, Some(1)), "{rules:?}: the same bits however a cohort is cut up");
         assert_eq!(gpu == without, rules == ["norm-bound bound=1e9"], "{rules:?}");

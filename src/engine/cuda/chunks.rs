@@ -353,7 +353,7 @@ impl ChunkTrainer {
 
         let at = |p: Part| Arg::Pointer(room.part(p).address());
         let int = |n: usize| Arg::Int(n as i32);
-        let positions = self.spec.params.iter().find(|p| p.name == "positions");
+        let positions = self.spec.positions();
         let table = [Arg::Int(positions.map_or(-1, |p| p.offset as i32)), int(positions.map_or(0, |p| p.shape[0])), int(d)];
         let stride = Arg::Long(sizes.dense as i64);
         let scale = if sizes.clip { at(Part::Clip) } else { Arg::Pointer(0) };

@@ -2,6 +2,7 @@
 
 mod attention;
 mod gemm;
+mod gradient;
 mod gru;
 mod losses;
 mod ops;
@@ -13,6 +14,8 @@ mod visit;
 mod worker;
 
 pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight, transpose};
+pub use gradient::Part;
+pub use ops::drop_items_span;
 pub use optim::{AdamStep, adam_span, sum_of_squares};
 pub use visit::{Visit, Visited};
 pub use worker::{Worker, WorkerShape};

@@ -111,6 +111,18 @@ impl Worker {
 /// The dropout site of the item table, beyond those of any model (64 blocks have fewer than 200).
 const ITEM_SITE: u64 = 255;
 
+/// Where the draws for the item table of step `number` begin.
+fn item_base(number: u32) -> u64 {
+    u64::from(number) << 40 | ITEM_SITE << 32
+}
+
+/// Inverted dropout of the item table of step `number`, on the elements from `first` (a multiple of 8) on: the mask that
+/// [`Backend::drop_items`] puts on the whole table.
+pub fn drop_items_span(stream: &Stream, number: u32, rate: f32, first: usize, x: &mut [f32]) {
+    assert!(first.is_multiple_of(8), "a span of the item table begins at a block of draws");
+    drop_out(stream, item_base(number) + first as u64 / 8, rate, x);
+}
+
 /// Inverted dropout in place, a function of the stream and of `base` alone.
 fn drop_out(stream: &Stream, base: u64, rate: f32, x: &mut [f32]) {
     if rate <= 0.0 {
@@ -282,7 +294,7 @@ impl Backend for Worker {
 
     fn drop_items(&mut self, rate: f32) {
         let Some((stream, base)) = self.dropout.clone() else { return };
-        if rate <= 0.0 {
+        if rate <= 0.0 || self.items_dropped {
             return;
         }
         let n = self.row_count * self.shape.dim;
@@ -294,6 +306,9 @@ impl Backend for Worker {
 
     fn drop_items_backward(&mut self, rate: f32) {
         let Some((stream, base)) = self.dropout.clone() else { return };
+        if self.items_dropped {
+            return;
+        }
         let n = self.row_count * self.shape.dim;
         drop_out(&stream, base | (ITEM_SITE << 32), rate, &mut self.rows.g[..n]);
         self.read_rows = self.rows.p.as_ptr();

@@ -80,6 +80,10 @@ pub struct Worker {
     pub(super) turned: Vec<f32>,
     pub(super) fused: Option<AdamStep>,
     pub(super) dropout: Option<(Stream, u64)>,
+    /// The item table is read as whoever shares it has dropped it out.
+    pub(super) items_dropped: bool,
+    /// Row gradients are not zero: a visit has left its last ones.
+    pub(super) rows_used: bool,
     /// Loss sums of the step at hand: next-item and contrast (the latter without lambda).
     pub(super) losses: (f64, f64),
 }
@@ -109,6 +113,8 @@ impl Worker {
             turned: Vec::new(),
             fused: None,
             dropout: None,
+            items_dropped: false,
+            rows_used: false,
             losses: (0.0, 0.0),
         }
     }
@@ -118,6 +124,7 @@ impl Worker {
     pub fn begin_visit(&mut self, dense: &[f32], rows: usize) {
         self.dense.p[..dense.len()].copy_from_slice(dense);
         self.row_count = rows;
+        (self.items_dropped, self.rows_used) = (false, true);
         self.rows.grow(rows * self.shape.dim);
         self.read_dense = self.dense.p.as_ptr();
         self.read_rows = self.rows.p.as_ptr();
@@ -133,6 +140,11 @@ impl Worker {
     pub fn row(&self, row: usize) -> &[f32] {
         let d = self.shape.dim;
         &self.rows.p[row * d..][..d]
+    }
+
+    /// Weights of the client's item rows `[R, d]`.
+    pub fn rows(&self) -> &[f32] {
+        &self.rows.p[..self.row_count * self.shape.dim]
     }
 
     /// The client's dense weights `[P]`.
@@ -159,6 +171,7 @@ impl Worker {
         self.read_dense = dense.as_ptr();
         self.read_rows = items.as_ptr();
         self.row_count = items.len() / self.shape.dim;
+        self.items_dropped = true;
         self.dropout = None;
         self.fused = None;
     }

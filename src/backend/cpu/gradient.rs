@@ -1,7 +1,7 @@
 //! The gradient of a part of a mini-batch at weights that several workers share.
 
-use super::Worker;
-use crate::backend::Step;
+use super::{RowLog, Worker};
+use crate::backend::{Act, Step};
 use crate::base::rng::Stream;
 
 /// Where the gradient of a part is taken.
@@ -17,37 +17,62 @@ pub struct Part<'p> {
 }
 
 impl Worker {
-    /// Runs `pass` (forward and backward) over the step that `fill` packs, whose item rows are items. The gradient is then in
-    /// [`Worker::dense_gradient`] and, for the rows that the step names, in [`Worker::take_row_gradient`]. Gives the losses of the step.
-    pub fn gradient(&mut self, part: &Part, fill: impl FnOnce(&mut Step), pass: impl FnOnce(&mut Worker)) -> [f64; 2] {
+    /// Runs `pass` (forward and backward) over the step that `fill` packs, whose item rows are items. The gradient of the dense weights is
+    /// then in [`Worker::dense_gradient`]; that of the item rows is in `log`, or without one in [`Worker::item_gradient`]. Gives the losses
+    /// of the step.
+    pub fn gradient(
+        &mut self,
+        part: &Part,
+        mut log: Option<&mut RowLog>,
+        fill: impl FnOnce(&mut Step),
+        pass: impl FnOnce(&mut Worker),
+    ) -> [f64; 2] {
         fill(&mut self.step);
         if self.step.tokens() == 0 {
             return [0.0; 2];
         }
-        // Rows are zero between calls: `take_row_gradient` leaves them so.
-        if std::mem::take(&mut self.rows_used) {
-            self.rows.g.fill(0.0);
-        }
-        if self.rows.g.len() < part.items.len() {
-            self.rows.g.resize(part.items.len(), 0.0);
-        }
         // SAFETY: both slices are borrowed until `pass` has returned; every later use of the worker sets its weights first.
         unsafe { self.read_from(part.dense, part.items) };
+        if log.is_none() {
+            // A full softmax has a gradient for every row.
+            self.rows.g.resize(part.items.len().max(self.rows.g.len()), 0.0);
+            self.rows.g[..part.items.len()].fill(0.0);
+        }
+        self.row_log = log.as_ref().map(|_| RowLog::default());
+        if let (Some(own), Some(log)) = (&mut self.row_log, log.as_deref_mut()) {
+            log.clear();
+            std::mem::swap(own, log);
+        }
         self.dropout = part.dropout.clone().map(|stream| (stream, u64::from(part.number) << 40));
         self.begin_pass();
         if let Some((at, rows)) = self.shape.positions {
             self.dense.g[at..at + rows * self.shape.dim].fill(0.0);
         }
         pass(self);
+        if let (Some(mut own), Some(log)) = (self.row_log.take(), log) {
+            own.sort(part.items.len() / self.shape.dim);
+            *log = own;
+        }
         let (next_item, contrast) = self.losses();
         [next_item, contrast]
     }
 
-    /// The gradient of item row `row`, which is then zero again.
-    pub fn take_row_gradient(&mut self, row: u32, with: impl FnOnce(&[f32])) {
-        let d = self.shape.dim;
-        let g = &mut self.rows.g[row as usize * d..][..d];
-        with(g);
-        g.fill(0.0);
+    /// Gradient of the whole item table `[I, d]` after [`Worker::gradient`] without a log.
+    pub fn item_gradient(&self) -> &[f32] {
+        &self.rows.g[..self.row_count * self.shape.dim]
+    }
+
+    /// Notes the gradients of the candidates of the step's examples, whose hidden states are `h`, in the log, where there is one.
+    pub(super) fn log_candidates(&mut self, h: Act) {
+        let hidden = self.values(h).as_ptr();
+        let Some(log) = &mut self.row_log else { return };
+        let (d, width) = (self.shape.dim, self.step.width);
+        for (e, &q) in self.step.example.iter().enumerate() {
+            // SAFETY: an example's output row is one of `h [Q, d]`, which nothing writes to here.
+            let vector = log.push_vector(unsafe { std::slice::from_raw_parts(hidden.add(q as usize * d), d) });
+            for c in e * width..(e + 1) * width {
+                log.push(self.step.cands[c], vector, self.factors[c]);
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ mod losses;
 mod ops;
 mod optim;
 pub mod rank;
+mod row_log;
 mod rows;
 pub mod simd;
 mod visit;
@@ -17,5 +18,6 @@ pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_
 pub use gradient::Part;
 pub use ops::drop_items_span;
 pub use optim::{AdamStep, adam_span, sum_of_squares};
+pub use row_log::{BUCKET, RowLog};
 pub use visit::{Visit, Visited};
 pub use worker::{Worker, WorkerShape};

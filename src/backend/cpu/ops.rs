@@ -180,7 +180,13 @@ impl Backend for Worker {
         for t in 0..self.step.tokens() {
             let row = self.step.row[t] as usize;
             unsafe {
-                rows::axpy(d, scale, g.add(t * d), self.rows.g[row * d..][..d].as_mut_ptr());
+                match &mut self.row_log {
+                    None => rows::axpy(d, scale, g.add(t * d), self.rows.g[row * d..][..d].as_mut_ptr()),
+                    Some(log) => {
+                        let vector = log.push_vector(std::slice::from_raw_parts(g.add(t * d), d));
+                        log.push(row as u32, vector, scale);
+                    }
+                }
                 if let Some(at) = positions {
                     let p = at + self.step.position[t] as usize * d;
                     rows::axpy(d, 1.0, g.add(t * d), self.dense.g[p..][..d].as_mut_ptr());
@@ -350,7 +356,12 @@ impl Backend for Worker {
                 beta: self.step.gbce_beta,
             };
             let (hp, dhp) = (self.ptr(h), self.ptr(dh));
-            unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), self.scratch.as_mut_ptr()) }
+            self.factors.resize(if self.row_log.is_some() { count * width } else { 0 }, 0.0);
+            let factors = if self.row_log.is_some() { self.factors.as_mut_ptr() } else { std::ptr::null_mut() };
+            let loss =
+                unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), factors, self.scratch.as_mut_ptr()) };
+            self.log_candidates(h);
+            loss
         };
     }
 

@@ -1,6 +1,7 @@
 //! The state of one CPU worker: weights, moments and gradients of the client at hand, its packed step, its arena.
 
 use super::optim::{AdamStep, adam_span, sum_of_squares};
+use super::row_log::RowLog;
 use crate::backend::Step;
 use crate::base::rng::Stream;
 use crate::config::LocalSettings;
@@ -82,8 +83,10 @@ pub struct Worker {
     pub(super) dropout: Option<(Stream, u64)>,
     /// The item table is read as whoever shares it has dropped it out.
     pub(super) items_dropped: bool,
-    /// Row gradients are not zero: a visit has left its last ones.
-    pub(super) rows_used: bool,
+    /// Where gradients of item rows go instead of into a table, while a part of a mini-batch is at work.
+    pub(super) row_log: Option<RowLog>,
+    /// What each candidate's example is multiplied by for its row's gradient `[E, width]`.
+    pub(super) factors: Vec<f32>,
     /// Loss sums of the step at hand: next-item and contrast (the latter without lambda).
     pub(super) losses: (f64, f64),
 }
@@ -114,7 +117,8 @@ impl Worker {
             fused: None,
             dropout: None,
             items_dropped: false,
-            rows_used: false,
+            row_log: None,
+            factors: Vec::new(),
             losses: (0.0, 0.0),
         }
     }
@@ -124,7 +128,7 @@ impl Worker {
     pub fn begin_visit(&mut self, dense: &[f32], rows: usize) {
         self.dense.p[..dense.len()].copy_from_slice(dense);
         self.row_count = rows;
-        (self.items_dropped, self.rows_used) = (false, true);
+        self.items_dropped = false;
         self.rows.grow(rows * self.shape.dim);
         self.read_dense = self.dense.p.as_ptr();
         self.read_rows = self.rows.p.as_ptr();

@@ -1,13 +1,14 @@
 //! Training of a participant with many sequences: mini-batches that all threads share.
 //!
 //! A mini-batch is cut into parts of [`PART`] sequences, whatever the number of threads. Each part's gradient is taken by one worker at the
-//! participant's weights and added up in 64-bit fixed point; then the optimiser steps on the sum. Addition of integers has no order, so
-//! that the weights have the same bits for any number of threads. The loss of a mini-batch is the mean over its examples: a part counts by
+//! participant's weights. Gradients of dense weights are added up in 64-bit fixed point, where the order leaves no trace; those of item
+//! rows, of which a part names some, row by row in the order of the parts. So the weights have the same bits for any number of threads. The loss of a mini-batch is the mean over its examples: a part counts by
 //! its share of them.
 
 use super::tally::Place;
 use super::visit::Lane;
-use crate::backend::cpu::{AdamStep, Part, Visited, adam_span, drop_items_span, sum_of_squares};
+use crate::backend::Step;
+use crate::backend::cpu::{AdamStep, BUCKET, Part, RowLog, Visited, adam_span, drop_items_span, sum_of_squares};
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::{LossSettings, RecLoss, Settings};
@@ -15,7 +16,7 @@ use crate::engine::{Moments, Progress, fixed};
 use std::time::Instant;
 
 /// Sequences of a part: enough that adding its gradient up costs little beside making it.
-const PART: usize = 32;
+const PART: usize = 16;
 
 /// Weights of a span that one thread steps on. A multiple of the eight elements that dropout draws for at a time.
 const SPAN: usize = 1 << 14;
@@ -57,11 +58,11 @@ pub(super) struct Batches {
 #[derive(Default)]
 pub(super) struct GradientSums {
     dense: Vec<i64>,
+    /// Item rows `[I, d]`, where each part has a gradient for all of them; empty otherwise.
     items: Vec<i64>,
-    /// Which rows the part at hand names, and the number of the part that named a row last.
-    rows: Vec<u32>,
-    seen: Vec<u32>,
-    stamp: u32,
+    /// Number, share and row gradients of each part, where they name some rows only.
+    logs: Vec<(usize, f32, RowLog)>,
+    spare: Vec<RowLog>,
     /// In fixed point, so that it does not matter which worker took which part.
     losses: [i64; 2],
     tokens: u64,
@@ -69,10 +70,10 @@ pub(super) struct GradientSums {
 }
 
 impl GradientSums {
-    fn begin(&mut self, dense: usize, items: usize, d: usize) {
+    fn begin(&mut self, dense: usize, items: usize) {
         self.dense.resize(dense, 0);
-        self.items.resize(items * d, 0);
-        self.seen.resize(items, 0);
+        self.items.resize(items, 0);
+        self.spare.extend(self.logs.drain(..).map(|(_, _, log)| log));
         (self.losses, self.tokens, self.fine) = ([0; 2], 0, true);
     }
 }
@@ -168,10 +169,12 @@ impl Batches {
         let item_rate = settings.model.item_dropout;
         let threads = lanes.len();
         if item_rate > 0.0 {
-            self.dropped.clear();
-            self.dropped.extend_from_slice(&self.items.p);
-            let spans = self.dropped.chunks_mut(SPAN).enumerate().collect();
-            parallel::consume(threads, spans, |(i, span)| drop_items_span(&draws(0), step, item_rate, i * SPAN, span));
+            self.dropped.resize(self.items.p.len(), 0.0);
+            let spans = self.dropped.chunks_mut(SPAN).zip(self.items.p.chunks(SPAN)).enumerate().collect();
+            parallel::consume(threads, spans, |(i, (span, from))| {
+                span.copy_from_slice(from);
+                drop_items_span(&draws(0), step, item_rate, i * SPAN, span);
+            });
         }
         self.add_gradients(at, lanes, batch, epoch, examples, step, &draws);
         visited.steps += 1;
@@ -184,26 +187,34 @@ impl Batches {
             lanes.iter_mut().for_each(|lane| lane.gradient = GradientSums::default());
             return false;
         }
+        let whole = settings.loss.rec == RecLoss::Softmax;
         let mask = (item_rate > 0.0).then(|| draws(0));
-        let (mut dense, mut items): (Vec<_>, Vec<_>) =
-            lanes.iter_mut().map(|lane| (&mut lane.gradient.dense[..], &mut lane.gradient.items[..])).unzip();
-        let norm = gather(threads, &mut self.dense.g, &mut dense, |_, _| ())
-            + gather(threads, &mut self.items.g, &mut items, |first, span| {
-                if let Some(mask) = &mask {
-                    drop_items_span(mask, step, item_rate, first, span);
-                }
-            });
-        let clip = f64::from(settings.local.clip);
-        let scale = if clip > 0.0 && norm.sqrt() > clip { (clip / norm.sqrt()) as f32 } else { 1.0 };
-        let adam = AdamStep::new(&settings.local, step, u32::MAX, scale).with_stored_moments();
-        for x in [&mut self.dense, &mut self.items] {
-            let spans: Vec<_> = x.p.chunks_mut(SPAN).zip(x.m.chunks_mut(SPAN)).zip(x.s.chunks_mut(SPAN)).zip(x.g.chunks(SPAN)).collect();
-            parallel::consume(threads, spans, |(((p, m), s), g)| {
-                // SAFETY: the four spans are of equal length.
-                unsafe { adam_span(p.len(), p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr(), g.as_ptr(), &adam) }
-            });
+        let then = |first: usize, span: &mut [f32]| {
+            if let Some(mask) = &mask {
+                drop_items_span(mask, step, item_rate, first, span);
+            }
+        };
+        let mut squares = gather(threads, &mut self.dense.g, lanes.iter_mut().map(|l| &mut l.gradient.dense[..]), |_, _| ());
+        if whole {
+            squares += gather(threads, &mut self.items.g, lanes.iter_mut().map(|l| &mut l.gradient.items[..]), then);
         }
-        true
+        let adam = |scale| AdamStep::new(&settings.local, step, u32::MAX, scale).with_stored_moments();
+        if !whole {
+            // The parts in their order, whichever worker took them.
+            let mut logs: Vec<_> = lanes.iter().flat_map(|lane| &lane.gradient.logs).collect();
+            logs.sort_unstable_by_key(|(part, ..)| *part);
+            // Without a clip the optimiser steps on a bucket while it is in the cache.
+            let at_once = (settings.local.clip == 0.0).then(|| adam(1.0));
+            squares += self.items.scatter(threads, &logs, at.global.spec.dim(), then, at_once);
+        }
+        let (norm, clip) = (squares.sqrt(), f64::from(settings.local.clip));
+        let adam = adam(if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 });
+        self.dense.step(threads, &adam);
+        if whole || clip > 0.0 {
+            self.items.step(threads, &adam);
+        }
+        // A sum of squares that is not finite has a gradient that is not.
+        squares.is_finite()
     }
 
     /// Adds the gradients of the parts of `batch`, which has `examples` examples, to the lanes' sums.
@@ -219,19 +230,21 @@ impl Batches {
         draws: &(dyn Fn(usize) -> Stream + Sync),
     ) {
         let settings = at.settings;
-        let d = at.global.spec.dim();
+        let whole = settings.loss.rec == RecLoss::Softmax;
         let loss = LossSettings { lambda: settings.loss.lambda_at(at.round), ..settings.loss.clone() };
         let items = if settings.model.item_dropout > 0.0 { &self.dropped } else { &self.items.p };
         let drops = settings.model.dropout > 0.0;
         for lane in lanes.iter_mut() {
-            lane.gradient.begin(self.dense.p.len(), self.items.p.len() / d, d);
+            lane.gradient.begin(self.dense.p.len(), if whole { self.items.p.len() } else { 0 });
         }
         let parts: Vec<&[u32]> = batch.chunks(PART).collect();
         parallel::for_each(lanes, parts.len(), 1, |lane, i| {
             let Lane { packer, worker, gradient: sums, .. } = lane;
             let share = packer.examples_of(parts[i]) as f32 / examples as f32;
             let part = Part { dense: &self.dense.p, items, dropout: drops.then(|| draws(1 + i)), number: step };
-            let losses = worker.gradient(&part, |step| packer.pack_batch(parts[i], epoch, step), |worker| at.model.train(worker, &loss));
+            let mut log = (!whole).then(|| sums.spare.pop().unwrap_or_default());
+            let fill = |step: &mut Step| packer.pack_batch(parts[i], epoch, step);
+            let losses = worker.gradient(&part, log.as_mut(), fill, |worker| at.model.train(worker, &loss));
             if worker.step.tokens() == 0 {
                 return;
             }
@@ -239,29 +252,69 @@ impl Batches {
             sums.tokens += worker.step.tokens() as u64;
             sums.fine &= losses.iter().all(|loss| loss.is_finite());
             sums.fine &= fixed::add_gradient(&mut sums.dense, worker.dense_gradient(), share);
-            sums.stamp += 1;
-            sums.rows.clear();
-            if loss.rec == RecLoss::Softmax {
-                sums.rows.extend(0..sums.seen.len() as u32);
-            } else {
-                for &row in worker.step.row.iter().chain(&worker.step.cands) {
-                    if std::mem::replace(&mut sums.seen[row as usize], sums.stamp) != sums.stamp {
-                        sums.rows.push(row);
-                    }
-                }
-            }
-            for &row in &sums.rows {
-                let sum = &mut sums.items[row as usize * d..][..d];
-                worker.take_row_gradient(row, |g| sums.fine &= fixed::add_gradient(sum, g, share));
+            match log {
+                Some(log) => sums.logs.push((i, share, log)),
+                None => sums.fine &= fixed::add_gradient(&mut sums.items, worker.item_gradient(), share),
             }
         });
     }
 }
 
+impl Parameters {
+    /// The optimiser's step on every span.
+    fn step(&mut self, threads: usize, adam: &AdamStep) {
+        parallel::consume(threads, self.spans(SPAN), |(_, p, m, s, g)| step_on(p, m, s, g, adam));
+    }
+
+    /// First element, weights, moments and gradients of spans of `n`.
+    #[allow(clippy::type_complexity)]
+    fn spans(&mut self, n: usize) -> Vec<(usize, &mut [f32], &mut [f32], &mut [f32], &mut [f32])> {
+        let spans = self.p.chunks_mut(n).zip(self.m.chunks_mut(n)).zip(self.s.chunks_mut(n)).zip(self.g.chunks_mut(n)).enumerate();
+        spans.map(|(i, (((p, m), s), g))| (i * n, p, m, s, g)).collect()
+    }
+
+    /// Turns the logs of all parts into gradients of item rows of width `d`, bucket by bucket; `then` may change a bucket, given its first
+    /// element, and `adam` steps on it. Gives the sum of squares.
+    fn scatter(
+        &mut self,
+        threads: usize,
+        logs: &[&(usize, f32, RowLog)],
+        d: usize,
+        then: impl Fn(usize, &mut [f32]) + Sync,
+        adam: Option<AdamStep>,
+    ) -> f64 {
+        let mut squares = vec![0f64; self.p.len().div_ceil(BUCKET * d)];
+        let spans: Vec<_> = self.spans(BUCKET * d).into_iter().zip(&mut squares).collect();
+        parallel::consume(threads, spans, |((first, p, m, s, g), square)| {
+            g.fill(0.0);
+            for (_, share, log) in logs {
+                log.add_to(first / (BUCKET * d), *share, d, g);
+            }
+            then(first, g);
+            *square = sum_of_squares(g);
+            if let Some(adam) = &adam {
+                step_on(p, m, s, g, adam);
+            }
+        });
+        squares.iter().sum()
+    }
+}
+
+fn step_on(p: &mut [f32], m: &mut [f32], s: &mut [f32], g: &[f32], adam: &AdamStep) {
+    assert!(p.len() == m.len() && p.len() == s.len() && p.len() == g.len());
+    // SAFETY: the four spans are of equal length.
+    unsafe { adam_span(p.len(), p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr(), g.as_ptr(), adam) }
+}
+
 /// Turns the sums of all workers into gradients `[n]` and leaves zeros; `then` may change a span, given its first element. Gives the sum of
 /// squares, which depends on no thread.
-fn gather(threads: usize, gradient: &mut [f32], sums: &mut [&mut [i64]], then: impl Fn(usize, &mut [f32]) + Sync) -> f64 {
-    let mut sums: Vec<_> = sums.iter_mut().map(|sums| sums.chunks_mut(SPAN)).collect();
+fn gather<'s>(
+    threads: usize,
+    gradient: &mut [f32],
+    sums: impl Iterator<Item = &'s mut [i64]>,
+    then: impl Fn(usize, &mut [f32]) + Sync,
+) -> f64 {
+    let mut sums: Vec<_> = sums.map(|sums| sums.chunks_mut(SPAN)).collect();
     let mut squares = vec![0f64; gradient.len().div_ceil(SPAN)];
     let spans: Vec<_> = gradient
         .chunks_mut(SPAN)

@@ -77,7 +77,7 @@ impl<'a> Trainer<'a> {
                 data.name
             )));
         }
-        let spec = ModelSpec::new(&settings.model);
+        let spec = ModelSpec::of(settings);
         let weights = Weights::init(&spec, data.item_count(), settings.seed);
         let wanted = if settings.threads == 0 { parallel::default_threads() } else { settings.threads as usize };
         let threads = if settings.federation.clients == Clients::One { 1 } else { wanted };
@@ -222,7 +222,9 @@ impl<'a> Trainer<'a> {
         let sums = &self.lanes[0].sums;
         let mean = |i: usize| self.lanes.iter().map(|l| l.seconds[i]).sum::<f64>() / self.lanes.len() as f64;
         let bytes = [0, 1].map(|i| self.lanes.iter().map(|l| l.bytes[i]).sum::<u64>());
-        let totals = Totals { counts: sums.counts, losses: sums.losses, item_rows: sums.items.len() as u64, bytes };
+        let items = self.data.item_count() as u32;
+        let item_rows = sums.items.iter().filter(|&&item| item < items).count() as u64;
+        let totals = Totals { counts: sums.counts, losses: sums.losses, item_rows, bytes };
         Ok(RoundReport {
             pack_s: mean(0),
             train_s: mean(1),
@@ -306,7 +308,7 @@ impl<'a> Trainer<'a> {
         (rounds * batches * u64::from(self.settings.local.epochs)) as u32
     }
 
-    /// The whole state, for a checkpoint: `items [I, d]`, the dense tensors by name, the server's moments, private state.
+    /// The whole state, for a checkpoint: `items [I + S, d]`, the dense tensors by name, the server's moments, private state.
     pub fn tensors(&self) -> Result<Vec<NamedTensor>> {
         match &self.device {
             Some(device) if device.ahead() => {
@@ -320,7 +322,7 @@ impl<'a> Trainer<'a> {
     fn name_tensors(&self, weights: &Weights, server: &Server) -> Result<Vec<NamedTensor>> {
         let spec = &weights.spec;
         let d = spec.dim();
-        let table = [self.data.item_count(), d];
+        let table = [spec.rows(self.data.item_count()), d];
         let mut out = vec![NamedTensor::f32("items", &table, &weights.items)];
         for p in &spec.params {
             out.push(NamedTensor::f32(&p.name, &p.shape, &weights.dense[p.offset..p.offset + p.len()]));
@@ -367,7 +369,7 @@ impl<'a> Trainer<'a> {
             }
         };
         let spec = self.weights.spec.clone();
-        let table = [self.data.item_count(), spec.dim()];
+        let table = [spec.rows(self.data.item_count()), spec.dim()];
         let mut fresh = self.weights.clone();
         fresh.items.copy_from_slice(find("items", &table)?);
         for p in &spec.params {

@@ -23,11 +23,12 @@ struct RankLane {
     failure: Option<Error>,
 }
 
-/// Packs the last `max` items of a history as one sequence, whose last hidden state is used.
-pub(crate) fn pack_input(step: &mut Step, input: &[u32], max: usize) {
-    let input = &input[input.len().saturating_sub(max)..];
-    let first = step.push_sequence(input.iter().copied());
-    step.push_output(first + input.len() as u32 - 1);
+/// Packs the last items of a history as one sequence of at most `max` rows, whose last hidden state is used: that of the last item,
+/// or of the special row `asked` behind it.
+pub(crate) fn pack_input(step: &mut Step, input: &[u32], max: usize, asked: Option<u32>) {
+    let input = &input[input.len().saturating_sub(max - usize::from(asked.is_some()))..];
+    step.push_sequence(input.iter().copied().chain(asked));
+    step.push_output(step.tokens() as u32 - 1);
 }
 
 impl Trainer<'_> {
@@ -38,8 +39,9 @@ impl Trainer<'_> {
         let mut step = std::mem::take(&mut worker.step);
         step.clear();
         step.align = self.weights.spec.settings.align();
+        let asked = self.weights.spec.asked_row(self.data.item_count());
         for input in inputs {
-            pack_input(&mut step, input, self.weights.spec.settings.max_len as usize);
+            pack_input(&mut step, input, self.weights.spec.settings.max_len as usize, asked);
         }
         step.end_client();
         worker.step = step;
@@ -59,7 +61,7 @@ impl Trainer<'_> {
 
     fn rank_here(&self, split: Split, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
         let personal = !self.private.is_empty();
-        let panels = Panels::new(&self.weights.items, self.weights.spec.dim());
+        let panels = Panels::new(self.weights.catalogue(), self.weights.spec.dim());
         let shape = WorkerShape::new(&self.weights.spec);
         let done = AtomicU64::new(0);
         let mut lanes: Vec<RankLane> =
@@ -132,7 +134,7 @@ impl Trainer<'_> {
             items[item as usize * d..][..d].copy_from_slice(row);
         }
         let hidden = self.encode(worker, &[input], dense, &items);
-        let panels = Panels::new(&items, d);
+        let panels = Panels::new(&items[..self.data.item_count() * d], d);
         let mut scores = vec![0f32; panels.items()];
         panels.scores(&hidden, &mut scores);
         Ok(scores)

@@ -42,7 +42,7 @@ impl<'a> Lane<'a> {
         Lane {
             packer: Packer::new(settings, data, views),
             worker: Worker::new(WorkerShape::new(spec)),
-            sums: Sums::new(spec, data.item_count()),
+            sums: Sums::new(spec, spec.rows(data.item_count())),
             seconds: [0.0; 3],
             bytes: [0; 2],
             failure: None,

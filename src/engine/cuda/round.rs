@@ -13,7 +13,7 @@ use crate::device::{Counters, Device};
 use crate::engine::cuda::chunks::{Engine, ReadyChunk, RoundResult};
 use crate::engine::cuda::packed::HostChunk;
 use crate::engine::{Chunk, Packer, Server, Totals, VisitPlan, fixed, wire};
-use crate::model::Weights;
+use crate::model::{ModelSpec, Weights};
 use crate::views::Views;
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -138,7 +138,7 @@ impl<'a> DeviceTrainer<'a> {
             data,
             lanes: (0..threads).map(|_| PackLane { packer: Packer::new(settings, data, views), pieces: Vec::new() }).collect(),
             next: None,
-            slot: vec![u32::MAX; data.item_count()],
+            slot: vec![u32::MAX; ModelSpec::of(settings).rows(data.item_count())],
             newest: Newest::Host,
             ranked: None,
             everyone: (0..data.users() as u32).collect(),
@@ -364,7 +364,8 @@ impl<'a> DeviceTrainer<'a> {
 
     fn totals(&self, cohort: &ReadyCohort, result: &RoundResult, weights: &Weights) -> Totals {
         let (d, p) = (weights.spec.dim(), weights.dense.len());
-        let item_rows = result.row_weight.iter().filter(|&&w| w > 0).count() as u64;
+        let items = self.data.item_count() as u32;
+        let item_rows = result.row_weight.iter().zip(&cohort.items).filter(|&(&w, &item)| w > 0 && item < items).count() as u64;
         let mut totals = Totals { item_rows, ..Totals::default() };
         for (c, visit) in cohort.visits.iter().enumerate().filter(|(_, v)| v.steps > 0) {
             let uploaded = result.uploaded[c] as u64;

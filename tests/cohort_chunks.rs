@@ -28,6 +28,7 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
     let span = |b: &[u32]| b[c] as usize..b[c + 1] as usize;
     let (tokens, outs) = (span(&step.client_tokens), span(&step.client_outs));
     let (examples, groups) = (span(&step.client_examples), span(&step.client_groups));
+    let pairs = span(&step.client_pairs);
     let less = |v: &[u32], by: u32| v.iter().map(|x| x - by).collect::<Vec<_>>();
     let (t0, q0) = (tokens.start as u32, outs.start as u32);
     let members = step.group_bounds[groups.start] as usize..step.group_bounds[groups.end] as usize;
@@ -51,8 +52,11 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
         client_outs: vec![0, outs.len() as u32],
         client_examples: vec![0, examples.len() as u32],
         client_groups: vec![0, groups.len() as u32],
+        pair: less(&step.pair[2 * pairs.start..2 * pairs.end], q0),
+        client_pairs: vec![0, pairs.len() as u32],
         longest: 0,
         align: step.align,
+        special: step.special,
     }
 }
 

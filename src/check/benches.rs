@@ -6,8 +6,8 @@ use super::report::{BenchLine, RoundLine, Yardstick};
 use super::subject::Subject;
 use super::timing::{self, Sample};
 use super::{Progress, batch, calls, direct, local, yardstick};
-use crate::backend::RowKind;
 use crate::backend::cuda::ops::KernelSet;
+use crate::backend::{Mask, RowKind};
 use crate::bench::{self, RoundBench};
 use crate::config::{Contrast, Precision, RecLoss, Resident};
 use crate::device::interface::Device;
@@ -51,8 +51,8 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Bf16] {
             all.extend(calls::linear(RowKind::Tokens, (d, d), precision, false));
         }
-        all.extend(calls::attention(case, RowKind::Tokens));
-        all.extend(calls::attention(case, RowKind::Outputs));
+        all.extend(calls::attention(case, Mask::Causal, RowKind::Tokens));
+        all.extend(calls::attention(case, Mask::Causal, RowKind::Outputs));
         all.extend(calls::gru(case));
         all.extend(calls::next_item(case, RecLoss::Bce));
         all.extend(calls::contrast(case, Contrast::Joint));

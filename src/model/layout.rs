@@ -80,6 +80,8 @@ pub struct Layout {
     /// Initial value of weights as the settings have it.
     weights: Init,
     std: f32,
+    special: Vec<&'static str>,
+    asked: Option<usize>,
 }
 
 impl Layout {
@@ -89,7 +91,7 @@ impl Layout {
             InitWeights::Normal => Init::Normal(settings.init_std),
             InitWeights::Xavier => Init::Xavier,
         };
-        Layout { params: Vec::new(), offset: 0, weights, std: settings.init_std }
+        Layout { params: Vec::new(), offset: 0, weights, std: settings.init_std, special: Vec::new(), asked: None }
     }
 
     /// The initial value of weights that `model.init_weights` asks for.
@@ -134,8 +136,29 @@ impl Layout {
         Norm { g: self.vector(format!("{name}.g"), d, Init::One), b: self.vector(format!("{name}.b"), d, Init::Zero) }
     }
 
-    /// The tensors in slab order, and the slab's length.
-    pub(super) fn finish(self) -> (Vec<ParamInfo>, usize) {
-        (self.params, self.offset)
+    /// A row of the item table beyond the catalogue, such as a mask or a padding token. It is trained and uploaded as item rows are,
+    /// and never ranked, recommended or drawn as a negative. Gives its number among the special rows; a name that was declared before
+    /// is the same row.
+    pub fn special(&mut self, name: &'static str) -> usize {
+        self.special.iter().position(|s| *s == name).unwrap_or_else(|| {
+            self.special.push(name);
+            self.special.len() - 1
+        })
+    }
+
+    /// Declares that hidden states are asked for at the special row `name`: it is appended to a history whose next item is wanted,
+    /// and stands for the items that training hides. Without this a hidden state is that of the item itself.
+    pub fn ask_with(&mut self, name: &'static str) {
+        self.asked = Some(self.special(name));
+    }
+
+    /// The special row that is asked with, if one was declared.
+    pub(super) fn asked(&self) -> Option<usize> {
+        self.asked
+    }
+
+    /// Tensors in slab order with the slab's length, special rows, and the one that is asked with.
+    pub(super) fn finish(self) -> (Vec<ParamInfo>, usize, Vec<&'static str>, Option<usize>) {
+        (self.params, self.offset, self.special, self.asked)
     }
 }

@@ -1,7 +1,7 @@
 //! How much room the activations of a step take: the model run on a backend that only counts.
 
 use super::shape::Shape;
-use crate::backend::{Act, Backend, RowKind};
+use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::config::LossSettings;
 use crate::model::Model;
 
@@ -63,8 +63,8 @@ impl Backend for Meter {
     fn layer_norm_backward(&mut self, _: Act, _: Act, _: usize, _: usize, _: Act, _: Act) {}
     fn linear(&mut self, _: Act, _: usize, _: usize, _: Act) {}
     fn linear_backward(&mut self, _: Act, _: Act, _: usize, _: usize, _: Option<Act>, _: bool) {}
-    fn attention(&mut self, _: usize, _: Act, _: Act, _: Act, _: Act, _: Act) {}
-    fn attention_backward(&mut self, heads: usize, q: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act) {
+    fn attention(&mut self, _: Mask, _: usize, _: Act, _: Act, _: Act, _: Act, _: Act) {}
+    fn attention_backward(&mut self, _: Mask, heads: usize, q: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act) {
         self.act(q.rows, super::ops::attention_scratch(heads));
     }
     fn gru(&mut self, _: Act, _: usize, _: usize, _: Act, _: Act, _: Act) {}
@@ -73,6 +73,8 @@ impl Backend for Meter {
     }
     fn relu(&mut self, _: Act) {}
     fn relu_backward(&mut self, _: Act, _: Act) {}
+    fn gelu(&mut self, _: Act, _: Act) {}
+    fn gelu_backward(&mut self, _: Act, _: Act) {}
     fn dropout(&mut self, _: u32, _: f32, _: Act) {}
     fn drop_items(&mut self, _: f32) {}
     fn drop_items_backward(&mut self, _: f32) {}

@@ -5,7 +5,7 @@
 
 use super::meter::place;
 use super::shape::Shape;
-use crate::backend::{Act, Backend, RowKind};
+use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::config::{Contrast, LossSettings, Precision, RecLoss};
 use crate::device::interface::{Arg, Device, Kernel, Result};
 use crate::device::{DeviceError, Geometry};
@@ -35,6 +35,8 @@ pub(crate) const KERNELS: &[&str] = &[
     "full_softmax_rows",
     "full_softmax_stats",
     "gather_rows",
+    "gelu",
+    "gelu_backward",
     "gru_backward",
     "gru_forward",
     "info_nce",
@@ -364,10 +366,11 @@ impl Backend for DeviceBackend<'_> {
         self.linear_weight(x, dy, w, b);
     }
 
-    fn attention(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
+    fn attention(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
         let rows = self.rows(q.rows);
         let args = [
             Self::kind(q.rows),
+            Arg::Int(i32::from(mask == Mask::Full)),
             int(heads),
             self.act_arg(q),
             self.act_arg(k),
@@ -379,10 +382,11 @@ impl Backend for DeviceBackend<'_> {
         self.go("attention_forward", [(rows * heads as u32).div_ceil(8), 1], 256, 0, &args);
     }
 
-    fn attention_backward(&mut self, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
+    fn attention_backward(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
         let scratch = self.act(q.rows, attention_scratch(heads));
         let common = [
             Self::kind(q.rows),
+            Arg::Int(i32::from(mask == Mask::Full)),
             int(heads),
             self.act_arg(q),
             self.act_arg(k),
@@ -435,6 +439,14 @@ impl Backend for DeviceBackend<'_> {
 
     fn relu_backward(&mut self, y: Act, dx: Act) {
         self.elementwise("relu_backward", y.rows, y.width, &[Self::kind(y.rows), self.act_arg(y), self.act_arg(dx), int(y.width)]);
+    }
+
+    fn gelu(&mut self, x: Act, y: Act) {
+        self.elementwise("gelu", x.rows, x.width, &[Self::kind(x.rows), self.act_arg(x), self.act_arg(y), int(x.width)]);
+    }
+
+    fn gelu_backward(&mut self, x: Act, dx: Act) {
+        self.elementwise("gelu_backward", x.rows, x.width, &[Self::kind(x.rows), self.act_arg(x), self.act_arg(dx), int(x.width)]);
     }
 
     fn dropout(&mut self, site: u32, rate: f32, x: Act) {

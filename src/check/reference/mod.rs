@@ -13,7 +13,7 @@ use super::case::{Case, NUMBER};
 use super::round::rounded;
 use crate::backend::cuda::meter::place;
 use crate::backend::cuda::optimiser::DropoutClock;
-use crate::backend::{Act, Backend, RowKind, Step};
+use crate::backend::{Act, Backend, Mask, RowKind, Step};
 use crate::base::rng;
 use crate::config::{Contrast, LossSettings, Precision, RecLoss};
 use std::ops::Range;
@@ -345,14 +345,14 @@ impl<R: Real> Backend for Reference<'_, R> {
         self.linear_weight(x, dy, w, b);
     }
 
-    fn attention(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
-        self.attention_forward(heads, q, k, v, y, stats);
+    fn attention(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
+        self.attention_forward(mask, heads, q, k, v, y, stats);
     }
 
-    fn attention_backward(&mut self, heads: usize, q: Act, k: Act, v: Act, _: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
+    fn attention_backward(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, _: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
         // Scratch of the kernels: they compute probabilities again from `stats`, this reference from the scores.
         self.act(q.rows, 2 * heads);
-        self.attention_gradients(heads, [q, k, v], dy, [dq, dk, dv]);
+        self.attention_gradients(mask, heads, [q, k, v], dy, [dq, dk, dv]);
     }
 
     fn gru(&mut self, xw: Act, w: usize, b: usize, h: Act, gates: Act, previous: Act) {
@@ -371,6 +371,14 @@ impl<R: Real> Backend for Reference<'_, R> {
 
     fn relu_backward(&mut self, y: Act, dx: Act) {
         self.map(y, dx, |y, g| if y > R::ZERO { g } else { R::ZERO });
+    }
+
+    fn gelu(&mut self, x: Act, y: Act) {
+        self.map(x, y, |x, _| real::gelu(x).0);
+    }
+
+    fn gelu_backward(&mut self, x: Act, dx: Act) {
+        self.map(x, dx, |x, g| g * real::gelu(x).1);
     }
 
     fn dropout(&mut self, site: u32, rate: f32, x: Act) {

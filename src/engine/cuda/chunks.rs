@@ -111,7 +111,7 @@ pub struct ChunkTrainer {
     optimiser: Buffer,
     first_step: u32,
     clock: Option<Buffer>,
-    /// Global weights: dense `[P]`, item rows `[I, d]`.
+    /// Global weights: dense `[P]`, item rows `[I + S, d]`.
     pub(super) dense: Buffer,
     pub(super) table: Buffer,
     /// Moments of the server's optimiser, where it has any.
@@ -131,7 +131,8 @@ pub struct ChunkTrainer {
 impl ChunkTrainer {
     /// An engine for the model and the local training of `settings`, with room for a catalogue of `items`.
     pub fn new(device: Arc<dyn Device>, settings: &Settings, items: usize) -> Result<ChunkTrainer> {
-        let spec = ModelSpec::new(&settings.model);
+        let spec = ModelSpec::of(settings);
+        let rows = spec.rows(items);
         let sizes = Sizes {
             dim: spec.dim(),
             dense: spec.dense_len,
@@ -148,7 +149,7 @@ impl ChunkTrainer {
             first_step: 0,
             clock: if drops { Some(device.alloc(size_of::<DropoutClock>())?) } else { None },
             dense: device.alloc(4 * sizes.dense)?,
-            table: device.alloc(4 * sizes.dim * items)?,
+            table: device.alloc(4 * sizes.dim * rows)?,
             model: Model::new(&spec),
             settings: settings.clone(),
             kernels,
@@ -158,7 +159,7 @@ impl ChunkTrainer {
             arrays: None,
             graphs: HashMap::new(),
             resident,
-            server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * items)?,
+            server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * rows)?,
             sums: None,
             slots: None,
             factors: None,
@@ -182,6 +183,11 @@ impl ChunkTrainer {
         self.device.upload(&self.optimiser, 0, bytes_of(&steps))?;
         self.first_step = first;
         Ok(())
+    }
+
+    /// Whether hidden states are asked for at a special row behind the history.
+    pub fn asked(&self) -> bool {
+        self.spec.asked.is_some()
     }
 
     /// Bytes of a chunk of `shape` as the plan counts them, without its packed arrays.

@@ -25,10 +25,10 @@ pub struct RankChunk {
 }
 
 impl RankChunk {
-    /// `step` holds one sequence and one output a user; `targets` are to be found, `masked` items are never recommended.
-    pub fn new<'a>(step: Step, items: usize, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
+    /// `step` holds one sequence and one output a user over an item table of `rows`; `targets` are to be found, `masked` items are never recommended.
+    pub fn new<'a>(step: Step, rows: usize, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
         assert_eq!(step.outputs(), targets.len(), "an output a user");
-        let chunk = Chunk::forward(step, items as u32);
+        let chunk = Chunk::forward(step, rows as u32);
         let mut lists = targets.to_vec();
         lists.push(0);
         let mut end = 0;

@@ -3,6 +3,7 @@
 mod attention;
 mod gemm;
 mod gru;
+mod in_batch;
 mod losses;
 mod ops;
 mod optim;

@@ -5,7 +5,21 @@ use std::path::{Path, PathBuf};
 
 /// From the lowest to the highest, as docs/architecture.md lists them.
 const LAYERS: [&str; 15] = [
-    "base", "device", "config", "data", "eval", "backend", "llm", "views", "model", "engine", "federation", "run", "bench", "check", "cli",
+    "base",
+    "device",
+    "config",
+    "data",
+    "eval",
+    "backend",
+    "llm",
+    "views",
+    "model",
+    "engine",
+    "federation",
+    "run",
+    "bench",
+    "check",
+    "cli",
 ];
 
 /// Rust files below `folder`.

@@ -10,7 +10,7 @@ mod step;
 
 pub use step::*;
 
-use crate::config::LossSettings;
+use crate::config::{InBatchSettings, LossSettings};
 
 /// Which rows an activation has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +107,10 @@ pub trait Backend {
 
     /// Next-item loss of the step's examples: adds to `dh [Q, d]` and to row gradients.
     fn next_item_loss(&mut self, loss: &LossSettings, h: Act, dh: Act);
+    /// InfoNCE of the step's pairs: each of a client's `2N` paired hidden states against its twin, with the other `2(N - 1)` as
+    /// negatives, meaned over the `2N`, times the weight; adds to `dh [Q, d]`. A client with one pair has no negative, a loss of 0
+    /// and no gradient. `scratch` has widths `d`, 1 and 1.
+    fn in_batch_info_nce(&mut self, settings: &InBatchSettings, h: Act, scratch: [Act; 3], dh: Act);
     /// Tri-view contrast of the step's groups, times lambda: adds to `dh [Q, d]`.
     fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act);
 }

@@ -9,7 +9,7 @@ use super::{Progress, batch, calls, direct, local, yardstick};
 use crate::backend::cuda::ops::KernelSet;
 use crate::backend::{Mask, RowKind};
 use crate::bench::{self, RoundBench};
-use crate::config::{Contrast, Precision, RecLoss, Resident};
+use crate::config::{Contrast, Precision, RecLoss, Resident, Similarity};
 use crate::device::interface::Device;
 use crate::device::telemetry::Sampler;
 use crate::federation::Trainer;
@@ -24,7 +24,7 @@ struct Sizes {
     slabs: (usize, usize),
     /// Clients and rows of a table of a full softmax.
     tables: (usize, usize),
-    /// Rows of a batch.
+    /// Paired outputs of a mini-batch.
     batch: usize,
     /// Users and items to rank.
     rank: (usize, usize),
@@ -71,7 +71,7 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     each(&direct::gather(&normals, 25 * sizes.clients, sizes.rank.1, d, false))?;
     let rows = sizes.rank.1 * 9 / 10;
     direct::server(&normals, weights, rows, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
-    batch::in_batch(&normals, sizes.batch, d, false).iter().try_for_each(&mut *each)?;
+    on(&case::pairs(sizes.batch / 2, d), &|case| calls::in_batch(case, Similarity::Cosine), each)?;
     batch::rank(&normals, sizes.rank.0, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
     #[cfg(feature = "llm")]
     super::decoder::for_each(quick, each)?;

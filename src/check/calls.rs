@@ -4,7 +4,7 @@
 use super::case::Case;
 use super::reference::Field;
 use crate::backend::{Act, Backend, Mask, RowKind};
-use crate::config::{Contrast, LossSettings, Precision, RecLoss};
+use crate::config::{Contrast, InBatchSettings, LossSettings, Precision, RecLoss, Similarity};
 
 /// What part of a call is asked for. Activations are the same in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -355,6 +355,28 @@ pub fn contrast(case: &Case, contrast: Contrast) -> Vec<Call> {
     vec![call(contrast.name(), 1, RowKind::Outputs, (d, d), script)]
 }
 
+/// InfoNCE of the pairs of clients.
+pub fn in_batch(case: &Case, similarity: Similarity) -> Vec<Call> {
+    let d = case.d;
+    // Inner products of normal rows are larger than cosines.
+    let tau = if similarity == Similarity::Dot { 4.0 } else { 0.2 };
+    let settings = InBatchSettings { weight: 0.7, tau, similarity, ..InBatchSettings::default() };
+    let script: Script = Box::new(move |be, phase| {
+        let ([h, dh, z], [inverse, lse]) = (acts(be, RowKind::Outputs, d), acts(be, RowKind::Outputs, 1));
+        // In both phases: rows, norms and partition sums are what later kernels of the call go on from.
+        let _ = phase;
+        be.in_batch_info_nce(&settings, h, [z, inverse, lse], dh);
+        vec![
+            bits("in_batch_gather", "paired rows", z),
+            near("in_batch_gather", "inverse norms", inverse),
+            near("in_batch_info_nce_stats", "log partition sums", lse),
+            field("in_batch_info_nce_stats", "losses", Field::Paired, Compare::Near),
+            near("in_batch_info_nce_grad", "dh", dh),
+        ]
+    });
+    vec![call(similarity.name(), 1, RowKind::Outputs, (d, d), script)]
+}
+
 /// Every call on `case`.
 pub fn all(case: &Case) -> Vec<Call> {
     let d = case.d;
@@ -373,6 +395,9 @@ pub fn all(case: &Case) -> Vec<Call> {
     }
     for form in [Contrast::Joint, Contrast::Decoupled] {
         calls.extend(contrast(case, form));
+    }
+    for similarity in [Similarity::Dot, Similarity::Cosine] {
+        calls.extend(in_batch(case, similarity));
     }
     calls
 }

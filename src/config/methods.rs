@@ -35,6 +35,7 @@ const EMBEDDED: &[(&str, &str)] = embed![
     "fed-bert4rec",
     "sasrec",
     "bert4rec",
+    "cl4srec",
     "popularity",
     "lumos-no-future",
     "lumos-no-paraphrase",

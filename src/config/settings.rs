@@ -7,7 +7,7 @@ use super::choices::*;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-pub use crate::model::objectives::MaskedSettings;
+pub use crate::model::objectives::{InBatchSettings, MaskedSettings, Similarity};
 pub use gpu::*;
 pub use views::*;
 
@@ -177,6 +177,8 @@ pub struct LossSettings {
     pub counterfactual: bool,
     /// See [`MaskedSettings`].
     pub masked: MaskedSettings,
+    /// See [`InBatchSettings`].
+    pub in_batch: InBatchSettings,
 }
 
 impl LossSettings {
@@ -205,6 +207,7 @@ impl Default for LossSettings {
             paraphrase: true,
             counterfactual: true,
             masked: MaskedSettings::default(),
+            in_batch: InBatchSettings::default(),
         }
     }
 }

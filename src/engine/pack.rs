@@ -127,6 +127,11 @@ impl<'a> Packer<'a> {
         VisitPlan { steps, rows: self.table.items().len() as u32, examples: examples as u32 }
     }
 
+    /// Whether a mini-batch has to be packed as one, because its sequences are compared with each other.
+    pub fn whole_batches(&self) -> bool {
+        self.terms.iter().any(|term| term.whole_batches())
+    }
+
     /// Prepares packing mini-batches of a participant of many sequences in `round`, whose item rows are the whole catalogue.
     pub fn begin_batches(&mut self, round: u64) {
         self.round = round;

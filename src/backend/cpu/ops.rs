@@ -3,12 +3,13 @@
 use super::attention::{self, Shape};
 use super::gemm::{self, GradSink};
 use super::gru::Recurrence;
+use super::in_batch::Pairs;
 use super::losses::{self, Examples, Group};
 use super::rows;
 use super::worker::Worker;
 use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::base::rng::{Stream, dropout_threshold};
-use crate::config::{LossSettings, RecLoss};
+use crate::config::{InBatchSettings, LossSettings, RecLoss};
 
 /// Logits of a full softmax are computed for so many examples at a time, so that the matrix is never stored.
 const SOFTMAX_ROWS: usize = 6;
@@ -380,6 +381,21 @@ impl Backend for Worker {
             self.log_candidates(h);
             loss
         };
+    }
+
+    fn in_batch_info_nce(&mut self, settings: &InBatchSettings, h: Act, scratch: [Act; 3], dh: Act) {
+        let (n, d) = (self.step.pair.len(), self.shape.dim);
+        if n == 0 {
+            return;
+        }
+        let need = n * (n + d + 2);
+        if self.scratch.len() < need {
+            self.scratch.resize(need, 0.0);
+        }
+        let (z, hp, dhp) = (self.ptr(scratch[0]), self.ptr(h), self.ptr(dh));
+        let pairs = Pairs { rows: &self.step.pair, d, settings };
+        // SAFETY: paired outputs are rows of `h` and `dh`, no two alike, so that `z` holds as many; scratch was sized above.
+        self.losses.1 += unsafe { pairs.info_nce(hp, z, dhp, self.scratch.as_mut_ptr()) };
     }
 
     fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act) {

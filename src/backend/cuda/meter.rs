@@ -2,7 +2,7 @@
 
 use super::shape::Shape;
 use crate::backend::{Act, Backend, Mask, RowKind};
-use crate::config::LossSettings;
+use crate::config::{InBatchSettings, LossSettings};
 use crate::model::Model;
 
 /// Activations begin at multiples of so many floats: 128 bytes, a line of the cache.
@@ -82,5 +82,6 @@ impl Backend for Meter {
     fn copy(&mut self, _: Act, _: Act) {}
     fn zero(&mut self, _: Act) {}
     fn next_item_loss(&mut self, _: &LossSettings, _: Act, _: Act) {}
+    fn in_batch_info_nce(&mut self, _: &InBatchSettings, _: Act, _: [Act; 3], _: Act) {}
     fn info_nce(&mut self, _: &LossSettings, _: Act, _: Act) {}
 }

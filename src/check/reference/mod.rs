@@ -15,7 +15,7 @@ use crate::backend::cuda::meter::place;
 use crate::backend::cuda::optimiser::DropoutClock;
 use crate::backend::{Act, Backend, Mask, RowKind, Step};
 use crate::base::rng;
-use crate::config::{Contrast, LossSettings, Precision, RecLoss};
+use crate::config::{Contrast, InBatchSettings, LossSettings, Precision, RecLoss};
 use std::ops::Range;
 
 /// What a step works on, besides the packed arrays.
@@ -41,10 +41,12 @@ pub enum Field {
     Contrast,
     /// Log partition sums of a full softmax `[E]`.
     Lse,
+    /// Losses of paired outputs `[2 N]`.
+    Paired,
 }
 
 /// All fields, in the order of their numbers.
-pub const FIELDS: [(Field, &str); 10] = [
+pub const FIELDS: [(Field, &str); 11] = [
     (Field::Arena, "activations"),
     (Field::Dense, "dense weights"),
     (Field::DenseGrad, "dense gradients"),
@@ -55,13 +57,14 @@ pub const FIELDS: [(Field, &str); 10] = [
     (Field::Loss, "losses"),
     (Field::Contrast, "contrasts"),
     (Field::Lse, "log partition sums"),
+    (Field::Paired, "losses of pairs"),
 ];
 
 /// Floats of each field but the arena, for clients with `dense` weights each.
 pub fn field_floats(case: &Case, dense: usize) -> [usize; FIELDS.len()] {
     let (c, rows, step) = (case.clients(), case.chunk.rows() * case.d, case.step());
     let examples = step.example.len();
-    [0, c * dense, c * dense, rows, rows, rows, examples * step.width, examples, step.positives.len(), examples]
+    [0, c * dense, c * dense, rows, rows, rows, examples * step.width, examples, step.positives.len(), examples, step.pair.len()]
 }
 
 /// A backend of plain loops over numbers `R`.
@@ -429,6 +432,10 @@ impl<R: Real> Backend for Reference<'_, R> {
             RecLoss::Softmax => self.full_softmax(h, dh),
             rec => self.sampled_loss(rec, h, dh),
         }
+    }
+
+    fn in_batch_info_nce(&mut self, settings: &InBatchSettings, h: Act, scratch: [Act; 3], dh: Act) {
+        self.paired(settings, h, scratch, dh);
     }
 
     fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act) {

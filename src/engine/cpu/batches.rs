@@ -245,7 +245,8 @@ impl Batches {
         for lane in lanes.iter_mut() {
             lane.gradient.begin(self.dense.p.len(), if whole { self.items.p.len() } else { 0 });
         }
-        let parts: Vec<&[u32]> = batch.chunks(PART).collect();
+        let part = if lanes[0].packer.whole_batches() { batch.len() } else { PART };
+        let parts: Vec<&[u32]> = batch.chunks(part).collect();
         parallel::for_each(lanes, parts.len(), 1, |lane, i| {
             let Lane { packer, worker, gradient: sums, .. } = lane;
             let part = Part { dense: &self.dense.p, items, dropout: drops.then(|| draws(1 + i)), number: step };

@@ -377,7 +377,8 @@ impl ChunkTrainer {
         let blocks = (shape.client_rows as usize * d).div_ceil(2048).clamp(1, 65_535) as u32;
         be.go("adam_rows", [shape.clients, blocks], 256, 0, &[opt, scale, at(Part::Rows), m, s, at(Part::RowGrad), int(d)]);
         let contrast = if shape.groups > 0 { at(Part::Contrast) } else { Arg::Pointer(0) };
-        let args = [at(Part::Loss), contrast, at(Part::Losses)];
+        let paired = if shape.pairs > 0 { at(Part::Paired) } else { Arg::Pointer(0) };
+        let args = [at(Part::Loss), contrast, paired, at(Part::Losses)];
         be.go("client_losses", [shape.clients.div_ceil(4), 1], 128, 0, &args);
         be.finish()
     }

@@ -8,7 +8,8 @@
 use super::{Out, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend};
 use crate::base::rng::Purpose;
-use crate::config::LossSettings;
+use crate::config::{LossSettings, Settings};
+use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
@@ -64,6 +65,18 @@ impl Term for MaskedItem {
 
     fn on(&self, _: &LossSettings, asked: bool) -> bool {
         asked
+    }
+
+    fn check(&self, settings: &Settings) -> Result<()> {
+        let s = &settings.loss.masked;
+        let fail = |key: &str, value: f32, wanted: &str| Err(Error::setting(key, format!("is {value}, must be {wanted}")));
+        if !(s.rho > 0.0 && s.rho <= 1.0) {
+            return fail("loss.masked.rho", s.rho, "above 0 and at most 1 (a probability)");
+        }
+        if !(0.0..=1.0).contains(&s.last) {
+            return fail("loss.masked.last", s.last, "between 0 and 1 (a share)");
+        }
+        Ok(())
     }
 
     /// Every position: each is masked in its turn.

@@ -2,13 +2,15 @@
 //!
 //! One more term is a file beside this one and a line in [`TERMS`].
 
+mod in_batch;
 mod masked_item;
 mod next_item;
 mod tri_view;
 
+pub use in_batch::{InBatchSettings, Similarity};
 pub use masked_item::MaskedSettings;
 
-use super::{Layout, ModelSpec};
+use super::Layout;
 use crate::Result;
 use crate::backend::{Act, Backend, RowKind, Step};
 use crate::base::rng::{Purpose, Stream};
@@ -16,7 +18,7 @@ use crate::config::{LossSettings, RecLoss, Resample, Settings};
 use crate::views::UserViews;
 
 /// Every term, in the order in which their rows are taken, their sequences packed and their gradients added.
-pub const TERMS: &[&dyn Term] = &[&next_item::NextItem, &masked_item::MaskedItem, &tri_view::TriView];
+pub const TERMS: &[&dyn Term] = &[&next_item::NextItem, &masked_item::MaskedItem, &tri_view::TriView, &in_batch::InBatch];
 
 /// One term of the objective.
 pub trait Term: Sync {
@@ -27,7 +29,7 @@ pub trait Term: Sync {
     /// sequences both ways.
     fn on(&self, loss: &LossSettings, asked: bool) -> bool;
 
-    /// Refuses settings that the term cannot be meant with.
+    /// Refuses values of its own settings that cannot be meant, and a term that others rule out. Asked whether the term is on or not.
     ///
     /// # Errors
     /// [`crate::Error::Setting`] with the key and what to do.
@@ -53,6 +55,11 @@ pub trait Term: Sync {
         true
     }
 
+    /// Whether the sequences of a mini-batch are compared with each other: one worker then trains all of them.
+    fn whole_batches(&self) -> bool {
+        false
+    }
+
     /// Takes every item row that the term reads or trains in a visit of a client with this one sequence.
     fn touch(&self, sequence: &Sequence, table: &mut RowTable);
 
@@ -69,13 +76,12 @@ pub fn of(loss: &LossSettings, asked: bool) -> Vec<&'static dyn Term> {
     TERMS.iter().copied().filter(|term| term.on(loss, asked)).collect()
 }
 
-/// Refuses settings that a term cannot be meant with.
+/// Refuses settings that no term can be meant with, or that rule each other out.
 ///
 /// # Errors
 /// [`crate::Error::Setting`] with the key and what to do.
 pub fn check(settings: &Settings) -> Result<()> {
-    let asked = ModelSpec::new(&settings.model).asked.is_some();
-    of(&settings.loss, asked).iter().try_for_each(|term| term.check(settings))
+    TERMS.iter().try_for_each(|term| term.check(settings))
 }
 
 /// Gradient `[Q, d]` of the whole objective by the hidden states.

@@ -6,9 +6,9 @@ constexpr double FIXED_SCALE = 4294967296.0; // steps in 1.0
 constexpr float FIXED_LIMIT = 256.0f;        // largest change of one weight in one visit
 constexpr unsigned NO_CLIENT = 0xffffffffu;
 
-// The change in fixed point, rounded to nearest even; `fine` is cleared where it is not finite or too large.
-__device__ __forceinline__ long long fixed_change(float before, float after, bool* fine) {
-    const float change = __fsub_rn(after, before);
+// The change times `factor` in fixed point, rounded to nearest even; `fine` is cleared where it is not finite or too large.
+__device__ __forceinline__ long long fixed_change(float before, float after, float factor, bool* fine) {
+    const float change = __fmul_rn(__fsub_rn(after, before), factor);
     if (!(fabsf(change) <= FIXED_LIMIT)) {
         *fine = false;
         return 0;
@@ -22,14 +22,54 @@ __device__ __forceinline__ void add_fixed(long long* sum, long long value) {
     }
 }
 
-// sums[i] += sum over clients c of weight[c] * (p[c][i] - global[i]). A client whose change is not finite or beyond the limit
+// What a client's change is multiplied by; `factor` is null where no rule looks at updates.
+__device__ __forceinline__ float factor_of(const float* factor, int client) {
+    return factor == nullptr ? 1.0f : factor[client];
+}
+
+// norms[c] = the Euclidean norm of what client c changed: dense weights and the item rows that it uploads, together.
+//
+// p `[C, stride]`, global `[length]`, rows `[R, d]`, table `[I, d]` f32, item `[R]` i32, uploads `[R]` u8, client_rows `[C + 1]` i32,
+// weight `[C]` i64 (0: the client did not train, its norm is 0), norms `[C]` f64. One block of 256 a client, sums in double in a fixed
+// order; shared memory: a double a warp. Bit-reproducible. Bytes: 4 C P + 8 R d; operations: 3 C P + 3 R d, two thirds of them in double.
+extern "C" __global__ void __launch_bounds__(256)
+    update_norms(const float* p, const float* global, long long stride, int length, const float* rows, const float* table, const int* item,
+                 const unsigned char* uploads, const int* client_rows, const long long* weight, int clients, int d, double* norms) {
+    LUMOS_SHARED(double, scratch);
+    const int client = blockIdx.x;
+    if (client >= clients) {
+        return;
+    }
+    double sum = 0.0;
+    if (weight[client] != 0) {
+        for (int i = threadIdx.x; i < length; i += blockDim.x) {
+            const double x = static_cast<double>(__fsub_rn(p[client * stride + i], global[i]));
+            sum += x * x;
+        }
+        const long long first = static_cast<long long>(client_rows[client]) * d, last = static_cast<long long>(client_rows[client + 1]) * d;
+        for (long long i = first + threadIdx.x; i < last; i += blockDim.x) {
+            const long long r = i / d;
+            if (uploads[r]) {
+                const double x = static_cast<double>(__fsub_rn(rows[i], table[static_cast<long long>(item[r]) * d + i % d]));
+                sum += x * x;
+            }
+        }
+    }
+    sum = block_sum(sum, scratch);
+    if (threadIdx.x == 0) {
+        norms[client] = sqrt(sum);
+    }
+}
+EXPORT_KERNEL(update_norms)
+
+// sums[i] += sum over clients c of weight[c] * factor[c] * (p[c][i] - global[i]). A client whose change is not finite or beyond the limit
 // lowers *failing to its number in the chunk (plus `first`); the sums are then of no use, and the round is given up.
 //
-// p `[C, stride]`, global `[length]` f32, weight `[C]` i64 (0: the client did not train), sums `[length]` i64. Each thread
+// p `[C, stride]`, global `[length]`, factor `[C]` (or null) f32, weight `[C]` i64 (0: the client did not train), sums `[length]` i64. Each thread
 // adds its element over a slice of clients in a register, then once atomically. Grid: (ceil(length / 256), slices) blocks of
 // 256: block y takes clients y * each to (y + 1) * each; shared memory: none. Bit-reproducible. Bytes: 4 C P + 16 P slices;
-// operations: 3 C P, one of them in double.
-extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, const float* global, const long long* weight, int clients,
+// operations: 4 C P, one of them in double.
+extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, const float* global, const long long* weight, const float* factor, int clients,
                                                                 int each, unsigned first, long long stride, int length, long long* sums,
                                                                 unsigned* failing) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -46,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, 
             continue;
         }
         bool fine = true;
-        sum += w * fixed_change(before, p[c * stride + i], &fine);
+        sum += w * fixed_change(before, p[c * stride + i], factor_of(factor, c), &fine);
         if (!fine && bad == NO_CLIENT) {
             bad = first + static_cast<unsigned>(c);
         }
@@ -67,7 +107,7 @@ EXPORT_KERNEL(average_dense)
 // its rows; shared memory: none. Bit-reproducible. Bytes: 8 R d read, 16 d atomically for each changed row.
 extern "C" __global__ void __launch_bounds__(128)
     average_rows(const float* rows, const float* table, const int* item, const int* slot, const unsigned char* uploads, const int* client_rows,
-                 const long long* weight, int clients, unsigned first, int d, long long* sums, long long* slot_weight, int* uploaded,
+                 const long long* weight, const float* factor, int clients, unsigned first, int d, long long* sums, long long* slot_weight, int* uploaded,
                  unsigned* failing) {
     const int client = blockIdx.x;
     if (client >= clients || weight[client] == 0) {
@@ -75,6 +115,7 @@ extern "C" __global__ void __launch_bounds__(128)
     }
     const int lane = lane_index(), warps = warp_count();
     const long long w = weight[client];
+    const float own = factor_of(factor, client);
     for (int r = client_rows[client] + blockIdx.y * warps + warp_index(); r < client_rows[client + 1]; r += gridDim.y * warps) {
         if (!uploads[r]) {
             continue;
@@ -91,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(128)
         long long* to = sums + static_cast<long long>(slot[r]) * d;
         bool fine = true;
         for (int k = lane; k < d; k += 32) {
-            add_fixed(to + k, w * fixed_change(before[k], after[k], &fine));
+            add_fixed(to + k, w * fixed_change(before[k], after[k], own, &fine));
         }
         if (!__all_sync(FULL_WARP, fine) && lane == 0) {
             atomicMin(failing, first + static_cast<unsigned>(client));

@@ -67,6 +67,7 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     each(&direct::broadcast(&normals, clients, weights, weights + 4, false))?;
     each(&direct::average_dense(&normals, clients, weights, false))?;
     each(&direct::average_rows(&normals, sizes.clients, 25, sizes.rank.1, d, false))?;
+    each(&direct::update_norms(&normals, clients, weights, 25, d, false))?;
     each(&direct::gather(&normals, 25 * sizes.clients, sizes.rank.1, d, false))?;
     let rows = sizes.rank.1 * 9 / 10;
     direct::server(&normals, weights, rows, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;

@@ -91,6 +91,7 @@ pub fn average_dense(n: &Normals, clients: usize, length: usize, judged: bool) -
     let global = n.take(24, length, 1.0);
     let slab = n.take(25, clients * stride, 0.5);
     let weight: Vec<i64> = (0..clients as i64).map(|c| if c % 7 == 3 { 0 } else { 1 + c % 5 }).collect();
+    let factor: Vec<f32> = (0..clients).map(|c| [1.0, -2.0, 0.3][c % 3]).collect();
     let mut sums: Vec<i64> = (0..length as i64).map(|i| i - 9).collect();
     let arrays = vec![
         Array::of("dense weights", &slab),
@@ -98,18 +99,20 @@ pub fn average_dense(n: &Normals, clients: usize, length: usize, judged: bool) -
         Array::of("weights of clients", &weight),
         Array::of("sums", &sums),
         Array::of("failing", &[u32::MAX]),
+        Array::of("factors", &factor),
     ];
     let want = judged.then(|| {
         for (c, &w) in weight.iter().enumerate() {
             for (i, sum) in sums.iter_mut().enumerate() {
-                *sum += w * fixed::from_f64(f64::from(slab[c * stride + i] - global[i]));
+                *sum += w * fixed::from_f64(f64::from((slab[c * stride + i] - global[i]) * factor[c]));
             }
         }
         Want::Bits(words(&sums))
     });
     let outputs = vec![whole("sums", &arrays, 3, want)];
     let launch: Launch = Box::new(move |device, b| {
-        let head = [at(&b[0]), at(&b[1]), at(&b[2]), int(clients), int(EACH), Arg::Uint(0), Arg::Long(stride as i64), int(length)];
+        let head =
+            [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[5]), int(clients), int(EACH), Arg::Uint(0), Arg::Long(stride as i64), int(length)];
         let args = [&head[..], &[at(&b[3]), at(&b[4])]].concat();
         go(device, "average_dense", [length.div_ceil(256), clients.div_ceil(EACH)], 256, 0, &args)
     });
@@ -163,12 +166,56 @@ pub fn average_rows(n: &Normals, clients: usize, each: usize, items: usize, d: u
     let [a, b, c] = wants.map_or([None, None, None], |w| w.map(Some));
     let outputs = vec![whole("sums", &arrays, 6, a), whole("weights of slots", &arrays, 7, b), whole("uploaded rows", &arrays, 8, c)];
     let launch: Launch = Box::new(move |device, b| {
-        let head = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5]), int(clients), Arg::Uint(0), int(d)];
+        let head = [
+            &[at(&b[0]), at(&b[1]), at(&b[2]), at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5]), Arg::Pointer(0)][..],
+            &[int(clients), Arg::Uint(0), int(d)],
+        ]
+        .concat();
         let args = [&head[..], &[at(&b[6]), at(&b[7]), at(&b[8]), at(&b[9])]].concat();
         go(device, "average_rows", [clients, each.div_ceil(16).max(1)], 128, 0, &args)
     });
     let work = cost(2 * rows * d + 4 * items * d, 3.0 * (rows * d) as f64);
     subject("average_rows", format!("{clients} clients of {each} rows, d {d}"), arrays, outputs, work, launch)
+}
+
+/// `update_norms`: `clients` clients of `length` dense weights and `each` item rows.
+pub fn update_norms(n: &Normals, clients: usize, length: usize, each: usize, d: usize, judged: bool) -> Subject<'static> {
+    let (items, stride, rows) = (each + 2, length + 3, clients * each);
+    let (global, slab) = (n.take(24, length, 1.0), n.take(25, clients * stride, 0.5));
+    let (table, after) = (n.take(26, items * d, 1.0), n.take(27, rows * d, 0.7));
+    let item: Vec<u32> = (0..rows).map(|r| ((r * 7) % items) as u32).collect();
+    let uploads: Vec<u8> = (0..rows).map(|r| u8::from(r % 5 != 4)).collect();
+    let bounds: Vec<u32> = (0..=clients).map(|c| (c * each) as u32).collect();
+    let weight: Vec<i64> = (0..clients as i64).map(|c| if c % 7 == 3 { 0 } else { 1 }).collect();
+    let arrays = vec![
+        Array::of("dense weights", &slab),
+        Array::of("global weights", &global),
+        Array::of("rows", &after),
+        Array::of("item table", &table),
+        Array::of("items", &item),
+        Array::of("uploads", &uploads),
+        Array::of("bounds of rows", &bounds),
+        Array::of("weights of clients", &weight),
+        Array::of("norms", &vec![0f64; clients]),
+    ];
+    let want = judged.then(|| {
+        let norm = |c: usize| {
+            let dense = (0..length).map(|i| slab[c * stride + i] - global[i]);
+            let uploaded = (c * each..(c + 1) * each).filter(|&r| uploads[r] != 0);
+            let rows = uploaded.flat_map(|r| (0..d).map(move |k| (r, k))).map(|(r, k)| after[r * d + k] - table[item[r] as usize * d + k]);
+            let sum: f64 = dense.chain(rows).map(|x| f64::from(x).powi(2)).sum();
+            if weight[c] == 0 { 0.0 } else { sum.sqrt() }
+        };
+        Want::Doubles((0..clients).map(norm).collect())
+    });
+    let outputs = vec![whole("norms", &arrays, 8, want)];
+    let launch: Launch = Box::new(move |device, b| {
+        let dense = [at(&b[0]), at(&b[1]), Arg::Long(stride as i64), int(length)];
+        let rows = [at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5]), at(&b[6]), at(&b[7]), int(clients), int(d), at(&b[8])];
+        go(device, "update_norms", [clients, 1], 256, 256, &[&dense[..], &rows].concat())
+    });
+    let work = cost(clients * length + 2 * rows * d, 3.0 * (clients * length + rows * d) as f64);
+    subject("update_norms", format!("{clients} clients, {length} weights, {each} rows of {d}"), arrays, outputs, work, launch)
 }
 
 /// `struct ServerStep` of `kernels/average.cu`.

@@ -67,6 +67,8 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
         direct::average_dense(n, 133, 131, true),
         direct::average_rows(n, 21, 3, 17, 9, true),
         direct::average_rows(n, 3, 40, 50, 64, true),
+        direct::update_norms(n, 1, 5, 1, 3, true),
+        direct::update_norms(n, 23, 131, 9, 33, true),
     ];
     all.extend(direct::server(n, 131, 17, 23, 5, true));
     for (batch, d) in [(1, 1), (17, 33), (40, 130)] {
@@ -80,6 +82,7 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
         all.push(direct::gather(n, 30_000, 10_429, 64, true));
         all.push(direct::average_dense(n, 700, 54_001, true));
         all.push(direct::average_rows(n, 700, 25, 10_429, 64, true));
+        all.push(direct::update_norms(n, 700, 54_001, 25, 64, true));
         all.extend(direct::server(n, 54_001, 9_000, 10_429, 64, true));
         all.extend(batch::in_batch(n, 300, 64, true));
         all.extend(batch::rank(n, 300, 10_429, 64, true));

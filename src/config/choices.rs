@@ -20,6 +20,9 @@ macro_rules! choice {
     };
 }
 
+pub use crate::model::Backbone;
+pub(crate) use choice;
+
 choice! {
     /// What becomes of a row with the user, the item and the time of an earlier one.
     Duplicates {
@@ -40,15 +43,6 @@ choice! {
         First = "first",
         /// It is dropped where the user's last interaction was with the same item.
         Consecutive = "consecutive",
-    }
-}
-choice! {
-    /// The sequence encoder.
-    Backbone {
-        /// Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm blocks.
-        Sasrec = "sasrec",
-        /// Gated recurrent units (Hidasi et al., ICLR 2016), one layer per block.
-        Gru4rec = "gru4rec",
     }
 }
 choice! {

@@ -277,6 +277,8 @@ pub struct FederationSettings {
     pub server_beta2: f32,
     /// FedAdam's adaptivity tau.
     pub server_eps: f32,
+    /// How clients and server learn together: a name with options, such as `averaging`. See [`crate::federation::protocol`].
+    pub protocol: String,
     /// What happens to updates, in the order in which a client applies it and backwards on the server: names with options, such as
     /// `["sign-flip share=0.1", "norm-bound bound=0.5", "median"]`. See [`crate::federation::rules`].
     pub rules: Vec<String>,
@@ -301,6 +303,7 @@ impl Default for FederationSettings {
             server_momentum: 0.0,
             server_beta2: 0.99,
             server_eps: 1e-3,
+            protocol: "averaging".into(),
             rules: Vec::new(),
             private_memory_mb: 1024,
         }

@@ -206,6 +206,7 @@ fn federation(settings: &Settings) -> Result<()> {
     number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "at least 0 and below 1 (a rate)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "at least 0 and below 1 (a rate)")?;
     number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")?;
+    crate::federation::protocol::chosen(settings)?;
     crate::federation::rules::build(&s.rules).map(|_| ())
 }
 

@@ -49,6 +49,12 @@ impl Chunk {
         self.same_layout = true;
     }
 
+    /// The clients and their rows alone, once the steps are laid out elsewhere.
+    pub fn without_steps(mut self) -> Chunk {
+        (self.steps, self.one) = (Vec::new(), Step::default());
+        self
+    }
+
     /// Rows of the item table `R`.
     pub fn rows(&self) -> usize {
         self.items.len()

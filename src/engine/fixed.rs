@@ -73,6 +73,14 @@ pub fn to_f64(sum: i64) -> f64 {
     sum as f64 / SCALE
 }
 
+/// What is said of a client whose change [`add_change`] refuses, with its mean losses.
+pub fn diverged(next_item: f64, contrast: f64) -> String {
+    format!(
+        "the client's change is not finite or exceeds {LIMIT} (mean next-item loss {next_item:.4}, contrast {contrast:.4}); lower local.lr, \
+         raise loss.tau or set local.clip"
+    )
+}
+
 /// Refuses a round whose clients weigh too much together.
 pub fn check_weight(total: i64) -> Result<()> {
     if total as u64 <= MAX_WEIGHT {

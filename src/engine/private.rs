@@ -1,9 +1,15 @@
 //! What a client keeps to itself between rounds: parameter groups that are not shared. In memory up to a budget, beyond it
 //! in one file a client.
 
+use crate::config::Group;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+
+/// Whether clients keep a group of parameters to themselves, where `shared` lists those that are averaged.
+pub(super) fn kept_by_clients(shared: &[Group]) -> bool {
+    !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder)
+}
 
 /// Private parameters of one client.
 #[derive(Clone, Debug, Default, PartialEq)]

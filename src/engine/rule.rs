@@ -2,12 +2,14 @@
 
 use super::{Mean, Update};
 
-/// What a rule needs at the server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a rule needs, the least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
-    /// Nothing, or the weighted mean: updates can be added up one by one.
+    /// An update's norm at most: [`Rule::factor`] is all that the rule does at the client. On a device updates stay there.
     Linear,
-    /// Every update of the round at once, in [`Mean::updates`]. Costs the memory of the cohort's uploads.
+    /// The values of each update, one at a time, in [`Rule::client`]. From a device they are fetched chunk by chunk.
+    Each,
+    /// Every update of the round at once as well, in [`Mean::updates`]. Costs the memory of the cohort's uploads.
     All,
 }
 
@@ -22,14 +24,67 @@ pub struct Occasion {
 
 /// One thing that is done to updates. Equal occasions and updates must give equal bits.
 pub trait Rule: Send + Sync {
-    /// Changes what a client uploads. Called for every client of a round, in no promised order.
-    fn client(&self, _occasion: &Occasion, _update: &mut Update) {}
+    /// What the update of `client`, of Euclidean norm `norm`, is multiplied by. Called for every client of a round, in any order.
+    fn factor(&self, _occasion: &Occasion, _client: u32, _norm: f64) -> f32 {
+        1.0
+    }
+
+    /// Changes what a client uploads: by its factor, unless the rule needs [`Needs::Each`] or [`Needs::All`] and does more. Called for every
+    /// client of a round, in any order.
+    fn client(&self, occasion: &Occasion, update: &mut Update) {
+        let factor = self.factor(occasion, update.client, update.norm());
+        if factor != 1.0 {
+            update.scale(factor);
+        }
+    }
 
     /// Changes the mean before the server's step.
     fn server(&self, _occasion: &Occasion, _mean: &mut Mean) {}
 
-    /// What [`Rule::server`] needs.
+    /// What the rule needs.
     fn needs(&self) -> Needs {
         Needs::Linear
+    }
+}
+
+/// The rules of a run, in the order in which a client applies them.
+#[derive(Default)]
+pub struct Rules(Vec<Box<dyn Rule>>);
+
+impl Rules {
+    /// `list` in the order in which a client applies it.
+    pub fn new(list: Vec<Box<dyn Rule>>) -> Rules {
+        Rules(list)
+    }
+
+    /// Whether updates are added up as they come.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The most that a rule needs.
+    pub fn needs(&self) -> Needs {
+        self.0.iter().map(|rule| rule.needs()).max().unwrap_or(Needs::Linear)
+    }
+
+    /// Applies every rule to a client's update.
+    pub fn client(&self, occasion: &Occasion, update: &mut Update) {
+        self.0.iter().for_each(|rule| rule.client(occasion, update));
+    }
+
+    /// The product of the factors of linear rules, for an update of norm `norm`.
+    pub fn factor(&self, occasion: &Occasion, client: u32, norm: f64) -> f32 {
+        let (mut factor, mut norm) = (1.0, norm);
+        for rule in &self.0 {
+            let next = rule.factor(occasion, client, norm);
+            factor *= next;
+            norm *= f64::from(next.abs());
+        }
+        factor
+    }
+
+    /// Applies every rule to the mean, the last one first.
+    pub fn server(&self, occasion: &Occasion, mean: &mut Mean) {
+        self.0.iter().rev().for_each(|rule| rule.server(occasion, mean));
     }
 }

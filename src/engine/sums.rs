@@ -1,6 +1,7 @@
 //! What clients send back, added up as it comes.
 
-use super::{Update, fixed};
+use super::{Reduce, Update, fixed};
+use crate::Result;
 use crate::model::ModelSpec;
 
 /// Sums over the clients that one worker has trained. Merging two is adding integers, so who trained whom leaves no trace.
@@ -18,10 +19,6 @@ pub struct Sums {
     pub rows: Vec<i64>,
     /// Total weight of the clients that uploaded each slot's row `[slots]`.
     pub row_weight: Vec<i64>,
-    /// Clients, local steps, tokens, examples, uploaded rows, downloaded rows.
-    pub counts: [u64; 6],
-    /// Losses in fixed point: next-item and contrast, each summed over clients (mean over the client's steps).
-    pub losses: [i64; 2],
 }
 
 impl Sums {
@@ -35,9 +32,27 @@ impl Sums {
             items: Vec::new(),
             rows: Vec::new(),
             row_weight: Vec::new(),
-            counts: [0; 6],
-            losses: [0; 2],
         }
+    }
+
+    /// Sums that a device has made: dense `[P]` with the weight of all clients, the rows `[S, d]` of `items [S]` with their weights `[S]`.
+    /// Rows without weight are those that no client changed.
+    pub fn from_parts(
+        spec: &ModelSpec,
+        items_in_all: usize,
+        (dense, weight): (Vec<i64>, i64),
+        items: &[u32],
+        rows: &[i64],
+        row_weight: &[i64],
+    ) -> Sums {
+        let mut sums = Sums { dense, weight, ..Sums::new(spec, items_in_all) };
+        let d = sums.d;
+        for (i, &item) in items.iter().enumerate().filter(|(i, _)| row_weight[*i] > 0) {
+            let slot = sums.slot(item);
+            sums.rows[slot * d..][..d].copy_from_slice(&rows[i * d..][..d]);
+            sums.row_weight[slot] = row_weight[i];
+        }
+        sums
     }
 
     /// Empties the sums; time follows what was touched, not the catalogue.
@@ -50,8 +65,6 @@ impl Sums {
         self.row_weight.clear();
         self.dense.fill(0);
         self.weight = 0;
-        self.counts = [0; 6];
-        self.losses = [0; 2];
     }
 
     fn slot(&mut self, item: u32) -> usize {
@@ -105,12 +118,43 @@ impl Sums {
                 *a += b;
             }
         }
-        for (a, b) in self.counts.iter_mut().zip(&other.counts) {
-            *a += b;
+    }
+
+    /// The items that any client uploaded, ascending.
+    pub fn touched(&self) -> Vec<u32> {
+        let mut items = self.items.clone();
+        items.sort_unstable();
+        items
+    }
+
+    /// Gives the items of `union` (ascending, every touched item among them) the slots 0, 1, ..., in that order.
+    pub fn lay_out(&mut self, union: &[u32]) {
+        let d = self.d;
+        let (mut rows, mut weights) = (vec![0; union.len() * d], vec![0; union.len()]);
+        for (new, &item) in union.iter().enumerate() {
+            let old = std::mem::replace(&mut self.slot[item as usize], new as u32) as usize;
+            if old < self.items.len() {
+                rows[new * d..][..d].copy_from_slice(&self.rows[old * d..][..d]);
+                weights[new] = self.row_weight[old];
+            }
         }
-        for (a, b) in self.losses.iter_mut().zip(&other.losses) {
-            *a += b;
+        (self.items, self.rows, self.row_weight) = (union.to_vec(), rows, weights);
+    }
+
+    /// Adds the sums of other processes.
+    ///
+    /// # Errors
+    /// Where the transport fails.
+    pub fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
+        let union = reduce.union(&self.touched())?;
+        self.lay_out(&union);
+        for values in [&mut self.dense, &mut self.rows, &mut self.row_weight] {
+            reduce.sum(values)?;
         }
+        let mut weight = [self.weight];
+        reduce.sum(&mut weight)?;
+        self.weight = weight[0];
+        Ok(())
     }
 
     /// Bytes held.

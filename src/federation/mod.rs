@@ -1,6 +1,8 @@
-//! The federation: rounds of cohorts, visits, sums and server steps.
+//! The federation: who trains in a round ([`draw`]), what goes down and up ([`protocol`]), and what happens to updates ([`rules`]).
 
 mod draw;
+pub mod options;
+pub mod protocol;
 mod report;
 pub mod rules;
 mod trainer;

@@ -46,7 +46,7 @@ pub struct RoundReport {
 
 impl RoundReport {
     /// The report of a round without what it spent its time on.
-    pub(super) fn of(round: u64, cohort: &Cohort, totals: &Totals, start: Instant) -> RoundReport {
+    pub(super) fn of(round: u64, cohort: &Cohort, totals: &Totals, item_rows: u64, start: Instant) -> RoundReport {
         let n = totals.counts[0].max(1) as f64;
         RoundReport {
             round,
@@ -56,7 +56,7 @@ impl RoundReport {
             rec_loss: fixed::to_f64(totals.losses[0]) / n,
             contrast_loss: fixed::to_f64(totals.losses[1]) / n,
             tokens: totals.counts[2],
-            item_rows: totals.item_rows,
+            item_rows,
             bytes_down: totals.bytes[0],
             bytes_up: totals.bytes[1],
             seconds: start.elapsed().as_secs_f64(),

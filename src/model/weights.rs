@@ -1,8 +1,7 @@
 //! A model's global weights.
 
-use super::ModelSpec;
+use super::{Init, ModelSpec};
 use crate::base::rng::{Purpose, Stream};
-use crate::config::InitWeights;
 
 /// Global weights: the dense slab `[P]` and the item table `[I, d]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,21 +15,24 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Initial weights: normal for tables and weight matrices (`init_std`, `init_weights`), 1 for norm gains, 0 for biases. Each number
-    /// is a function of seed, tensor and position.
+    /// Initial weights: what the backbone declares for its tensors, normal with `init_std` for item rows. Each number is a function of
+    /// seed, tensor and position.
     pub fn init(spec: &ModelSpec, items: usize, seed: u64) -> Weights {
         let std = spec.settings.init_std;
         let mut dense = vec![0f32; spec.dense_len];
         for (i, p) in spec.params.iter().enumerate() {
             let out = &mut dense[p.offset..p.offset + p.len()];
-            if p.shape.len() == 2 {
-                let mut stream = Stream::new(seed, Purpose::Init, 1 + i as u64, 0);
-                let glorot = spec.settings.init_weights == InitWeights::Xavier && p.name != "positions";
-                let std = if glorot { (2.0 / (p.shape[0] + p.shape[1]) as f32).sqrt() } else { std };
-                out.fill_with(|| stream.normal() * std);
-            } else if p.name.ends_with(".g") {
-                out.fill(1.0);
-            }
+            let std = match p.init {
+                Init::Zero => continue,
+                Init::One => {
+                    out.fill(1.0);
+                    continue;
+                }
+                Init::Normal(std) => std,
+                Init::Xavier => (2.0 / p.shape.iter().sum::<usize>() as f32).sqrt(),
+            };
+            let mut stream = Stream::new(seed, Purpose::Init, 1 + i as u64, 0);
+            out.fill_with(|| stream.normal() * std);
         }
         let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
         let items = (0..items * spec.dim()).map(|_| stream.normal() * std).collect();

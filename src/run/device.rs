@@ -5,7 +5,7 @@ use crate::config::Settings;
 use crate::config::methods::{self, Family};
 use crate::data::Dataset;
 use crate::device::{Choice, Chosen, Device, DeviceError, choose};
-use crate::federation::Trainer;
+use crate::federation::{Trainer, protocol};
 use crate::views::Views;
 use crate::{Error, run::Observer};
 use std::sync::Arc;
@@ -69,7 +69,7 @@ impl Devices {
         if methods::find(&settings.method)?.family == Family::Baseline {
             return Ok(RunDevice::cpu("nothing is trained"));
         }
-        self.take(&settings.device, crate::engine::cuda::unsupported(settings))
+        self.take(&settings.device, (protocol::chosen(settings)?.0.on_device)(settings))
     }
 
     /// The device to rank users on under a model trained with `settings`: `choice` in place of what they say.

@@ -153,7 +153,7 @@ impl Run<'_> {
             self.board.line(&line)?;
             let stop = stop.load(Ordering::SeqCst) && self.meta.round < rounds;
             if due || late || stop {
-                trainer.keep()?;
+                trainer.snapshot()?;
                 let state = Checkpoint { meta: self.meta.clone(), tensors: trainer.tensors()? };
                 // First the last one, from which a run that is killed in between makes the best one again.
                 self.save(&state)?;
@@ -182,9 +182,9 @@ impl Run<'_> {
     fn rescue(&mut self, trainer: &mut Trainer, fault: DeviceError) -> Error {
         if !fault.is_sticky() {
             // The device still answers, so that nothing is lost. Where it does not after all, the host's copy is what there is.
-            let _ = trainer.keep();
+            let _ = trainer.snapshot();
         }
-        let saved = match trainer.kept() {
+        let saved = match trainer.last_snapshot() {
             // A round whose metrics are not written cannot be gone on from; nor can one that is to be validated first.
             Ok((tensors, round)) if round > self.saved.round && round <= self.written => {
                 self.save(&Checkpoint { meta: CheckpointMeta { round, ..self.saved.clone() }, tensors })

@@ -254,7 +254,7 @@ impl Generator for LlmGenerator<'_> {
             0 => self.model.usual_slots(usual)?,
             slots => slots,
         };
-        // ChunkMemory for every slot's usual text and for one of the longest, beside what is shared.
+        // Memory for every slot's usual text and for one of the longest, beside what is shared.
         let shared: usize = starts.iter().map(|start| start.len().next_multiple_of(llm::BLOCK)).sum();
         let cache_tokens = (slots * usual).max(self.model.max_len.next_multiple_of(llm::BLOCK)) + shared;
         let mut engine = self.model.engine(EngineOptions { slots, cache_tokens, ..Default::default() })?;

@@ -88,8 +88,8 @@ const OUTPUTS: &[Output] = &[
     ("attention_backward_kv", 11, None),
     ("attention_backward_q", 9, None),
     ("attention_forward", 7, None),
-    ("average_dense", 8, None),
-    ("average_rows", 11, None),
+    ("average_dense", 9, None),
+    ("average_rows", 12, None),
     ("broadcast", 1, None),
     ("client_losses", 3, None),
     ("clip_norm", 9, None),
@@ -138,6 +138,7 @@ const OUTPUTS: &[Output] = &[
     ("yardstick_fma", 3, None),
     ("yardstick_tf32", 2, None),
     ("zero", 2, None),
+    ("update_norms", 12, None),
 ];
 
 fn quick(parts: &[Part]) -> Options {

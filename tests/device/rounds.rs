@@ -217,11 +217,11 @@ fn weights_stay_on_the_device_until_they_are_wanted() {
         asked.round().unwrap();
         let after_one = asked.tensors().unwrap();
         // A slow machine has kept the round by itself.
-        assert!(asked.kept().unwrap() == (after_one.clone(), 1) || asked.kept().unwrap().1 == 0, "{name}");
-        asked.keep().unwrap();
-        assert!(asked.kept().unwrap() == (after_one.clone(), 1), "{name}");
+        assert!(asked.last_snapshot().unwrap() == (after_one.clone(), 1) || asked.last_snapshot().unwrap().1 == 0, "{name}");
+        asked.snapshot().unwrap();
+        assert!(asked.last_snapshot().unwrap() == (after_one.clone(), 1), "{name}");
         asked.round().unwrap();
-        let (tensors, round) = asked.kept().unwrap();
+        let (tensors, round) = asked.last_snapshot().unwrap();
         assert!((round == 2) == (tensors != after_one) && asked.tensors().unwrap() != after_one, "{name}: round {round}");
         asked.round().unwrap();
         assert!(asked.tensors().unwrap() == whole, "{name}: asked in between");

@@ -3,7 +3,6 @@
 use crate::ring::world;
 use lumos::config::{Average, ClientWeighting, Contrast, Group, ServerOptimizer, Settings};
 use lumos::data::{Dataset, Split};
-use lumos::engine::cuda::unsupported;
 use lumos::engine::{NamedTensor, TensorData};
 use lumos::eval::metrics;
 use lumos::federation::Trainer;
@@ -96,10 +95,4 @@ fn the_median_withstands_what_the_mean_does_not() {
     println!("HR@5 clean {clean:.3}, attacked {attacked:.3}, median {defended:.3}, bound {bounded:.3}");
     assert!(clean > 0.5 && attacked < 0.6 * clean, "clean {clean}, attacked {attacked}");
     assert!(defended > 1.3 * attacked, "attacked {attacked}, median {defended}");
-}
-
-#[test]
-fn a_device_leaves_rules_to_the_cpu_and_says_so() {
-    assert!(unsupported(&settings(&["median"])).unwrap().contains("federation.rules"));
-    assert_eq!(unsupported(&settings(&[])), None);
 }

@@ -9,8 +9,10 @@ mod optim;
 pub mod rank;
 mod rows;
 pub mod simd;
+mod visit;
 mod worker;
 
 pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight, transpose};
 pub use optim::{AdamStep, adam_span, sum_of_squares};
+pub use visit::{Visit, Visited};
 pub use worker::{Worker, WorkerShape};

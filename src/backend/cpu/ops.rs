@@ -51,7 +51,7 @@ impl Worker {
         Shape { rows: token.len(), d: q.width, heads, start: start.as_ptr(), token: token.as_ptr() }
     }
 
-    /// ChunkMemory for a transposed weight `[out, in]`.
+    /// Memory for a transposed weight `[out, in]`.
     fn transposed(&mut self, inner: usize, cols: usize) -> *mut f32 {
         if self.turned.len() < inner * cols {
             self.turned.resize(inner * cols, 0.0);

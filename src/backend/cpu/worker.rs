@@ -4,7 +4,7 @@ use super::optim::{AdamStep, adam_span, sum_of_squares};
 use crate::backend::Step;
 use crate::base::rng::Stream;
 use crate::config::LocalSettings;
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, Treatment};
 
 /// Spans of the dense slab that a worker treats alike.
 #[derive(Clone, Debug)]
@@ -22,22 +22,20 @@ pub struct WorkerShape {
 }
 
 impl WorkerShape {
-    /// Sorts the tensors of `spec` into spans, neighbouring plain ones joined.
+    /// Sorts the tensors of `spec` into spans by their treatment, neighbouring plain ones joined.
     pub fn new(spec: &ModelSpec) -> WorkerShape {
         let (mut fused, mut plain) = (Vec::new(), Vec::<(usize, usize)>::new());
-        let mut positions = None;
         for p in &spec.params {
-            if p.name == "positions" {
-                positions = Some((p.offset, p.shape[0]));
-            } else if p.shape.len() == 2 {
-                fused.push((p.offset, p.len()));
-            } else {
-                match plain.last_mut() {
+            match p.treatment {
+                Treatment::Table => {}
+                Treatment::Matrix => fused.push((p.offset, p.len())),
+                Treatment::Plain => match plain.last_mut() {
                     Some((at, len)) if *at + *len == p.offset => *len += p.len(),
                     _ => plain.push((p.offset, p.len())),
-                }
+                },
             }
         }
+        let positions = spec.positions().map(|p| (p.offset, p.shape[0]));
         WorkerShape { dim: spec.dim(), dense_len: spec.dense_len, fused, plain, positions }
     }
 }

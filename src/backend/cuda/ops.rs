@@ -61,6 +61,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "select_rows_backward",
     "server_dense",
     "server_rows",
+    "update_norms",
     "zero",
 ];
 

@@ -16,6 +16,7 @@ use crate::backend::cuda::shape::Shape;
 use crate::config::{LocalOptimizer, Settings};
 use crate::device::Geometry;
 use crate::device::interface::{Arg, Buffer, Device, Fill, Graph, Result, bytes_of};
+use crate::engine::Chunk;
 use crate::model::{Model, ModelSpec};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +30,11 @@ const STEP_BYTES: usize = PACKED_BYTES + OPTIMISER_BYTES;
 /// Bytes for the slots of `rows` rows, with some to grow.
 fn slot_room(rows: usize) -> usize {
     4 * rows + rows / 2
+}
+
+/// Bytes for the norms and the factors of `clients` clients, with some to grow.
+fn factor_bytes(clients: usize) -> [usize; 2] {
+    [8, 4].map(|each| each * (clients + clients / 8))
 }
 
 /// Clients that one thread of the averaging kernel adds up in a register.
@@ -47,7 +53,7 @@ pub(super) struct RoundSums {
     failing: Buffer,
 }
 
-/// What the host learns of a round's clients. The sums of their changes stay on the device, for [`Engine::serve`].
+/// What the host learns of a round's clients. The sums of their changes stay on the device, for [`ChunkTrainer::serve`].
 pub struct RoundResult {
     /// Weight of the clients that uploaded each slot's row.
     pub row_weight: Vec<i64>,
@@ -71,10 +77,25 @@ pub struct ReadyChunk {
     pub weight: Vec<i64>,
     /// Slot of each row in the round's sums.
     pub slot: Vec<u32>,
+    /// What was packed: clients, their rows and which of them are uploaded.
+    pub rows: Chunk,
+}
+
+/// What a client's change is multiplied by, from its place in the cohort and the norm of the change.
+pub type FactorOf<'f> = dyn Fn(usize, f64) -> f32 + 'f;
+
+/// Where the changes of a chunk's clients go.
+pub enum Adding<'f> {
+    /// To the round's sums on the device.
+    ToSums,
+    /// The same, each change times a factor. The host waits for the norms.
+    Scaled(&'f FactorOf<'f>),
+    /// Nowhere: the host fetches the clients' weights.
+    Nowhere,
 }
 
 /// See the module.
-pub struct Engine {
+pub struct ChunkTrainer {
     pub(super) device: Arc<dyn Device>,
     pub(super) kernels: KernelSet,
     pub(super) settings: Settings,
@@ -97,6 +118,8 @@ pub struct Engine {
     pub(super) server: ServerMoments,
     pub(super) sums: Option<RoundSums>,
     slots: Option<Buffer>,
+    /// Norms `[C]` f64 and factors `[C]` f32 of a chunk, where rules ask for them.
+    factors: Option<[Buffer; 2]>,
     /// Item of each slot, for the server's step.
     pub(super) slot_items: Option<Buffer>,
     pub(super) ranking: Option<RankMemory>,
@@ -105,9 +128,9 @@ pub struct Engine {
     pub(super) predicted: u64,
 }
 
-impl Engine {
+impl ChunkTrainer {
     /// An engine for the model and the local training of `settings`, with room for a catalogue of `items`.
-    pub fn new(device: Arc<dyn Device>, settings: &Settings, items: usize) -> Result<Engine> {
+    pub fn new(device: Arc<dyn Device>, settings: &Settings, items: usize) -> Result<ChunkTrainer> {
         let spec = ModelSpec::new(&settings.model);
         let sizes = Sizes {
             dim: spec.dim(),
@@ -120,7 +143,7 @@ impl Engine {
         let kernels = KernelSet::load(&*device)?;
         let resident = Resident::new(&*device, settings, &spec, sizes)?;
         let drops = settings.model.dropout.max(settings.model.item_dropout) > 0.0;
-        let mut engine = Engine {
+        let mut engine = ChunkTrainer {
             optimiser: device.alloc(KEPT_STEPS as usize * OPTIMISER_BYTES)?,
             first_step: 0,
             clock: if drops { Some(device.alloc(size_of::<DropoutClock>())?) } else { None },
@@ -138,6 +161,7 @@ impl Engine {
             server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * items)?,
             sums: None,
             slots: None,
+            factors: None,
             slot_items: None,
             ranking: None,
             spans: Spans::default(),
@@ -188,19 +212,22 @@ impl Engine {
     }
 
     /// Counts what the device will hold once a chunk of `shape` is trained on it, before anything is allocated.
-    fn foresee(&mut self, shape: &Shape, chunk: &ReadyChunk) {
+    fn foresee(&mut self, shape: &Shape, chunk: &ReadyChunk, scaled: bool) {
         let layout = self.layout(shape);
         let room = self.room.as_ref().map_or(layout.clone(), |r| r.grown(&layout));
         let arrays = chunk.host.room().max(self.arrays.as_ref().map_or(0, DeviceChunk::bytes));
         let slots = self.slots.as_ref().map_or(0, Buffer::bytes).max(slot_room(chunk.slot.len()));
         let ranking = self.ranking.as_ref().map_or(0, RankMemory::bytes);
-        let total = self.fixed_bytes() + bytes(&room) + (STEP_BYTES + arrays + slots) as u64 + ranking;
+        let held = self.factors.iter().flatten().map(Buffer::bytes).sum::<usize>();
+        let factors = held.max(if scaled { factor_bytes(chunk.weight.len()).iter().sum() } else { 0 });
+        let total = self.fixed_bytes() + bytes(&room) + (STEP_BYTES + arrays + slots + factors) as u64 + ranking;
         self.predicted = self.predicted.max(total);
     }
 
     /// Bytes of the room, the arrays and the slots of chunks.
     pub(super) fn held_for_training(&self) -> u64 {
-        let slots = self.slots.as_ref().map_or(0, Buffer::bytes) + self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
+        let buffers = self.slots.iter().chain(self.factors.iter().flatten());
+        let slots = buffers.map(Buffer::bytes).sum::<usize>() + self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
         self.room.as_ref().map_or(0, ChunkMemory::bytes) + slots as u64
     }
 
@@ -239,14 +266,14 @@ impl Engine {
     }
 
     /// Trains a chunk and adds its changes to the round's sums. Returns when everything is in the device's queue.
-    pub fn train(&mut self, chunk: &mut ReadyChunk) -> Result<()> {
+    pub fn train(&mut self, chunk: &mut ReadyChunk, adding: Adding) -> Result<()> {
         let shape = chunk.shape.rounded();
         let device = self.device.clone();
-        self.foresee(&shape, chunk);
+        self.foresee(&shape, chunk, matches!(adding, Adding::Scaled(_)));
         self.make_room(&shape)?;
         let arrays = DeviceChunk::upload(&*device, &mut chunk.host, self.arrays.take())?;
         let begun = self.spans.begin(&*device)?;
-        let result = self.train_on(&shape, &arrays, chunk);
+        let result = self.train_on(&shape, &arrays).and_then(|()| self.average(&arrays, chunk, adding));
         self.spans.end(&*device, begun)?;
         self.arrays = Some(arrays);
         result
@@ -259,6 +286,7 @@ impl Engine {
         self.room = None;
         self.arrays = None;
         self.slots = None;
+        self.factors = None;
         self.ranking = None;
         Ok(())
     }
@@ -277,7 +305,7 @@ impl Engine {
         Ok(())
     }
 
-    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk, chunk: &ReadyChunk) -> Result<()> {
+    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk) -> Result<()> {
         let device = self.device.clone();
         if let Some(resident) = self.resident_for(shape) {
             assert!(arrays.steps <= KEPT_STEPS as usize && self.first_step == 1, "a visit has a step an epoch, and they are few");
@@ -288,8 +316,7 @@ impl Engine {
                 dense: self.dense.address(),
                 table: self.table.address(),
             };
-            resident.launch(&*device, room, shape, arrays, &at)?;
-            return self.average(arrays, chunk);
+            return resident.launch(&*device, room, shape, arrays, &at);
         }
         let shape = &shape.of_launches();
         if !self.graphs.contains_key(shape) {
@@ -309,7 +336,7 @@ impl Engine {
             // Safety: the graph holds the launches of `record_step`, whose buffers are the room's.
             unsafe { device.replay(&self.graphs[shape]) }?;
         }
-        self.average(arrays, chunk)
+        Ok(())
     }
 
     /// One local step of every client: forward, backward, clip, optimiser, losses.
@@ -326,7 +353,7 @@ impl Engine {
 
         let at = |p: Part| Arg::Pointer(room.part(p).address());
         let int = |n: usize| Arg::Int(n as i32);
-        let positions = self.spec.params.iter().find(|p| p.name == "positions");
+        let positions = self.spec.positions();
         let table = [Arg::Int(positions.map_or(-1, |p| p.offset as i32)), int(positions.map_or(0, |p| p.shape[0])), int(d)];
         let stride = Arg::Long(sizes.dense as i64);
         let scale = if sizes.clip { at(Part::Clip) } else { Arg::Pointer(0) };
@@ -372,13 +399,46 @@ impl Engine {
         self.device.fill(room.part(Part::Losses), 0, 16 * clients, Fill::Byte(0))
     }
 
+    /// Makes the factors of the chunk's clients from the norms of their changes; gives where they are.
+    fn scale(&self, arrays: &DeviceChunk, chunk: &ReadyChunk, factor_of: &FactorOf) -> Result<Arg<'static>> {
+        let device = &*self.device;
+        let (room, sums) = (self.room.as_ref().expect("made before training"), self.sums.as_ref().expect("a round has begun"));
+        let [norms, factors] = self.factors.as_ref().expect("made by the caller");
+        let int = |n: usize| Arg::Int(n as i32);
+        let args = [
+            Arg::Pointer(room.part(Part::Dense).address()),
+            Arg::Pointer(self.dense.address()),
+            Arg::Long(self.sizes.dense as i64),
+            int(self.sizes.dense),
+            Arg::Pointer(room.part(Part::Rows).address()),
+            Arg::Pointer(self.table.address()),
+            Arg::Pointer(arrays.items()),
+            Arg::Pointer(arrays.uploads()),
+            Arg::Pointer(arrays.client_rows()),
+            Arg::Pointer(sums.weight.at(8 * chunk.first)),
+            int(arrays.clients),
+            int(self.sizes.dim),
+            Arg::Pointer(norms.address()),
+        ];
+        self.go("update_norms", [arrays.clients as u32, 1], 256, 256, &args)?;
+        let norms: Vec<f64> = device.download_vec(norms, 0, arrays.clients)?;
+        let made: Vec<f32> = norms.iter().enumerate().map(|(c, &norm)| factor_of(chunk.first + c, norm)).collect();
+        device.upload(factors, 0, bytes_of(&made))?;
+        Ok(Arg::Pointer(factors.address()))
+    }
+
     /// Adds what the chunk's clients changed to the sums of the round.
-    fn average(&mut self, arrays: &DeviceChunk, chunk: &ReadyChunk) -> Result<()> {
+    fn average(&mut self, arrays: &DeviceChunk, chunk: &ReadyChunk, adding: Adding) -> Result<()> {
         let device = self.device.clone();
         let (p, d, clients) = (self.sizes.dense, self.sizes.dim, arrays.clients);
         if self.slots.as_ref().is_none_or(|s| s.bytes() < 4 * arrays.rows) {
             self.slots = None;
             self.slots = Some(device.alloc(slot_room(arrays.rows))?);
+        }
+        if matches!(adding, Adding::Scaled(_)) && self.factors.as_ref().is_none_or(|[_, factors]| factors.bytes() < 4 * clients) {
+            self.factors = None;
+            let [norms, factors] = factor_bytes(clients);
+            self.factors = Some([device.alloc(norms)?, device.alloc(factors)?]);
         }
         let slots = self.slots.as_ref().expect("made above");
         device.upload(slots, 0, bytes_of(&chunk.slot))?;
@@ -386,15 +446,23 @@ impl Engine {
         let room = self.room.as_ref().expect("made before training");
         device.upload(&sums.weight, 8 * chunk.first, bytes_of(&chunk.weight))?;
         device.copy(room.part(Part::Losses), 0, &sums.losses, 16 * chunk.first, 16 * clients)?;
+        if matches!(adding, Adding::Nowhere) {
+            return Ok(());
+        }
 
         let at = |p: Part| Arg::Pointer(room.part(p).address());
         let int = |n: usize| Arg::Int(n as i32);
         let weight = Arg::Pointer(sums.weight.at(8 * chunk.first));
+        let factor = match adding {
+            Adding::Scaled(factor_of) => self.scale(arrays, chunk, factor_of)?,
+            _ => Arg::Pointer(0),
+        };
         let (first, failing) = (Arg::Uint(chunk.first as u32), Arg::Pointer(sums.failing.address()));
         let args = [
             at(Part::Dense),
             Arg::Pointer(self.dense.address()),
             weight,
+            factor,
             int(clients),
             int(AVERAGE_EACH),
             first,
@@ -412,6 +480,7 @@ impl Engine {
             Arg::Pointer(arrays.uploads()),
             Arg::Pointer(arrays.client_rows()),
             weight,
+            factor,
             int(clients),
             first,
             int(d),
@@ -422,6 +491,21 @@ impl Engine {
         ];
         let blocks = chunk.shape.client_rows.div_ceil(16).clamp(1, 65_535);
         self.go("average_rows", [clients as u32, blocks], 128, 0, &args)
+    }
+
+    /// Waits for the chunk trained last and takes its clients' weights: dense `[C, P]`, item rows `[R, d]`.
+    pub fn fetch_clients(&self, chunk: &ReadyChunk) -> Result<(Vec<f32>, Vec<f32>)> {
+        let room = self.room.as_ref().expect("made before training");
+        let (clients, rows) = (chunk.weight.len(), chunk.slot.len());
+        let dense = self.device.download_vec(room.part(Part::Dense), 0, clients * self.sizes.dense)?;
+        Ok((dense, self.device.download_vec(room.part(Part::Rows), 0, rows * self.sizes.dim)?))
+    }
+
+    /// The sums of the round: dense `[P]`, rows `[slots, d]`.
+    pub fn fetch_sums(&self, slots: usize) -> Result<(Vec<i64>, Vec<i64>)> {
+        let sums = self.sums.as_ref().expect("a round has begun");
+        let dense = self.device.download_vec(&sums.dense, 0, self.sizes.dense)?;
+        Ok((dense, self.device.download_vec(&sums.rows, 0, slots * self.sizes.dim)?))
     }
 
     /// Waits for the round and takes what the host wants to know: of `clients` clients and `slots` distinct items.

@@ -3,6 +3,7 @@
 pub mod chunk_memory;
 pub mod chunks;
 pub mod packed;
+mod packing;
 pub mod ranker;
 mod ranking;
 mod resident;
@@ -10,6 +11,5 @@ mod round;
 pub mod server_state;
 mod usage;
 
-pub(crate) use round::DeviceTrainer;
-pub use round::{unsupported, unsupported_ranking};
+pub use round::{CudaEngine, unsupported, unsupported_ranking};
 pub use usage::{DeviceRound, DeviceUse};

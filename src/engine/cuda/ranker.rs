@@ -1,7 +1,7 @@
 //! Full ranking on the device: users packed as the sequences of one client whose weights are the global ones, their hidden states
 //! by the model's forward pass, their ranks by counting. Nothing of size users x items is stored.
 
-use super::chunks::Engine;
+use super::chunks::ChunkTrainer;
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use crate::backend::Step;
 use crate::backend::cuda::meter::encode_floats;
@@ -71,7 +71,7 @@ impl RankMemory {
     }
 }
 
-impl Engine {
+impl ChunkTrainer {
     /// Bytes that the ranking of users of `shape` with `masked` masked items in all takes, as planned.
     pub fn rank_bytes(&self, shape: &Shape, masked: usize) -> u64 {
         let shape = shape.rounded();

@@ -1,14 +1,12 @@
 //! Full ranking on the device: users packed by the host once for a split, chunk by chunk as memory allows.
 
-use super::round::DeviceTrainer;
+use super::round::CudaEngine;
 use crate::Result;
 use crate::backend::Step;
 use crate::backend::cuda::shape::{Shape, TILE_ROWS};
 use crate::data::Split;
-use crate::engine::Server;
 use crate::engine::cpu::pack_input;
 use crate::engine::cuda::ranker::RankChunk;
-use crate::model::Weights;
 
 /// Most users of a chunk: enough to fill any card, and few enough that the host packs one while another is ranked.
 const MOST: usize = 8192;
@@ -25,37 +23,30 @@ pub(super) struct Ranked {
     chunks: Vec<RankChunk>,
 }
 
-impl DeviceTrainer<'_> {
-    /// Rank of each user's target, as [`super::Trainer::rank`] gives it.
-    pub fn rank(
-        &mut self,
-        split: Split,
-        users: &[u32],
-        weights: &Weights,
-        server: &Server,
-        progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<Vec<u32>> {
-        self.bring(weights, server)?;
+impl CudaEngine<'_> {
+    /// Rank of each user's target, as [`crate::engine::Engine::rank`] gives it.
+    pub(super) fn rank_users(&mut self, split: Split, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
+        self.upload()?;
         // Users without a target have no place on the device.
         let known: Vec<u32> = users.iter().copied().filter(|&u| self.data.input_and_target(u as usize, split).is_some()).collect();
         let mut packed = match self.ranked.take() {
             Some(r) if r.split == split && r.users == known => r,
             _ => Ranked { split, users: known, chunks: Vec::new() },
         };
-        let ranks = self.rank_known(&mut packed, weights, progress);
+        let ranks = self.rank_known(&mut packed, progress);
         self.ranked = Some(packed);
         let mut ranks = ranks?.into_iter();
         let mut of = |&u: &u32| self.data.input_and_target(u as usize, split).map_or(0, |_| ranks.next().unwrap_or(0));
         Ok(users.iter().map(&mut of).collect())
     }
 
-    fn rank_known(&mut self, packed: &mut Ranked, weights: &Weights, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
+    fn rank_known(&mut self, packed: &mut Ranked, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
         let total = packed.users.len();
         let scope = |at: usize, n: usize| format!("the ranking of users {at} to {} of {total}", (at + n).saturating_sub(1));
-        let counts = match self.engine.rank_counts(total) {
+        let counts = match self.chunks.rank_counts(total) {
             Err(e) if e.is_out_of_memory() => {
-                self.engine.release()?;
-                self.engine.rank_counts(total)?
+                self.chunks.release()?;
+                self.chunks.rank_counts(total)?
             }
             counts => counts?,
         };
@@ -63,11 +54,11 @@ impl DeviceTrainer<'_> {
         while at < total {
             if i == packed.chunks.len() {
                 let count = self.plan(packed, at);
-                packed.chunks.push(self.pack_ranking(packed, at, count, weights));
+                packed.chunks.push(self.pack_ranking(packed, at, count));
             }
             let n = packed.chunks[i].users();
-            self.engine.device().set_scope(&scope(at, n));
-            match self.engine.rank(&mut packed.chunks[i], &counts, at) {
+            self.chunks.device().set_scope(&scope(at, n));
+            match self.chunks.rank(&mut packed.chunks[i], &counts, at) {
                 Ok(()) => {
                     at += n;
                     if i + 1 < packed.chunks.len() || packed.chunks.iter().map(RankChunk::bytes).sum::<usize>() <= KEPT {
@@ -79,20 +70,20 @@ impl DeviceTrainer<'_> {
                 }
                 // What training holds is given back first; then fewer users at a time.
                 Err(e) if e.is_out_of_memory() && !released => {
-                    self.engine.release()?;
+                    self.chunks.release()?;
                     released = true;
                 }
                 Err(e) if e.is_out_of_memory() && n > FEWEST => {
                     let shape = self.shape(packed, at, n);
-                    self.rank_budget = (self.engine.rank_bytes(&shape.0, shape.1) / 2).min(self.rank_budget / 2);
+                    self.rank_budget = (self.chunks.rank_bytes(&shape.0, shape.1) / 2).min(self.rank_budget / 2);
                     packed.chunks.truncate(i);
                 }
                 Err(e) => return Err(e.into()),
             }
         }
-        self.engine.device().set_scope(&scope(0, total));
-        let ranks = self.engine.take_ranks(&counts, total)?;
-        self.engine.take_busy_seconds()?;
+        self.chunks.device().set_scope(&scope(0, total));
+        let ranks = self.chunks.take_ranks(&counts, total)?;
+        self.chunks.take_busy_seconds()?;
         Ok(ranks)
     }
 
@@ -102,7 +93,7 @@ impl DeviceTrainer<'_> {
         let mut count = left.min(MOST);
         while count > FEWEST {
             let (shape, masked) = self.shape(packed, at, count);
-            if self.engine.rank_bytes(&shape, masked) <= self.rank_budget {
+            if self.chunks.rank_bytes(&shape, masked) <= self.rank_budget {
                 break;
             }
             count = (count / 2).max(FEWEST);
@@ -132,9 +123,10 @@ impl DeviceTrainer<'_> {
         self.data.input_and_target(user as usize, split).unwrap_or_default()
     }
 
-    fn pack_ranking(&self, packed: &Ranked, at: usize, count: usize, weights: &Weights) -> RankChunk {
+    fn pack_ranking(&self, packed: &Ranked, at: usize, count: usize) -> RankChunk {
         let users = &packed.users[at..at + count];
         let inputs = users.iter().map(|&u| self.input(packed.split, u));
+        let weights = self.weights();
         let mut step = Step::default();
         step.clear();
         step.align = weights.spec.settings.align();

@@ -7,7 +7,7 @@ use crate::backend::cuda::shape::Shape;
 use crate::config::{Contrast, Precision, RecLoss, Resident as Choice, Settings};
 use crate::device::interface::{Arg, Buffer, Device, Fill, Kernel, Limits, Plain, Result};
 use crate::device::{DeviceError, Geometry};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, Sasrec};
 
 /// Activations of a block and behind the blocks, as in `kernels/resident.cuh`.
 const ACTS: usize = 26;
@@ -268,8 +268,8 @@ fn fit(settings: &Settings, spec: &ModelSpec, limits: &Limits) -> std::result::R
     let (d, f, blocks) = (spec.dim(), if m.ffn == 0 { m.dim as usize } else { m.ffn as usize }, m.blocks as usize);
     let square = |wide: &dyn Fn(usize) -> usize| 4 * (d * wide(d) + d) + d * wide(f) + f + f * wide(d) + d + 4 * d;
     let (block_length, fast_block) = (square(&|n| n), square(&padded));
-    let block_at = spec.offset("block0.norm1.g");
-    debug_assert_eq!((block_at, spec.offset("norm.g")), (m.max_len as usize * d, block_at + blocks * block_length));
+    let (block_at, norm_at) = Sasrec::places(m);
+    debug_assert_eq!((block_at, norm_at), (m.max_len as usize * d, block_at + blocks * block_length));
     let ((threshold, keep), (item_threshold, item_keep)) =
         (crate::base::rng::dropout_threshold(m.dropout), crate::base::rng::dropout_threshold(m.item_dropout));
     let mut job = Job {
@@ -277,7 +277,7 @@ fn fit(settings: &Settings, spec: &ModelSpec, limits: &Limits) -> std::result::R
         position_rows: m.max_len as i32,
         block_at: block_at as i32,
         block_length: block_length as i32,
-        norm_at: spec.offset("norm.g") as i32,
+        norm_at: norm_at as i32,
         fast_block: fast_block as i32,
         dim: d as i32,
         inner: f as i32,

@@ -1,384 +1,440 @@
-//! Rounds on a device: the cohort packed by host threads into chunks that fit, trained by [`Engine`], and the server's step taken
-//! there as well. The global weights stay on the device; the host is told counts and losses, and copies weights back when it wants
-//! them. While the device trains a round the host packs the next.
+//! Rounds on a device: the cohort packed by host threads into chunks that fit, trained by a [`ChunkTrainer`], and the server's step taken
+//! there as well. The global model stays on the device; the host takes counts and losses, and a snapshot when it wants one. While the
+//! device trains a round the host packs the next.
 
+use super::chunks::{Adding, ChunkTrainer, RoundResult};
+use super::packing::{PackLane, ReadyCohort};
 use super::ranking::Ranked;
-use super::usage::DeviceRound;
-use crate::backend::cuda::shape::Shape;
+use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
-use crate::config::{ClientWeighting, Clients, Group, Settings};
-use crate::data::Dataset;
+use crate::config::{Clients, Settings};
+use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
-use crate::engine::cuda::chunks::{Engine, ReadyChunk, RoundResult};
-use crate::engine::cuda::packed::HostChunk;
-use crate::engine::{Chunk, Packer, Server, Totals, VisitPlan, fixed, wire};
-use crate::model::Weights;
+use crate::engine::{
+    Engine, Global, Mean, Needs, Occasion, Packer, PrivateStore, Progress, Reduce, Rules, Server, Sums, Totals, Trained, Update, Work,
+    fixed, wire,
+};
+use crate::model::{ModelSpec, Weights};
 use crate::views::Views;
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Clients that one thread packs at a time: the least that a chunk is made of, until memory is too small for it.
 const PIECE: usize = 64;
+
+/// Wall time between two snapshots of the device's model, which are what is left after a fault of the device: this long, and this many
+/// times as long as a snapshot takes. Changes no result.
+const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
+/// See [`SNAPSHOT_EVERY`].
+const SNAPSHOT_SHARE: u32 = 50;
 
 /// Why a run with these settings cannot be trained on a device yet, if so.
 pub fn unsupported(settings: &Settings) -> Option<&'static str> {
     if settings.federation.clients == Clients::One {
         return Some("centralised training (federation.clients = \"one\") runs on the CPU");
     }
-    if !settings.federation.rules.is_empty() {
-        return Some("rules for updates (federation.rules) are applied on the CPU");
-    }
     unsupported_ranking(settings)
 }
 
 /// Why users cannot be ranked on a device under a model trained with these settings, if so.
 pub fn unsupported_ranking(settings: &Settings) -> Option<&'static str> {
-    let shared = &settings.federation.shared;
-    let private = !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder);
+    let private = crate::engine::private::kept_by_clients(&settings.federation.shared);
     private.then_some("private parameter groups (federation.shared) are kept on the CPU")
 }
 
-/// What a client's visit was, for the round's report.
-#[derive(Clone, Copy)]
-struct Visit {
-    client: u32,
-    plan: VisitPlan,
-    /// Steps that had tokens, and their tokens.
-    steps: u32,
-    tokens: u32,
-}
-
-/// A cohort ready for the device.
-struct ReadyCohort {
-    round: u64,
-    clients: Vec<u32>,
-    chunks: Vec<ReadyChunk>,
-    visits: Vec<Visit>,
-    /// Item of each slot of the sums.
-    items: Vec<u32>,
-    weight: i64,
-    /// Seconds of packing.
-    seconds: f64,
-}
-
-/// One packing thread.
-struct PackLane<'a> {
-    packer: Packer<'a>,
-    pieces: Vec<(usize, Chunk)>,
-}
-
-/// See the module.
-pub(crate) struct DeviceTrainer<'a> {
-    pub(crate) engine: Engine,
-    pub(crate) settings: &'a Settings,
-    pub(crate) data: &'a Dataset,
-    lanes: Vec<PackLane<'a>>,
-    next: Option<ReadyCohort>,
-    /// Most bytes that a chunk may take.
-    budget: u64,
-    /// See [`PIECE`].
-    piece: usize,
-    /// Most bytes that a chunk of users to be ranked may take.
-    pub(crate) rank_budget: u64,
-    /// Slot of each item in the round being packed; `u32::MAX` where none.
-    slot: Vec<u32>,
-    /// Which copy of the global weights is the newest.
-    newest: Newest,
-    /// Users packed for ranking, for the next validation of the same users.
-    pub(super) ranked: Option<Ranked>,
-    pub(crate) counters: Counters,
-    everyone: Vec<u32>,
-}
-
-/// Who has the newest global weights.
+/// Where the newest global model is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Newest {
-    /// The host alone.
+    /// On the host alone.
     Host,
-    /// Both have the same.
+    /// On both.
     Both,
-    /// The device alone.
+    /// On the device alone: the snapshot is stale.
     Device,
 }
 
-/// Times of a round on a device, in seconds of wall time.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct DeviceTimes {
-    /// Packing that the device had to wait for.
-    pub waited: f64,
-    /// From the first upload to the last result.
-    pub trained: f64,
-    /// Of checking the sums and starting the server's step.
-    pub served: f64,
+/// The sums of the round at hand.
+enum RoundSums {
+    /// On the device: the item of each slot, its weight, and the weight of all clients.
+    Device { items: Vec<u32>, row_weight: Vec<i64>, weight: i64 },
+    /// On the host, where rules or other processes had to see them.
+    Host(Box<Sums>),
 }
 
-impl<'a> DeviceTrainer<'a> {
-    pub fn new(
-        settings: &'a Settings,
-        data: &'a Dataset,
-        views: &'a Views,
-        device: Arc<dyn Device>,
-        threads: usize,
-    ) -> Result<DeviceTrainer<'a>> {
+/// A round whose updates the host adds up, because rules have to see them.
+struct OnHost {
+    sums: Box<Sums>,
+    /// Rows that each client of the cohort uploaded.
+    uploaded: Vec<i32>,
+    /// First client, by its place in the cohort, whose update is not finite or too large.
+    failing: Option<u32>,
+}
+
+/// The engine of a device.
+pub struct CudaEngine<'a> {
+    pub(super) chunks: ChunkTrainer,
+    pub(super) settings: &'a Settings,
+    pub(super) data: &'a Dataset,
+    pub(super) lanes: Vec<PackLane<'a>>,
+    next: Option<ReadyCohort>,
+    /// Most bytes that a chunk may take.
+    pub(super) budget: u64,
+    /// See [`PIECE`].
+    pub(super) piece: usize,
+    /// Most bytes that a chunk of users to be ranked may take.
+    pub(super) rank_budget: u64,
+    /// Slot of each item in the round being packed; `u32::MAX` where none.
+    pub(super) slot: Vec<u32>,
+    /// The host's copy of the global model, the round that it is of, when it was taken and how long that took.
+    snapshot: Global,
+    snapshot_round: u64,
+    taken: (Instant, Duration),
+    newest: Newest,
+    /// Round that was trained last.
+    round: u64,
+    sums: RoundSums,
+    /// Updates of the round, where a rule needs all of them.
+    updates: Vec<Update>,
+    /// Chunks of the round and seconds that the device waited for packing.
+    pub(super) last: (usize, f64),
+    /// Users packed for ranking, for the next validation of the same users.
+    pub(super) ranked: Option<Ranked>,
+    pub(super) counters: Counters,
+    pub(super) everyone: Vec<u32>,
+}
+
+impl<'a> CudaEngine<'a> {
+    /// An engine with initial weights.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for what is not done on a device, [`Error::Device`] where it fails.
+    pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views, device: Arc<dyn Device>) -> Result<CudaEngine<'a>> {
         if let Some(reason) = unsupported_ranking(settings) {
             return Err(not_here(settings, reason));
         }
-        let engine = Engine::new(device, settings, data.item_count())?;
-        let memory = engine.device().memory()?;
-        Ok(DeviceTrainer {
+        let threads = if settings.threads == 0 { parallel::default_threads() } else { settings.threads as usize };
+        let weights = Weights::init(&ModelSpec::new(&settings.model), data.item_count(), settings.seed);
+        let chunks = ChunkTrainer::new(device, settings, data.item_count())?;
+        let memory = chunks.device().memory()?;
+        Ok(CudaEngine {
             // A tenth is left to the driver and to packed arrays.
             budget: memory.free / 10 * 9,
             piece: PIECE,
             rank_budget: memory.free / 10 * 9,
-            counters: engine.device().counters(),
-            engine,
+            counters: chunks.device().counters(),
+            chunks,
             settings,
             data,
             lanes: (0..threads).map(|_| PackLane { packer: Packer::new(settings, data, views), pieces: Vec::new() }).collect(),
             next: None,
             slot: vec![u32::MAX; data.item_count()],
+            snapshot: Global::new(&settings.federation, weights),
+            snapshot_round: 0,
+            taken: (Instant::now(), Duration::ZERO),
             newest: Newest::Host,
+            round: 0,
+            sums: RoundSums::Device { items: Vec::new(), row_weight: Vec::new(), weight: 0 },
+            updates: Vec::new(),
+            last: (0, 0.0),
             ranked: None,
             everyone: (0..data.users() as u32).collect(),
         })
     }
 
-    /// Forgets what the device holds of the global weights, after they were changed elsewhere.
-    pub fn invalidate(&mut self) {
-        self.newest = Newest::Host;
-        self.next = None;
-    }
-
-    /// Whether the host's copy of the global weights is behind the device's.
-    pub fn ahead(&self) -> bool {
-        self.newest == Newest::Device
-    }
-
-    /// Sees to it that the device has the global weights.
-    pub(crate) fn bring(&mut self, weights: &Weights, server: &Server) -> Result<()> {
+    /// Copies the global model to the device, where that has an older one.
+    pub(super) fn upload(&mut self) -> Result<()> {
         if self.newest == Newest::Host {
+            let Global { weights, server } = &self.snapshot;
             let (first, second) = (&server.first, &server.second);
-            self.engine.set_global([[&weights.dense, &weights.items], [&first.0, &first.1], [&second.0, &second.1]])?;
+            self.chunks.set_global([[&weights.dense, &weights.items], [&first.0, &first.1], [&second.0, &second.1]])?;
             self.newest = Newest::Both;
         }
         Ok(())
     }
 
-    /// Copies the global weights and the server's moments back. After an error what they hold is of no use.
-    pub fn fetch(&self, weights: &mut Weights, server: &mut Server) -> Result<()> {
+    /// The global model of the device.
+    fn download(&self) -> Result<Global> {
+        // Into a copy: a device that fails half-way must not spoil the snapshot.
+        let mut global = self.snapshot.clone();
+        let Global { weights, server } = &mut global;
         let (first, second) = (&mut server.first, &mut server.second);
         let state = [[&mut weights.dense[..], &mut weights.items], [&mut first.0, &mut first.1], [&mut second.0, &mut second.1]];
-        Ok(self.engine.get_global(state)?)
+        self.chunks.get_global(state)?;
+        Ok(global)
     }
 
-    /// Notes that the host has what [`DeviceTrainer::fetch`] gave.
-    pub fn fetched(&mut self) {
-        self.newest = Newest::Both;
+    pub(super) fn weights(&self) -> &Weights {
+        &self.snapshot.weights
     }
 
-    /// At most so many bytes a chunk, for tests of chunking.
-    pub fn set_budget(&mut self, bytes: u64) {
-        (self.budget, self.rank_budget) = (bytes, bytes);
-        (self.next, self.ranked) = (None, None);
-    }
-
-    fn pack(&mut self, clients: &[u32], round: u64) -> Result<ReadyCohort> {
-        let start = Instant::now();
-        for s in &mut self.slot {
-            *s = u32::MAX;
-        }
-        let mut cohort = ReadyCohort {
-            round,
-            clients: clients.to_vec(),
-            chunks: Vec::new(),
-            visits: Vec::new(),
-            items: Vec::new(),
-            weight: 0,
-            seconds: 0.0,
-        };
-        self.pack_from(&mut cohort, 0)?;
-        cohort.seconds = start.elapsed().as_secs_f64();
-        Ok(cohort)
-    }
-
-    /// Packs the clients from place `from` on into chunks that fit the budget.
-    fn pack_from(&mut self, cohort: &mut ReadyCohort, from: usize) -> Result<()> {
-        let round = cohort.round;
-        let clients = &cohort.clients[from..];
-        let (users, piece) = (&self.everyone, self.piece);
-        parallel::for_each(&mut self.lanes, clients.len().div_ceil(piece), 1, |lane, i| {
-            let mut chunk = Chunk::new();
-            for &client in &clients[i * piece..clients.len().min((i + 1) * piece)] {
-                chunk.push(&mut lane.packer, client, std::slice::from_ref(&users[client as usize]), round);
-            }
-            lane.pieces.push((i, chunk));
-        });
-        let mut pieces: Vec<(usize, Chunk)> = self.lanes.iter_mut().flat_map(|l| l.pieces.drain(..)).collect();
-        pieces.sort_by_key(|(i, _)| *i);
-        cohort.visits.truncate(from);
-        cohort.weight = 0;
-        let mut at = from;
-        let mut joined: Option<(Chunk, Shape)> = None;
-        for (_, piece) in pieces {
-            let shape = Shape::of(&piece);
-            joined = Some(match joined.take() {
-                None => (piece, shape),
-                Some((mut chunk, sum)) if self.engine.chunk_bytes(&sum.plus(&shape)) <= self.budget => {
-                    chunk.append(&piece);
-                    (chunk, sum.plus(&shape))
-                }
-                Some((chunk, sum)) => {
-                    self.lay_out(cohort, &chunk, sum, &mut at);
-                    (piece, shape)
-                }
-            });
-        }
-        if let Some((chunk, shape)) = joined {
-            self.lay_out(cohort, &chunk, shape, &mut at);
-        }
-        cohort.weight = cohort.visits.iter().map(|v| self.weight(v)).sum();
-        Ok(())
-    }
-
-    fn weight(&self, visit: &Visit) -> i64 {
-        match (visit.steps, self.settings.federation.weights) {
-            (0, _) => 0,
-            (_, ClientWeighting::Examples) => i64::from(visit.plan.examples.max(1)),
-            (_, ClientWeighting::Equal) => 1,
-        }
-    }
-
-    fn lay_out(&mut self, cohort: &mut ReadyCohort, chunk: &Chunk, shape: Shape, at: &mut usize) {
-        let lambda = self.settings.loss.lambda_at(cohort.round);
-        let mut slot = Vec::with_capacity(chunk.rows());
-        for (&item, &uploads) in chunk.items.iter().zip(&chunk.uploads) {
-            let s = &mut self.slot[item as usize];
-            if uploads && *s == u32::MAX {
-                *s = cohort.items.len() as u32;
-                cohort.items.push(item);
-            }
-            slot.push(if uploads { *s } else { 0 });
-        }
-        let first = *at;
-        for (c, (&client, &plan)) in chunk.clients.iter().zip(&chunk.plans).enumerate() {
-            let mut visit = Visit { client, plan, steps: 0, tokens: 0 };
-            for step in &chunk.steps {
-                let tokens = step.client_tokens[c + 1] - step.client_tokens[c];
-                visit.tokens += tokens;
-                visit.steps += u32::from(tokens > 0);
-            }
-            cohort.visits.push(visit);
-        }
-        *at += chunk.clients.len();
-        let weight = cohort.visits[first..].iter().map(|v| self.weight(v)).collect();
-        cohort.chunks.push(ReadyChunk { first, host: HostChunk::new(chunk, lambda, 1), shape, weight, slot });
-    }
-
-    /// Trains `clients` in `round` from the global weights, which are `weights` and `server` where the host's are the newest, and
-    /// takes the server's step. `next` gives the clients of the round after, to be packed while the device is at work.
-    #[allow(clippy::too_many_arguments)]
-    pub fn train(
-        &mut self,
-        clients: &[u32],
-        round: u64,
-        weights: &Weights,
-        server: &Server,
-        next: Option<(Vec<u32>, u64)>,
-        progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<(Totals, DeviceTimes, DeviceRound)> {
-        if let Some(reason) = unsupported(self.settings) {
-            return Err(not_here(self.settings, reason));
-        }
-        let start = Instant::now();
-        let mut cohort = match self.next.take() {
-            Some(c) if c.round == round && c.clients == clients => c,
-            _ => self.pack(clients, round)?,
-        };
-        let waited = start.elapsed().as_secs_f64();
-        fixed::check_weight(cohort.weight)?;
-        self.engine.device().set_scope(&format!("round {round}"));
-        self.bring(weights, server)?;
-        let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
-        self.engine.begin_round(round, cohort.clients.len(), cohort.items.len(), key)?;
+    /// Trains the chunks of `cohort`, each in pieces that fit the device's memory.
+    fn train_chunks(&mut self, cohort: &mut ReadyCohort, work: &Work, host: &mut Option<OnHost>, progress: &Progress) -> Result<()> {
+        let round = work.round;
         let (mut i, mut released) = (0, false);
         while i < cohort.chunks.len() {
             let (first, last) = (cohort.chunks[i].first, cohort.chunks[i].first + cohort.chunks[i].weight.len());
-            self.engine.device().set_scope(&format!("round {round}, clients {first} to {} of the cohort", last - 1));
-            match self.engine.train(&mut cohort.chunks[i]) {
-                Ok(()) => (i, released) = (i + 1, false),
+            self.chunks.device().set_scope(&format!("round {round}, clients {first} to {} of the cohort", last - 1));
+            let (visits, rules) = (&cohort.visits, work.rules);
+            let occasion = Occasion { seed: self.settings.seed, round };
+            let factor_of = |place: usize, norm: f64| rules.factor(&occasion, visits[place].client, norm);
+            let adding = match host {
+                Some(_) => Adding::Nowhere,
+                None if rules.is_empty() => Adding::ToSums,
+                None => Adding::Scaled(&factor_of),
+            };
+            match self.chunks.train(&mut cohort.chunks[i], adding) {
+                Ok(()) => {
+                    if let Some(host) = host {
+                        self.fetch_updates(cohort, i, work.rules, host)?;
+                    }
+                    (i, released) = (i + 1, false);
+                }
                 // What earlier chunks and rankings hold is given back first. No sum has been touched by this chunk.
                 Err(e) if e.is_out_of_memory() && !released => {
-                    self.engine.release()?;
+                    self.chunks.release()?;
                     released = true;
                 }
                 Err(e) if e.is_out_of_memory() && last - first > 1 => {
                     // Something else took memory: smaller chunks from here on.
                     self.piece = self.piece.min((last - first).div_ceil(2));
-                    self.budget = (self.engine.chunk_bytes(&cohort.chunks[i].shape) / 2).min(self.budget / 2);
-                    self.engine.release()?;
+                    self.budget = (self.chunks.chunk_bytes(&cohort.chunks[i].shape) / 2).min(self.budget / 2);
+                    self.chunks.release()?;
                     cohort.chunks.truncate(i);
-                    self.pack_from(&mut cohort, first)?;
+                    self.pack_from(cohort, first)?;
                 }
                 Err(e) => return Err(e.into()),
             }
             progress(last as u64, cohort.clients.len() as u64);
         }
-        let prepared = next.map(|(clients, round)| self.pack(&clients, round)).transpose()?;
-        // What failed in the queue shows only now, and any chunk may be the one.
-        let last = cohort.clients.len().saturating_sub(1);
-        self.engine.device().set_scope(&format!("round {round}, clients 0 to {last} of the cohort"));
-        let result = self.engine.finish_round(cohort.clients.len(), cohort.items.len())?;
-        self.next = prepared;
-        self.check(&cohort, &result, round)?;
-        let trained = start.elapsed().as_secs_f64() - waited;
-        self.engine.device().set_scope(&format!("the server's step of round {round}"));
-        // From here on the host's weights are those of an earlier round, whatever becomes of the step.
-        self.newest = Newest::Device;
-        match self.engine.serve(&self.settings.federation, cohort.weight, &cohort.items) {
-            // The list of items did not fit, and no weight has been touched: what chunks hold is given back.
-            Err(e) if e.is_out_of_memory() => {
-                self.engine.release()?;
-                self.engine.serve(&self.settings.federation, cohort.weight, &cohort.items)?;
+        Ok(())
+    }
+
+    /// Takes the updates of chunk `i` from the device, applies `rules` and adds them up.
+    fn fetch_updates(&mut self, cohort: &ReadyCohort, i: usize, rules: &Rules, host: &mut OnHost) -> Result<()> {
+        let chunk = &cohort.chunks[i];
+        let (dense, rows) = self.chunks.fetch_clients(chunk)?;
+        let weights = &self.snapshot.weights;
+        let (p, d) = (weights.dense.len(), weights.spec.dim());
+        let occasion = Occasion { seed: self.settings.seed, round: cohort.round };
+        for (c, &weight) in chunk.weight.iter().enumerate().filter(|(_, weight)| **weight > 0) {
+            let mut update = Update::default();
+            update.begin(cohort.visits[chunk.first + c].client, weight as u32);
+            update.set_dense(&weights.dense, &dense[c * p..][..p]);
+            for row in chunk.rows.client_rows[c] as usize..chunk.rows.client_rows[c + 1] as usize {
+                let (item, after) = (chunk.rows.items[row], &rows[row * d..][..d]);
+                let before = weights.item(item as usize);
+                if chunk.rows.uploads[row] && before != after {
+                    update.push_row(item, before, after);
+                }
             }
-            served => served?,
+            rules.client(&occasion, &mut update);
+            let place = chunk.first + c;
+            host.uploaded[place] = update.items.len() as i32;
+            host.sums.weight += weight;
+            if !host.sums.add(&update) {
+                host.failing = host.failing.or(Some(place as u32));
+            }
+            if rules.needs() == Needs::All {
+                self.updates.push(update);
+            }
         }
-        let totals = self.totals(&cohort, &result, weights);
-        let served = start.elapsed().as_secs_f64() - waited - trained;
-        let round = self.round(cohort.chunks.len(), waited)?;
-        Ok((totals, DeviceTimes { waited, trained, served }, round))
+        Ok(())
+    }
+
+    /// The sums of the round on the host, fetched from the device if need be.
+    fn host_sums(&mut self) -> Result<&mut Sums> {
+        if let RoundSums::Device { items, row_weight, weight } = &self.sums {
+            let spec = &self.snapshot.weights.spec;
+            let (dense, rows) = self.chunks.fetch_sums(items.len())?;
+            let sums = Sums::from_parts(spec, self.data.item_count(), (dense, *weight), items, &rows, row_weight);
+            self.sums = RoundSums::Host(Box::new(sums));
+        }
+        match &mut self.sums {
+            RoundSums::Host(sums) => Ok(sums),
+            RoundSums::Device { .. } => unreachable!("fetched above"),
+        }
     }
 
     fn check(&self, cohort: &ReadyCohort, result: &RoundResult, round: u64) -> Result<()> {
         let diverged = (0..cohort.visits.len()).find(|&c| result.losses[c].iter().any(|l| !l.is_finite()));
         let Some(c) = [result.failing.map(|c| c as usize), diverged].into_iter().flatten().min() else { return Ok(()) };
         let visit = &cohort.visits[c];
-        let [r, k] = result.losses[c].map(|l| l / f64::from(visit.steps.max(1)));
-        let message = format!(
-            "the client's change is not finite or exceeds {} (mean next-item loss {r:.4}, contrast {k:.4}); lower local.lr, raise loss.tau or set local.clip",
-            fixed::LIMIT
-        );
-        Err(Error::Training { round, client: u64::from(visit.client), message })
+        let [next_item, contrast] = result.losses[c].map(|l| l / f64::from(visit.steps.max(1)));
+        Err(Error::Training { round, client: u64::from(visit.client), message: fixed::diverged(next_item, contrast) })
     }
 
-    fn totals(&self, cohort: &ReadyCohort, result: &RoundResult, weights: &Weights) -> Totals {
+    fn totals(&self, cohort: &ReadyCohort, result: &RoundResult) -> Totals {
+        let weights = &self.snapshot.weights;
         let (d, p) = (weights.spec.dim(), weights.dense.len());
-        let item_rows = result.row_weight.iter().filter(|&&w| w > 0).count() as u64;
-        let mut totals = Totals { item_rows, ..Totals::default() };
+        let mut totals = Totals::default();
         for (c, visit) in cohort.visits.iter().enumerate().filter(|(_, v)| v.steps > 0) {
             let uploaded = result.uploaded[c] as u64;
-            let counts = [1, visit.steps.into(), visit.tokens.into(), visit.plan.examples.into(), uploaded, visit.plan.rows.into()];
-            for (total, n) in totals.counts.iter_mut().zip(counts) {
-                *total += n;
-            }
-            for (total, loss) in totals.losses.iter_mut().zip(result.losses[c]) {
-                *total += fixed::from_f64(loss / f64::from(visit.steps));
-            }
-            totals.bytes[0] += wire::encoded_len(p, visit.plan.rows as usize, d);
-            totals.bytes[1] += wire::encoded_len(p, uploaded as usize, d);
+            totals.add(&Totals {
+                counts: [1, visit.steps.into(), visit.tokens.into(), visit.plan.examples.into(), uploaded, visit.plan.rows.into()],
+                losses: result.losses[c].map(|loss| fixed::from_f64(loss / f64::from(visit.steps))),
+                bytes: [wire::encoded_len(p, visit.plan.rows as usize, d), wire::encoded_len(p, uploaded as usize, d)],
+            });
         }
         totals
+    }
+}
+
+impl Engine for CudaEngine<'_> {
+    fn train(&mut self, work: &Work, progress: &Progress) -> Result<Trained> {
+        if let Some(reason) = unsupported(self.settings) {
+            return Err(not_here(self.settings, reason));
+        }
+        let start = Instant::now();
+        let round = work.round;
+        let mut cohort = match self.next.take() {
+            Some(c) if c.round == round && c.clients == work.clients => c,
+            _ => self.pack(work.clients, round)?,
+        };
+        let waited = start.elapsed().as_secs_f64();
+        fixed::check_weight(cohort.weight)?;
+        self.chunks.device().set_scope(&format!("round {round}"));
+        self.updates.clear();
+        let mut host = None;
+        if work.rules.needs() > Needs::Linear {
+            // Updates are differences to the model that clients started from.
+            self.snapshot()?;
+            let sums = Box::new(Sums::new(&self.snapshot.weights.spec, self.data.item_count()));
+            host = Some(OnHost { sums, uploaded: vec![0; cohort.clients.len()], failing: None });
+        }
+        self.upload()?;
+        let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
+        self.chunks.begin_round(round, cohort.clients.len(), cohort.items.len(), key)?;
+        self.train_chunks(&mut cohort, work, &mut host, progress)?;
+        let prepared = work.next.map(|clients| self.pack(clients, round + 1)).transpose()?;
+        // What failed in the queue shows only now, and any chunk may be the one.
+        let last = cohort.clients.len().saturating_sub(1);
+        self.chunks.device().set_scope(&format!("round {round}, clients 0 to {last} of the cohort"));
+        let mut result = self.chunks.finish_round(cohort.clients.len(), cohort.items.len())?;
+        self.next = prepared;
+        if let Some(host) = &mut host {
+            (result.failing, result.uploaded) = (host.failing, std::mem::take(&mut host.uploaded));
+        }
+        self.check(&cohort, &result, round)?;
+        let trained = start.elapsed().as_secs_f64() - waited;
+        (self.round, self.last) = (round, (cohort.chunks.len(), waited));
+        let totals = self.totals(&cohort, &result);
+        self.sums = match host {
+            Some(host) => RoundSums::Host(host.sums),
+            None => RoundSums::Device {
+                items: std::mem::take(&mut cohort.items),
+                row_weight: std::mem::take(&mut result.row_weight),
+                weight: cohort.weight,
+            },
+        };
+        Ok(Trained { totals, private: Vec::new(), seconds: [waited, trained, 0.0] })
+    }
+
+    fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
+        self.host_sums()?.reduce(reduce)
+    }
+
+    fn touched_rows(&self) -> u64 {
+        match &self.sums {
+            RoundSums::Device { row_weight, .. } => row_weight.iter().filter(|&&w| w > 0).count() as u64,
+            RoundSums::Host(sums) => sums.items.len() as u64,
+        }
+    }
+
+    fn mean(&mut self) -> Result<Option<Mean>> {
+        let (fed, d) = (&self.settings.federation, self.snapshot.weights.spec.dim());
+        let updates = std::mem::take(&mut self.updates);
+        let sums = self.host_sums()?;
+        fixed::check_weight(sums.weight)?;
+        Ok((sums.weight > 0).then(|| Server::mean(fed, sums, d, updates)))
+    }
+
+    fn serve(&mut self, mean: Option<&Mean>) -> Result<()> {
+        let fed = &self.settings.federation;
+        self.chunks.device().set_scope(&format!("the server's step of round {}", self.round));
+        if let (None, RoundSums::Device { items, weight, .. }) = (mean, &self.sums) {
+            let (items, weight) = (items.clone(), *weight);
+            // From here on the snapshot is of an earlier round, whatever becomes of the step.
+            self.newest = Newest::Device;
+            match self.chunks.serve(fed, weight, &items) {
+                // The list of items did not fit, and no weight has been touched: what chunks hold is given back.
+                Err(e) if e.is_out_of_memory() => {
+                    self.chunks.release()?;
+                    self.chunks.serve(fed, weight, &items)?;
+                }
+                served => served?,
+            }
+            return Ok(());
+        }
+        // What the host has seen, it steps on.
+        self.snapshot()?;
+        self.host_sums()?;
+        let RoundSums::Host(sums) = &self.sums else { unreachable!("fetched above") };
+        fixed::check_weight(sums.weight)?;
+        let Global { weights, server } = &mut self.snapshot;
+        match mean {
+            Some(mean) => server.apply_mean(fed, mean, weights),
+            None => server.apply(fed, sums, weights),
+        }
+        (self.newest, self.snapshot_round) = (Newest::Host, self.round);
+        Ok(())
+    }
+
+    fn global(&self) -> Result<Cow<'_, Global>> {
+        if self.newest == Newest::Device { Ok(Cow::Owned(self.download()?)) } else { Ok(Cow::Borrowed(&self.snapshot)) }
+    }
+
+    fn set_global(&mut self, global: Global, round: u64) {
+        (self.snapshot, self.snapshot_round, self.round) = (global, round, round);
+        (self.newest, self.next) = (Newest::Host, None);
+        self.taken = (Instant::now(), Duration::ZERO);
+    }
+
+    fn snapshot(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        if self.newest == Newest::Device {
+            self.snapshot = self.download()?;
+            self.newest = Newest::Both;
+            self.snapshot_round = self.round;
+        }
+        self.taken = (Instant::now(), begun.elapsed());
+        Ok(())
+    }
+
+    fn last_snapshot(&self) -> (&Global, u64) {
+        (&self.snapshot, self.snapshot_round)
+    }
+
+    fn rank(&mut self, split: Split, users: &[u32], _: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
+        self.rank_users(split, users, progress)
+    }
+
+    fn looks_ahead(&self) -> bool {
+        true
+    }
+
+    fn bytes(&self) -> usize {
+        self.snapshot.bytes() + 4 * self.lanes.len() * self.data.item_count()
+    }
+
+    fn end_round(&mut self) -> Result<Option<DeviceRound>> {
+        let (chunks, waited) = self.last;
+        let used = self.take_round(chunks, waited)?;
+        if self.taken.0.elapsed() > SNAPSHOT_EVERY.max(self.taken.1 * SNAPSHOT_SHARE) {
+            self.snapshot()?;
+        }
+        Ok(Some(used))
+    }
+
+    fn device_use(&self) -> Result<Option<DeviceUse>> {
+        Ok(Some(self.usage()?))
+    }
+
+    fn limit_chunks(&mut self, bytes: u64) {
+        (self.budget, self.rank_budget) = (bytes, bytes);
+        (self.next, self.ranked) = (None, None);
     }
 }
 

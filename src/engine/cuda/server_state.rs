@@ -1,6 +1,6 @@
 //! The global weights on the device: how they get there and back, the server's step on them, and how long the device was busy.
 
-use super::chunks::Engine;
+use super::chunks::ChunkTrainer;
 use crate::config::{Average, FederationSettings, ServerOptimizer};
 use crate::device::interface::{Arg, Buffer, Device, Event, Plain, Result, bytes_of, bytes_of_mut};
 
@@ -41,7 +41,7 @@ pub(super) struct ServerMoments {
 }
 
 impl ServerMoments {
-    /// ChunkMemory for what the optimiser of `federation` keeps.
+    /// Memory for what the optimiser of `federation` keeps.
     pub fn new(device: &dyn Device, federation: &FederationSettings, dense: usize, rows: usize) -> Result<ServerMoments> {
         let step = ServerStep::new(federation);
         let pair = |on: bool| on.then(|| Ok([device.alloc(4 * dense)?, device.alloc(4 * rows)?])).transpose();
@@ -62,7 +62,7 @@ impl ServerMoments {
 /// optimiser has none.
 pub type GlobalState<T> = [[T; 2]; 3];
 
-impl Engine {
+impl ChunkTrainer {
     fn pairs(&self) -> [Option<[&Buffer; 2]>; 3] {
         [
             Some([&self.dense, &self.table]),

@@ -1,6 +1,6 @@
 //! What a device did: calls, memory, time.
 
-use super::round::DeviceTrainer;
+use super::round::CudaEngine;
 use crate::Result;
 use crate::device::DeviceError;
 
@@ -51,11 +51,11 @@ pub struct DeviceUse {
     pub resident: bool,
 }
 
-impl DeviceTrainer<'_> {
+impl CudaEngine<'_> {
     /// What the device did since this was last asked.
-    pub(super) fn round(&mut self, chunks: usize, waited_s: f64) -> Result<DeviceRound> {
-        let busy_s = self.engine.take_busy_seconds()?;
-        let (before, now) = (self.counters, self.engine.device().counters());
+    pub(super) fn take_round(&mut self, chunks: usize, waited_s: f64) -> Result<DeviceRound> {
+        let busy_s = self.chunks.take_busy_seconds()?;
+        let (before, now) = (self.counters, self.chunks.device().counters());
         self.counters = now;
         Ok(DeviceRound {
             launches: now.launches - before.launches,
@@ -64,8 +64,8 @@ impl DeviceTrainer<'_> {
             chunks: chunks as u64,
             bytes_to: now.uploaded - before.uploaded,
             bytes_from: now.downloaded - before.downloaded,
-            predicted_bytes: self.engine.predicted_bytes(),
-            peak_bytes: self.engine.device().memory()?.peak,
+            predicted_bytes: self.chunks.predicted_bytes(),
+            peak_bytes: self.chunks.device().memory()?.peak,
             waited_s,
             busy_s,
             busy_share: 0.0,
@@ -74,16 +74,16 @@ impl DeviceTrainer<'_> {
 
     /// What the device did so far.
     pub fn usage(&self) -> Result<DeviceUse, DeviceError> {
-        let device = self.engine.device();
+        let device = self.chunks.device();
         let (counters, memory) = (device.counters(), device.memory()?);
         Ok(DeviceUse {
             device: device.name().to_string(),
             launches: counters.launches,
             replays: counters.replays,
             replayed: counters.replayed,
-            predicted_bytes: self.engine.predicted_bytes(),
+            predicted_bytes: self.chunks.predicted_bytes(),
             peak_bytes: memory.peak,
-            resident: self.engine.is_resident(),
+            resident: self.chunks.is_resident(),
         })
     }
 }

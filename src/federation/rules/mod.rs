@@ -8,10 +8,10 @@ mod median;
 mod norm_bound;
 mod sign_flip;
 
-use crate::base::names;
-use crate::{Error, Result};
+use super::options::{self, Choice, Options};
+use crate::Result;
 
-pub use crate::engine::{Needs, Occasion, Rule};
+pub use crate::engine::{Needs, Occasion, Rule, Rules};
 
 /// A rule by name.
 pub struct Kind {
@@ -30,54 +30,26 @@ pub struct Kind {
 /// Every rule.
 pub const KINDS: &[Kind] = &[norm_bound::KIND, sign_flip::KIND, median::KIND];
 
-/// The options of one entry.
-pub struct Options {
-    entry: String,
-    values: Vec<(&'static str, f64)>,
-}
-
-impl Options {
-    /// The value of `name` if `fits` says so, else an error that names the range `wanted`.
-    ///
-    /// # Errors
-    /// [`Error::Setting`].
-    pub fn get(&self, name: &str, fits: impl Fn(f64) -> bool, wanted: &str) -> Result<f64> {
-        match self.values.iter().find(|(n, _)| *n == name) {
-            Some(&(_, value)) if value.is_finite() && fits(value) => Ok(value),
-            Some((_, value)) => Err(self.refuse(&format!("{name} is {value}, wanted {wanted}"))),
-            None => Err(self.refuse(&format!("has no option {name}"))),
-        }
+impl Choice for Kind {
+    fn name(&self) -> &'static str {
+        self.name
     }
 
-    fn refuse(&self, message: &str) -> Error {
-        Error::setting("federation.rules", format!("`{}`: {message}", self.entry))
+    fn options(&self) -> &'static [(&'static str, f64)] {
+        self.options
     }
 }
 
 /// The rules that `entries` ask for, in their order.
 ///
 /// # Errors
-/// [`Error::Setting`] for unknown names and options and for values out of range.
-pub fn build(entries: &[String]) -> Result<Vec<Box<dyn Rule>>> {
-    entries.iter().map(|entry| one(entry)).collect()
+/// [`crate::Error::Setting`] for unknown names and options and for values out of range.
+pub fn build(entries: &[String]) -> Result<Rules> {
+    Ok(Rules::new(entries.iter().map(|entry| one(entry)).collect::<Result<_>>()?))
 }
 
 fn one(entry: &str) -> Result<Box<dyn Rule>> {
-    let fail = |message: String| Error::setting("federation.rules", message);
-    let mut words = entry.split_whitespace();
-    let name = words.next().ok_or_else(|| fail("holds an empty entry; leave it out".into()))?;
-    let kind = KINDS.iter().find(|k| k.name == name);
-    let kind = kind.ok_or_else(|| fail(names::unknown("rule", name, KINDS.iter().map(|k| k.name))))?;
-    let mut options = Options { entry: entry.to_string(), values: kind.options.to_vec() };
-    for word in words {
-        let (key, text) = word.split_once('=').ok_or_else(|| options.refuse(&format!("`{word}` is no option; write NAME=VALUE")))?;
-        let value: f64 = text.parse().map_err(|_| options.refuse(&format!("`{text}` is no number")))?;
-        match options.values.iter_mut().find(|(n, _)| *n == key) {
-            Some(slot) => slot.1 = value,
-            None if kind.options.is_empty() => return Err(options.refuse("the rule has no options")),
-            None => return Err(options.refuse(&names::unknown("option", key, kind.options.iter().map(|(n, _)| *n)))),
-        }
-    }
+    let (kind, options) = options::read("federation.rules", "rule", entry, KINDS)?;
     (kind.build)(&options)
 }
 
@@ -88,7 +60,9 @@ mod tests {
     #[test]
     fn entries_are_read_and_mistakes_are_named() {
         let all = |list: &[&str]| build(&list.iter().map(|s| s.to_string()).collect::<Vec<_>>());
-        assert_eq!(all(&["sign-flip", " norm-bound  bound=0.5 ", "median"]).unwrap().len(), 3);
+        assert_eq!(all(&["sign-flip", " norm-bound  bound=0.5 "]).unwrap().needs(), Needs::Linear);
+        assert_eq!(all(&["sign-flip", "median", "norm-bound"]).unwrap().needs(), Needs::All);
+        assert!(all(&[]).unwrap().is_empty());
         for (entry, part) in [
             ("norm-bond", "did you mean `norm-bound`"),
             ("norm-bound bund=1", "did you mean `bound`"),

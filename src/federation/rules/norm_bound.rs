@@ -2,7 +2,6 @@
 
 use super::{Kind, Occasion, Options, Rule};
 use crate::Result;
-use crate::engine::Update;
 
 pub(super) const KIND: Kind = Kind {
     name: "norm-bound",
@@ -21,18 +20,16 @@ fn build(options: &Options) -> Result<Box<dyn Rule>> {
 }
 
 impl Rule for NormBound {
-    fn client(&self, _: &Occasion, update: &mut Update) {
-        let norm = update.norm();
+    fn factor(&self, _: &Occasion, _: u32, norm: f64) -> f32 {
         // A norm that is not finite passes unchanged: the client has diverged, and the sums refuse it.
-        if norm > self.bound && norm.is_finite() {
-            update.scale((self.bound / norm) as f32);
-        }
+        if norm > self.bound && norm.is_finite() { (self.bound / norm) as f32 } else { 1.0 }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
 
     #[test]
     fn long_updates_are_shortened_and_short_ones_are_not() {

@@ -3,7 +3,6 @@
 use super::{Kind, Occasion, Options, Rule};
 use crate::Result;
 use crate::base::rng::{Purpose, Stream};
-use crate::engine::Update;
 
 pub(super) const KIND: Kind = Kind {
     name: "sign-flip",
@@ -32,16 +31,15 @@ impl SignFlip {
 }
 
 impl Rule for SignFlip {
-    fn client(&self, occasion: &Occasion, update: &mut Update) {
-        if self.is_malicious(occasion.seed, update.client) {
-            update.scale(-self.scale);
-        }
+    fn factor(&self, occasion: &Occasion, client: u32, _: f64) -> f32 {
+        if self.is_malicious(occasion.seed, client) { -self.scale } else { 1.0 }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
 
     #[test]
     fn the_same_share_of_clients_flips_in_every_round() {

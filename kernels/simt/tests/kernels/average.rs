@@ -6,8 +6,8 @@ use lumos_simt::launch;
 const SCALE: f64 = 4_294_967_296.0;
 const NOBODY: u32 = u32::MAX;
 
-fn fixed(before: f32, after: f32) -> Option<i64> {
-    let change = after - before;
+fn fixed(before: f32, after: f32, factor: f32) -> Option<i64> {
+    let change = (after - before) * factor;
     (change.abs() <= 256.0).then(|| (f64::from(change) * SCALE).round_ties_even() as i64)
 }
 
@@ -20,6 +20,8 @@ struct Cohort {
     table: Vec<f32>,
     p: Vec<f32>,
     weight: Vec<i64>,
+    /// What a client's change is multiplied by, where rules say so.
+    factor: Option<Vec<f32>>,
     client_rows: Vec<i32>,
     rows: Vec<f32>,
     item: Vec<i32>,
@@ -57,7 +59,7 @@ fn cohort(seed: u64, clients: usize, d: usize) -> Cohort {
         }
     }
     let p = (0..clients * stride).map(|i| global.get(i % stride).copied().unwrap_or(0.0) + 0.3 * r.normal()).collect();
-    Cohort { d, items, length, stride, global, table, p, weight, client_rows, rows, item, uploads, slot_of, touched }
+    Cohort { d, items, length, stride, global, table, p, weight, factor: None, client_rows, rows, item, uploads, slot_of, touched }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +74,10 @@ struct Sums {
 impl Cohort {
     fn clients(&self) -> usize {
         self.weight.len()
+    }
+
+    fn factor(&self, client: usize) -> f32 {
+        self.factor.as_ref().map_or(1.0, |f| f[client])
     }
 
     fn empty(&self) -> Sums {
@@ -93,6 +99,7 @@ impl Cohort {
         for &to in cuts {
             let n = (to - from) as i32;
             let (p, w) = (self.p[from * self.stride..].as_ptr(), self.weight[from..].as_ptr());
+            let factor = self.factor.as_ref().map_or(std::ptr::null(), |f| f[from..].as_ptr());
             let blocks = self.length.div_ceil(64) as u32;
             unsafe {
                 launch!(
@@ -103,6 +110,7 @@ impl Cohort {
                     p,
                     self.global.as_ptr(),
                     w,
+                    factor,
                     n,
                     each,
                     from as u32,
@@ -126,6 +134,7 @@ impl Cohort {
                     self.uploads.as_ptr(),
                     self.client_rows[from..].as_ptr(),
                     w,
+                    factor,
                     n,
                     from as u32,
                     self.d as i32,
@@ -148,7 +157,7 @@ impl Cohort {
             let w = self.weight[c];
             let mut fine = true;
             for i in 0..self.length {
-                match fixed(self.global[i], self.p[c * self.stride + i]) {
+                match fixed(self.global[i], self.p[c * self.stride + i], self.factor(c)) {
                     Some(x) => sums.dense[i] += w * x,
                     None => fine = false,
                 }
@@ -162,7 +171,7 @@ impl Cohort {
                 sums.uploaded[c] += 1;
                 sums.row_weight[slot] += w;
                 for k in 0..d {
-                    match fixed(before[k], after[k]) {
+                    match fixed(before[k], after[k], self.factor(c)) {
                         Some(x) => sums.rows[slot * d + k] += w * x,
                         None => fine = false,
                     }
@@ -187,6 +196,59 @@ fn sums_are_exact_for_any_chunks() {
         {
             let cuts: Vec<usize> = cuts.into_iter().filter(|&c| c > 0).collect();
             assert_eq!(cohort.launched(&cuts, each, slices), expected, "{clients} clients in {cuts:?}, {each} a thread");
+        }
+    }
+}
+
+#[test]
+fn factors_multiply_whole_updates() {
+    for (seed, clients, d) in [(11, 5, 3), (12, 37, 33)] {
+        let mut cohort = cohort(seed, clients, d);
+        cohort.factor = Some((0..clients).map(|c| [1.0, -3.0, 0.37, 0.0][c % 4]).collect());
+        assert_eq!(cohort.launched(&[clients / 3, clients], 4, 11), cohort.reference());
+    }
+}
+
+#[test]
+fn norms_are_those_of_dense_weights_and_uploaded_rows() {
+    for (seed, clients, d, threads) in [(21, 1, 1, 32), (22, 13, 8, 256), (23, 40, 33, 256)] {
+        let cohort = cohort(seed, clients, d);
+        let mut norms = vec![-1.0f64; clients];
+        unsafe {
+            launch!(
+                "update_norms",
+                [clients as u32 + 1, 1, 1],
+                [threads, 1, 1],
+                256,
+                cohort.p.as_ptr(),
+                cohort.global.as_ptr(),
+                cohort.stride as i64,
+                cohort.length as i32,
+                cohort.rows.as_ptr(),
+                cohort.table.as_ptr(),
+                cohort.item.as_ptr(),
+                cohort.uploads.as_ptr(),
+                cohort.client_rows.as_ptr(),
+                cohort.weight.as_ptr(),
+                clients as i32,
+                d as i32,
+                norms.as_mut_ptr()
+            )
+        }
+        .unwrap();
+        for (c, &norm) in norms.iter().enumerate() {
+            let mut sum = 0.0;
+            let mut add = |after: f32, before: f32| sum += f64::from(after - before).powi(2);
+            for i in 0..cohort.length {
+                add(cohort.p[c * cohort.stride + i], cohort.global[i]);
+            }
+            for row in (cohort.client_rows[c]..cohort.client_rows[c + 1]).map(|row| row as usize).filter(|&row| cohort.uploads[row] != 0) {
+                for k in 0..d {
+                    add(cohort.rows[row * d + k], cohort.table[cohort.item[row] as usize * d + k]);
+                }
+            }
+            let want = if cohort.weight[c] == 0 { 0.0 } else { sum.sqrt() };
+            assert!((norm - want).abs() <= 1e-12 * want, "client {c} of {clients}: {norm} for {want}");
         }
     }
 }

@@ -1,0 +1,104 @@
+//! The global model: weights and the state of the server's optimiser, as named tensors of a checkpoint and back.
+
+use super::{NamedTensor, Server, TensorData};
+use crate::config::FederationSettings;
+use crate::model::Weights;
+use crate::{Error, Result};
+use std::collections::HashMap;
+
+/// What the server holds.
+#[derive(Clone)]
+pub struct Global {
+    /// Weights.
+    pub weights: Weights,
+    /// Moments of the server's optimiser.
+    pub server: Server,
+}
+
+impl Global {
+    /// `weights` and a fresh optimiser.
+    pub fn new(settings: &FederationSettings, weights: Weights) -> Global {
+        Global { server: Server::new(settings, &weights), weights }
+    }
+
+    /// `items [I, d]`, the dense tensors by name, the server's moments.
+    pub fn tensors(&self) -> Vec<NamedTensor> {
+        let (weights, spec) = (&self.weights, &self.weights.spec);
+        let table = self.table();
+        let mut out = vec![NamedTensor::f32("items", &table, &weights.items)];
+        for p in &spec.params {
+            out.push(NamedTensor::f32(&p.name, &p.shape, &weights.dense[p.offset..p.offset + p.len()]));
+        }
+        for (name, pair) in [("server.first", &self.server.first), ("server.second", &self.server.second)] {
+            if !pair.0.is_empty() {
+                out.push(NamedTensor::f32(format!("{name}.dense"), &[spec.dense_len], &pair.0));
+                out.push(NamedTensor::f32(format!("{name}.items"), &table, &pair.1));
+            }
+        }
+        out
+    }
+
+    /// Axes of the item table.
+    pub fn table(&self) -> [usize; 2] {
+        let d = self.weights.spec.dim();
+        [self.weights.items.len() / d, d]
+    }
+
+    /// The model in `tensors`, of the shape of this one.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the name of a tensor that does not fit.
+    pub fn restored(&self, settings: &FederationSettings, tensors: &Tensors) -> Result<Global> {
+        let (spec, table) = (&self.weights.spec, self.table());
+        let mut fresh = Global::new(settings, self.weights.clone());
+        fresh.weights.items.copy_from_slice(tensors.f32("items", &table)?);
+        for p in &spec.params {
+            fresh.weights.dense[p.offset..p.offset + p.len()].copy_from_slice(tensors.f32(&p.name, &p.shape)?);
+        }
+        for (name, pair) in [("server.first", &mut fresh.server.first), ("server.second", &mut fresh.server.second)] {
+            if !pair.0.is_empty() {
+                pair.0.copy_from_slice(tensors.f32(&format!("{name}.dense"), &[spec.dense_len])?);
+                pair.1.copy_from_slice(tensors.f32(&format!("{name}.items"), &table)?);
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let pairs = [&self.server.first, &self.server.second];
+        let floats = pairs.iter().map(|p| p.0.len() + p.1.len()).sum::<usize>() + self.weights.dense.len() + self.weights.items.len();
+        4 * floats
+    }
+}
+
+/// Tensors of a checkpoint by name.
+pub struct Tensors<'t>(HashMap<&'t str, &'t NamedTensor>);
+
+impl<'t> Tensors<'t> {
+    /// By their names.
+    pub fn new(tensors: &'t [NamedTensor]) -> Tensors<'t> {
+        Tensors(tensors.iter().map(|t| (t.name.as_str(), t)).collect())
+    }
+
+    /// The tensor called `name`, where there is one.
+    pub fn get(&self, name: &str) -> Option<&'t NamedTensor> {
+        self.0.get(name).copied()
+    }
+
+    /// The 32-bit floats called `name`, of axes `shape`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where they are missing or of other axes.
+    pub fn f32(&self, name: &str, shape: &[usize]) -> Result<&'t [f32]> {
+        let missing = || Error::Usage(format!("checkpoint: tensor `{name}` is missing; it belongs to another model or method"));
+        let t = self.get(name).ok_or_else(missing)?;
+        match &t.data {
+            TensorData::F32(v) if t.shape == shape => Ok(v),
+            _ => Err(Error::Usage(format!(
+                "checkpoint: tensor `{name}` has shape {:?} where this run needs f32 {shape:?}; it belongs to another model or data set",
+                t.shape
+            ))),
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! `averaging`: the global model goes down, what a client changed comes up, the server averages it. What FedAvg (McMahan et al., AISTATS
+//! 2017) does, with any rules on the way; with one participant it is centralised training.
+
+use super::{Kind, Parts, Protocol};
+use crate::backend::cpu::{Worker, WorkerShape};
+use crate::config::{Clients, Settings};
+use crate::data::{Dataset, Split};
+use crate::engine::cpu::{self, CpuEngine};
+use crate::engine::cuda::{self, CudaEngine, DeviceUse};
+use crate::engine::{
+    Engine, Global, Moments, NamedTensor, Needs, Occasion, PrivateShape, PrivateStore, Progress, Reduce, Rules, TensorData, Tensors,
+    Totals, Trained, Work,
+};
+use crate::federation::{Cohort, RoundReport, rules};
+use crate::model::{Model, Weights};
+use crate::{Error, Result};
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+pub(super) const KIND: Kind = Kind {
+    name: "averaging",
+    summary: "clients train the global model and upload what they changed; the server averages it, an item row over its contributors",
+    paper: "FedAvg, McMahan et al., AISTATS 2017",
+    options: &[],
+    on_device: cuda::unsupported,
+    build: |_, parts| Ok(Box::new(Averaging::new(parts)?)),
+};
+
+/// Parameter averaging over an engine.
+struct Averaging<'a> {
+    settings: &'a Settings,
+    data: &'a Dataset,
+    engine: Box<dyn Engine + 'a>,
+    rules: Rules,
+    reduce: Box<dyn Reduce + 'a>,
+    private: PrivateStore,
+}
+
+impl<'a> Averaging<'a> {
+    fn new(parts: Parts<'a>) -> Result<Averaging<'a>> {
+        let Parts { settings, data, views, device, reduce } = parts;
+        let rules = rules::build(&settings.federation.rules)?;
+        together(settings, &rules, reduce.size())?;
+        let engine: Box<dyn Engine> = match device {
+            Some(device) => Box::new(CudaEngine::new(settings, data, views, device)?),
+            None => Box::new(CpuEngine::new(settings, data, views)),
+        };
+        Ok(Averaging { settings, data, engine, rules, reduce, private: PrivateStore::new(settings.federation.private_memory_mb) })
+    }
+
+    /// The clients of `cohort` that this process trains.
+    fn share<'c>(&self, cohort: &'c [u32]) -> Cow<'c, [u32]> {
+        match (self.reduce.rank(), self.reduce.size()) {
+            (_, 1) => Cow::Borrowed(cohort),
+            (rank, size) => Cow::Owned(cohort.iter().skip(rank).step_by(size).copied().collect()),
+        }
+    }
+
+    /// What all processes trained, or that one of them failed: none goes on to a reduction that another one never enters.
+    fn agree(&self, trained: Result<Trained>) -> Result<Trained> {
+        if self.reduce.size() == 1 {
+            return trained;
+        }
+        let mut failed = [i64::from(trained.is_err())];
+        self.reduce.sum(&mut failed)?;
+        let mut trained = trained?;
+        if failed[0] > 0 {
+            return Err(Error::Usage("another process of this training failed; its message says why".into()));
+        }
+        let mut totals = trained.totals.to_array();
+        self.reduce.sum(&mut totals)?;
+        trained.totals = Totals::from_array(totals);
+        Ok(trained)
+    }
+
+    fn name_tensors(&self, global: &Global) -> Result<Vec<NamedTensor>> {
+        let mut out = global.tensors();
+        let moments = self.engine.moments();
+        for (name, values) in MOMENTS.iter().zip(moments.iter().flatten()) {
+            out.push(NamedTensor::f32(*name, &[values.len()], values));
+        }
+        if !self.private.is_empty() {
+            let bytes = self.private.encode()?;
+            out.push(NamedTensor { name: "private".into(), shape: vec![bytes.len()], data: TensorData::U8(bytes) });
+        }
+        Ok(out)
+    }
+}
+
+/// Refuses what several processes cannot train together.
+fn together(settings: &Settings, rules: &Rules, processes: usize) -> Result<()> {
+    let shared = &settings.federation.shared;
+    if processes > 1 && rules.needs() == Needs::All {
+        return Err(Error::setting("federation.rules", "holds a rule that needs every update in one place; train it with one process"));
+    }
+    if processes > 1 && (shared.len() < 2 || settings.federation.clients == Clients::One) {
+        let key = if shared.len() < 2 { "federation.shared" } else { "federation.clients" };
+        return Err(Error::setting(key, "keeps state with a client between rounds; train it with one process"));
+    }
+    Ok(())
+}
+
+impl Protocol for Averaging<'_> {
+    fn round(&mut self, round: u64, cohort: &Cohort, next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
+        let start = Instant::now();
+        let clients = self.share(&cohort.clients);
+        let next = next.map(|next| self.share(&next.clients));
+        let work = Work { round, clients: &clients, next: next.as_deref(), rules: &self.rules, private: &self.private };
+        let trained = self.engine.train(&work, progress);
+        let trained = self.agree(trained)?;
+
+        let served = Instant::now();
+        if self.reduce.size() > 1 {
+            self.engine.reduce(&*self.reduce)?;
+        }
+        let item_rows = self.engine.touched_rows();
+        if self.rules.is_empty() {
+            self.engine.serve(None)?;
+        } else if let Some(mut mean) = self.engine.mean()? {
+            self.rules.server(&Occasion { seed: self.settings.seed, round }, &mut mean);
+            self.engine.serve(Some(&mean))?;
+        }
+        let served = served.elapsed().as_secs_f64();
+        for (client, state) in trained.private {
+            self.private.put(client, state)?;
+        }
+        let mut device = self.engine.end_round()?;
+        let report = RoundReport::of(round, cohort, &trained.totals, item_rows, start);
+        if let Some(used) = &mut device {
+            used.busy_share = used.busy_s / report.seconds;
+        }
+        let [pack_s, train_s, add_s] = trained.seconds;
+        Ok(RoundReport { pack_s, train_s, add_s: add_s + served, device, ..report })
+    }
+
+    fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
+        self.engine.rank(split, users, &self.private, progress)
+    }
+
+    fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
+        let global = self.engine.global()?;
+        let mut worker = Worker::new(WorkerShape::new(&global.weights.spec));
+        let state = cpu::own_state(self.settings, user, &self.private)?;
+        let model = Model::new(&global.weights.spec);
+        Ok(cpu::personal_scores(&mut worker, &model, self.settings, &global.weights, &state, history))
+    }
+
+    fn weights(&self) -> Result<Cow<'_, Weights>> {
+        Ok(match self.engine.global()? {
+            Cow::Borrowed(global) => Cow::Borrowed(&global.weights),
+            Cow::Owned(global) => Cow::Owned(global.weights),
+        })
+    }
+
+    fn tensors(&self) -> Result<Vec<NamedTensor>> {
+        self.name_tensors(&*self.engine.global()?)
+    }
+
+    fn restore(&mut self, tensors: &Tensors, rounds_done: u64) -> Result<()> {
+        let (now, _) = self.engine.last_snapshot();
+        let global = now.restored(&self.settings.federation, tensors)?;
+        let ([items, d], p) = (now.table(), now.weights.spec.dense_len);
+        let mut moments = None;
+        if self.settings.federation.clients == Clients::One && rounds_done > 0 {
+            let mut found = Moments::default();
+            for (i, name) in MOMENTS.iter().enumerate() {
+                found[i] = tensors.f32(name, &[if i < 2 { p } else { items * d }])?.to_vec();
+            }
+            moments = Some(found);
+        }
+        let shape = PrivateShape { clients: self.data.users(), items, dim: d, dense: p };
+        let private = match tensors.get("private").map(|t| &t.data) {
+            None => self.private.restored(&[], shape)?,
+            Some(TensorData::U8(bytes)) => self.private.restored(bytes, shape)?,
+            Some(_) => return Err(Error::Usage("checkpoint: tensor `private` must hold bytes".into())),
+        };
+        let damaged =
+            || Error::Usage("checkpoint: private client state (tensor `private`) is damaged or of another model or data set".into());
+        self.private = private.ok_or_else(damaged)?;
+        // From here on nothing can fail.
+        self.engine.set_global(global, rounds_done);
+        self.engine.set_moments(moments, rounds_done);
+        Ok(())
+    }
+
+    fn looks_ahead(&self) -> bool {
+        self.engine.looks_ahead()
+    }
+
+    fn snapshot(&mut self) -> Result<()> {
+        self.engine.snapshot()
+    }
+
+    fn last_snapshot(&self) -> Result<(Vec<NamedTensor>, u64)> {
+        let (global, round) = self.engine.last_snapshot();
+        Ok((self.name_tensors(global)?, round))
+    }
+
+    fn set_spill_folder(&mut self, folder: PathBuf) {
+        self.private.set_folder(folder);
+    }
+
+    fn bytes(&self) -> usize {
+        self.engine.bytes()
+    }
+
+    fn device_use(&self) -> Result<Option<DeviceUse>> {
+        self.engine.device_use()
+    }
+
+    fn limit_chunks(&mut self, bytes: u64) {
+        self.engine.limit_chunks(bytes);
+    }
+}
+
+/// Names of the one participant's moments in a checkpoint.
+const MOMENTS: [&str; 4] = ["optimizer.first.dense", "optimizer.second.dense", "optimizer.first.items", "optimizer.second.items"];

@@ -1,0 +1,155 @@
+//! How clients and a server learn together: what goes down, what comes up, what the server does with it, and which model ranks.
+//!
+//! `federation.protocol` names one, with options: `"averaging"`. A protocol is one file here and one line in [`KINDS`].
+
+mod averaging;
+
+use super::options::{self, Choice, Options};
+use super::{Cohort, RoundReport};
+use crate::Result;
+use crate::config::Settings;
+use crate::data::{Dataset, Split};
+use crate::device::Device;
+use crate::engine::cuda::DeviceUse;
+use crate::engine::{NamedTensor, Progress, Reduce, Solo, Tensors};
+use crate::model::Weights;
+use crate::views::Views;
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// What a training is put together from.
+pub struct Parts<'a> {
+    /// Validated settings.
+    pub settings: &'a Settings,
+    /// Data set.
+    pub data: &'a Dataset,
+    /// Views of its users; none where no method looks at them.
+    pub views: &'a Views,
+    /// Where clients are trained; nothing for the CPU.
+    pub device: Option<Arc<dyn Device>>,
+    /// The other processes of the training.
+    pub reduce: Box<dyn Reduce + 'a>,
+}
+
+impl<'a> Parts<'a> {
+    /// A training in one process on the CPU.
+    pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> Parts<'a> {
+        Parts { settings, data, views, device: None, reduce: Box::new(Solo) }
+    }
+}
+
+/// A way of learning together.
+pub trait Protocol {
+    /// Trains `cohort` in `round` (counted from 1). `next` is the cohort of the round after it, where the protocol looks ahead;
+    /// `progress` is called with how many of how many clients (or, with one participant, local steps) are done.
+    ///
+    /// # Errors
+    /// [`crate::Error::Training`] for a client that diverged, [`crate::Error::Device`] where a device fails, [`crate::Error::Io`] for
+    /// private state that cannot be kept. The state is then that of the round before, or, where the server's step had begun on a device,
+    /// of no use.
+    fn round(&mut self, round: u64, cohort: &Cohort, next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport>;
+
+    /// Rank of each user's target, as [`crate::engine::Engine::rank`] gives it, under the model that the protocol recommends with.
+    ///
+    /// # Errors
+    /// Where private state cannot be read or a device fails.
+    fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>>;
+
+    /// Scores of all items `[I]` for a `history` that is not empty, oldest first; of `user`'s own model, where users have one.
+    ///
+    /// # Errors
+    /// Where private state cannot be read or a device fails.
+    fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>>;
+
+    /// Weights of the server's model.
+    ///
+    /// # Errors
+    /// Where a device fails.
+    fn weights(&self) -> Result<Cow<'_, Weights>>;
+
+    /// The whole state, for a checkpoint.
+    ///
+    /// # Errors
+    /// Where private state cannot be read or a device fails.
+    fn tensors(&self) -> Result<Vec<NamedTensor>>;
+
+    /// Takes back what [`Protocol::tensors`] gave after `rounds_done` rounds.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] with the name of a tensor that does not fit. The state is then what it was.
+    fn restore(&mut self, tensors: &Tensors, rounds_done: u64) -> Result<()>;
+
+    /// Whether the cohort of the next round is of use while one is trained.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// Brings the host's copy of the state up to date, where a device holds it.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn snapshot(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The newest state that the host has, and the round that it is of: what is left when a device has failed.
+    ///
+    /// # Errors
+    /// Where private state cannot be read.
+    fn last_snapshot(&self) -> Result<(Vec<NamedTensor>, u64)>;
+
+    /// Folder for private client state that does not fit in memory.
+    fn set_spill_folder(&mut self, _folder: PathBuf) {}
+
+    /// Bytes of weights, server state and workers on the host.
+    fn bytes(&self) -> usize;
+
+    /// What a device did so far, where there is one.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    fn device_use(&self) -> Result<Option<DeviceUse>> {
+        Ok(None)
+    }
+
+    /// At most this many bytes for a chunk of clients on a device. Changes no result.
+    fn limit_chunks(&mut self, _bytes: u64) {}
+}
+
+/// A protocol by name.
+pub struct Kind {
+    /// Name, the first word of `federation.protocol`.
+    pub name: &'static str,
+    /// One line: what goes down and up, and what the server does.
+    pub summary: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+    /// Every option with its default.
+    pub options: &'static [(&'static str, f64)],
+    /// Why a training with these settings cannot be on a device, if so.
+    pub on_device: fn(&Settings) -> Option<&'static str>,
+    /// Puts a training together, or says what is wrong with an option.
+    pub build: for<'a> fn(&Options, Parts<'a>) -> Result<Box<dyn Protocol + 'a>>,
+}
+
+impl Choice for Kind {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn options(&self) -> &'static [(&'static str, f64)] {
+        self.options
+    }
+}
+
+/// Every protocol.
+pub const KINDS: &[Kind] = &[averaging::KIND];
+
+/// The protocol that `settings` name, and its options.
+///
+/// # Errors
+/// [`crate::Error::Setting`] for unknown names and options.
+pub fn chosen(settings: &Settings) -> Result<(&'static Kind, Options)> {
+    options::read("federation.protocol", "protocol", &settings.federation.protocol, KINDS)
+}

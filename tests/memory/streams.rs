@@ -113,7 +113,7 @@ fn checksums_are_of_the_whole_file_as_it_lies_there() {
         ("a.inter.gz", gz(|out| out.write_all(SMALL_INTER.as_bytes()).unwrap())),
         ("a.inter.zst", zst(SMALL_INTER)),
     ] {
-        let sum: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let sum: String = hex::encode(Sha256::digest(&bytes));
         let length = bytes.len() as u64;
         let items = put(dir.path(), "a.item", SMALL_ITEM);
         let settings = DataSettings { min_length: 4, ..recbole("a", &put(dir.path(), name, bytes), Some(&items)) };

@@ -32,7 +32,7 @@ fn ensure(data: &Dataset, settings: &ViewSettings, root: &Path) -> (Views, bool)
 /// Rewrites the checksums, as someone would who changes a file on purpose.
 fn sign(dir: &Path) {
     let line = |name: &str| {
-        let digest: String = Sha256::digest(fs::read(dir.join(name)).unwrap()).iter().map(|b| format!("{b:02x}")).collect();
+        let digest: String = hex::encode(Sha256::digest(fs::read(dir.join(name)).unwrap()));
         format!("{digest}  {name}\n")
     };
     fs::write(dir.join("SHA256SUMS"), line("manifest.json") + &line("views.safetensors")).unwrap();

@@ -18,6 +18,7 @@ use crate::base::parallel;
 use crate::{Error, Result};
 use network::Bert;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Tokens of a batch.
 const BATCH: usize = 2048;
@@ -30,7 +31,7 @@ pub struct Encoder {
     spec: SentenceSpec,
     tokenizer: Tokenizer,
     network: Bert,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
 }
 
 impl Encoder {
@@ -43,10 +44,7 @@ impl Encoder {
         let mut tokenizer = Tokenizer::with_rows(&spec.folder, spec.shape.vocab)?;
         tokenizer.cut_at(spec.longest)?;
         let network = Bert::new(&Weights::open(&spec.folder)?, &spec.shape)?;
-        let threads = if threads == 0 { parallel::default_threads() } else { threads };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}; set a smaller number of threads")))?;
-        Ok(Encoder { folder: folder.into(), spec, tokenizer, network, pool })
+        Ok(Encoder { folder: folder.into(), spec, tokenizer, network, pool: parallel::pool(threads)? })
     }
 
     /// Shape and choices.

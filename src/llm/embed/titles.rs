@@ -41,7 +41,7 @@ impl TitleVectors {
             sha.update(text);
         }
         let key = sha.finalize();
-        let name: String = key[..8].iter().map(|b| format!("{b:02x}")).collect();
+        let name: String = hex::encode(&key[..8]);
         let path: Option<PathBuf> = cache.map(|folder| folder.join(format!("titles-{name}.vectors")));
         let width = encoder.width();
         let numbers = 4 * titles.len() * width;

@@ -346,7 +346,7 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
         device_line: device.line.clone(),
         on_device: DeviceFigures::of(&rounds, resident, gpu),
         simd: Level::detect().name().into(),
-        threads: if bench.threads == 0 { crate::base::parallel::default_threads() as u32 } else { bench.threads },
+        threads: crate::base::parallel::threads(bench.threads as usize) as u32,
         clients: bench.clients,
         population: bench.world_clients(),
         items: bench.items,

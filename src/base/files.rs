@@ -6,30 +6,48 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use tempfile::NamedTempFile;
 
 /// SHA-256 of `bytes` in hex.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(Sha256::digest(bytes))
 }
 
 /// Writes `bytes` to a temporary file beside `path`, flushes it to the disk and renames it, so that a reader never sees half a file
 /// and a crash leaves the old one.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be written; nothing is left of the new file then.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut partial = path.as_os_str().to_os_string();
-    partial.push(format!(".{}.tmp", std::process::id()));
-    let partial = PathBuf::from(partial);
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, path)?;
+    let write = || {
+        let file = written(path, bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
         sync_folder(path)
     };
-    write().map_err(|e| {
-        // A left-over would only take up space; the error that matters is the first.
-        let _ = fs::remove_file(&partial);
-        Error::io(path, "write")(e)
-    })
+    write().map_err(Error::io(path, "write"))
+}
+
+/// [`write_file`] for what can be made again: a reader never sees half a file, but nothing waits for the disk.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_scratch(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || written(path, bytes)?.persist(path).map_err(std::io::Error::from);
+    write().map(drop).map_err(Error::io(path, "write"))
+}
+
+/// A temporary file with `bytes` beside `path`, with the permissions of any new file.
+fn written(path: &Path, bytes: &[u8]) -> std::io::Result<NamedTempFile> {
+    let mut prefix = path.file_name().unwrap_or_default().to_os_string();
+    prefix.push(".");
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(&prefix).suffix(".tmp");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut file = builder.tempfile_in(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    file.write_all(bytes)?;
+    Ok(file)
 }
 
 /// Makes a rename durable. Only Unix can open a folder for that.

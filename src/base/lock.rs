@@ -191,18 +191,18 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
         let first = Lock::take(&path, "x").unwrap();
-        let notes = std::sync::Mutex::new(Vec::new());
-        let note = |text: &str| notes.lock().unwrap().push(text.to_string());
+        let notes = parking_lot::Mutex::new(Vec::new());
+        let note = |text: &str| notes.lock().push(text.to_string());
         assert!(matches!(Lock::wait(&path, "x", &note, &|| true), Err(Error::InUse { .. })));
         std::thread::scope(|s| {
             let waiting = s.spawn(|| Lock::wait(&path, "x", &note, &|| false).map(|_| ()));
-            while notes.lock().unwrap().len() < 2 {
+            while notes.lock().len() < 2 {
                 std::thread::sleep(Duration::from_millis(1));
             }
             drop(first);
             waiting.join().unwrap().unwrap();
         });
-        let notes = notes.into_inner().unwrap();
+        let notes = notes.into_inner();
         assert!(notes.len() == 2 && notes[1].contains(&format!("pid {}", std::process::id())), "{notes:?}");
     }
 }

@@ -3,8 +3,8 @@
 
 use crate::device::Geometry;
 use crate::device::interface::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Resources, Result};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard};
 
 /// See the module.
 pub struct Tap<'a> {
@@ -26,7 +26,7 @@ impl<'a> Tap<'a> {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 
     /// From now on only launches of these kernels are passed on.

@@ -3,6 +3,8 @@
 
 use super::Progress;
 use super::report::CheckLine;
+use crate::Result;
+use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
 use crate::device::interface::Device;
 use crate::llm::bench::{self, GenerateBench, GenerateFigures};
@@ -11,7 +13,6 @@ use crate::llm::{
     Ask, Batch, Cpu, Dtype, Engine, EngineOptions, Generate, Gpu, Key, Model, Network, Ops, Options, Request, Sampling, Source, Spec,
     Stored, Weights,
 };
-use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -83,7 +84,7 @@ struct Pair {
     gpu: Gpu,
     exact: Network<Cpu>,
     cpu: Cpu,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     prompts: Vec<Vec<u32>>,
     /// Texts that are written.
     texts: usize,
@@ -94,7 +95,7 @@ impl Pair {
         let spec = Spec::parse(Path::new("check"), config)?;
         let source = Source::Folder(Weights::made_up(&spec, 5, number));
         let (gpu, cpu) = (Gpu::new(device.clone(), number, &spec)?, Cpu::new(false));
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().map_err(|e| Error::Usage(e.to_string()))?;
+        let pool = parallel::pool(2)?;
         let exact = Network::new(&cpu, spec.clone(), &source, POSITIONS)?;
         let prompts = prompts(spec.vocab, quick);
         let texts = if quick { 4 } else { 9 };

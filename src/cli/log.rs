@@ -5,7 +5,7 @@
 
 use super::output;
 use crate::federation::RoundReport;
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -66,7 +66,7 @@ impl Log {
 
     fn with(&self, change: impl FnOnce(&mut State)) {
         // A thread that panicked leaves a line unwritten, nothing worse.
-        change(&mut self.state.lock().unwrap_or_else(|e| e.into_inner()));
+        change(&mut self.state.lock());
     }
 
     /// Writes what `line` gives, if it is time for a line.

@@ -5,8 +5,8 @@ use super::output;
 use crate::federation::RoundReport;
 use crate::run::Observer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use parking_lot::{Mutex, MutexGuard};
 use std::io::IsTerminal;
-use std::sync::{Mutex, MutexGuard};
 
 /// An observer that draws.
 pub struct Progress {
@@ -46,7 +46,7 @@ impl Progress {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A thread that panicked while drawing leaves a bar, nothing worse.
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 }
 

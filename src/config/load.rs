@@ -1,6 +1,7 @@
 //! Putting the layers together: defaults < file < method < the file's tables for the method < command line.
 
 use super::methods::{self, Family, Method};
+use super::refusal;
 use super::schema::{Schema, nest, tidy};
 use super::{DataSettings, Settings, validate};
 use crate::base::names;
@@ -107,7 +108,8 @@ pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Effective> {
     }
     lay(&line, Origin::CommandLine);
 
-    let mut settings: Settings = nest(&values)?.try_into().map_err(|e| Error::Usage(format!("{place}: {}", e.message())))?;
+    let read = refusal::read(Value::Table(nest(&values)?));
+    let mut settings: Settings = read.map_err(|(key, why)| Error::setting(key, format!("{place}: wanted {why}")))?;
     settings.views.mask = settings.eval.mask;
     validate(&settings)?;
     Ok(Effective { settings, origins, file: path.map(Path::to_path_buf) })
@@ -119,8 +121,8 @@ pub fn load_written(path: &Path) -> Result<Settings> {
     let flat = schema.flatten(&read_table(path)?, &path.display().to_string())?;
     let mut values = schema.defaults();
     values.extend(flat);
-    let mut settings: Settings =
-        nest(&values)?.try_into().map_err(|e: toml::de::Error| Error::mismatch(path, format!("cannot be read: {}", e.message())))?;
+    let read = refusal::read(Value::Table(nest(&values)?));
+    let mut settings: Settings = read.map_err(|(key, why)| Error::mismatch(path, format!("`{key}` cannot be read: wanted {why}")))?;
     settings.views.mask = settings.eval.mask;
     validate(&settings)?;
     Ok(settings)

@@ -16,9 +16,10 @@
 use super::schema::Schema;
 use crate::base::names;
 use crate::{Error, Result};
+use parking_lot::RwLock;
 use serde::Serialize;
 use std::path::Path;
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::LazyLock;
 use toml::{Table, Value};
 
 macro_rules! embed {
@@ -213,7 +214,7 @@ fn embedded() -> Result<&'static [Method]> {
 
 /// Every method: those of LUMOS, then those of files.
 pub fn all() -> Result<Vec<&'static Method>> {
-    let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
+    let registered = REGISTERED.read();
     Ok(embedded()?.iter().chain(registered.iter().copied()).collect())
 }
 
@@ -252,7 +253,7 @@ pub fn register(name: &str, text: &str, path: &Path) -> Result<&'static Method> 
             return Err(fail(names::unknown("base", base, own.iter().map(|m| m.name.as_str()))));
         }
     }
-    let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
+    let mut registered = REGISTERED.write();
     match embedded()?.iter().chain(registered.iter().copied()).find(|m| m.name == name) {
         Some(known) if *known == method => Ok(known),
         Some(_) => Err(fail(format!("there is another method called `{name}`; call the file otherwise"))),

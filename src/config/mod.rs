@@ -3,6 +3,7 @@
 mod choices;
 mod load;
 pub mod methods;
+mod refusal;
 mod schema;
 mod settings;
 mod validate;

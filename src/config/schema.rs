@@ -1,6 +1,7 @@
 //! The shape of the settings, taken from their serialized defaults: which keys exist, of which kind, and which names a key accepts.
 
 use super::Settings;
+use super::refusal::{self, Refusal};
 use crate::base::clean;
 use crate::base::names;
 use crate::{Error, Result};
@@ -145,9 +146,9 @@ impl Schema {
         // this one value changed, so that the complaint belongs to this key.
         let mut table = nest(&self.defaults())?;
         insert(&mut table, key, value.clone())?;
-        match table.try_into::<Settings>() {
+        match refusal::read::<Settings>(Value::Table(table)) {
             Ok(_) => Ok(()),
-            Err(e) => Err(Error::setting(key, format!("{place}: found {}, wanted {}", found(value), wanted_from(e.message())))),
+            Err((_, why)) => Err(Error::setting(key, format!("{place}: found {}, wanted {why}", found(value)))),
         }
     }
 
@@ -171,12 +172,9 @@ impl Schema {
         if insert(&mut table, key, probe).is_err() {
             return Vec::new();
         }
-        match table.try_into::<Settings>() {
-            Ok(_) => Vec::new(),
-            Err(e) => match e.message().split_once(", expected ") {
-                Some((head, tail)) if head.contains("unknown variant") => tail.split('`').skip(1).step_by(2).map(str::to_string).collect(),
-                _ => Vec::new(),
-            },
+        match refusal::read::<Settings>(Value::Table(table)) {
+            Err((_, Refusal::Names(names))) => names.iter().map(|n| n.to_string()).collect(),
+            _ => Vec::new(),
         }
     }
 
@@ -286,15 +284,6 @@ fn found(value: &Value) -> String {
         Value::Datetime(d) => format!("the date {d}"),
         Value::Array(list) => format!("a list of {}", list.len()),
         Value::Table(_) => "a table".to_string(),
-    }
-}
-
-fn wanted_from(message: &str) -> String {
-    let tail = message.rsplit_once("expected ").map_or(message, |(_, tail)| tail).trim();
-    match tail {
-        "u32" => format!("a whole number between 0 and {}", u32::MAX),
-        "u64" => format!("a whole number between 0 and {}", i64::MAX),
-        other => other.to_string(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! Dates and date-times of ISO 8601 as nanoseconds since 1970.
 
+use jiff::civil::Date;
 use std::ops::RangeInclusive;
 
+const EPOCH: Date = Date::constant(1970, 1, 1);
 const NANOS: i64 = 1_000_000_000;
 
 /// A date or a date-time.
@@ -39,8 +41,11 @@ impl Rest<'_> {
         self.skip(b'-');
         let month = self.number(2, "month", 1..=12)?;
         self.skip(b'-');
-        let day = self.number(2, "day", 1..=days_of(year, month))?;
-        let (mut seconds, mut fraction, mut zoned) = (days_since_1970(year, month, day) * 86_400, 0, None);
+        // The month is checked, so this is only where a year's calendar would not reach.
+        let first = Date::new(year as i16, month as i8, 1).map_err(|e| e.to_string())?;
+        let day = self.number(2, "day", 1..=first.days_in_month().into())?;
+        let days = i64::from(EPOCH.until(first).map_err(|e| e.to_string())?.get_days()) + day - 1;
+        let (mut seconds, mut fraction, mut zoned) = (days * 86_400, 0, None);
         if !self.0.is_empty() {
             if !self.skip(b'T') && !self.skip(b't') && !self.skip(b' ') {
                 return Err("a `T` or a blank is needed between the date and the time of day".into());
@@ -127,29 +132,10 @@ impl Rest<'_> {
     }
 }
 
-fn is_leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
-}
-
-fn days_of(year: i64, month: i64) -> i64 {
-    match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if is_leap(year) => 29,
-        2 => 28,
-        _ => 31,
-    }
-}
-
-/// Days from 1970-01-01 to a date of the Gregorian calendar.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    // Days before `year`, counted from the year 0, which is a leap year.
-    let before = |year: i64| if year == 0 { 0 } else { 365 * year + (year - 1) / 4 - (year - 1) / 100 + (year - 1) / 400 + 1 };
-    before(year) - before(1970) + (1..month).map(|m| days_of(year, m)).sum::<i64>() + day - 1
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::ToSpan;
     use proptest::prelude::*;
 
     fn nanos(text: &str) -> i64 {
@@ -213,12 +199,8 @@ mod tests {
         /// The next day is one day later, whatever the month.
         #[test]
         fn days_follow_each_other(day in -100_000i64..100_000) {
-            let (mut year, mut month, mut left) = (1600, 1, day - days_since_1970(1600, 1, 1));
-            while left >= days_of(year, month) {
-                left -= days_of(year, month);
-                (year, month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
-            }
-            prop_assert_eq!(days_since_1970(year, month, left + 1), day);
+            let date = EPOCH.saturating_add(day.days());
+            prop_assert_eq!(nanos(&date.to_string()), day * 86_400 * NANOS);
         }
 
         #[test]

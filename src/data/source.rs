@@ -163,7 +163,7 @@ impl Source {
 }
 
 fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(hash.finalize())
 }
 
 /// SHA-256 of the file at `path`, in hex.

@@ -64,7 +64,7 @@ impl Reader for Synthetic {
     }
 
     fn read(&self, settings: &DataSettings, _: Option<&mut Source>, _: Option<&mut Source>, progress: &Progress) -> Result<RawData> {
-        synthetic_world(settings, parallel::default_threads(), progress)
+        synthetic_world(settings, parallel::threads(0), progress)
     }
 }
 

@@ -13,10 +13,11 @@ use super::{functions::Functions, probe};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, CudaStream};
+use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 use std::ffi::c_void;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
 
 mod fetch;
 mod graph;
@@ -82,7 +83,7 @@ impl Drop for Point {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(|e| e.into_inner());
+        let state = self.state.get_mut();
         if self.context.bind_to_thread().is_ok() {
             let _ = self.stream.synchronize();
             if let Some(staging) = &mut state.staging {
@@ -107,7 +108,7 @@ impl Release for Inner {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|e| e.into_inner())
+        self.state.lock()
     }
 
     /// There is nobody to tell an error of this to; a lost context says so at the next call.

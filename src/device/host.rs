@@ -7,11 +7,12 @@ use super::interface::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Gra
 use super::interface::{check_args, check_geometry};
 use super::record::{self, Op};
 use super::{DeviceError, Geometry};
+use parking_lot::{Mutex, MutexGuard};
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::HashSet;
 use std::ffi::c_void;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// Runs kernels on the CPU.
@@ -97,7 +98,7 @@ impl<K: HostKernels> HostDevice<K> {
     }
 
     fn state(&self) -> Result<MutexGuard<'_, State>> {
-        let state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let state = self.state.lock();
         match &state.fault {
             Some(fault) => Err(fault.clone()),
             None => Ok(state),
@@ -186,11 +187,11 @@ impl<K: HostKernels> Device for HostDevice<K> {
     }
 
     fn counters(&self) -> Counters {
-        self.state.lock().unwrap_or_else(|e| e.into_inner()).counters
+        self.state.lock().counters
     }
 
     fn set_scope(&self, scope: &str) {
-        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let mut state = self.state.lock();
         state.scope.clear();
         state.scope.push_str(scope);
     }

@@ -5,6 +5,7 @@
 
 use super::DeviceError;
 use super::interface::Result;
+use crate::base::files::write_scratch;
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 use std::ffi::{CString, c_char};
@@ -89,7 +90,7 @@ fn key(file: &str, source: &str, headers: &[(&str, &str)], arch: &str, nvrtc: &s
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    let digest: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let digest: String = hex::encode(hash.finalize());
     format!("{file}-{arch}-{digest}")
 }
 
@@ -102,11 +103,10 @@ fn read_cached(path: &Path) -> Option<Vec<u8>> {
     fits.then_some(bytes)
 }
 
-fn write_cached(path: &Path, code: &[u8]) -> std::io::Result<()> {
-    std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
-    let partial = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = std::fs::write(&partial, [code, Sha256::digest(code).as_slice()].concat());
-    written.and_then(|()| std::fs::rename(&partial, path)).inspect_err(|_| drop(std::fs::remove_file(&partial)))
+fn write_cached(path: &Path, code: &[u8]) -> crate::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(crate::Error::io(folder, "create"))?;
+    write_scratch(path, &[code, Sha256::digest(code).as_slice()].concat())
 }
 
 /// Destroys the program whatever happens.

@@ -144,8 +144,9 @@ mod nvml {
     use super::{Sample, Summary};
     use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
     use nvml_wrapper::{Device, Nvml};
+    use parking_lot::{Mutex, MutexGuard};
+    use std::sync::Arc;
     use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-    use std::sync::{Arc, Mutex, MutexGuard};
     use std::thread::JoinHandle;
     use std::time::{Duration, Instant};
 
@@ -244,7 +245,7 @@ mod nvml {
     }
 
     fn lock(samples: &Mutex<Vec<Sample>>) -> MutexGuard<'_, Vec<Sample>> {
-        samples.lock().unwrap_or_else(|e| e.into_inner())
+        samples.lock()
     }
 
     fn add(samples: &Mutex<Vec<Sample>>, sample: Sample) {

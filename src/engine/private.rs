@@ -1,6 +1,7 @@
 //! What a client keeps to itself between rounds: parameter groups that are not shared. In memory up to a budget, beyond it
 //! in one file a client.
 
+use crate::base::files::write_scratch;
 use crate::config::Group;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -168,9 +169,7 @@ impl PrivateStore {
         let path = self.file(client)?;
         let mut bytes = Vec::new();
         state.encode(&mut bytes);
-        let partial = path.with_extension("tmp");
-        std::fs::write(&partial, bytes).map_err(Error::io(&partial, "write"))?;
-        std::fs::rename(&partial, &path).map_err(Error::io(&path, "write"))?;
+        write_scratch(&path, &bytes)?;
         self.on_disk.insert(client);
         Ok(())
     }

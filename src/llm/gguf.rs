@@ -121,7 +121,7 @@ impl Gguf {
             }
             sha.update(&part[..n]);
         }
-        Ok(sha.finalize().iter().map(|b| format!("{b:02x}")).collect())
+        Ok(hex::encode(sha.finalize()))
     }
 
     /// Number of weights.

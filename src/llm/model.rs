@@ -47,7 +47,7 @@ pub struct Model {
     /// Positions of the longest sequence.
     pub max_len: usize,
     placed: Placed,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
     dtype: String,
     weight_bytes: u64,
     source: Source,
@@ -114,9 +114,7 @@ impl Model {
 
     fn with(parts: Parts, options: &Options, device: Option<Arc<dyn Device>>) -> Result<Model> {
         let Parts { folder, spec, tokenizer, chat, defaults, source } = parts;
-        let threads = if options.threads == 0 { parallel::default_threads() } else { options.threads };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("llm-{i}")).build();
-        let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}")))?;
+        let pool = parallel::pool(options.threads)?;
         let limits = spec.ropes.iter().map(|r| r.limit).filter(|n| *n > 0);
         let max_len = limits.chain([spec.max_positions, options.max_len]).min().unwrap_or(options.max_len);
         let (placed, dtype) = pool.install(|| match device {

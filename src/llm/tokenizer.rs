@@ -84,7 +84,7 @@ impl Tokenizer {
             .map(|(id, t)| (id, t.content))
             .collect();
         special.sort();
-        let hash = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+        let hash = hex::encode(Sha256::digest(bytes));
         Ok(Tokenizer { path: path.into(), control, text, special, vocab, hash, config })
     }
 
@@ -101,7 +101,7 @@ impl Tokenizer {
         let whole = serde_json::json!({"version": "1.0", "model": model, "pre_tokenizer": bytes, "decoder": bytes}).to_string();
         let path = PathBuf::from("bytes");
         let control = tokenizers::Tokenizer::from_bytes(&whole).map_err(|e| Error::mismatch(&path, e.to_string()))?;
-        let hash = Sha256::digest(&whole).iter().map(|b| format!("{b:02x}")).collect();
+        let hash = hex::encode(Sha256::digest(&whole));
         Ok(Tokenizer { path, text: control.clone(), control, special: Vec::new(), vocab: letters.len(), hash, config: Value::Null })
     }
 

@@ -283,7 +283,7 @@ impl TitleTrie {
             sha.update(title);
         }
         let key = sha.finalize();
-        let name: String = key[..8].iter().map(|b| format!("{b:02x}")).collect();
+        let name: String = hex::encode(&key[..8]);
         let path: PathBuf = folder.join(format!("titles-{name}.trie"));
         if let Some(trie) = std::fs::read(&path).ok().and_then(|bytes| TitleTrie::from_bytes(&bytes, &key, titles.len())) {
             return Ok((trie, true));

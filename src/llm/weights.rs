@@ -289,7 +289,7 @@ impl Weights {
         for (_, map) in &self.shards {
             sha.update(&map[..]);
         }
-        sha.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        hex::encode(sha.finalize())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod objectives;
 mod sasrec;
 mod spec;
 mod weights;
+mod worker_shape;
 
 pub use bert4rec::Bert4rec;
 pub use gru4rec::Gru4rec;

@@ -220,7 +220,7 @@ fn digest<'a, 'b: 'a>(text: Option<&str>, tensors: impl Iterator<Item = (&'a str
         sum.update(format!("{name} {dtype}{:?} {}\n", view.shape(), view.data().len()));
         sum.update(view.data());
     }
-    sum.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(sum.finalize())
 }
 
 fn encode(data: &TensorData) -> (Dtype, Vec<u8>) {

@@ -31,7 +31,7 @@ impl Machine {
         Machine {
             platform: format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH),
             cpu: field("/proc/cpuinfo", "model name").unwrap_or_default(),
-            cores: parallel::default_threads() as u64,
+            cores: parallel::threads(0) as u64,
             simd: Level::detect().name().to_string(),
             memory_bytes: memory_bytes(),
             version: env!("CARGO_PKG_VERSION").to_string(),

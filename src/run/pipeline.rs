@@ -30,7 +30,7 @@ pub struct Prepared {
 
 /// Threads that `settings` asks for; 0 means every core.
 pub(super) fn threads(settings: &Settings) -> usize {
-    if settings.threads == 0 { parallel::default_threads() } else { settings.threads as usize }
+    parallel::threads(settings.threads as usize)
 }
 
 /// Whether training reads views at all.

@@ -60,7 +60,7 @@ fn digest(fingerprint: &str, ranks: &[u8]) -> String {
     let mut sum = Sha256::new();
     sum.update(format!("{fingerprint} {}\n", ranks.len()));
     sum.update(ranks);
-    sum.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(sum.finalize())
 }
 
 #[cfg(test)]

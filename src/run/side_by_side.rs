@@ -28,7 +28,7 @@ pub struct Row {
 /// Folder of a run when none is named: `runs/<data>/<method>-<hash>`, where the hash is of every setting that a result depends on, so
 /// that other settings never meet in one folder.
 pub fn default_folder(settings: &Settings) -> Result<PathBuf> {
-    let hash: String = Sha256::digest(differences_key(settings)?.as_bytes()).iter().take(4).map(|b| format!("{b:02x}")).collect();
+    let hash = hex::encode(&Sha256::digest(differences_key(settings)?.as_bytes())[..4]);
     Ok(Path::new("runs").join(&settings.data.name).join(format!("{}-{hash}", settings.method)))
 }
 

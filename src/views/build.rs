@@ -1,8 +1,9 @@
 //! Views of all users of a data set.
 
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use super::account::{Failure, Generation, Spent, Totals};
@@ -126,7 +127,7 @@ pub(super) fn run(
         return Ok(Built::default());
     }
     let begin = Instant::now();
-    let threads = if options.threads == 0 { parallel::default_threads() } else { options.threads };
+    let threads = parallel::threads(options.threads);
     let parts: Vec<Part> = Part::all(settings).collect();
     let users = options.first.unwrap_or(usize::MAX).min(data.users());
     let (items, total) = (data.item_count() as u64, data.item_count() as u64 + (users * parts.len()) as u64);
@@ -273,7 +274,7 @@ struct Collector<'a> {
 
 impl Collector<'_> {
     fn into_state(self) -> State {
-        self.state.into_inner().unwrap_or_else(|e| e.into_inner())
+        self.state.into_inner()
     }
 
     /// Runs `generator` while another thread writes what is finished into `journal`.
@@ -317,7 +318,7 @@ impl Sink for Collector<'_> {
             // A writer that has ended has told its error by now.
             let _ = rows.send(Row { table: self.tables[place].clone(), user, made: made.clone() });
         }
-        let mut state = self.state.lock().unwrap_or_else(|e| e.into_inner());
+        let mut state = self.state.lock();
         match made {
             Ok(made) => state.slots[user as usize * self.parts.len() + place] = Some(made),
             Err(failed) => {

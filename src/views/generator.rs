@@ -171,16 +171,16 @@ pub(super) fn work(jobs: &[Job<'_>]) -> Vec<(usize, Part)> {
 pub(super) fn generate_one(generator: &dyn Generator, settings: &ViewSettings, user: u32, history: &[u32]) -> Result<UserViews> {
     /// Takes the views of one job.
     #[derive(Default)]
-    struct One(std::sync::Mutex<Vec<(Part, Result<Made, Failed>)>>);
+    struct One(parking_lot::Mutex<Vec<(Part, Result<Made, Failed>)>>);
     impl Sink for One {
         fn done(&self, _job: usize, part: Part, made: Result<Made, Failed>) {
-            self.0.lock().unwrap_or_else(|e| e.into_inner()).push((part, made));
+            self.0.lock().push((part, made));
         }
     }
     let one = One::default();
     let job = Job { request: Request { user, history }, parts: Part::all(settings).collect() };
     generator.run(&[job], 1, &one)?;
-    let mut found = one.0.into_inner().unwrap_or_else(|e| e.into_inner());
+    let mut found = one.0.into_inner();
     found.sort_by_key(|(part, _)| *part);
     let mut views = UserViews::default();
     for (part, made) in found {

@@ -1,8 +1,9 @@
 //! Views written by a language model in a local folder, all users in one continuous batch.
 
+use parking_lot::Mutex;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
@@ -277,7 +278,7 @@ impl Generator for LlmGenerator<'_> {
                         Ok(Ok(prompt)) => ready.push_back(prompt),
                         Ok(Err(known)) => sink.done(job, part, known),
                         Err(error) => {
-                            *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
+                            *failed.lock() = Some(error);
                             return None;
                         }
                     }
@@ -285,12 +286,12 @@ impl Generator for LlmGenerator<'_> {
             }
             let prompt = ready.pop_front().filter(|_| !sink.stopped())?;
             let request = self.request(&prompt);
-            open.lock().unwrap_or_else(|e| e.into_inner()).push(Some(prompt));
+            open.lock().push(Some(prompt));
             Some(request)
         });
         let mut scratch = Scratch::default();
         let report = engine.generate(&mut requests, &mut |done| {
-            let prompt = open.lock().unwrap_or_else(|e| e.into_inner()).get_mut(done.index).and_then(Option::take);
+            let prompt = open.lock().get_mut(done.index).and_then(Option::take);
             if let Some(prompt) = prompt {
                 let (job, part) = (prompt.job, prompt.part);
                 sink.done(job, part, self.finish(prompt, done.outcome, &mut scratch));
@@ -303,7 +304,7 @@ impl Generator for LlmGenerator<'_> {
             Err(Error::Interrupted(_)) => return Ok(()),
             Err(error) => return Err(error),
         }
-        failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+        failed.into_inner().map_or(Ok(()), Err)
     }
 
     fn account(&self) -> Option<Provenance> {

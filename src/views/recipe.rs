@@ -1,7 +1,7 @@
 //! Which settings a view depends on, so that a changed one makes anew only what it concerns.
 
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -129,7 +129,7 @@ impl Recipes {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
+    hex::encode(bytes)
 }
 
 /// SHA-256 over what determines a model's texts: its description, tokenizer, template and weights. `None` where there is nothing at
@@ -139,7 +139,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Where a file cannot be read.
 pub fn model_hash(path: &Path) -> Result<Option<String>> {
     static KNOWN: Mutex<Vec<(PathBuf, String)>> = Mutex::new(Vec::new());
-    let known = || KNOWN.lock().unwrap_or_else(|e| e.into_inner());
+    let known = || KNOWN.lock();
     if let Some((_, hash)) = known().iter().find(|(p, _)| p == path) {
         return Ok(Some(hash.clone()));
     }

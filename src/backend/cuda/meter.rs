@@ -3,7 +3,6 @@
 use super::shape::Shape;
 use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::config::{InBatchSettings, LossSettings};
-use crate::model::Model;
 
 /// Activations begin at multiples of so many floats: 128 bytes, a line of the cache.
 pub const ACT_ALIGN: usize = 32;
@@ -35,20 +34,6 @@ impl Meter {
     pub fn floats(&self) -> usize {
         self.top
     }
-}
-
-/// Floats of the activations of one training step of `shape`.
-pub fn arena_floats(model: &Model, loss: &LossSettings, shape: &Shape) -> usize {
-    let mut meter = Meter::new(shape);
-    model.train(&mut meter, loss);
-    meter.top
-}
-
-/// Floats of the activations of a forward pass of `shape`.
-pub fn encode_floats(model: &Model, shape: &Shape) -> usize {
-    let mut meter = Meter::new(shape);
-    model.encode(&mut meter);
-    meter.top
 }
 
 impl Backend for Meter {

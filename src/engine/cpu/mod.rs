@@ -45,7 +45,7 @@ impl<'a> CpuEngine<'a> {
     /// An engine with initial weights.
     pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> CpuEngine<'a> {
         let spec = ModelSpec::of(settings);
-        let threads = if settings.threads == 0 { parallel::default_threads() } else { settings.threads as usize };
+        let threads = parallel::threads(settings.threads as usize);
         CpuEngine {
             settings,
             data,

@@ -4,12 +4,12 @@
 //! step is one recorded graph (one a launch shape) that reads what step it is from device memory; then one pass adds the changes
 //! in fixed point.
 
+use super::activations::arena_floats;
 use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes, bytes, layout};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use super::ranker::RankMemory;
 use super::resident::{Addresses, Resident};
 use super::server_state::{ServerMoments, Spans};
-use crate::backend::cuda::meter::arena_floats;
 use crate::backend::cuda::ops::{DeviceBackend, KernelSet};
 use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
 use crate::backend::cuda::shape::Shape;

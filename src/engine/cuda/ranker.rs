@@ -1,10 +1,10 @@
 //! Full ranking on the device: users packed as the sequences of one client whose weights are the global ones, their hidden states
 //! by the model's forward pass, their ranks by counting. Nothing of size users x items is stored.
 
+use super::activations::encode_floats;
 use super::chunks::ChunkTrainer;
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use crate::backend::Step;
-use crate::backend::cuda::meter::encode_floats;
 use crate::backend::cuda::ops::{DeviceBackend, Places};
 use crate::backend::cuda::shape::Shape;
 use crate::config::Precision;

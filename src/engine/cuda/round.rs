@@ -115,7 +115,7 @@ impl<'a> CudaEngine<'a> {
         if let Some(reason) = unsupported_ranking(settings) {
             return Err(not_here(settings, reason));
         }
-        let threads = if settings.threads == 0 { parallel::default_threads() } else { settings.threads as usize };
+        let threads = parallel::threads(settings.threads as usize);
         let weights = Weights::init(&ModelSpec::of(settings), data.item_count(), settings.seed);
         let chunks = ChunkTrainer::new(device, settings, data.item_count())?;
         let memory = chunks.device().memory()?;

@@ -5,7 +5,7 @@ use super::super::network::Ask;
 use super::{Candle, Linear, failed};
 use crate::Result;
 use candle_core::Tensor;
-use std::sync::{Mutex, PoisonError};
+use parking_lot::Mutex;
 
 /// Chosen tokens, those of the host at once and those of the device on their way.
 pub struct Answers {
@@ -21,7 +21,7 @@ pub(super) struct Count(Mutex<Option<Tensor>>);
 
 impl Count {
     fn get(&self, n: usize, like: &Tensor) -> candle_core::Result<Tensor> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.0.lock();
         if let Some(count) = kept.as_ref().filter(|count| count.elem_count() == n) {
             return Ok(count.clone());
         }

@@ -12,8 +12,8 @@ use super::spec::{Activation, Spec};
 use super::weights::Plain;
 use crate::Result;
 use matrix::Matrix;
+use parking_lot::Mutex;
 use rayon::prelude::*;
-use std::sync::Mutex;
 
 pub use attention::Cache;
 
@@ -68,15 +68,13 @@ impl Cpu {
     }
 
     fn take(&self, rows: usize, width: usize) -> Rows {
-        let mut data = self.spare.lock().map_or_else(|_| Vec::new(), |mut spare| spare.pop().unwrap_or_default());
+        let mut data = self.spare.lock().pop().unwrap_or_default();
         data.resize(rows * width, 0.0);
         Rows { data, width }
     }
 
     fn give(&self, rows: Rows) {
-        if let Ok(mut spare) = self.spare.lock() {
-            spare.push(rows.data);
-        }
+        self.spare.lock().push(rows.data);
     }
 
     fn product(&self, x: &Rows, w: &Weight) -> Result<Rows> {

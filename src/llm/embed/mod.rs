@@ -3,7 +3,6 @@
 //! Sentences are packed without padding, so that neither their order nor their lengths cost anything; a sentence's embedding has the
 //! same bits whatever stands beside it and whatever the number of threads.
 
-mod kernels;
 mod network;
 pub(super) mod spec;
 mod titles;
@@ -17,10 +16,12 @@ use super::weights::Weights;
 use crate::base::parallel;
 use crate::{Error, Result};
 use network::Bert;
+use rayon::prelude::*;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Tokens of a batch.
-const BATCH: usize = 2048;
+/// Tokens of a batch, or the longest sentence where that is longer.
+const BATCH: usize = 256;
 /// Sentences tokenised at a time.
 const CHUNK: usize = 8192;
 
@@ -30,7 +31,7 @@ pub struct Encoder {
     spec: SentenceSpec,
     tokenizer: Tokenizer,
     network: Bert,
-    pool: rayon::ThreadPool,
+    pool: Arc<rayon::ThreadPool>,
 }
 
 impl Encoder {
@@ -43,10 +44,7 @@ impl Encoder {
         let mut tokenizer = Tokenizer::with_rows(&spec.folder, spec.shape.vocab)?;
         tokenizer.cut_at(spec.longest)?;
         let network = Bert::new(&Weights::open(&spec.folder)?, &spec.shape)?;
-        let threads = if threads == 0 { parallel::default_threads() } else { threads };
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let pool = pool.map_err(|e| Error::Usage(format!("cannot start {threads} threads: {e}; set a smaller number of threads")))?;
-        Ok(Encoder { folder: folder.into(), spec, tokenizer, network, pool })
+        Ok(Encoder { folder: folder.into(), spec, tokenizer, network, pool: parallel::pool(threads)? })
     }
 
     /// Shape and choices.
@@ -75,23 +73,28 @@ impl Encoder {
     fn chunk(&self, texts: &[String], mut out: &mut [f32]) -> Result<()> {
         let texts = texts.iter().map(|t| if self.spec.lower { t.to_lowercase() } else { t.clone() }).collect();
         let encodings = self.tokenizer.sentences(texts)?;
-        let (mut next, mut work) = (0, network::Work::default());
+        let (mut batches, rows) = (Vec::new(), self.spec.longest.max(BATCH));
+        let mut next = 0;
         while next < encodings.len() {
             let (mut tokens, mut ends) = (Vec::new(), Vec::new());
-            while let Some(e) = encodings.get(next).filter(|e| tokens.is_empty() || tokens.len() + e.len() <= BATCH) {
+            while let Some(e) = encodings.get(next).filter(|e| tokens.is_empty() || tokens.len() + e.len() <= rows) {
                 tokens.extend_from_slice(e.get_ids());
                 ends.push(tokens.len());
                 next += 1;
             }
-            let (rows, rest) = std::mem::take(&mut out).split_at_mut(ends.len() * self.width());
+            // Always as many rows, so that a sentence's bits do not depend on those beside it.
+            tokens.resize(rows.max(tokens.len()), 0);
+            let (vectors, rest) = std::mem::take(&mut out).split_at_mut(ends.len() * self.width());
             out = rest;
-            let hidden = self.network.forward(&tokens, &ends, &mut work);
-            self.pool_rows(hidden, &ends, rows);
-            if !rows.iter().all(|x| x.is_finite()) {
-                return Err(Error::mismatch(&self.folder, "the encoder's weights give numbers that are not finite; download it again"));
-            }
+            batches.push((tokens, ends, vectors));
         }
-        Ok(())
+        batches.into_par_iter().try_for_each(|(tokens, ends, rows)| {
+            self.pool_rows(&self.network.forward(&tokens, &ends)?, &ends, rows);
+            if rows.iter().all(|x| x.is_finite()) {
+                return Ok(());
+            }
+            Err(Error::mismatch(&self.folder, "the encoder's weights give numbers that are not finite; download it again"))
+        })
     }
 
     /// One row for each sentence `[S, d]` of the last hidden states `[T, d]`; 0 for a sentence without tokens.

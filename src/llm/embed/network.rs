@@ -1,55 +1,39 @@
 //! The encoder's layers over packed tokens `[T, d]`: attention within each sentence, norms after each half of a layer.
 
-use super::super::cpu::matrix::Matrix;
 use super::super::weights::Weights;
-use super::kernels;
 use super::spec::Shape;
-use crate::Result;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{LayerNorm, Linear, Module, ops::softmax_last_dim};
 use rayon::prelude::*;
-
-/// Rows of one task of a pass over rows.
-const ROWS: usize = 16;
-
-/// Layer norm: gain and shift `[d]`.
-struct Norm {
-    gain: Vec<f32>,
-    shift: Vec<f32>,
-}
 
 struct Layer {
     /// Queries, keys and values: `[3 d, d]`.
-    qkv: Matrix,
-    out: Matrix,
-    attention_norm: Norm,
-    up: Matrix,
-    down: Matrix,
-    norm: Norm,
+    qkv: Linear,
+    out: Linear,
+    attention_norm: LayerNorm,
+    up: Linear,
+    down: Linear,
+    norm: LayerNorm,
 }
 
 /// A BERT encoder.
 pub struct Bert {
     shape: Shape,
     /// Token rows `[vocab, d]`.
-    tokens: Vec<f32>,
+    tokens: Tensor,
     /// Position rows with the row of segment 0 added `[positions, d]`.
-    positions: Vec<f32>,
-    norm: Norm,
+    positions: Tensor,
+    norm: LayerNorm,
     layers: Vec<Layer>,
 }
 
-/// Arrays of a batch, kept from one to the next.
-#[derive(Default)]
-pub struct Work {
-    /// Hidden states `[T, d]`.
-    x: Vec<f32>,
-    /// `[T, 3 d]`.
-    qkv: Vec<f32>,
-    /// What attention gives `[T, d]`.
-    mixed: Vec<f32>,
-    /// What is added to `x` `[T, d]`.
-    y: Vec<f32>,
-    /// `[T, inner]`.
-    inner: Vec<f32>,
+fn failed(e: candle_core::Error) -> Error {
+    Error::Usage(format!("the sentence encoder failed: {}", e.to_string().lines().next().unwrap_or_default()))
+}
+
+fn tensor(values: Vec<f32>, rows: usize, cols: usize) -> Result<Tensor> {
+    Tensor::from_vec(values, (rows, cols), &Device::Cpu).map_err(failed)
 }
 
 impl Bert {
@@ -62,16 +46,17 @@ impl Bert {
         // Saved from a model with a head on it, the encoder's names begin with its own.
         let prefix = if weights.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
         let vector = |name: String, n: usize| weights.vector(&format!("{prefix}{name}"), n);
-        let norm = |name: String| -> Result<Norm> {
-            Ok(Norm { gain: vector(format!("{name}.weight"), s.width)?, shift: vector(format!("{name}.bias"), s.width)? })
+        let norm = |name: String| -> Result<LayerNorm> {
+            let vector = |part| Tensor::new(vector(format!("{name}.{part}"), s.width)?, &Device::Cpu).map_err(failed);
+            Ok(LayerNorm::new(vector("weight")?, vector("bias")?, f64::from(s.norm_eps)))
         };
-        let linear = |names: &[String], n: usize, k: usize| -> Result<Matrix> {
-            let (mut parts, mut bias) = (Vec::new(), Vec::new());
+        let linear = |names: &[String], n: usize, k: usize| -> Result<Linear> {
+            let (mut rows, mut bias) = (Vec::new(), Vec::new());
             for name in names {
-                parts.push(weights.matrix(&format!("{prefix}{name}.weight"), n, k)?);
+                rows.extend(weights.matrix(&format!("{prefix}{name}.weight"), n, k)?.to_vec());
                 bias.extend(vector(format!("{name}.bias"), n)?);
             }
-            Ok(Matrix::new(&parts, Some(bias), false))
+            Ok(Linear::new(tensor(rows, names.len() * n, k)?, Some(Tensor::new(bias, &Device::Cpu).map_err(failed)?)))
         };
         let table = |name: &str, rows: usize| -> Result<Vec<f32>> {
             Ok(weights.matrix(&format!("{prefix}embeddings.{name}.weight"), rows, s.width)?.to_vec())
@@ -91,49 +76,45 @@ impl Bert {
             })
         };
         let layers = (0..s.layers).map(layer).collect::<Result<_>>()?;
+        let (tokens, positions) = (tensor(tokens, s.vocab, s.width)?, tensor(positions, s.positions, s.width)?);
         Ok(Bert { shape: s.clone(), tokens, positions, norm: norm("embeddings.LayerNorm".into())?, layers })
     }
 
-    /// Last hidden states `[T, d]` of packed `tokens` `[T]`; a sentence ends at each of `ends`.
-    pub fn forward<'w>(&self, tokens: &[u32], ends: &[usize], work: &'w mut Work) -> &'w [f32] {
-        let s = &self.shape;
-        let (t, d) = (tokens.len(), s.width);
-        work.x.resize(t * d, 0.0);
-        work.mixed.resize(t * d, 0.0);
-        work.y.resize(t * d, 0.0);
-        work.qkv.resize(t * 3 * d, 0.0);
-        work.inner.resize(t * s.inner, 0.0);
-        let mut start = 0;
-        for &end in ends {
-            for (position, row) in (start..end).enumerate() {
-                let token = &self.tokens[tokens[row] as usize * d..][..d];
-                let place = &self.positions[position * d..][..d];
-                work.x[row * d..][..d].copy_from_slice(token);
-                work.y[row * d..][..d].copy_from_slice(place);
-            }
-            start = end;
-        }
-        self.add_and_norm(&mut work.x, &work.y, &self.norm);
-        for layer in &self.layers {
-            layer.qkv.apply(&work.x, &mut work.qkv);
-            kernels::attention(&work.qkv, ends, d, s.heads, &mut work.mixed);
-            layer.out.apply(&work.mixed, &mut work.y);
-            self.add_and_norm(&mut work.x, &work.y, &layer.attention_norm);
-            layer.up.apply(&work.x, &mut work.inner);
-            work.inner.par_chunks_mut(ROWS * s.inner).for_each(kernels::gelu);
-            layer.down.apply(&work.inner, &mut work.y);
-            self.add_and_norm(&mut work.x, &work.y, &layer.norm);
-        }
-        &work.x
+    /// Last hidden states `[T, d]` of packed `tokens`, filled up to `[T]`; a sentence ends at each of `ends`. The bits of a sentence depend
+    /// on `T` as well: a product of matrices goes about its sums by its size.
+    ///
+    /// # Errors
+    /// What candle reports.
+    pub fn forward(&self, tokens: &[u32], ends: &[usize]) -> Result<Vec<f32>> {
+        self.layers(tokens, ends).and_then(|x| x.flatten_all()?.to_vec1()).map_err(failed)
     }
 
-    /// `x = norm(x + y)`, row by row.
-    fn add_and_norm(&self, x: &mut [f32], y: &[f32], norm: &Norm) {
-        let (d, eps) = (self.shape.width, self.shape.norm_eps);
-        x.par_chunks_mut(ROWS * d).zip(y.par_chunks(ROWS * d)).for_each(|(x, y)| {
-            for (x, y) in x.chunks_exact_mut(d).zip(y.chunks_exact(d)) {
-                kernels::add_and_norm(x, y, &norm.gain, &norm.shift, eps);
-            }
-        });
+    fn layers(&self, tokens: &[u32], ends: &[usize]) -> candle_core::Result<Tensor> {
+        let starts = [0].iter().chain(ends);
+        let sentences: Vec<(usize, usize)> = starts.zip(ends).map(|(start, end)| (*start, end - start)).filter(|s| s.1 > 0).collect();
+        let mut places: Vec<u32> = sentences.iter().flat_map(|&(_, length)| 0..length as u32).collect();
+        places.resize(tokens.len(), 0);
+        let unused = Tensor::zeros((tokens.len() - ends.last().unwrap_or(&0), self.shape.width), DType::F32, &Device::Cpu)?;
+        let rows = |table: &Tensor, ids: &[u32]| table.index_select(&Tensor::new(ids, &Device::Cpu)?, 0);
+        let mut x = self.norm.forward(&(rows(&self.tokens, tokens)? + rows(&self.positions, &places)?)?)?;
+        for layer in &self.layers {
+            let qkv = layer.qkv.forward(&x)?;
+            let mixed = sentences.par_iter().map(|&(start, length)| self.attend(&qkv.narrow(0, start, length)?));
+            let mixed = mixed.chain([Ok(unused.clone())]).collect::<candle_core::Result<Vec<_>>>()?;
+            let mixed = Tensor::cat(&mixed, 0)?;
+            x = layer.attention_norm.forward(&(x + layer.out.forward(&mixed)?)?)?;
+            let inner = layer.up.forward(&x)?.gelu_erf()?;
+            x = layer.norm.forward(&(x + layer.down.forward(&inner)?)?)?;
+        }
+        Ok(x)
+    }
+
+    /// What the `n` tokens of a sentence take from each other `[n, d]`, of their queries, keys and values `[n, 3 d]`.
+    fn attend(&self, qkv: &Tensor) -> candle_core::Result<Tensor> {
+        let (n, heads, head_dim) = (qkv.dim(0)?, self.shape.heads, self.shape.width / self.shape.heads);
+        // `[3, heads, n, head_dim]`
+        let parts = qkv.reshape((n, 3, heads, head_dim))?.permute((1, 2, 0, 3))?.contiguous()?;
+        let scores = (parts.get(0)?.matmul(&parts.get(1)?.t()?)? / (head_dim as f64).sqrt())?;
+        softmax_last_dim(&scores)?.matmul(&parts.get(2)?)?.transpose(0, 1)?.reshape((n, heads * head_dim))
     }
 }

@@ -16,7 +16,7 @@ const PART: usize = 16_384;
 /// Lines matched at a time.
 const LINES: usize = 64;
 
-const MAGIC: &[u8; 8] = b"LUMEMBD1";
+const MAGIC: &[u8; 8] = b"LUMEMBD2";
 const SUM: usize = 32;
 
 /// Titles as vectors of length 1. Of `L` titles with `d` numbers it keeps `4 L d` bytes: 1.5 GB for a million of 384. A line costs
@@ -41,7 +41,7 @@ impl TitleVectors {
             sha.update(text);
         }
         let key = sha.finalize();
-        let name: String = key[..8].iter().map(|b| format!("{b:02x}")).collect();
+        let name: String = hex::encode(&key[..8]);
         let path: Option<PathBuf> = cache.map(|folder| folder.join(format!("titles-{name}.vectors")));
         let width = encoder.width();
         let numbers = 4 * titles.len() * width;

@@ -2,8 +2,9 @@
 
 use crate::device::Buffer;
 use crate::device::interface::{Device, Result};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// Buffers that nobody uses, by size. The device works in the order of its queue, so a buffer may be handed out again while work on
 /// its old contents is still to come: the new work comes behind it.
@@ -18,7 +19,7 @@ impl Spare {
     }
 
     fn free(&self) -> MutexGuard<'_, HashMap<usize, Vec<Buffer>>> {
-        self.free.lock().unwrap_or_else(|e| e.into_inner())
+        self.free.lock()
     }
 
     /// At least `bytes` bytes, with undefined contents.

@@ -9,13 +9,14 @@
 
 mod contents;
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, mpsc};
+use std::sync::mpsc;
 use std::time::Instant;
 
 use super::generator::{Counts, Made};
@@ -78,7 +79,7 @@ impl Journal {
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(|e| e.into_inner())
+        self.contents.lock()
     }
 
     /// The folder that the journal lies in.
@@ -134,7 +135,7 @@ impl Journal {
         ];
         let sums = sums.into_iter().filter(|(_, more)| *more != 0.0).collect::<Vec<_>>();
         sums.iter().for_each(|(name, more)| put_sum(&mut bytes, name, *more));
-        let mut held = self.file.lock().unwrap_or_else(|e| e.into_inner());
+        let mut held = self.file.lock();
         let (file, length) = &mut *held;
         file.write_all(&bytes).and_then(|()| file.sync_data()).map_err(|e| {
             // Half a record is passed over anyway when the journal is read.
@@ -281,8 +282,8 @@ mod tests {
                 }
             };
             let notes = Mutex::new(Vec::new());
-            let journal = Journal::open(&path, &|text| notes.lock().unwrap().push(text.to_string()), &|| false).unwrap();
-            let notes = notes.into_inner().unwrap();
+            let journal = Journal::open(&path, &|text| notes.lock().push(text.to_string()), &|| false).unwrap();
+            let notes = notes.into_inner();
             assert_eq!(notes.len(), usize::from(before.damaged > 0), "seed {seed}: {notes:?}");
             assert!(notes.iter().all(|note| note.contains("views.journal") && note.contains("made again")), "{notes:?}");
             write(&journal, vec![row("c", 1, &[5])]);

@@ -6,8 +6,8 @@ mod rate_limit;
 pub(super) mod reply;
 mod tls;
 
+use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ impl Generator for ServedGenerator<'_> {
         let over = AtomicBool::new(false);
         let fatal: Mutex<Option<Error>> = Mutex::new(None);
         let end_with = |error: Error| {
-            fatal.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(error);
+            fatal.lock().get_or_insert(error);
             over.store(true, Ordering::Relaxed);
         };
         let stopped = || over.load(Ordering::Relaxed) || sink.stopped();
@@ -175,7 +175,7 @@ impl Generator for ServedGenerator<'_> {
             }
             worker();
         });
-        fatal.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
+        fatal.into_inner().map_or(Ok(()), Err)
     }
 
     fn account(&self) -> Option<Provenance> {

@@ -1,6 +1,6 @@
 //! When the next request may go out: at most so many a minute, and none while the endpoint asked for patience.
 
-use std::sync::Mutex;
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 /// Longest sleep without a look at whether anything is still wanted.
@@ -23,17 +23,17 @@ impl RateLimit {
 
     /// An answer came at `now`.
     pub(super) fn answered(&self, now: Instant) {
-        *self.heard.lock().unwrap_or_else(|e| e.into_inner()) = Some(now);
+        *self.heard.lock() = Some(now);
     }
 
     /// How long nobody has had an answer; counted from the first call where there was none yet.
     pub(super) fn silence(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(*self.heard.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(now))
+        now.saturating_duration_since(*self.heard.lock().get_or_insert(now))
     }
 
     /// Takes the next free moment, which may be now.
     pub(super) fn slot(&self, now: Instant) -> Instant {
-        let mut next = self.next.lock().unwrap_or_else(|e| e.into_inner());
+        let mut next = self.next.lock();
         let at = now.max(*next);
         *next = at + self.gap;
         at
@@ -41,7 +41,7 @@ impl RateLimit {
 
     /// Nobody goes out before `until`.
     pub(super) fn pause(&self, until: Instant) {
-        let mut next = self.next.lock().unwrap_or_else(|e| e.into_inner());
+        let mut next = self.next.lock();
         *next = until.max(*next);
     }
 }

@@ -227,7 +227,7 @@ impl Prompts {
             let template = Template::parse(&path, &text, view == 1)?;
             // Of what is said, not of the file: comments and blank lines around a part change no view.
             let digest = Sha256::digest(format!("{template:?}").as_bytes());
-            hashes.push(digest.iter().take(8).map(|b| format!("{b:02x}")).collect());
+            hashes.push(hex::encode(&digest[..8]));
             templates.push(template);
         }
         match (templates.try_into(), hashes.try_into()) {

@@ -1,0 +1,115 @@
+//! Products of a decoder in three kinds of numbers against f64, and the same bits from every tile.
+
+use super::numbers::Number;
+use lumos_simt::check::{Random, close};
+use lumos_simt::launch;
+
+/// Rows of a tile, its outputs, threads, shared memory for halves and for f32.
+const TILES: [(usize, usize, u32, [usize; 2]); 3] =
+    [(16, 32, 128, [27_648, 13_824]), (64, 64, 128, [40_960, 36_864]), (128, 128, 256, [81_920, 73_728])];
+
+struct Case {
+    number: Number,
+    rows: usize,
+    depth: usize,
+    outputs: usize,
+    x: Vec<f32>,
+    w: Vec<f32>,
+    bias: Option<Vec<f32>>,
+    /// What the product is added to.
+    before: Option<Vec<f32>>,
+}
+
+impl Case {
+    fn random(seed: u64, number: Number, rows: usize, depth: usize, outputs: usize) -> Case {
+        let mut r = Random::new(seed);
+        let (x, w) = (r.normals(1.0, rows * depth), r.normals(0.5, outputs * depth));
+        let bias = (seed.is_multiple_of(2)).then(|| r.normals(1.0, outputs));
+        let before = (seed.is_multiple_of(3)).then(|| r.normals(1.0, rows * outputs));
+        Case { number, rows, depth, outputs, x, w, bias, before }
+    }
+
+    fn expected(&self) -> Vec<f64> {
+        let at = |i: usize| {
+            let (row, output) = (i / self.outputs, i % self.outputs);
+            let x = &self.x[row * self.depth..][..self.depth];
+            let w = &self.w[output * self.depth..][..self.depth];
+            let sum: f64 = x.iter().zip(w).map(|(x, w)| self.number.round(*x) * self.number.round(*w)).sum();
+            let more = self.bias.as_ref().map_or(0.0, |b| f64::from(b[output])) + self.before.as_ref().map_or(0.0, |y| f64::from(y[i]));
+            sum + more
+        };
+        (0..self.rows * self.outputs).map(at).collect()
+    }
+
+    fn ld(&self) -> usize {
+        self.depth.next_multiple_of(32)
+    }
+
+    fn product(&self, tile: usize) -> Vec<f32> {
+        let (rows, outputs, threads, shared) = TILES[tile];
+        let (x, w) = (self.number.rows(&self.x, self.depth, self.ld(), 0.0), self.number.rows(&self.w, self.depth, self.ld(), 0.0));
+        let mut y = self.before.clone().unwrap_or_else(|| vec![f32::NAN; self.rows * self.outputs]);
+        let name = format!("decoder_linear_{}_{rows}", self.number.suffix());
+        let grid = [self.rows.div_ceil(rows) as u32, self.outputs.div_ceil(outputs) as u32, 1];
+        let shared = shared[usize::from(self.number == Number::F32)];
+        let bias = self.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr());
+        let (r, o, ld, add) = (self.rows as i32, self.outputs as i32, self.ld() as i32, i32::from(self.before.is_some()));
+        unsafe { launch!(&name, grid, [threads, 1, 1], shared, y.as_mut_ptr(), x.pointer(), w.pointer(), bias, r, o, ld, add) }.unwrap();
+        y
+    }
+}
+
+const SHAPES: [(usize, usize, usize); 8] =
+    [(1, 1, 1), (1, 64, 33), (3, 33, 70), (16, 96, 32), (17, 100, 129), (65, 31, 65), (130, 40, 131), (200, 160, 7)];
+
+#[test]
+fn products() {
+    for number in Number::ALL {
+        for (seed, (rows, depth, outputs)) in SHAPES.into_iter().enumerate() {
+            let case = Case::random(seed as u64, number, rows, depth, outputs);
+            let expected = case.expected();
+            let first = case.product(0);
+            let what = format!("{number:?}, {rows} rows, depth {depth}, {outputs} outputs");
+            close(&what, &first, &expected, 1e-5, 2e-5 * (depth as f64).sqrt());
+            for tile in [1, 2] {
+                assert!(case.product(tile).iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits()), "{what}: tile {tile}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_has_the_same_bits_alone() {
+    for number in Number::ALL {
+        let whole = Case::random(2, number, 70, 72, 40);
+        let all = whole.product(1);
+        for row in [0, 9, 63, 69] {
+            let x = whole.x[row * 72..(row + 1) * 72].to_vec();
+            let alone = Case { rows: 1, x, w: whole.w.clone(), bias: whole.bias.clone(), before: None, ..whole };
+            let alone = alone.product(0);
+            assert!(alone.iter().zip(&all[row * 40..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{number:?}, row {row}");
+        }
+    }
+}
+
+#[test]
+fn some_outputs() {
+    for number in Number::ALL {
+        for (seed, (rows, depth, outputs)) in SHAPES.into_iter().enumerate() {
+            let case = Case { before: None, ..Case::random(seed as u64, number, rows, depth, outputs) };
+            let expected = case.expected();
+            let mut r = Random::new(77 + seed as u64);
+            let count = [0, 1, 9, 40][seed % 4];
+            let pairs: Vec<i32> = (0..count).flat_map(|_| [r.below(rows) as i32, r.below(outputs) as i32]).collect();
+            let (x, w) = (number.rows(&case.x, depth, case.ld(), 0.0), number.rows(&case.w, depth, case.ld(), 0.0));
+            let mut y = vec![f32::NAN; count];
+            let name = format!("decoder_some_{}", number.suffix());
+            let grid = [count.div_ceil(8).max(1) as u32, 1, 1];
+            let bias = case.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr());
+            let (p, n, ld) = (pairs.as_ptr(), count as i32, case.ld() as i32);
+            unsafe { launch!(&name, grid, [256, 1, 1], 0, y.as_mut_ptr(), x.pointer(), w.pointer(), bias, p, n, ld) }.unwrap();
+            let wanted: Vec<f64> = pairs.chunks(2).map(|p| expected[p[0] as usize * outputs + p[1] as usize]).collect();
+            close(&format!("{number:?}, {depth} deep"), &y, &wanted, 1e-5, 2e-5 * (depth as f64).sqrt());
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The local optimiser against the same operations written in Rust, bit for bit.
+
+use super::packed::PackedStep;
+use lumos_simt::check::Random;
+use lumos_simt::launch;
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct OptimiserStep {
+    beta1: f32,
+    beta2: f32,
+    rate: f32,
+    correction: f32,
+    eps: f32,
+    l2: f32,
+    shrink: f32,
+    first: i32,
+    sgd: i32,
+}
+
+fn one(o: &OptimiserStep, scale: f32, first: bool, p: &mut f32, m: &mut f32, s: &mut f32, g: f32) {
+    let g = p.mul_add(o.l2, g * scale);
+    let w = *p * o.shrink;
+    if o.sgd != 0 {
+        *p = (-o.rate).mul_add(g, w);
+        return;
+    }
+    let (m0, s0) = if first { (0.0, 0.0) } else { (*m, *s) };
+    *m = o.beta1.mul_add(m0, (1.0 - o.beta1) * g);
+    *s = o.beta2.mul_add(s0, ((1.0 - o.beta2) * g) * g);
+    *p = w - (o.rate * *m) / s.sqrt().mul_add(o.correction, o.eps);
+}
+
+fn kinds() -> Vec<OptimiserStep> {
+    let adam = OptimiserStep { beta1: 0.9, beta2: 0.98, rate: 0.02, correction: 3.0, eps: 1e-8, l2: 0.01, shrink: 1.0, first: 0, sgd: 0 };
+    vec![adam, OptimiserStep { first: 1, ..adam }, OptimiserStep { l2: 0.0, shrink: 0.97, ..adam }, OptimiserStep { sgd: 1, ..adam }]
+}
+
+const CLIENTS: [&[usize]; 6] = [&[3, 2], &[], &[1], &[7, 7, 2], &[], &[5]];
+
+/// A random step whose positions end at `align`, or begin at 0 where that is 0.
+fn aligned(seed: u64, align: usize) -> PackedStep {
+    let mut step = PackedStep::random(seed, 2, &CLIENTS);
+    for s in 0..step.bounds.len() - 1 {
+        let tokens = step.bounds[s] as usize..step.bounds[s + 1] as usize;
+        let first = align.saturating_sub(tokens.len());
+        for (i, p) in step.position[tokens].iter_mut().enumerate() {
+            *p = (first + i) as i32;
+        }
+    }
+    step
+}
+
+/// Rows of the position table that client `c` meets.
+fn reach(step: &PackedStep, c: usize) -> std::ops::Range<usize> {
+    let own = &step.position[step.client_tokens[c] as usize..step.client_tokens[c + 1] as usize];
+    own.iter().min().map_or(0..0, |&low| low as usize..*own.iter().max().unwrap() as usize + 1)
+}
+
+fn bits(v: &[f32]) -> Vec<u32> {
+    v.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn dense_weights_and_positions() {
+    for (case, (d, align)) in [(4, 0), (5, 0), (3, 9)].into_iter().enumerate() {
+        let step = aligned(40 + case as u64, align);
+        for table_at in [None, Some(0usize), Some(11)] {
+            let table_rows = 10;
+            let length = 30 + table_rows * d;
+            let stride = length + 3;
+            for (k, o) in kinds().into_iter().enumerate() {
+                let mut r = Random::new(900 + k as u64);
+                let n = stride * step.clients();
+                let scale = r.normals(1.0, step.clients());
+                let (mut p, g) = (r.normals(1.0, n), r.normals(1.0, n));
+                let mut m = r.normals(0.1, n);
+                let mut s: Vec<f32> = r.normals(0.1, n).iter().map(|x| x * x).collect();
+                let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
+                for (c, &scale) in scale.iter().enumerate() {
+                    let trains = step.client_tokens[c] < step.client_tokens[c + 1];
+                    let reach = reach(&step, c);
+                    for i in 0..length {
+                        let at = c * stride + i;
+                        let place = table_at.and_then(|t| i.checked_sub(t)).map(|x| x / d).filter(|&row| row < table_rows);
+                        let reached = place.is_none_or(|row| reach.contains(&row));
+                        let first = o.first != 0;
+                        if trains && reached {
+                            one(&o, scale, first, &mut p2[at], &mut m2[at], &mut s2[at], g[at]);
+                        } else if first && o.sgd == 0 {
+                            (m2[at], s2[at]) = (0.0, 0.0);
+                        }
+                    }
+                }
+                let packed = step.header();
+                let at = table_at.map_or(-1, |t| t as i32);
+                let (pp, mp, sp, gp) = (p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr(), g.as_ptr());
+                unsafe {
+                    launch!(
+                        "adam_dense",
+                        [9, 2, 1],
+                        [64, 1, 1],
+                        0,
+                        &raw const packed,
+                        &raw const o,
+                        scale.as_ptr(),
+                        pp,
+                        mp,
+                        sp,
+                        gp,
+                        stride as i64,
+                        length as i32,
+                        at,
+                        table_rows as i32,
+                        d as i32
+                    )
+                }
+                .unwrap();
+                assert_eq!(bits(&p), bits(&p2), "weights, kind {k}, table {table_at:?}");
+                assert_eq!((bits(&m), bits(&s)), (bits(&m2), bits(&s2)), "moments, kind {k}, table {table_at:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn item_rows() {
+    let step = PackedStep::random(50, 2, &CLIENTS);
+    let d = 7;
+    for (k, o) in kinds().into_iter().enumerate() {
+        let mut r = Random::new(60 + k as u64);
+        let n = step.rows() * d;
+        let (mut p, g, mut m) = (r.normals(1.0, n), r.normals(1.0, n), r.normals(0.1, n));
+        let mut s: Vec<f32> = r.normals(0.1, n).iter().map(|x| x * x).collect();
+        let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
+        for c in 0..step.clients() {
+            let trains = step.client_tokens[c] < step.client_tokens[c + 1];
+            for i in step.client_rows[c] as usize * d..step.client_rows[c + 1] as usize * d {
+                if trains {
+                    one(&o, 1.0, o.first != 0, &mut p2[i], &mut m2[i], &mut s2[i], g[i]);
+                } else if o.first != 0 && o.sgd == 0 {
+                    (m2[i], s2[i]) = (0.0, 0.0);
+                }
+            }
+        }
+        let packed = step.header();
+        let none: *const f32 = std::ptr::null();
+        let (pp, mp, sp) = (p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr());
+        unsafe { launch!("adam_rows", [8, 3, 1], [32, 1, 1], 0, &raw const packed, &raw const o, none, pp, mp, sp, g.as_ptr(), d as i32) }
+            .unwrap();
+        assert_eq!((bits(&p), bits(&m), bits(&s)), (bits(&p2), bits(&m2), bits(&s2)), "kind {k}");
+    }
+}
+
+#[test]
+fn gradients_are_clipped_by_their_norm() {
+    let step = aligned(70, 8);
+    let (d, table_at, table_rows, length, stride) = (6usize, 5usize, 8usize, 700usize, 701usize);
+    let mut r = Random::new(71);
+    let (g, rows) = (r.normals(1.0, stride * step.clients()), r.normals(1.0, step.rows() * d));
+    for clip in [0.5f32, 26.0, 1e9] {
+        let mut scale = vec![f32::NAN; step.clients()];
+        let packed = step.header();
+        unsafe {
+            launch!(
+                "clip_norm",
+                [step.clients() as u32 + 2, 1, 1],
+                [256, 1, 1],
+                256,
+                &raw const packed,
+                g.as_ptr(),
+                rows.as_ptr(),
+                stride as i64,
+                length as i32,
+                table_at as i32,
+                table_rows as i32,
+                d as i32,
+                clip,
+                scale.as_mut_ptr()
+            )
+        }
+        .unwrap();
+        for c in 0..step.clients() {
+            let outside = |i: usize| {
+                let row = i.wrapping_sub(table_at) / d;
+                i >= table_at && row < table_rows && !reach(&step, c).contains(&row)
+            };
+            let dense = (0..length).filter(|&i| !outside(i)).map(|i| f64::from(g[c * stride + i]).powi(2)).sum::<f64>();
+            let own = step.client_rows[c] as usize * d..step.client_rows[c + 1] as usize * d;
+            let norm = (dense + rows[own].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>()).sqrt();
+            let expected = if norm > f64::from(clip) { f64::from(clip) / norm } else { 1.0 };
+            assert!((f64::from(scale[c]) - expected).abs() <= 1e-7 * expected, "client {c}: {} and {expected}", scale[c]);
+        }
+    }
+}
+
+#[test]
+fn every_client_starts_from_the_global_weights() {
+    let (clients, length, stride) = (5usize, 301usize, 304usize);
+    let global = Random::new(80).normals(1.0, length);
+    let mut slab = vec![f32::NAN; clients * stride];
+    unsafe {
+        launch!("broadcast", [7, 2, 1], [128, 1, 1], 0, global.as_ptr(), slab.as_mut_ptr(), clients as i32, stride as i64, length as i32)
+    }
+    .unwrap();
+    for client in slab.chunks(stride) {
+        assert_eq!(client[..length], global[..]);
+        assert!(client[length..].iter().all(|x| x.is_nan()), "written past the end");
+    }
+}

@@ -1,0 +1,21 @@
+//! The real binary: its commands, what it refuses, what it writes; configurations and the build script.
+
+#[path = "../common/real.rs"]
+mod real;
+#[path = "../common/cli.rs"]
+mod sandbox;
+
+mod bench;
+mod build_commit;
+mod config_files;
+mod evaluation;
+#[cfg(feature = "llm")]
+mod generate;
+mod hostile;
+mod layers;
+mod method_file;
+mod progress;
+mod runs;
+mod settings;
+mod skipped;
+mod tensorboard;

@@ -1,0 +1,19 @@
+//! Data: readers, filters, prepared folders, synthetic worlds, real data sets, and the doors for hostile bytes.
+
+#[path = "../common/cli.rs"]
+mod cli;
+#[path = "../common/data.rs"]
+mod common;
+#[cfg(feature = "llm")]
+#[path = "../common/knock.rs"]
+mod knock;
+
+mod cases;
+#[cfg(feature = "llm")]
+mod doors;
+mod filter;
+mod folders;
+mod readers;
+mod real;
+mod store;
+mod synth;

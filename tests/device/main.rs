@@ -1,0 +1,18 @@
+//! Training and ranking on a device, which is the CPU rendition of the kernels.
+
+#[cfg(feature = "llm")]
+#[path = "../common/real.rs"]
+mod real;
+#[path = "../common/ring.rs"]
+mod ring;
+#[path = "../common/cli.rs"]
+mod sandbox;
+#[path = "../common/simt.rs"]
+mod simt;
+
+mod cli;
+mod gpu_check;
+mod ranking;
+mod resident;
+mod rounds;
+mod rules;

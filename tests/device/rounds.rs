@@ -1,0 +1,245 @@
+//! Rounds whose clients are trained by the kernels: against the CPU backend, and with the same bits however they are cut up.
+
+use crate::ring::world;
+use crate::simt::device;
+use lumos::config::{
+    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer,
+    Settings, UploadRows,
+};
+use lumos::data::Dataset;
+use lumos::engine::{NamedTensor, TensorData};
+use lumos::federation::Trainer;
+use lumos::views::Views;
+
+const MEMORY: u64 = 1 << 30;
+
+fn settings() -> Settings {
+    let mut s = Settings { seed: 3, threads: 2, ..Default::default() };
+    s.model.dim = 12;
+    s.model.heads = 2;
+    s.model.max_len = 8;
+    s.local.epochs = 2;
+    s.federation.fraction = 0.4;
+    // Resident clients have tests of their own.
+    s.gpu.resident = Resident::Off;
+    s
+}
+
+fn kinds() -> Vec<(&'static str, Settings)> {
+    let base = settings();
+    let with = |f: &dyn Fn(&mut Settings)| {
+        let mut s = base.clone();
+        f(&mut s);
+        s
+    };
+    vec![
+        ("lumos", base.clone()),
+        ("dropout", with(&|s| (s.model.dropout, s.model.item_dropout) = (0.2, 0.1))),
+        (
+            "positions from the last, residuals after the norm",
+            with(&|s| (s.model.positions, s.model.residual) = (Positions::Last, Residual::Normed)),
+        ),
+        ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
+        ("no views", with(&|s| s.loss.contrast = Contrast::None)),
+        ("lambda falls to nothing", with(&|s| s.loss.lambda_rounds = 2)),
+        ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
+        ("bert", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::Bert4rec, 0.2))),
+        (
+            "bert, full softmax, no views, positions from the last",
+            with(&|s| {
+                s.model.backbone = Backbone::Bert4rec;
+                s.model.positions = Positions::Last;
+                (s.loss.rec, s.loss.contrast) = (RecLoss::Softmax, Contrast::None);
+            }),
+        ),
+        ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
+        // Decay shows which position rows a client trains: its own reach, not that of the longest client in the launch.
+        ("strong decay", with(&|s| (s.local.optimizer, s.local.weight_decay) = (LocalOptimizer::Adamw, 2.0))),
+        ("sgd", with(&|s| s.local.optimizer = LocalOptimizer::Sgd)),
+        ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
+        ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
+        ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
+        ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
+        (
+            "momentum, cohort mean, by examples",
+            with(&|s| {
+                s.federation.server_momentum = 0.9;
+                s.federation.average = Average::Cohort;
+                s.federation.weights = ClientWeighting::Examples;
+            }),
+        ),
+        ("every touched row", with(&|s| s.federation.upload_rows = UploadRows::Touched)),
+    ]
+}
+
+fn floats(tensors: &[NamedTensor]) -> Vec<(String, Vec<f32>)> {
+    let values = |t: &NamedTensor| match &t.data {
+        TensorData::F32(v) => v.to_vec(),
+        _ => Vec::new(),
+    };
+    tensors.iter().map(|t| (t.name.to_string(), values(t))).collect()
+}
+
+fn on_device(settings: &Settings, data: &Dataset, views: &Views, rounds: u64, chunk_bytes: Option<u64>) -> Vec<NamedTensor> {
+    let mut trainer = Trainer::on_device(settings, data, views, device(MEMORY)).unwrap();
+    if let Some(bytes) = chunk_bytes {
+        trainer.limit_chunks(bytes);
+    }
+    for _ in 0..rounds {
+        trainer.round().unwrap();
+    }
+    trainer.tensors().unwrap()
+}
+
+fn on_cpu(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Vec<NamedTensor> {
+    let mut trainer = Trainer::new(settings, data, views).unwrap();
+    for _ in 0..rounds {
+        trainer.round().unwrap();
+    }
+    trainer.tensors().unwrap()
+}
+
+/// Largest difference relative to the largest change that training made.
+fn distance(settings: &Settings, data: &Dataset, views: &Views, a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
+    let start = floats(&on_cpu(settings, data, views, 0));
+    let (a, b) = (floats(a), floats(b));
+    let (mut change, mut worst) = (0f64, 0f64);
+    for ((name, x), (other, y)) in a.iter().zip(&b) {
+        assert_eq!((name, x.len()), (other, y.len()));
+        for (i, (x, y)) in x.iter().zip(y).enumerate() {
+            assert!(x.is_finite() && y.is_finite(), "{name}");
+            worst = worst.max(f64::from((x - y).abs()));
+            if let Some((_, s)) = start.iter().find(|(n, s)| n == name && s.len() > i) {
+                change = change.max(f64::from((x - s[i]).abs()));
+            }
+        }
+    }
+    worst / change
+}
+
+#[test]
+fn one_round_agrees_with_the_cpu() {
+    let (data, views) = world(30, 25, 4);
+    for (name, mut settings) in kinds() {
+        // Gradient descent shows differences as they are; Adam's first steps turn the sign of a gradient near zero into a
+        // whole step. A few steps of it agree where epsilon is not tiny.
+        settings.local.eps = 1e-3;
+        let (gpu, cpu) = (on_device(&settings, &data, &views, 1, None), on_cpu(&settings, &data, &views, 1));
+        let d = distance(&settings, &data, &views, &gpu, &cpu);
+        assert!(d < 2e-4, "{name}: {d}");
+    }
+}
+
+#[test]
+fn chunks_and_runs_leave_no_trace() {
+    let (data, views) = world(260, 40, 5);
+    for (name, settings) in kinds().into_iter().filter(|(n, _)| ["dropout", "gru", "bert", "clip, adamw", "full softmax"].contains(n)) {
+        let settings = Settings { federation: lumos::config::FederationSettings { fraction: 0.5, ..settings.federation }, ..settings };
+        let whole = on_device(&settings, &data, &views, 2, None);
+        // Pieces of 64 clients, one chunk each.
+        let cut = on_device(&settings, &data, &views, 2, Some(1));
+        assert!(whole == cut, "{name}: chunks");
+        if name == "dropout" {
+            assert!(whole == on_device(&settings, &data, &views, 2, None), "{name}: twice");
+        }
+    }
+}
+
+#[test]
+fn reports_agree_with_the_cpu() {
+    let (data, views) = world(60, 40, 6);
+    let settings = settings();
+    let mut cpu = Trainer::new(&settings, &data, &views).unwrap();
+    let mut gpu = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
+    let (a, b) = (cpu.round().unwrap(), gpu.round().unwrap());
+    assert_eq!(
+        (a.clients, a.dropped, a.client_epochs, a.tokens, a.item_rows),
+        (b.clients, b.dropped, b.client_epochs, b.tokens, b.item_rows)
+    );
+    assert_eq!((a.bytes_down, a.bytes_up), (b.bytes_down, b.bytes_up));
+    assert!((a.rec_loss - b.rec_loss).abs() < 1e-5 && (a.contrast_loss - b.contrast_loss).abs() < 1e-4, "{a:?} {b:?}");
+    let used = gpu.device_use().unwrap().unwrap();
+    assert!(used.replays == 2 && used.replayed > 40 && used.launches < 14, "{used:?}");
+    let round = b.device.unwrap();
+    assert!(a.device.is_none());
+    assert_eq!((round.launches, round.replays, round.replayed, round.chunks), (used.launches, used.replays, used.replayed, 1));
+    // The plan holds what is then held, and not much more: allocations are counted in blocks of 512 bytes.
+    assert_eq!((round.predicted_bytes, round.peak_bytes), (used.predicted_bytes, used.peak_bytes));
+    assert!(round.peak_bytes <= round.predicted_bytes && round.predicted_bytes - round.peak_bytes < 20_000, "{round:?}");
+    assert!(round.busy_s > 0.0 && round.busy_share > 0.0 && round.busy_share <= 1.0, "{round:?}");
+    // Weights stay where they are: losses, counts and the weights of the slots come back, and nothing else.
+    let clients = b.clients + b.dropped;
+    assert!(round.bytes_from < 20 * clients + 8 * data.item_count() as u64 + 64, "{round:?}");
+}
+
+#[test]
+fn tensor_core_paths_stay_near() {
+    let (data, views) = world(30, 25, 7);
+    for (precision, bound) in [(Precision::Tf32, 2e-2), (Precision::Bf16, 2e-1)] {
+        let mut settings = Settings { precision, ..settings() };
+        settings.local.optimizer = LocalOptimizer::Sgd;
+        let (gpu, cpu) = (on_device(&settings, &data, &views, 1, None), on_cpu(&settings, &data, &views, 1));
+        let d = distance(&settings, &data, &views, &gpu, &cpu);
+        assert!(d < bound && d > 1e-6, "{precision:?}: {d}");
+    }
+}
+
+#[test]
+fn too_little_memory_splits_the_cohort() {
+    let (data, views) = world(150, 40, 8);
+    let mut settings = settings();
+    settings.federation.fraction = 1.0;
+    let plenty = on_device(&settings, &data, &views, 1, None);
+    let mut peak = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
+    peak.round().unwrap();
+    let peak = peak.device_use().unwrap().unwrap().peak_bytes;
+    // The plan is told of more memory than there is: the allocation fails, and the chunk is split.
+    let mut trainer = Trainer::on_device(&settings, &data, &views, device(peak * 2 / 3)).unwrap();
+    trainer.limit_chunks(u64::MAX);
+    trainer.round().unwrap();
+    assert!(trainer.tensors().unwrap() == plenty);
+    // Where nothing fits, an error says so.
+    let (data, views) = world(3, 40, 8);
+    let mut none = Trainer::on_device(&settings, &data, &views, device(60_000)).unwrap();
+    none.limit_chunks(u64::MAX);
+    let message = none.round().unwrap_err().to_string();
+    assert!(message.contains("memory"), "{message}");
+}
+
+#[test]
+fn a_client_that_diverges_is_named() {
+    let (data, views) = world(30, 25, 9);
+    let mut settings = settings();
+    settings.local.optimizer = LocalOptimizer::Sgd;
+    settings.local.lr = 1e20;
+    let message = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap().round().unwrap_err().to_string();
+    assert!(message.contains("client") && message.contains("local.lr"), "{message}");
+}
+
+/// Weights and moments may be copied back at any time, or never, or put onto another device: the bits stay the same.
+#[test]
+fn weights_stay_on_the_device_until_they_are_wanted() {
+    let (data, views) = world(24, 30, 11);
+    for (name, settings) in kinds().into_iter().filter(|(n, _)| ["fedadam", "momentum, cohort mean, by examples"].contains(n)) {
+        let whole = on_device(&settings, &data, &views, 3, None);
+        let mut asked = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
+        asked.round().unwrap();
+        let after_one = asked.tensors().unwrap();
+        // A slow machine has kept the round by itself.
+        assert!(asked.last_snapshot().unwrap() == (after_one.clone(), 1) || asked.last_snapshot().unwrap().1 == 0, "{name}");
+        asked.snapshot().unwrap();
+        assert!(asked.last_snapshot().unwrap() == (after_one.clone(), 1), "{name}");
+        asked.round().unwrap();
+        let (tensors, round) = asked.last_snapshot().unwrap();
+        assert!((round == 2) == (tensors != after_one) && asked.tensors().unwrap() != after_one, "{name}: round {round}");
+        asked.round().unwrap();
+        assert!(asked.tensors().unwrap() == whole, "{name}: asked in between");
+        assert_eq!(asked.weights().unwrap().items, floats(&whole)[0].1, "{name}");
+        let mut moved = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
+        moved.round().unwrap();
+        moved.restore(&after_one, 1).unwrap();
+        moved.round().unwrap();
+        moved.round().unwrap();
+        assert!(moved.tensors().unwrap() == whole, "{name}: restored");
+    }
+}

@@ -1,0 +1,98 @@
+//! Rules in real rounds: a rule that changes nothing leaves no trace, and attack and defence do what they say.
+
+use crate::ring::world;
+use lumos::config::{Average, ClientWeighting, Contrast, Group, ServerOptimizer, Settings};
+use lumos::data::{Dataset, Split};
+use lumos::engine::{NamedTensor, TensorData};
+use lumos::eval::metrics;
+use lumos::federation::Trainer;
+use lumos::views::Views;
+
+fn settings(rules: &[&str]) -> Settings {
+    let mut s = Settings { seed: 3, threads: 2, ..Default::default() };
+    s.model.dim = 12;
+    s.model.max_len = 8;
+    s.local.epochs = 3;
+    s.loss.contrast = Contrast::None;
+    s.federation.fraction = 0.4;
+    s.federation.rules = rules.iter().map(|r| r.to_string()).collect();
+    s
+}
+
+fn trained<'a>(settings: &'a Settings, data: &'a Dataset, views: &'a Views, rounds: u64) -> Trainer<'a> {
+    let mut trainer = Trainer::new(settings, data, views).unwrap();
+    for _ in 0..rounds {
+        trainer.round().unwrap();
+    }
+    trainer
+}
+
+/// Changes settings.
+type Change = fn(&mut Settings);
+
+#[test]
+fn a_rule_that_changes_nothing_leaves_no_trace() {
+    let (data, views) = world(60, 40, 1);
+    let variants: [(&str, Change); 6] = [
+        ("plain", |_| ()),
+        ("cohort mean", |s| s.federation.average = Average::Cohort),
+        ("examples", |s| s.federation.weights = ClientWeighting::Examples),
+        ("fedadam", |s| s.federation.server = ServerOptimizer::Fedadam),
+        ("private encoder", |s| s.federation.shared = vec![Group::Items]),
+        ("private items", |s| s.federation.shared = vec![Group::Encoder]),
+    ];
+    for (name, change) in variants {
+        let state = |rules: &[&str]| {
+            let mut s = settings(rules);
+            change(&mut s);
+            let mut trainer = trained(&s, &data, &views, 2);
+            let report = trainer.round().unwrap();
+            (trainer.tensors().unwrap(), report.bytes_up, report.item_rows)
+        };
+        let without = state(&[]);
+        assert!(without == state(&["norm-bound bound=1e9"]), "{name}");
+        assert!(without != state(&["norm-bound bound=1e-3"]), "{name}: a bound that holds does change the model");
+    }
+}
+
+/// Values of the tensor `name`.
+fn floats<'t>(tensors: &'t [NamedTensor], name: &str) -> &'t [f32] {
+    match &tensors.iter().find(|t| t.name == name).unwrap().data {
+        TensorData::F32(values) => values,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn everyone_flipping_goes_the_other_way() {
+    let (data, views) = world(40, 30, 2);
+    let (plain, flipped) = (settings(&[]), settings(&["sign-flip share=1 scale=2"]));
+    let before = Trainer::new(&plain, &data, &views).unwrap().tensors().unwrap();
+    let honest = trained(&plain, &data, &views, 1).tensors().unwrap();
+    let attacked = trained(&flipped, &data, &views, 1).tensors().unwrap();
+    let (w, a, b) = (floats(&before, "items"), floats(&honest, "items"), floats(&attacked, "items"));
+    let mut moved = 0;
+    for ((w, a), b) in w.iter().zip(a).zip(b) {
+        let (there, back) = (f64::from(a - w), f64::from(b - w));
+        assert!((back + 2.0 * there).abs() < 1e-6, "{there} {back}");
+        moved += usize::from(there != 0.0);
+    }
+    assert!(moved > 100, "{moved}");
+}
+
+#[test]
+fn the_median_withstands_what_the_mean_does_not() {
+    let (data, views) = world(300, 30, 4);
+    let users: Vec<u32> = (0..300).collect();
+    let hit = |rules: &[&str]| {
+        let s = settings(rules);
+        let mut trainer = trained(&s, &data, &views, 12);
+        let ranks = trainer.rank(Split::Validation, &users, &|_, _| ()).unwrap();
+        metrics(&ranks, &[5]).get("HR@5").unwrap()
+    };
+    let attack = "sign-flip share=0.25 scale=4";
+    let (clean, attacked, defended, bounded) = (hit(&[]), hit(&[attack]), hit(&[attack, "median"]), hit(&[attack, "norm-bound bound=0.3"]));
+    println!("HR@5 clean {clean:.3}, attacked {attacked:.3}, median {defended:.3}, bound {bounded:.3}");
+    assert!(clean > 0.5 && attacked < 0.6 * clean, "clean {clean}, attacked {attacked}");
+    assert!(defended > 1.3 * attacked, "attacked {attacked}, median {defended}");
+}

@@ -40,7 +40,7 @@ EXPORT_KERNEL(attention_forward)
 //
 // Launch: as attention_forward. Bit-reproducible. Bytes: 12 rows d + 8 T d + 12 rows H; operations: 6 d for each pair of a query
 // and a token it sees, 10 d where it sees more than 32.
-extern "C" __global__ void __launch_bounds__(256) attention_backward_q(const Packed* step, int kind, int mask, int heads, const float* q,
+extern "C" __global__ void __launch_bounds__(256, 4) attention_backward_q(const Packed* step, int kind, int mask, int heads, const float* q,
                                                                        const float* k, const float* v, int d, const float* stats,
                                                                        const float* dy, float* dq, float* scratch) {
     using namespace packed_attention;
@@ -67,7 +67,7 @@ EXPORT_KERNEL(attention_backward_q)
 // Launch: grid (ceil(T H / 8) of the largest step), 256 threads, no shared memory. Bit-reproducible: a warp gathers for its token
 // instead of queries adding to tokens. Bytes: 16 T d + 8 rows d + 12 rows H, with queries from caches; operations: 8 d for each
 // pair of a query and a token it sees.
-extern "C" __global__ void __launch_bounds__(256) attention_backward_kv(const Packed* step, int kind, int mask, int heads, const float* q,
+extern "C" __global__ void __launch_bounds__(256, 4) attention_backward_kv(const Packed* step, int kind, int mask, int heads, const float* q,
                                                                         const float* k, const float* v, int d, const float* stats,
                                                                         const float* dy, const float* scratch, float* dk, float* dv) {
     using namespace packed_attention;

@@ -2,7 +2,7 @@
 
 use crate::ring::world;
 use lumos::backend::Step;
-use lumos::config::{Contrast, RecLoss, Settings, UploadRows};
+use lumos::config::{Backbone, Contrast, RecLoss, Settings, UploadRows};
 use lumos::engine::{Chunk, Packer};
 use proptest::prelude::*;
 
@@ -15,6 +15,8 @@ fn settings(kind: u32) -> Settings {
         1 => s.loss.contrast = Contrast::None,
         2 => (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 4),
         3 => s.loss.rec = RecLoss::Softmax,
+        4 => s.model.backbone = Backbone::Bert4rec,
+        5 => s.loss.in_batch.weight = 0.1,
         _ => s.federation.upload_rows = UploadRows::Touched,
     }
     s
@@ -58,10 +60,10 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(36))]
     #[test]
     fn a_client_packs_the_same_alone_and_among_others(
-        kind in 0u32..5,
+        kind in 0u32..7,
         clients in prop::collection::vec(0u32..40, 1..12),
         cut in 0usize..12,
         several in any::<bool>(),

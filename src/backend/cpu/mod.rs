@@ -4,6 +4,7 @@ mod attention;
 mod gemm;
 mod gradient;
 mod gru;
+mod labelled;
 mod losses;
 mod ops;
 mod optim;
@@ -16,6 +17,8 @@ mod worker;
 
 pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight, transpose};
 pub use gradient::Part;
+pub use labelled::{dot, sigmoid};
+pub use losses::{Group, info_nce};
 pub use ops::drop_items_span;
 pub use optim::{AdamStep, adam_span, sum_of_squares};
 pub use row_log::{BUCKET, RowLog};

@@ -32,6 +32,7 @@ const EMBEDDED: &[(&str, &str)] = embed![
     "lumos-gru4rec",
     "fed-sasrec",
     "fed-gru4rec",
+    "ptf-fsr",
     "sasrec",
     "popularity",
     "lumos-no-future",

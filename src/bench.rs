@@ -16,6 +16,9 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::Instant;
 
+/// The protocol of the reference, under which clients look at views as well.
+const AVERAGING: &str = "averaging";
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct RoundBench {
@@ -47,6 +50,8 @@ pub struct RoundBench {
     pub device: String,
     /// Way of local training on a GPU, as in the settings.
     pub resident: Resident,
+    /// How clients and server learn together, as in the settings.
+    pub protocol: String,
 }
 
 impl RoundBench {
@@ -73,6 +78,7 @@ impl Default for RoundBench {
             seed: 7,
             device: "cpu".into(),
             resident: Resident::Auto,
+            protocol: AVERAGING.into(),
         }
     }
 }
@@ -80,6 +86,8 @@ impl Default for RoundBench {
 /// The figures of a round benchmark. Times are medians over the timed rounds, in seconds.
 #[derive(Clone, Debug, Serialize)]
 pub struct RoundFigures {
+    /// How clients and server learnt together.
+    pub protocol: String,
     /// Local steps of one client over its sequence and three views, per second.
     pub client_epochs_per_s: f64,
     /// Slowest and fastest timed round in the same unit.
@@ -246,7 +254,8 @@ pub fn world(bench: &RoundBench) -> (Dataset, Views) {
     (data, views)
 }
 
-/// The reference settings: SASRec without dropout, BCE with one negative drawn once a visit, joint contrast, Adam.
+/// The reference settings: SASRec without dropout, BCE with one negative drawn once a visit, joint contrast, Adam. Under another protocol
+/// than averaging there are no views, and its models are those of its options.
 pub fn settings(bench: &RoundBench) -> Settings {
     let mut s = Settings { seed: bench.seed, threads: bench.threads, device: bench.device.clone(), ..Default::default() };
     s.gpu.resident = bench.resident;
@@ -268,6 +277,10 @@ pub fn settings(bench: &RoundBench) -> Settings {
     s.federation.average = Average::Cohort;
     s.federation.upload_rows = UploadRows::Touched;
     s.views.generator = GeneratorKind::Random;
+    s.federation.protocol = bench.protocol.clone();
+    if bench.protocol != AVERAGING {
+        (s.loss.contrast, s.views.generator) = (Contrast::None, GeneratorKind::None);
+    }
     s
 }
 
@@ -331,12 +344,16 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
     let length = |c: usize| (data.train(c).len() - 1).min(bench.max_len as usize);
     let tokens = |c: usize| {
         let v = &views.users[c];
+        if settings.loss.contrast == Contrast::None {
+            return length(c);
+        }
         length(c) + v.future.len() + v.paraphrase.len() + v.counterfactuals.iter().map(Vec::len).sum::<usize>()
     };
     let cohort = |round: u64| federation::draw(&settings.federation, data.users(), settings.seed, round).clients;
     let useful: usize = rounds.iter().flat_map(|r| cohort(r.round)).map(|c| tokens(c as usize)).sum();
     let processed = rounds.iter().map(|r| r.tokens).sum::<u64>() as f64 / f64::from(bench.epochs);
     Ok(RoundFigures {
+        protocol: settings.federation.protocol.clone(),
         client_epochs_per_s: of(&|r| r.client_epochs as f64 / r.seconds),
         client_epochs_per_s_range: [rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max)],
         useful_token_share: useful as f64 / processed,

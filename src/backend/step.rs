@@ -22,6 +22,10 @@ pub struct Step {
     pub example: Vec<u32>,
     /// Candidate rows `[E, width]`, the positive first; for the full softmax only the positive.
     pub cands: Vec<u32>,
+    /// Labels of the candidates in `[0, 1]` `[E, width]`; empty: 1 for the positive, 0 for the others. The CPU alone reads them.
+    pub labels: Vec<f32>,
+    /// Gradients of hidden states from outside the step `[Q, d]`, added to its own; empty: none. The CPU alone reads them.
+    pub pull: Vec<f32>,
     /// Candidates of an example.
     pub width: usize,
     /// gBCE's power on the positive's probability (equation 11 of gSASRec); 1 otherwise.
@@ -82,6 +86,8 @@ impl Step {
             v.clear();
             v.push(0);
         }
+        self.labels.clear();
+        self.pull.clear();
         self.longest = 0;
     }
 

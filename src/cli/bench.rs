@@ -68,6 +68,10 @@ pub struct RoundArgs {
     /// Train clients resident in one block of threads of a GPU, or step by step (gpu.resident)
     #[arg(long, value_enum, default_value = "auto")]
     resident: Way,
+    /// How clients and server learn together (federation.protocol), such as "ptf-fsr server-dim=64"; --dim, --blocks and --heads are those of
+    /// averaging
+    #[arg(long, value_name = "NAME", default_value = "averaging")]
+    protocol: String,
     /// Seed
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -132,6 +136,7 @@ fn round(args: &RoundArgs) -> Result<()> {
         seed: args.seed,
         device: args.device.clone(),
         resident: args.resident.into(),
+        protocol: args.protocol.clone(),
     };
     let progress = Progress::new(args.json);
     let figures = bench::run(&round, &|done, total| progress.stage("rounds", done, total))?;
@@ -142,6 +147,9 @@ fn round(args: &RoundArgs) -> Result<()> {
     let f = &figures;
     let share = |seconds: f64| format!("{:8.2} ms  {:5.1} %", 1e3 * seconds, 100.0 * seconds / f.round_s);
     say(&f.device_line)?;
+    if f.protocol != "averaging" {
+        say(format!("protocol: {}", f.protocol))?;
+    }
     let [low, high] = f.client_epochs_per_s_range;
     say(format!(
         "{} clients x {} epochs, d {}, {} blocks, {:.1} tokens a client, {} threads of {} ({})",

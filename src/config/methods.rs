@@ -34,6 +34,7 @@ const EMBEDDED: &[(&str, &str)] = embed![
     "fed-sasrec",
     "fed-gru4rec",
     "fed-bert4rec",
+    "ptf-fsr",
     "sasrec",
     "bert4rec",
     "cl4srec",

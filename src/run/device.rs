@@ -80,7 +80,7 @@ impl Devices {
         if methods::find(&settings.method)?.family == Family::Baseline {
             return Ok(RunDevice::cpu("nothing is encoded"));
         }
-        self.take(choice, crate::engine::cuda::unsupported_ranking(settings))
+        self.take(choice, (protocol::chosen(settings)?.0.ranks_on_device)(settings))
     }
 
     fn take(&mut self, choice: &str, unsupported: Option<&'static str>) -> Result<RunDevice> {

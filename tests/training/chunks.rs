@@ -56,6 +56,8 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
         longest: 0,
         align: step.align,
         special: step.special,
+        labels: Vec::new(),
+        pull: Vec::new(),
     }
 }
 

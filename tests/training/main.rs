@@ -4,11 +4,14 @@
 mod common;
 #[path = "../common/ring.rs"]
 mod ring;
+#[path = "../common/cli.rs"]
+mod sandbox;
 
 mod chunks;
 mod federation;
 mod in_batch;
 mod masked_items;
 mod metrics;
+mod ptf_fsr;
 mod real;
 mod rules;

@@ -5,6 +5,7 @@ mod gemm;
 mod gradient;
 mod gru;
 mod in_batch;
+mod labelled;
 mod losses;
 mod ops;
 mod optim;
@@ -17,6 +18,8 @@ mod worker;
 
 pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight, transpose};
 pub use gradient::Part;
+pub use labelled::{dot, sigmoid};
+pub use losses::{Group, info_nce};
 pub use ops::drop_items_span;
 pub use optim::{AdamStep, adam_span, sum_of_squares};
 pub use row_log::{BUCKET, RowLog};

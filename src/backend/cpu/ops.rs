@@ -355,11 +355,14 @@ impl Backend for Worker {
     }
 
     fn next_item_loss(&mut self, loss: &LossSettings, h: Act, dh: Act) {
+        self.add_pull(dh);
         let count = self.step.example.len();
         if count == 0 {
             return;
         }
-        self.losses.0 = if loss.rec == RecLoss::Softmax {
+        self.losses.0 = if !self.step.labels.is_empty() {
+            self.labelled_loss(h, dh)
+        } else if loss.rec == RecLoss::Softmax {
             self.full_softmax(h, dh)
         } else {
             let width = self.step.width;

@@ -23,7 +23,9 @@ pub(super) const KIND: Kind = Kind {
     summary: "clients train the global model and upload what they changed; the server averages it, an item row over its contributors",
     paper: "FedAvg, McMahan et al., AISTATS 2017",
     options: &[],
+    check: |_, _| Ok(()),
     on_device: cuda::unsupported,
+    ranks_on_device: cuda::unsupported_ranking,
     build: |_, parts| Ok(Box::new(Averaging::new(parts)?)),
 };
 

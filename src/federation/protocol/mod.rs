@@ -1,8 +1,9 @@
 //! How clients and a server learn together: what goes down, what comes up, what the server does with it, and which model ranks.
 //!
-//! `federation.protocol` names one, with options: `"averaging"`. A protocol is one file here and one line in [`KINDS`].
+//! `federation.protocol` names one, with options: `"averaging"`, `"ptf-fsr replace=0.3"`. A protocol is one file here and one line in [`KINDS`].
 
 mod averaging;
+pub mod ptf_fsr;
 
 use super::options::{self, Choice, Options};
 use super::{Cohort, RoundReport};
@@ -127,8 +128,12 @@ pub struct Kind {
     pub paper: &'static str,
     /// Every option with its default.
     pub options: &'static [(&'static str, f64)],
+    /// Says what is wrong with an option, or with settings beside which the protocol cannot be.
+    pub check: fn(&Options, &Settings) -> Result<()>,
     /// Why a training with these settings cannot be on a device, if so.
     pub on_device: fn(&Settings) -> Option<&'static str>,
+    /// The same of ranking users.
+    pub ranks_on_device: fn(&Settings) -> Option<&'static str>,
     /// Puts a training together, or says what is wrong with an option.
     pub build: for<'a> fn(&Options, Parts<'a>) -> Result<Box<dyn Protocol + 'a>>,
 }
@@ -144,12 +149,14 @@ impl Choice for Kind {
 }
 
 /// Every protocol.
-pub const KINDS: &[Kind] = &[averaging::KIND];
+pub const KINDS: &[Kind] = &[averaging::KIND, ptf_fsr::KIND];
 
 /// The protocol that `settings` name, and its options.
 ///
 /// # Errors
-/// [`crate::Error::Setting`] for unknown names and options.
+/// [`crate::Error::Setting`] for unknown names and options, and for what the protocol does not go with.
 pub fn chosen(settings: &Settings) -> Result<(&'static Kind, Options)> {
-    options::read("federation.protocol", "protocol", &settings.federation.protocol, KINDS)
+    let (kind, options) = options::read("federation.protocol", "protocol", &settings.federation.protocol, KINDS)?;
+    (kind.check)(&options, settings)?;
+    Ok((kind, options))
 }

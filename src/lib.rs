@@ -9,6 +9,7 @@ pub mod backend;
 pub mod base;
 pub mod bench;
 pub mod check;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod config;
 pub mod data;
@@ -20,6 +21,8 @@ pub mod federation;
 pub mod llm;
 pub mod model;
 pub mod run;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod views;
 
 pub use base::error::{Error, Result};

@@ -64,6 +64,14 @@ pub fn for_each<S: Send>(states: &mut [S], n: usize, chunk: usize, work: impl Fn
     }
 }
 
+/// Runs `work(item)` for each of `items` on up to `threads` threads, in no promised order.
+pub fn consume<T: Send>(threads: usize, items: Vec<T>, work: impl Fn(T) + Sync) {
+    let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    let take = |i: usize| items[i].lock().take();
+    let mut states = vec![(); threads.clamp(1, items.len().max(1))];
+    for_each(&mut states, items.len(), 1, |(), i| take(i).into_iter().for_each(&work));
+}
+
 /// `work(index)` for every index below `n` on at most `threads` threads, results in index order.
 pub fn map<T: Send>(threads: usize, n: usize, chunk: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let mut parts: Vec<Vec<(usize, T)>> = (0..threads.max(1)).map(|_| Vec::new()).collect();
@@ -75,6 +83,16 @@ pub fn map<T: Send>(threads: usize, n: usize, chunk: usize, work: impl Fn(usize)
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn every_item_is_consumed_once() {
+        for threads in [1, 3, 8] {
+            let mut seen = vec![0u8; 5];
+            super::consume(threads, seen.iter_mut().collect(), |n: &mut u8| *n += 1);
+            assert_eq!(seen, [1; 5]);
+            super::consume(threads, Vec::<u8>::new(), |_| panic!("there is none"));
+        }
+    }
+
     #[test]
     fn map_keeps_order() {
         for threads in [1, 3] {

@@ -1,5 +1,6 @@
 //! Settings that choose among names.
 
+use crate::base::names::nearest;
 use serde::{Deserialize, Serialize};
 
 macro_rules! choice {
@@ -126,15 +127,55 @@ choice! {
         Sgd = "sgd",
     }
 }
-choice! {
-    /// Who is a client.
-    Clients {
-        /// Every user is a client with one sequence.
-        User = "user",
-        /// One participant holds every sequence: centralised training with mini-batches.
-        One = "one",
+/// Who is a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// `user`: every user is a client with one sequence.
+    User,
+    /// `one`: one participant holds every sequence. Centralised training with mini-batches.
+    One,
+    /// `groups:N`: each of N participants (silos) holds the sequences of its users and trains on them in mini-batches.
+    Groups(u32),
+}
+
+impl std::fmt::Display for Clients {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Clients::User => f.write_str("user"),
+            Clients::One => f.write_str("one"),
+            Clients::Groups(n) => write!(f, "groups:{n}"),
+        }
     }
 }
+
+impl std::str::FromStr for Clients {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Clients, String> {
+        let groups = || text.strip_prefix("groups:")?.parse().ok().filter(|n| *n > 0).map(Clients::Groups);
+        match text {
+            "user" => Ok(Clients::User),
+            "one" => Ok(Clients::One),
+            _ => groups().ok_or_else(|| {
+                let hint = nearest(text, ["user", "one", "groups:N"]).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+                format!("expected \"user\", \"one\" or \"groups:N\" with N of at least 1{hint}")
+            }),
+        }
+    }
+}
+
+impl Serialize for Clients {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Clients {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Clients, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 choice! {
     /// The denominator of an item row's average.
     Average {

@@ -248,11 +248,19 @@ pub fn validate_against(settings: &Settings, users: usize, items: usize) -> Resu
         check(u64::from(k) <= items, "eval.k", format!("a list with {k}"), &wanted)?;
     }
     let cohort = settings.federation.cohort;
-    if settings.federation.clients == Clients::User {
-        let wanted = format!("between 0 and {users}, the number of users of `{}`", settings.data.name);
-        range(u64::from(cohort) <= users, "federation.cohort", cohort, &wanted)?;
-    } else {
-        check(cohort <= 1, "federation.cohort", cohort, "0 or 1, because federation.clients = \"one\" has one participant")?;
+    match settings.federation.clients {
+        Clients::User => {
+            let wanted = format!("between 0 and {users}, the number of users of `{}`", settings.data.name);
+            range(u64::from(cohort) <= users, "federation.cohort", cohort, &wanted)?;
+        }
+        Clients::One => {
+            check(cohort <= 1, "federation.cohort", cohort, "0 or 1, because federation.clients = \"one\" has one participant")?
+        }
+        Clients::Groups(n) => {
+            range(cohort <= n, "federation.cohort", cohort, &format!("between 0 and {n}, the number of groups"))?;
+            let wanted = format!("\"groups:N\" with at most {users} groups, the number of users of `{}`", settings.data.name);
+            check(u64::from(n) <= users, "federation.clients", settings.federation.clients, &wanted)?;
+        }
     }
     if settings.loss.rec != RecLoss::Softmax {
         let n = settings.loss.negatives;

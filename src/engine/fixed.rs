@@ -30,6 +30,46 @@ pub fn add_values(sums: &mut [i64], values: &[f32], weight: i64) -> bool {
     fine
 }
 
+/// Steps in 1.0 of a gradient: gradients are far smaller than changes, and an optimiser divides by their size.
+pub const GRADIENT_SCALE: f64 = 1_099_511_627_776.0;
+
+/// Adds `share * gradient` to `sums` in steps of 1 / [`GRADIENT_SCALE`]. Returns false, with `sums` unusable, if any of it is not finite or
+/// exceeds [`LIMIT`]. Up to 2^14 gradients can be added.
+#[must_use]
+pub fn add_gradient(sums: &mut [i64], gradient: &[f32], share: f32) -> bool {
+    assert_eq!(sums.len(), gradient.len());
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(sums: &mut [i64], gradient: &[f32], share: f32) -> bool {
+            gradient_body(sums, gradient, share)
+        }
+        use crate::backend::cpu::simd::Level;
+        if Level::detect() >= Level::Avx2 {
+            // SAFETY: the processor has the instructions.
+            return unsafe { avx2(sums, gradient, share) };
+        }
+    }
+    gradient_body(sums, gradient, share)
+}
+
+#[inline(always)]
+fn gradient_body(sums: &mut [i64], gradient: &[f32], share: f32) -> bool {
+    let mut fine = true;
+    for (sum, &g) in sums.iter_mut().zip(gradient) {
+        let g = share * g;
+        fine &= g.abs() <= LIMIT;
+        let fixed = (f64::from(g) * GRADIENT_SCALE + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i64;
+        *sum = sum.wrapping_add(fixed);
+    }
+    fine
+}
+
+/// The gradient that a sum stands for.
+pub fn to_gradient(sum: i64) -> f32 {
+    (sum as f64 / GRADIENT_SCALE) as f32
+}
+
 /// Rounds to nearest, ties to even.
 #[inline(always)]
 fn to_fixed(change: f32) -> i64 {
@@ -122,6 +162,29 @@ mod tests {
             let forward = sum(&changes);
             crate::base::rng::Stream::new(seed, crate::base::rng::Purpose::Bench, 0, 0).shuffle(&mut changes);
             prop_assert_eq!(forward, sum(&changes));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn gradients_are_exact_to_half_a_step(g in -2f32..2.0, share in 0.01f32..1.0) {
+            let mut sums = [3i64; 5];
+            prop_assert!(add_gradient(&mut sums, &[g; 5], share));
+            for s in sums {
+                prop_assert!(((s - 3) as f64 - f64::from(share * g) * GRADIENT_SCALE).abs() <= 0.5);
+                prop_assert!((to_gradient(s - 3) - share * g).abs() <= 1e-12 + f32::EPSILON * g.abs());
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_that_are_not_finite_or_too_large_are_seen() {
+        for bad in [f32::NAN, f32::INFINITY, -300.0] {
+            for at in 0..9 {
+                let mut g = [0.1f32; 9];
+                g[at] = bad;
+                assert!(!add_gradient(&mut [0; 9], &g, 1.0), "{bad} at {at}");
+            }
         }
     }
 

@@ -10,6 +10,7 @@ pub mod cuda;
 pub mod fixed;
 mod global;
 mod pack;
+mod participants;
 mod private;
 mod reduce;
 mod rule;
@@ -23,6 +24,7 @@ pub mod wire;
 pub use chunk::Chunk;
 pub use global::{Global, Tensors};
 pub use pack::{Packer, VisitPlan};
+pub use participants::Participants;
 pub use private::{PrivateShape, PrivateState, PrivateStore};
 pub use reduce::{Reduce, Solo};
 pub use rule::{Needs, Occasion, Rule, Rules};
@@ -64,7 +66,7 @@ pub struct Trained {
     pub seconds: [f64; 3],
 }
 
-/// Moments of the one participant of centralised training: dense first and second `[P]`, rows first and second `[I, d]`.
+/// Moments of the optimiser of a participant that trains alone: dense first and second `[P]`, rows first and second `[I, d]`.
 pub type Moments = [Vec<f32>; 4];
 
 /// Trains clients and ranks users on one kind of hardware.
@@ -127,8 +129,8 @@ pub trait Engine {
         None
     }
 
-    /// Puts `moments` after `rounds` rounds in the place of those, or starts from none.
-    fn set_moments(&mut self, _moments: Option<Moments>, _rounds: u64) {}
+    /// Puts `moments` in the place of those, or starts from none.
+    fn set_moments(&mut self, _moments: Option<Moments>) {}
 
     /// Whether [`Work::next`] is of use.
     fn looks_ahead(&self) -> bool {

@@ -71,7 +71,12 @@ impl<'a> Packer<'a> {
 
     /// Whether row `row` is uploaded.
     pub fn uploads(&self, row: usize) -> bool {
-        self.settings.federation.upload_rows == UploadRows::Touched || self.trained[row]
+        self.uploaded().is_none_or(|uploaded| uploaded[row])
+    }
+
+    /// Which rows are uploaded `[R]`; nothing where all of them are.
+    pub fn uploaded(&self) -> Option<&[bool]> {
+        (self.settings.federation.upload_rows == UploadRows::Trained).then_some(&self.trained[..])
     }
 
     fn contrast(&self) -> bool {
@@ -210,6 +215,37 @@ impl<'a> Packer<'a> {
         VisitPlan { steps: epochs * batches as u32, rows: self.items.len() as u32, examples: examples as u32 }
     }
 
+    /// Prepares packing mini-batches of a participant of many sequences in `round`, whose item rows are the whole catalogue.
+    pub fn begin_batches(&mut self, round: u64) {
+        self.shuffle = (self.settings.seed, round);
+        self.lambda = self.settings.loss.lambda_at(round);
+        self.whole = true;
+    }
+
+    /// Packs the sequences of `users` in local epoch `epoch` into `step`, after [`Packer::begin_batches`].
+    pub fn pack_batch(&mut self, users: &[u32], epoch: u32, step: &mut Step) {
+        let negatives = self.start(step);
+        for &user in users {
+            self.pack_user(user, epoch, negatives, step);
+        }
+        step.end_client();
+    }
+
+    /// Next-item examples of one local epoch over the sequences of `users`.
+    pub fn examples_of(&self, users: &[u32]) -> usize {
+        users.iter().map(|&user| self.examples(user)).sum()
+    }
+
+    /// Empties `step` and sets what all of its sequences share; gives the negatives of an example.
+    fn start(&self, step: &mut Step) -> usize {
+        let negatives = self.negatives_per_example();
+        step.clear();
+        step.align = self.settings.model.align();
+        step.width = 1 + negatives;
+        step.gbce_beta = self.gbce_beta();
+        negatives
+    }
+
     /// Packs local step `number` (from 0) of the visit into `step`.
     pub fn pack(&mut self, number: u32, step: &mut Step) {
         let batch = self.settings.local.batch.max(1) as usize;
@@ -224,11 +260,7 @@ impl<'a> Packer<'a> {
                 Stream::new(seed, Purpose::Shuffle, round, u64::from(epoch)).shuffle(&mut self.order);
             }
         }
-        let negatives = self.negatives_per_example();
-        step.clear();
-        step.align = self.settings.model.align();
-        step.width = 1 + negatives;
-        step.gbce_beta = self.gbce_beta();
+        let negatives = self.start(step);
         for i in part * batch..((part + 1) * batch).min(self.order.len()) {
             let user = self.order[i];
             self.pack_user(user, epoch, negatives, step);

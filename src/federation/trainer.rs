@@ -3,11 +3,11 @@
 use super::draw::{Cohort, draw};
 use super::protocol::{Parts, Protocol, chosen};
 use super::report::RoundReport;
-use crate::config::{Clients, Settings};
+use crate::config::Settings;
 use crate::data::{Dataset, Split};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
-use crate::engine::{NamedTensor, Progress, Tensors};
+use crate::engine::{NamedTensor, Participants, Progress, Tensors};
 use crate::eval::best_items;
 use crate::model::Weights;
 use crate::views::Views;
@@ -20,7 +20,7 @@ use std::time::Instant;
 /// Federated (or, with one participant, centralised) training of one model.
 pub struct Trainer<'a> {
     settings: &'a Settings,
-    data: &'a Dataset,
+    participants: Participants,
     protocol: Box<dyn Protocol + 'a>,
     rounds: u64,
 }
@@ -57,7 +57,8 @@ impl<'a> Trainer<'a> {
             )));
         }
         let (kind, options) = chosen(settings)?;
-        Ok(Trainer { settings, data, protocol: (kind.build)(&options, parts)?, rounds: 0 })
+        let participants = Participants::new(settings.federation.clients, data);
+        Ok(Trainer { settings, participants, protocol: (kind.build)(&options, parts)?, rounds: 0 })
     }
 
     /// What a device did so far, where there is one.
@@ -69,7 +70,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// At most this many bytes for a chunk of clients on the device, where there is one. Changes no result.
-    pub fn limit_chunks(&mut self, bytes: u64) {
+    pub(crate) fn set_chunk_bytes(&mut self, bytes: u64) {
         self.protocol.limit_chunks(bytes);
     }
 
@@ -113,10 +114,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn cohort(&self, round: u64) -> Cohort {
-        match self.settings.federation.clients {
-            Clients::One => Cohort { clients: vec![0], dropped: 0 },
-            Clients::User => draw(&self.settings.federation, self.data.users(), self.settings.seed, round),
-        }
+        draw(&self.settings.federation, self.participants.len(), self.settings.seed, round)
     }
 
     /// Trains the next round.

@@ -1,7 +1,7 @@
 //! The kernels on the CPU, as a device.
 
 use lumos::device::Geometry;
-use lumos::device::host::{HostDevice, HostKernels};
+use lumos::testing::{HostDevice, HostKernels};
 use std::ffi::c_void;
 use std::sync::Arc;
 

@@ -4,8 +4,8 @@
 use crate::real;
 use crate::sandbox::{Ran, Sandbox, small};
 use crate::simt;
-use lumos::device::host::{HostDevice, HostKernels};
-use lumos::device::{Device, DeviceError, Geometry, choice};
+use lumos::device::{Device, DeviceError, Geometry};
+use lumos::testing::{HostDevice, HostKernels, stand_in};
 use serde_json::Value;
 use std::ffi::c_void;
 use std::process::{Command, Stdio};
@@ -65,7 +65,7 @@ fn open() -> Result<Arc<dyn Device>, DeviceError> {
 #[ignore = "the program that the other tests start as a process of its own"]
 fn program() {
     let words = std::env::var(WORDS).expect("started by the other tests");
-    choice::stand_in(open);
+    stand_in(open);
     let code = lumos::cli::run(std::iter::once("lumos").chain(words.lines()).map(Into::into));
     std::process::exit(code.into());
 }

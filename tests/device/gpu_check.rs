@@ -5,10 +5,10 @@ use crate::simt::Simt;
 use lumos::check::file::{self, Attachment};
 use lumos::check::report::Report;
 use lumos::check::{self, Options, Part};
-use lumos::device::host::{HostDevice, HostKernels};
-use lumos::device::{Choice, Chosen, Device, Geometry, choice, choose};
+use lumos::device::{Choice, Chosen, Device, Geometry, choose};
 #[cfg(feature = "llm")]
 use lumos::llm::Stored;
+use lumos::testing::{HostDevice, HostKernels, stand_in};
 use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::process::Command;
@@ -328,7 +328,7 @@ const WRONG: &str = "LUMOS_TEST_WRONG";
 #[ignore = "the program that another test starts as a process of its own"]
 fn program() {
     let words = std::env::var(WORDS).expect("started by another test");
-    choice::stand_in(|| {
+    stand_in(|| {
         let wrong = std::env::var_os(WRONG).is_some();
         Ok(if wrong { spoilt(&[(("layer_norm", 8, None), Wrong::Faults)]) } else { simt::device(MEMORY) })
     });

@@ -15,3 +15,4 @@ mod gpu_check;
 mod ranking;
 mod resident;
 mod rounds;
+mod rules;

@@ -37,11 +37,13 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 dispatch! {
-    /// Mean loss over the examples; adds gradients to `dh [Q, d]` and `dtable [R, d]`. `scratch` holds `width` numbers.
+    /// Mean loss over the examples; adds gradients to `dh [Q, d]` and `dtable [R, d]`. `scratch` holds `width` numbers. Where `factors`
+    /// `[E, width]` is not null, `dtable` is left alone: what the hidden row of example `e` is to be multiplied by for the gradient of
+    /// candidate `c` is written there.
     ///
     /// # Safety
     /// Rows and candidates are in range; `dh`, `dtable` overlap nothing that is read.
-    pub unsafe fn next_item(ex: Examples, h: *const f32, table: *const f32, dh: *mut f32, dtable: *mut f32, scratch: *mut f32) -> f64 = next_item_kernel
+    pub unsafe fn next_item(ex: Examples, h: *const f32, table: *const f32, dh: *mut f32, dtable: *mut f32, factors: *mut f32, scratch: *mut f32) -> f64 = next_item_kernel
 }
 
 #[inline(always)]
@@ -51,6 +53,7 @@ unsafe fn next_item_kernel<S: Simd>(
     table: *const f32,
     dh: *mut f32,
     dtable: *mut f32,
+    factors: *mut f32,
     scratch: *mut f32,
 ) -> f64 {
     unsafe {
@@ -85,7 +88,11 @@ unsafe fn next_item_kernel<S: Simd>(
             for c in 0..width {
                 let (g, at) = (*scratch.add(c) * share, *cp.add(c) as usize * d);
                 axpy_kernel::<S>(d, g, table.add(at), dhp);
-                axpy_kernel::<S>(d, g, hp, dtable.add(at));
+                if factors.is_null() {
+                    axpy_kernel::<S>(d, g, hp, dtable.add(at));
+                } else {
+                    *factors.add(e * width + c) = g;
+                }
             }
         }
         total / count as f64

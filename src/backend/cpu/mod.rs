@@ -2,17 +2,22 @@
 
 mod attention;
 mod gemm;
+mod gradient;
 mod gru;
 mod losses;
 mod ops;
 mod optim;
 pub mod rank;
+mod row_log;
 mod rows;
 pub mod simd;
 mod visit;
 mod worker;
 
 pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight, transpose};
+pub use gradient::Part;
+pub use ops::drop_items_span;
 pub use optim::{AdamStep, adam_span, sum_of_squares};
+pub use row_log::{BUCKET, RowLog};
 pub use visit::{Visit, Visited};
 pub use worker::{Worker, WorkerShape};

@@ -111,6 +111,18 @@ impl Worker {
 /// The dropout site of the item table, beyond those of any model (64 blocks have fewer than 200).
 const ITEM_SITE: u64 = 255;
 
+/// Where the draws for the item table of step `number` begin.
+fn item_base(number: u32) -> u64 {
+    u64::from(number) << 40 | ITEM_SITE << 32
+}
+
+/// Inverted dropout of the item table of step `number`, on the elements from `first` (a multiple of 8) on: the mask that
+/// [`Backend::drop_items`] puts on the whole table.
+pub fn drop_items_span(stream: &Stream, number: u32, rate: f32, first: usize, x: &mut [f32]) {
+    assert!(first.is_multiple_of(8), "a span of the item table begins at a block of draws");
+    drop_out(stream, item_base(number) + first as u64 / 8, rate, x);
+}
+
 /// Inverted dropout in place, a function of the stream and of `base` alone.
 fn drop_out(stream: &Stream, base: u64, rate: f32, x: &mut [f32]) {
     if rate <= 0.0 {
@@ -168,7 +180,13 @@ impl Backend for Worker {
         for t in 0..self.step.tokens() {
             let row = self.step.row[t] as usize;
             unsafe {
-                rows::axpy(d, scale, g.add(t * d), self.rows.g[row * d..][..d].as_mut_ptr());
+                match &mut self.row_log {
+                    None => rows::axpy(d, scale, g.add(t * d), self.rows.g[row * d..][..d].as_mut_ptr()),
+                    Some(log) => {
+                        let vector = log.push_vector(std::slice::from_raw_parts(g.add(t * d), d));
+                        log.push(row as u32, vector, scale);
+                    }
+                }
                 if let Some(at) = positions {
                     let p = at + self.step.position[t] as usize * d;
                     rows::axpy(d, 1.0, g.add(t * d), self.dense.g[p..][..d].as_mut_ptr());
@@ -282,7 +300,7 @@ impl Backend for Worker {
 
     fn drop_items(&mut self, rate: f32) {
         let Some((stream, base)) = self.dropout.clone() else { return };
-        if rate <= 0.0 {
+        if rate <= 0.0 || self.items_dropped {
             return;
         }
         let n = self.row_count * self.shape.dim;
@@ -294,6 +312,9 @@ impl Backend for Worker {
 
     fn drop_items_backward(&mut self, rate: f32) {
         let Some((stream, base)) = self.dropout.clone() else { return };
+        if self.items_dropped {
+            return;
+        }
         let n = self.row_count * self.shape.dim;
         drop_out(&stream, base | (ITEM_SITE << 32), rate, &mut self.rows.g[..n]);
         self.read_rows = self.rows.p.as_ptr();
@@ -335,7 +356,12 @@ impl Backend for Worker {
                 beta: self.step.gbce_beta,
             };
             let (hp, dhp) = (self.ptr(h), self.ptr(dh));
-            unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), self.scratch.as_mut_ptr()) }
+            self.factors.resize(if self.row_log.is_some() { count * width } else { 0 }, 0.0);
+            let factors = if self.row_log.is_some() { self.factors.as_mut_ptr() } else { std::ptr::null_mut() };
+            let loss =
+                unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), factors, self.scratch.as_mut_ptr()) };
+            self.log_candidates(h);
+            loss
         };
     }
 

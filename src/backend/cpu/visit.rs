@@ -12,8 +12,6 @@ pub struct Visit<'v> {
     pub dense: &'v [f32],
     /// Local steps.
     pub steps: u32,
-    /// Steps that the optimiser took in earlier visits, where its moments are kept from visit to visit. Nothing: they start at zero.
-    pub earlier: Option<u32>,
     /// Optimiser and its rates.
     pub local: &'v LocalSettings,
     /// Draws of dropout, where anything is dropped.
@@ -39,15 +37,13 @@ impl Worker {
     /// Trains a client: takes its weights, then for each step calls `pack`, `pass` (forward and backward) and the optimiser. The weights
     /// that come of it are in [`Worker::dense`] and [`Worker::row`].
     ///
-    /// `rows` are the item rows at the start `[R]` of `[d]`; `pack(number, step)` fills step `number`, counted from 0; `progress` is called
-    /// after each step.
+    /// `rows` are the item rows at the start `[R]` of `[d]`; `pack(number, step)` fills step `number`, counted from 0.
     pub fn visit<'r>(
         &mut self,
         visit: &Visit,
         rows: impl ExactSizeIterator<Item = &'r [f32]>,
         mut pack: impl FnMut(u32, &mut Step),
         pass: impl Fn(&mut Worker),
-        progress: &dyn Fn(u64, u64),
     ) -> Visited {
         let begun = Instant::now();
         self.begin_visit(visit.dense, rows.len());
@@ -55,32 +51,28 @@ impl Worker {
             self.row_mut(row).copy_from_slice(from);
         }
         let mut visited = Visited { packing: begun.elapsed(), ..Visited::default() };
-        // Where moments are kept, no step is the last one that reads them.
-        let (earlier, total) = visit.earlier.map_or((0, visit.steps), |earlier| (earlier, u32::MAX));
         let fuse = visit.local.clip == 0.0;
         for number in 0..visit.steps {
             let t = Instant::now();
             pack(number, &mut self.step);
             let packed = Instant::now();
             visited.packing += packed - t;
-            let taken = earlier + number;
             if self.step.tokens() == 0 {
-                if taken == 0 {
+                if number == 0 {
                     // The first step would have started the moments.
                     self.clear_moments();
                 }
                 continue;
             }
-            self.begin_step(visit.local, taken + 1, total, fuse, visit.dropout.clone());
+            self.begin_step(visit.local, number + 1, visit.steps, fuse, visit.dropout.clone());
             pass(self);
-            self.end_step(visit.local, taken + 1, total);
+            self.end_step(visit.local, number + 1, visit.steps);
             let (next_item, contrast) = self.losses();
             visited.losses[0] += next_item;
             visited.losses[1] += contrast;
             visited.steps += 1;
             visited.tokens += self.step.tokens() as u64;
             visited.training += packed.elapsed();
-            progress(u64::from(number) + 1, u64::from(visit.steps));
         }
         visited
     }

@@ -1,6 +1,7 @@
 //! The state of one CPU worker: weights, moments and gradients of the client at hand, its packed step, its arena.
 
 use super::optim::{AdamStep, adam_span, sum_of_squares};
+use super::row_log::RowLog;
 use crate::backend::Step;
 use crate::base::rng::Stream;
 use crate::config::LocalSettings;
@@ -80,6 +81,12 @@ pub struct Worker {
     pub(super) turned: Vec<f32>,
     pub(super) fused: Option<AdamStep>,
     pub(super) dropout: Option<(Stream, u64)>,
+    /// The item table is read as whoever shares it has dropped it out.
+    pub(super) items_dropped: bool,
+    /// Where gradients of item rows go instead of into a table, while a part of a mini-batch is at work.
+    pub(super) row_log: Option<RowLog>,
+    /// What each candidate's example is multiplied by for its row's gradient `[E, width]`.
+    pub(super) factors: Vec<f32>,
     /// Loss sums of the step at hand: next-item and contrast (the latter without lambda).
     pub(super) losses: (f64, f64),
 }
@@ -109,6 +116,9 @@ impl Worker {
             turned: Vec::new(),
             fused: None,
             dropout: None,
+            items_dropped: false,
+            row_log: None,
+            factors: Vec::new(),
             losses: (0.0, 0.0),
         }
     }
@@ -118,6 +128,7 @@ impl Worker {
     pub fn begin_visit(&mut self, dense: &[f32], rows: usize) {
         self.dense.p[..dense.len()].copy_from_slice(dense);
         self.row_count = rows;
+        self.items_dropped = false;
         self.rows.grow(rows * self.shape.dim);
         self.read_dense = self.dense.p.as_ptr();
         self.read_rows = self.rows.p.as_ptr();
@@ -133,6 +144,11 @@ impl Worker {
     pub fn row(&self, row: usize) -> &[f32] {
         let d = self.shape.dim;
         &self.rows.p[row * d..][..d]
+    }
+
+    /// Weights of the client's item rows `[R, d]`.
+    pub fn rows(&self) -> &[f32] {
+        &self.rows.p[..self.row_count * self.shape.dim]
     }
 
     /// The client's dense weights `[P]`.
@@ -159,6 +175,7 @@ impl Worker {
         self.read_dense = dense.as_ptr();
         self.read_rows = items.as_ptr();
         self.row_count = items.len() / self.shape.dim;
+        self.items_dropped = true;
         self.dropout = None;
         self.fused = None;
     }

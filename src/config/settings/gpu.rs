@@ -35,7 +35,7 @@ impl Settings {
             _ if d > RESIDENT_DIM => Some(wide()),
             _ if d % 4 != 0 || f % 4 != 0 => Some(odd()),
             s if s.loss.rec == RecLoss::Softmax => Some("loss.rec is `softmax`, which trains every item row".into()),
-            s if s.federation.clients == Clients::One => Some("federation.clients is `one`".into()),
+            s if s.federation.clients != Clients::User => Some(format!("federation.clients is `{}`", s.federation.clients)),
             s if s.local.epochs > RESIDENT_EPOCHS => Some(format!("local.epochs is above {RESIDENT_EPOCHS}")),
             _ => None,
         }

@@ -1,20 +1,29 @@
-//! Training and ranking on the cores of this machine: one worker a thread, each client from start to end inside its cache.
+//! Training and ranking on the cores of this machine: one worker a thread. A client with one sequence is trained by one of them from start
+//! to end inside its cache; a participant with many has its mini-batches shared by all.
 
+mod batches;
 mod ranking;
+mod tally;
 mod visit;
 
 pub(crate) use ranking::{own_state, pack_input, personal_scores};
 
-use super::{Engine, Global, Mean, Moments, PrivateStore, Progress, Reduce, Server, Totals, Trained, Work, fixed};
+use super::{
+    Engine, Global, Mean, Moments, Participants, PrivateState, PrivateStore, Progress, Reduce, Server, Totals, Trained, VisitPlan, Work,
+    fixed,
+};
 use crate::base::parallel;
-use crate::config::{Clients, Settings};
+use crate::config::Settings;
 use crate::data::{Dataset, Split};
 use crate::model::{Model, ModelSpec, Weights};
 use crate::views::Views;
 use crate::{Error, Result};
+use batches::Batches;
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
-use visit::{Lane, Place};
+use std::time::Instant;
+use tally::{After, Place, Shared, Tally};
+use visit::Lane;
 
 /// The engine of the CPU.
 pub struct CpuEngine<'a> {
@@ -27,10 +36,9 @@ pub struct CpuEngine<'a> {
     trained: u64,
     lanes: Vec<Lane<'a>>,
     threads: usize,
-    /// Users in order, for the participant that holds all sequences.
-    everyone: Vec<u32>,
-    /// Moments of the one participant, as restored from a checkpoint.
-    restored: Option<Moments>,
+    participants: Participants,
+    /// The participant with many sequences that is at work, or was last.
+    batches: Batches,
 }
 
 impl<'a> CpuEngine<'a> {
@@ -38,7 +46,6 @@ impl<'a> CpuEngine<'a> {
     pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> CpuEngine<'a> {
         let spec = ModelSpec::new(&settings.model);
         let threads = parallel::threads(settings.threads as usize);
-        let lanes = if settings.federation.clients == Clients::One { 1 } else { threads };
         CpuEngine {
             settings,
             data,
@@ -46,99 +53,144 @@ impl<'a> CpuEngine<'a> {
             global: Global::new(&settings.federation, Weights::init(&spec, data.item_count(), settings.seed)),
             round: 0,
             trained: 0,
-            lanes: (0..lanes).map(|_| Lane::new(settings, data, views, &spec)).collect(),
+            lanes: (0..threads).map(|_| Lane::new(settings, data, views, &spec)).collect(),
             threads,
-            everyone: (0..data.users() as u32).collect(),
-            restored: None,
+            participants: Participants::new(settings.federation.clients, data),
+            batches: Batches::default(),
         }
     }
 
-    fn single(&self) -> bool {
-        self.settings.federation.clients == Clients::One
-    }
-
-    /// Optimiser steps that the one participant takes in `rounds` rounds.
-    fn steps_of_one(&self, rounds: u64) -> u32 {
-        let batches = self.everyone.len().div_ceil(self.settings.local.batch.max(1) as usize) as u64;
-        (rounds * batches * u64::from(self.settings.local.epochs)) as u32
-    }
-
-    /// Runs the visits of the clients; their sums end up in the lanes.
-    fn visit_all(&mut self, work: &Work, progress: &Progress) -> Result<()> {
-        let (single, shared) = (self.single(), &self.settings.federation.shared);
-        let keeps = super::private::kept_by_clients(shared);
-        for lane in &mut self.lanes {
-            lane.clear();
-        }
-        if single && self.lanes[0].earlier.is_none() {
-            self.lanes[0].earlier = Some(self.steps_of_one(self.round));
-            if let Some([a, b, c, d]) = &self.restored.take() {
-                self.lanes[0].worker.set_moments([a, b, c, d]);
-            }
-        }
-        let done = AtomicU64::new(0);
+    /// Trains the clients with one sequence; what they give ends up in the lanes.
+    fn visit_small(&mut self, work: &Work, clients: &[u32], progress: &Progress) {
+        let keeps = super::private::kept_by_clients(&self.settings.federation.shared);
         let place =
             Place { settings: self.settings, model: &self.model, global: &self.global.weights, round: work.round, rules: work.rules };
-        let everyone = &self.everyone;
-        let clients = work.clients;
-        let quiet = |_: u64, _: u64| {};
+        let (participants, done) = (&self.participants, AtomicU64::new(0));
         parallel::for_each(&mut self.lanes, clients.len(), 8, |lane, i| {
             let client = clients[i];
             let state = match if keeps { work.private.get(client) } else { Ok(None) } {
                 Ok(state) => state,
-                Err(e) => return lane.failure = Some((client, e.to_string())),
+                Err(e) => return lane.tally.fail(client, e.to_string()),
             };
-            let users = if single { everyone.as_slice() } else { &everyone[client as usize..][..1] };
-            let steps: &dyn Fn(u64, u64) = if single { progress } else { &quiet };
-            lane.visit(&place, client, users, state.as_ref(), steps);
-            if !single {
-                let n = done.fetch_add(1, Ordering::Relaxed) + 1;
-                if n.is_multiple_of(64) || n == clients.len() as u64 {
-                    progress(n, clients.len() as u64);
-                }
+            lane.visit(&place, client, participants.users(client)[0], state.as_ref());
+            let n = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if n.is_multiple_of(64) || n == clients.len() as u64 {
+                progress(n, work.clients.len() as u64);
             }
         });
-        // The lowest failing client is named, whichever thread met it first.
-        match self.lanes.iter().filter_map(|l| l.failure.clone()).min() {
-            Some((client, message)) => Err(Error::Training { round: work.round, client: u64::from(client), message }),
-            None => Ok(()),
+    }
+
+    /// Trains a participant with many sequences on all threads.
+    fn visit_large(&mut self, work: &Work, client: u32, progress: &Progress) -> Result<()> {
+        let begun = Instant::now();
+        let (settings, global) = (self.settings, &self.global.weights);
+        let (d, shared) = (global.spec.dim(), Shared::of(settings));
+        let private = if shared.dense && shared.items { None } else { work.private.get(client)? };
+        let start = Start::of(global, shared, private.as_ref(), d);
+        let place = Place { settings, model: &self.model, global, round: work.round, rules: work.rules };
+        let users = self.participants.users(client);
+        let (visited, fine) = self.batches.train(&place, &mut self.lanes, client, users, &start.dense, &start.items, progress);
+        let trained = Instant::now();
+        let all: Vec<u32> = (0..self.data.item_count() as u32).collect();
+        let plan = VisitPlan {
+            steps: Batches::steps(settings, users.len()),
+            rows: all.len() as u32,
+            examples: self.lanes[0].packer.examples_of(users) as u32,
+        };
+        let Lane { tally, seconds, .. } = &mut self.lanes[0];
+        if !fine {
+            let [next_item, contrast] = visited.losses.map(|sum| sum / visited.steps.max(1) as f64);
+            tally.fail(client, fixed::diverged(next_item, contrast));
+            return Ok(());
         }
+        let after = After { dense: self.batches.dense(), items: &all, rows: self.batches.items(), uploaded: None };
+        tally.add(&place, client, &plan, &visited, &after, private.as_ref());
+        // Seconds are reported as the mean over threads, and all of them worked.
+        let threads = self.threads as f64;
+        seconds[1] += threads * (trained - begun).as_secs_f64();
+        seconds[2] += threads * trained.elapsed().as_secs_f64();
+        Ok(())
+    }
+}
+
+/// The weights that a participant with many sequences starts with.
+struct Start<'g> {
+    dense: Cow<'g, [f32]>,
+    items: Cow<'g, [f32]>,
+}
+
+impl<'g> Start<'g> {
+    fn of(global: &'g Weights, shared: Shared, private: Option<&PrivateState>, d: usize) -> Start<'g> {
+        let mut start = Start { dense: Cow::Borrowed(&global.dense), items: Cow::Borrowed(&global.items) };
+        if let Some(dense) = private.filter(|_| !shared.dense).and_then(|p| p.dense.as_ref()) {
+            start.dense = Cow::Owned(dense.clone());
+        }
+        for (&item, row) in private.filter(|_| !shared.items).iter().flat_map(|p| &p.rows) {
+            start.items.to_mut()[item as usize * d..][..d].copy_from_slice(row);
+        }
+        start
     }
 }
 
 impl Engine for CpuEngine<'_> {
     fn train(&mut self, work: &Work, progress: &Progress) -> Result<Trained> {
-        self.visit_all(work, progress)?;
+        for lane in &mut self.lanes {
+            lane.clear();
+        }
+        if self.participants.len() == 1 && self.batches.earlier.is_none() {
+            // Who trains alone goes on with its moments from round to round.
+            let steps = Batches::steps(self.settings, self.participants.users(0).len());
+            self.batches.earlier = Some((self.round * u64::from(steps)) as u32);
+        }
+        let (large, small): (Vec<u32>, Vec<u32>) = work.clients.iter().partition(|&&client| self.participants.users(client).len() > 1);
+        self.visit_small(work, &small, progress);
+        let (done, total) = (small.len() as u64, work.clients.len() as u64);
+        for (i, &client) in large.iter().enumerate() {
+            // The only participant reports its steps, several report how many of them are through.
+            let steps = |at: u64, of: u64| {
+                if total == 1 {
+                    progress(at, of)
+                }
+            };
+            self.visit_large(work, client, &steps)?;
+            if total > 1 {
+                progress(done + i as u64 + 1, total);
+            }
+        }
+        // The lowest failing client is named, whichever thread met it first.
+        if let Some((client, message)) = self.lanes.iter().filter_map(|l| l.tally.failure.clone()).min() {
+            return Err(Error::Training { round: work.round, client: u64::from(client), message });
+        }
         let mut totals = Totals::default();
-        self.lanes.iter().for_each(|lane| totals.add(&lane.totals));
+        self.lanes.iter().for_each(|lane| totals.add(&lane.tally.totals));
         let seconds = [0, 1, 2].map(|i| self.lanes.iter().map(|l| l.seconds[i]).sum::<f64>() / self.lanes.len() as f64);
-        let private = self.lanes.iter_mut().flat_map(|l| l.private.drain(..)).collect();
+        let private = self.lanes.iter_mut().flat_map(|l| l.tally.private.drain(..)).collect();
         let (first, rest) = self.lanes.split_first_mut().expect("an engine has a lane");
         for lane in rest {
-            first.sums.merge(&lane.sums);
-            first.updates.append(&mut lane.updates);
+            first.tally.sums.merge(&lane.tally.sums);
+            first.tally.updates.append(&mut lane.tally.updates);
         }
         self.trained = work.round;
         Ok(Trained { totals, private, seconds })
     }
 
     fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
-        self.lanes[0].sums.reduce(reduce)
+        self.lanes[0].tally.sums.reduce(reduce)
     }
 
     fn touched_rows(&self) -> u64 {
-        self.lanes[0].sums.items.len() as u64
+        self.lanes[0].tally.sums.items.len() as u64
     }
 
     fn mean(&mut self) -> Result<Option<Mean>> {
-        let Lane { sums, updates, .. } = &mut self.lanes[0];
+        let Tally { sums, updates, .. } = &mut self.lanes[0].tally;
         fixed::check_weight(sums.weight)?;
         let d = self.global.weights.spec.dim();
         Ok((sums.weight > 0).then(|| Server::mean(&self.settings.federation, sums, d, std::mem::take(updates))))
     }
 
     fn serve(&mut self, mean: Option<&Mean>) -> Result<()> {
-        let (sums, fed) = (&self.lanes[0].sums, &self.settings.federation);
+        let (sums, fed) = (&self.lanes[0].tally.sums, &self.settings.federation);
         fixed::check_weight(sums.weight)?;
         let Global { weights, server } = &mut self.global;
         match mean {
@@ -170,22 +222,17 @@ impl Engine for CpuEngine<'_> {
     }
 
     fn moments(&self) -> Option<Moments> {
-        match (&self.restored, self.lanes[0].earlier) {
-            // As restored: the worker takes them over when it begins its next round.
-            (Some(restored), _) => Some(restored.clone()),
-            (None, Some(_)) => Some(self.lanes[0].worker.moments().map(<[f32]>::to_vec)),
-            (None, None) => None,
-        }
+        (self.participants.len() == 1 && self.round > 0 && self.participants.share_batches()).then(|| self.batches.moments())
     }
 
-    fn set_moments(&mut self, moments: Option<Moments>, _: u64) {
-        self.restored = moments;
-        for lane in &mut self.lanes {
-            lane.earlier = None;
+    fn set_moments(&mut self, moments: Option<Moments>) {
+        self.batches = Batches::default();
+        if let Some(moments) = moments {
+            self.batches.set_moments(moments);
         }
     }
 
     fn bytes(&self) -> usize {
-        self.global.bytes() + self.lanes.iter().map(|l| l.worker.bytes() + l.sums.bytes() + 4 * self.data.item_count()).sum::<usize>()
+        self.global.bytes() + self.lanes.iter().map(|l| l.worker.bytes() + l.tally.sums.bytes() + 4 * self.data.item_count()).sum::<usize>()
     }
 }

@@ -5,9 +5,9 @@ use crate::backend::Step;
 use crate::backend::cpu::rank::Panels;
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::base::parallel;
-use crate::config::{Clients, Group, Settings};
+use crate::config::{Group, Settings};
 use crate::data::Split;
-use crate::engine::{PrivateState, PrivateStore, Progress};
+use crate::engine::{Participants, PrivateState, PrivateStore, Progress};
 use crate::eval::rank_from_count;
 use crate::model::{Model, Weights};
 use crate::{Error, Result};
@@ -100,7 +100,7 @@ fn rank_block(engine: &CpuEngine, worker: &mut Worker, panels: &Panels, split: S
 fn rank_personal(engine: &CpuEngine, worker: &mut Worker, split: Split, users: &[u32], private: &PrivateStore) -> Result<Vec<u32>> {
     let rank = |&user: &u32| {
         let Some((input, target)) = engine.data.input_and_target(user as usize, split) else { return Ok(0) };
-        let state = own_state(engine.settings, Some(user), private)?;
+        let state = own_state(&engine.participants, Some(user), private)?;
         let scores = personal_scores(worker, &engine.model, engine.settings, &engine.global.weights, &state, input);
         let threshold = scores[target as usize];
         let counted = scores.iter().filter(|&&s| not_less(s, threshold)).count() as u32;
@@ -110,9 +110,9 @@ fn rank_personal(engine: &CpuEngine, worker: &mut Worker, split: Split, users: &
     users.iter().map(rank).collect()
 }
 
-/// What `user` keeps to itself.
-pub(crate) fn own_state(settings: &Settings, user: Option<u32>, private: &PrivateStore) -> Result<PrivateState> {
-    let client = if settings.federation.clients == Clients::One { Some(0) } else { user };
+/// What the participant of `user` keeps to itself; with one participant, whoever asks belongs to it.
+pub(crate) fn own_state(participants: &Participants, user: Option<u32>, private: &PrivateStore) -> Result<PrivateState> {
+    let client = if participants.len() == 1 { Some(0) } else { user.map(|user| participants.of(user)) };
     Ok(client.map(|c| private.get(c)).transpose()?.flatten().unwrap_or_default())
 }
 

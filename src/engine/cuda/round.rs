@@ -33,8 +33,8 @@ const SNAPSHOT_SHARE: u32 = 50;
 
 /// Why a run with these settings cannot be trained on a device yet, if so.
 pub fn unsupported(settings: &Settings) -> Option<&'static str> {
-    if settings.federation.clients == Clients::One {
-        return Some("centralised training (federation.clients = \"one\") runs on the CPU");
+    if settings.federation.clients != Clients::User {
+        return Some("participants with many sequences (federation.clients = \"one\" or \"groups:N\") are trained on the CPU");
     }
     unsupported_ranking(settings)
 }

@@ -4,12 +4,12 @@
 use super::{Kind, Parts, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::config::{Clients, Settings};
-use crate::data::{Dataset, Split};
+use crate::data::Split;
 use crate::engine::cpu::{self, CpuEngine};
 use crate::engine::cuda::{self, CudaEngine, DeviceUse};
 use crate::engine::{
-    Engine, Global, Moments, NamedTensor, Needs, Occasion, PrivateShape, PrivateStore, Progress, Reduce, Rules, TensorData, Tensors,
-    Totals, Trained, Work,
+    Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Reduce, Rules, TensorData,
+    Tensors, Totals, Trained, Work,
 };
 use crate::federation::{Cohort, RoundReport, rules};
 use crate::model::{Model, Weights};
@@ -30,7 +30,7 @@ pub(super) const KIND: Kind = Kind {
 /// Parameter averaging over an engine.
 struct Averaging<'a> {
     settings: &'a Settings,
-    data: &'a Dataset,
+    participants: Participants,
     engine: Box<dyn Engine + 'a>,
     rules: Rules,
     reduce: Box<dyn Reduce + 'a>,
@@ -46,7 +46,9 @@ impl<'a> Averaging<'a> {
             Some(device) => Box::new(CudaEngine::new(settings, data, views, device)?),
             None => Box::new(CpuEngine::new(settings, data, views)),
         };
-        Ok(Averaging { settings, data, engine, rules, reduce, private: PrivateStore::new(settings.federation.private_memory_mb) })
+        let participants = Participants::new(settings.federation.clients, data);
+        let private = PrivateStore::new(settings.federation.private_memory_mb);
+        Ok(Averaging { settings, participants, engine, rules, reduce, private })
     }
 
     /// The clients of `cohort` that this process trains.
@@ -141,7 +143,7 @@ impl Protocol for Averaging<'_> {
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
         let global = self.engine.global()?;
         let mut worker = Worker::new(WorkerShape::new(&global.weights.spec));
-        let state = cpu::own_state(self.settings, user, &self.private)?;
+        let state = cpu::own_state(&self.participants, user, &self.private)?;
         let model = Model::new(&global.weights.spec);
         Ok(cpu::personal_scores(&mut worker, &model, self.settings, &global.weights, &state, history))
     }
@@ -162,14 +164,14 @@ impl Protocol for Averaging<'_> {
         let global = now.restored(&self.settings.federation, tensors)?;
         let ([items, d], p) = (now.table(), now.weights.spec.dense_len);
         let mut moments = None;
-        if self.settings.federation.clients == Clients::One && rounds_done > 0 {
+        if self.participants.len() == 1 && self.participants.share_batches() && rounds_done > 0 {
             let mut found = Moments::default();
             for (i, name) in MOMENTS.iter().enumerate() {
                 found[i] = tensors.f32(name, &[if i < 2 { p } else { items * d }])?.to_vec();
             }
             moments = Some(found);
         }
-        let shape = PrivateShape { clients: self.data.users(), items, dim: d, dense: p };
+        let shape = PrivateShape { clients: self.participants.len(), items, dim: d, dense: p };
         let private = match tensors.get("private").map(|t| &t.data) {
             None => self.private.restored(&[], shape)?,
             Some(TensorData::U8(bytes)) => self.private.restored(bytes, shape)?,
@@ -180,7 +182,7 @@ impl Protocol for Averaging<'_> {
         self.private = private.ok_or_else(damaged)?;
         // From here on nothing can fail.
         self.engine.set_global(global, rounds_done);
-        self.engine.set_moments(moments, rounds_done);
+        self.engine.set_moments(moments);
         Ok(())
     }
 

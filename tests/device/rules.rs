@@ -1,5 +1,7 @@
 //! Rules on a device: factors by its own kernels, values fetched for the rest; and several processes whose sums are reduced.
 
+use crate::ring::world;
+use crate::simt::device;
 use lumos::config::{Resident, Settings};
 use lumos::data::Dataset;
 use lumos::device::Device;
@@ -7,14 +9,7 @@ use lumos::engine::{NamedTensor, Reduce, TensorData};
 use lumos::federation::Trainer;
 use lumos::federation::protocol::Parts;
 use lumos::views::Views;
-use ring::world;
-use simt::device;
 use std::sync::{Arc, Barrier, Mutex};
-
-#[path = "common/ring.rs"]
-mod ring;
-#[path = "common/simt.rs"]
-mod simt;
 
 const MEMORY: u64 = 1 << 30;
 

@@ -1,0 +1,335 @@
+//! Training of a participant with many sequences: mini-batches that all threads share.
+//!
+//! A mini-batch is cut into parts of [`PART`] sequences, whatever the number of threads. Each part's gradient is taken by one worker at the
+//! participant's weights. Gradients of dense weights are added up in 64-bit fixed point, where the order leaves no trace; those of item
+//! rows, of which a part names some, row by row in the order of the parts. So the weights have the same bits for any number of threads. The loss of a mini-batch is the mean over its examples: a part counts by
+//! its share of them.
+
+use super::tally::Place;
+use super::visit::Lane;
+use crate::backend::Step;
+use crate::backend::cpu::{AdamStep, BUCKET, Part, RowLog, Visited, adam_span, drop_items_span, sum_of_squares};
+use crate::base::parallel;
+use crate::base::rng::{Purpose, Stream};
+use crate::config::{LossSettings, RecLoss, Settings};
+use crate::engine::{Moments, Progress, fixed};
+use std::time::Instant;
+
+/// Sequences of a part: enough that adding its gradient up costs little beside making it.
+const PART: usize = 16;
+
+/// Weights of a span that one thread steps on. A multiple of the eight elements that dropout draws for at a time.
+const SPAN: usize = 1 << 14;
+
+/// Weights, moments and gradients of one kind of parameters `[n]`.
+#[derive(Default)]
+struct Parameters {
+    p: Vec<f32>,
+    m: Vec<f32>,
+    s: Vec<f32>,
+    g: Vec<f32>,
+}
+
+impl Parameters {
+    fn begin(&mut self, n: usize) {
+        for v in [&mut self.p, &mut self.m, &mut self.s, &mut self.g] {
+            v.resize(n, 0.0);
+        }
+    }
+
+    fn clear_moments(&mut self) {
+        self.m.fill(0.0);
+        self.s.fill(0.0);
+    }
+}
+
+/// A participant at work. Its memory is kept for the next one.
+#[derive(Default)]
+pub(super) struct Batches {
+    dense: Parameters,
+    items: Parameters,
+    /// The item table as the step at hand sees it, where it is dropped out.
+    dropped: Vec<f32>,
+    /// Optimiser steps already taken, where moments are kept between rounds.
+    pub earlier: Option<u32>,
+}
+
+/// What one worker has added up of a mini-batch.
+#[derive(Default)]
+pub(super) struct GradientSums {
+    dense: Vec<i64>,
+    /// Item rows `[I, d]`, where each part has a gradient for all of them; empty otherwise.
+    items: Vec<i64>,
+    /// Number, share and row gradients of each part, where they name some rows only.
+    logs: Vec<(usize, f32, RowLog)>,
+    spare: Vec<RowLog>,
+    /// In fixed point, so that it does not matter which worker took which part.
+    losses: [i64; 2],
+    tokens: u64,
+    fine: bool,
+}
+
+impl GradientSums {
+    fn begin(&mut self, dense: usize, items: usize) {
+        self.dense.resize(dense, 0);
+        self.items.resize(items, 0);
+        self.spare.extend(self.logs.drain(..).map(|(_, _, log)| log));
+        (self.losses, self.tokens, self.fine) = ([0; 2], 0, true);
+    }
+}
+
+impl Batches {
+    /// Weights of the dense slab `[P]` after training.
+    pub fn dense(&self) -> &[f32] {
+        &self.dense.p
+    }
+
+    /// Item rows `[I, d]` after training.
+    pub fn items(&self) -> &[f32] {
+        &self.items.p
+    }
+
+    /// Dense first and second moments `[P]`, rows first and second `[I, d]`.
+    pub fn moments(&self) -> Moments {
+        [&self.dense.m, &self.dense.s, &self.items.m, &self.items.s].map(Vec::clone)
+    }
+
+    /// Goes on with `moments`.
+    pub fn set_moments(&mut self, [a, b, c, d]: Moments) {
+        (self.dense.m, self.dense.s, self.items.m, self.items.s) = (a, b, c, d);
+    }
+
+    /// Local steps of a visit to a participant of `users` sequences.
+    pub fn steps(settings: &Settings, users: usize) -> u32 {
+        settings.local.epochs * users.div_ceil(settings.local.batch.max(1) as usize) as u32
+    }
+
+    /// Trains the participant `client`, which holds the sequences of `users`, from `dense [P]` and `items [I, d]`. False where a gradient
+    /// was not finite or too large.
+    #[allow(clippy::too_many_arguments)]
+    pub fn train(
+        &mut self,
+        at: &Place,
+        lanes: &mut [Lane],
+        client: u32,
+        users: &[u32],
+        dense: &[f32],
+        items: &[f32],
+        progress: &Progress,
+    ) -> (Visited, bool) {
+        let settings = at.settings;
+        self.dense.begin(dense.len());
+        self.items.begin(items.len());
+        self.dense.p.copy_from_slice(dense);
+        self.items.p.copy_from_slice(items);
+        if self.earlier.is_none_or(|earlier| earlier == 0) {
+            self.dense.clear_moments();
+            self.items.clear_moments();
+        }
+        for lane in lanes.iter_mut() {
+            lane.packer.begin_batches(at.round);
+        }
+        let mut visited = Visited::default();
+        let steps = Batches::steps(settings, users.len());
+        let per_epoch = (steps / settings.local.epochs.max(1)).max(1);
+        let mut order = Vec::new();
+        for number in 0..steps {
+            let (epoch, batch) = (number / per_epoch, (number % per_epoch) as usize);
+            if batch == 0 {
+                order.clear();
+                order.extend_from_slice(users);
+                let draws = u64::from(epoch) | u64::from(client) << 32;
+                Stream::new(settings.seed, Purpose::Shuffle, at.round, draws).shuffle(&mut order);
+            }
+            let size = settings.local.batch.max(1) as usize;
+            let begun = Instant::now();
+            let batch = &order[batch * size..order.len().min((batch + 1) * size)];
+            if !self.step(at, lanes, client, batch, epoch, number, &mut visited) {
+                return (visited, false);
+            }
+            visited.training += begun.elapsed();
+            progress(u64::from(number) + 1, u64::from(steps));
+        }
+        if let Some(earlier) = &mut self.earlier {
+            *earlier += steps;
+        }
+        (visited, true)
+    }
+
+    /// One mini-batch: gradients of its parts, their sum, the optimiser. False where a gradient was not finite or too large.
+    #[allow(clippy::too_many_arguments)]
+    fn step(&mut self, at: &Place, lanes: &mut [Lane], client: u32, batch: &[u32], epoch: u32, number: u32, visited: &mut Visited) -> bool {
+        let settings = at.settings;
+        let examples = lanes[0].packer.examples_of(batch);
+        if examples == 0 {
+            return true;
+        }
+        let draws = |part: usize| Stream::new(settings.seed, Purpose::Dropout, at.round, u64::from(client) | (part as u64) << 32);
+        let step = self.earlier.unwrap_or(0) + number + 1;
+        let item_rate = settings.model.item_dropout;
+        let threads = lanes.len();
+        if item_rate > 0.0 {
+            self.dropped.resize(self.items.p.len(), 0.0);
+            let spans = self.dropped.chunks_mut(SPAN).zip(self.items.p.chunks(SPAN)).enumerate().collect();
+            parallel::consume(threads, spans, |(i, (span, from))| {
+                span.copy_from_slice(from);
+                drop_items_span(&draws(0), step, item_rate, i * SPAN, span);
+            });
+        }
+        self.add_gradients(at, lanes, batch, epoch, examples, step, &draws);
+        visited.steps += 1;
+        visited.tokens += lanes.iter().map(|lane| lane.gradient.tokens).sum::<u64>();
+        for (i, total) in visited.losses.iter_mut().enumerate() {
+            *total += fixed::to_f64(lanes.iter().map(|lane| lane.gradient.losses[i]).sum());
+        }
+        if !lanes.iter().all(|lane| lane.gradient.fine) {
+            // The sums are of no use, and the next mini-batch begins with zeros.
+            lanes.iter_mut().for_each(|lane| lane.gradient = GradientSums::default());
+            return false;
+        }
+        let whole = settings.loss.rec == RecLoss::Softmax;
+        let mask = (item_rate > 0.0).then(|| draws(0));
+        let then = |first: usize, span: &mut [f32]| {
+            if let Some(mask) = &mask {
+                drop_items_span(mask, step, item_rate, first, span);
+            }
+        };
+        let mut squares = gather(threads, &mut self.dense.g, lanes.iter_mut().map(|l| &mut l.gradient.dense[..]), |_, _| ());
+        if whole {
+            squares += gather(threads, &mut self.items.g, lanes.iter_mut().map(|l| &mut l.gradient.items[..]), then);
+        }
+        let adam = |scale| AdamStep::new(&settings.local, step, u32::MAX, scale).with_stored_moments();
+        if !whole {
+            // The parts in their order, whichever worker took them.
+            let mut logs: Vec<_> = lanes.iter().flat_map(|lane| &lane.gradient.logs).collect();
+            logs.sort_unstable_by_key(|(part, ..)| *part);
+            // Without a clip the optimiser steps on a bucket while it is in the cache.
+            let at_once = (settings.local.clip == 0.0).then(|| adam(1.0));
+            squares += self.items.scatter(threads, &logs, at.global.spec.dim(), then, at_once);
+        }
+        let (norm, clip) = (squares.sqrt(), f64::from(settings.local.clip));
+        let adam = adam(if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 });
+        self.dense.step(threads, &adam);
+        if whole || clip > 0.0 {
+            self.items.step(threads, &adam);
+        }
+        // A sum of squares that is not finite has a gradient that is not.
+        squares.is_finite()
+    }
+
+    /// Adds the gradients of the parts of `batch`, which has `examples` examples, to the lanes' sums.
+    #[allow(clippy::too_many_arguments)]
+    fn add_gradients(
+        &self,
+        at: &Place,
+        lanes: &mut [Lane],
+        batch: &[u32],
+        epoch: u32,
+        examples: usize,
+        step: u32,
+        draws: &(dyn Fn(usize) -> Stream + Sync),
+    ) {
+        let settings = at.settings;
+        let whole = settings.loss.rec == RecLoss::Softmax;
+        let loss = LossSettings { lambda: settings.loss.lambda_at(at.round), ..settings.loss.clone() };
+        let items = if settings.model.item_dropout > 0.0 { &self.dropped } else { &self.items.p };
+        let drops = settings.model.dropout > 0.0;
+        for lane in lanes.iter_mut() {
+            lane.gradient.begin(self.dense.p.len(), if whole { self.items.p.len() } else { 0 });
+        }
+        let parts: Vec<&[u32]> = batch.chunks(PART).collect();
+        parallel::for_each(lanes, parts.len(), 1, |lane, i| {
+            let Lane { packer, worker, gradient: sums, .. } = lane;
+            let share = packer.examples_of(parts[i]) as f32 / examples as f32;
+            let part = Part { dense: &self.dense.p, items, dropout: drops.then(|| draws(1 + i)), number: step };
+            let mut log = (!whole).then(|| sums.spare.pop().unwrap_or_default());
+            let fill = |step: &mut Step| packer.pack_batch(parts[i], epoch, step);
+            let losses = worker.gradient(&part, log.as_mut(), fill, |worker| at.model.train(worker, &loss));
+            if worker.step.tokens() == 0 {
+                return;
+            }
+            sums.losses.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += fixed::from_f64(f64::from(share) * loss));
+            sums.tokens += worker.step.tokens() as u64;
+            sums.fine &= losses.iter().all(|loss| loss.is_finite());
+            sums.fine &= fixed::add_gradient(&mut sums.dense, worker.dense_gradient(), share);
+            match log {
+                Some(log) => sums.logs.push((i, share, log)),
+                None => sums.fine &= fixed::add_gradient(&mut sums.items, worker.item_gradient(), share),
+            }
+        });
+    }
+}
+
+impl Parameters {
+    /// The optimiser's step on every span.
+    fn step(&mut self, threads: usize, adam: &AdamStep) {
+        parallel::consume(threads, self.spans(SPAN), |(_, p, m, s, g)| step_on(p, m, s, g, adam));
+    }
+
+    /// First element, weights, moments and gradients of spans of `n`.
+    #[allow(clippy::type_complexity)]
+    fn spans(&mut self, n: usize) -> Vec<(usize, &mut [f32], &mut [f32], &mut [f32], &mut [f32])> {
+        let spans = self.p.chunks_mut(n).zip(self.m.chunks_mut(n)).zip(self.s.chunks_mut(n)).zip(self.g.chunks_mut(n)).enumerate();
+        spans.map(|(i, (((p, m), s), g))| (i * n, p, m, s, g)).collect()
+    }
+
+    /// Turns the logs of all parts into gradients of item rows of width `d`, bucket by bucket; `then` may change a bucket, given its first
+    /// element, and `adam` steps on it. Gives the sum of squares.
+    fn scatter(
+        &mut self,
+        threads: usize,
+        logs: &[&(usize, f32, RowLog)],
+        d: usize,
+        then: impl Fn(usize, &mut [f32]) + Sync,
+        adam: Option<AdamStep>,
+    ) -> f64 {
+        let mut squares = vec![0f64; self.p.len().div_ceil(BUCKET * d)];
+        let spans: Vec<_> = self.spans(BUCKET * d).into_iter().zip(&mut squares).collect();
+        parallel::consume(threads, spans, |((first, p, m, s, g), square)| {
+            g.fill(0.0);
+            for (_, share, log) in logs {
+                log.add_to(first / (BUCKET * d), *share, d, g);
+            }
+            then(first, g);
+            *square = sum_of_squares(g);
+            if let Some(adam) = &adam {
+                step_on(p, m, s, g, adam);
+            }
+        });
+        squares.iter().sum()
+    }
+}
+
+fn step_on(p: &mut [f32], m: &mut [f32], s: &mut [f32], g: &[f32], adam: &AdamStep) {
+    assert!(p.len() == m.len() && p.len() == s.len() && p.len() == g.len());
+    // SAFETY: the four spans are of equal length.
+    unsafe { adam_span(p.len(), p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr(), g.as_ptr(), adam) }
+}
+
+/// Turns the sums of all workers into gradients `[n]` and leaves zeros; `then` may change a span, given its first element. Gives the sum of
+/// squares, which depends on no thread.
+fn gather<'s>(
+    threads: usize,
+    gradient: &mut [f32],
+    sums: impl Iterator<Item = &'s mut [i64]>,
+    then: impl Fn(usize, &mut [f32]) + Sync,
+) -> f64 {
+    let mut sums: Vec<_> = sums.map(|sums| sums.chunks_mut(SPAN)).collect();
+    let mut squares = vec![0f64; gradient.len().div_ceil(SPAN)];
+    let spans: Vec<_> = gradient
+        .chunks_mut(SPAN)
+        .zip(&mut squares)
+        .enumerate()
+        .map(|(i, (span, square))| (i, span, square, sums.iter_mut().filter_map(Iterator::next).collect::<Vec<_>>()))
+        .collect();
+    parallel::consume(threads, spans, |(i, span, square, mut parts)| {
+        let (first, rest) = parts.split_first_mut().expect("there is a worker");
+        for k in 0..span.len() {
+            let sum = rest.iter_mut().fold(std::mem::take(&mut first[k]), |sum, part| sum.wrapping_add(std::mem::take(&mut part[k])));
+            span[k] = fixed::to_gradient(sum);
+        }
+        then(i * SPAN, span);
+        *square = sum_of_squares(span);
+    });
+    squares.iter().sum()
+}

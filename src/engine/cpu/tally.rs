@@ -1,0 +1,171 @@
+//! What the clients of one thread have given: sums of their updates, counts, private state, the first failure.
+
+use crate::backend::cpu::Visited;
+use crate::config::{ClientWeighting, Group, Settings};
+use crate::engine::{Needs, Occasion, PrivateState, Rules, Sums, Totals, Update, VisitPlan, fixed, wire};
+use crate::model::{Model, ModelSpec, Weights};
+
+/// What the visits of a round have in common.
+pub(super) struct Place<'p> {
+    pub settings: &'p Settings,
+    pub model: &'p Model,
+    pub global: &'p Weights,
+    pub round: u64,
+    pub rules: &'p Rules,
+}
+
+/// Groups that are averaged.
+#[derive(Clone, Copy)]
+pub(super) struct Shared {
+    pub dense: bool,
+    pub items: bool,
+}
+
+impl Shared {
+    pub fn of(settings: &Settings) -> Shared {
+        let shared = &settings.federation.shared;
+        Shared { dense: shared.contains(&Group::Encoder), items: shared.contains(&Group::Items) }
+    }
+}
+
+/// A client's weights after its visit.
+pub(super) struct After<'a> {
+    /// `[P]`
+    pub dense: &'a [f32],
+    /// Items of its rows `[R]`.
+    pub items: &'a [u32],
+    /// `[R, d]`
+    pub rows: &'a [f32],
+    /// Which rows it uploads; nothing where all.
+    pub uploaded: Option<&'a [bool]>,
+}
+
+impl After<'_> {
+    /// Item, row before and row after of each row that is uploaded and has changed.
+    fn changes<'c>(&'c self, global: &'c Weights) -> impl Iterator<Item = (u32, &'c [f32], &'c [f32])> {
+        let rows = self.items.iter().zip(self.rows.chunks_exact(global.spec.dim())).enumerate();
+        let uploaded = rows.filter(|(row, _)| self.uploaded.is_none_or(|uploaded| uploaded[*row]));
+        uploaded.map(|(_, (&item, after))| (item, global.item(item as usize), after)).filter(|(_, before, after)| before != after)
+    }
+}
+
+/// See the module's description.
+pub(super) struct Tally {
+    pub sums: Sums,
+    pub totals: Totals,
+    /// First failure: client and what happened.
+    pub failure: Option<(u32, String)>,
+    /// The update of the client at hand, where rules look at it.
+    update: Update,
+    /// Updates of the round, where a rule needs all of them.
+    pub updates: Vec<Update>,
+    /// Private state that visits have changed.
+    pub private: Vec<(u32, PrivateState)>,
+}
+
+impl Tally {
+    pub fn new(spec: &ModelSpec, items: usize) -> Tally {
+        Tally {
+            sums: Sums::new(spec, items),
+            totals: Totals::default(),
+            failure: None,
+            update: Update::default(),
+            updates: Vec::new(),
+            private: Vec::new(),
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.sums.clear();
+        self.totals = Totals::default();
+        self.failure = None;
+        self.updates.clear();
+        self.private.clear();
+    }
+
+    /// Notes that `client` failed. The lowest client is named, whichever failed first.
+    pub fn fail(&mut self, client: u32, message: String) {
+        if self.failure.as_ref().is_none_or(|(c, _)| client < *c) {
+            self.failure = Some((client, message));
+        }
+    }
+
+    /// Adds the change of `client`, as the rules leave it.
+    pub fn add(&mut self, at: &Place, client: u32, plan: &VisitPlan, visited: &Visited, after: &After, private: Option<&PrivateState>) {
+        if visited.steps == 0 {
+            return;
+        }
+        let shared = Shared::of(at.settings);
+        let weight = if at.settings.federation.weights == ClientWeighting::Examples { i64::from(plan.examples.max(1)) } else { 1 };
+        let (mut fine, uploaded) = if at.rules.is_empty() {
+            self.add_change(at, shared, weight, after)
+        } else {
+            self.add_update(at, shared, client, weight, after)
+        };
+        fine &= self.keep_private(shared, client, private, after);
+        let [next_item, contrast] = visited.losses.map(|sum| sum / visited.steps as f64);
+        if !fine || !next_item.is_finite() || !contrast.is_finite() {
+            return self.fail(client, fixed::diverged(next_item, contrast));
+        }
+        self.sums.weight += weight;
+        let rows = plan.rows as usize;
+        let (d, p) = (at.global.spec.dim(), if shared.dense { at.global.dense.len() } else { 0 });
+        self.totals.add(&Totals {
+            counts: [1, visited.steps, visited.tokens, plan.examples.into(), uploaded, plan.rows.into()],
+            losses: [fixed::from_f64(next_item), fixed::from_f64(contrast)],
+            bytes: [wire::encoded_len(p, if shared.items { rows } else { 0 }, d), wire::encoded_len(p, uploaded as usize, d)],
+        });
+    }
+
+    /// Adds the change to the sums: whether it is finite and within bounds, and the rows that are uploaded.
+    fn add_change(&mut self, at: &Place, shared: Shared, weight: i64, after: &After) -> (bool, u64) {
+        let (mut fine, mut uploaded) = (true, 0);
+        if shared.dense {
+            fine &= self.sums.add_dense(&at.global.dense, after.dense, weight);
+        }
+        if shared.items {
+            for (item, before, after) in after.changes(at.global) {
+                fine &= self.sums.add_row(item, before, after, weight);
+                uploaded += 1;
+            }
+        }
+        (fine, uploaded)
+    }
+
+    /// The same by way of an update that rules may change.
+    fn add_update(&mut self, at: &Place, shared: Shared, client: u32, weight: i64, after: &After) -> (bool, u64) {
+        self.update.begin(client, weight as u32);
+        if shared.dense {
+            self.update.set_dense(&at.global.dense, after.dense);
+        }
+        if shared.items {
+            after.changes(at.global).for_each(|(item, before, after)| self.update.push_row(item, before, after));
+        }
+        at.rules.client(&Occasion { seed: at.settings.seed, round: at.round }, &mut self.update);
+        if at.rules.needs() == Needs::All {
+            self.updates.push(self.update.clone());
+        }
+        (self.sums.add(&self.update), self.update.items.len() as u64)
+    }
+
+    /// Notes the groups that are not shared as private state. False if they are not finite.
+    fn keep_private(&mut self, shared: Shared, client: u32, private: Option<&PrivateState>, after: &After) -> bool {
+        if shared.dense && shared.items {
+            return true;
+        }
+        let mut fine = true;
+        let mut state = private.cloned().unwrap_or_default();
+        if !shared.dense {
+            state.dense = Some(after.dense.to_vec());
+            fine &= after.dense.iter().all(|x| x.is_finite());
+        }
+        if !shared.items {
+            for (&item, row) in after.items.iter().zip(after.rows.chunks_exact(after.rows.len() / after.items.len().max(1))) {
+                fine &= row.iter().all(|x| x.is_finite());
+                state.set_row(item, row);
+            }
+        }
+        self.private.push((client, state));
+        fine
+    }
+}

@@ -1,4 +1,4 @@
-//! The next tokens chosen by the host, for devices that bring their logits to it.
+//! The next tokens chosen by the host, for devices that download their logits to it.
 
 use super::network::{Ops, SampleRequest};
 use super::sample::{Scratch, choose};

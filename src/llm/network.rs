@@ -1,6 +1,6 @@
 //! The decoder, written once for every architecture and every device: a stack of layers over packed rows of tokens.
 //!
-//! A [`Batch`] is rows without padding: some sequences bring a whole prompt, others one new token. Only attention knows which
+//! A [`Batch`] is rows without padding: some sequences add a whole prompt, others one new token. Only attention knows which
 //! row belongs to whom.
 
 use super::gguf::Gguf;
@@ -161,7 +161,7 @@ pub trait Ops: Sync {
     fn cache(&self, spec: &Spec, blocks: usize) -> Result<Self::Cache>;
     /// Copies block `from` over block `to`, all layers.
     fn copy_block(&self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<()>;
-    /// Brings a batch to the device.
+    /// Uploads a batch to the device.
     fn plan(&self, batch: &Batch) -> Result<Self::Plan>;
     /// The embeddings of the batch's tokens times `scale`.
     fn embed(&self, table: &Self::Matrix, batch: &Batch, plan: &Self::Plan, scale: f32) -> Result<Self::Array>;

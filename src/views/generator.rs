@@ -101,7 +101,7 @@ pub struct Made {
 pub struct Failed {
     /// The reason, for a reader.
     pub reason: String,
-    /// Whether anything was asked at all; false where there was nothing to ask, which is nobody's fault.
+    /// Whether anything was asked at all; false where the user has too little history to ask with.
     pub asked: bool,
     /// What was counted until then.
     pub counts: Counts,

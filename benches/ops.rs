@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use lumos::backend::cpu::rank::Panels;
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Act, Backend, RowKind, Step};
+use lumos::backend::{Act, Backend, Mask, RowKind, Step};
 use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, RecLoss};
 use lumos::model::{Model, ModelSpec, Weights};
@@ -135,21 +135,21 @@ fn attention(c: &mut Criterion) {
     let stats = w.act(RowKind::Tokens, 1);
     let [cq, ck, cv] = [q, k, v].map(|a| var(w.values(a), TOKENS));
     let up = Tensor::from_slice(w.values(dy), (TOKENS, D), &Device::Cpu).unwrap();
-    let mask = reference::causal_mask(&packed, &packed.token, DType::F32).unwrap();
+    let mask = reference::dense_mask(Mask::Causal, &packed, &packed.token, DType::F32).unwrap();
     let forward = || reference::attention(1, &cq, &ck, &cv, &mask).unwrap();
     let both = || (forward() * &up).unwrap().sum_all().unwrap().backward().unwrap();
 
-    w.attention(1, q, k, v, y, stats);
-    w.attention_backward(1, q, k, v, stats, dy, dq, dk, dv);
+    w.attention(Mask::Causal, 1, q, k, v, y, stats);
+    w.attention_backward(Mask::Causal, 1, q, k, v, stats, dy, dq, dk, dv);
     close(w.values(y), &forward());
     let grads = both();
     for (ours, theirs) in [(dq, &cq), (dk, &ck), (dv, &cv)] {
         close(w.values(ours), grads.get(theirs).unwrap());
     }
-    time(&mut g, "forward", work, || w.attention(1, q, k, v, y, stats));
+    time(&mut g, "forward", work, || w.attention(Mask::Causal, 1, q, k, v, y, stats));
     time(&mut g, "forward and backward", 7 * work / 2, || {
-        w.attention(1, q, k, v, y, stats);
-        w.attention_backward(1, q, k, v, stats, dy, dq, dk, dv);
+        w.attention(Mask::Causal, 1, q, k, v, y, stats);
+        w.attention_backward(Mask::Causal, 1, q, k, v, stats, dy, dq, dk, dv);
     });
     time(&mut g, "forward, candle", work, || drop(forward()));
     time(&mut g, "forward and backward, candle", 7 * work / 2, || drop(both()));

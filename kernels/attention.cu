@@ -1,5 +1,6 @@
-// Causal self-attention over packed ragged sequences, `H` heads of width `w = d / H`, 1 to 128. Keys and values are tokens
-// `[T, d]`; queries are rows of either kind, `rows` of them. Query `r` sees the tokens from the first of its sequence to its own.
+// Self-attention over packed ragged sequences, `H` heads of width `w = d / H`, 1 to 128. Keys and values are tokens
+// `[T, d]`; queries are rows of either kind, `rows` of them. Query `r` sees the tokens from the first of its sequence to its own, or
+// all of its sequence (`mask`, a MaskKind).
 //
 // A warp owns one query (or one key) and one head. Its lanes hold the columns of that row, so that rows are read in whole
 // sectors and need no shared memory. Scores go the other way, a lane a key: 32 keys take one exponential and one maximum.
@@ -14,10 +15,10 @@
 // Launch: grid (ceil(rows H / 8) of the largest step), 256 threads, no shared memory. Bit-reproducible: softmax runs over tiles of
 // 32 keys counted from the first token of the sequence. Bytes: 8 rows d + 8 T d + 4 rows H with keys and values from caches;
 // operations: 4 d for each pair of a query and a token it sees.
-extern "C" __global__ void __launch_bounds__(256) attention_forward(const Packed* step, int kind, int heads, const float* q, const float* k,
+extern "C" __global__ void __launch_bounds__(256) attention_forward(const Packed* step, int kind, int mask, int heads, const float* q, const float* k,
                                                                     const float* v, int d, float* y, float* stats) {
     using namespace packed_attention;
-    const Queries queries(step, kind);
+    const Queries queries(step, kind, mask);
     const Place own(heads);
     const Heads all(heads, d);
     if (own.row >= queries.count) {
@@ -39,11 +40,11 @@ EXPORT_KERNEL(attention_forward)
 //
 // Launch: as attention_forward. Bit-reproducible. Bytes: 12 rows d + 8 T d + 12 rows H; operations: 6 d for each pair of a query
 // and a token it sees, 10 d where it sees more than 32.
-extern "C" __global__ void __launch_bounds__(256) attention_backward_q(const Packed* step, int kind, int heads, const float* q,
+extern "C" __global__ void __launch_bounds__(256, 4) attention_backward_q(const Packed* step, int kind, int mask, int heads, const float* q,
                                                                        const float* k, const float* v, int d, const float* stats,
                                                                        const float* dy, float* dq, float* scratch) {
     using namespace packed_attention;
-    const Queries queries(step, kind);
+    const Queries queries(step, kind, mask);
     const Place own(heads);
     const Heads all(heads, d);
     if (own.row >= queries.count) {
@@ -66,18 +67,18 @@ EXPORT_KERNEL(attention_backward_q)
 // Launch: grid (ceil(T H / 8) of the largest step), 256 threads, no shared memory. Bit-reproducible: a warp gathers for its token
 // instead of queries adding to tokens. Bytes: 16 T d + 8 rows d + 12 rows H, with queries from caches; operations: 8 d for each
 // pair of a query and a token it sees.
-extern "C" __global__ void __launch_bounds__(256) attention_backward_kv(const Packed* step, int kind, int heads, const float* q,
+extern "C" __global__ void __launch_bounds__(256, 4) attention_backward_kv(const Packed* step, int kind, int mask, int heads, const float* q,
                                                                         const float* k, const float* v, int d, const float* stats,
                                                                         const float* dy, const float* scratch, float* dk, float* dv) {
     using namespace packed_attention;
-    const Queries queries(step, kind);
+    const Queries queries(step, kind, mask);
     const Place own(heads);
     const Heads all(heads, d);
     if (own.row >= step->tokens) {
         return;
     }
     const int start = step->start[own.row];
-    int first = own.row, end = queries.count;
+    int first = mask == MASK_FULL ? start : own.row, end = queries.count;
     if (queries.token) {
         const int client = step->token_client[own.row];
         first = step->client_outs[client];

@@ -78,6 +78,12 @@ template <int N> struct Columns {
     }
 };
 
+// `backend::Mask`: what a query sees of its sequence.
+enum MaskKind : int {
+    MASK_CAUSAL = 0, // the tokens up to its own
+    MASK_FULL = 1,   // every token
+};
+
 // The tokens of queries and the first tokens of their sequences, `[count]` each. Tokens and rows of keys and values count from
 // token `origin` of the step.
 struct Queries {
@@ -85,16 +91,34 @@ struct Queries {
     const int* token; // null where a query is its own token
     const int* start;
     int origin;
+    // First token of each token's sequence, where a query sees its whole sequence; null under a causal mask.
+    const int* whole;
+    int tokens;
 
-    __device__ __forceinline__ Queries(const Packed* step, int kind)
+    __device__ __forceinline__ Queries(const Packed* step, int kind, int mask)
         : count(kind == TOKENS ? step->tokens : step->outputs), token(kind == TOKENS ? nullptr : step->out_token),
-          start(kind == TOKENS ? step->start : step->out_start), origin(0) {}
+          start(kind == TOKENS ? step->start : step->out_start), origin(0), whole(mask == MASK_FULL ? step->start : nullptr),
+          tokens(step->tokens) {}
 
     __device__ __forceinline__ Queries(int rows, const int* tokens, const int* starts, int from)
-        : count(rows), token(tokens), start(starts), origin(from) {}
+        : count(rows), token(tokens), start(starts), origin(from), whole(nullptr), tokens(0) {}
 
     __device__ __forceinline__ int first(int row) const { return start[row] - origin; }
     __device__ __forceinline__ int last(int row) const { return token ? token[row] - origin : row; }
+
+    // Tokens that the query sees, from `first` on, its sequence's first; the whole warp asks together.
+    __device__ __forceinline__ int seen(int row, int first) const {
+        if (whole == nullptr) {
+            return last(row) + 1 - first;
+        }
+        // Tokens of a sequence are neighbours, so that those of the next come last.
+        int length = 0;
+        for (int found = 32; found == 32; length += found) {
+            const int t = first + length + lane_index();
+            found = __popc(__ballot_sync(FULL_WARP, t < tokens && whole[t] == first));
+        }
+        return length;
+    }
 };
 
 // Row and head of this warp; blocks have 8 warps. Heads of a row lie in neighbouring warps, and so do their columns in memory.
@@ -124,7 +148,7 @@ template <int N>
 __device__ void forward(const Queries& queries, Place own, const Heads& heads, const float* q, const float* k, const float* v, float* y,
                         float* stats) {
     const int d = heads.d, w = heads.w, first = queries.first(own.row);
-    const int seen = queries.last(own.row) + 1 - first;
+    const int seen = queries.seen(own.row, first);
     Columns<N> query, sum;
     query.load(q + heads.at(own.row, own.head), w);
     sum.clear();
@@ -154,7 +178,7 @@ template <int N>
 __device__ void backward_q(const Queries& queries, Place own, const Heads& heads, const float* q, const float* k, const float* v,
                            const float* stats, const float* dy, float* dq, float* scratch) {
     const int d = heads.d, w = heads.w, first = queries.first(own.row);
-    const int seen = queries.last(own.row) + 1 - first;
+    const int seen = queries.seen(own.row, first);
     const long long unit = static_cast<long long>(own.row) * heads.count + own.head;
     Columns<N> query, slope, sum;
     query.load(q + heads.at(own.row, own.head), w);
@@ -215,7 +239,7 @@ __device__ void backward_kv(const Queries& queries, Place own, int start, int fi
                             float* dv) {
     const int d = heads.d, w = heads.w, t = own.row, lane = lane_index();
     if (queries.token) {
-        first = first_output(queries.token, first, end, t + queries.origin);
+        first = first_output(queries.token, first, end, (queries.whole ? start : t) + queries.origin);
     }
     Columns<N> key, value, sum_k, sum_v;
     key.load(k + heads.at(t, own.head), w);

@@ -1,5 +1,5 @@
-// Next-item softmax over all rows of a client's table, the whole catalogue, without storing a logit: three passes that each
-// compute the scores again, tile by tile, and keep the log of the partition sum (`lse`) of each example.
+// Next-item softmax over all items of a client's table, the whole catalogue without the special rows behind it, without storing a
+// logit: three passes that each compute the scores again, tile by tile, and keep the log of the partition sum (`lse`) of each example.
 //
 // The positive of example e is cands[e][0]. Each output has at most one example.
 #include "score_tile.cuh"
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(SCORE_THREADS, 3)
         return;
     }
     const int lane = lane_index(), warp = warp_index();
-    const int last = step->client_examples[client + 1], row_end = step->client_rows[client + 1];
+    const int last = step->client_examples[client + 1], row_end = step->client_rows[client + 1] - step->special;
     for (int e0 = step->client_examples[client] + SCORE_LEFT * blockIdx.y; e0 < last; e0 += SCORE_LEFT * gridDim.y) {
         const ExampleRows left{h, step->example, e0, last, d};
         LogSum sums[4];
@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(SCORE_THREADS, 3)
     }
     const int lane = lane_index(), warp = warp_index();
     const int first = step->client_examples[client], last = step->client_examples[client + 1];
-    const int row_end = step->client_rows[client + 1];
+    const int row_end = step->client_rows[client + 1] - step->special;
     const float share = 1.0f / static_cast<float>(last - first);
     for (int e0 = first + SCORE_LEFT * blockIdx.y; e0 < last; e0 += SCORE_LEFT * gridDim.y) {
         const ExampleRows left{h, step->example, e0, last, d};
@@ -152,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(SCORE_THREADS, 3)
     }
     const int lane = lane_index(), warp = warp_index();
     const int first = step->client_examples[client], last = step->client_examples[client + 1];
-    const int row_end = step->client_rows[client + 1];
+    const int row_end = step->client_rows[client + 1] - step->special;
     const float share = 1.0f / static_cast<float>(last - first);
     if (first == last) {
         return;

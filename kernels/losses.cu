@@ -72,14 +72,15 @@ extern "C" __global__ void __launch_bounds__(SCATTER_THREADS)
 }
 EXPORT_KERNEL(next_item_rows)
 
-// out[c] += (mean next-item loss, mean contrast without lambda) of client c in this step; nothing where it has no example
-// or no group. Zero `out` before a visit, and it holds the sums over the visit's steps.
+// out[c] += (mean next-item loss, mean contrast of groups plus that of paired outputs, both without weight) of client c in this step;
+// nothing where it has no example, no group or no pair. Zero `out` before a visit, and it holds the sums over the visit's steps.
 //
-// loss [E], contrast [G] f32 (either may be null: counts as none), out [C, 2] f64. One warp a client: lane l adds numbers
+// loss [E], contrast [G], pairs [2 pairs] f32 (each may be null: counts as none), out [C, 2] f64. One warp a client: lane l adds numbers
 // l, l + 32, ... in double, then lanes in a fixed order.
 // Grid: ceil(C / 4) blocks of 128, or fewer (they go round); shared memory: none. Bit-reproducible.
-// Bytes: 4 (E + G) + 32 C; operations: E + G in double.
-extern "C" __global__ void __launch_bounds__(128) client_losses(const Packed* step, const float* loss, const float* contrast, double* out) {
+// Bytes: 4 (E + G + 2 pairs) + 32 C; operations: E + G + 2 pairs in double.
+extern "C" __global__ void __launch_bounds__(128) client_losses(const Packed* step, const float* loss, const float* contrast, const float* pairs,
+                                                               double* out) {
     const int warps = warp_count();
     for (int client = blockIdx.x * warps + warp_index(); client < step->clients; client += gridDim.x * warps) {
         const bool writes = lane_index() == 0;
@@ -93,6 +94,13 @@ extern "C" __global__ void __launch_bounds__(128) client_losses(const Packed* st
         const int groups = step->client_groups[client], groups_end = step->client_groups[client + 1];
         if (contrast != nullptr && groups < groups_end) {
             const double mean = loss_mean(contrast, groups, groups_end);
+            if (writes) {
+                out[2 * client + 1] += mean;
+            }
+        }
+        const int paired = 2 * step->client_pairs[client], paired_end = 2 * step->client_pairs[client + 1];
+        if (pairs != nullptr && paired < paired_end) {
+            const double mean = loss_mean(pairs, paired, paired_end);
             if (writes) {
                 out[2 * client + 1] += mean;
             }

@@ -41,13 +41,16 @@ struct Packed {
     int number;        // number of the step within the visit, from 1
     float gbce_beta;   // gBCE's power on the positive's probability; 1 otherwise
     float lambda;      // weight of the contrast in this round
+    int pairs;         // N
+    int special;       // rows at the end of a client's table that are no items, where the table is the whole catalogue
 
-    // Bounds of clients [C + 1] in tokens, sequences, outputs, examples, groups, item rows.
+    // Bounds of clients [C + 1] in tokens, sequences, outputs, examples, groups, pairs, item rows.
     const int* client_tokens;
     const int* client_sequences;
     const int* client_outs;
     const int* client_examples;
     const int* client_groups;
+    const int* client_pairs;
     const int* client_rows;
     // The client's number in the population [C]: what its random streams are keyed by.
     const unsigned* client_id;
@@ -73,6 +76,9 @@ struct Packed {
     const int* group;
     const int* group_bounds;
     const int* positives;
+
+    // Outputs of two copies of one sequence [N, 2]; no output is in two pairs.
+    const int* pair;
 
     // Tiles over tokens and over outputs.
     const Tile* tiles_tokens;

@@ -10,7 +10,7 @@ mod step;
 
 pub use step::*;
 
-use crate::config::LossSettings;
+use crate::config::{InBatchSettings, LossSettings};
 
 /// Which rows an activation has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,15 @@ pub struct Act {
     pub rows: RowKind,
     /// Row width.
     pub width: usize,
+}
+
+/// What a query of attention sees of its own sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mask {
+    /// The tokens up to its own.
+    Causal,
+    /// Every token.
+    Full,
 }
 
 /// The packed operations. Weights are named by their offset in the dense slab; gradients of a weight are written (not
@@ -58,11 +67,12 @@ pub trait Backend {
     /// Gradients of `w` and `b`, and of `x` into `dx` (added where `add`). The weight may be updated on the spot.
     fn linear_backward(&mut self, x: Act, dy: Act, w: usize, b: usize, dx: Option<Act>, add: bool);
 
-    /// Causal self-attention of each sequence; `q`, `y` have either kind of rows, `k`, `v` every token. `stats [rows, heads]`.
-    fn attention(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act);
+    /// Self-attention of each sequence under `mask`; `q`, `y` have either kind of rows, `k`, `v` every token. `stats [rows, heads]`.
+    #[allow(clippy::too_many_arguments)]
+    fn attention(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act);
     /// Writes `dq`, `dk`, `dv`.
     #[allow(clippy::too_many_arguments)]
-    fn attention_backward(&mut self, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act);
+    fn attention_backward(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act);
 
     /// Recurrence of a GRU layer: `xw [T, 3d]` is the input product, `h [T, d]`, `gates [T, 4d]`, `previous [T, d]`.
     fn gru(&mut self, xw: Act, w: usize, b: usize, h: Act, gates: Act, previous: Act);
@@ -73,6 +83,11 @@ pub trait Backend {
     fn relu(&mut self, x: Act);
     /// Zeroes `dx` where `y` is not positive.
     fn relu_backward(&mut self, y: Act, dx: Act);
+    /// `y = gelu(x)` in its tanh form, `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))` (Hendrycks and Gimpel,
+    /// arXiv 1606.08415). `x` is kept for the backward pass.
+    fn gelu(&mut self, x: Act, y: Act);
+    /// Multiplies `dx` by the derivative of gelu at `x`.
+    fn gelu_backward(&mut self, x: Act, dx: Act);
     /// Inverted dropout in place, the same mask for the same `site` within a step: called on values going forward and on
     /// gradients going back. Does nothing outside training.
     fn dropout(&mut self, site: u32, rate: f32, x: Act);
@@ -92,6 +107,10 @@ pub trait Backend {
 
     /// Next-item loss of the step's examples: adds to `dh [Q, d]` and to row gradients.
     fn next_item_loss(&mut self, loss: &LossSettings, h: Act, dh: Act);
+    /// InfoNCE of the step's pairs: each of a client's `2N` paired hidden states against its twin, with the other `2(N - 1)` as
+    /// negatives, meaned over the `2N`, times the weight; adds to `dh [Q, d]`. A client with one pair has no negative, a loss of 0
+    /// and no gradient. `scratch` has widths `d`, 1 and 1.
+    fn in_batch_info_nce(&mut self, settings: &InBatchSettings, h: Act, scratch: [Act; 3], dh: Act);
     /// Tri-view contrast of the step's groups, times lambda: adds to `dh [Q, d]`.
     fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act);
 }

@@ -32,6 +32,8 @@ pub struct Step {
     pub group_bounds: Vec<u32>,
     /// Positives of each group `[G]`.
     pub positives: Vec<u32>,
+    /// Output rows of two copies of one sequence each `[N, 2]`, for the contrast within a mini-batch.
+    pub pair: Vec<u32>,
     /// Token bounds of clients `[C + 1]`.
     pub client_tokens: Vec<u32>,
     /// Output-row bounds of clients `[C + 1]`.
@@ -40,10 +42,14 @@ pub struct Step {
     pub client_examples: Vec<u32>,
     /// Group bounds of clients `[C + 1]`.
     pub client_groups: Vec<u32>,
+    /// Pair bounds of clients `[C + 1]`.
+    pub client_pairs: Vec<u32>,
     /// Tokens of the longest sequence.
     pub longest: usize,
     /// Positions end here, so that the last item of every sequence has the same one; 0: they start from 0 with the first item.
     pub align: u32,
+    /// Special rows at the end of a client's table where that is the whole catalogue: no candidates of a full softmax.
+    pub special: usize,
 }
 
 impl Step {
@@ -60,6 +66,7 @@ impl Step {
             &mut self.cands,
             &mut self.group,
             &mut self.positives,
+            &mut self.pair,
         ] {
             v.clear();
         }
@@ -70,6 +77,7 @@ impl Step {
             &mut self.client_outs,
             &mut self.client_examples,
             &mut self.client_groups,
+            &mut self.client_pairs,
         ] {
             v.clear();
             v.push(0);
@@ -128,15 +136,16 @@ impl Step {
         self.client_outs.push(self.out_token.len() as u32);
         self.client_examples.push(self.example.len() as u32);
         self.client_groups.push(self.positives.len() as u32);
+        self.client_pairs.push(self.pair.len() as u32 / 2);
     }
 
     /// Appends the clients of `other`, whose row 0 is row `first_row` of the joint item table. Both steps have the same number
-    /// of candidates an example, gBCE power and alignment (an empty step takes them over).
+    /// of candidates an example, gBCE power, alignment and special rows (an empty step takes them over).
     pub fn append(&mut self, other: &Step, first_row: u32) {
-        (self.width, self.gbce_beta, self.align) = (other.width, other.gbce_beta, other.align);
+        (self.width, self.gbce_beta, self.align, self.special) = (other.width, other.gbce_beta, other.align, other.special);
         self.longest = self.longest.max(other.longest);
         let (tokens, outs, examples) = (self.tokens() as u32, self.outputs() as u32, self.example.len() as u32);
-        let (members, groups) = (self.group.len() as u32, self.positives.len() as u32);
+        let (members, groups, pairs) = (self.group.len() as u32, self.positives.len() as u32, self.pair.len() as u32 / 2);
         let shifted = |to: &mut Vec<u32>, from: &[u32], by: u32| to.extend(from.iter().map(|x| x + by));
         shifted(&mut self.row, &other.row, first_row);
         self.position.extend_from_slice(&other.position);
@@ -154,6 +163,8 @@ impl Step {
         shifted(&mut self.client_outs, &other.client_outs[1..], outs);
         shifted(&mut self.client_examples, &other.client_examples[1..], examples);
         shifted(&mut self.client_groups, &other.client_groups[1..], groups);
+        shifted(&mut self.pair, &other.pair, outs);
+        shifted(&mut self.client_pairs, &other.client_pairs[1..], pairs);
     }
 
     /// Packed tokens `T`.

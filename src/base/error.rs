@@ -74,7 +74,7 @@ pub enum Error {
     },
     /// The GPU, its driver or its kernels.
     #[error(transparent)]
-    Device(#[from] crate::device::DeviceError),
+    Device(#[from] super::device_error::DeviceError),
     /// A request that cannot be met as it was made.
     #[error("{0}")]
     Usage(String),

@@ -32,6 +32,10 @@ pub enum Purpose {
     Bootstrap = 11,
     /// Which clients are malicious, and what they draw.
     Attack = 12,
+    /// Items of a sequence that are masked (Cloze).
+    Masks = 13,
+    /// Augmented copies of sequences.
+    Augment = 14,
     /// Tokens of generated texts.
     Tokens = 20,
 }

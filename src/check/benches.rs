@@ -6,10 +6,10 @@ use super::report::{BenchLine, RoundLine, Yardstick};
 use super::subject::Subject;
 use super::timing::{self, Sample};
 use super::{Progress, batch, calls, direct, local, yardstick};
-use crate::backend::RowKind;
 use crate::backend::cuda::ops::KernelSet;
+use crate::backend::{Mask, RowKind};
 use crate::bench::{self, RoundBench};
-use crate::config::{Contrast, Precision, RecLoss, Resident};
+use crate::config::{Contrast, Precision, RecLoss, Resident, Similarity};
 use crate::device::interface::Device;
 use crate::device::telemetry::Sampler;
 use crate::federation::Trainer;
@@ -24,7 +24,7 @@ struct Sizes {
     slabs: (usize, usize),
     /// Clients and rows of a table of a full softmax.
     tables: (usize, usize),
-    /// Rows of a batch.
+    /// Paired outputs of a mini-batch.
     batch: usize,
     /// Users and items to rank.
     rank: (usize, usize),
@@ -51,8 +51,8 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
         for precision in [Precision::Fp32, Precision::Tf32, Precision::Bf16] {
             all.extend(calls::linear(RowKind::Tokens, (d, d), precision, false));
         }
-        all.extend(calls::attention(case, RowKind::Tokens));
-        all.extend(calls::attention(case, RowKind::Outputs));
+        all.extend(calls::attention(case, Mask::Causal, RowKind::Tokens));
+        all.extend(calls::attention(case, Mask::Causal, RowKind::Outputs));
         all.extend(calls::gru(case));
         all.extend(calls::next_item(case, RecLoss::Bce));
         all.extend(calls::contrast(case, Contrast::Joint));
@@ -71,7 +71,7 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     each(&direct::gather(&normals, 25 * sizes.clients, sizes.rank.1, d, false))?;
     let rows = sizes.rank.1 * 9 / 10;
     direct::server(&normals, weights, rows, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
-    batch::in_batch(&normals, sizes.batch, d, false).iter().try_for_each(&mut *each)?;
+    on(&case::pairs(sizes.batch / 2, d), &|case| calls::in_batch(case, Similarity::Cosine), each)?;
     batch::rank(&normals, sizes.rank.0, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
     #[cfg(feature = "llm")]
     super::decoder::for_each(quick, each)?;

@@ -3,8 +3,8 @@
 
 use super::case::Case;
 use super::reference::Field;
-use crate::backend::{Act, Backend, RowKind};
-use crate::config::{Contrast, LossSettings, Precision, RecLoss};
+use crate::backend::{Act, Backend, Mask, RowKind};
+use crate::config::{Contrast, InBatchSettings, LossSettings, Precision, RecLoss, Similarity};
 
 /// What part of a call is asked for. Activations are the same in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,7 +199,7 @@ pub fn rows(case: &Case) -> Vec<Call> {
 
 fn elementwise(rows: RowKind, name: &'static str, d: usize) -> Vec<Call> {
     let pair: Script = Box::new(move |be, phase| {
-        let [a, b, c, e, f, g, h, i, j] = acts(be, rows, d);
+        let [a, b, c, e, f, g, h, i, j, k, l, m] = acts(be, rows, d);
         if phase == Phase::Run {
             be.relu(a);
             be.relu_backward(b, c);
@@ -207,6 +207,8 @@ fn elementwise(rows: RowKind, name: &'static str, d: usize) -> Vec<Call> {
             be.copy(g, h);
             be.zero(i);
             be.dropout(2, 0.2, j);
+            be.gelu(k, l);
+            be.gelu_backward(k, m);
         }
         vec![
             bits("relu", "x", a),
@@ -215,6 +217,8 @@ fn elementwise(rows: RowKind, name: &'static str, d: usize) -> Vec<Call> {
             bits("copy", "y", h),
             bits("zero", "x", i),
             bits("dropout", "x", j),
+            near("gelu", "y", l),
+            near("gelu_backward", "dx", m),
         ]
     });
     vec![call(name, 1, rows, (d, d), pair)]
@@ -247,8 +251,8 @@ pub fn linear(rows: RowKind, (ins, outs): (usize, usize), precision: Precision, 
     vec![with(forward), with(backward)]
 }
 
-/// Attention of `heads` heads, forward and backward.
-pub fn attention(case: &Case, rows: RowKind) -> Vec<Call> {
+/// Attention under `mask`, forward and backward.
+pub fn attention(case: &Case, mask: Mask, rows: RowKind) -> Vec<Call> {
     let (d, heads) = (case.d, case.heads);
     let lay = move |be: &mut dyn Backend| {
         let ([q, y, dy, dq], [k, v, dk, dv]) = (acts(be, rows, d), acts(be, RowKind::Tokens, d));
@@ -257,15 +261,15 @@ pub fn attention(case: &Case, rows: RowKind) -> Vec<Call> {
     let forward: Script = Box::new(move |be, phase| {
         let ([q, k, v], [y, stats], ..) = lay(be);
         if phase == Phase::Run {
-            be.attention(heads, q, k, v, y, stats);
+            be.attention(mask, heads, q, k, v, y, stats);
         }
         vec![near("attention_forward", "y", y), near("attention_forward", "stats", stats)]
     });
     let backward: Script = Box::new(move |be, phase| {
         let ([q, k, v], [y, stats], dy, [dq, dk, dv]) = lay(be);
         match phase {
-            Phase::Prepare => be.attention(heads, q, k, v, y, stats),
-            Phase::Run => be.attention_backward(heads, q, k, v, stats, dy, dq, dk, dv),
+            Phase::Prepare => be.attention(mask, heads, q, k, v, y, stats),
+            Phase::Run => be.attention_backward(mask, heads, q, k, v, stats, dy, dq, dk, dv),
         }
         let scratch = before(be, phase, rows, 2 * heads);
         vec![
@@ -276,7 +280,7 @@ pub fn attention(case: &Case, rows: RowKind) -> Vec<Call> {
         ]
     });
     let name = if rows == RowKind::Tokens { "tokens" } else { "outputs" };
-    let variant = format!("{heads} heads, {name}");
+    let variant = format!("{heads} heads, {name}{}", if mask == Mask::Full { ", whole sequences" } else { "" });
     let needs = Some(("attention_backward_kv", "attention_backward_q"));
     vec![call(variant.clone(), 1, rows, (d, d), forward), Call { needs, ..call(variant, 1, rows, (d, d), backward) }]
 }
@@ -351,6 +355,28 @@ pub fn contrast(case: &Case, contrast: Contrast) -> Vec<Call> {
     vec![call(contrast.name(), 1, RowKind::Outputs, (d, d), script)]
 }
 
+/// InfoNCE of the pairs of clients.
+pub fn in_batch(case: &Case, similarity: Similarity) -> Vec<Call> {
+    let d = case.d;
+    // Inner products of normal rows are larger than cosines.
+    let tau = if similarity == Similarity::Dot { 4.0 } else { 0.2 };
+    let settings = InBatchSettings { weight: 0.7, tau, similarity, ..InBatchSettings::default() };
+    let script: Script = Box::new(move |be, phase| {
+        let ([h, dh, z], [inverse, lse]) = (acts(be, RowKind::Outputs, d), acts(be, RowKind::Outputs, 1));
+        // In both phases: rows, norms and partition sums are what later kernels of the call go on from.
+        let _ = phase;
+        be.in_batch_info_nce(&settings, h, [z, inverse, lse], dh);
+        vec![
+            bits("in_batch_gather", "paired rows", z),
+            near("in_batch_gather", "inverse norms", inverse),
+            near("in_batch_info_nce_stats", "log partition sums", lse),
+            field("in_batch_info_nce_stats", "losses", Field::Paired, Compare::Near),
+            near("in_batch_info_nce_grad", "dh", dh),
+        ]
+    });
+    vec![call(similarity.name(), 1, RowKind::Outputs, (d, d), script)]
+}
+
 /// Every call on `case`.
 pub fn all(case: &Case) -> Vec<Call> {
     let d = case.d;
@@ -359,14 +385,19 @@ pub fn all(case: &Case) -> Vec<Call> {
         calls.extend(linear(RowKind::Tokens, (d, d), precision, false));
         calls.extend(linear(RowKind::Outputs, (d, 3 * d), precision, true));
     }
-    calls.extend(attention(case, RowKind::Tokens));
-    calls.extend(attention(case, RowKind::Outputs));
+    for mask in [Mask::Causal, Mask::Full] {
+        calls.extend(attention(case, mask, RowKind::Tokens));
+        calls.extend(attention(case, mask, RowKind::Outputs));
+    }
     calls.extend(gru(case));
     for rec in [RecLoss::Bce, RecLoss::SampledSoftmax, RecLoss::Gbce, RecLoss::Softmax] {
         calls.extend(next_item(case, rec));
     }
     for form in [Contrast::Joint, Contrast::Decoupled] {
         calls.extend(contrast(case, form));
+    }
+    for similarity in [Similarity::Dot, Similarity::Cosine] {
+        calls.extend(in_batch(case, similarity));
     }
     calls
 }

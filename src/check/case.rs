@@ -60,7 +60,8 @@ pub struct Plan<'a> {
 }
 
 /// Packs random items: every token of a history and the last of each view are outputs, every output of a history but the last (all
-/// where there are no views) is an example, and the last outputs of a history and its views form a group.
+/// where there are no views) is an example, and the last outputs of a history and its views form a group, those
+/// of the first two views a pair.
 pub fn build(seed: u64, plan: &Plan) -> Case {
     let mut chunk = Chunk::new();
     let mut step = Step { width: plan.width, gbce_beta: 0.6, align: plan.align, ..Step::default() };
@@ -94,6 +95,10 @@ pub fn build(seed: u64, plan: &Plan) -> Case {
             if !members.is_empty() {
                 let (positives, negatives) = members.split_at(members.len().div_ceil(2));
                 step.push_group(last, positives, negatives);
+            }
+            // The first two views stand for two copies of a sequence as well.
+            if let [a, b, ..] = members[..] {
+                step.pair.extend([a, b]);
             }
         }
         step.end_client();
@@ -150,6 +155,13 @@ pub fn wide_table(clients: usize, rows: usize, d: usize) -> Case {
     let lengths: Vec<Vec<Vec<usize>>> = (0..clients).map(|c| vec![vec![9 + c % 5, 3, 2]]).collect();
     let name = format!("{clients} clients with tables of {rows} rows");
     build(5, &Plan { name: &name, clients: &lengths, width: 1, align: 0, dims: (d, 1), spare: rows })
+}
+
+/// One client with `pairs` pairs of copies, between two clients without any.
+pub fn pairs(pairs: usize, d: usize) -> Case {
+    let clients = vec![vec![], vec![vec![1, 2, 1]; pairs], vec![vec![3]]];
+    let name = format!("a client with {pairs} pairs");
+    build(6, &Plan { name: &name, clients: &clients, width: 1, align: 0, dims: (d, 2 - d % 2), spare: 1 })
 }
 
 /// Normal numbers, `TILE` of them repeated: an odd length, so that equal numbers never lie at like places of rows.

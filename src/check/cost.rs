@@ -27,6 +27,9 @@ pub fn of(kernel: &str, call: &Call, case: &Case) -> Cost {
     // Scores of a softmax over the tables.
     let scores: f64 =
         (0..case.clients()).map(|k| f(case.rows_of(k).len()) * f64::from(step.client_examples[k + 1] - step.client_examples[k])).sum();
+    // Paired outputs, and scores among those of a client.
+    let paired = f(step.pair.len());
+    let twins: f64 = step.client_pairs.windows(2).map(|b| 4.0 * f64::from(b[1] - b[0]).powi(2)).sum();
     let family = kernel.trim_end_matches("_tf32").trim_end_matches("_bf16");
     let (floats, operations) = match family {
         // Each token's item row and place, and what is written.
@@ -48,6 +51,8 @@ pub fn of(kernel: &str, call: &Call, case: &Case) -> Cost {
         "gru_backward" => (12.0 * t * d + 3.0 * c * d * d, 6.0 * t * d * d + 20.0 * t * d),
         "relu" => (2.0 * n * d, n * d),
         "relu_backward" | "add" => (3.0 * n * d, n * d),
+        "gelu" => (2.0 * n * d, 12.0 * n * d),
+        "gelu_backward" => (3.0 * n * d, 20.0 * n * d),
         "copy" => (2.0 * n * d, 0.0),
         "zero" => (n * d, 0.0),
         // A Philox block of about 100 integer operations for eight elements is not arithmetic of the roofline.
@@ -58,6 +63,9 @@ pub fn of(kernel: &str, call: &Call, case: &Case) -> Cost {
         "full_softmax_stats" => (e * d + r * d + 2.0 * e, 2.0 * scores * d),
         "full_softmax_hidden" => (3.0 * e * d + r * d + e, 4.0 * scores * d),
         "full_softmax_rows" => (e * d + 3.0 * r * d + e, 4.0 * scores * d),
+        "in_batch_gather" => (2.0 * paired * d + 2.0 * paired, 2.0 * paired * d),
+        "in_batch_info_nce_stats" => (paired * d + 3.0 * paired, 2.0 * twins * d),
+        "in_batch_info_nce_grad" => (3.0 * paired * d + 3.0 * paired, 4.0 * twins * d),
         "info_nce" => (3.0 * members * d + g, 16.0 * members * d),
         other => unreachable!("no count of the work of {other}"),
     };

@@ -49,10 +49,12 @@ fn cases(quick: bool) -> Vec<Case> {
     if quick {
         cases.push(case::reference(9, 2, 2, 64));
         cases.push(case::wide_table(2, 150, 20));
+        cases.extend([case::pairs(1, 33), case::pairs(66, 20)]);
     } else {
         cases.push(case::reference(512, 2, 1, 64));
         cases.push(case::reference(128, 17, 2, 128));
         cases.push(case::wide_table(16, 1500, 64));
+        cases.extend([case::pairs(1, 33), case::pairs(150, 64), case::pairs(40, 130)]);
     }
     cases
 }
@@ -71,9 +73,6 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
         direct::update_norms(n, 23, 131, 9, 33, true),
     ];
     all.extend(direct::server(n, 131, 17, 23, 5, true));
-    for (batch, d) in [(1, 1), (17, 33), (40, 130)] {
-        all.extend(batch::in_batch(n, batch, d, true));
-    }
     for (users, items, d) in [(1, 1, 1), (37, 131, 33), (129, 257, 8), (13, 129, 68)] {
         all.extend(batch::rank(n, users, items, d, true));
     }
@@ -84,7 +83,6 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
         all.push(direct::average_rows(n, 700, 25, 10_429, 64, true));
         all.push(direct::update_norms(n, 700, 54_001, 25, 64, true));
         all.extend(direct::server(n, 54_001, 9_000, 10_429, 64, true));
-        all.extend(batch::in_batch(n, 300, 64, true));
         all.extend(batch::rank(n, 300, 10_429, 64, true));
     }
     all
@@ -107,7 +105,7 @@ pub fn run(device: &dyn Device, quick: bool, lines: &mut Vec<CheckLine>, progres
             judge.judge(&subject)?;
         }
     }
-    progress("kernels of averaging, the server, in-batch InfoNCE and ranking");
+    progress("kernels of averaging, the server and ranking");
     for subject in direct_subjects(&normals, quick) {
         judge.judge(&subject)?;
     }

@@ -253,24 +253,31 @@ fn client_losses<'a>(placed: &'a Placed, judged: bool) -> Subject<'a> {
     let (case, n) = (placed.case, placed.normals());
     let (step, clients) = (case.step(), case.clients());
     let (loss, contrast) = (n.take(62, step.example.len(), 1.0), n.take(63, step.positives.len(), 1.0));
+    let paired = n.take(64, step.pair.len(), 1.0);
     let mut sums: Vec<f64> = (0..2 * clients).map(|i| f64::from(i as u32) / 8.0).collect();
-    let arrays = vec![Array::of("losses", &loss), Array::of("contrasts", &contrast), Array::of("sums of clients", &sums)];
+    let arrays = vec![
+        Array::of("losses", &loss),
+        Array::of("contrasts", &contrast),
+        Array::of("losses of pairs", &paired),
+        Array::of("sums of clients", &sums),
+    ];
     let want = judged.then(|| {
         let mean = |values: &[f32], bounds: &[u32], c: usize| {
             let own = &values[bounds[c] as usize..bounds[c + 1] as usize];
             own.iter().map(|&x| f64::from(x)).sum::<f64>() / own.len().max(1) as f64
         };
+        let twice: Vec<u32> = step.client_pairs.iter().map(|b| 2 * b).collect();
         for c in 0..clients {
             sums[2 * c] += mean(&loss, &step.client_examples, c);
-            sums[2 * c + 1] += mean(&contrast, &step.client_groups, c);
+            sums[2 * c + 1] += mean(&contrast, &step.client_groups, c) + mean(&paired, &twice, c);
         }
         Want::Doubles(sums)
     });
-    let outs = vec![whole("sums of clients", &arrays, 2, want)];
+    let outs = vec![whole("sums of clients", &arrays, 3, want)];
     let launch: Launch = Box::new(move |device, b| {
-        let args = [at(placed.chunk.table()), at(&b[0]), at(&b[1]), at(&b[2])];
+        let args = [at(placed.chunk.table()), at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3])];
         go(device, "client_losses", [clients.div_ceil(4), 1], 128, 0, &args)
     });
-    let work = cost(loss.len() + contrast.len() + 8 * clients, (loss.len() + contrast.len()) as f64);
+    let work = cost(loss.len() + contrast.len() + paired.len() + 8 * clients, (loss.len() + contrast.len() + paired.len()) as f64);
     subject("client_losses", case_name(placed, "means"), arrays, outs, work, launch)
 }

@@ -17,7 +17,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 /// Deviations of the random values of each field, in the order of [`FIELDS`].
-const DEVIATIONS: [f32; FIELDS.len()] = [1.0, 0.3, 1.0, 0.4, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+const DEVIATIONS: [f32; FIELDS.len()] = [1.0, 0.3, 1.0, 0.4, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
 
 fn narrow(fields: &[Vec<f64>]) -> Vec<Vec<f32>> {
     fields.iter().map(|f| f.iter().map(|&x| x as f32).collect()).collect()
@@ -147,6 +147,7 @@ impl<'a> Placed<'a> {
                 coef: at(Field::Coef),
                 loss: at(Field::Loss),
                 contrast: at(Field::Contrast),
+                paired: at(Field::Paired),
                 lse: at(Field::Lse),
                 clock: self.clock_buffer.address(),
             };

@@ -73,6 +73,14 @@ fn steps(quick: bool) -> Vec<Kind> {
         ("sasrec, full softmax", with(&b, |s| s.loss.rec = RecLoss::Softmax)),
         ("gru4rec, decoupled", with(&b, |s| s.model.backbone = Backbone::Gru4rec)),
         ("gru4rec, full softmax", with(&b, |s| (s.model.backbone, s.loss.rec) = (Backbone::Gru4rec, RecLoss::Softmax))),
+        ("bert4rec, decoupled", with(&b, |s| s.model.backbone = Backbone::Bert4rec)),
+        (
+            "bert4rec, full softmax, no contrast, dropout",
+            with(&b, |s| {
+                (s.model.backbone, s.loss.rec, s.loss.contrast) = (Backbone::Bert4rec, RecLoss::Softmax, Contrast::None);
+                (s.model.dropout, s.model.positions) = (0.2, Positions::Last);
+            }),
+        ),
         ("adamw, clipped", with(&b, |s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("gradient descent", with(&b, |s| s.local.optimizer = LocalOptimizer::Sgd)),
         ("fedadam", with(&b, |s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),

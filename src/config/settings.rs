@@ -7,6 +7,7 @@ use super::choices::*;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+pub use crate::model::objectives::{InBatchSettings, MaskedSettings, Similarity};
 pub use gpu::*;
 pub use views::*;
 
@@ -95,11 +96,11 @@ pub struct ModelSettings {
     pub backbone: Backbone,
     /// Width `d` of item rows and hidden states.
     pub dim: u32,
-    /// Blocks (SASRec) or layers (GRU4Rec).
+    /// Blocks (SASRec, BERT4Rec) or layers (GRU4Rec).
     pub blocks: u32,
     /// Attention heads; must divide `dim`.
     pub heads: u32,
-    /// Inner width of the feed-forward layer; 0: `dim`.
+    /// Inner width of the feed-forward layer; 0: the backbone's own, `dim` (SASRec) or `4 dim` (BERT4Rec).
     pub ffn: u32,
     /// Dropout rate on embeddings, attention outputs and feed-forward layers, in `[0, 1)`.
     pub dropout: f32,
@@ -107,7 +108,7 @@ pub struct ModelSettings {
     pub item_dropout: f32,
     /// Longest input; earlier items are cut.
     pub max_len: u32,
-    /// Where learned positions are counted from (SASRec).
+    /// Where learned positions are counted from (SASRec, BERT4Rec).
     pub positions: Positions,
     /// What residual connections carry (SASRec).
     pub residual: Residual,
@@ -174,6 +175,10 @@ pub struct LossSettings {
     pub paraphrase: bool,
     /// Use the counterfactual views.
     pub counterfactual: bool,
+    /// See [`MaskedSettings`].
+    pub masked: MaskedSettings,
+    /// See [`InBatchSettings`].
+    pub in_batch: InBatchSettings,
 }
 
 impl LossSettings {
@@ -201,6 +206,8 @@ impl Default for LossSettings {
             future: true,
             paraphrase: true,
             counterfactual: true,
+            masked: MaskedSettings::default(),
+            in_batch: InBatchSettings::default(),
         }
     }
 }

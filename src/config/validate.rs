@@ -39,6 +39,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     views(&settings.views)?;
     model(&settings.model)?;
     loss(settings)?;
+    crate::model::objectives::check(settings)?;
     local(&settings.local)?;
     federation(settings)?;
     gpu(settings)?;

@@ -20,7 +20,7 @@ pub struct Chunk {
     pub uploads: Vec<bool>,
     /// Local steps, as many as the longest visit has. A client whose visit is over has no tokens in the steps after it.
     pub steps: Vec<Step>,
-    /// Whether all steps differ in their candidates only: true of clients with one sequence.
+    /// Whether all steps differ in their candidates only: true of clients with one sequence, unless a term draws its inputs anew.
     pub same_layout: bool,
     one: Step,
 }
@@ -31,10 +31,10 @@ impl Chunk {
         Chunk { client_rows: vec![0], same_layout: true, ..Chunk::default() }
     }
 
-    /// Sequences to be encoded and not trained on, as those of one client whose item rows are a whole catalogue of `items`.
-    pub fn forward(mut step: Step, items: u32) -> Chunk {
+    /// Sequences to be encoded and not trained on, as those of one client whose item rows are the whole table of `rows`.
+    pub fn forward(mut step: Step, rows: u32) -> Chunk {
         step.end_client();
-        Chunk { clients: vec![0], client_rows: vec![0, items], steps: vec![step], same_layout: true, ..Chunk::default() }
+        Chunk { clients: vec![0], client_rows: vec![0, rows], steps: vec![step], same_layout: true, ..Chunk::default() }
     }
 
     /// Empties the chunk; capacity stays.
@@ -85,7 +85,7 @@ impl Chunk {
                 self.steps[number as usize].end_client();
             }
         }
-        self.same_layout &= users.len() == 1;
+        self.same_layout &= users.len() == 1 && packer.steady();
         // After packing, because candidates are marked as trained while they are packed.
         self.items.extend_from_slice(packer.items());
         self.uploads.extend((0..plan.rows as usize).map(|row| packer.uploads(row)));

@@ -84,7 +84,7 @@ pub trait Engine {
     /// Where the transport or a device fails.
     fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()>;
 
-    /// Item rows that the sums of the round hold.
+    /// Rows of items that the sums of the round hold, special rows aside.
     fn touched_rows(&self) -> u64;
 
     /// The averaged change of the round as a value, with the uploads where a rule needed all of them; nothing where no client trained.

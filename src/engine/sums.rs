@@ -11,7 +11,7 @@ pub struct Sums {
     pub dense: Vec<i64>,
     /// Total weight of the clients.
     pub weight: i64,
-    /// Slot of each item `[I]`; `u32::MAX` where none.
+    /// Slot of each row of the item table `[I + S]`; `u32::MAX` where none.
     slot: Vec<u32>,
     /// Item of each slot, in order of first touch.
     pub items: Vec<u32>,
@@ -22,13 +22,13 @@ pub struct Sums {
 }
 
 impl Sums {
-    /// Empty sums for a model of `spec` and a catalogue of `items`.
-    pub fn new(spec: &ModelSpec, items: usize) -> Sums {
+    /// Empty sums for a model of `spec` with an item table of `rows`.
+    pub fn new(spec: &ModelSpec, rows: usize) -> Sums {
         Sums {
             d: spec.dim(),
             dense: vec![0; spec.dense_len],
             weight: 0,
-            slot: vec![u32::MAX; items],
+            slot: vec![u32::MAX; rows],
             items: Vec::new(),
             rows: Vec::new(),
             row_weight: Vec::new(),

@@ -80,6 +80,8 @@ pub struct Layout {
     /// Initial value of weights as the settings have it.
     weights: Init,
     std: f32,
+    special: Vec<&'static str>,
+    asked: Option<usize>,
 }
 
 impl Layout {
@@ -89,7 +91,7 @@ impl Layout {
             InitWeights::Normal => Init::Normal(settings.init_std),
             InitWeights::Xavier => Init::Xavier,
         };
-        Layout { params: Vec::new(), offset: 0, weights, std: settings.init_std }
+        Layout { params: Vec::new(), offset: 0, weights, std: settings.init_std, special: Vec::new(), asked: None }
     }
 
     /// The initial value of weights that `model.init_weights` asks for.
@@ -134,8 +136,89 @@ impl Layout {
         Norm { g: self.vector(format!("{name}.g"), d, Init::One), b: self.vector(format!("{name}.b"), d, Init::Zero) }
     }
 
-    /// The tensors in slab order, and the slab's length.
-    pub(super) fn finish(self) -> (Vec<ParamInfo>, usize) {
-        (self.params, self.offset)
+    /// A row of the item table beyond the catalogue, such as a mask or a padding token. It is trained and uploaded as item rows are,
+    /// and never ranked, recommended or drawn as a negative. Gives its number among the special rows; a name that was declared before
+    /// is the same row.
+    pub fn special(&mut self, name: &'static str) -> usize {
+        self.special.iter().position(|s| *s == name).unwrap_or_else(|| {
+            self.special.push(name);
+            self.special.len() - 1
+        })
+    }
+
+    /// Declares that hidden states are asked for at the special row `name`: it is appended to a history whose next item is wanted,
+    /// and stands for the items that training hides. Without this a hidden state is that of the item itself.
+    pub fn ask_with(&mut self, name: &'static str) {
+        self.asked = Some(self.special(name));
+    }
+
+    /// The special row that is asked with, if one was declared.
+    pub(super) fn asked(&self) -> Option<usize> {
+        self.asked
+    }
+
+    /// Tensors in slab order with the slab's length, special rows, and the one that is asked with.
+    pub(super) fn finish(self) -> (Vec<ParamInfo>, usize, Vec<&'static str>, Option<usize>) {
+        (self.params, self.offset, self.special, self.asked)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Backbone, Settings};
+    use crate::model::{ModelSpec, Weights};
+
+    #[test]
+    fn tensors_lie_in_the_order_of_their_declaration_and_start_as_declared() {
+        let settings = ModelSettings { init_weights: InitWeights::Xavier, ..ModelSettings::default() };
+        let mut layout = Layout::new(&settings);
+        let places = [
+            layout.positions("places", 5, 4),
+            layout.norm("n", 4).g,
+            layout.linear("l", 4, 6).w,
+            layout.matrix("m", 6, 2, Init::Normal(0.5)),
+            layout.vector("v", 3, Init::Normal(0.1)),
+        ];
+        assert_eq!(places, [0, 20, 28, 58, 70]);
+        assert_eq!((layout.special("pad"), layout.special("mask"), layout.special("pad")), (0, 1, 0));
+        layout.ask_with("mask");
+        let (params, dense_len, special, asked) = layout.finish();
+        assert_eq!((dense_len, special.as_slice(), asked), (73, ["pad", "mask"].as_slice(), Some(1)));
+        let of = |t: Treatment| params.iter().filter(|p| p.treatment == t).map(|p| p.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(of(Treatment::Matrix), ["l.w", "m"]);
+        assert_eq!(of(Treatment::Table), ["places"]);
+        assert_eq!(of(Treatment::Plain), ["n.g", "n.b", "l.b", "v"]);
+        let spec = ModelSpec { settings: settings.clone(), params, dense_len, special, asked };
+        let weights = Weights::init(&spec, 9, 1);
+        assert_eq!(weights.items.len(), 11 * settings.dim as usize);
+        assert!(weights.dense[20..24].iter().all(|&x| x == 1.0) && weights.dense[24..28].iter().all(|&x| x == 0.0));
+        let deviation = |from: usize, to: usize| {
+            let all = &weights.dense[from..to];
+            (all.iter().map(|x| x * x).sum::<f32>() / all.len() as f32).sqrt()
+        };
+        assert!((0.3..0.6).contains(&deviation(28, 52)), "Xavier of 4 and 6: {}", deviation(28, 52));
+        assert!((0.25..0.9).contains(&deviation(58, 70)) && (0.005..0.04).contains(&deviation(0, 20)));
+    }
+
+    /// Names, places and special rows of what has been released: a checkpoint depends on them.
+    #[test]
+    fn layouts_of_backbones_stay_as_they_are() {
+        let of = |backbone: Backbone| {
+            let mut settings = Settings::default();
+            (settings.model.backbone, settings.model.dim, settings.model.blocks, settings.model.max_len) = (backbone, 4, 1, 3);
+            let spec = ModelSpec::of(&settings);
+            (spec.params.iter().map(|p| format!("{}@{}", p.name, p.offset)).collect::<Vec<_>>().join(" "), spec.dense_len, spec.special)
+        };
+        let sasrec = "positions@0 block0.norm1.g@12 block0.norm1.b@16 block0.q.w@20 block0.q.b@36 block0.k.w@40 block0.k.b@56 \
+                      block0.v.w@60 block0.v.b@76 block0.o.w@80 block0.o.b@96 block0.norm2.g@100 block0.norm2.b@104 block0.f1.w@108 \
+                      block0.f1.b@124 block0.f2.w@128 block0.f2.b@144 norm.g@148 norm.b@152";
+        assert_eq!(of(Backbone::Sasrec), (sasrec.to_string(), 156, vec![]));
+        let gru = "layer0.x.w@0 layer0.x.b@48 layer0.h.w@60 layer0.h.b@108 out.w@120 out.b@136";
+        assert_eq!(of(Backbone::Gru4rec), (gru.to_string(), 140, vec![]));
+        let bert = "positions@0 norm.g@12 norm.b@16 block0.q.w@20 block0.q.b@36 block0.k.w@40 block0.k.b@56 block0.v.w@60 \
+                    block0.v.b@76 block0.o.w@80 block0.o.b@96 block0.norm1.g@100 block0.norm1.b@104 block0.f1.w@108 block0.f1.b@172 \
+                    block0.f2.w@188 block0.f2.b@252 block0.norm2.g@256 block0.norm2.b@260 out.w@264 out.b@280 out.norm.g@284 out.norm.b@288";
+        assert_eq!(of(Backbone::Bert4rec), (bert.to_string(), 292, vec!["mask"]));
     }
 }

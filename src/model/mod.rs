@@ -2,19 +2,23 @@
 //!
 //! A backbone is one file beside this one and a line in the list below.
 
+mod bert4rec;
 mod gru4rec;
 mod layout;
+pub mod objectives;
 mod sasrec;
 mod spec;
 mod weights;
+mod worker_shape;
 
+pub use bert4rec::Bert4rec;
 pub use gru4rec::Gru4rec;
 pub use layout::*;
 pub use sasrec::Sasrec;
 pub use spec::*;
 pub use weights::*;
 
-use crate::backend::{Act, Backend, RowKind};
+use crate::backend::{Act, Backend};
 use crate::config::{LossSettings, ModelSettings, choice};
 use serde::{Deserialize, Serialize};
 
@@ -80,19 +84,23 @@ backbones! {
     Sasrec = "sasrec" => Sasrec,
     /// Gated recurrent units (Hidasi et al., ICLR 2016), one layer per block.
     Gru4rec = "gru4rec" => Gru4rec,
+    /// Bidirectional self-attention trained on masked items (Sun et al., CIKM 2019), norms behind the residuals.
+    Bert4rec = "bert4rec" => Bert4rec,
 }
 
 /// A backbone, ready to run on a backend.
 pub struct Model {
     encoder: Box<dyn Passes>,
     item_dropout: f32,
+    /// Whether hidden states are asked for at a special row.
+    asked: bool,
 }
 
 impl Model {
     /// The backbone that `spec` names.
     pub fn new(spec: &ModelSpec) -> Model {
         let s = &spec.settings;
-        Model { encoder: s.backbone.build(s, &mut Layout::new(s)), item_dropout: s.item_dropout }
+        Model { encoder: s.backbone.build(s, &mut Layout::new(s)), item_dropout: s.item_dropout, asked: spec.asked.is_some() }
     }
 
     /// Hidden states `[Q, d]` of the step's output rows, no gradients.
@@ -100,20 +108,12 @@ impl Model {
         self.encoder.encode(be)
     }
 
-    /// One forward and backward pass of a client's objective `L_rec + lambda L_tri` over the backend's step.
+    /// One forward and backward pass of a client's objective, the sum of its terms (see [`objectives`]), over the backend's step.
     pub fn train(&self, be: &mut dyn Backend, loss: &LossSettings) {
         be.drop_items(self.item_dropout);
-        self.encoder.train(be, &mut |be, h| objective(be, loss, h));
+        self.encoder.train(be, &mut |be, h| objectives::backward(be, loss, self.asked, h));
         be.drop_items_backward(self.item_dropout);
     }
-}
-
-fn objective(be: &mut dyn Backend, loss: &LossSettings, h: Act) -> Act {
-    let dh = be.act(RowKind::Outputs, h.width);
-    be.zero(dh);
-    be.next_item_loss(loss, h, dh);
-    be.info_nce(loss, h, dh);
-    dh
 }
 
 /// The gradient `dx` under the dropout of `site`, in `t`; `dx` itself where nothing is dropped.

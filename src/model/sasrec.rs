@@ -3,7 +3,7 @@
 //! whose hidden state is used: all of a history, the last token of a view.
 
 use super::{Encoder, Layout, Linear, Norm, Passed, dropped};
-use crate::backend::{Act, Backend, RowKind};
+use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::config::{ModelSettings, Residual};
 use smallvec::SmallVec;
 
@@ -138,7 +138,7 @@ impl Encoder for Sasrec {
             be.linear(x, b.k.w, b.k.b, k);
             be.linear(x, b.v.w, b.v.b, v);
             let (mixed, lse) = (be.act(rows, d), be.act(rows, self.heads));
-            be.attention(self.heads, q, k, v, mixed, lse);
+            be.attention(Mask::Causal, self.heads, q, k, v, mixed, lse);
             let mid = be.act(rows, d);
             be.linear(mixed, b.o.w, b.o.b, mid);
             be.dropout(site, rate, mid);
@@ -183,7 +183,7 @@ impl Encoder for Sasrec {
             let dmixed = be.act(rows, d);
             be.linear_backward(s.mixed, dy, b.o.w, b.o.b, Some(dmixed), false);
             let (dq, dk, dv) = (be.act(rows, d), be.act(RowKind::Tokens, d), be.act(RowKind::Tokens, d));
-            be.attention_backward(self.heads, s.q, s.k, s.v, s.lse, dmixed, dq, dk, dv);
+            be.attention_backward(Mask::Causal, self.heads, s.q, s.k, s.v, s.lse, dmixed, dq, dk, dv);
             be.linear_backward(s.norm1, dq, b.q.w, b.q.b, Some(t), false);
             self.residual_backward(be, dx, t);
             be.layer_norm_backward(s.xq, s.stats1, b.norm1.g, b.norm1.b, t, dx);

@@ -3,14 +3,14 @@
 use super::{Init, ModelSpec};
 use crate::base::rng::{Purpose, Stream};
 
-/// Global weights: the dense slab `[P]` and the item table `[I, d]`.
+/// Global weights: the dense slab `[P]` and the item table `[I + S, d]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weights {
     /// Layout of the slab.
     pub spec: ModelSpec,
     /// Dense weights `[P]`.
     pub dense: Vec<f32>,
-    /// Item rows `[I, d]`.
+    /// Item rows `[I + S, d]`: the catalogue, then the special rows.
     pub items: Vec<f32>,
 }
 
@@ -18,6 +18,7 @@ impl Weights {
     /// Initial weights: what the backbone declares for its tensors, normal with `init_std` for item rows. Each number is a function of
     /// seed, tensor and position.
     pub fn init(spec: &ModelSpec, items: usize, seed: u64) -> Weights {
+        let rows = spec.rows(items);
         let std = spec.settings.init_std;
         let mut dense = vec![0f32; spec.dense_len];
         for (i, p) in spec.params.iter().enumerate() {
@@ -35,8 +36,13 @@ impl Weights {
             out.fill_with(|| stream.normal() * std);
         }
         let mut stream = Stream::new(seed, Purpose::Init, 0, 0);
-        let items = (0..items * spec.dim()).map(|_| stream.normal() * std).collect();
+        let items = (0..rows * spec.dim()).map(|_| stream.normal() * std).collect();
         Weights { spec: spec.clone(), dense, items }
+    }
+
+    /// Rows of the catalogue alone `[I, d]`: what is ranked and recommended.
+    pub fn catalogue(&self) -> &[f32] {
+        &self.items[..self.items.len() - self.spec.special.len() * self.spec.dim()]
     }
 
     /// Row of `item`.

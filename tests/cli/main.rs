@@ -13,6 +13,7 @@ mod examples;
 #[cfg(feature = "llm")]
 mod generate;
 mod hostile;
+mod layers;
 mod method_file;
 mod progress;
 mod runs;

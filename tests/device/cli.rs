@@ -229,7 +229,7 @@ fn methods_side_by_side_share_the_device() {
     assert!(!sandbox.path().join("all").exists() && !sandbox.path().join("data").exists(), "nothing was begun");
     let text = run(&["--set", "compare=fed-sasrec,sasrec,popularity"]).done();
     assert_eq!(text.matches("device: CPU rendition (").count(), 2, "{text}");
-    assert_eq!(text.matches("device: CPU (centralised training").count(), 1, "{text}");
+    assert_eq!(text.matches("device: CPU (participants with many sequences").count(), 1, "{text}");
     for method in ["lumos", "fed-sasrec", "sasrec", "popularity"] {
         assert!(text.lines().any(|l| l.starts_with(method) && l.contains("0.")), "{method} is not in\n{text}");
     }

@@ -31,6 +31,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("sasrec", base.clone()),
         ("positions from the last, odd width", with(&|s| (s.model.positions, s.model.dim, s.model.heads) = (Positions::Last, 9, 1))),
         ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
+        ("bert", with(&|s| s.model.backbone = Backbone::Bert4rec)),
     ]
 }
 

@@ -43,6 +43,15 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("no views", with(&|s| s.loss.contrast = Contrast::None)),
         ("lambda falls to nothing", with(&|s| s.loss.lambda_rounds = 2)),
         ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
+        ("bert", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::Bert4rec, 0.2))),
+        (
+            "bert, full softmax, no views, positions from the last",
+            with(&|s| {
+                s.model.backbone = Backbone::Bert4rec;
+                s.model.positions = Positions::Last;
+                (s.loss.rec, s.loss.contrast) = (RecLoss::Softmax, Contrast::None);
+            }),
+        ),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         // Decay shows which position rows a client trains: its own reach, not that of the longest client in the launch.
         ("strong decay", with(&|s| (s.local.optimizer, s.local.weight_decay) = (LocalOptimizer::Adamw, 2.0))),
@@ -124,7 +133,7 @@ fn one_round_agrees_with_the_cpu() {
 #[test]
 fn chunks_and_runs_leave_no_trace() {
     let (data, views) = world(260, 40, 5);
-    for (name, settings) in kinds().into_iter().filter(|(n, _)| ["dropout", "gru", "clip, adamw", "full softmax"].contains(n)) {
+    for (name, settings) in kinds().into_iter().filter(|(n, _)| ["dropout", "gru", "bert", "clip, adamw", "full softmax"].contains(n)) {
         let settings = Settings { federation: lumos::config::FederationSettings { fraction: 0.5, ..settings.federation }, ..settings };
         let whole = on_device(&settings, &data, &views, 2, None);
         // Pieces of 64 clients, one chunk each.

@@ -1,11 +1,17 @@
-//! Attention of ragged sequences against softmax over a dense causal mask.
+//! Attention of ragged sequences against softmax over a dense mask.
 
-use lumos::backend::{Backend, RowKind};
+use lumos::backend::{Backend, Mask, RowKind};
 
 use crate::check::{Input, Outs, fresh, hold, load, normal, pack, packs, shapes as random_shapes, stream, worker};
-use crate::reference::{attention, causal_mask};
+use crate::reference::{attention, dense_mask};
 
 fn check(case: u64, d: usize, heads: usize, lengths: &[usize], rows: RowKind, spread: f32) {
+    for mask in [Mask::Causal, Mask::Full] {
+        check_mask(mask, case, d, heads, lengths, rows, spread);
+    }
+}
+
+fn check_mask(mask: Mask, case: u64, d: usize, heads: usize, lengths: &[usize], rows: RowKind, spread: f32) {
     let mut s = stream(case);
     let step = pack(&mut s, lengths, 3, Outs::History);
     let queries = if rows == RowKind::Tokens { step.token.clone() } else { step.out_token.clone() };
@@ -17,17 +23,17 @@ fn check(case: u64, d: usize, heads: usize, lengths: &[usize], rows: RowKind, sp
     let qa = load(&mut w, rows, d, &q.values);
     let (ka, va) = (load(&mut w, RowKind::Tokens, d, &k.values), load(&mut w, RowKind::Tokens, d, &v.values));
     let (y, stats) = (fresh(&mut w, rows, d), fresh(&mut w, rows, heads));
-    w.attention(heads, qa, ka, va, y, stats);
+    w.attention(mask, heads, qa, ka, va, y, stats);
     let up = load(&mut w, rows, d, &dy);
     let dq = fresh(&mut w, rows, d);
     let (dk, dv) = (fresh(&mut w, RowKind::Tokens, d), fresh(&mut w, RowKind::Tokens, d));
-    w.attention_backward(heads, qa, ka, va, stats, up, dq, dk, dv);
+    w.attention_backward(mask, heads, qa, ka, va, stats, up, dq, dk, dv);
     hold(
-        &format!("attention d {d} heads {heads} {rows:?} {} sequences", lengths.len()),
+        &format!("attention {mask:?} d {d} heads {heads} {rows:?} {} sequences", lengths.len()),
         &[("value", w.values(y)), ("dq", w.values(dq)), ("dk", w.values(dk)), ("dv", w.values(dv))],
         &[q, k, v],
         &dy,
-        |t| attention(heads, &t[0], &t[1], &t[2], &causal_mask(&step, &queries, t[0].dtype())?),
+        |t| attention(heads, &t[0], &t[1], &t[2], &dense_mask(mask, &step, &queries, t[0].dtype())?),
     );
 }
 

@@ -207,6 +207,19 @@ fn sasrec_gradients() {
 }
 
 #[test]
+fn bert4rec_gradients() {
+    let shapes = [(4, 1, 1, 0), (5, 2, 1, 7), (8, 2, 2, 0), (12, 3, 3, 20), (17, 1, 1, 33), (64, 2, 1, 0), (65, 1, 5, 0)];
+    for (i, &(d, blocks, heads, ffn)) in shapes.iter().enumerate() {
+        for j in 0..2 {
+            let loss = losses(i + 5 * j);
+            let dropout = if j == 1 { 0.3 } else { 0.0 };
+            let settings = ModelSettings { item_dropout: dropout, ..model(Backbone::Bert4rec, d, blocks, heads, ffn, dropout) };
+            check(500 + 10 * i as u64 + j as u64, &settings, &loss, &clients(i + j, loss.rec));
+        }
+    }
+}
+
+#[test]
 fn gru4rec_gradients() {
     for (i, &(d, layers)) in [(4, 1), (5, 2), (7, 1), (8, 3), (12, 2), (17, 1), (24, 1), (64, 1), (65, 2)].iter().enumerate() {
         for j in 0..2 {
@@ -221,7 +234,7 @@ fn gru4rec_gradients() {
 /// 250 histories with three views each: a thousand sequences in one step.
 #[test]
 fn a_thousand_sequences() {
-    for (case, backbone) in [(390, Backbone::Sasrec), (391, Backbone::Gru4rec)] {
+    for (case, backbone) in [(390, Backbone::Sasrec), (391, Backbone::Gru4rec), (392, Backbone::Bert4rec)] {
         let shape = ClientShape {
             histories: (0..250).map(|i| 1 + usize::from(i % 9 == 0)).collect(),
             rows: 23,
@@ -237,7 +250,7 @@ fn a_thousand_sequences() {
 /// Steps without tokens, or with tokens of which none is an output, have zero gradients and no loss.
 #[test]
 fn nothing_to_learn() {
-    for backbone in [Backbone::Sasrec, Backbone::Gru4rec] {
+    for backbone in [Backbone::Sasrec, Backbone::Gru4rec, Backbone::Bert4rec] {
         for dropout in [0.0, 0.5] {
             let settings = model(backbone, 9, 2, 3, 0, dropout);
             let spec = ModelSpec::new(&settings);

@@ -5,7 +5,7 @@ use lumos::backend::{Backend, RowKind, Step};
 use lumos::base::rng::{Purpose, Stream};
 
 use crate::check::{Input, Outs, fresh, hold, load, normal, pack, packs, plain_local, stream, widths, worker};
-use crate::reference::{embed, indices, layer_norm, linear};
+use crate::reference::{embed, gelu, indices, layer_norm, linear};
 
 fn cat(a: &[f32], b: &[f32]) -> Vec<f32> {
     [a, b].concat()
@@ -234,4 +234,24 @@ fn dropout_masks() {
     }
     assert!(drop_ones(&step, 1, 0, 0.5, None).iter().all(|&x| x == 1.0), "no dropout outside training");
     assert!(drop_ones(&step, 1, 0, 0.0, key(0)).iter().all(|&x| x == 1.0), "rate 0");
+}
+
+#[test]
+fn gelu_and_its_gradient() {
+    for (i, &d) in widths().iter().enumerate() {
+        let mut s = stream(4500 + i as u64);
+        let step = pack(&mut s, &[5, 1, 13], 3, Outs::Nothing);
+        let n = step.tokens();
+        for spread in [1.0, 6.0] {
+            let x = Input::normal(&mut s, spread, &[n, d]);
+            let dy = normal(&mut s, 1.0, n * d);
+            let mut w = worker(d, &[], None, &vec![0.0; 3 * d], step.clone());
+            let (xa, y) = (load(&mut w, RowKind::Tokens, d, &x.values), fresh(&mut w, RowKind::Tokens, d));
+            w.gelu(xa, y);
+            let dx = load(&mut w, RowKind::Tokens, d, &dy);
+            w.gelu_backward(xa, dx);
+            assert_eq!(w.values(xa), x.values, "the input stays");
+            hold(&format!("gelu d {d} spread {spread}"), &[("value", w.values(y)), ("dx", w.values(dx))], &[x], &dy, |t| gelu(&t[0]));
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Result, Tensor};
-use lumos::backend::Step;
+use lumos::backend::{Mask, Step};
 use lumos::config::{Backbone, Contrast, LossSettings, ModelSettings, RecLoss, Residual};
 
 /// Named weights; the item table is `items`.
@@ -36,12 +36,13 @@ pub fn embed(items: &Tensor, positions: Option<&Tensor>, scale: f64, step: &Step
 }
 
 /// 0 where a query token may look, far below zero elsewhere, `[queries, T]`.
-pub fn causal_mask(step: &Step, queries: &[u32], dtype: DType) -> Result<Tensor> {
+pub fn dense_mask(seen: Mask, step: &Step, queries: &[u32], dtype: DType) -> Result<Tensor> {
     let sequence = |t: usize| step.bounds.iter().filter(|&&b| b as usize <= t).count();
     let of: Vec<usize> = (0..step.tokens()).map(sequence).collect();
     let mut mask = vec![-1e30f32; queries.len() * of.len()];
     for (r, &q) in queries.iter().enumerate() {
-        for t in 0..=q as usize {
+        let end = if seen == Mask::Full { of.len() } else { q as usize + 1 };
+        for t in 0..end {
             if of[t] == of[q as usize] {
                 mask[r * of.len() + t] = 0.0;
             }
@@ -172,7 +173,10 @@ pub fn encode(p: &Named, s: &ModelSettings, step: &Step, masks: Masks) -> Result
         }
         return lin(&x.index_select(&out, 0)?, "out");
     }
-    let mask = causal_mask(step, &step.token, x.dtype())?;
+    if s.backbone == Backbone::Bert4rec {
+        return bidirectional(p, s, step, masks);
+    }
+    let mask = dense_mask(Mask::Causal, step, &step.token, x.dtype())?;
     for b in 0..s.blocks {
         let site = 1 + 3 * b;
         let name = |n: &str| format!("block{b}.{n}");
@@ -186,6 +190,31 @@ pub fn encode(p: &Named, s: &ModelSettings, step: &Step, masks: Masks) -> Result
         x = (dropped(lin(&inner, &name("f2"))?, site + 2, masks)? + carried(&normed, &x))?;
     }
     ln(&x, "norm")?.index_select(&out, 0)
+}
+
+/// BERT4Rec's hidden states of the output rows `[Q, d]`.
+fn bidirectional(p: &Named, s: &ModelSettings, step: &Step, masks: Masks) -> Result<Tensor> {
+    let scale = if s.scale_items { f64::from(s.dim).sqrt() } else { 1.0 };
+    let lin = |x: &Tensor, name: &str| linear(x, &p[&format!("{name}.w")], &p[&format!("{name}.b")]);
+    let ln = |x: &Tensor, name: &str| layer_norm(x, &p[&format!("{name}.g")], &p[&format!("{name}.b")]);
+    let mut x = dropped(ln(&embed(&p["items"], p.get("positions"), scale, step)?, "norm")?, 0, masks)?;
+    let mask = dense_mask(Mask::Full, step, &step.token, x.dtype())?;
+    for b in 0..s.blocks {
+        let site = 1 + 3 * b;
+        let name = |n: &str| format!("block{b}.{n}");
+        let [q, k, v] = ["q", "k", "v"].map(|n| lin(&x, &name(n)));
+        let mixed = attention(s.heads as usize, &q?, &k?, &v?, &mask)?;
+        x = ln(&(dropped(lin(&mixed, &name("o"))?, site, masks)? + x)?, &name("norm1"))?;
+        let inner = gelu(&lin(&x, &name("f1"))?)?;
+        x = ln(&(dropped(lin(&inner, &name("f2"))?, site + 2, masks)? + x)?, &name("norm2"))?;
+    }
+    ln(&gelu(&lin(&x, "out")?)?, "out.norm")?.index_select(&indices(&step.out_token)?, 0)
+}
+
+/// Gelu in its tanh form.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    let inside = ((x + (x.sqr()?.mul(x)? * 0.044715)?)? * (2.0 / std::f64::consts::PI).sqrt())?;
+    (x * 0.5)? * (inside.tanh()? + 1.0)?
 }
 
 /// `L_rec + lambda L_tri`.

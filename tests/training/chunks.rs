@@ -2,7 +2,7 @@
 
 use crate::ring::world;
 use lumos::backend::Step;
-use lumos::config::{Contrast, RecLoss, Settings, UploadRows};
+use lumos::config::{Backbone, Contrast, RecLoss, Settings, UploadRows};
 use lumos::engine::{Chunk, Packer};
 use proptest::prelude::*;
 
@@ -15,6 +15,8 @@ fn settings(kind: u32) -> Settings {
         1 => s.loss.contrast = Contrast::None,
         2 => (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 4),
         3 => s.loss.rec = RecLoss::Softmax,
+        4 => s.model.backbone = Backbone::Bert4rec,
+        5 => s.loss.in_batch.weight = 0.1,
         _ => s.federation.upload_rows = UploadRows::Touched,
     }
     s
@@ -25,6 +27,7 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
     let span = |b: &[u32]| b[c] as usize..b[c + 1] as usize;
     let (tokens, outs) = (span(&step.client_tokens), span(&step.client_outs));
     let (examples, groups) = (span(&step.client_examples), span(&step.client_groups));
+    let pairs = span(&step.client_pairs);
     let less = |v: &[u32], by: u32| v.iter().map(|x| x - by).collect::<Vec<_>>();
     let (t0, q0) = (tokens.start as u32, outs.start as u32);
     let members = step.group_bounds[groups.start] as usize..step.group_bounds[groups.end] as usize;
@@ -48,16 +51,19 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
         client_outs: vec![0, outs.len() as u32],
         client_examples: vec![0, examples.len() as u32],
         client_groups: vec![0, groups.len() as u32],
+        pair: less(&step.pair[2 * pairs.start..2 * pairs.end], q0),
+        client_pairs: vec![0, pairs.len() as u32],
         longest: 0,
         align: step.align,
+        special: step.special,
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(36))]
     #[test]
     fn a_client_packs_the_same_alone_and_among_others(
-        kind in 0u32..5,
+        kind in 0u32..7,
         clients in prop::collection::vec(0u32..40, 1..12),
         cut in 0usize..12,
         several in any::<bool>(),

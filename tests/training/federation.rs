@@ -44,6 +44,8 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
         ("no views", with(&|s| s.loss.contrast = Contrast::None)),
         ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
+        ("bert", with(&|s| s.model.backbone = Backbone::Bert4rec)),
+        ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::Bert4rec, vec![Group::Encoder]))),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),

@@ -7,6 +7,8 @@ mod ring;
 
 mod chunks;
 mod federation;
+mod in_batch;
+mod masked_items;
 mod metrics;
 mod real;
 mod rules;

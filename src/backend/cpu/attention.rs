@@ -1,10 +1,10 @@
-//! Causal self-attention over packed ragged sequences. Scores are recomputed in the backward pass from one stored
+//! Self-attention over packed ragged sequences, causal or over whole sequences. Scores are recomputed in the backward pass from one stored
 //! number a (row, head), so nothing of size length x length is kept.
 
 use super::rows::{axpy_kernel, dot_kernel};
 use super::simd::{LANES, Simd, dispatch};
 
-/// Shape of one attention call. Query row `r` sees the tokens `start[r]..=token[r]` of its own sequence.
+/// Shape of one attention call. Query row `r` sees the tokens `start[r]..=token[r]` of its own sequence, or all of them.
 #[derive(Clone, Copy)]
 pub struct Shape {
     /// Query rows.
@@ -17,6 +17,31 @@ pub struct Shape {
     pub start: *const u32,
     /// Token of each row `[rows]`.
     pub token: *const u32,
+    /// First token of each token's sequence `[tokens]`, where a query sees its whole sequence; null where it sees nothing after
+    /// itself.
+    pub whole: *const u32,
+    /// Tokens of the step.
+    pub tokens: usize,
+}
+
+impl Shape {
+    /// First and last token that query row `r` sees.
+    ///
+    /// # Safety
+    /// `r` is below `rows`, and the pointers are valid for what they say.
+    #[inline(always)]
+    unsafe fn seen(&self, r: usize) -> (usize, usize) {
+        // SAFETY: the caller's.
+        unsafe {
+            let (lo, mut hi) = (*self.start.add(r) as usize, *self.token.add(r) as usize);
+            if !self.whole.is_null() {
+                while hi + 1 < self.tokens && *self.whole.add(hi + 1) as usize == lo {
+                    hi += 1;
+                }
+            }
+            (lo, hi)
+        }
+    }
 }
 
 #[inline(always)]
@@ -54,8 +79,8 @@ pub(super) unsafe fn softmax_row<S: Simd>(n: usize, s: *mut f32) -> f32 {
 }
 
 dispatch! {
-    /// `y[r] = softmax(q[r] k[start..=token]^T / sqrt(d / heads)) v[start..=token]` per head; keeps the log of the
-    /// partition sum in `stats [rows, heads]`.
+    /// `y[r] = softmax(q[r] k[seen]^T / sqrt(d / heads)) v[seen]` per head over the tokens that row `r` sees; keeps the log of
+    /// the partition sum in `stats [rows, heads]`.
     ///
     /// # Safety
     /// `q`, `y` hold `rows * d`, `k`, `v` all tokens named by the shape, `scratch` the longest sequence.
@@ -73,11 +98,11 @@ unsafe fn forward_kernel<S: Simd>(
     scratch: *mut f32,
 ) {
     unsafe {
-        let Shape { rows, d, heads, start, token } = shape;
+        let Shape { rows, d, heads, .. } = shape;
         let w = d / heads;
         let scale = 1.0 / (w as f32).sqrt();
         for r in 0..rows {
-            let (lo, hi) = (*start.add(r) as usize, *token.add(r) as usize);
+            let (lo, hi) = shape.seen(r);
             for h in 0..heads {
                 let at = h * w;
                 let qp = q.add(r * d + at);
@@ -118,11 +143,11 @@ unsafe fn backward_kernel<S: Simd>(
     scratch: *mut f32,
 ) {
     unsafe {
-        let Shape { rows, d, heads, start, token } = shape;
+        let Shape { rows, d, heads, .. } = shape;
         let w = d / heads;
         let scale = 1.0 / (w as f32).sqrt();
         for r in 0..rows {
-            let (lo, hi) = (*start.add(r) as usize, *token.add(r) as usize);
+            let (lo, hi) = shape.seen(r);
             let n = hi - lo + 1;
             let (p, dp) = (scratch, scratch.add(n));
             for h in 0..heads {

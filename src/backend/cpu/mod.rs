@@ -4,6 +4,7 @@ mod attention;
 mod gemm;
 mod gradient;
 mod gru;
+mod in_batch;
 mod losses;
 mod ops;
 mod optim;

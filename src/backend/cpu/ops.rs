@@ -3,12 +3,13 @@
 use super::attention::{self, Shape};
 use super::gemm::{self, GradSink};
 use super::gru::Recurrence;
+use super::in_batch::Pairs;
 use super::losses::{self, Examples, Group};
 use super::rows;
 use super::worker::Worker;
-use crate::backend::{Act, Backend, RowKind};
+use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::base::rng::{Stream, dropout_threshold};
-use crate::config::{LossSettings, RecLoss};
+use crate::config::{InBatchSettings, LossSettings, RecLoss};
 
 /// Logits of a full softmax are computed for so many examples at a time, so that the matrix is never stored.
 const SOFTMAX_ROWS: usize = 6;
@@ -43,12 +44,14 @@ impl Worker {
         unsafe { self.read_dense.add(at) }
     }
 
-    fn attention_shape(&self, q: Act, heads: usize) -> Shape {
+    fn attention_shape(&self, mask: Mask, q: Act, heads: usize) -> Shape {
         let (start, token) = match q.rows {
             RowKind::Tokens => (&self.step.start, &self.step.token),
             RowKind::Outputs => (&self.step.out_start, &self.step.out_token),
         };
-        Shape { rows: token.len(), d: q.width, heads, start: start.as_ptr(), token: token.as_ptr() }
+        let whole = if mask == Mask::Full { self.step.start.as_ptr() } else { std::ptr::null() };
+        let tokens = self.step.tokens();
+        Shape { rows: token.len(), d: q.width, heads, start: start.as_ptr(), token: token.as_ptr(), whole, tokens }
     }
 
     /// Memory for a transposed weight `[out, in]`.
@@ -75,7 +78,8 @@ impl Worker {
     }
 
     fn full_softmax(&mut self, h: Act, dh: Act) -> f64 {
-        let (d, n, count) = (self.shape.dim, self.row_count, self.step.example.len());
+        // Special rows lie behind the catalogue and are no candidates.
+        let (d, n, count) = (self.shape.dim, self.row_count - self.step.special, self.step.example.len());
         let need = SOFTMAX_ROWS * (n + 2 * d);
         if self.scratch.len() < need {
             self.scratch.resize(need, 0.0);
@@ -245,16 +249,16 @@ impl Backend for Worker {
         }
     }
 
-    fn attention(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
-        let shape = self.attention_shape(q, heads);
+    fn attention(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
+        let shape = self.attention_shape(mask, q, heads);
         let (q, k, v, y, stats) = (self.ptr(q), self.ptr(k), self.ptr(v), self.ptr(y), self.ptr(stats));
         unsafe { attention::attention(shape, q, k, v, y, stats, self.scratch.as_mut_ptr()) };
     }
 
-    fn attention_backward(&mut self, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
+    fn attention_backward(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
         self.zero(dk);
         self.zero(dv);
-        let shape = self.attention_shape(q, heads);
+        let shape = self.attention_shape(mask, q, heads);
         let (q, k, v, stats, dy) = (self.ptr(q), self.ptr(k), self.ptr(v), self.ptr(stats), self.ptr(dy));
         let (dq, dk, dv) = (self.ptr(dq), self.ptr(dk), self.ptr(dv));
         unsafe { attention::attention_backward(shape, q, k, v, dy, stats, dq, dk, dv, self.scratch.as_mut_ptr()) };
@@ -291,6 +295,20 @@ impl Backend for Worker {
         let n = self.count(y.rows) * y.width;
         let (yp, dp) = (self.ptr(y), self.ptr(dx));
         unsafe { rows::relu_backward(std::slice::from_raw_parts(yp, n), std::slice::from_raw_parts_mut(dp, n)) };
+    }
+
+    fn gelu(&mut self, x: Act, y: Act) {
+        let n = self.count(x.rows) * x.width;
+        let (xp, yp) = (self.ptr(x), self.ptr(y));
+        // SAFETY: both activations hold `n` numbers and lie apart.
+        unsafe { rows::gelu(n, xp, yp) };
+    }
+
+    fn gelu_backward(&mut self, x: Act, dx: Act) {
+        let n = self.count(x.rows) * x.width;
+        let (xp, dp) = (self.ptr(x), self.ptr(dx));
+        // SAFETY: both activations hold `n` numbers and lie apart.
+        unsafe { rows::gelu_backward(n, xp, dp) };
     }
 
     fn dropout(&mut self, site: u32, rate: f32, x: Act) {
@@ -363,6 +381,21 @@ impl Backend for Worker {
             self.log_candidates(h);
             loss
         };
+    }
+
+    fn in_batch_info_nce(&mut self, settings: &InBatchSettings, h: Act, scratch: [Act; 3], dh: Act) {
+        let (n, d) = (self.step.pair.len(), self.shape.dim);
+        if n == 0 {
+            return;
+        }
+        let need = n * (n + d + 2);
+        if self.scratch.len() < need {
+            self.scratch.resize(need, 0.0);
+        }
+        let (z, hp, dhp) = (self.ptr(scratch[0]), self.ptr(h), self.ptr(dh));
+        let pairs = Pairs { rows: &self.step.pair, d, settings };
+        // SAFETY: paired outputs are rows of `h` and `dh`, no two alike, so that `z` holds as many; scratch was sized above.
+        self.losses.1 += unsafe { pairs.info_nce(hp, z, dhp, self.scratch.as_mut_ptr()) };
     }
 
     fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act) {

@@ -197,3 +197,78 @@ pub fn relu_backward(y: &[f32], dx: &mut [f32]) {
         *g = if a > 0.0 { *g } else { 0.0 };
     }
 }
+
+/// `sqrt(2 / pi)` and the weight of the cube in the tanh form of gelu.
+const GELU: (f32, f32) = (0.797_884_6, 0.044_715);
+
+/// Of eight numbers `x`: the share `sigmoid(2 u)` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, so that gelu is `x` times it, and
+/// the derivative of `2 u`.
+#[inline(always)]
+unsafe fn gelu_share<S: Simd>(x: S::V) -> (S::V, S::V) {
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        let (one, square) = (S::splat(1.0), S::mul(x, x));
+        let slope = S::mul(S::splat(2.0 * GELU.0), S::fma(S::splat(3.0 * GELU.1), square, one));
+        let twice = S::mul(S::mul(S::splat(2.0 * GELU.0), x), S::fma(S::splat(GELU.1), square, one));
+        (S::div(one, S::add(one, S::exp(S::sub(S::splat(0.0), twice)))), slope)
+    }
+}
+
+dispatch! {
+    /// `y = gelu(x)` in its tanh form.
+    ///
+    /// # Safety
+    /// Both hold `n` numbers, apart in memory.
+    pub unsafe fn gelu(n: usize, x: *const f32, y: *mut f32) = gelu_kernel
+}
+
+#[inline(always)]
+unsafe fn gelu_kernel<S: Simd>(n: usize, x: *const f32, y: *mut f32) {
+    // SAFETY: the caller's; a tail is read and written in part.
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let k = (n - i).min(LANES);
+            let v = if k == LANES { S::load(x.add(i)) } else { S::load_n(x.add(i), k) };
+            let out = S::mul(v, gelu_share::<S>(v).0);
+            if k == LANES {
+                S::store(y.add(i), out)
+            } else {
+                S::store_n(y.add(i), out, k)
+            }
+            i += LANES;
+        }
+    }
+}
+
+dispatch! {
+    /// `dx *= gelu'(x)`.
+    ///
+    /// # Safety
+    /// Both hold `n` numbers, apart in memory.
+    pub unsafe fn gelu_backward(n: usize, x: *const f32, dx: *mut f32) = gelu_backward_kernel
+}
+
+#[inline(always)]
+unsafe fn gelu_backward_kernel<S: Simd>(n: usize, x: *const f32, dx: *mut f32) {
+    // SAFETY: the caller's; a tail is read and written in part.
+    unsafe {
+        let mut i = 0;
+        while i < n {
+            let k = (n - i).min(LANES);
+            let whole = k == LANES;
+            let v = if whole { S::load(x.add(i)) } else { S::load_n(x.add(i), k) };
+            let g = if whole { S::load(dx.add(i)) } else { S::load_n(dx.add(i), k) };
+            let (share, slope) = gelu_share::<S>(v);
+            // gelu' = s + x s (1 - s) (2u)'
+            let rest = S::mul(S::mul(v, slope), S::mul(share, S::sub(S::splat(1.0), share)));
+            let out = S::mul(g, S::add(share, rest));
+            if whole {
+                S::store(dx.add(i), out)
+            } else {
+                S::store_n(dx.add(i), out, k)
+            }
+            i += LANES;
+        }
+    }
+}

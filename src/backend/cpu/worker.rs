@@ -5,7 +5,6 @@ use super::row_log::RowLog;
 use crate::backend::Step;
 use crate::base::rng::Stream;
 use crate::config::LocalSettings;
-use crate::model::{ModelSpec, Treatment};
 
 /// Spans of the dense slab that a worker treats alike.
 #[derive(Clone, Debug)]
@@ -20,25 +19,6 @@ pub struct WorkerShape {
     pub plain: Vec<(usize, usize)>,
     /// Offset of the position table, if the model has one, and its rows.
     pub positions: Option<(usize, usize)>,
-}
-
-impl WorkerShape {
-    /// Sorts the tensors of `spec` into spans by their treatment, neighbouring plain ones joined.
-    pub fn new(spec: &ModelSpec) -> WorkerShape {
-        let (mut fused, mut plain) = (Vec::new(), Vec::<(usize, usize)>::new());
-        for p in &spec.params {
-            match p.treatment {
-                Treatment::Table => {}
-                Treatment::Matrix => fused.push((p.offset, p.len())),
-                Treatment::Plain => match plain.last_mut() {
-                    Some((at, len)) if *at + *len == p.offset => *len += p.len(),
-                    _ => plain.push((p.offset, p.len())),
-                },
-            }
-        }
-        let positions = spec.positions().map(|p| (p.offset, p.shape[0]));
-        WorkerShape { dim: spec.dim(), dense_len: spec.dense_len, fused, plain, positions }
-    }
 }
 
 /// Weights, moments and gradients `[n]` each.

@@ -1,9 +1,8 @@
 //! How much room the activations of a step take: the model run on a backend that only counts.
 
 use super::shape::Shape;
-use crate::backend::{Act, Backend, RowKind};
-use crate::config::LossSettings;
-use crate::model::Model;
+use crate::backend::{Act, Backend, Mask, RowKind};
+use crate::config::{InBatchSettings, LossSettings};
 
 /// Activations begin at multiples of so many floats: 128 bytes, a line of the cache.
 pub const ACT_ALIGN: usize = 32;
@@ -37,20 +36,6 @@ impl Meter {
     }
 }
 
-/// Floats of the activations of one training step of `shape`.
-pub fn arena_floats(model: &Model, loss: &LossSettings, shape: &Shape) -> usize {
-    let mut meter = Meter::new(shape);
-    model.train(&mut meter, loss);
-    meter.top
-}
-
-/// Floats of the activations of a forward pass of `shape`.
-pub fn encode_floats(model: &Model, shape: &Shape) -> usize {
-    let mut meter = Meter::new(shape);
-    model.encode(&mut meter);
-    meter.top
-}
-
 impl Backend for Meter {
     fn act(&mut self, rows: RowKind, width: usize) -> Act {
         place(&self.shape, &mut self.top, rows, width)
@@ -63,8 +48,8 @@ impl Backend for Meter {
     fn layer_norm_backward(&mut self, _: Act, _: Act, _: usize, _: usize, _: Act, _: Act) {}
     fn linear(&mut self, _: Act, _: usize, _: usize, _: Act) {}
     fn linear_backward(&mut self, _: Act, _: Act, _: usize, _: usize, _: Option<Act>, _: bool) {}
-    fn attention(&mut self, _: usize, _: Act, _: Act, _: Act, _: Act, _: Act) {}
-    fn attention_backward(&mut self, heads: usize, q: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act) {
+    fn attention(&mut self, _: Mask, _: usize, _: Act, _: Act, _: Act, _: Act, _: Act) {}
+    fn attention_backward(&mut self, _: Mask, heads: usize, q: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act) {
         self.act(q.rows, super::ops::attention_scratch(heads));
     }
     fn gru(&mut self, _: Act, _: usize, _: usize, _: Act, _: Act, _: Act) {}
@@ -73,6 +58,8 @@ impl Backend for Meter {
     }
     fn relu(&mut self, _: Act) {}
     fn relu_backward(&mut self, _: Act, _: Act) {}
+    fn gelu(&mut self, _: Act, _: Act) {}
+    fn gelu_backward(&mut self, _: Act, _: Act) {}
     fn dropout(&mut self, _: u32, _: f32, _: Act) {}
     fn drop_items(&mut self, _: f32) {}
     fn drop_items_backward(&mut self, _: f32) {}
@@ -80,5 +67,6 @@ impl Backend for Meter {
     fn copy(&mut self, _: Act, _: Act) {}
     fn zero(&mut self, _: Act) {}
     fn next_item_loss(&mut self, _: &LossSettings, _: Act, _: Act) {}
+    fn in_batch_info_nce(&mut self, _: &InBatchSettings, _: Act, _: [Act; 3], _: Act) {}
     fn info_nce(&mut self, _: &LossSettings, _: Act, _: Act) {}
 }

@@ -5,8 +5,8 @@
 
 use super::meter::place;
 use super::shape::Shape;
-use crate::backend::{Act, Backend, RowKind};
-use crate::config::{Contrast, LossSettings, Precision, RecLoss};
+use crate::backend::{Act, Backend, Mask, RowKind};
+use crate::config::{Contrast, InBatchSettings, LossSettings, Precision, RecLoss, Similarity};
 use crate::device::interface::{Arg, Device, Kernel, Result};
 use crate::device::{DeviceError, Geometry};
 use std::collections::HashMap;
@@ -35,8 +35,13 @@ pub(crate) const KERNELS: &[&str] = &[
     "full_softmax_rows",
     "full_softmax_stats",
     "gather_rows",
+    "gelu",
+    "gelu_backward",
     "gru_backward",
     "gru_forward",
+    "in_batch_gather",
+    "in_batch_info_nce_grad",
+    "in_batch_info_nce_stats",
     "info_nce",
     "layer_norm",
     "layer_norm_backward",
@@ -107,6 +112,8 @@ pub struct Places {
     pub loss: u64,
     /// Contrasts `[G]`.
     pub contrast: u64,
+    /// Losses of paired outputs `[2 N]`.
+    pub paired: u64,
     /// Log partition sums of a full softmax `[E]`.
     pub lse: u64,
     /// Where dropout draws from (`DropoutClock`); 0: no dropout.
@@ -364,10 +371,11 @@ impl Backend for DeviceBackend<'_> {
         self.linear_weight(x, dy, w, b);
     }
 
-    fn attention(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
+    fn attention(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
         let rows = self.rows(q.rows);
         let args = [
             Self::kind(q.rows),
+            Arg::Int(i32::from(mask == Mask::Full)),
             int(heads),
             self.act_arg(q),
             self.act_arg(k),
@@ -379,10 +387,11 @@ impl Backend for DeviceBackend<'_> {
         self.go("attention_forward", [(rows * heads as u32).div_ceil(8), 1], 256, 0, &args);
     }
 
-    fn attention_backward(&mut self, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
+    fn attention_backward(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
         let scratch = self.act(q.rows, attention_scratch(heads));
         let common = [
             Self::kind(q.rows),
+            Arg::Int(i32::from(mask == Mask::Full)),
             int(heads),
             self.act_arg(q),
             self.act_arg(k),
@@ -435,6 +444,14 @@ impl Backend for DeviceBackend<'_> {
 
     fn relu_backward(&mut self, y: Act, dx: Act) {
         self.elementwise("relu_backward", y.rows, y.width, &[Self::kind(y.rows), self.act_arg(y), self.act_arg(dx), int(y.width)]);
+    }
+
+    fn gelu(&mut self, x: Act, y: Act) {
+        self.elementwise("gelu", x.rows, x.width, &[Self::kind(x.rows), self.act_arg(x), self.act_arg(y), int(x.width)]);
+    }
+
+    fn gelu_backward(&mut self, x: Act, dx: Act) {
+        self.elementwise("gelu_backward", x.rows, x.width, &[Self::kind(x.rows), self.act_arg(x), self.act_arg(dx), int(x.width)]);
     }
 
     fn dropout(&mut self, site: u32, rate: f32, x: Act) {
@@ -490,6 +507,17 @@ impl Backend for DeviceBackend<'_> {
         let rows = self.shape.client_rows.div_ceil(64).clamp(1, 65_535);
         let args = [self.act_arg(h), Arg::Pointer(self.places.coef), Arg::Pointer(self.places.row_grad), int(self.d)];
         self.go("next_item_rows", [self.shape.clients, rows], 128, 6_160, &args);
+    }
+
+    fn in_batch_info_nce(&mut self, settings: &InBatchSettings, h: Act, scratch: [Act; 3], dh: Act) {
+        let ([z, inverse, lse], d) = (scratch.map(|act| self.act_arg(act)), int(self.d));
+        let (cosine, tau) = (Arg::Int(i32::from(settings.similarity == Similarity::Cosine)), Arg::Float(settings.tau));
+        self.go("in_batch_gather", [(2 * self.shape.pairs).div_ceil(4), 1], 128, 0, &[cosine, self.act_arg(h), z, inverse, d]);
+        let grid = [self.shape.clients, (2 * self.shape.client_pairs).div_ceil(16).min(65_535)];
+        let loss = Arg::Pointer(self.places.paired);
+        self.go("in_batch_info_nce_stats", grid, 128, 19_456, &[z, inverse, tau, lse, loss, d]);
+        let args = [cosine, z, inverse, lse, tau, Arg::Float(settings.weight), self.act_arg(dh), d];
+        self.go("in_batch_info_nce_grad", grid, 128, 27_648, &args);
     }
 
     fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act) {

@@ -18,6 +18,8 @@ pub struct Shape {
     pub examples: u32,
     /// Groups `G`.
     pub groups: u32,
+    /// Pairs `N`.
+    pub pairs: u32,
     /// Item rows `R`.
     pub rows: u32,
     /// Tiles over tokens.
@@ -40,6 +42,8 @@ pub struct Shape {
     pub client_outputs: u32,
     /// See `client_tokens`.
     pub client_groups: u32,
+    /// Pairs of the client that has most in one step.
+    pub client_pairs: u32,
     /// First position and the one after the last.
     pub positions: (u32, u32),
 }
@@ -63,6 +67,7 @@ impl Shape {
             outputs: self.outputs + other.outputs,
             examples: self.examples + other.examples,
             groups: self.groups + other.groups,
+            pairs: self.pairs + other.pairs,
             rows: self.rows + other.rows,
             token_tiles: self.token_tiles + other.token_tiles,
             output_tiles: self.output_tiles + other.output_tiles,
@@ -74,6 +79,7 @@ impl Shape {
             client_tokens: self.client_tokens.max(other.client_tokens),
             client_outputs: self.client_outputs.max(other.client_outputs),
             client_groups: self.client_groups.max(other.client_groups),
+            client_pairs: self.client_pairs.max(other.client_pairs),
             positions: (self.positions.0.min(other.positions.0), self.positions.1.max(other.positions.1)),
         }
     }
@@ -92,6 +98,7 @@ impl Shape {
             outputs: round_up(self.outputs),
             examples: round_up(self.examples),
             groups: round_up(self.groups),
+            pairs: round_up(self.pairs),
             rows: round_up(self.rows),
             token_tiles: round_up(self.token_tiles),
             output_tiles: round_up(self.output_tiles),
@@ -100,6 +107,7 @@ impl Shape {
             client_tokens: round_up(self.client_tokens),
             client_outputs: round_up(self.client_outputs),
             client_groups: round_up(self.client_groups),
+            client_pairs: round_up(self.client_pairs),
             longest: round_up(self.longest),
             ..self
         }

@@ -2,7 +2,7 @@
 
 use super::real::{Real, inner, log_sum, softplus};
 use super::{Act, Field, Reference};
-use crate::config::{Contrast, LossSettings, RecLoss};
+use crate::config::{Contrast, InBatchSettings, LossSettings, RecLoss, Similarity};
 
 use super::super::case::LAMBDA;
 
@@ -72,6 +72,38 @@ impl<R: Real> Reference<'_, R> {
             for (r, x) in rows.zip(logits) {
                 let g = (x - lse).exp() - if r == positive { R::ONE } else { R::ZERO };
                 self.meet(q, r, g * share, h, dh);
+            }
+        }
+    }
+
+    /// InfoNCE of each client's pairs; leaves paired rows, inverse norms and log partition sums in the first rows of the scratch.
+    pub(super) fn paired(&mut self, settings: &InBatchSettings, h: Act, [z, inverse, lse]: [Act; 3], dh: Act) {
+        let step = self.step();
+        let (tau, weight) = (R::of(f64::from(settings.tau)), R::of(f64::from(settings.weight)));
+        let cosine = settings.similarity == Similarity::Cosine;
+        for c in 0..self.case.clients() {
+            let own = 2 * step.client_pairs[c] as usize..2 * step.client_pairs[c + 1] as usize;
+            let n = own.len();
+            let of: Vec<Vec<R>> = own.clone().map(|r| self.row(h, step.pair[r] as usize).to_vec()).collect();
+            let norms: Vec<R> = of.iter().map(|x| if cosine { (inner(x, x) + R::of(NORM_FLOOR)).sqrt() } else { R::ONE }).collect();
+            let score = |i: usize, j: usize| inner(&of[i], &of[j]) / (norms[i] * norms[j]);
+            for i in 0..n {
+                let others: Vec<usize> = (0..n).filter(|&j| j != i).collect();
+                let scores: Vec<R> = others.iter().map(|&j| score(i, j) / tau).collect();
+                let level = log_sum(&scores);
+                self.row_mut(z, own.start + i).copy_from_slice(&of[i]);
+                self.row_mut(inverse, own.start + i)[0] = R::ONE / norms[i];
+                self.row_mut(lse, own.start + i)[0] = level;
+                self.set(Field::Paired)[own.start + i] = level - score(i, i ^ 1) / tau;
+                for (&j, &s) in others.iter().zip(&scores) {
+                    let slope = ((s - level).exp() - if j == i ^ 1 { R::ONE } else { R::ZERO }) * weight / R::of(n as f64) / tau;
+                    let along = if cosine { score(i, j) } else { R::ZERO };
+                    for (k, (&x, &y)) in of[i].iter().zip(&of[j]).enumerate() {
+                        let (x, y) = (x / norms[i], y / norms[j]);
+                        self.row_mut(dh, step.pair[own.start + i] as usize)[k] += slope * (y - along * x) / norms[i];
+                        self.row_mut(dh, step.pair[own.start + j] as usize)[k] += slope * (x - along * y) / norms[j];
+                    }
+                }
             }
         }
     }

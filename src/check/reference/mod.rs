@@ -13,9 +13,9 @@ use super::case::{Case, NUMBER};
 use super::round::rounded;
 use crate::backend::cuda::meter::place;
 use crate::backend::cuda::optimiser::DropoutClock;
-use crate::backend::{Act, Backend, RowKind, Step};
+use crate::backend::{Act, Backend, Mask, RowKind, Step};
 use crate::base::rng;
-use crate::config::{Contrast, LossSettings, Precision, RecLoss};
+use crate::config::{Contrast, InBatchSettings, LossSettings, Precision, RecLoss};
 use std::ops::Range;
 
 /// What a step works on, besides the packed arrays.
@@ -41,10 +41,12 @@ pub enum Field {
     Contrast,
     /// Log partition sums of a full softmax `[E]`.
     Lse,
+    /// Losses of paired outputs `[2 N]`.
+    Paired,
 }
 
 /// All fields, in the order of their numbers.
-pub const FIELDS: [(Field, &str); 10] = [
+pub const FIELDS: [(Field, &str); 11] = [
     (Field::Arena, "activations"),
     (Field::Dense, "dense weights"),
     (Field::DenseGrad, "dense gradients"),
@@ -55,13 +57,14 @@ pub const FIELDS: [(Field, &str); 10] = [
     (Field::Loss, "losses"),
     (Field::Contrast, "contrasts"),
     (Field::Lse, "log partition sums"),
+    (Field::Paired, "losses of pairs"),
 ];
 
 /// Floats of each field but the arena, for clients with `dense` weights each.
 pub fn field_floats(case: &Case, dense: usize) -> [usize; FIELDS.len()] {
     let (c, rows, step) = (case.clients(), case.chunk.rows() * case.d, case.step());
     let examples = step.example.len();
-    [0, c * dense, c * dense, rows, rows, rows, examples * step.width, examples, step.positives.len(), examples]
+    [0, c * dense, c * dense, rows, rows, rows, examples * step.width, examples, step.positives.len(), examples, step.pair.len()]
 }
 
 /// A backend of plain loops over numbers `R`.
@@ -345,14 +348,14 @@ impl<R: Real> Backend for Reference<'_, R> {
         self.linear_weight(x, dy, w, b);
     }
 
-    fn attention(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
-        self.attention_forward(heads, q, k, v, y, stats);
+    fn attention(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
+        self.attention_forward(mask, heads, q, k, v, y, stats);
     }
 
-    fn attention_backward(&mut self, heads: usize, q: Act, k: Act, v: Act, _: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
+    fn attention_backward(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, _: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
         // Scratch of the kernels: they compute probabilities again from `stats`, this reference from the scores.
         self.act(q.rows, 2 * heads);
-        self.attention_gradients(heads, [q, k, v], dy, [dq, dk, dv]);
+        self.attention_gradients(mask, heads, [q, k, v], dy, [dq, dk, dv]);
     }
 
     fn gru(&mut self, xw: Act, w: usize, b: usize, h: Act, gates: Act, previous: Act) {
@@ -371,6 +374,14 @@ impl<R: Real> Backend for Reference<'_, R> {
 
     fn relu_backward(&mut self, y: Act, dx: Act) {
         self.map(y, dx, |y, g| if y > R::ZERO { g } else { R::ZERO });
+    }
+
+    fn gelu(&mut self, x: Act, y: Act) {
+        self.map(x, y, |x, _| real::gelu(x).0);
+    }
+
+    fn gelu_backward(&mut self, x: Act, dx: Act) {
+        self.map(x, dx, |x, g| g * real::gelu(x).1);
     }
 
     fn dropout(&mut self, site: u32, rate: f32, x: Act) {
@@ -421,6 +432,10 @@ impl<R: Real> Backend for Reference<'_, R> {
             RecLoss::Softmax => self.full_softmax(h, dh),
             rec => self.sampled_loss(rec, h, dh),
         }
+    }
+
+    fn in_batch_info_nce(&mut self, settings: &InBatchSettings, h: Act, scratch: [Act; 3], dh: Act) {
+        self.paired(settings, h, scratch, dh);
     }
 
     fn info_nce(&mut self, loss: &LossSettings, h: Act, dh: Act) {

@@ -102,3 +102,11 @@ pub fn log_sum<R: Real>(scores: &[R]) -> R {
     let top = scores.iter().fold(R::LEAST, |a, &b| a.max(b));
     top + scores.iter().map(|&s| (s - top).exp()).sum::<R>().ln()
 }
+
+/// Gelu in its tanh form, and its derivative.
+pub fn gelu<R: Real>(x: R) -> (R, R) {
+    let (half, cube) = (R::of(0.5), R::of(0.044715));
+    let root = R::of(2.0 / std::f64::consts::PI).sqrt();
+    let t = (root * (x + cube * x * x * x)).tanh();
+    (half * x * (R::ONE + t), half * (R::ONE + t) + half * x * (R::ONE - t * t) * root * (R::ONE + R::of(3.0) * cube * x * x))
+}

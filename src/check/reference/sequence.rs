@@ -1,13 +1,15 @@
 //! Attention and the recurrence, one sequence after another.
 
 use super::real::{Real, inner, log_sum, sigmoid};
-use super::{Act, Field, Reference, RowKind};
+use super::{Act, Field, Mask, Reference, RowKind};
 
 impl<R: Real> Reference<'_, R> {
-    /// Token and first token of the sequence of each query.
-    fn queries(&self, rows: RowKind) -> Vec<(usize, usize)> {
+    /// Last and first token that each query sees.
+    fn queries(&self, mask: Mask, rows: RowKind) -> Vec<(usize, usize)> {
         let step = self.step();
-        let pairs = |tokens: &[u32], starts: &[u32]| tokens.iter().zip(starts).map(|(&t, &s)| (t as usize, s as usize)).collect();
+        let end = |start: u32| step.bounds[step.bounds.partition_point(|&b| b <= start)] - 1;
+        let last = |token: u32, start: u32| if mask == Mask::Full { end(start) } else { token };
+        let pairs = |tokens: &[u32], starts: &[u32]| tokens.iter().zip(starts).map(|(&t, &s)| (last(t, s) as usize, s as usize)).collect();
         match rows {
             RowKind::Tokens => pairs(&step.token, &step.start),
             RowKind::Outputs => pairs(&step.out_token, &step.out_start),
@@ -21,9 +23,9 @@ impl<R: Real> Reference<'_, R> {
         (start..=token).map(|t| inner(query, &self.row(k, t)[at..at + w]) / scale).collect()
     }
 
-    pub(super) fn attention_forward(&mut self, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
+    pub(super) fn attention_forward(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
         let w = q.width / heads;
-        for (r, query) in self.queries(q.rows).into_iter().enumerate() {
+        for (r, query) in self.queries(mask, q.rows).into_iter().enumerate() {
             for head in 0..heads {
                 let at = head * w;
                 let scores = self.scores(q, k, r, at, w, query);
@@ -41,13 +43,13 @@ impl<R: Real> Reference<'_, R> {
         }
     }
 
-    pub(super) fn attention_gradients(&mut self, heads: usize, [q, k, v]: [Act; 3], dy: Act, [dq, dk, dv]: [Act; 3]) {
+    pub(super) fn attention_gradients(&mut self, mask: Mask, heads: usize, [q, k, v]: [Act; 3], dy: Act, [dq, dk, dv]: [Act; 3]) {
         let w = q.width / heads;
         for act in [dq, dk, dv] {
             self.values_mut(act).fill(R::ZERO);
         }
         let scale = R::of(w as f64).sqrt();
-        for (r, query) in self.queries(q.rows).into_iter().enumerate() {
+        for (r, query) in self.queries(mask, q.rows).into_iter().enumerate() {
             for at in (0..q.width).step_by(w) {
                 let scores = self.scores(q, k, r, at, w, query);
                 let lse = log_sum(&scores);

@@ -66,6 +66,7 @@ pub(super) struct GradientSums {
     /// In fixed point, so that it does not matter which worker took which part.
     losses: [i64; 2],
     tokens: u64,
+    examples: usize,
     fine: bool,
 }
 
@@ -74,7 +75,7 @@ impl GradientSums {
         self.dense.resize(dense, 0);
         self.items.resize(items, 0);
         self.spare.extend(self.logs.drain(..).map(|(_, _, log)| log));
-        (self.losses, self.tokens, self.fine) = ([0; 2], 0, true);
+        (self.losses, self.tokens, self.examples, self.fine) = ([0; 2], 0, 0, true);
     }
 }
 
@@ -160,8 +161,9 @@ impl Batches {
     #[allow(clippy::too_many_arguments)]
     fn step(&mut self, at: &Place, lanes: &mut [Lane], client: u32, batch: &[u32], epoch: u32, number: u32, visited: &mut Visited) -> bool {
         let settings = at.settings;
-        let examples = lanes[0].packer.examples_of(batch);
-        if examples == 0 {
+        // Positions that could be trained on: how many are is known once the parts are packed.
+        let positions = lanes[0].packer.examples_of(batch);
+        if positions == 0 {
             return true;
         }
         let draws = |part: usize| Stream::new(settings.seed, Purpose::Dropout, at.round, u64::from(client) | (part as u64) << 32);
@@ -176,11 +178,17 @@ impl Batches {
                 drop_items_span(&draws(0), step, item_rate, i * SPAN, span);
             });
         }
-        self.add_gradients(at, lanes, batch, epoch, examples, step, &draws);
+        self.add_gradients(at, lanes, batch, epoch, positions, step, &draws);
+        let examples: usize = lanes.iter().map(|lane| lane.gradient.examples).sum();
+        if examples == 0 {
+            return true;
+        }
+        // Parts counted by their share of the positions; the loss is a mean over examples.
+        let factor = positions as f32 / examples as f32;
         visited.steps += 1;
         visited.tokens += lanes.iter().map(|lane| lane.gradient.tokens).sum::<u64>();
         for (i, total) in visited.losses.iter_mut().enumerate() {
-            *total += fixed::to_f64(lanes.iter().map(|lane| lane.gradient.losses[i]).sum());
+            *total += f64::from(factor) * fixed::to_f64(lanes.iter().map(|lane| lane.gradient.losses[i]).sum());
         }
         if !lanes.iter().all(|lane| lane.gradient.fine) {
             // The sums are of no use, and the next mini-batch begins with zeros.
@@ -194,9 +202,9 @@ impl Batches {
                 drop_items_span(mask, step, item_rate, first, span);
             }
         };
-        let mut squares = gather(threads, &mut self.dense.g, lanes.iter_mut().map(|l| &mut l.gradient.dense[..]), |_, _| ());
+        let mut squares = gather(threads, &mut self.dense.g, factor, lanes.iter_mut().map(|l| &mut l.gradient.dense[..]), |_, _| ());
         if whole {
-            squares += gather(threads, &mut self.items.g, lanes.iter_mut().map(|l| &mut l.gradient.items[..]), then);
+            squares += gather(threads, &mut self.items.g, factor, lanes.iter_mut().map(|l| &mut l.gradient.items[..]), then);
         }
         let adam = |scale| AdamStep::new(&settings.local, step, u32::MAX, scale).with_stored_moments();
         if !whole {
@@ -205,7 +213,7 @@ impl Batches {
             logs.sort_unstable_by_key(|(part, ..)| *part);
             // Without a clip the optimiser steps on a bucket while it is in the cache.
             let at_once = (settings.local.clip == 0.0).then(|| adam(1.0));
-            squares += self.items.scatter(threads, &logs, at.global.spec.dim(), then, at_once);
+            squares += self.items.scatter(threads, factor, &logs, at.global.spec.dim(), then, at_once);
         }
         let (norm, clip) = (squares.sqrt(), f64::from(settings.local.clip));
         let adam = adam(if clip > 0.0 && norm > clip { (clip / norm) as f32 } else { 1.0 });
@@ -217,7 +225,7 @@ impl Batches {
         squares.is_finite()
     }
 
-    /// Adds the gradients of the parts of `batch`, which has `examples` examples, to the lanes' sums.
+    /// Adds the gradients of the parts of `batch`, each by its share of `positions`, to the lanes' sums.
     #[allow(clippy::too_many_arguments)]
     fn add_gradients(
         &self,
@@ -225,7 +233,7 @@ impl Batches {
         lanes: &mut [Lane],
         batch: &[u32],
         epoch: u32,
-        examples: usize,
+        positions: usize,
         step: u32,
         draws: &(dyn Fn(usize) -> Stream + Sync),
     ) {
@@ -237,10 +245,10 @@ impl Batches {
         for lane in lanes.iter_mut() {
             lane.gradient.begin(self.dense.p.len(), if whole { self.items.p.len() } else { 0 });
         }
-        let parts: Vec<&[u32]> = batch.chunks(PART).collect();
+        let part = if lanes[0].packer.whole_batches() { batch.len() } else { PART };
+        let parts: Vec<&[u32]> = batch.chunks(part).collect();
         parallel::for_each(lanes, parts.len(), 1, |lane, i| {
             let Lane { packer, worker, gradient: sums, .. } = lane;
-            let share = packer.examples_of(parts[i]) as f32 / examples as f32;
             let part = Part { dense: &self.dense.p, items, dropout: drops.then(|| draws(1 + i)), number: step };
             let mut log = (!whole).then(|| sums.spare.pop().unwrap_or_default());
             let fill = |step: &mut Step| packer.pack_batch(parts[i], epoch, step);
@@ -248,6 +256,8 @@ impl Batches {
             if worker.step.tokens() == 0 {
                 return;
             }
+            let share = worker.step.example.len() as f32 / positions as f32;
+            sums.examples += worker.step.example.len();
             sums.losses.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += fixed::from_f64(f64::from(share) * loss));
             sums.tokens += worker.step.tokens() as u64;
             sums.fine &= losses.iter().all(|loss| loss.is_finite());
@@ -273,11 +283,12 @@ impl Parameters {
         spans.map(|(i, (((p, m), s), g))| (i * n, p, m, s, g)).collect()
     }
 
-    /// Turns the logs of all parts into gradients of item rows of width `d`, bucket by bucket; `then` may change a bucket, given its first
+    /// Turns the logs of all parts, times `factor`, into gradients of item rows of width `d`, bucket by bucket; `then` may change a bucket, given its first
     /// element, and `adam` steps on it. Gives the sum of squares.
     fn scatter(
         &mut self,
         threads: usize,
+        factor: f32,
         logs: &[&(usize, f32, RowLog)],
         d: usize,
         then: impl Fn(usize, &mut [f32]) + Sync,
@@ -288,7 +299,7 @@ impl Parameters {
         parallel::consume(threads, spans, |((first, p, m, s, g), square)| {
             g.fill(0.0);
             for (_, share, log) in logs {
-                log.add_to(first / (BUCKET * d), *share, d, g);
+                log.add_to(first / (BUCKET * d), factor * share, d, g);
             }
             then(first, g);
             *square = sum_of_squares(g);
@@ -306,11 +317,12 @@ fn step_on(p: &mut [f32], m: &mut [f32], s: &mut [f32], g: &[f32], adam: &AdamSt
     unsafe { adam_span(p.len(), p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr(), g.as_ptr(), adam) }
 }
 
-/// Turns the sums of all workers into gradients `[n]` and leaves zeros; `then` may change a span, given its first element. Gives the sum of
+/// Turns the sums of all workers, times `factor`, into gradients `[n]` and leaves zeros; `then` may change a span, given its first element. Gives the sum of
 /// squares, which depends on no thread.
 fn gather<'s>(
     threads: usize,
     gradient: &mut [f32],
+    factor: f32,
     sums: impl Iterator<Item = &'s mut [i64]>,
     then: impl Fn(usize, &mut [f32]) + Sync,
 ) -> f64 {
@@ -326,7 +338,7 @@ fn gather<'s>(
         let (first, rest) = parts.split_first_mut().expect("there is a worker");
         for k in 0..span.len() {
             let sum = rest.iter_mut().fold(std::mem::take(&mut first[k]), |sum, part| sum.wrapping_add(std::mem::take(&mut part[k])));
-            span[k] = fixed::to_gradient(sum);
+            span[k] = factor * fixed::to_gradient(sum);
         }
         then(i * SPAN, span);
         *square = sum_of_squares(span);

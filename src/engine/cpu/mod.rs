@@ -44,7 +44,7 @@ pub struct CpuEngine<'a> {
 impl<'a> CpuEngine<'a> {
     /// An engine with initial weights.
     pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> CpuEngine<'a> {
-        let spec = ModelSpec::new(&settings.model);
+        let spec = ModelSpec::of(settings);
         let threads = parallel::threads(settings.threads as usize);
         CpuEngine {
             settings,
@@ -91,7 +91,7 @@ impl<'a> CpuEngine<'a> {
         let users = self.participants.users(client);
         let (visited, fine) = self.batches.train(&place, &mut self.lanes, client, users, &start.dense, &start.items, progress);
         let trained = Instant::now();
-        let all: Vec<u32> = (0..self.data.item_count() as u32).collect();
+        let all: Vec<u32> = (0..self.batches.items().len() as u32 / d as u32).collect();
         let plan = VisitPlan {
             steps: Batches::steps(settings, users.len()),
             rows: all.len() as u32,
@@ -179,7 +179,7 @@ impl Engine for CpuEngine<'_> {
     }
 
     fn touched_rows(&self) -> u64 {
-        self.lanes[0].tally.sums.items.len() as u64
+        self.lanes[0].tally.sums.items.iter().filter(|&&item| (item as usize) < self.data.item_count()).count() as u64
     }
 
     fn mean(&mut self) -> Result<Option<Mean>> {

@@ -9,7 +9,7 @@ use crate::config::{Group, Settings};
 use crate::data::Split;
 use crate::engine::{Participants, PrivateState, PrivateStore, Progress};
 use crate::eval::rank_from_count;
-use crate::model::{Model, Weights};
+use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,20 +24,23 @@ struct RankLane {
     failure: Option<Error>,
 }
 
-/// Packs the last `max` items of a history as one sequence, whose last hidden state is used.
-pub(crate) fn pack_input(step: &mut Step, input: &[u32], max: usize) {
-    let input = &input[input.len().saturating_sub(max)..];
-    let first = step.push_sequence(input.iter().copied());
-    step.push_output(first + input.len() as u32 - 1);
+/// Packs the last items of a history as one sequence of at most `max` rows, whose last hidden state is used: that of the last item,
+/// or of the special row `asked` behind it.
+pub(crate) fn pack_input(step: &mut Step, input: &[u32], max: usize, asked: Option<u32>) {
+    let input = &input[input.len().saturating_sub(max - usize::from(asked.is_some()))..];
+    step.push_sequence(input.iter().copied().chain(asked));
+    step.push_output(step.tokens() as u32 - 1);
 }
 
 /// Hidden states `[n, d]` of `inputs` under dense weights and an item table.
-fn encode(worker: &mut Worker, model: &Model, settings: &Settings, inputs: &[&[u32]], dense: &[f32], items: &[f32]) -> Vec<f32> {
+fn encode(worker: &mut Worker, model: &Model, spec: &ModelSpec, inputs: &[&[u32]], dense: &[f32], items: &[f32]) -> Vec<f32> {
+    let settings = &spec.settings;
+    let asked = spec.asked_row(items.len() / spec.dim() - spec.special.len());
     let fill = |step: &mut Step| {
         step.clear();
-        step.align = settings.model.align();
+        step.align = settings.align();
         for input in inputs {
-            pack_input(step, input, settings.model.max_len as usize);
+            pack_input(step, input, settings.max_len as usize, asked);
         }
         step.end_client();
     };
@@ -49,7 +52,7 @@ fn encode(worker: &mut Worker, model: &Model, settings: &Settings, inputs: &[&[u
 
 pub(super) fn rank(engine: &CpuEngine, split: Split, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
     let weights = &engine.global.weights;
-    let panels = Panels::new(&weights.items, weights.spec.dim());
+    let panels = Panels::new(weights.catalogue(), weights.spec.dim());
     let shape = WorkerShape::new(&weights.spec);
     let done = AtomicU64::new(0);
     let mut lanes: Vec<RankLane> =
@@ -84,7 +87,7 @@ fn rank_block(engine: &CpuEngine, worker: &mut Worker, panels: &Panels, split: S
     let asked: Vec<_> = users.iter().map(|&u| engine.data.input_and_target(u as usize, split)).collect();
     let known: Vec<_> = asked.iter().flatten().copied().collect();
     let inputs: Vec<&[u32]> = known.iter().map(|(input, _)| *input).collect();
-    let hidden = encode(worker, &engine.model, settings, &inputs, &weights.dense, &weights.items);
+    let hidden = encode(worker, &engine.model, &weights.spec, &inputs, &weights.dense, &weights.items);
     let thresholds: Vec<f32> = known.iter().zip(hidden.chunks_exact(d)).map(|((_, t), h)| panels.score(h, *t)).collect();
     let mut counts = vec![0u32; known.len()];
     panels.count(&hidden, &thresholds, &mut counts);
@@ -131,8 +134,8 @@ pub(crate) fn personal_scores(
     for (&item, row) in &state.rows {
         items[item as usize * d..][..d].copy_from_slice(row);
     }
-    let hidden = encode(worker, model, settings, &[input], dense, &items);
-    let panels = Panels::new(&items, d);
+    let hidden = encode(worker, model, &weights.spec, &[input], dense, &items);
+    let panels = Panels::new(&items[..items.len() - weights.spec.special.len() * d], d);
     let mut scores = vec![0f32; panels.items()];
     panels.scores(&hidden, &mut scores);
     scores

@@ -30,7 +30,7 @@ impl<'a> Lane<'a> {
             packer: Packer::new(settings, data, views),
             items: Vec::new(),
             worker: Worker::new(WorkerShape::new(spec)),
-            tally: Tally::new(spec, data.item_count()),
+            tally: Tally::new(spec, spec.rows(data.item_count())),
             gradient: GradientSums::default(),
             seconds: [0.0; 3],
         }

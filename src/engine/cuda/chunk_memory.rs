@@ -48,6 +48,7 @@ pub fn layout(sizes: &Sizes, shape: &Shape, arena_floats: usize) -> Layout {
         ("losses", 4 * examples),
         ("log partition sums", 4 * examples),
         ("contrasts", 4 * groups),
+        ("losses of pairs", 8 * shape.pairs as usize),
         ("clip factors", some(sizes.clip, 4 * clients)),
         ("loss sums", 16 * clients),
     ]
@@ -86,6 +87,7 @@ pub enum Part {
     Loss,
     Lse,
     Contrast,
+    Paired,
     Clip,
     Losses,
 }
@@ -131,6 +133,7 @@ impl ChunkMemory {
             coef: at(Part::Coef),
             loss: at(Part::Loss),
             contrast: at(Part::Contrast),
+            paired: at(Part::Paired),
             lse: at(Part::Lse),
             clock,
         }

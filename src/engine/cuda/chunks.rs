@@ -4,12 +4,12 @@
 //! step is one recorded graph (one a launch shape) that reads what step it is from device memory; then one pass adds the changes
 //! in fixed point.
 
+use super::activations::arena_floats;
 use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes, bytes, layout};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use super::ranker::RankMemory;
 use super::resident::{Addresses, Resident};
 use super::server_state::{ServerMoments, Spans};
-use crate::backend::cuda::meter::arena_floats;
 use crate::backend::cuda::ops::{DeviceBackend, KernelSet};
 use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
 use crate::backend::cuda::shape::Shape;
@@ -111,7 +111,7 @@ pub struct ChunkTrainer {
     optimiser: Buffer,
     first_step: u32,
     clock: Option<Buffer>,
-    /// Global weights: dense `[P]`, item rows `[I, d]`.
+    /// Global weights: dense `[P]`, item rows `[I + S, d]`.
     pub(super) dense: Buffer,
     pub(super) table: Buffer,
     /// Moments of the server's optimiser, where it has any.
@@ -131,7 +131,8 @@ pub struct ChunkTrainer {
 impl ChunkTrainer {
     /// An engine for the model and the local training of `settings`, with room for a catalogue of `items`.
     pub fn new(device: Arc<dyn Device>, settings: &Settings, items: usize) -> Result<ChunkTrainer> {
-        let spec = ModelSpec::new(&settings.model);
+        let spec = ModelSpec::of(settings);
+        let rows = spec.rows(items);
         let sizes = Sizes {
             dim: spec.dim(),
             dense: spec.dense_len,
@@ -148,7 +149,7 @@ impl ChunkTrainer {
             first_step: 0,
             clock: if drops { Some(device.alloc(size_of::<DropoutClock>())?) } else { None },
             dense: device.alloc(4 * sizes.dense)?,
-            table: device.alloc(4 * sizes.dim * items)?,
+            table: device.alloc(4 * sizes.dim * rows)?,
             model: Model::new(&spec),
             settings: settings.clone(),
             kernels,
@@ -158,7 +159,7 @@ impl ChunkTrainer {
             arrays: None,
             graphs: HashMap::new(),
             resident,
-            server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * items)?,
+            server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * rows)?,
             sums: None,
             slots: None,
             factors: None,
@@ -182,6 +183,11 @@ impl ChunkTrainer {
         self.device.upload(&self.optimiser, 0, bytes_of(&steps))?;
         self.first_step = first;
         Ok(())
+    }
+
+    /// Whether hidden states are asked for at a special row behind the history.
+    pub fn asked(&self) -> bool {
+        self.spec.asked.is_some()
     }
 
     /// Bytes of a chunk of `shape` as the plan counts them, without its packed arrays.
@@ -371,7 +377,8 @@ impl ChunkTrainer {
         let blocks = (shape.client_rows as usize * d).div_ceil(2048).clamp(1, 65_535) as u32;
         be.go("adam_rows", [shape.clients, blocks], 256, 0, &[opt, scale, at(Part::Rows), m, s, at(Part::RowGrad), int(d)]);
         let contrast = if shape.groups > 0 { at(Part::Contrast) } else { Arg::Pointer(0) };
-        let args = [at(Part::Loss), contrast, at(Part::Losses)];
+        let paired = if shape.pairs > 0 { at(Part::Paired) } else { Arg::Pointer(0) };
+        let args = [at(Part::Loss), contrast, paired, at(Part::Losses)];
         be.go("client_losses", [shape.clients.div_ceil(4), 1], 128, 0, &args);
         be.finish()
     }

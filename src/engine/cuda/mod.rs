@@ -1,5 +1,6 @@
 //! Training and ranking on a device.
 
+mod activations;
 pub mod chunk_memory;
 pub mod chunks;
 pub mod packed;

@@ -25,11 +25,14 @@ pub struct Packed {
     number: i32,
     gbce_beta: f32,
     lambda: f32,
+    pairs: i32,
+    special: i32,
     client_tokens: u64,
     client_sequences: u64,
     client_outs: u64,
     client_examples: u64,
     client_groups: u64,
+    client_pairs: u64,
     client_rows: u64,
     client_id: u64,
     row: u64,
@@ -45,16 +48,17 @@ pub struct Packed {
     group: u64,
     group_bounds: u64,
     positives: u64,
+    pair: u64,
     tiles_tokens: u64,
     tiles_outputs: u64,
 }
 
-// SAFETY: plain numbers without padding: sixteen of four bytes, then eights.
+// SAFETY: plain numbers without padding: eighteen of four bytes, then eights.
 unsafe impl Plain for Packed {}
 
 /// Bytes of a [`Packed`].
 pub const PACKED_BYTES: usize = size_of::<Packed>();
-const _: () = assert!(PACKED_BYTES == 64 + 22 * 8);
+const _: () = assert!(PACKED_BYTES == 72 + 24 * 8);
 
 fn tiles(bounds: &[u32]) -> u32 {
     bounds.windows(2).map(|b| (b[1] - b[0]).div_ceil(TILE_ROWS)).sum()
@@ -72,6 +76,8 @@ impl Shape {
             s.client_tokens = s.client_tokens.max(most(&step.client_tokens));
             s.client_outputs = s.client_outputs.max(most(&step.client_outs));
             s.client_groups = s.client_groups.max(most(&step.client_groups));
+            s.client_pairs = s.client_pairs.max(most(&step.client_pairs));
+            s.pairs = s.pairs.max(step.pair.len() as u32 / 2);
             s.tokens = s.tokens.max(step.tokens() as u32);
             s.sequences = s.sequences.max(step.bounds.len() as u32 - 1);
             s.outputs = s.outputs.max(step.outputs() as u32);
@@ -182,11 +188,14 @@ impl HostChunk {
                     position_high: high as i32,
                     gbce_beta: step.gbce_beta,
                     lambda,
+                    pairs: step.pair.len() as i32 / 2,
+                    special: step.special as i32,
                     client_tokens: w.put(step.client_tokens.iter().copied()),
                     client_sequences: w.put(client_sequences(step)),
                     client_outs: w.put(step.client_outs.iter().copied()),
                     client_examples: w.put(step.client_examples.iter().copied()),
                     client_groups: w.put(step.client_groups.iter().copied()),
+                    client_pairs: w.put(step.client_pairs.iter().copied()),
                     client_rows,
                     client_id,
                     row: w.put(step.row.iter().copied()),
@@ -201,6 +210,7 @@ impl HostChunk {
                     group: w.put(step.group.iter().copied()),
                     group_bounds: w.put(step.group_bounds.iter().copied()),
                     positives: w.put(step.positives.iter().copied()),
+                    pair: w.put(step.pair.iter().copied()),
                     tiles_tokens: w.put(tile_list(&step.client_tokens)),
                     tiles_outputs: w.put(tile_list(&step.client_outs)),
                     ..p
@@ -313,6 +323,7 @@ impl Packed {
             &mut p.client_outs,
             &mut p.client_examples,
             &mut p.client_groups,
+            &mut p.client_pairs,
             &mut p.client_rows,
             &mut p.client_id,
             &mut p.row,
@@ -328,6 +339,7 @@ impl Packed {
             &mut p.group,
             &mut p.group_bounds,
             &mut p.positives,
+            &mut p.pair,
             &mut p.tiles_tokens,
             &mut p.tiles_outputs,
         ] {

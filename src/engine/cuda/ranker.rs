@@ -1,10 +1,10 @@
 //! Full ranking on the device: users packed as the sequences of one client whose weights are the global ones, their hidden states
 //! by the model's forward pass, their ranks by counting. Nothing of size users x items is stored.
 
+use super::activations::encode_floats;
 use super::chunks::ChunkTrainer;
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use crate::backend::Step;
-use crate::backend::cuda::meter::encode_floats;
 use crate::backend::cuda::ops::{DeviceBackend, Places};
 use crate::backend::cuda::shape::Shape;
 use crate::config::Precision;
@@ -25,10 +25,10 @@ pub struct RankChunk {
 }
 
 impl RankChunk {
-    /// `step` holds one sequence and one output a user; `targets` are to be found, `masked` items are never recommended.
-    pub fn new<'a>(step: Step, items: usize, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
+    /// `step` holds one sequence and one output a user over an item table of `rows`; `targets` are to be found, `masked` items are never recommended.
+    pub fn new<'a>(step: Step, rows: usize, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
         assert_eq!(step.outputs(), targets.len(), "an output a user");
-        let chunk = Chunk::forward(step, items as u32);
+        let chunk = Chunk::forward(step, rows as u32);
         let mut lists = targets.to_vec();
         lists.push(0);
         let mut end = 0;

@@ -105,7 +105,8 @@ impl CudaEngine<'_> {
     fn shape(&self, packed: &Ranked, at: usize, count: usize) -> (Shape, usize) {
         let most = self.settings.model.max_len as usize;
         let inputs = || packed.users[at..at + count].iter().map(|&u| self.input(packed.split, u).0);
-        let tokens = inputs().map(|input| input.len().min(most) as u32).sum::<u32>();
+        let asked = usize::from(self.chunks.asked());
+        let tokens = inputs().map(|input| (input.len() + asked).min(most) as u32).sum::<u32>();
         let count = count as u32;
         let shape = Shape {
             clients: 1,
@@ -130,10 +131,16 @@ impl CudaEngine<'_> {
         let mut step = Step::default();
         step.clear();
         step.align = weights.spec.settings.align();
+        let asked = weights.spec.asked_row(self.data.item_count());
         for (input, _) in inputs.clone() {
-            pack_input(&mut step, input, weights.spec.settings.max_len as usize);
+            pack_input(&mut step, input, weights.spec.settings.max_len as usize, asked);
         }
         let targets: Vec<u32> = inputs.clone().map(|(_, target)| target).collect();
-        RankChunk::new(step, self.data.item_count(), &targets, inputs.map(|(input, _)| self.settings.eval.mask.masked(input)))
+        RankChunk::new(
+            step,
+            weights.spec.rows(self.data.item_count()),
+            &targets,
+            inputs.map(|(input, _)| self.settings.eval.mask.masked(input)),
+        )
     }
 }

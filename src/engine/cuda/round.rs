@@ -116,7 +116,7 @@ impl<'a> CudaEngine<'a> {
             return Err(not_here(settings, reason));
         }
         let threads = parallel::threads(settings.threads as usize);
-        let weights = Weights::init(&ModelSpec::new(&settings.model), data.item_count(), settings.seed);
+        let weights = Weights::init(&ModelSpec::of(settings), data.item_count(), settings.seed);
         let chunks = ChunkTrainer::new(device, settings, data.item_count())?;
         let memory = chunks.device().memory()?;
         Ok(CudaEngine {
@@ -130,7 +130,7 @@ impl<'a> CudaEngine<'a> {
             data,
             lanes: (0..threads).map(|_| PackLane { packer: Packer::new(settings, data, views), pieces: Vec::new() }).collect(),
             next: None,
-            slot: vec![u32::MAX; data.item_count()],
+            slot: vec![u32::MAX; weights.items.len() / weights.spec.dim()],
             snapshot: Global::new(&settings.federation, weights),
             snapshot_round: 0,
             taken: (Instant::now(), Duration::ZERO),
@@ -249,7 +249,7 @@ impl<'a> CudaEngine<'a> {
         if let RoundSums::Device { items, row_weight, weight } = &self.sums {
             let spec = &self.snapshot.weights.spec;
             let (dense, rows) = self.chunks.fetch_sums(items.len())?;
-            let sums = Sums::from_parts(spec, self.data.item_count(), (dense, *weight), items, &rows, row_weight);
+            let sums = Sums::from_parts(spec, self.slot.len(), (dense, *weight), items, &rows, row_weight);
             self.sums = RoundSums::Host(Box::new(sums));
         }
         match &mut self.sums {
@@ -301,7 +301,7 @@ impl Engine for CudaEngine<'_> {
         if work.rules.needs() > Needs::Linear {
             // Updates are differences to the model that clients started from.
             self.snapshot()?;
-            let sums = Box::new(Sums::new(&self.snapshot.weights.spec, self.data.item_count()));
+            let sums = Box::new(Sums::new(&self.snapshot.weights.spec, self.slot.len()));
             host = Some(OnHost { sums, uploaded: vec![0; cohort.clients.len()], failing: None });
         }
         self.upload()?;
@@ -338,8 +338,10 @@ impl Engine for CudaEngine<'_> {
 
     fn touched_rows(&self) -> u64 {
         match &self.sums {
-            RoundSums::Device { row_weight, .. } => row_weight.iter().filter(|&&w| w > 0).count() as u64,
-            RoundSums::Host(sums) => sums.items.len() as u64,
+            RoundSums::Device { items, row_weight, .. } => {
+                items.iter().zip(row_weight).filter(|&(&item, &w)| w > 0 && (item as usize) < self.data.item_count()).count() as u64
+            }
+            RoundSums::Host(sums) => sums.items.iter().filter(|&&item| (item as usize) < self.data.item_count()).count() as u64,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Causal self-attention and its gradients against plain loops in f64.
+//! Self-attention, causal and over whole sequences, and its gradients against plain loops in f64.
 
 use super::packed::{Builder, OUTPUTS, PackedStep, TOKENS, close, same_bits};
 use super::steps::{accept, alone, part, steps};
@@ -72,9 +72,14 @@ fn wide(v: &[f32]) -> Vec<f64> {
     v.iter().map(|&x| f64::from(x)).collect()
 }
 
+/// `MaskKind` of attention.cuh.
+const CAUSAL: i32 = 0;
+const FULL: i32 = 1;
+
 struct Case {
     step: PackedStep,
     kind: i32,
+    mask: i32,
     heads: usize,
     d: usize,
     q: Vec<f32>,
@@ -105,12 +110,27 @@ impl Case {
         let (rows, tokens) = (queries(&step, kind).len() * d, step.tokens() * d);
         // Scores of deviation 2, so that probabilities are neither all alike nor one of them alone.
         let (q, k, v) = (random.normals(2.0, rows), random.normals(1.0, tokens), random.normals(1.0, tokens));
-        Case { step, kind, heads, d, q, k, v, dy: random.normals(1.0, rows) }
+        Case { step, kind, mask: CAUSAL, heads, d, q, k, v, dy: random.normals(1.0, rows) }
+    }
+
+    /// The same case where a query sees its whole sequence.
+    fn whole(self) -> Case {
+        Case { mask: FULL, ..self }
+    }
+
+    /// Last and first token that each query sees.
+    fn seen(&self) -> Vec<(usize, usize)> {
+        let mut list = queries(&self.step, self.kind);
+        if self.mask == FULL {
+            let end = |start: usize| self.step.bounds.iter().map(|&b| b as usize).find(|&b| b > start).expect("a sequence ends") - 1;
+            list.iter_mut().for_each(|(token, start)| *token = end(*start));
+        }
+        list
     }
 
     fn run(&mut self) -> Results {
         let (rows, tokens) = (queries(&self.step, self.kind).len(), self.step.tokens());
-        let (kind, h, d) = (self.kind, self.heads as i32, self.d as i32);
+        let (kind, mask, h, d) = (self.kind, self.mask, self.heads as i32, self.d as i32);
         let nans = |rows: usize, width: usize| vec![f32::NAN; rows * width];
         let mut r = Results {
             y: nans(rows, self.d),
@@ -127,16 +147,16 @@ impl Case {
         let grid = |rows: usize| [(rows * self.heads).div_ceil(8) as u32 + 1, 1, 1];
         let block = [256, 1, 1];
         unsafe {
-            launch!("attention_forward", grid(rows), block, 0, step, kind, h, q, k, v, d, y, stats).unwrap();
-            launch!("attention_backward_q", grid(rows), block, 0, step, kind, h, q, k, v, d, stats, dy, dq, scratch).unwrap();
-            launch!("attention_backward_kv", grid(tokens), block, 0, step, kind, h, q, k, v, d, stats, dy, scratch, dk, dv).unwrap();
+            launch!("attention_forward", grid(rows), block, 0, step, kind, mask, h, q, k, v, d, y, stats).unwrap();
+            launch!("attention_backward_q", grid(rows), block, 0, step, kind, mask, h, q, k, v, d, stats, dy, dq, scratch).unwrap();
+            launch!("attention_backward_kv", grid(tokens), block, 0, step, kind, mask, h, q, k, v, d, stats, dy, scratch, dk, dv).unwrap();
         }
         r
     }
 
     fn check(&mut self) -> Results {
         let got = self.run();
-        let (list, heads, d) = (queries(&self.step, self.kind), self.heads, self.d);
+        let (list, heads, d) = (self.seen(), self.heads, self.d);
         let [q, k, v, dy] = [&self.q, &self.k, &self.v, &self.dy].map(|x| wide(x));
         let exact = exact::forward(&list, heads, &q, &k, &v, d);
         let plain = plain::forward(&list, heads, &self.q, &self.k, &self.v, d);
@@ -204,6 +224,27 @@ fn sequences_longer_than_a_tile_of_keys() {
         let got = case.check();
         assert!(got.same(&case.run()), "another run gives other bits");
     }
+}
+
+#[test]
+fn whole_sequences() {
+    for (i, (heads, w)) in [(2, 32), (1, 1), (3, 5), (1, 65), (2, 128)].into_iter().enumerate() {
+        for kind in [TOKENS, OUTPUTS] {
+            let step = PackedStep::random(13 + i as u64, 1, &[&[5, 3, 4, 2], &[], &[1], &[33, 32, 2], &[64, 3], &[], &[97]]);
+            let mut case = Case::new(i as u64, step, kind, heads, w).whole();
+            let got = case.check();
+            assert!(got.same(&case.run()), "another run gives other bits");
+        }
+    }
+    // Outputs in the middle of a sequence: what lies behind them is seen, and has a gradient.
+    let mut step = PackedStep::random(8, 1, &[&[6, 5], &[3]]);
+    step.out_token = vec![3, 4, 13];
+    step.out_start = vec![0, 0, 11];
+    step.out_client = vec![0, 0, 1];
+    step.client_outs = vec![0, 2, 3];
+    let got = Case::new(8, step, OUTPUTS, 2, 3).whole().check();
+    assert!(got.dv[..6 * 6].iter().all(|&x| x != 0.0), "every token of the sequence is seen");
+    assert!(got.dv[6 * 6..11 * 6].iter().all(|&x| x == 0.0), "a sequence without outputs is not");
 }
 
 #[test]

@@ -103,6 +103,41 @@ fn maps_over_both_kinds_of_rows() {
     }
 }
 
+/// Gelu in its tanh form and its derivative in f64.
+fn gelu(x: f64) -> (f64, f64) {
+    let root = (2.0 / std::f64::consts::PI).sqrt();
+    let t = (root * (x + 0.044715 * x.powi(3))).tanh();
+    (0.5 * x * (1.0 + t), 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * root * (1.0 + 3.0 * 0.044715 * x * x))
+}
+
+#[test]
+fn gelu_and_its_derivative() {
+    for x in [-3.0, -0.4, 0.0, 0.7, 2.5] {
+        let slope = (gelu(x + 1e-6).0 - gelu(x - 1e-6).0) / 2e-6;
+        assert!((slope - gelu(x).1).abs() < 1e-8, "{x}");
+    }
+    let mut random = Random::new(11);
+    for (width, shift, grid) in [(8, 0, 2), (7, 1, 1), (64, 0, 3), (1, 0, 1)] {
+        let mut step = PackedStep::random(3, 1, CLIENTS);
+        let (p, n, w) = (step.ptr(), step.outputs() * width, width as i32);
+        let mut x = random.normals(3.0, n);
+        (x[0], x[1]) = (-1e4, 1e4);
+        let g = random.normals(1.0, n);
+        let (mut from, mut y, mut dx) = (Placed::new(&x, shift), Placed::new(&g, shift), Placed::new(&g, shift));
+        unsafe {
+            launch!("gelu", [grid, 1, 1], THREADS, 0, p, OUTPUTS, from.ptr(), y.ptr(), w).unwrap();
+            launch!("gelu_backward", [grid, 1, 1], THREADS, 0, p, OUTPUTS, from.ptr(), dx.ptr(), w).unwrap();
+        }
+        assert!(same_bits(from.values(), &x), "the input stays");
+        for i in 0..n {
+            let (value, slope) = gelu(f64::from(x[i]));
+            let slope = slope * f64::from(g[i]);
+            assert!((f64::from(y.values()[i]) - value).abs() <= 4e-7 * (1.0 + value.abs()), "gelu({}) is {}", x[i], y.values()[i]);
+            assert!((f64::from(dx.values()[i]) - slope).abs() <= 4e-6 * (1.0 + slope.abs()), "{}: {}", x[i], dx.values()[i]);
+        }
+    }
+}
+
 #[test]
 fn selection_of_outputs_and_back() {
     let mut random = Random::new(2);

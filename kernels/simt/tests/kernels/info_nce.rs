@@ -1,7 +1,7 @@
 //! Kernels of `info_nce.cu` against plain loops in f64.
 
 use super::packed::{Builder, PackedStep, same_bits};
-use super::steps::{accept, alone, part, steps};
+use super::steps::{accept, alone, largest, part, steps};
 use lumos_simt::check::{Random, close};
 use lumos_simt::launch;
 
@@ -60,23 +60,35 @@ reference! {
         (losses, out)
     }
 
-    /// Losses of the rows of `a` against `b`, and the gradients added to `da` and `db`.
-    pub fn in_batch(a: &[Real], b: &[Real], tau: f32, weight: f32, da: &[f32], db: &[f32], d: usize) -> (Vec<Real>, Vec<Real>, Vec<Real>) {
-        let (n, tau) = (a.len() / d, Real::from(tau));
-        let real = |v: &[f32]| v.iter().map(|&x| Real::from(x)).collect::<Vec<_>>();
-        let (mut da, mut db, mut losses) = (real(da), real(db), vec![]);
-        for i in 0..n {
-            let score: Vec<Real> = (0..n).map(|j| cosine(&a[i * d..][..d], &b[j * d..][..d]) / tau).collect();
-            let top = score.iter().fold(Real::NEG_INFINITY, |x, &y| x.max(y));
-            let z: Real = score.iter().map(|s| (s - top).exp()).sum();
-            losses.push(top + z.ln() - score[i]);
-            for (j, s) in score.iter().enumerate() {
-                let g = ((s - top).exp() / z - if i == j { 1.0 } else { 0.0 }) * Real::from(weight) / n as Real / tau;
-                pull(a, i, b, j, g, d, &mut da);
-                pull(b, j, a, i, g, d, &mut db);
+    /// Losses of the pairs of every client, and the gradients added to `dh`.
+    pub fn in_batch(s: &PackedStep, cosines: bool, tau: f32, weight: f32, h: &[Real], dh: &[f32], d: usize) -> (Vec<Real>, Vec<Real>) {
+        let tau = Real::from(tau);
+        let mut out: Vec<Real> = dh.iter().map(|&x| Real::from(x)).collect();
+        let mut losses = vec![];
+        for c in 0..s.clients() {
+            let own: Vec<usize> =
+                s.pair[2 * s.client_pairs[c] as usize..2 * s.client_pairs[c + 1] as usize].iter().map(|&q| q as usize).collect();
+            let row = |i: usize| &h[own[i] * d..][..d];
+            let n = own.len();
+            for i in 0..n {
+                let alike = |j: usize| if cosines { cosine(row(i), row(j)) } else { row(i).iter().zip(row(j)).map(|(x, y)| x * y).sum() };
+                let score: Vec<Real> = (0..n).map(|j| if j == i { Real::NEG_INFINITY } else { alike(j) / tau }).collect();
+                let top = score.iter().fold(Real::NEG_INFINITY, |x, &y| x.max(y));
+                let z: Real = score.iter().map(|s| (s - top).exp()).sum();
+                losses.push(top + z.ln() - score[i ^ 1]);
+                for j in (0..n).filter(|&j| j != i) {
+                    let g = ((score[j] - top).exp() / z - if j == i ^ 1 { 1.0 } else { 0.0 }) * Real::from(weight) / n as Real / tau;
+                    if cosines {
+                        pull(h, own[i], h, own[j], g, d, &mut out);
+                        pull(h, own[j], h, own[i], g, d, &mut out);
+                    } else {
+                        (0..d).for_each(|k| out[own[i] * d + k] += g * h[own[j] * d + k]);
+                        (0..d).for_each(|k| out[own[j] * d + k] += g * h[own[i] * d + k]);
+                    }
+                }
             }
         }
-        (losses, da, db)
+        (losses, out)
     }
 }
 
@@ -185,14 +197,23 @@ fn reference_gradients_are_differences() {
             close("dh", &[slope(&total, &mut h, i, step)], &[g], 1e-5, 1e-6);
         }
     }
-    let n = 5;
-    let mut ab = real(&Random::new(2).normals(1.0, 2 * n * d));
-    let zeros = vec![0f32; n * d];
-    let both = |ab: &[f64]| exact::in_batch(&ab[..n * d], &ab[n * d..], tau, 1.5, &zeros, &zeros, d);
-    let total = |ab: &[f64]| both(ab).0.iter().sum::<f64>() * 1.5 / n as f64;
-    let (_, da, db) = both(&ab);
-    for (i, &g) in da.iter().chain(&db).enumerate() {
-        close("da, db", &[slope(&total, &mut ab, i, step)], &[g], 1e-5, 1e-6);
+    let s = batch(5);
+    let mut h = real(&Random::new(2).normals(1.0, s.outputs() * d));
+    let zeros = vec![0f32; h.len()];
+    for cosines in [true, false] {
+        // The mean over each client's paired outputs.
+        let total = |h: &[f64]| {
+            let (losses, _) = exact::in_batch(&s, cosines, tau, 1.5, h, &zeros, d);
+            let mean = |c: usize| {
+                let own = &losses[2 * s.client_pairs[c] as usize..2 * s.client_pairs[c + 1] as usize];
+                own.iter().sum::<f64>() / own.len().max(1) as f64
+            };
+            1.5 * (0..s.clients()).map(mean).sum::<f64>()
+        };
+        let (_, gradient) = exact::in_batch(&s, cosines, tau, 1.5, &h, &zeros, d);
+        for (i, &g) in gradient.iter().enumerate() {
+            close("dh", &[slope(&total, &mut h, i, step)], &[g], 1e-5, 1e-6);
+        }
     }
 }
 
@@ -206,38 +227,75 @@ fn slope(f: &dyn Fn(&[f64]) -> f64, x: &mut [f64], i: usize, step: f64) -> f32 {
     ((up - down) / (2.0 * step)) as f32
 }
 
-fn in_batch(a: &[f32], b: &[f32], tau: f32, weight: f32, da: &[f32], db: &[f32], d: usize) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
-    let n = a.len() / d;
-    let (mut da, mut db) = (da.to_vec(), db.to_vec());
-    let (mut inverse, mut lse, mut loss) = (vec![f32::NAN; 2 * n], vec![f32::NAN; n], vec![f32::NAN; n]);
-    let (batch, dim, tiles, block) = (n as i32, d as i32, n.div_ceil(16) as u32, [128, 1, 1]);
-    let (ap, bp) = (a.as_ptr(), b.as_ptr());
-    unsafe {
-        let grid = [n.div_ceil(4) as u32, 2, 1];
-        launch!("in_batch_info_nce_norms", grid, block, 0, ap, bp, inverse.as_mut_ptr(), batch, dim).unwrap();
-        let (ip, lp) = (inverse.as_ptr(), lse.as_mut_ptr());
-        launch!("in_batch_info_nce_stats", [tiles, 1, 1], block, 19456, ap, bp, ip, tau, lp, loss.as_mut_ptr(), batch, dim).unwrap();
-        let (dap, dbp) = (da.as_mut_ptr(), db.as_mut_ptr());
-        launch!("in_batch_info_nce_grad", [tiles, 2, 1], block, 27648, ap, bp, ip, lse.as_ptr(), tau, weight, dap, dbp, batch, dim)
-            .unwrap();
+/// A client with `pairs` pairs, among one with a history alone, one without tokens and one with a pair.
+fn batch(pairs: usize) -> PackedStep {
+    let mut b = Builder::new(pairs as u64, 1);
+    b.user(&[3, 1]);
+    b.end_client();
+    for i in 0..pairs {
+        b.user(&[2]);
+        b.pair([1 + i % 4, 2]);
     }
-    (loss, da, db)
+    b.end_client();
+    b.end_client();
+    b.pair([2, 1]);
+    b.end_client();
+    b.finish()
+}
+
+fn in_batch(
+    s: &mut PackedStep,
+    cosines: bool,
+    tau: f32,
+    weight: f32,
+    h: &[f32],
+    dh: &[f32],
+    d: usize,
+    blocks: u32,
+) -> (Vec<f32>, Vec<f32>) {
+    let n = s.pair.len();
+    let (clients, most) = (s.clients() as u32, 2 * largest(&s.client_pairs));
+    let (mut dh, mut z) = (dh.to_vec(), vec![f32::NAN; n * d]);
+    let (mut inverse, mut lse, mut loss) = (vec![f32::NAN; n], vec![f32::NAN; n], vec![f32::NAN; n]);
+    let (step, cosine, dim, block) = (s.ptr(), i32::from(cosines), d as i32, [128, 1, 1]);
+    let grid = [clients, (most.div_ceil(16) as u32).min(blocks).max(1), 1];
+    unsafe {
+        let rows = [(n.div_ceil(4) as u32).min(blocks).max(1), 1, 1];
+        launch!("in_batch_gather", rows, block, 0, step, cosine, h.as_ptr(), z.as_mut_ptr(), inverse.as_mut_ptr(), dim).unwrap();
+        let (zp, ip) = (z.as_ptr(), inverse.as_ptr());
+        launch!("in_batch_info_nce_stats", grid, block, 19456, step, zp, ip, tau, lse.as_mut_ptr(), loss.as_mut_ptr(), dim).unwrap();
+        let (lp, dhp) = (lse.as_ptr(), dh.as_mut_ptr());
+        launch!("in_batch_info_nce_grad", grid, block, 27648, step, cosine, zp, ip, lp, tau, weight, dhp, dim).unwrap();
+    }
+    (loss, dh)
 }
 
 #[test]
 fn batches() {
-    for (j, (n, d)) in [(1, 1), (2, 3), (13, 64), (16, 33), (17, 4), (129, 5), (150, 17), (31, 130)].into_iter().enumerate() {
-        let mut r = Random::new(j as u64);
-        let (tau, weight) = ([0.5, 0.1][j % 2], 0.7);
-        let (a, b) = (r.normals(1.0, n * d), r.normals(0.3, n * d));
-        let (da, db) = (r.normals(0.01, n * d), r.normals(0.01, n * d));
-        let got = in_batch(&a, &b, tau, weight, &da, &db, d);
-        let plain = plain::in_batch(&a, &b, tau, weight, &da, &db, d);
-        let exact = exact::in_batch(&real(&a), &real(&b), tau, weight, &da, &db, d);
-        accept(&format!("loss of {n} x {d}"), &got.0, &plain.0, &exact.0);
-        accept(&format!("da of {n} x {d}"), &got.1, &plain.1, &exact.1);
-        accept(&format!("db of {n} x {d}"), &got.2, &plain.2, &exact.2);
-        let again = in_batch(&a, &b, tau, weight, &da, &db, d);
-        assert!(same_bits(&got.0, &again.0) && same_bits(&got.1, &again.1) && same_bits(&got.2, &again.2));
+    for (j, (pairs, d)) in [(1, 1), (2, 3), (13, 64), (8, 33), (9, 4), (70, 5), (64, 17), (31, 130)].into_iter().enumerate() {
+        for cosines in [true, false] {
+            let mut r = Random::new(j as u64);
+            let mut s = batch(pairs);
+            // Inner products grow with the width.
+            let (tau, weight) = (if cosines { [0.5, 0.1][j % 2] } else { 2.0 * (d as f32).sqrt() }, 0.7);
+            let (h, dh) = (r.normals(1.0, s.outputs() * d), r.normals(0.01, s.outputs() * d));
+            let got = in_batch(&mut s, cosines, tau, weight, &h, &dh, d, u32::MAX);
+            let plain = plain::in_batch(&s, cosines, tau, weight, &h, &dh, d);
+            let exact = exact::in_batch(&s, cosines, tau, weight, &real(&h), &dh, d);
+            accept(&format!("loss of {pairs} x {d}"), &got.0, &plain.0, &exact.0);
+            accept(&format!("dh of {pairs} x {d}"), &got.1, &plain.1, &exact.1);
+            for blocks in [u32::MAX, 1] {
+                let again = in_batch(&mut s, cosines, tau, weight, &h, &dh, d, blocks);
+                assert!(same_bits(&got.0, &again.0) && same_bits(&got.1, &again.1), "{blocks} blocks");
+            }
+            // A client with one pair has nothing to be told apart from.
+            assert_eq!(got.0[got.0.len() - 2..], [0.0, 0.0]);
+            for c in 0..s.clients() {
+                let outs = |v: &[f32]| part(v, &s.client_outs, c, d).to_vec();
+                let (own_h, own_dh, mut one) = (outs(&h), outs(&dh), alone(&s, c));
+                let own = in_batch(&mut one, cosines, tau, weight, &own_h, &own_dh, d, u32::MAX);
+                assert!(same_bits(&own.1, &outs(&got.1)), "client {c} alone");
+            }
+        }
     }
 }

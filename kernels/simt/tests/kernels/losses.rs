@@ -257,19 +257,33 @@ fn losses_of_clients() {
     for mut s in steps(2) {
         let mut r = Random::new(4);
         let (loss, contrast) = (r.normals(1.0, s.example.len()), r.normals(1.0, s.positives.len()));
+        // The first and the last output of each client as a pair.
+        for c in 0..s.clients() {
+            let (first, last) = (s.client_outs[c], s.client_outs[c + 1] - 1);
+            if first < last {
+                s.pair.extend([first, last]);
+            }
+            s.client_pairs[c + 1] = s.pair.len() as i32 / 2;
+        }
+        let paired = r.normals(1.0, s.pair.len());
+        let twice: Vec<i32> = s.client_pairs.iter().map(|b| 2 * b).collect();
         let before: Vec<f64> = (0..2 * s.clients()).map(|i| i as f64).collect();
         let mean = |values: &[f32], bounds: &[i32], c: usize| {
             let own = part(values, bounds, c, 1);
             own.iter().map(|&x| f64::from(x)).sum::<f64>() / own.len().max(1) as f64
         };
         let none = std::ptr::null::<f32>();
-        for (blocks, with_loss, with_contrast) in [(1, true, true), (s.clients() as u32, true, false), (1, false, true)] {
+        for (blocks, with_loss, with_contrast, with_pairs) in
+            [(1, true, true, false), (s.clients() as u32, true, false, true), (1, false, true, true)]
+        {
             let mut out = before.clone();
+            let p = if with_pairs { paired.as_ptr() } else { none };
             let (l, g) = (if with_loss { loss.as_ptr() } else { none }, if with_contrast { contrast.as_ptr() } else { none });
-            unsafe { launch!("client_losses", [blocks, 1, 1], [128, 1, 1], 0, s.ptr(), l, g, out.as_mut_ptr()) }.unwrap();
+            unsafe { launch!("client_losses", [blocks, 1, 1], [128, 1, 1], 0, s.ptr(), l, g, p, out.as_mut_ptr()) }.unwrap();
             for c in 0..s.clients() {
                 let l = if with_loss { mean(&loss, &s.client_examples, c) } else { 0.0 };
                 let g = if with_contrast { mean(&contrast, &s.client_groups, c) } else { 0.0 };
+                let g = g + if with_pairs { mean(&paired, &twice, c) } else { 0.0 };
                 assert!((out[2 * c] - before[2 * c] - l).abs() < 1e-12 && (out[2 * c + 1] - before[2 * c + 1] - g).abs() < 1e-12);
             }
         }

@@ -39,11 +39,14 @@ pub struct Packed {
     pub number: i32,
     pub gbce_beta: f32,
     pub lambda: f32,
+    pub pairs: i32,
+    pub special: i32,
     pub client_tokens: *const i32,
     pub client_sequences: *const i32,
     pub client_outs: *const i32,
     pub client_examples: *const i32,
     pub client_groups: *const i32,
+    pub client_pairs: *const i32,
     pub client_rows: *const i32,
     pub client_id: *const u32,
     pub row: *const i32,
@@ -59,12 +62,13 @@ pub struct Packed {
     pub group: *const i32,
     pub group_bounds: *const i32,
     pub positives: *const i32,
+    pub pair: *const i32,
     pub tiles_tokens: *const Tile,
     pub tiles_outputs: *const Tile,
 }
 
-// The counts fill 64 bytes, so no padding lies between them and the pointers on any 64-bit host.
-const _: () = assert!(std::mem::size_of::<Packed>() == 64 + 22 * 8);
+// The counts fill 72 bytes, so no padding lies between them and the pointers on any 64-bit host.
+const _: () = assert!(std::mem::size_of::<Packed>() == 72 + 24 * 8);
 
 /// Which rows of an activation belong to whom.
 #[derive(Clone, Copy)]
@@ -97,11 +101,13 @@ pub struct PackedStep {
     pub number: i32,
     pub gbce_beta: f32,
     pub lambda: f32,
+    pub special: i32,
     pub client_tokens: Vec<i32>,
     pub client_sequences: Vec<i32>,
     pub client_outs: Vec<i32>,
     pub client_examples: Vec<i32>,
     pub client_groups: Vec<i32>,
+    pub client_pairs: Vec<i32>,
     pub client_rows: Vec<i32>,
     pub client_id: Vec<u32>,
     pub row: Vec<i32>,
@@ -117,6 +123,7 @@ pub struct PackedStep {
     pub group: Vec<i32>,
     pub group_bounds: Vec<i32>,
     pub positives: Vec<i32>,
+    pub pair: Vec<i32>,
     pub tiles_tokens: Vec<Tile>,
     pub tiles_outputs: Vec<Tile>,
     header: Option<Box<Packed>>,
@@ -159,11 +166,14 @@ impl PackedStep {
             number: self.number,
             gbce_beta: self.gbce_beta,
             lambda: self.lambda,
+            pairs: self.pair.len() as i32 / 2,
+            special: self.special,
             client_tokens: self.client_tokens.as_ptr(),
             client_sequences: self.client_sequences.as_ptr(),
             client_outs: self.client_outs.as_ptr(),
             client_examples: self.client_examples.as_ptr(),
             client_groups: self.client_groups.as_ptr(),
+            client_pairs: self.client_pairs.as_ptr(),
             client_rows: self.client_rows.as_ptr(),
             client_id: self.client_id.as_ptr(),
             row: self.row.as_ptr(),
@@ -179,6 +189,7 @@ impl PackedStep {
             group: self.group.as_ptr(),
             group_bounds: self.group_bounds.as_ptr(),
             positives: self.positives.as_ptr(),
+            pair: self.pair.as_ptr(),
             tiles_tokens: self.tiles_tokens.as_ptr(),
             tiles_outputs: self.tiles_outputs.as_ptr(),
         }
@@ -258,11 +269,13 @@ impl Builder {
             number: 1,
             gbce_beta: 1.0,
             lambda: 0.25,
+            special: 0,
             client_tokens: vec![0],
             client_sequences: vec![0],
             client_outs: vec![0],
             client_examples: vec![0],
             client_groups: vec![0],
+            client_pairs: vec![0],
             client_rows: vec![0],
             client_id: vec![],
             row: vec![],
@@ -278,6 +291,7 @@ impl Builder {
             group: vec![],
             group_bounds: vec![0],
             positives: vec![],
+            pair: vec![],
             tiles_tokens: vec![],
             tiles_outputs: vec![],
             header: None,
@@ -350,6 +364,15 @@ impl Builder {
         self.step.positives.push(views.len().div_ceil(2) as i32);
     }
 
+    /// Appends two copies of a sequence to the client at hand, whose last tokens are a pair.
+    pub fn pair(&mut self, lengths: [usize; 2]) {
+        for length in lengths {
+            let first = self.sequence(length);
+            let output = self.output(first + length - 1);
+            self.step.pair.push(output);
+        }
+    }
+
     /// Ends the client at hand. Its table has up to two rows more than it uses.
     pub fn end_client(&mut self) {
         let spare = self.random.below(3);
@@ -361,6 +384,7 @@ impl Builder {
         s.client_outs.push(s.out_token.len() as i32);
         s.client_examples.push(s.example.len() as i32);
         s.client_groups.push(s.positives.len() as i32);
+        s.client_pairs.push(s.pair.len() as i32 / 2);
         self.first_row += self.drawn + spare;
         s.client_rows.push(self.first_row as i32);
         self.drawn = 0;

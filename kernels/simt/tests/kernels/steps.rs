@@ -56,11 +56,15 @@ pub fn alone(step: &PackedStep, c: usize) -> PackedStep {
     let (token, out, row) = (base(&step.client_tokens), base(&step.client_outs), base(&step.client_rows));
     (one.longest, one.position_low, one.position_high) = (step.longest, step.position_low, step.position_high);
     (one.number, one.gbce_beta, one.lambda) = (step.number, step.gbce_beta, step.lambda);
+    one.special = step.special;
     one.client_tokens = size(&step.client_tokens);
     one.client_sequences = size(&step.client_sequences);
     one.client_outs = size(&step.client_outs);
     one.client_examples = size(&step.client_examples);
     one.client_groups = size(&step.client_groups);
+    one.client_pairs = size(&step.client_pairs);
+    let entries: Vec<i32> = step.client_pairs.iter().map(|b| 2 * b).collect();
+    one.pair = slice(&step.pair, &entries, c, out);
     one.client_rows = size(&step.client_rows);
     one.client_id = vec![step.client_id[c]];
     one.row = slice(&step.row, &step.client_tokens, c, row);

@@ -1,0 +1,70 @@
+//! The next item at every position, for backbones that read their sequences forwards: hidden state `t` predicts item `t + 1`.
+
+use super::{Out, RowTable, Sequence, Term};
+use crate::backend::{Act, Backend};
+use crate::config::LossSettings;
+
+/// See the module. The loss is `loss.rec`.
+pub struct NextItem;
+
+/// Training items that are encoded, and whether the last of them has a target outside.
+pub(super) fn history<'a>(s: &Sequence<'a>) -> (&'a [u32], Option<u32>) {
+    let max = s.settings.model.max_len as usize;
+    let last = |items: &'a [u32]| &items[items.len().saturating_sub(max)..];
+    if s.whole {
+        return (last(s.train), None);
+    }
+    match s.train.split_last() {
+        Some((&target, inputs)) => (last(inputs), Some(target)),
+        None => (&[], None),
+    }
+}
+
+impl Term for NextItem {
+    fn name(&self) -> &'static str {
+        "next item"
+    }
+
+    fn on(&self, _: &LossSettings, asked: bool) -> bool {
+        !asked
+    }
+
+    fn examples(&self, s: &Sequence) -> usize {
+        let (inputs, target) = history(s);
+        if target.is_some() { inputs.len() } else { inputs.len().saturating_sub(1) }
+    }
+
+    fn touch(&self, s: &Sequence, table: &mut RowTable) {
+        let (inputs, target) = history(s);
+        for &item in inputs.iter().chain(&target) {
+            table.row(item, true);
+        }
+        for epoch in 0..s.draws() {
+            for position in 0..self.examples(s) {
+                for k in 0..s.negatives_per_example() {
+                    table.row(s.negative(epoch, position, k), true);
+                }
+            }
+        }
+    }
+
+    fn pack(&self, s: &Sequence, epoch: u32, out: &mut Out) {
+        let (inputs, target) = history(s);
+        if inputs.is_empty() {
+            return;
+        }
+        let table = &mut *out.table;
+        let first = out.step.push_sequence(inputs.iter().map(|&item| table.row(item, false)));
+        for position in 0..inputs.len() {
+            let output = out.step.push_output(first + position as u32);
+            if let Some(positive) = inputs.get(position + 1).copied().or(target) {
+                out.example(s, output, positive, (epoch, position));
+            }
+            out.anchor = Some(output);
+        }
+    }
+
+    fn backward(&self, be: &mut dyn Backend, loss: &LossSettings, h: Act, dh: Act) {
+        be.next_item_loss(loss, h, dh);
+    }
+}

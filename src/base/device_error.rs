@@ -22,6 +22,7 @@ impl fmt::Display for Geometry {
 
 /// An error of the device layer. Each message says what, where and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum DeviceError {
     /// This build leaves the GPU backend out.
     #[error("this build has no GPU backend; build it with the feature `cuda` (on by default), or use `--device cpu`")]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Everything that can go wrong. Each message says what, where and what to do next.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A file could not be opened, read or written.
     #[error("{}: cannot {action}: {source}{}", clean::path(path), remedy(source))]
@@ -96,7 +97,47 @@ fn place(path: &Path, line: u64) -> String {
     if line == 0 { clean::path(path) } else { format!("{}:{line}", clean::path(path)) }
 }
 
+/// What an error is about, for a program that acts on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A file or folder cannot be opened, read or written.
+    Io,
+    /// A data file breaks its format.
+    Data,
+    /// A setting is unknown, mistyped or out of range.
+    Setting,
+    /// A stored file does not fit what it is used with.
+    Mismatch,
+    /// Another process is at work on it; later it may succeed.
+    InUse,
+    /// Training left the range of numbers.
+    Training,
+    /// The user stopped it; it can be resumed.
+    Interrupted,
+    /// The GPU, its driver or its kernels.
+    Device,
+    /// A request that cannot be met as it was made.
+    Usage,
+}
+
 impl Error {
+    /// What it is about; of a run that was stopped, what stopped it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Io { .. } => ErrorKind::Io,
+            Error::Data { .. } => ErrorKind::Data,
+            Error::Setting { .. } => ErrorKind::Setting,
+            Error::Mismatch { .. } => ErrorKind::Mismatch,
+            Error::InUse { .. } => ErrorKind::InUse,
+            Error::Training { .. } => ErrorKind::Training,
+            Error::Interrupted(_) => ErrorKind::Interrupted,
+            Error::Stopped { source, .. } => source.kind(),
+            Error::Device(_) => ErrorKind::Device,
+            Error::Usage(_) => ErrorKind::Usage,
+        }
+    }
+
     /// An [`Error::Io`] for `path`; to be used as `.map_err(Error::io(path, "read"))`.
     pub fn io(path: impl AsRef<Path>, action: &'static str) -> impl FnOnce(std::io::Error) -> Error {
         let path = path.as_ref().to_path_buf();

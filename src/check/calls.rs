@@ -51,7 +51,7 @@ pub struct Result {
 /// What a call does on a backend.
 pub type Script = Box<dyn Fn(&mut dyn Backend, Phase) -> Vec<Result>>;
 
-/// See the module.
+/// One operation of the backend with its inputs.
 pub struct Call {
     /// Variant, for a reader; may be empty.
     pub variant: String,

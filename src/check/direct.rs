@@ -14,7 +14,7 @@ use std::rc::Rc;
 pub(super) fn go(device: &dyn Device, name: &'static str, grid: [usize; 2], block: u32, shared: usize, args: &[Arg]) -> Result<()> {
     let kernel = device.kernel(name)?;
     let geometry = Geometry { grid: [grid[0] as u32, grid[1] as u32, 1], block: [block, 1, 1], shared };
-    // Safety: the arrays of a subject are as long as its kernel asks for.
+    // SAFETY: the arrays of a subject are as long as its kernel asks for.
     Ok(unsafe { device.launch(kernel, geometry, args) }?)
 }
 
@@ -230,7 +230,7 @@ struct ServerStep {
     momentum: i32,
 }
 
-// Safety: six plain numbers of four bytes.
+// SAFETY: six plain numbers of four bytes.
 unsafe impl Plain for ServerStep {}
 
 impl ServerStep {

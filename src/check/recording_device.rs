@@ -6,7 +6,7 @@ use crate::device::interface::{Arg, Arriving, Buffer, Counters, Device, Event, F
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeSet;
 
-/// See the module.
+/// A device that passes calls on to another one and notes the kernels they launch.
 pub struct Tap<'a> {
     inner: &'a dyn Device,
     state: Mutex<State>,
@@ -103,14 +103,14 @@ impl Device for Tap<'_> {
         if !self.lets(kernel.name) {
             return Ok(());
         }
-        // Safety: what the caller promised.
+        // SAFETY: what the caller promised.
         unsafe { self.inner.launch(kernel, geometry, args) }
     }
     fn capture(&self, label: &str, record: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
         self.inner.capture(label, record)
     }
     unsafe fn replay(&self, graph: &Graph) -> Result<()> {
-        // Safety: what the caller promised.
+        // SAFETY: what the caller promised.
         unsafe { self.inner.replay(graph) }
     }
     fn synchronize(&self) -> Result<()> {

@@ -154,7 +154,7 @@ pub struct DeviceLine {
     pub telemetry: Option<crate::device::telemetry::Sample>,
 }
 
-/// See the module.
+/// What a check of a GPU found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// Date and time in UTC.

@@ -136,7 +136,7 @@ fn distance(start: &[NamedTensor], a: &[NamedTensor], b: &[NamedTensor]) -> f64 
 
 fn trained(mut trainer: Trainer, rounds: u64, chunk_bytes: Option<u64>) -> Result<Vec<NamedTensor>> {
     if let Some(bytes) = chunk_bytes {
-        trainer.limit_chunks(bytes);
+        trainer.set_chunk_bytes(bytes);
     }
     for _ in 0..rounds {
         trainer.round()?;

@@ -77,7 +77,7 @@ pub struct Cost {
 /// What launches a subject on buffers that hold its arrays.
 pub type Launch<'a> = Box<dyn Fn(&dyn Device, &[Buffer]) -> Result<()> + 'a>;
 
-/// See the module.
+/// A kernel, its inputs, and what it should make of them.
 pub struct Subject<'a> {
     /// The kernel.
     pub kernel: &'static str,

@@ -10,8 +10,8 @@ use crate::device::interface::Device;
 use crate::llm::bench::{self, GenerateBench, GenerateFigures};
 use crate::llm::sample::{self, Scratch};
 use crate::llm::{
-    Ask, Batch, Cpu, Dtype, Engine, EngineOptions, Generate, Gpu, Key, Model, Network, Ops, Options, Request, Sampling, Source, Spec,
-    Stored, Weights,
+    Batch, Cpu, Dtype, Engine, EngineOptions, Generate, Gpu, Key, Model, Network, Ops, Options, Request, SampleRequest, Sampling, Source,
+    Spec, Stored, Weights,
 };
 use serde_json::{Value, json};
 use std::path::Path;
@@ -174,11 +174,11 @@ fn wrong_choices(pair: &Pair) -> Result<Vec<String>> {
     let third: Vec<u32> = (0..vocab as u32).step_by(3).collect();
     let seen: Vec<u32> = (0..vocab as u32).step_by(5).collect();
     let twos: Vec<Vec<u32>> = logits.chunks_exact(vocab).map(near_pair).collect();
-    let asks: Vec<Ask<'_>> = (0..prompts.len())
+    let asks: Vec<SampleRequest<'_>> = (0..prompts.len())
         .map(|row| {
             let kind = row / SAMPLINGS.len();
             let sampling = if kind == 2 { Sampling::GREEDY } else { SAMPLINGS[row % SAMPLINGS.len()] };
-            Ask {
+            SampleRequest {
                 row,
                 sampling,
                 key: Key { seed: 1, user: row as u64, view: 0 },

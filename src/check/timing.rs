@@ -94,7 +94,7 @@ impl<'s> Bench<'s> {
     fn replay(&self, graph: &Graph) -> Result<f64> {
         self.restore()?;
         let start = self.device.event()?;
-        // Safety: the graph holds launches on the sets, which live as long as this.
+        // SAFETY: the graph holds launches on the sets, which live as long as this.
         unsafe { self.device.replay(graph)? };
         let end = self.device.event()?;
         Ok(f64::from(self.device.elapsed(&start, &end)?) * 1e-3)

@@ -67,7 +67,7 @@ pub struct RoundArgs {
     device: String,
     /// Train clients resident in one block of threads of a GPU, or step by step (gpu.resident)
     #[arg(long, value_enum, default_value = "auto")]
-    resident: Way,
+    resident: ResidentChoice,
     /// How clients and server learn together (federation.protocol), such as "ptf-fsr server-dim=64"; --dim, --blocks and --heads are those of
     /// averaging
     #[arg(long, value_name = "NAME", default_value = "averaging")]
@@ -80,9 +80,9 @@ pub struct RoundArgs {
     json: bool,
 }
 
-/// Way of local training on a GPU.
+/// ResidentChoice of local training on a GPU.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Way {
+enum ResidentChoice {
     /// Resident where the model fits
     Auto,
     /// Resident
@@ -91,12 +91,12 @@ enum Way {
     Off,
 }
 
-impl From<Way> for Resident {
-    fn from(way: Way) -> Resident {
+impl From<ResidentChoice> for Resident {
+    fn from(way: ResidentChoice) -> Resident {
         match way {
-            Way::Auto => Resident::Auto,
-            Way::On => Resident::On,
-            Way::Off => Resident::Off,
+            ResidentChoice::Auto => Resident::Auto,
+            ResidentChoice::On => Resident::On,
+            ResidentChoice::Off => Resident::Off,
         }
     }
 }

@@ -55,7 +55,7 @@ fn bar(total: u64, template: &str) -> ProgressBar {
     // The templates are constants; one that does not parse would only look plainer.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        // A bar that cannot be written to has nobody to tell.
+        // A bar that cannot be drawn is no error of the run.
         let _ = write!(out, "{:.0}/s", state.per_sec());
     };
     bar.with_style(style.with_key("rate", rate))

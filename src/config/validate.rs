@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::names;
-use crate::data::reader_names;
+use crate::data::{reader, reader_names};
 use crate::eval::SelectMetric;
 use crate::{Error, Result};
 
@@ -65,7 +65,7 @@ fn data(s: &DataSettings) -> Result<()> {
         range(s.synth_users >= 2, "data.synth_users", s.synth_users, "at least 2")?;
         range(s.synth_items >= 2, "data.synth_items", s.synth_items, "at least 2")?;
         number(|x| (3.0..=10_000.0).contains(&x), "data.synth_mean_length", s.synth_mean_length, "between 3 and 10000")?;
-    } else {
+    } else if reader(&s.format)?.reads_files() {
         let given = s.inter.as_ref().is_some_and(|p| !p.as_os_str().is_empty());
         if !given {
             return Err(Error::setting("data.inter", format!("is not set; format `{}` reads the interactions from this file", s.format)));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::columns::{Header, no_interactions, separator};
 use super::prepare::Progress;
-use super::reader::{Builder, CatalogueNotes, CatalogueRow, RawData, Reader, data_error};
+use super::reader::{CatalogueNotes, CatalogueRow, RawBuilder, RawData, Reader, data_error};
 use super::source::{MAX_LINE, Source};
 use super::text::{ListStyle, clean, list};
 use crate::Result;
@@ -127,7 +127,7 @@ impl Reader for Csv {
     ) -> Result<RawData> {
         let source = inter.ok_or_else(no_interactions)?;
         let path = source.path().to_path_buf();
-        let mut builder = Builder::new(!settings.time_column.is_empty());
+        let mut builder = RawBuilder::new(!settings.time_column.is_empty());
         let mut unused = Vec::new();
         let columns = |header: &Header| {
             let columns = header.interactions(settings)?;

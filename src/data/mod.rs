@@ -30,7 +30,7 @@ pub use dataset::*;
 pub use filter::{Filtered, filter};
 pub use manifest::{FORMAT_VERSION, Manifest, RawStats, SourceFile};
 pub use prepare::{Found, Progress, Steps, find_or_prepare, prepare, prepared_dir};
-pub use reader::{CatalogueNotes, RawData, Reader, SourceNotes, reader, reader_names};
+pub use reader::{CatalogueNotes, RawBuilder, RawData, Reader, SourceNotes, reader, reader_names, register_reader};
 pub use repeats::Dropped;
 pub use source::{MAX_LINE, Source, resolve_source};
 pub use stats::{Stats, stats, stats_with_times};

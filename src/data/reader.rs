@@ -14,6 +14,7 @@ use crate::base::clean;
 use crate::base::names;
 use crate::config::DataSettings;
 use crate::{Error, Result};
+use parking_lot::RwLock;
 
 /// Interactions and catalogue as they stand in the source: nothing removed, nothing sorted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,7 +77,8 @@ impl CatalogueNotes {
     }
 }
 
-/// One source format. A new format is one file that implements this and one line in `READERS`.
+/// One source format. A new format of LUMOS is one file that implements this and one line in `READERS`; any other is made known by
+/// [`register_reader`].
 pub trait Reader: Sync {
     /// Name as it stands in `data.format`.
     fn name(&self) -> &'static str;
@@ -92,21 +94,42 @@ pub trait Reader: Sync {
     -> Result<RawData>;
 }
 
-/// Every known format.
+/// The formats of LUMOS.
 const READERS: &[&dyn Reader] = &[&super::recbole::RecBole, &super::csv::Csv, &super::synth::Synthetic];
+
+/// Formats that were registered.
+static REGISTERED: RwLock<Vec<&'static dyn Reader>> = RwLock::new(Vec::new());
+
+fn readers() -> impl Iterator<Item = &'static dyn Reader> {
+    let registered = REGISTERED.read().clone();
+    READERS.iter().copied().chain(registered)
+}
 
 /// Names of every known format.
 pub fn reader_names() -> Vec<&'static str> {
-    READERS.iter().map(|r| r.name()).collect()
+    readers().map(|r| r.name()).collect()
+}
+
+/// Makes `reader` known in this process, for settings that are read from now on.
+///
+/// # Errors
+/// [`Error::Usage`] where its name is taken.
+pub fn register_reader(reader: impl Reader + 'static) -> Result<()> {
+    let mut registered = REGISTERED.write();
+    let name = reader.name();
+    if READERS.iter().chain(registered.iter()).any(|r| r.name() == name) {
+        return Err(Error::Usage(format!("there is a reader `{}` already; give this one another name", clean::id(name))));
+    }
+    registered.push(Box::leak(Box::new(reader)));
+    Ok(())
 }
 
 /// The reader called `name`; an unknown name is refused with the nearest known one.
+///
+/// # Errors
+/// [`Error::Setting`].
 pub fn reader(name: &str) -> Result<&'static dyn Reader> {
-    READERS
-        .iter()
-        .copied()
-        .find(|r| r.name() == name)
-        .ok_or_else(|| Error::setting("data.format", names::unknown("format", name, reader_names())))
+    readers().find(|r| r.name() == name).ok_or_else(|| Error::setting("data.format", names::unknown("format", name, reader_names())))
 }
 
 /// An [`Error::Data`].
@@ -140,7 +163,7 @@ impl Interner {
 }
 
 /// Collects what a text reader finds, row by row, with the checks that all text formats share.
-pub(super) struct Builder {
+pub struct RawBuilder {
     users: Interner,
     items: Interner,
     raw: RawData,
@@ -151,9 +174,10 @@ pub(super) struct Builder {
     stranger: String,
 }
 
-impl Builder {
-    pub fn new(timed: bool) -> Builder {
-        Builder {
+impl RawBuilder {
+    /// One without rows; `timed` says whether rows have times.
+    pub fn new(timed: bool) -> RawBuilder {
+        RawBuilder {
             users: Interner::default(),
             items: Interner::default(),
             raw: RawData::default(),
@@ -168,7 +192,10 @@ impl Builder {
         &mut self.raw.notes
     }
 
-    /// Adds one interaction. `time` must be given exactly when the builder was made with `timed`.
+    /// Adds one interaction, found in `line` of the file `path`. `time` must be given exactly when the builder was made with `timed`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for an empty id, a list in the place of an id, a text that is no time.
     pub fn interaction(&mut self, path: &Path, line: u64, user: &str, item: &str, time: Option<&str>) -> Result<()> {
         for (which, token) in [("user", user), ("item", item)] {
             if token.is_empty() {
@@ -197,7 +224,10 @@ impl Builder {
         Ok(())
     }
 
-    /// Ends the interactions: from here on only [`Builder::describe`] may follow.
+    /// Ends the interactions.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where there is none.
     pub fn end_interactions(&mut self, path: &Path) -> Result<()> {
         if self.raw.users.is_empty() {
             return Err(data_error(path, 1, "there is a header but no interaction below it"));
@@ -209,7 +239,7 @@ impl Builder {
     }
 
     /// Whether a catalogue row of `item` is wanted. Items without an interaction are left out.
-    pub fn wants(&mut self, path: &Path, line: u64, item: &str) -> Result<Option<u32>> {
+    pub(super) fn wants(&mut self, path: &Path, line: u64, item: &str) -> Result<Option<u32>> {
         let catalogue = self.raw.notes.catalogue.get_or_insert_default();
         catalogue.rows += 1;
         let Some(&index) = self.items.map.get(item) else {
@@ -228,7 +258,7 @@ impl Builder {
     }
 
     /// Sets the texts of the item `index`; also-bought tokens without an interaction are left out.
-    pub fn describe(&mut self, index: u32, row: CatalogueRow) {
+    pub(super) fn describe(&mut self, index: u32, row: CatalogueRow) {
         let also_bought = row.also_bought.iter().filter_map(|token| self.items.map.get(token.as_str()).copied()).collect();
         self.raw.catalogue[index as usize] = ItemText { title: row.title, categories: row.categories, brand: row.brand, also_bought };
     }
@@ -237,7 +267,7 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::Data`] where it has rows and describes no item at all.
-    pub fn end_catalogue(&mut self, path: &Path) -> Result<()> {
+    pub(super) fn end_catalogue(&mut self, path: &Path) -> Result<()> {
         let Some(catalogue) = &self.raw.notes.catalogue else { return Ok(()) };
         if catalogue.rows == 0 || catalogue.matched > 0 {
             return Ok(());
@@ -254,6 +284,7 @@ impl Builder {
         Err(data_error(path, 0, message))
     }
 
+    /// What was collected.
     pub fn finish(self) -> RawData {
         RawData { user_tokens: self.users.into_tokens(), item_tokens: self.items.into_tokens(), ..self.raw }
     }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::columns::{Header, no_interactions, separator, wrong_width};
 use super::prepare::Progress;
-use super::reader::{Builder, CatalogueNotes, CatalogueRow, RawData, Reader, data_error};
+use super::reader::{CatalogueNotes, CatalogueRow, RawBuilder, RawData, Reader, data_error};
 use super::source::Source;
 use super::text::{ListStyle, clean, list};
 use crate::Result;
@@ -155,7 +155,7 @@ impl Reader for RecBole {
         if let Some(time) = columns.time {
             table.check_type(time, "time", &["float", "token"])?;
         }
-        let mut builder = Builder::new(columns.time.is_some());
+        let mut builder = RawBuilder::new(columns.time.is_some());
         builder.notes().unused = table.header.unused(&columns.all());
         table.rows("reading interactions", progress, |line, f| {
             builder.interaction(&path, line, f[columns.user], f[columns.item], columns.time.map(|t| f[t]))
@@ -168,7 +168,7 @@ impl Reader for RecBole {
     }
 }
 
-fn read_catalogue(builder: &mut Builder, settings: &DataSettings, source: &mut Source, progress: &Progress) -> Result<()> {
+fn read_catalogue(builder: &mut RawBuilder, settings: &DataSettings, source: &mut Source, progress: &Progress) -> Result<()> {
     let table = Table::open(source)?;
     let path = table.header.path().to_path_buf();
     let columns = table.header.catalogue(settings)?;

@@ -128,6 +128,11 @@ impl Source {
         &self.state.path
     }
 
+    /// Its unpacked bytes.
+    pub fn content(&mut self) -> &mut dyn BufRead {
+        &mut self.content
+    }
+
     /// What it is, and its unpacked bytes.
     pub(super) fn parts(&mut self) -> (&State, &mut dyn BufRead) {
         (&self.state, &mut self.content)

@@ -7,7 +7,9 @@ use crate::base::names;
 use crate::{Error, Result};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+#[cfg(feature = "testing")]
+use std::sync::OnceLock;
 
 /// What the user asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,31 +97,33 @@ pub fn choose(choice: Choice) -> Result<(Chosen, String)> {
 }
 
 /// Opens a device in place of GPU 0.
-type StandIn = fn() -> Result<Arc<dyn Device>, DeviceError>;
+#[cfg(feature = "testing")]
+pub type StandIn = fn() -> Result<Arc<dyn Device>, DeviceError>;
 
+#[cfg(feature = "testing")]
 static STAND_IN: OnceLock<StandIn> = OnceLock::new();
 
-/// From now on this process takes what `open` gives for its only GPU. For tests of the whole program where there is none; the program
-/// itself never calls it.
-#[doc(hidden)]
+/// From now on this process takes what `open` gives for its only GPU.
+#[cfg(feature = "testing")]
 pub fn stand_in(open: StandIn) {
     // Whoever comes first stays: a test sets it once, before anything else.
     let _ = STAND_IN.set(open);
 }
 
 fn open(ordinal: usize) -> Result<Arc<dyn Device>, DeviceError> {
-    match STAND_IN.get() {
-        Some(_) if ordinal > 0 => Err(DeviceError::NoSuchDevice { asked: ordinal, count: 1 }),
-        Some(open) => open(),
-        None => open_gpu(ordinal),
+    #[cfg(feature = "testing")]
+    if let Some(open) = STAND_IN.get() {
+        return if ordinal > 0 { Err(DeviceError::NoSuchDevice { asked: ordinal, count: 1 }) } else { open() };
     }
+    open_gpu(ordinal)
 }
 
 fn first() -> Result<Arc<dyn Device>, DeviceError> {
-    match STAND_IN.get() {
-        Some(open) => open(),
-        None => first_gpu(),
+    #[cfg(feature = "testing")]
+    if let Some(open) = STAND_IN.get() {
+        return open();
     }
+    first_gpu()
 }
 
 #[cfg(feature = "cuda")]

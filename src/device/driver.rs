@@ -111,7 +111,7 @@ impl Inner {
         self.state.lock()
     }
 
-    /// There is nobody to tell an error of this to; a lost context says so at the next call.
+    /// An error of this cannot be reported; a lost context says so at the next call.
     fn free(&self, addresses: &[u64]) {
         let _ = self.context.bind_to_thread();
         for &address in addresses {

@@ -93,7 +93,7 @@ impl Functions {
         self.list.clear();
         self.numbers.clear();
         for (_, module) in self.modules.drain() {
-            // SAFETY: loaded by `load_module`, unloaded once. There is nobody to tell an error to.
+            // SAFETY: loaded by `load_module`, unloaded once. An error cannot be reported here.
             let _ = unsafe { result::module::unload(module) };
         }
     }

@@ -32,7 +32,7 @@ pub trait HostKernels: Send + Sync {
     unsafe fn launch(&self, handle: usize, geometry: Geometry, args: &[*const c_void]) -> std::result::Result<(), String>;
 }
 
-/// See the module.
+/// A device whose memory is the host's and whose kernels run on the CPU.
 pub struct HostDevice<K> {
     kernels: K,
     limits: Limits,

@@ -1,6 +1,6 @@
 //! The few operations that a backend of kernels is written over.
 //!
-//! Two things do them: the driver of an NVIDIA GPU, and [`super::host::HostDevice`], which plays the same kernels on the CPU. Work
+//! Two things do them: the driver of an NVIDIA GPU, and `HostDevice` of the feature `testing`, which plays the same kernels on the CPU. Work
 //! goes to one queue and runs in order; only [`Device::download`], [`Arriving::take`], [`Device::synchronize`] and [`Device::elapsed`]
 //! wait for it.
 
@@ -371,6 +371,7 @@ impl dyn Device + '_ {
     }
 }
 
+#[cfg(any(feature = "cuda", feature = "testing"))]
 /// Checks a launch against the limits that hold everywhere, before a driver sees it.
 pub(super) fn check_geometry(kernel: Kernel, geometry: Geometry, limits: &Limits) -> Result<()> {
     let refuse = |reason: String| Err(DeviceError::Launch { kernel: kernel.name, geometry, reason });
@@ -387,6 +388,7 @@ pub(super) fn check_geometry(kernel: Kernel, geometry: Geometry, limits: &Limits
     Ok(())
 }
 
+#[cfg(any(feature = "cuda", feature = "testing"))]
 /// The address of a range to fill, which must be made of whole units.
 pub(super) fn fill_range(to: &Buffer, offset: usize, bytes: usize, value: Fill) -> Result<u64> {
     let unit = value.unit();
@@ -396,6 +398,7 @@ pub(super) fn fill_range(to: &Buffer, offset: usize, bytes: usize, value: Fill) 
     to.range("fill", offset, bytes)
 }
 
+#[cfg(any(feature = "cuda", feature = "testing"))]
 /// Sizes of arguments against those of parameters.
 pub(super) fn check_args(kernel: Kernel, expected: &[usize], args: &[Arg]) -> Result<()> {
     if expected.len() == args.len() && expected.iter().zip(args).all(|(&size, arg)| size == arg.size()) {

@@ -1,7 +1,8 @@
 //! A device as training and language models see it: memory, kernels, launches, recorded graphs.
 //!
 //! [`Device`] is all that the layers above know. The driver's side (`driver`) is there with the feature `cuda`; it links nothing of CUDA
-//! and looks for the libraries at run time. [`host`] runs the same kernels on the CPU for tests.
+//! and looks for the libraries at run time. With the feature `testing` the module `host` runs the same
+//! kernels on the CPU.
 
 pub mod choice;
 #[cfg(feature = "cuda")]
@@ -11,6 +12,7 @@ mod driver_error;
 mod environment;
 #[cfg(feature = "cuda")]
 mod functions;
+#[cfg(feature = "testing")]
 pub mod host;
 pub mod interface;
 #[cfg(feature = "cuda")]
@@ -19,6 +21,7 @@ pub mod modules;
 pub mod nvrtc;
 #[cfg(feature = "cuda")]
 pub mod probe;
+#[cfg(any(feature = "cuda", feature = "testing"))]
 mod record;
 #[cfg(feature = "cuda")]
 mod staging;

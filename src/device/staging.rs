@@ -52,7 +52,7 @@ impl Staging {
     /// Gives the pinned memory back; the queue must be empty.
     pub fn free(&mut self) {
         for block in self.blocks.drain(..) {
-            // SAFETY: made by `new`, freed once. There is nobody to tell an error to.
+            // SAFETY: made by `new`, freed once. An error cannot be reported here.
             unsafe {
                 let _ = result::event::destroy(block.event);
                 let _ = result::free_host(block.memory.cast::<c_void>());

@@ -89,7 +89,7 @@ fn add<const WEIGHTED: bool>(sums: &mut [i64], before: &[f32], after: &[f32], we
         }
         use crate::backend::cpu::simd::Level;
         if Level::detect() >= Level::Avx2 {
-            // Safety: the processor has the instructions.
+            // SAFETY: the processor has the instructions.
             return unsafe { avx2::<WEIGHTED>(sums, before, after, weight) };
         }
     }

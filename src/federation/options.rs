@@ -47,6 +47,16 @@ pub trait Choice {
     fn options(&self) -> &'static [(&'static str, f64)];
 }
 
+impl<C: Choice> Choice for &C {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn options(&self) -> &'static [(&'static str, f64)] {
+        (**self).options()
+    }
+}
+
 /// Reads the `entry` of setting `key`, which names a `what`: the choice and its options.
 ///
 /// # Errors

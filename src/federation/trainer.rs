@@ -70,7 +70,7 @@ impl<'a> Trainer<'a> {
     }
 
     /// At most this many bytes for a chunk of clients on the device, where there is one. Changes no result.
-    pub fn limit_chunks(&mut self, bytes: u64) {
+    pub(crate) fn set_chunk_bytes(&mut self, bytes: u64) {
         self.protocol.limit_chunks(bytes);
     }
 

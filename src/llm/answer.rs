@@ -1,6 +1,6 @@
-//! The next tokens chosen by the host, for devices that bring their logits to it.
+//! The next tokens chosen by the host, for devices that download their logits to it.
 
-use super::network::{Ask, Ops};
+use super::network::{Ops, SampleRequest};
 use super::sample::{Scratch, choose};
 use crate::Result;
 use rayon::prelude::*;
@@ -44,12 +44,12 @@ pub(super) fn on_host<O: HostLogits>(
     x: &O::Array,
     head: &O::Matrix,
     cap: Option<f32>,
-    asks: &[Ask<'_>],
+    asks: &[SampleRequest<'_>],
 ) -> Result<Vec<Option<u32>>> {
     let vocab = ops.vocab(head);
     // So few tokens may come next that the logits of the others are not worth computing.
-    let is_narrow = |ask: &Ask<'_>| ask.allowed.is_some_and(|allowed| allowed.len() <= vocab / 32);
-    let pick = |ask: &Ask<'_>, allowed: Option<&[u32]>, logits: &[f32], scratch: &mut Scratch| match allowed {
+    let is_narrow = |ask: &SampleRequest<'_>| ask.allowed.is_some_and(|allowed| allowed.len() <= vocab / 32);
+    let pick = |ask: &SampleRequest<'_>, allowed: Option<&[u32]>, logits: &[f32], scratch: &mut Scratch| match allowed {
         Some(allowed) => choose(&ask.sampling, allowed.iter().copied(), logits, ask.seen, ask.key, ask.position, scratch),
         None => choose(&ask.sampling, 0.., logits, ask.seen, ask.key, ask.position, scratch),
     };

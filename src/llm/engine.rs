@@ -11,7 +11,7 @@
 
 use super::blocks::Blocks;
 use super::cpu::Cpu;
-use super::network::{Ask, BLOCK, Batch, Network, Ops};
+use super::network::{BLOCK, Batch, Network, Ops, SampleRequest};
 use super::request::{Done, EngineOptions, Generate, Report, Request};
 use super::slot::Slot;
 use crate::{Error, Result};
@@ -192,7 +192,7 @@ impl<'m, O: Ops> Engine<'m, O> {
         if rows == 0 {
             return Ok(Flight { answers: None, rows });
         }
-        let asks: Vec<Ask<'_>> = slots.iter().filter_map(|s| s.asks.map(|row| s.ask(row))).collect();
+        let asks: Vec<SampleRequest<'_>> = slots.iter().filter_map(|s| s.asks.map(|row| s.ask(row))).collect();
         let (network, ops, cache) = (self.network, self.ops, &mut self.cache);
         let answers = self.pool.install(|| {
             let hidden = network.forward(ops, &batch, cache)?;

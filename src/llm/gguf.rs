@@ -4,7 +4,7 @@
 //! metadata of GGUF says in part.
 
 use super::gguf_header;
-use super::network::Part;
+use super::network::StoredMatrix;
 use super::spec::{Family, Spec};
 use super::weights::{Plain, Stored};
 use crate::{Error, Result};
@@ -150,7 +150,7 @@ impl Gguf {
     ///
     /// # Errors
     /// Where it is missing or of another shape.
-    pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Part<'_>> {
+    pub fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<StoredMatrix<'_>> {
         let (own, tensor) = self.get(name, &[rows, cols])?;
         let heads = match self.paired {
             Some((q, _)) if own.ends_with("attn_q.weight") => Some(q),
@@ -159,13 +159,13 @@ impl Gguf {
         };
         if let (None, Some((stored, bytes))) = (heads, self.plain.get(&own)) {
             let odd = || Error::mismatch(&self.path, format!("`{own}` has {} bytes", bytes.len()));
-            return Ok(Part::Plain(Plain::new(*stored, rows, cols, bytes).ok_or_else(odd)?));
+            return Ok(StoredMatrix::Plain(Plain::new(*stored, rows, cols, bytes).ok_or_else(odd)?));
         }
-        let Some(heads) = heads else { return Ok(Part::Quantised(tensor.clone())) };
+        let Some(heads) = heads else { return Ok(StoredMatrix::Quantised(tensor.clone())) };
         let bad = |e: candle_core::Error| Error::mismatch(&self.path, first_line(&e));
         let data = tensor.data().map_err(bad)?;
         let storage = QStorage::from_data(Cow::Owned(unpair(&data, rows, heads)), &Device::Cpu, tensor.dtype()).map_err(bad)?;
-        Ok(Part::Quantised(Arc::new(QTensor::new(storage, (rows, cols)).map_err(bad)?)))
+        Ok(StoredMatrix::Quantised(Arc::new(QTensor::new(storage, (rows, cols)).map_err(bad)?)))
     }
 
     /// The vector that a model folder calls `name`.

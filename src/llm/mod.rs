@@ -66,7 +66,7 @@ pub use engine::Engine;
 pub use gguf::Gguf;
 pub use gpu::Gpu;
 pub use model::{Model, Options};
-pub use network::{Ask, Attention, BLOCK, Batch, Network, Norm, Ops, Part, Segment, Source};
+pub use network::{Attention, BLOCK, Batch, Network, Norm, Ops, SampleRequest, Segment, Source, StoredMatrix};
 pub use place::{Dtype, Place};
 pub use request::{Done, EngineOptions, Finish, Generate, Report, Request, Text};
 pub use rope::Rope;

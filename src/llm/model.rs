@@ -140,7 +140,7 @@ impl Model {
         })
     }
 
-    /// Texts of `tokens` tokens to write side by side where nobody says how many: 64; on a GPU by our own kernels up
+    /// Texts of `tokens` tokens to write side by side where no number is given: 64; on a GPU by our own kernels up
     /// to 256 as memory allows.
     ///
     /// # Errors

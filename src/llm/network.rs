@@ -1,6 +1,6 @@
 //! The decoder, written once for every architecture and every device: a stack of layers over packed rows of tokens.
 //!
-//! A [`Batch`] is rows without padding: some sequences bring a whole prompt, others one new token. Only attention knows which
+//! A [`Batch`] is rows without padding: some sequences add a whole prompt, others one new token. Only attention knows which
 //! row belongs to whom.
 
 use super::gguf::Gguf;
@@ -76,7 +76,7 @@ impl Batch {
 }
 
 /// A stored matrix before a device has it.
-pub enum Part<'a> {
+pub enum StoredMatrix<'a> {
     /// Numbers as they are.
     Plain(Plain<'a>),
     /// Quantised blocks.
@@ -109,7 +109,7 @@ pub struct Attention<'a, O: Ops + ?Sized> {
 
 /// A next token asked for.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct SampleRequest<'a> {
     /// Its row among the hidden states.
     pub row: usize,
     /// How the token is chosen.
@@ -152,7 +152,7 @@ pub trait Ops: Sync {
     }
 
     /// Weights from `parts` stacked along the outputs, with an optional bias.
-    fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Self::Matrix>;
+    fn matrix(&self, parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Self::Matrix>;
     /// A vector.
     fn vector(&self, values: Vec<f32>) -> Result<Self::Vector>;
     /// A rotary table `[positions, 2, rotated / 2]`.
@@ -161,7 +161,7 @@ pub trait Ops: Sync {
     fn cache(&self, spec: &Spec, blocks: usize) -> Result<Self::Cache>;
     /// Copies block `from` over block `to`, all layers.
     fn copy_block(&self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<()>;
-    /// Brings a batch to the device.
+    /// Uploads a batch to the device.
     fn plan(&self, batch: &Batch) -> Result<Self::Plan>;
     /// The embeddings of the batch's tokens times `scale`.
     fn embed(&self, table: &Self::Matrix, batch: &Batch, plan: &Self::Plan, scale: f32) -> Result<Self::Array>;
@@ -192,7 +192,7 @@ pub trait Ops: Sync {
     /// Logits `[rows, vocab]` in the host's memory, capped where `cap` says.
     fn logits(&self, x: &Self::Array, head: &Self::Matrix, cap: Option<f32>) -> Result<Vec<f32>>;
     /// Begins to choose the next tokens from the logits of `x`, in the order of `asks`.
-    fn ask(&self, x: Self::Array, head: &Self::Matrix, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Self::Answers>;
+    fn ask(&self, x: Self::Array, head: &Self::Matrix, cap: Option<f32>, asks: &[SampleRequest<'_>]) -> Result<Self::Answers>;
     /// Waits for the chosen tokens; `None` where there was no candidate or no logit was a number.
     fn answers(&self, answers: Self::Answers) -> Result<Vec<Option<u32>>>;
 }
@@ -229,9 +229,9 @@ pub enum Source {
 }
 
 impl Source {
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<Part<'_>> {
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<StoredMatrix<'_>> {
         match self {
-            Source::Folder(w) => Ok(Part::Plain(w.matrix(name, rows, cols)?)),
+            Source::Folder(w) => Ok(StoredMatrix::Plain(w.matrix(name, rows, cols)?)),
             Source::Gguf(g) => g.matrix(name, rows, cols),
         }
     }
@@ -389,7 +389,7 @@ impl<O: Ops> Network<O> {
     ///
     /// # Errors
     /// The device's.
-    pub fn ask(&self, ops: &O, hidden: O::Array, asks: &[Ask<'_>]) -> Result<O::Answers> {
+    pub fn ask(&self, ops: &O, hidden: O::Array, asks: &[SampleRequest<'_>]) -> Result<O::Answers> {
         ops.ask(hidden, self.head(), self.spec.logit_cap, asks)
     }
 }

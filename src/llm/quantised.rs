@@ -1,7 +1,7 @@
 //! Products with quantised weights through candle, row by row with the same bits.
 
 use super::gguf::first_line;
-use super::network::Part;
+use super::network::StoredMatrix;
 use crate::{Error, Result};
 use candle_core::quantized::{QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
@@ -26,12 +26,12 @@ impl Quantised {
     ///
     /// # Errors
     /// candle's, where a part cannot be read.
-    pub fn new(parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Quantised> {
+    pub fn new(parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Quantised> {
         let mut all = Quantised { inputs: 0, outputs: 0, parts: Vec::new(), bias };
         for part in parts {
             let tensor = match part {
-                Part::Quantised(t) => t.clone(),
-                Part::Plain(p) => {
+                StoredMatrix::Quantised(t) => t.clone(),
+                StoredMatrix::Plain(p) => {
                     let plain = Tensor::from_vec(p.to_vec(), (p.rows, p.cols), &Device::Cpu).map_err(failed)?;
                     Arc::new(QTensor::quantize(&plain, candle_core::quantized::GgmlDType::F32).map_err(failed)?)
                 }

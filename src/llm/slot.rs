@@ -1,6 +1,6 @@
 //! A text on its way: what is computed of it, what is written, what may come next.
 
-use super::network::Ask;
+use super::network::SampleRequest;
 use super::request::{Done, Finish, Report, Request, Text};
 use crate::{Error, Result};
 use std::time::Instant;
@@ -63,8 +63,8 @@ impl Slot {
     }
 
     /// Asks for the next token.
-    pub fn ask(&self, row: usize) -> Ask<'_> {
-        Ask {
+    pub fn ask(&self, row: usize) -> SampleRequest<'_> {
+        SampleRequest {
             row,
             sampling: self.request.sampling,
             key: self.request.key,

@@ -68,7 +68,7 @@ impl MetricsFile {
         self.file.write_all(&text).map_err(Error::io(&self.path, "append to"))
     }
 
-    /// Makes every line durable; called before a checkpoint, which must never be ahead of this file.
+    /// Makes every line durable; called before a checkpoint, which must never hold a round that this file lacks.
     pub fn sync(&self) -> Result<()> {
         self.file.sync_all().map_err(Error::io(&self.path, "write"))
     }

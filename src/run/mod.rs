@@ -83,7 +83,7 @@ pub trait Observer: Sync {
     fn trained(&self) {}
 }
 
-/// Tells nobody.
+/// Reports nothing.
 pub struct Silent;
 
 impl Observer for Silent {}

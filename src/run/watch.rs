@@ -79,7 +79,7 @@ mod tests {
         watch.begin();
         let span = watch.end(true).unwrap();
         assert_eq!((span.rounds, span.summary.samples, span.joules_per_round), (2, 2, Some(3.5)));
-        // What happens between spans is nobody's.
+        // What happens between spans is not counted.
         watch.begin();
         let next = watch.end(true).unwrap();
         assert_eq!((next.rounds, next.summary.joules), (1, Some(7.0)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::generator::{Counts, Part};
+use super::generator::{Counts, ViewKind};
 use super::text::{NameCounts, Writer};
 
 /// Who wrote, and how.
@@ -31,7 +31,8 @@ pub struct Provenance {
 impl Provenance {
     /// What is the same whoever answers: prompts and names.
     pub(super) fn of(writer: &Writer<'_>) -> Provenance {
-        let prompts = [Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|p| (p.name().into(), writer.prompts.hash(p).into()));
+        let prompts =
+            [ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)].map(|p| (p.name().into(), writer.prompts.hash(p).into()));
         Provenance { prompts: prompts.into(), names: writer.names.counts, ..Default::default() }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::account::{Failure, Generation, Spent, Totals};
 use super::catalogue::CatalogueGenerator;
-use super::generator::{Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generator};
+use super::generator::{Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generator};
 use super::journal::{Journal, OUTPUT, PROMPT, Row};
 use super::recipe::Recipes;
 use super::statistics::{self, Statistics};
@@ -128,7 +128,7 @@ pub(super) fn run(
     }
     let begin = Instant::now();
     let threads = parallel::threads(options.threads);
-    let parts: Vec<Part> = Part::all(settings).collect();
+    let parts: Vec<ViewKind> = ViewKind::all(settings).collect();
     let users = options.first.unwrap_or(usize::MAX).min(data.users());
     let (items, total) = (data.item_count() as u64, data.item_count() as u64 + (users * parts.len()) as u64);
     (options.progress)(0, total);
@@ -233,7 +233,7 @@ pub(super) fn run(
 
 /// What is missing, user by user. Users without training items have empty views at once. The only place where a data set and a
 /// generator meet: what goes over is the user's index and training items.
-fn jobs<'a>(data: &'a Dataset, parts: &[Part], slots: &mut [Option<Made>]) -> Vec<Job<'a>> {
+fn jobs<'a>(data: &'a Dataset, parts: &[ViewKind], slots: &mut [Option<Made>]) -> Vec<Job<'a>> {
     let mut jobs = Vec::new();
     for (user, slots) in slots.chunks_mut(parts.len()).enumerate() {
         let history = data.train(user);
@@ -241,7 +241,7 @@ fn jobs<'a>(data: &'a Dataset, parts: &[Part], slots: &mut [Option<Made>]) -> Ve
             slots.fill(Some(Made::default()));
             continue;
         }
-        let missing: Vec<Part> = parts.iter().zip(&*slots).filter(|(_, slot)| slot.is_none()).map(|(part, _)| *part).collect();
+        let missing: Vec<ViewKind> = parts.iter().zip(&*slots).filter(|(_, slot)| slot.is_none()).map(|(part, _)| *part).collect();
         if !missing.is_empty() {
             jobs.push(Job { request: Request { user: user as u32, history }, parts: missing });
         }
@@ -262,7 +262,7 @@ struct State {
 /// Takes views as they are finished.
 struct Collector<'a> {
     jobs: &'a [Job<'a>],
-    parts: &'a [Part],
+    parts: &'a [ViewKind],
     tables: &'a [String],
     progress: &'a (dyn Fn(u64) + Sync),
     most_failed: usize,
@@ -301,7 +301,7 @@ struct Linked<'a> {
 }
 
 impl Sink for Linked<'_> {
-    fn done(&self, job: usize, part: Part, made: Result<Made, Failed>) {
+    fn done(&self, job: usize, part: ViewKind, made: Result<Made, Failed>) {
         self.collector.done(job, part, made);
     }
 
@@ -311,7 +311,7 @@ impl Sink for Linked<'_> {
 }
 
 impl Sink for Collector<'_> {
-    fn done(&self, job: usize, part: Part, made: Result<Made, Failed>) {
+    fn done(&self, job: usize, part: ViewKind, made: Result<Made, Failed>) {
         let user = self.jobs[job].request.user;
         let place = self.parts.iter().position(|p| *p == part).unwrap_or_default();
         if let (Some(rows), Ok(made)) = (&self.rows, &made) {
@@ -370,7 +370,7 @@ fn assemble(
     settings: &ViewSettings,
     counts: &[u32],
     threads: usize,
-    parts: &[Part],
+    parts: &[ViewKind],
     slots: Vec<Option<Made>>,
     failed: &BTreeMap<u32, Failed>,
 ) -> Result<Views> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::UserViews;
 use super::features::Profile;
-use super::generator::{Generator, Part, PublicCatalogue, future_length, part_of, reorder, stream};
+use super::generator::{Generator, PublicCatalogue, ViewKind, future_length, part_of, reorder, stream};
 use super::mix;
 use crate::Result;
 use crate::base::rng::Stream;
@@ -25,7 +25,7 @@ const FAR: f32 = 0.02;
 /// Cost of an item of which nothing is known, where others are known: not far, only unknown.
 const UNKNOWN: f32 = 0.03;
 
-/// See the module.
+/// Views from the public catalogue and the user's own training items.
 ///
 /// * Future: items like, or bought with, the latest ones, drawn by likeness, recency and (mildly) popularity; where the
 ///   catalogue says nothing, items as popular as recent ones. It appends no item that the mask hides and none twice; fewer than
@@ -47,7 +47,7 @@ impl<'a> CatalogueGenerator<'a> {
     }
 
     pub(super) fn future(&self, user: u32, history: &[u32]) -> Vec<u32> {
-        let mut stream = stream(self.settings.seed, user, Part::Future);
+        let mut stream = stream(self.settings.seed, user, ViewKind::Future);
         let wanted = future_length(&self.settings, &mut stream);
         let masked: HashSet<u32> = self.settings.mask.masked(history).iter().copied().collect();
         let mut pool = self.next_items(user, history, &masked);
@@ -97,7 +97,7 @@ impl<'a> CatalogueGenerator<'a> {
     }
 
     pub(super) fn paraphrase(&self, user: u32, history: &[u32]) -> Vec<u32> {
-        let mut stream = stream(self.settings.seed, user, Part::Paraphrase);
+        let mut stream = stream(self.settings.seed, user, ViewKind::Paraphrase);
         let mut view = history.to_vec();
         let mut used: HashSet<u32> = history.iter().copied().collect();
         let mut left = part_of(self.settings.substitute, history.len(), &mut stream);
@@ -128,7 +128,7 @@ impl<'a> CatalogueGenerator<'a> {
     }
 
     fn counterfactual(&self, user: u32, history: &[u32], index: u32, profile: &Profile) -> Vec<u32> {
-        let mut stream = stream(self.settings.seed, user, Part::Counterfactual(index));
+        let mut stream = stream(self.settings.seed, user, ViewKind::Counterfactual(index));
         let known: HashSet<u32> = history.iter().copied().collect();
         let mut used = HashSet::new();
         let any = self.public.features.any();

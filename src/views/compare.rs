@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::features::{Features, Profile};
 use super::store::{Manifest, load, load_manifest};
-use super::{Part, UserViews, Views};
+use super::{UserViews, ViewKind, Views};
 use crate::data::Dataset;
 use crate::{Error, Result};
 
@@ -127,7 +127,7 @@ pub fn compare(data: &Dataset, pair: &Pair) -> Result<Comparison> {
     let counts = data.train_counts();
     let step = common.len().div_ceil(SAMPLE).max(1);
     let profiles: Vec<(usize, Profile)> = common.iter().step_by(step).map(|u| (*u, Profile::new(&features, data.train(*u)))).collect();
-    let [future, paraphrase, counterfactual] = [Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|part| {
+    let [future, paraphrase, counterfactual] = [ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)].map(|part| {
         let of = |side: usize| -> Vec<Vec<u32>> { common.iter().map(|u| new_items(data, *u, &pair.views[side].users[*u], part)).collect() };
         let named = [of(0), of(1)];
         let figures = |named: &[Vec<u32>]| figures(data, &counts, named, step, &profiles);
@@ -161,13 +161,13 @@ pub fn compare(data: &Dataset, pair: &Pair) -> Result<Comparison> {
 }
 
 /// Items of a view that are not of the history; counterfactual sequences of a user together.
-fn new_items(data: &Dataset, user: usize, views: &UserViews, part: Part) -> Vec<u32> {
+fn new_items(data: &Dataset, user: usize, views: &UserViews, part: ViewKind) -> Vec<u32> {
     let history: HashSet<u32> = data.train(user).iter().copied().collect();
     let new = |sequence: &[u32]| sequence.iter().copied().filter(|i| !history.contains(i)).collect::<Vec<u32>>();
     match part {
-        Part::Future => new(&views.future),
-        Part::Paraphrase => new(&views.paraphrase),
-        Part::Counterfactual(_) => views.counterfactuals.iter().flat_map(|c| new(c)).collect(),
+        ViewKind::Future => new(&views.future),
+        ViewKind::Paraphrase => new(&views.paraphrase),
+        ViewKind::Counterfactual(_) => views.counterfactuals.iter().flat_map(|c| new(c)).collect(),
     }
 }
 
@@ -206,7 +206,7 @@ fn figures(data: &Dataset, counts: &[u32], named: &[Vec<u32>], step: usize, prof
     }
 }
 
-fn overlap(common: &[usize], views: &[Views; 2], named: &[Vec<Vec<u32>>; 2], part: Part) -> Overlap {
+fn overlap(common: &[usize], views: &[Views; 2], named: &[Vec<Vec<u32>>; 2], part: ViewKind) -> Overlap {
     let (mut jaccard, mut same) = (0.0, 0.0);
     for (place, &user) in common.iter().enumerate() {
         let [a, b] = [0, 1].map(|side: usize| named[side][place].iter().copied().collect::<HashSet<u32>>());
@@ -214,7 +214,7 @@ fn overlap(common: &[usize], views: &[Views; 2], named: &[Vec<Vec<u32>>; 2], par
         jaccard += if all == 0 { 1.0 } else { a.intersection(&b).count() as f64 / all as f64 };
         let [x, y] = [0, 1].map(|side: usize| &views[side].users[user]);
         let equal = match part {
-            Part::Counterfactual(_) => x.counterfactuals == y.counterfactuals,
+            ViewKind::Counterfactual(_) => x.counterfactuals == y.counterfactuals,
             _ => x.part(part) == y.part(part),
         };
         same += f64::from(u8::from(equal));

@@ -29,7 +29,7 @@ pub struct Request<'a> {
 
 /// One view of a user. Each has draws of its own, so that a setting of one leaves the others as they were.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Part {
+pub enum ViewKind {
     /// The history and what follows it.
     Future,
     /// The same intent in other items.
@@ -38,27 +38,27 @@ pub enum Part {
     Counterfactual(u32),
 }
 
-impl Part {
+impl ViewKind {
     /// Every view of a user with these settings.
-    pub fn all(settings: &ViewSettings) -> impl Iterator<Item = Part> + use<> {
-        [Part::Future, Part::Paraphrase].into_iter().chain((0..settings.counterfactuals).map(Part::Counterfactual))
+    pub fn all(settings: &ViewSettings) -> impl Iterator<Item = ViewKind> + use<> {
+        [ViewKind::Future, ViewKind::Paraphrase].into_iter().chain((0..settings.counterfactuals).map(ViewKind::Counterfactual))
     }
 
     /// Name of the kind of view.
     pub fn name(self) -> &'static str {
         match self {
-            Part::Future => "future",
-            Part::Paraphrase => "paraphrase",
-            Part::Counterfactual(_) => "counterfactual",
+            ViewKind::Future => "future",
+            ViewKind::Paraphrase => "paraphrase",
+            ViewKind::Counterfactual(_) => "counterfactual",
         }
     }
 
     /// Number of the view's stream of draws.
     pub(super) fn index(self) -> u64 {
         match self {
-            Part::Future => 0,
-            Part::Paraphrase => 1,
-            Part::Counterfactual(index) => 2 + u64::from(index),
+            ViewKind::Future => 0,
+            ViewKind::Paraphrase => 1,
+            ViewKind::Counterfactual(index) => 2 + u64::from(index),
         }
     }
 }
@@ -69,7 +69,7 @@ pub struct Job<'a> {
     /// Whose views, from which items.
     pub request: Request<'a>,
     /// Which of them.
-    pub parts: Vec<Part>,
+    pub parts: Vec<ViewKind>,
 }
 
 /// What was counted while a view was written; zero for generators that compute.
@@ -101,7 +101,7 @@ pub struct Made {
 pub struct Failed {
     /// The reason, for a reader.
     pub reason: String,
-    /// Whether anything was asked at all; false where there was nothing to ask, which is nobody's fault.
+    /// Whether anything was asked at all; false where the user has too little history to ask with.
     pub asked: bool,
     /// What was counted until then.
     pub counts: Counts,
@@ -110,7 +110,7 @@ pub struct Failed {
 /// Told of every view as it is finished, from any thread and in any order.
 pub trait Sink: Sync {
     /// `part` of job number `job` is finished.
-    fn done(&self, job: usize, part: Part, made: Result<Made, Failed>);
+    fn done(&self, job: usize, part: ViewKind, made: Result<Made, Failed>);
 
     /// Whether nothing more is wanted, because the rest could not be kept.
     fn stopped(&self) -> bool {
@@ -163,7 +163,7 @@ pub trait Generator: Sync {
 }
 
 /// Every view that `jobs` ask for, as the index of the job and the part.
-pub(super) fn work(jobs: &[Job<'_>]) -> Vec<(usize, Part)> {
+pub(super) fn work(jobs: &[Job<'_>]) -> Vec<(usize, ViewKind)> {
     jobs.iter().enumerate().flat_map(|(index, job)| job.parts.iter().map(move |part| (index, *part))).collect()
 }
 
@@ -171,14 +171,14 @@ pub(super) fn work(jobs: &[Job<'_>]) -> Vec<(usize, Part)> {
 pub(super) fn generate_one(generator: &dyn Generator, settings: &ViewSettings, user: u32, history: &[u32]) -> Result<UserViews> {
     /// Takes the views of one job.
     #[derive(Default)]
-    struct One(parking_lot::Mutex<Vec<(Part, Result<Made, Failed>)>>);
+    struct One(parking_lot::Mutex<Vec<(ViewKind, Result<Made, Failed>)>>);
     impl Sink for One {
-        fn done(&self, _job: usize, part: Part, made: Result<Made, Failed>) {
+        fn done(&self, _job: usize, part: ViewKind, made: Result<Made, Failed>) {
             self.0.lock().push((part, made));
         }
     }
     let one = One::default();
-    let job = Job { request: Request { user, history }, parts: Part::all(settings).collect() };
+    let job = Job { request: Request { user, history }, parts: ViewKind::all(settings).collect() };
     generator.run(&[job], 1, &one)?;
     let mut found = one.0.into_inner();
     found.sort_by_key(|(part, _)| *part);
@@ -186,10 +186,10 @@ pub(super) fn generate_one(generator: &dyn Generator, settings: &ViewSettings, u
     for (part, made) in found {
         let sequence = made.map_err(|failed| Error::Usage(format!("user {user}: {}", failed.reason)))?.sequence;
         match part {
-            Part::Future => views.future = sequence,
-            Part::Paraphrase => views.paraphrase = sequence,
-            Part::Counterfactual(_) if sequence.is_empty() => (),
-            Part::Counterfactual(_) => views.counterfactuals.push(sequence),
+            ViewKind::Future => views.future = sequence,
+            ViewKind::Paraphrase => views.paraphrase = sequence,
+            ViewKind::Counterfactual(_) if sequence.is_empty() => (),
+            ViewKind::Counterfactual(_) => views.counterfactuals.push(sequence),
         }
     }
     Ok(views)
@@ -302,7 +302,7 @@ pub(super) fn reorder(share: f32, view: &mut [u32], stream: &mut Stream) {
 }
 
 /// The draws of one view of one user.
-pub(super) fn stream(seed: u64, user: u32, part: Part) -> Stream {
+pub(super) fn stream(seed: u64, user: u32, part: ViewKind) -> Stream {
     Stream::new(seed, Purpose::Views, part.index(), u64::from(user))
 }
 

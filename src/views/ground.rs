@@ -13,11 +13,11 @@ use crate::llm::embed::{Encoder, TitleVectors};
 
 /// Matches lines to a catalogue's.
 pub struct Ground {
-    way: Way,
+    way: Likeness,
     threshold: f32,
 }
 
-enum Way {
+enum Likeness {
     /// BM25.
     Words(Box<Matcher>),
     #[cfg(feature = "llm")]
@@ -40,7 +40,7 @@ impl Ground {
     /// Where the encoder's folder cannot be used.
     pub fn new(lines: &[String], settings: &TextSettings, threads: usize, cache: Option<&Path>) -> Result<Ground> {
         match settings.encoder() {
-            None => Ok(Ground { way: Way::Words(Box::new(Matcher::new(lines))), threshold: settings.threshold }),
+            None => Ok(Ground { way: Likeness::Words(Box::new(Matcher::new(lines))), threshold: settings.threshold }),
             Some(folder) => Ground::by_meaning(lines, settings, folder, threads, cache),
         }
     }
@@ -56,7 +56,7 @@ impl Ground {
             exact.entry(bag(line)).or_insert(i as u32);
         }
         let meaning = Meaning { titles, exact, folder: folder.into(), hash };
-        Ok(Ground { way: Way::Meaning(Box::new(meaning)), threshold: settings.embed_threshold })
+        Ok(Ground { way: Likeness::Meaning(Box::new(meaning)), threshold: settings.embed_threshold })
     }
 
     #[cfg(not(feature = "llm"))]
@@ -71,9 +71,9 @@ impl Ground {
     /// Where the encoder cannot express a text.
     pub fn nearest(&self, texts: &[String], scratch: &mut Scratch) -> Result<Vec<Option<(u32, f32)>>> {
         match &self.way {
-            Way::Words(matcher) => Ok(texts.iter().map(|text| matcher.best(text, |_| true, scratch)).collect()),
+            Likeness::Words(matcher) => Ok(texts.iter().map(|text| matcher.best(text, |_| true, scratch)).collect()),
             #[cfg(feature = "llm")]
-            Way::Meaning(meaning) => meaning.nearest(texts),
+            Likeness::Meaning(meaning) => meaning.nearest(texts),
         }
     }
 
@@ -90,9 +90,9 @@ impl Ground {
     pub fn describe(&self) -> String {
         let threshold = tidy(self.threshold.into());
         match &self.way {
-            Way::Words(_) => format!("BM25, likeness of at least {threshold}"),
+            Likeness::Words(_) => format!("BM25, likeness of at least {threshold}"),
             #[cfg(feature = "llm")]
-            Way::Meaning(m) => format!("embeddings by {} (SHA-256 {}), cosine of at least {threshold}", m.folder.display(), m.hash),
+            Likeness::Meaning(m) => format!("embeddings by {} (SHA-256 {}), cosine of at least {threshold}", m.folder.display(), m.hash),
         }
     }
 }

@@ -9,9 +9,9 @@ use serde_json::json;
 
 use super::UserViews;
 use super::account::Provenance;
-use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
+use super::generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generate_one, work};
 use super::ground::Ground;
-use super::text::{Ask, Limits, Message, Piece, Plan, Role, Scratch, Writer, answer_lines, answer_of, opens_thoughts, unfinished};
+use super::text::{Limits, Message, Piece, Plan, Question, Role, Scratch, Writer, answer_lines, answer_of, opens_thoughts, unfinished};
 use crate::base::parallel;
 use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
 use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
@@ -28,13 +28,13 @@ const SHARED: usize = 16;
 /// Prompts by which the common start of a kind of view is found.
 const PROBES: usize = 4;
 
-/// See the module.
+/// Has a local model write views.
 pub struct LlmGenerator<'a> {
     writer: Writer<'a>,
     settings: ViewSettings,
     model: Model,
     model_hash: String,
-    way: Way,
+    way: Decoding,
     threads: usize,
     shortened: AtomicU64,
     /// The template begins the model's thoughts.
@@ -42,7 +42,7 @@ pub struct LlmGenerator<'a> {
 }
 
 /// How lines become items.
-enum Way {
+enum Decoding {
     /// The model can write only these.
     Constrained {
         trie: Arc<TitleTrie>,
@@ -60,8 +60,8 @@ enum Way {
 /// A question in the model's tokens.
 struct Prompt<'h> {
     job: usize,
-    part: Part,
-    ask: Box<Ask<'h>>,
+    part: ViewKind,
+    ask: Box<Question<'h>>,
     tokens: Vec<u32>,
     max_new: usize,
 }
@@ -85,7 +85,7 @@ impl<'a> LlmGenerator<'a> {
         let model = Model::load(path, &Options { place, dtype, threads, max_len: LONGEST })?;
         let model_hash = super::recipe::model_hash(path)?.unwrap_or_default();
         let way = match s.grounding {
-            Grounding::Retrieval => Way::Retrieval(Ground::new(writer.names.lines(), &settings.text, threads, cache)?),
+            Grounding::Retrieval => Decoding::Retrieval(Ground::new(writer.names.lines(), &settings.text, threads, cache)?),
             Grounding::Constrained => {
                 let lines: Vec<&str> = writer.names.lines().iter().map(String::as_str).collect();
                 // What is written for a line's end stands last: some tokenizers put a blank before it.
@@ -99,7 +99,7 @@ impl<'a> LlmGenerator<'a> {
                 let mut lengths: Vec<usize> = (0..trie.len() as u32).map(|place| trie.title(place).len() + 1).collect();
                 lengths.sort_unstable();
                 let at = |share: f64| lengths.get((share * lengths.len().saturating_sub(1) as f64) as usize).copied().unwrap_or(1);
-                Way::Constrained { longest: at(1.0), usual: at(0.95), separator, trie: Arc::new(trie) }
+                Decoding::Constrained { longest: at(1.0), usual: at(0.95), separator, trie: Arc::new(trie) }
             }
         };
         let shortened = AtomicU64::new(0);
@@ -113,13 +113,13 @@ impl<'a> LlmGenerator<'a> {
     }
 
     /// The question for one view, shortened until it fits the model.
-    fn prompt<'h>(&self, job: usize, request: Request<'h>, part: Part) -> Result<Result<Prompt<'h>, Result<Made, Failed>>> {
+    fn prompt<'h>(&self, job: usize, request: Request<'h>, part: ViewKind) -> Result<Result<Prompt<'h>, Result<Made, Failed>>> {
         let text = &self.settings.text;
         let mut limits: Limits = self.writer.limits();
         let mut shorter = false;
         loop {
             let ask = match self.writer.plan(request.user, request.history, part, limits)? {
-                Plan::Ask(ask) => ask,
+                Plan::Question(ask) => ask,
                 Plan::Ready(made) => return Ok(Err(Ok(made))),
                 Plan::Cannot(failed) => return Ok(Err(Err(failed))),
             };
@@ -130,8 +130,8 @@ impl<'a> LlmGenerator<'a> {
             // One line may be the longest; that all are would take most of the room for what does not happen. A text that ends
             // for want of room has the items that it named until then.
             let max_new = match &self.way {
-                Way::Constrained { longest, usual, .. } => longest + (ask.count - 1) * usual,
-                Way::Retrieval(_) => text.line_tokens as usize * ask.count,
+                Decoding::Constrained { longest, usual, .. } => longest + (ask.count - 1) * usual,
+                Decoding::Retrieval(_) => text.line_tokens as usize * ask.count,
             };
             if tokens.len() + max_new <= self.model.max_len {
                 self.shortened.fetch_add(u64::from(shorter), Ordering::Relaxed);
@@ -174,10 +174,10 @@ impl<'a> LlmGenerator<'a> {
 
     fn request(&self, prompt: &Prompt<'_>) -> llm::Request {
         let constraint: Option<Box<dyn llm::Constraint>> = match &self.way {
-            Way::Constrained { trie, separator, .. } => {
+            Decoding::Constrained { trie, separator, .. } => {
                 Some(Box::new(ItemLines::new(Arc::clone(trie), prompt.ask.count, *separator, &prompt.ask.closed)))
             }
-            Way::Retrieval(_) => None,
+            Decoding::Retrieval(_) => None,
         };
         llm::Request {
             prompt: prompt.tokens.clone(),
@@ -198,8 +198,8 @@ impl<'a> LlmGenerator<'a> {
         };
         let tokens = Counts { output_tokens: text.tokens.len() as u32, ..tokens };
         let lines: Vec<Option<u32>> = match &self.way {
-            Way::Constrained { .. } => text.items.iter().map(|line| Some(*line)).collect(),
-            Way::Retrieval(ground) => {
+            Decoding::Constrained { .. } => text.items.iter().map(|line| Some(*line)).collect(),
+            Decoding::Retrieval(ground) => {
                 let failed = |e: Error| Failed { reason: e.to_string(), asked: true, counts: tokens };
                 let whole = self.model.tokenizer.decode_whole(&text.tokens).map_err(failed)?;
                 let answer = answer_of(&whole, self.opened);
@@ -217,7 +217,7 @@ impl<'a> LlmGenerator<'a> {
     }
 
     /// Tokens with which all prompts of a kind of view begin.
-    fn common_start(&self, jobs: &[Job<'_>], part: Part) -> Result<Vec<u32>> {
+    fn common_start(&self, jobs: &[Job<'_>], part: ViewKind) -> Result<Vec<u32>> {
         let mut common: Option<Vec<u32>> = None;
         let asked = jobs.iter().filter(|job| job.parts.contains(&part)).take(PROBES);
         for (index, job) in asked.enumerate() {
@@ -245,7 +245,7 @@ impl Generator for LlmGenerator<'_> {
     fn run(&self, jobs: &[Job<'_>], threads: usize, sink: &dyn Sink) -> Result<()> {
         let mut starts: Vec<Vec<u32>> = Vec::new();
         if jobs.len() > PROBES {
-            for part in [Part::Future, Part::Paraphrase, Part::Counterfactual(0)] {
+            for part in [ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)] {
                 starts.push(self.common_start(jobs, part)?);
             }
             starts.retain(|start| start.len() >= SHARED);
@@ -310,8 +310,8 @@ impl Generator for LlmGenerator<'_> {
     fn account(&self) -> Option<Provenance> {
         let s = &self.settings.llm;
         let grounding = match &self.way {
-            Way::Constrained { .. } => "constrained".to_owned(),
-            Way::Retrieval(ground) => ground.describe(),
+            Decoding::Constrained { .. } => "constrained".to_owned(),
+            Decoding::Retrieval(ground) => ground.describe(),
         };
         Some(Provenance {
             model: s.model.as_deref().unwrap_or(Path::new("")).display().to_string(),

@@ -35,7 +35,7 @@ pub use account::{Failure, Generation, Provenance};
 pub use build::{Built, Options, build, build_with, build_with_statistics, validate};
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
 pub use features::{Features, Profile};
-pub use generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generator};
+pub use generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generator};
 pub use ground::Ground;
 pub use ground_bench::{GroundBench, GroundFigures, Outcome, Scored, Timed, bench_ground};
 pub use inspect::{inspect, user_matching};
@@ -66,11 +66,11 @@ pub struct Views {
 
 impl UserViews {
     /// One of the views, if it is there.
-    pub fn part(&self, part: Part) -> Option<&[u32]> {
+    pub fn part(&self, part: ViewKind) -> Option<&[u32]> {
         match part {
-            Part::Future => Some(&self.future),
-            Part::Paraphrase => Some(&self.paraphrase),
-            Part::Counterfactual(index) => self.counterfactuals.get(index as usize).map(Vec::as_slice),
+            ViewKind::Future => Some(&self.future),
+            ViewKind::Paraphrase => Some(&self.paraphrase),
+            ViewKind::Counterfactual(index) => self.counterfactuals.get(index as usize).map(Vec::as_slice),
         }
     }
 }

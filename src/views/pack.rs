@@ -7,14 +7,14 @@ use super::{UserViews, Views};
 use crate::data::Dataset;
 
 /// Sequences, packed: sequence `s` is `items[offsets[s]..offsets[s + 1]]`.
-struct Packed {
+struct Sequences {
     offsets: Vec<u64>,
     items: Vec<u32>,
 }
 
-impl Packed {
-    fn new<'a>(sequences: impl Iterator<Item = &'a [u32]>) -> Packed {
-        let mut packed = Packed { offsets: vec![0], items: Vec::new() };
+impl Sequences {
+    fn new<'a>(sequences: impl Iterator<Item = &'a [u32]>) -> Sequences {
+        let mut packed = Sequences { offsets: vec![0], items: Vec::new() };
         for sequence in sequences {
             packed.items.extend_from_slice(sequence);
             packed.offsets.push(packed.items.len() as u64);
@@ -31,7 +31,7 @@ impl Packed {
     }
 
     /// Reads `<name>.offsets` and `<name>.items`; after that no index into them can be out of range.
-    fn read(all: &SafeTensors, name: &str, item_count: usize) -> Result<Packed, String> {
+    fn read(all: &SafeTensors, name: &str, item_count: usize) -> Result<Sequences, String> {
         let offsets = numbers(all, &format!("{name}.offsets"), Dtype::U64, u64::from_le_bytes)?;
         let items = numbers(all, &format!("{name}.items"), Dtype::U32, u32::from_le_bytes)?;
         if offsets.first() != Some(&0) || offsets.last() != Some(&(items.len() as u64)) || offsets.windows(2).any(|w| w[0] > w[1]) {
@@ -39,7 +39,7 @@ impl Packed {
         }
         match items.iter().find(|i| **i as usize >= item_count) {
             Some(item) => Err(format!("{name} names item {item} of {item_count}")),
-            None => Ok(Packed { offsets, items }),
+            None => Ok(Sequences { offsets, items }),
         }
     }
 }
@@ -48,9 +48,9 @@ impl Packed {
 pub(super) fn encode(views: &Views) -> Result<Vec<u8>, String> {
     let users = &views.users;
     let parts = [
-        ("future", Packed::new(users.iter().map(|v| v.future.as_slice()))),
-        ("paraphrase", Packed::new(users.iter().map(|v| v.paraphrase.as_slice()))),
-        ("counterfactual", Packed::new(users.iter().flat_map(|v| v.counterfactuals.iter().map(Vec::as_slice)))),
+        ("future", Sequences::new(users.iter().map(|v| v.future.as_slice()))),
+        ("paraphrase", Sequences::new(users.iter().map(|v| v.paraphrase.as_slice()))),
+        ("counterfactual", Sequences::new(users.iter().flat_map(|v| v.counterfactuals.iter().map(Vec::as_slice)))),
     ];
     let counts: Vec<u32> = users.iter().map(|v| v.counterfactuals.len() as u32).collect();
     let words = |values: &[u32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
@@ -68,7 +68,7 @@ pub(super) fn encode(views: &Views) -> Result<Vec<u8>, String> {
 /// The views in `bytes`, checked against the numbers of users and items of `data`, and what is wrong with them otherwise.
 pub(super) fn decode(bytes: &[u8], data: &Dataset) -> Result<Views, String> {
     let all = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
-    let read = |name| Packed::read(&all, name, data.item_count());
+    let read = |name| Sequences::read(&all, name, data.item_count());
     let (future, paraphrase, counterfactual) = (read("future")?, read("paraphrase")?, read("counterfactual")?);
     let counts = numbers(&all, "counterfactual.counts", Dtype::U32, u32::from_le_bytes)?;
     let users = data.users();

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::UserViews;
 use super::catalogue::CatalogueGenerator;
-use super::generator::{Generator, Part, PublicCatalogue, future_length, stream};
+use super::generator::{Generator, PublicCatalogue, ViewKind, future_length, stream};
 use crate::Result;
 use crate::base::rng::Stream;
 use crate::config::ViewSettings;
@@ -26,7 +26,7 @@ impl<'a> RandomGenerator<'a> {
     }
 
     /// A random sequence as long as `history`.
-    fn sequence(&self, user: u32, history: &[u32], part: Part) -> Vec<u32> {
+    fn sequence(&self, user: u32, history: &[u32], part: ViewKind) -> Vec<u32> {
         let mut stream = stream(self.settings.seed, user, part);
         let n = self.public.item_count() as u64;
         let known: HashSet<u32> = history.iter().copied().collect();
@@ -53,14 +53,15 @@ impl Generator for RandomGenerator<'_> {
         if history.is_empty() {
             return Ok(UserViews::default());
         }
-        let mut stream = stream(self.settings.seed, user, Part::Future);
+        let mut stream = stream(self.settings.seed, user, ViewKind::Future);
         let mut used = self.settings.mask.masked(history).iter().copied().collect();
         let mut future = history.to_vec();
         for _ in 0..future_length(&self.settings, &mut stream) {
             future.extend(fresh(self.public.item_count() as u64, &mut used, &mut stream));
         }
-        let paraphrase = self.sequence(user, history, Part::Paraphrase);
-        let counterfactuals = (0..self.settings.counterfactuals).map(|i| self.sequence(user, history, Part::Counterfactual(i))).collect();
+        let paraphrase = self.sequence(user, history, ViewKind::Paraphrase);
+        let counterfactuals =
+            (0..self.settings.counterfactuals).map(|i| self.sequence(user, history, ViewKind::Counterfactual(i))).collect();
         Ok(UserViews { future, paraphrase, counterfactuals })
     }
 
@@ -107,7 +108,7 @@ impl Generator for RandomCounterfactual<'_> {
         Ok(UserViews {
             future: self.catalogue.future(user, history),
             paraphrase: self.catalogue.paraphrase(user, history),
-            counterfactuals: (0..count).map(|i| self.random.sequence(user, history, Part::Counterfactual(i))).collect(),
+            counterfactuals: (0..count).map(|i| self.random.sequence(user, history, ViewKind::Counterfactual(i))).collect(),
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::generator::Part;
+use super::generator::ViewKind;
 use super::store::FORMAT_VERSION;
 use super::text::Prompts;
 use crate::config::{GeneratorKind, Grounding, Mask, ViewSettings};
@@ -104,12 +104,12 @@ impl Recipes {
             GeneratorKind::Served => json!([text, s.served]),
             _ => json!([s.neighbours]),
         };
-        Ok(Some(Recipes([Part::Future, Part::Paraphrase, Part::Counterfactual(0)].map(|part| {
+        Ok(Some(Recipes([ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)].map(|part| {
             let own = match part {
-                Part::Future if s.mask != Mask::History => json!([s.future_min, s.future_max, s.mask]),
-                Part::Future => json!([s.future_min, s.future_max]),
-                Part::Paraphrase => json!([s.substitute, s.reorder]),
-                Part::Counterfactual(_) => json!([]),
+                ViewKind::Future if s.mask != Mask::History => json!([s.future_min, s.future_max, s.mask]),
+                ViewKind::Future => json!([s.future_min, s.future_max]),
+                ViewKind::Paraphrase => json!([s.substitute, s.reorder]),
+                ViewKind::Counterfactual(_) => json!([]),
             };
             let prompt = prompts.as_ref().map(|p| p.hash(part));
             let all = json!([FORMAT_VERSION, s.generator, s.seed, part.name(), own, shared, prompt]);
@@ -123,7 +123,7 @@ impl Recipes {
     }
 
     /// Name of the journal's table for `part`.
-    pub(super) fn table(&self, part: Part) -> String {
+    pub(super) fn table(&self, part: ViewKind) -> String {
         format!("{}-{}", self.0[part.index().min(2) as usize], part.index())
     }
 }

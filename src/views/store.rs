@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Views;
 use super::account::{Failure, Generation};
 use super::build::{self, Built, Options, validate};
-use super::generator::{Counts, Part};
+use super::generator::{Counts, ViewKind};
 use super::journal::{Contents, Journal};
 use super::pack::{decode, encode};
 use super::recipe::{Recipes, identity};
@@ -188,11 +188,11 @@ pub fn costly(settings: &ViewSettings) -> bool {
 ///
 /// # Errors
 /// Where the journal cannot be read.
-pub fn journaled(root: &Path, data: &Dataset, settings: &ViewSettings) -> Result<Vec<(u32, Part, Counts)>> {
+pub fn journaled(root: &Path, data: &Dataset, settings: &ViewSettings) -> Result<Vec<(u32, ViewKind, Counts)>> {
     let path = journal_file(root, data, settings);
     let (mut journal, Some(recipes)) = (Contents::load(&path)?, Recipes::new(settings)?) else { return Ok(Vec::new()) };
     let mut all = Vec::new();
-    for part in Part::all(settings) {
+    for part in ViewKind::all(settings) {
         let rows = journal.views(&path, &recipes.table(part), data.users(), data.item_count())?;
         all.extend(rows.into_iter().map(|(user, made)| (user, part, made.counts)));
     }

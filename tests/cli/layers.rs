@@ -5,8 +5,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// From the lowest to the highest, as docs/architecture.md lists them. `config` is beside them: it gathers what each layer can be set to.
-const LAYERS: [&str; 14] =
-    ["base", "device", "data", "eval", "backend", "llm", "views", "model", "engine", "federation", "run", "bench", "check", "cli"];
+const LAYERS: [&str; 15] = [
+    "base",
+    "device",
+    "data",
+    "eval",
+    "backend",
+    "llm",
+    "views",
+    "model",
+    "engine",
+    "federation",
+    "run",
+    "bench",
+    "check",
+    "cli",
+    "testing",
+];
 
 /// Rust files below `folder`.
 fn sources(folder: &Path) -> Vec<PathBuf> {

@@ -9,6 +9,7 @@ mod bench;
 mod build_commit;
 mod config_files;
 mod evaluation;
+mod examples;
 #[cfg(feature = "llm")]
 mod generate;
 mod hostile;

@@ -1,7 +1,7 @@
 //! The kernels on the CPU, as a device.
 
 use lumos::device::Geometry;
-use lumos::device::host::{HostDevice, HostKernels};
+use lumos::testing::{HostDevice, HostKernels};
 use std::ffi::c_void;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ impl HostKernels for Simt {
 
     unsafe fn launch(&self, handle: usize, g: Geometry, args: &[*const c_void]) -> Result<(), String> {
         let kernel = lumos_simt::nth(handle).ok_or("no such kernel")?;
-        // Safety: what the caller promised; sizes were checked by the device.
+        // SAFETY: what the caller promised; sizes were checked by the device.
         unsafe { lumos_simt::launch_pointers(kernel, g.grid, g.block, g.shared, args, 2) }
     }
 }

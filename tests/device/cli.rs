@@ -4,8 +4,8 @@
 use crate::real;
 use crate::sandbox::{Ran, Sandbox, small};
 use crate::simt;
-use lumos::device::host::{HostDevice, HostKernels};
-use lumos::device::{Device, DeviceError, Geometry, choice};
+use lumos::device::{Device, DeviceError, Geometry};
+use lumos::testing::{HostDevice, HostKernels, stand_in};
 use serde_json::Value;
 use std::ffi::c_void;
 use std::process::{Command, Stdio};
@@ -35,7 +35,7 @@ impl HostKernels for Faulty {
         {
             return Err("an illegal memory access was encountered".into());
         }
-        // Safety: what the caller promised.
+        // SAFETY: what the caller promised.
         unsafe { self.kernels.launch(handle, geometry, args) }
     }
 }
@@ -65,7 +65,7 @@ fn open() -> Result<Arc<dyn Device>, DeviceError> {
 #[ignore = "the program that the other tests start as a process of its own"]
 fn program() {
     let words = std::env::var(WORDS).expect("started by the other tests");
-    choice::stand_in(open);
+    stand_in(open);
     let code = lumos::cli::run(std::iter::once("lumos").chain(words.lines()).map(Into::into));
     std::process::exit(code.into());
 }
@@ -77,7 +77,8 @@ fn command(sandbox: &Sandbox, words: &[&str], env: &[(&str, &str)]) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     // Two threads: with one the harness would write the test's name into the program's first line.
     command.args(["cli::program", "--exact", "--ignored", "--nocapture", "--test-threads=2"]).current_dir(sandbox.path());
-    command.env(WORDS, words.join("\n")).envs(env.iter().copied());
+    // A busy machine makes any run a long one.
+    command.env(WORDS, words.join("\n")).env("LUMOS_PROGRESS_S", "0").envs(env.iter().copied());
     command
 }
 
@@ -228,7 +229,7 @@ fn methods_side_by_side_share_the_device() {
     assert!(!sandbox.path().join("all").exists() && !sandbox.path().join("data").exists(), "nothing was begun");
     let text = run(&["--set", "compare=fed-sasrec,sasrec,popularity"]).done();
     assert_eq!(text.matches("device: CPU rendition (").count(), 2, "{text}");
-    assert_eq!(text.matches("device: CPU (centralised training").count(), 1, "{text}");
+    assert_eq!(text.matches("device: CPU (participants with many sequences").count(), 1, "{text}");
     for method in ["lumos", "fed-sasrec", "sasrec", "popularity"] {
         assert!(text.lines().any(|l| l.starts_with(method) && l.contains("0.")), "{method} is not in\n{text}");
     }

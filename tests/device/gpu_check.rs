@@ -5,10 +5,10 @@ use crate::simt::Simt;
 use lumos::check::file::{self, Attachment};
 use lumos::check::report::Report;
 use lumos::check::{self, Options, Part};
-use lumos::device::host::{HostDevice, HostKernels};
-use lumos::device::{Choice, Chosen, Device, Geometry, choice, choose};
+use lumos::device::{Choice, Chosen, Device, Geometry, choose};
 #[cfg(feature = "llm")]
 use lumos::llm::Stored;
+use lumos::testing::{HostDevice, HostKernels, stand_in};
 use std::collections::BTreeSet;
 use std::ffi::c_void;
 use std::process::Command;
@@ -51,19 +51,19 @@ impl HostKernels for Spoilt {
     }
 
     unsafe fn launch(&self, handle: usize, g: Geometry, args: &[*const c_void]) -> Result<(), String> {
-        // Safety: the caller's.
+        // SAFETY: the caller's.
         unsafe { Simt.launch(handle, g, args)? };
         let name = lumos_simt::nth(handle).ok_or("no such kernel")?.name();
         let Some(&((_, output, offset), how)) = self.kernels.iter().find(|k| k.0.0 == name) else { return Ok(()) };
         let run = self.runs.fetch_add(1, Relaxed);
         match how {
-            // Safety: the caller's.
+            // SAFETY: the caller's.
             Wrong::Twice => return unsafe { Simt.launch(handle, g, args) },
             Wrong::Faults => return Err("an illegal address was read".into()),
             Wrong::Sometimes if run.is_multiple_of(2) => return Ok(()),
             _ => {}
         }
-        // Safety: outputs are pointers to memory with at least a guard behind its end, offsets are ints.
+        // SAFETY: outputs are pointers to memory with at least a guard behind its end, offsets are ints.
         unsafe {
             let at = offset.map_or(0, |i| *args[i].cast::<i32>() as isize);
             // The high word of a double: the low one is beyond what is held against the reference.
@@ -330,7 +330,7 @@ const WRONG: &str = "LUMOS_TEST_WRONG";
 #[ignore = "the program that another test starts as a process of its own"]
 fn program() {
     let words = std::env::var(WORDS).expect("started by another test");
-    choice::stand_in(|| {
+    stand_in(|| {
         let wrong = std::env::var_os(WRONG).is_some();
         Ok(if wrong { spoilt(&[(("layer_norm", 8, None), Wrong::Faults)]) } else { simt::device(MEMORY) })
     });

@@ -4,10 +4,10 @@ use crate::simt;
 use crate::simt::Simt;
 use lumos::config::{Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows, validate};
 use lumos::data::{Dataset, ItemText};
-use lumos::device::host::HostDevice;
 use lumos::device::{Device, Limits};
 use lumos::engine::{NamedTensor, TensorData};
 use lumos::federation::Trainer;
+use lumos::testing::HostDevice;
 use lumos::views::{UserViews, Views};
 use std::sync::Arc;
 

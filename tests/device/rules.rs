@@ -1,7 +1,7 @@
 //! Rules on a device: factors by its own kernels, values fetched for the rest; and several processes whose sums are reduced.
 
-use super::ring::world;
-use super::simt::device;
+use crate::ring::world;
+use crate::simt::device;
 use lumos::config::{Resident, Settings};
 use lumos::data::Dataset;
 use lumos::device::Device;

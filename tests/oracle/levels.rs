@@ -105,7 +105,7 @@ fn portable_level_passes_the_oracle() {
 fn portable_exponential() {
     for i in -87_299..88_000 {
         let x = i as f32 / 1000.0;
-        // Safety: the portable level needs nothing of the processor.
+        // SAFETY: the portable level needs nothing of the processor.
         let y = unsafe { Portable::exp([x; LANES]) };
         let exact = f64::from(x).exp();
         assert!(y.iter().all(|&y| (f64::from(y) - exact).abs() < 3e-7 * exact), "e^{x}: {} instead of {exact}", y[0]);

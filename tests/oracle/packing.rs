@@ -43,7 +43,7 @@ fn hidden_states_do_not_depend_on_packing() {
             for n in 0..lengths.len() {
                 w.step = sequence(&step, n);
                 poison(&mut w);
-                // Safety: both slices live to the end of the test.
+                // SAFETY: both slices live to the end of the test.
                 unsafe { w.read_from(&dense, &rows) };
                 w.begin_pass();
                 let h = model.encode(&mut w);

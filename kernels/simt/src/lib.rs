@@ -46,7 +46,7 @@ impl Kernel {
     /// Sizes in bytes of its parameters.
     pub fn parameters(&self) -> Vec<usize> {
         let mut size = 0;
-        // Safety: both calls only read the signature.
+        // SAFETY: both calls only read the signature.
         let count = unsafe { (self.0.sizes)(0, &mut size) };
         (0..count)
             .map(|i| {
@@ -97,11 +97,11 @@ pub unsafe fn launch(kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: us
     // Aligned copies, because a kernel reads each argument as its own type.
     let mut values: Vec<Vec<u128>> = args.iter().map(|a| vec![0u128; a.len().div_ceil(16).max(1)]).collect();
     for (to, from) in values.iter_mut().zip(args) {
-        // Safety: `to` has room for `from`.
+        // SAFETY: `to` has room for `from`.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) };
     }
     let pointers: Vec<*const c_void> = values.iter().map(|v| v.as_ptr().cast()).collect();
-    // Safety: the caller's, and the sizes are the parameters'.
+    // SAFETY: the caller's, and the sizes are the parameters'.
     unsafe { launch_pointers(kernel, grid, block, shared, &pointers, threads) }
 }
 
@@ -120,18 +120,18 @@ pub unsafe fn launch_pointers(
     let mut pointers: Vec<*mut c_void> = args.iter().map(|p| p.cast_mut()).collect();
     let mut error = [0 as c_char; 512];
     let threads = threads.clamp(1, 64) as u32;
-    // Safety: the caller vouches for the pointers.
+    // SAFETY: the caller vouches for the pointers.
     let failed = unsafe { (kernel.0.run)(grid.as_ptr(), block.as_ptr(), shared, pointers.as_mut_ptr(), threads, error.as_mut_ptr()) };
     if failed == 0 {
         return Ok(());
     }
-    // Safety: the runtime ends its message with a zero.
+    // SAFETY: the runtime ends its message with a zero.
     Err(unsafe { CStr::from_ptr(error.as_ptr()) }.to_string_lossy().into_owned())
 }
 
 /// The bytes of a plain value, for [`launch()`].
 pub fn bytes_of<T: Copy>(value: &T) -> &[u8] {
-    // Safety: any `Copy` value may be read as bytes of its size; the types used here have no padding.
+    // SAFETY: any `Copy` value may be read as bytes of its size; the types used here have no padding.
     unsafe { std::slice::from_raw_parts((value as *const T).cast(), size_of::<T>()) }
 }
 
@@ -151,6 +151,6 @@ macro_rules! launch {
 /// As [`launch()`].
 pub unsafe fn launch_boxed(kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: usize, args: &[Vec<u8>]) -> Result<(), String> {
     let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-    // Safety: the caller's.
+    // SAFETY: the caller's.
     unsafe { launch(kernel, grid, block, shared, &args, 2) }
 }

@@ -58,7 +58,7 @@ impl Recurrence<'_> {
         let d = self.d;
         for time in 0..self.longest() {
             let mut n = 0;
-            // Safety: one state row and one product row a sequence fit the scratch.
+            // SAFETY: one state row and one product row a sequence fit the scratch.
             unsafe {
                 for t in self.at(time) {
                     let p = previous.add(t * d);
@@ -109,7 +109,7 @@ impl Recurrence<'_> {
         let d = self.d;
         for time in (0..self.longest()).rev() {
             let mut n = 0;
-            // Safety: as in `forward`; a sequence's last token comes first, so dh of a token is complete when it is read.
+            // SAFETY: as in `forward`; a sequence's last token comes first, so dh of a token is complete when it is read.
             unsafe {
                 let back = scratch.add(self.sequences() * 3 * d);
                 for t in self.at(time) {

@@ -169,7 +169,7 @@ pub fn info_nce(
     for (i, &v) in group.views.iter().enumerate() {
         let x = row(v);
         norms[i] = norm(x);
-        // Safety: both rows hold d numbers.
+        // SAFETY: both rows hold d numbers.
         cosines[i] = unsafe { super::rows::dot(d, a.as_ptr(), x.as_ptr()) } / (na * norms[i]);
     }
     // A handful of terms: f64 costs nothing and keeps small temperatures exact.

@@ -24,7 +24,7 @@ impl Worker {
 
     fn ptr(&mut self, a: Act) -> *mut f32 {
         debug_assert!(a.at + self.count(a.rows) * a.width <= self.top);
-        // Safety: `act` made the arena large enough.
+        // SAFETY: `act` made the arena large enough.
         unsafe { self.arena.as_mut_ptr().add(a.at) }
     }
 
@@ -40,7 +40,7 @@ impl Worker {
     }
 
     fn weight(&self, at: usize) -> *const f32 {
-        // Safety: offsets come from the model's layout.
+        // SAFETY: offsets come from the model's layout.
         unsafe { self.read_dense.add(at) }
     }
 
@@ -63,7 +63,7 @@ impl Worker {
     }
 
     fn weight_sink(&mut self, w: usize) -> GradSink {
-        // Safety: offsets come from the model's layout, and the slabs hold it whole.
+        // SAFETY: offsets come from the model's layout, and the slabs hold it whole.
         unsafe {
             match self.fused {
                 Some(step) => GradSink::Adam(
@@ -89,7 +89,7 @@ impl Worker {
         for lo in (0..count).step_by(SOFTMAX_ROWS) {
             let k = (count - lo).min(SOFTMAX_ROWS);
             let scratch = self.scratch.as_mut_ptr();
-            // Safety: `scratch` holds k rows of logits, hidden states and their gradients.
+            // SAFETY: `scratch` holds k rows of logits, hidden states and their gradients.
             unsafe {
                 let (hidden, back) = (scratch.add(SOFTMAX_ROWS * n), scratch.add(SOFTMAX_ROWS * (n + d)));
                 for e in 0..k {

@@ -38,7 +38,7 @@ impl Panels {
         debug_assert_eq!(hidden.len(), self.d);
         let i = item as usize;
         assert!(i < self.items, "item {i} of {}", self.items);
-        // Safety: the panel of an item in range holds d rows of PANEL numbers.
+        // SAFETY: the panel of an item in range holds d rows of PANEL numbers.
         unsafe { score(self.d, hidden.as_ptr(), self.data.as_ptr().add(i / PANEL * PANEL * self.d + i % PANEL)) }
     }
 
@@ -54,7 +54,7 @@ impl Panels {
     pub fn count(&self, hidden: &[f32], threshold: &[f32], counts: &mut [u32]) {
         let n = threshold.len();
         assert!(hidden.len() == n * self.d && counts.len() == n);
-        // Safety: lengths are checked above.
+        // SAFETY: lengths are checked above.
         unsafe { count(self, hidden.as_ptr(), threshold.as_ptr(), counts.as_mut_ptr(), n) };
     }
 }

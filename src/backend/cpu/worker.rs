@@ -71,9 +71,9 @@ pub struct Worker {
     pub(super) losses: (f64, f64),
 }
 
-// Safety: the raw pointers name either the worker's own slabs or a model that outlives the evaluation that set them.
+// SAFETY: the raw pointers name either the worker's own slabs or a model that outlives the evaluation that set them.
 unsafe impl Send for Worker {}
-// Safety: nothing is written through a shared reference.
+// SAFETY: nothing is written through a shared reference.
 unsafe impl Sync for Worker {}
 
 impl Worker {
@@ -241,14 +241,14 @@ impl Worker {
         }
         let n = self.row_count * d;
         let r = &mut self.rows;
-        // Safety: all four vectors hold at least `n` numbers.
+        // SAFETY: all four vectors hold at least `n` numbers.
         unsafe { adam_span(n, r.p.as_mut_ptr(), r.m.as_mut_ptr(), r.s.as_mut_ptr(), r.g.as_ptr(), &step) };
     }
 
     fn update_dense(&mut self, at: usize, len: usize, step: &AdamStep) {
         let x = &mut self.dense;
         assert!(at + len <= self.shape.dense_len);
-        // Safety: the span lies inside all four vectors.
+        // SAFETY: the span lies inside all four vectors.
         unsafe {
             adam_span(len, x.p.as_mut_ptr().add(at), x.m.as_mut_ptr().add(at), x.s.as_mut_ptr().add(at), x.g.as_ptr().add(at), step);
         }

@@ -120,7 +120,7 @@ pub struct Places {
     pub clock: u64,
 }
 
-/// See the module.
+/// The operations of training as launches on a device.
 pub struct DeviceBackend<'d> {
     device: &'d dyn Device,
     kernels: &'d KernelSet,
@@ -192,7 +192,7 @@ impl<'d> DeviceBackend<'d> {
         all.push(Arg::Pointer(self.places.step));
         all.extend_from_slice(args);
         let geometry = Geometry { grid: [grid[0], grid[1], 1], block: [block, 1, 1], shared };
-        // Safety: activations come from `act`, which keeps them inside the arena; weights come from the model's layout; the
+        // SAFETY: activations come from `act`, which keeps them inside the arena; weights come from the model's layout; the
         // step's arrays were packed by `Step`, and all buffers outlive the queue.
         if let Err(e) = unsafe { self.device.launch(self.kernels.get(name), geometry, &all) } {
             self.failure = Some(e);

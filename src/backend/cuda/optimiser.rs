@@ -24,7 +24,7 @@ pub struct OptimiserStep {
     sgd: i32,
 }
 
-// Safety: nine plain numbers of four bytes.
+// SAFETY: nine plain numbers of four bytes.
 unsafe impl Plain for OptimiserStep {}
 
 /// Bytes of an [`OptimiserStep`].
@@ -60,5 +60,5 @@ pub struct DropoutClock {
     pub round: u32,
 }
 
-// Safety: three plain numbers of four bytes.
+// SAFETY: three plain numbers of four bytes.
 unsafe impl Plain for DropoutClock {}

@@ -33,7 +33,7 @@ impl Landing {
 
     /// Gives the memory back, with the context current and the queue empty.
     pub(super) fn free(self) {
-        // SAFETY: made by `new`, freed once. There is nobody to tell an error to.
+        // SAFETY: made by `new`, freed once. An error cannot be reported here.
         unsafe {
             let _ = result::event::destroy(self.event);
             let _ = result::free_host(self.memory.cast::<c_void>());
@@ -49,7 +49,7 @@ struct Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        // A copy that nobody waited for may still be under way: later ones to the same memory come behind it in the queue.
+        // A copy that was not waited for may still be under way: later ones to the same memory come behind it in the queue.
         if let Some(landing) = self.landing.take() {
             self.owner.lock().landings.push(landing);
         }

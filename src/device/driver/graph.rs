@@ -83,7 +83,7 @@ pub(super) fn capture(inner: &Arc<Inner>, label: &str, record: &mut dyn FnMut() 
         }
     })?;
     let captured = Captured { graph, exec, owner: inner.clone() };
-    // SAFETY: as above. Uploading ahead only moves the cost of the first replay.
+    // SAFETY: as above. Uploading early only moves the cost of the first replay.
     let uploaded = unsafe { result::graph::upload(exec, stream) }.map_err(|e| inner.failed(&mut state, "cuGraphUpload", e));
     drop(state);
     uploaded?;

@@ -49,7 +49,7 @@ impl After<'_> {
     }
 }
 
-/// See the module's description.
+/// What the clients of one thread have given.
 pub(super) struct Tally {
     pub sums: Sums,
     pub totals: Totals,

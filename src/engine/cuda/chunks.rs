@@ -94,7 +94,7 @@ pub enum Adding<'f> {
     Nowhere,
 }
 
-/// See the module.
+/// Trains chunks of clients on a device and keeps the sums of their changes there.
 pub struct ChunkTrainer {
     pub(super) device: Arc<dyn Device>,
     pub(super) kernels: KernelSet,
@@ -339,7 +339,7 @@ impl ChunkTrainer {
             let place = (number - self.first_step) as usize * OPTIMISER_BYTES;
             device.copy(&self.optimiser, place, &room.optimiser, 0, OPTIMISER_BYTES)?;
             device.copy(arrays.table(), (number as usize - 1) * PACKED_BYTES, &room.step, 0, PACKED_BYTES)?;
-            // Safety: the graph holds the launches of `record_step`, whose buffers are the room's.
+            // SAFETY: the graph holds the launches of `record_step`, whose buffers are the room's.
             unsafe { device.replay(&self.graphs[shape]) }?;
         }
         Ok(())
@@ -389,7 +389,7 @@ impl ChunkTrainer {
             return Ok(());
         }
         let geometry = Geometry { grid: [grid[0], grid[1], 1], block: [block, 1, 1], shared };
-        // Safety: the pointers are those of buffers that the engine owns, sized for the chunk and the round at hand.
+        // SAFETY: the pointers are those of buffers that the engine owns, sized for the chunk and the round at hand.
         unsafe { self.device.launch(self.kernels.get(name), geometry, args) }
     }
 

@@ -53,7 +53,7 @@ pub struct Packed {
     tiles_outputs: u64,
 }
 
-// Safety: plain numbers without padding: eighteen of four bytes, then eights.
+// SAFETY: plain numbers without padding: eighteen of four bytes, then eights.
 unsafe impl Plain for Packed {}
 
 /// Bytes of a [`Packed`].

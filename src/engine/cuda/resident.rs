@@ -76,7 +76,7 @@ struct Job {
     item_keep: f32,
 }
 
-// Safety: plain numbers without padding: thirteen of eight bytes, then an even number of four.
+// SAFETY: plain numbers without padding: thirteen of eight bytes, then an even number of four.
 unsafe impl Plain for Job {}
 const _: () = assert!(size_of::<Job>() == 13 * 8 + 38 * 4);
 
@@ -257,7 +257,7 @@ impl Resident {
         };
         device.fill(&self.next, 0, 4, Fill::Byte(0))?;
         let geometry = Geometry { grid: [slots, 1, 1], block: [self.threads, 1, 1], shared: self.shared };
-        // Safety: every address is that of a buffer of the engine or of the chunk, sized by `layout` for a shape that holds it.
+        // SAFETY: every address is that of a buffer of the engine or of the chunk, sized by `layout` for a shape that holds it.
         unsafe { device.launch(self.kernel, geometry, &[Arg::value(&job)]) }
     }
 }

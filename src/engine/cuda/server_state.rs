@@ -16,7 +16,7 @@ pub struct ServerStep {
     momentum: i32,
 }
 
-// Safety: six plain numbers of four bytes.
+// SAFETY: six plain numbers of four bytes.
 unsafe impl Plain for ServerStep {}
 
 impl ServerStep {

@@ -2,14 +2,15 @@
 //!
 //! `federation.rules` lists them in the order in which a client applies them; the server goes through the same list backwards. Each entry
 //! is a name with options: `"sign-flip share=0.1"`, `"norm-bound bound=0.5"`, `"median"`. A rule is one file here and one line in
-//! [`KINDS`]. Without rules updates are added to the sums as they come, and none of this runs.
+//! [`KINDS`]; one of another crate is made known by [`register`]. Without rules updates are added to the sums as they come, and none of this runs.
 
 mod median;
 mod norm_bound;
 mod sign_flip;
 
 use super::options::{self, Choice, Options};
-use crate::Result;
+use crate::{Error, Result};
+use parking_lot::RwLock;
 
 pub use crate::engine::{Needs, Occasion, Rule, Rules};
 
@@ -27,8 +28,24 @@ pub struct Kind {
     pub build: fn(&Options) -> Result<Box<dyn Rule>>,
 }
 
-/// Every rule.
+/// The rules of LUMOS.
 pub const KINDS: &[Kind] = &[norm_bound::KIND, sign_flip::KIND, median::KIND];
+
+/// Rules that were registered.
+static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());
+
+/// Makes a rule known in this process, for settings that are used from now on.
+///
+/// # Errors
+/// [`Error::Usage`] where its name is taken.
+pub fn register(kind: Kind) -> Result<()> {
+    let mut registered = REGISTERED.write();
+    if KINDS.iter().chain(registered.iter().copied()).any(|k| k.name == kind.name) {
+        return Err(Error::Usage(format!("there is a rule `{}` already; give this one another name", kind.name)));
+    }
+    registered.push(Box::leak(Box::new(kind)));
+    Ok(())
+}
 
 impl Choice for Kind {
     fn name(&self) -> &'static str {
@@ -49,7 +66,8 @@ pub fn build(entries: &[String]) -> Result<Rules> {
 }
 
 fn one(entry: &str) -> Result<Box<dyn Rule>> {
-    let (kind, options) = options::read("federation.rules", "rule", entry, KINDS)?;
+    let known: Vec<&Kind> = KINDS.iter().chain(REGISTERED.read().iter().copied()).collect();
+    let (kind, options) = options::read("federation.rules", "rule", entry, &known)?;
     (kind.build)(&options)
 }
 

@@ -1,7 +1,7 @@
 //! The next tokens: the likeliest found on the device, so that nothing but tokens comes back; all else by the host.
 
 use super::super::answer;
-use super::super::network::Ask;
+use super::super::network::SampleRequest;
 use super::{Candle, Linear, failed};
 use crate::Result;
 use candle_core::Tensor;
@@ -32,7 +32,7 @@ impl Count {
 }
 
 /// Whether nothing but the largest logit counts.
-fn is_plain(ask: &Ask<'_>) -> bool {
+fn is_plain(ask: &SampleRequest<'_>) -> bool {
     ask.sampling.is_greedy() && ask.sampling.repetition_penalty == 1.0 && ask.allowed.is_none()
 }
 
@@ -49,7 +49,7 @@ fn likeliest(logits: &Tensor, count: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 impl Candle {
-    pub(super) fn begin(&self, x: &Tensor, head: &Linear, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Answers> {
+    pub(super) fn begin(&self, x: &Tensor, head: &Linear, cap: Option<f32>, asks: &[SampleRequest<'_>]) -> Result<Answers> {
         let (plain, other): (Vec<usize>, Vec<usize>) = (0..asks.len()).partition(|i| is_plain(&asks[*i]));
         let mut host = vec![None; asks.len()];
         let mut device = None;
@@ -62,7 +62,7 @@ impl Candle {
             device = Some((plain, tokens, vocab));
         }
         if !other.is_empty() {
-            let own: Vec<Ask<'_>> = other.iter().map(|i| asks[*i]).collect();
+            let own: Vec<SampleRequest<'_>> = other.iter().map(|i| asks[*i]).collect();
             let chosen = answer::on_host(self, x, head, cap, &own)?;
             other.iter().zip(chosen).for_each(|(i, token)| host[*i] = token);
         }
@@ -113,10 +113,16 @@ mod tests {
         let drawn = Sampling { temperature: 0.9, ..Sampling::GREEDY };
         let again = Sampling { repetition_penalty: 1.5, ..Sampling::GREEDY };
         let allowed: Vec<u32> = vec![4, 17, 80];
-        let ask =
-            |row: usize, sampling: Sampling| Ask { row, sampling, key: Key::default(), position: row as u64, seen: &[], allowed: None };
+        let ask = |row: usize, sampling: Sampling| SampleRequest {
+            row,
+            sampling,
+            key: Key::default(),
+            position: row as u64,
+            seen: &[],
+            allowed: None,
+        };
         let mut asks = vec![ask(3, Sampling::GREEDY), ask(0, drawn), ask(1, Sampling::GREEDY), ask(2, again), ask(4, Sampling::GREEDY)];
-        asks.push(Ask { allowed: Some(&allowed), ..ask(2, Sampling::GREEDY) });
+        asks.push(SampleRequest { allowed: Some(&allowed), ..ask(2, Sampling::GREEDY) });
         asks[3].seen = &[0, 1, 2, 3];
         for cap in [None, Some(2.0)] {
             for some in [&asks[..], &asks[..1], &asks[1..2]] {
@@ -133,7 +139,7 @@ mod tests {
         let ops = Candle::new(Device::Cpu, DType::F32);
         let (x, head) = case(&ops, 2, 3, 40);
         let x = (x * f64::NAN).unwrap();
-        let ask = Ask { row: 1, sampling: Sampling::GREEDY, key: Key::default(), position: 0, seen: &[], allowed: None };
+        let ask = SampleRequest { row: 1, sampling: Sampling::GREEDY, key: Key::default(), position: 0, seen: &[], allowed: None };
         assert_eq!(ops.answers(ops.ask(x, &head, None, &[ask]).unwrap()).unwrap(), [None]);
     }
 }

@@ -15,7 +15,7 @@ mod varlen;
 
 use super::answer::HostLogits;
 use super::gguf::first_line;
-use super::network::{Ask, Attention, BLOCK, Batch, Norm, Ops, Part};
+use super::network::{Attention, BLOCK, Batch, Norm, Ops, SampleRequest, StoredMatrix};
 use super::spec::{Activation, Spec};
 use crate::{Error, Result};
 use ask::Count;
@@ -97,11 +97,13 @@ impl Ops for Candle {
     type Plan = Plan;
     type Answers = Answers;
 
-    fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
-        let one = |part: &Part<'_>| match part {
-            Part::Plain(p) => Tensor::from_vec(p.to_vec(), (p.rows, p.cols), &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device),
+    fn matrix(&self, parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
+        let one = |part: &StoredMatrix<'_>| match part {
+            StoredMatrix::Plain(p) => {
+                Tensor::from_vec(p.to_vec(), (p.rows, p.cols), &Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device)
+            }
             // Taken into the dtype of the computation: a device of candle multiplies plain numbers here.
-            Part::Quantised(t) => t.dequantize(&Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device),
+            StoredMatrix::Quantised(t) => t.dequantize(&Device::Cpu)?.to_dtype(self.dtype)?.to_device(&self.device),
         };
         let all = parts.iter().map(one).collect::<candle_core::Result<Vec<_>>>().and_then(|all| Tensor::cat(&all, 0)).map_err(failed)?;
         let vector = |b: Vec<f32>| {
@@ -185,7 +187,7 @@ impl Ops for Candle {
         y.flatten_all().and_then(|y| y.to_vec1()).map_err(failed)
     }
 
-    fn ask(&self, x: Tensor, head: &Linear, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Answers> {
+    fn ask(&self, x: Tensor, head: &Linear, cap: Option<f32>, asks: &[SampleRequest<'_>]) -> Result<Answers> {
         self.begin(&x, head, cap, asks)
     }
 

@@ -1,7 +1,7 @@
 //! What the operations of a step need to know of its batch: uploaded in one piece, and what layers share made once.
 
 use super::super::network::{BLOCK, Batch, Segment};
-use super::varlen::{Packed, Packing};
+use super::varlen::{DevicePacking, Packing};
 use candle_core::{Device, Result, Tensor, TensorId};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -43,7 +43,7 @@ pub struct Plan {
     stores: Memo<usize, Tensor>,
     groups: Memo<(), Rc<Groups>>,
     masks: Memo<Option<usize>, Rc<Vec<Tensor>>>,
-    packed: Memo<Option<usize>, Packed>,
+    packed: Memo<Option<usize>, DevicePacking>,
 }
 
 /// Sequences that attend in one product, their keys padded to the longest.
@@ -152,12 +152,12 @@ impl Plan {
     }
 
     /// The batch for variable-length attention within a layer's window.
-    pub(super) fn packed(&self, batch: &Batch, window: Option<usize>) -> Result<Packed> {
+    pub(super) fn packed(&self, batch: &Batch, window: Option<usize>) -> Result<DevicePacking> {
         let make = || {
             let packing = Packing::new(batch, window);
             let [queries, keys, places] = upload([&packing.queries, &packing.keys, &packing.places], &self.device)?;
             let places = (!packing.own).then_some(places);
-            Ok(Packed { queries, keys, places, most_queries: packing.most_queries, most_keys: packing.most_keys })
+            Ok(DevicePacking { queries, keys, places, most_queries: packing.most_queries, most_keys: packing.most_keys })
         };
         self.packed.get(window, make)
     }

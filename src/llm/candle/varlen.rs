@@ -47,7 +47,7 @@ impl Packing {
 
 /// A [`Packing`] on the device.
 #[derive(Clone)]
-pub(super) struct Packed {
+pub(super) struct DevicePacking {
     /// Where each segment's queries begin, and the end `[S + 1]`.
     pub queries: Tensor,
     /// Where each segment's keys begin, and the end `[S + 1]`.
@@ -69,7 +69,7 @@ pub(super) struct Call<'a> {
     /// Values `[K, kv_heads, head_dim]`.
     pub v: &'a Tensor,
     /// Which are whose.
-    pub packed: &'a Packed,
+    pub packed: &'a DevicePacking,
     /// The model.
     pub spec: &'a Spec,
     /// Latest positions that a query sees.

@@ -6,7 +6,7 @@ pub(super) mod matrix;
 mod rows;
 
 use super::answer::{self, HostLogits};
-use super::network::{Ask, Attention, Batch, Norm, Ops, Part};
+use super::network::{Attention, Batch, Norm, Ops, SampleRequest, StoredMatrix};
 use super::quantised::Quantised;
 use super::spec::{Activation, Spec};
 use super::weights::Plain;
@@ -108,8 +108,8 @@ impl Ops for Cpu {
     type Plan = ();
     type Answers = Vec<Option<u32>>;
 
-    fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Weight> {
-        let plain: Option<Vec<Plain<'_>>> = parts.iter().map(|p| if let Part::Plain(p) = p { Some(*p) } else { None }).collect();
+    fn matrix(&self, parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Weight> {
+        let plain: Option<Vec<Plain<'_>>> = parts.iter().map(|p| if let StoredMatrix::Plain(p) = p { Some(*p) } else { None }).collect();
         match plain {
             Some(plain) => Ok(Weight::Panels(Matrix::new(&plain, bias, self.round))),
             None => Ok(Weight::Quantised(Quantised::new(parts, bias)?)),
@@ -218,7 +218,7 @@ impl Ops for Cpu {
         Ok(y.data)
     }
 
-    fn ask(&self, x: Rows, head: &Weight, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Vec<Option<u32>>> {
+    fn ask(&self, x: Rows, head: &Weight, cap: Option<f32>, asks: &[SampleRequest<'_>]) -> Result<Vec<Option<u32>>> {
         let answers = answer::on_host(self, &x, head, cap, asks);
         self.give(x);
         answers

@@ -125,7 +125,7 @@ impl Encoder {
     }
 }
 
-/// Brings a vector to length 1; nothing is done to one without a length.
+/// Normalises a vector to length 1; a zero vector stays.
 fn unit(row: &mut [f32]) {
     let length = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
     if length > 0.0 {

@@ -1,6 +1,6 @@
 //! The next tokens asked for, as the kernel that chooses them wants them.
 
-use super::super::network::Ask;
+use super::super::network::SampleRequest;
 use super::super::sample::Sampling;
 use crate::device::{Plain, bytes_of};
 use std::ops::Range;
@@ -50,7 +50,7 @@ impl TokenAsk {
 
 /// Asks and their lists in one piece of memory; ranges are bytes.
 #[derive(Debug, Default)]
-pub(super) struct Packed {
+pub(super) struct RequestBytes {
     pub bytes: Vec<u8>,
     pub asks: Range<usize>,
     /// Tokens that may come; those of narrow asks first, as their logits lie in the same order.
@@ -66,12 +66,12 @@ pub(super) struct Packed {
 
 /// Whether so few tokens may come that their logits are computed one by one. It depends on the ask alone, for the two ways sum in
 /// different orders. At most as many weights are read for 256 such asks as for one whole product.
-fn is_narrow(ask: &Ask<'_>, vocab: usize) -> bool {
+fn is_narrow(ask: &SampleRequest<'_>, vocab: usize) -> bool {
     ask.allowed.is_some_and(|allowed| allowed.len() <= vocab / 256)
 }
 
-impl Packed {
-    pub fn new(asks: &[Ask<'_>], vocab: usize) -> Packed {
+impl RequestBytes {
+    pub fn new(asks: &[SampleRequest<'_>], vocab: usize) -> RequestBytes {
         let (mut allowed, mut seen, mut pairs, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut all: Vec<TokenAsk> = asks
             .iter()
@@ -98,7 +98,7 @@ impl Packed {
                 }
             }
         }
-        let mut packed = Packed { pair_count: pairs.len() / 2, row_count: rows.len(), ..Packed::default() };
+        let mut packed = RequestBytes { pair_count: pairs.len() / 2, row_count: rows.len(), ..RequestBytes::default() };
         let mut add = |bytes: &[u8]| {
             let start = packed.bytes.len();
             packed.bytes.extend_from_slice(bytes);

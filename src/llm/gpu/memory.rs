@@ -6,7 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// Buffers that nobody uses, by size. The device works in the order of its queue, so a buffer may be handed out again while work on
+/// Unused buffers, by size. The device works in the order of its queue, so a buffer may be handed out again while work on
 /// its old contents is still to come: the new work comes behind it.
 pub(super) struct Spare {
     device: Arc<dyn Device>,

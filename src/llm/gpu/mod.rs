@@ -11,13 +11,13 @@ mod memory;
 mod plan;
 mod weights;
 
-use super::network::{Ask, Attention, BLOCK, Batch, Norm, Ops, Part};
+use super::network::{Attention, BLOCK, Batch, Norm, Ops, SampleRequest, StoredMatrix};
 use super::spec::{Activation, Spec};
 use super::weights::Stored;
 use crate::device::interface::{Arriving, bytes_of_mut};
 use crate::device::{Arg, Buffer, Device, DeviceError, Geometry, Kernel, bytes_of};
 use crate::{Error, Result};
-use ask::Packed;
+use ask::RequestBytes;
 use kernels::{Kernels, blocks};
 use memory::{Lent, Spare};
 use plan::Lists;
@@ -204,7 +204,7 @@ impl Ops for Gpu {
         2048
     }
 
-    fn matrix(&self, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
+    fn matrix(&self, parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
         Linear::upload(&*self.device, self.number, parts, bias)
     }
 
@@ -319,9 +319,9 @@ impl Ops for Gpu {
         Ok(values)
     }
 
-    fn ask(&self, x: Array, head: &Linear, cap: Option<f32>, asks: &[Ask<'_>]) -> Result<Answers> {
+    fn ask(&self, x: Array, head: &Linear, cap: Option<f32>, asks: &[SampleRequest<'_>]) -> Result<Answers> {
         let vocab = head.outputs;
-        let packed = Packed::new(asks, vocab);
+        let packed = RequestBytes::new(asks, vocab);
         let lists = self.spare.take(packed.bytes.len())?;
         self.device.upload(lists.buffer(), 0, &packed.bytes)?;
         let at = |range: &std::ops::Range<usize>| Arg::Pointer(lists.buffer().at(range.start));

@@ -1,7 +1,7 @@
 //! Weights of a product on a GPU, converted on the way there.
 
 use super::super::gguf::first_line;
-use super::super::network::Part;
+use super::super::network::StoredMatrix;
 use super::super::weights::Stored;
 use super::Gpu;
 use crate::device::{Buffer, Device};
@@ -31,10 +31,10 @@ fn convert(number: Stored, values: &[f32], bytes: &mut [u8]) {
 
 impl Linear {
     /// Stacks `parts` along the outputs.
-    pub(super) fn upload(device: &dyn Device, number: Stored, parts: &[Part<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
-        let shape = |part: &Part<'_>| match part {
-            Part::Plain(p) => (p.rows, p.cols),
-            Part::Quantised(t) => (t.shape().dims()[0], t.shape().dims()[1]),
+    pub(super) fn upload(device: &dyn Device, number: Stored, parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
+        let shape = |part: &StoredMatrix<'_>| match part {
+            StoredMatrix::Plain(p) => (p.rows, p.cols),
+            StoredMatrix::Quantised(t) => (t.shape().dims()[0], t.shape().dims()[1]),
         };
         let inputs = parts.first().map_or(0, |p| shape(p).1);
         let outputs = parts.iter().map(|p| shape(p).0).sum();
@@ -45,8 +45,8 @@ impl Linear {
             let rows = shape(part).0;
             // Quantised blocks are taken into the device's numbers: its products are of plain ones.
             let plain = match part {
-                Part::Plain(_) => Vec::new(),
-                Part::Quantised(t) => {
+                StoredMatrix::Plain(_) => Vec::new(),
+                StoredMatrix::Quantised(t) => {
                     let values = t.dequantize(&candle_core::Device::Cpu).and_then(|t| t.flatten_all()?.to_vec1::<f32>());
                     values.map_err(|e| Error::Usage(format!("quantised weights cannot be read: {}", first_line(&e))))?
                 }
@@ -57,11 +57,11 @@ impl Linear {
                 bytes.par_chunks_exact_mut(line).enumerate().for_each_init(
                     || vec![0f32; inputs],
                     |row, (i, bytes)| match part {
-                        Part::Plain(p) => {
+                        StoredMatrix::Plain(p) => {
                             p.row(first + i, row);
                             convert(number, row, bytes);
                         }
-                        Part::Quantised(_) => convert(number, &plain[(first + i) * inputs..][..inputs], bytes),
+                        StoredMatrix::Quantised(_) => convert(number, &plain[(first + i) * inputs..][..inputs], bytes),
                     },
                 );
                 device.upload(&weights, (start + first) * line, &bytes)?;

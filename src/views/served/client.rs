@@ -152,7 +152,7 @@ impl Client {
     /// Whether a wait of `wanted` is worth it.
     ///
     /// # Errors
-    /// Where nobody would have had an answer for longer than the settings allow.
+    /// Where no request would have been answered for longer than the settings allow.
     fn patient(&self, wanted: Duration, reason: &str) -> Result<()> {
         let longest = Duration::from_secs_f32(self.settings.longest_wait_s);
         let silence = self.rate.silence(Instant::now());

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use super::account::Provenance;
-use super::generator::{Counts, Failed, Generator, Job, Made, Part, PublicCatalogue, Request, Sink, generate_one, work};
+use super::generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generate_one, work};
 use super::ground::Ground;
-use super::text::{Ask, Plan, Role, Scratch, Writer, answer_lines};
+use super::text::{Plan, Question, Role, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
 use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
@@ -30,7 +30,7 @@ const SPARE_TOKENS: u32 = 64;
 const DOUBTFUL: &str = "the answer was cut off and may be nothing but thoughts; raise views.text.line_tokens, take a format that asks for JSON, or an \
     endpoint that does not think";
 
-/// See the module.
+/// Asks an endpoint for views.
 pub struct ServedGenerator<'a> {
     writer: Writer<'a>,
     ground: Ground,
@@ -58,7 +58,7 @@ impl<'a> ServedGenerator<'a> {
     }
 
     /// The body of a request.
-    fn body(&self, ask: &Ask<'_>) -> Value {
+    fn body(&self, ask: &Question<'_>) -> Value {
         let s: &ServedSettings = &self.settings.served;
         let turn = |role: Role, content: String| json!({"role": role.name(), "content": content});
         let messages: Vec<Value> = match &ask.messages[..] {
@@ -84,11 +84,11 @@ impl<'a> ServedGenerator<'a> {
     }
 
     /// One view: asked for until there is an answer or no patience left.
-    fn write(&self, request: Request<'_>, part: Part, scratch: &mut Scratch, stopped: &dyn Fn() -> bool) -> Result<Written> {
+    fn write(&self, request: Request<'_>, part: ViewKind, scratch: &mut Scratch, stopped: &dyn Fn() -> bool) -> Result<Written> {
         let ask = match self.writer.plan(request.user, request.history, part, self.writer.limits())? {
             Plan::Ready(made) => return Ok(Written { made: Ok(made), reached: None }),
             Plan::Cannot(failed) => return Ok(Written { made: Err(failed), reached: None }),
-            Plan::Ask(ask) => ask,
+            Plan::Question(ask) => ask,
         };
         let failed = |reason| Failed { reason, asked: true, counts: Counts::default() };
         let question = || self.client.ask(&self.body(&ask), mix(request.user, part.index() as u32), stopped);

@@ -26,7 +26,7 @@ impl RateLimit {
         *self.heard.lock() = Some(now);
     }
 
-    /// How long nobody has had an answer; counted from the first call where there was none yet.
+    /// How long no request has been answered; counted from the first call where there was none yet.
     pub(super) fn silence(&self, now: Instant) -> Duration {
         now.saturating_duration_since(*self.heard.lock().get_or_insert(now))
     }
@@ -39,7 +39,7 @@ impl RateLimit {
         at
     }
 
-    /// Nobody goes out before `until`.
+    /// No request is sent before `until`.
     pub(super) fn pause(&self, until: Instant) {
         let mut next = self.next.lock();
         *next = until.max(*next);

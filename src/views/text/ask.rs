@@ -7,14 +7,14 @@ use super::template::{Message, Prompts, Values};
 use crate::Result;
 use crate::base::rng::Stream;
 use crate::config::{Grounding, ViewSettings};
-use crate::views::generator::{Counts, Failed, Made, Part, PublicCatalogue, future_length, part_of, reorder, stream};
+use crate::views::generator::{Counts, Failed, Made, PublicCatalogue, ViewKind, future_length, part_of, reorder, stream};
 
 /// A question about one view of one user.
-pub struct Ask<'a> {
+pub struct Question<'a> {
     /// User.
     pub user: u32,
     /// Which view.
-    pub part: Part,
+    pub part: ViewKind,
     /// The conversation up to the answer.
     pub messages: Vec<Message>,
     /// Lines that the answer should have.
@@ -43,7 +43,7 @@ pub struct Limits {
 /// What a view needs.
 pub enum Plan<'a> {
     /// A question.
-    Ask(Box<Ask<'a>>),
+    Question(Box<Question<'a>>),
     /// Nothing: the view is known without one.
     Ready(Made),
     /// There is nothing to ask.
@@ -105,15 +105,15 @@ impl<'a> Writer<'a> {
 
     /// The items that the answer for `part` may not name: for a future those that the mask hides, else the history, of which neither a
     /// substitute nor a counterfactual may be.
-    fn masked<'h>(&self, part: Part, history: &'h [u32]) -> &'h [u32] {
-        if part == Part::Future { self.settings.mask.masked(history) } else { history }
+    fn masked<'h>(&self, part: ViewKind, history: &'h [u32]) -> &'h [u32] {
+        if part == ViewKind::Future { self.settings.mask.masked(history) } else { history }
     }
 
     /// What `part` of `user` needs.
     ///
     /// # Errors
     /// Where the history is not of the catalogue.
-    pub fn plan<'h>(&self, user: u32, history: &'h [u32], part: Part, limits: Limits) -> Result<Plan<'h>> {
+    pub fn plan<'h>(&self, user: u32, history: &'h [u32], part: ViewKind, limits: Limits) -> Result<Plan<'h>> {
         self.public.check(user, history)?;
         if history.is_empty() {
             return Ok(Plan::Ready(Made::default()));
@@ -138,12 +138,12 @@ impl<'a> Writer<'a> {
         let most = limits.named.min(open);
         let mut places = Vec::new();
         let (wanted, needed, count) = match part {
-            Part::Future => {
+            ViewKind::Future => {
                 let wanted = future_length(&self.settings, &mut stream).min(most);
                 let spare = if self.grounding == Grounding::Retrieval { self.settings.future_max as usize } else { wanted };
                 (wanted, wanted.min(self.settings.future_min as usize), spare.min(most))
             }
-            Part::Paraphrase => {
+            ViewKind::Paraphrase => {
                 let share = part_of(self.settings.substitute, history.len(), &mut stream);
                 let mut order: Vec<usize> = (0..history.len()).collect();
                 stream.shuffle(&mut order);
@@ -151,7 +151,7 @@ impl<'a> Writer<'a> {
                 places.sort_unstable();
                 (places.len(), places.len().div_ceil(2), places.len())
             }
-            Part::Counterfactual(_) => {
+            ViewKind::Counterfactual(_) => {
                 let wanted = history.len().min(most);
                 (wanted, wanted.div_ceil(2), wanted)
             }
@@ -159,7 +159,7 @@ impl<'a> Writer<'a> {
         let replace: Vec<String> =
             places.iter().filter_map(|p| Some(self.names.lines()[self.names.line_of(history[*p])? as usize].clone())).collect();
         let messages = self.prompts.of(part).messages(&Values { history: &shown, replace: &replace, count });
-        let ask = Ask { user, part, messages, count, closed, history, wanted, needed, places, stream };
+        let ask = Question { user, part, messages, count, closed, history, wanted, needed, places, stream };
         if wanted == 0 {
             // Only a paraphrase can want nothing: the order alone changes.
             return Ok(match self.finish(ask, &[], Counts::default()) {
@@ -167,7 +167,7 @@ impl<'a> Writer<'a> {
                 Err(failed) => Plan::Cannot(failed),
             });
         }
-        Ok(Plan::Ask(Box::new(ask)))
+        Ok(Plan::Question(Box::new(ask)))
     }
 
     /// The view that follows from `lines`: for each line of the answer the line of the catalogue that it is, if any. `tokens` has
@@ -175,7 +175,7 @@ impl<'a> Writer<'a> {
     ///
     /// # Errors
     /// The reason, where the answer names too few items.
-    pub fn finish(&self, mut ask: Ask<'_>, lines: &[Option<u32>], tokens: Counts) -> Result<Made, Failed> {
+    pub fn finish(&self, mut ask: Question<'_>, lines: &[Option<u32>], tokens: Counts) -> Result<Made, Failed> {
         let mut counts = tokens;
         counts.lines = lines.len() as u32;
         for line in lines.iter().flatten() {
@@ -191,7 +191,7 @@ impl<'a> Writer<'a> {
             Some(item)
         };
         let (mut sequence, found) = match ask.part {
-            Part::Paraphrase => {
+            ViewKind::Paraphrase => {
                 let mut view = ask.history.to_vec();
                 let mut found = 0;
                 // Line by line where there is one for each place; else whatever was found, in order.
@@ -205,10 +205,10 @@ impl<'a> Writer<'a> {
                 }
                 (view, found)
             }
-            Part::Future | Part::Counterfactual(_) => {
+            ViewKind::Future | ViewKind::Counterfactual(_) => {
                 let named: Vec<u32> = lines.iter().filter_map(&mut take).take(ask.wanted).collect();
                 let found = named.len();
-                (if ask.part == Part::Future { [ask.history, &named].concat() } else { named }, found)
+                (if ask.part == ViewKind::Future { [ask.history, &named].concat() } else { named }, found)
             }
         };
         if found < ask.needed {
@@ -220,7 +220,7 @@ impl<'a> Writer<'a> {
             );
             return Err(Failed { reason, asked: true, counts });
         }
-        if ask.part == Part::Paraphrase {
+        if ask.part == ViewKind::Paraphrase {
             reorder(self.settings.reorder, &mut sequence, &mut ask.stream);
         }
         Ok(Made { sequence, counts })

@@ -11,7 +11,7 @@ mod names;
 mod template;
 mod think;
 
-pub use ask::{Ask, Limits, Plan, Writer};
+pub use ask::{Limits, Plan, Question, Writer};
 pub use line::{answer_lines, is_json, one_line, words};
 pub use match_lines::{Matcher, Scratch};
 pub use names::{NameCounts, Names};

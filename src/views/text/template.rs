@@ -81,7 +81,7 @@ pub struct Values<'a> {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Part {
+enum Fragment {
     Text(String),
     Place(String),
 }
@@ -89,8 +89,8 @@ enum Part {
 /// One view's prompt file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Template {
-    system: Vec<Part>,
-    user: Vec<Part>,
+    system: Vec<Fragment>,
+    user: Vec<Fragment>,
 }
 
 #[derive(Deserialize)]
@@ -115,12 +115,12 @@ impl Template {
         let parse = |key: &str, text: &str| parts(text.trim(), &places).map_err(|why| fail(0, format!("`{key}`: {why}")));
         let made = Template { system: parse("system", &file.system)?, user: parse("user", &file.user)? };
         for needed in &places {
-            let there = made.system.iter().chain(&made.user).any(|p| matches!(p, Part::Place(name) if name == needed));
+            let there = made.system.iter().chain(&made.user).any(|p| matches!(p, Fragment::Place(name) if name == needed));
             if !there {
                 return Err(fail(0, format!("the place {{{needed}}} is missing; a prompt without it could not be answered")));
             }
         }
-        if made.system.iter().any(|p| matches!(p, Part::Place(_))) {
+        if made.system.iter().any(|p| matches!(p, Fragment::Place(_))) {
             return Err(fail(
                 0,
                 "`system` has a place; put it into `user`, so that all prompts of a view begin alike and share their start".into(),
@@ -131,12 +131,12 @@ impl Template {
 
     /// The conversation for `values`.
     pub fn messages(&self, values: &Values<'_>) -> Vec<Message> {
-        let turn = |role, parts: &[Part]| Message { role, content: fill(parts, values) };
+        let turn = |role, parts: &[Fragment]| Message { role, content: fill(parts, values) };
         [turn(Role::System, &self.system), turn(Role::User, &self.user)].into_iter().filter(|m| !m.content.is_empty()).collect()
     }
 }
 
-fn fill(parts: &[Part], values: &Values<'_>) -> Vec<Piece> {
+fn fill(parts: &[Fragment], values: &Values<'_>) -> Vec<Piece> {
     let mut pieces = Vec::new();
     let list = |pieces: &mut Vec<Piece>, lines: &[String]| {
         for (i, line) in lines.iter().enumerate() {
@@ -146,8 +146,8 @@ fn fill(parts: &[Part], values: &Values<'_>) -> Vec<Piece> {
     };
     for part in parts {
         match part {
-            Part::Text(text) => pieces.push(Piece::Ours(text.clone())),
-            Part::Place(name) => match name.as_str() {
+            Fragment::Text(text) => pieces.push(Piece::Ours(text.clone())),
+            Fragment::Place(name) => match name.as_str() {
                 "count" => pieces.push(Piece::Ours(values.count.to_string())),
                 REPLACE => list(&mut pieces, values.replace),
                 _ => list(&mut pieces, values.history),
@@ -157,7 +157,7 @@ fn fill(parts: &[Part], values: &Values<'_>) -> Vec<Piece> {
     pieces
 }
 
-fn parts(text: &str, places: &[&str]) -> std::result::Result<Vec<Part>, String> {
+fn parts(text: &str, places: &[&str]) -> std::result::Result<Vec<Fragment>, String> {
     let mut parts = Vec::new();
     let mut plain = String::new();
     let mut chars = text.chars().peekable();
@@ -179,15 +179,15 @@ fn parts(text: &str, places: &[&str]) -> std::result::Result<Vec<Part>, String> 
                     return Err(names::unknown("place", &name, places.iter().copied()));
                 }
                 if !plain.is_empty() {
-                    parts.push(Part::Text(std::mem::take(&mut plain)));
+                    parts.push(Fragment::Text(std::mem::take(&mut plain)));
                 }
-                parts.push(Part::Place(name));
+                parts.push(Fragment::Place(name));
             }
             c => plain.push(c),
         }
     }
     if !plain.is_empty() {
-        parts.push(Part::Text(plain));
+        parts.push(Fragment::Text(plain));
     }
     Ok(parts)
 }
@@ -237,21 +237,21 @@ impl Prompts {
     }
 
     /// The template of a view.
-    pub fn of(&self, part: crate::views::Part) -> &Template {
+    pub fn of(&self, part: crate::views::ViewKind) -> &Template {
         &self.templates[place(part)]
     }
 
     /// Hash of a view's template, in hex.
-    pub fn hash(&self, part: crate::views::Part) -> &str {
+    pub fn hash(&self, part: crate::views::ViewKind) -> &str {
         &self.hashes[place(part)]
     }
 }
 
-fn place(part: crate::views::Part) -> usize {
+fn place(part: crate::views::ViewKind) -> usize {
     match part {
-        crate::views::Part::Future => 0,
-        crate::views::Part::Paraphrase => 1,
-        crate::views::Part::Counterfactual(_) => 2,
+        crate::views::ViewKind::Future => 0,
+        crate::views::ViewKind::Paraphrase => 1,
+        crate::views::ViewKind::Counterfactual(_) => 2,
     }
 }
 
@@ -305,9 +305,9 @@ mod tests {
         assert_eq!(Prompts::read(Some(folder.path())).unwrap(), own, "a comment changes no hash");
         std::fs::write(folder.path().join("future.toml"), GOOD).unwrap();
         let other = Prompts::read(Some(folder.path())).unwrap();
-        use crate::views::Part;
-        assert_ne!(other.hash(Part::Future), own.hash(Part::Future));
-        assert_eq!(other.hash(Part::Paraphrase), own.hash(Part::Paraphrase));
+        use crate::views::ViewKind;
+        assert_ne!(other.hash(ViewKind::Future), own.hash(ViewKind::Future));
+        assert_eq!(other.hash(ViewKind::Paraphrase), own.hash(ViewKind::Paraphrase));
         std::fs::remove_file(folder.path().join("paraphrase.toml")).unwrap();
         assert!(Prompts::read(Some(folder.path())).unwrap_err().to_string().contains("paraphrase.toml"));
     }

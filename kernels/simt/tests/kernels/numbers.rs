@@ -124,12 +124,12 @@ impl Memory {
     }
 
     pub fn bytes(&self) -> &[u8] {
-        // Safety: plain bytes of the vector, which holds more than `len` of them.
+        // SAFETY: plain bytes of the vector, which holds more than `len` of them.
         unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.len) }
     }
 
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // Safety: as above.
+        // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), self.len) }
     }
 

@@ -1,6 +1,7 @@
 //! The options of `ptf-fsr`, and the settings of the two models that follow from them.
 
 use crate::config::{Clients, Contrast, LocalOptimizer, LocalSettings, ModelSettings, RecLoss, Settings};
+use crate::model::ModelSpec;
 use crate::{Error, Result};
 
 use crate::federation::options::Options;
@@ -128,6 +129,9 @@ fn suits(settings: &Settings) -> Result<()> {
     }
     if settings.loss.contrast != Contrast::None {
         return refuse("loss.contrast", settings.loss.contrast.name(), "looks at no views: wanted none");
+    }
+    if ModelSpec::new(&settings.model).asked.is_some() {
+        return refuse("model.backbone", settings.model.backbone.name(), "labels next items: wanted a backbone that reads forwards");
     }
     if federation.clients != Clients::User {
         return refuse("federation.clients", &federation.clients.to_string(), "has one client a user: wanted user");

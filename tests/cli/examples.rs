@@ -1,0 +1,49 @@
+//! The examples do what they say.
+
+#[path = "../../examples/federated_run.rs"]
+mod federated_run;
+#[path = "../../examples/own_reader.rs"]
+mod own_reader;
+#[path = "../../examples/own_rule.rs"]
+mod own_rule;
+#[cfg(feature = "llm")]
+#[path = "../../examples/write_text.rs"]
+mod write_text;
+
+#[test]
+fn a_federated_run_learns_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let hit_rate = federated_run::run(folder.path()).unwrap();
+    // Ten of 120 items by chance: 0.083.
+    assert!((0.05..=1.0).contains(&hit_rate), "{hit_rate}");
+}
+
+#[test]
+fn a_reader_of_ones_own_reads_and_its_name_is_known_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("baskets.txt");
+    let line = |u: usize| format!("u{u}: {}\n", (0..6).map(|i| format!("i{}", (u + i) % 9)).collect::<Vec<_>>().join(", "));
+    std::fs::write(&file, (0..20).map(line).collect::<String>()).unwrap();
+    assert_eq!(own_reader::run(&file, folder.path()).unwrap(), (20, 9));
+    let again = own_reader::run(&file, folder.path()).unwrap_err();
+    assert!(again.to_string().contains("baskets") && again.kind() == lumos::ErrorKind::Usage, "{again}");
+    let text = lumos::load_settings(None, &["data.format=baskest".into()]).unwrap_err().to_string();
+    assert!(text.contains("did you mean `baskets`"), "{text}");
+}
+
+#[test]
+fn a_rule_of_ones_own_is_applied() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(own_rule::run(folder.path()).unwrap().is_finite());
+    let text = lumos::federation::rules::build(&["timid share=2".into()]).err().unwrap().to_string();
+    assert!(text.contains("a share above 0"), "{text}");
+}
+
+#[cfg(feature = "llm")]
+#[test]
+fn text_is_written_by_a_local_model() {
+    let Some(model) = crate::real::tinystories() else { return };
+    let text = write_text::run(&model, "Once upon a time, ").unwrap();
+    assert!(text.len() > 20, "{text}");
+    assert_eq!(write_text::run(&model, "Once upon a time, ").unwrap(), text, "greedy");
+}

@@ -20,8 +20,8 @@ use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Tokens of a batch, or the longest sentence where that is longer.
-const BATCH: usize = 256;
+/// Tokens of a batch; a longer sentence is one by itself, filled up to a multiple.
+const BATCH: usize = 32;
 /// Sentences tokenised at a time.
 const CHUNK: usize = 8192;
 
@@ -73,17 +73,17 @@ impl Encoder {
     fn chunk(&self, texts: &[String], mut out: &mut [f32]) -> Result<()> {
         let texts = texts.iter().map(|t| if self.spec.lower { t.to_lowercase() } else { t.clone() }).collect();
         let encodings = self.tokenizer.sentences(texts)?;
-        let (mut batches, rows) = (Vec::new(), self.spec.longest.max(BATCH));
+        let mut batches = Vec::new();
         let mut next = 0;
         while next < encodings.len() {
             let (mut tokens, mut ends) = (Vec::new(), Vec::new());
-            while let Some(e) = encodings.get(next).filter(|e| tokens.is_empty() || tokens.len() + e.len() <= rows) {
+            while let Some(e) = encodings.get(next).filter(|e| tokens.is_empty() || tokens.len() + e.len() <= BATCH) {
                 tokens.extend_from_slice(e.get_ids());
                 ends.push(tokens.len());
                 next += 1;
             }
-            // Always as many rows, so that a sentence's bits do not depend on those beside it.
-            tokens.resize(rows.max(tokens.len()), 0);
+            // A sentence alone decides how many rows there are, so that its bits do not depend on those beside it.
+            tokens.resize(tokens.len().max(1).next_multiple_of(BATCH), 0);
             let (vectors, rest) = std::mem::take(&mut out).split_at_mut(ends.len() * self.width());
             out = rest;
             batches.push((tokens, ends, vectors));

@@ -48,6 +48,7 @@
 //! |---|---|---|---|
 //! | a source format | [`Reader`] | [`register_reader`] | `examples/own_reader.rs` |
 //! | a rule for updates: attack, bound, noise, defence | [`Rule`] | [`federation::rules::register`] | `examples/own_rule.rs` |
+//! | a protocol: what clients and server exchange | [`federation::protocol::Protocol`] | [`federation::protocol::register`] | `examples/own_protocol.rs` |
 //! | a method | a TOML file | [`config::methods::register_file`] | `docs/extending.md` |
 //!
 //! Names are made known before the settings that use them are read.

@@ -45,8 +45,8 @@ pub struct RoundReport {
 }
 
 impl RoundReport {
-    /// The report of a round without what it spent its time on.
-    pub(super) fn of(round: u64, cohort: &Cohort, totals: &Totals, item_rows: u64, start: Instant) -> RoundReport {
+    /// The report of a round that began at `start`, without what it spent its time on.
+    pub fn of(round: u64, cohort: &Cohort, totals: &Totals, item_rows: u64, start: Instant) -> RoundReport {
         let n = totals.counts[0].max(1) as f64;
         RoundReport {
             round,

@@ -2,6 +2,8 @@
 
 #[path = "../../examples/federated_run.rs"]
 mod federated_run;
+#[path = "../../examples/own_protocol.rs"]
+mod own_protocol;
 #[path = "../../examples/own_reader.rs"]
 mod own_reader;
 #[path = "../../examples/own_rule.rs"]
@@ -37,6 +39,16 @@ fn a_rule_of_ones_own_is_applied() {
     assert!(own_rule::run(folder.path()).unwrap().is_finite());
     let text = lumos::federation::rules::build(&["timid share=2".into()]).err().unwrap().to_string();
     assert!(text.contains("a share above 0"), "{text}");
+}
+
+#[test]
+fn a_protocol_of_ones_own_trains_and_ranks() {
+    let folder = tempfile::tempdir().unwrap();
+    let hit_rate = own_protocol::run(folder.path()).unwrap();
+    // Ten of 80 items by chance: 0.125, less what a user has met.
+    assert!((0.1..=1.0).contains(&hit_rate), "{hit_rate}");
+    let text = lumos::load_settings(None, &["federation.protocol=conuts".into()]).unwrap_err().to_string();
+    assert!(text.contains("did you mean `counts`"), "{text}");
 }
 
 #[cfg(feature = "llm")]

@@ -1,13 +1,13 @@
 //! How clients and a server learn together: what goes down, what comes up, what the server does with it, and which model ranks.
 //!
-//! `federation.protocol` names one, with options: `"averaging"`, `"ptf-fsr replace=0.3"`. A protocol is one file here and one line in [`KINDS`].
+//! `federation.protocol` names one, with options: `"averaging"`, `"ptf-fsr replace=0.3"`. A protocol is one file here and one line in [`KINDS`];
+//! one of another crate is made known by [`register`].
 
 mod averaging;
 pub mod ptf_fsr;
 
 use super::options::{self, Choice, Options};
 use super::{Cohort, RoundReport};
-use crate::Result;
 use crate::config::Settings;
 use crate::data::{Dataset, Split};
 use crate::device::Device;
@@ -15,6 +15,8 @@ use crate::engine::cuda::DeviceUse;
 use crate::engine::{NamedTensor, Progress, Reduce, Solo, Tensors};
 use crate::model::Weights;
 use crate::views::Views;
+use crate::{Error, Result};
+use parking_lot::RwLock;
 use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,7 +48,7 @@ pub trait Protocol {
     /// `progress` is called with how many of how many clients (or, with one participant, local steps) are done.
     ///
     /// # Errors
-    /// [`crate::Error::Training`] for a client that diverged, [`crate::Error::Device`] where a device fails, [`crate::Error::Io`] for
+    /// [`Error::Training`] for a client that diverged, [`Error::Device`] where a device fails, [`Error::Io`] for
     /// private state that cannot be kept. The state is then that of the round before, or, where the server's step had begun on a device,
     /// of no use.
     fn round(&mut self, round: u64, cohort: &Cohort, next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport>;
@@ -66,8 +68,10 @@ pub trait Protocol {
     /// Weights of the server's model.
     ///
     /// # Errors
-    /// Where a device fails.
-    fn weights(&self) -> Result<Cow<'_, Weights>>;
+    /// Where a device fails; [`Error::Usage`] for a protocol whose server has none.
+    fn weights(&self) -> Result<Cow<'_, Weights>> {
+        Err(Error::Usage("this protocol's server has no model".into()))
+    }
 
     /// The whole state, for a checkpoint.
     ///
@@ -78,7 +82,7 @@ pub trait Protocol {
     /// Takes back what [`Protocol::tensors`] gave after `rounds_done` rounds.
     ///
     /// # Errors
-    /// [`crate::Error::Usage`] with the name of a tensor that does not fit. The state is then what it was.
+    /// [`Error::Usage`] with the name of a tensor that does not fit. The state is then what it was.
     fn restore(&mut self, tensors: &Tensors, rounds_done: u64) -> Result<()>;
 
     /// Whether the cohort of the next round is of use while one is trained.
@@ -148,15 +152,32 @@ impl Choice for Kind {
     }
 }
 
-/// Every protocol.
+/// The protocols of LUMOS.
 pub const KINDS: &[Kind] = &[averaging::KIND, ptf_fsr::KIND];
+
+/// Protocols that were registered.
+static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());
+
+/// Makes a protocol known in this process, for settings that are used from now on.
+///
+/// # Errors
+/// [`Error::Usage`] where its name is taken.
+pub fn register(kind: Kind) -> Result<()> {
+    let mut registered = REGISTERED.write();
+    if KINDS.iter().chain(registered.iter().copied()).any(|k| k.name == kind.name) {
+        return Err(Error::Usage(format!("there is a protocol `{}` already; give this one another name", kind.name)));
+    }
+    registered.push(Box::leak(Box::new(kind)));
+    Ok(())
+}
 
 /// The protocol that `settings` name, and its options.
 ///
 /// # Errors
-/// [`crate::Error::Setting`] for unknown names and options, and for what the protocol does not go with.
+/// [`Error::Setting`] for unknown names and options, and for what the protocol does not go with.
 pub fn chosen(settings: &Settings) -> Result<(&'static Kind, Options)> {
-    let (kind, options) = options::read("federation.protocol", "protocol", &settings.federation.protocol, KINDS)?;
+    let known: Vec<&'static Kind> = KINDS.iter().chain(REGISTERED.read().iter().copied()).collect();
+    let (kind, options) = options::read("federation.protocol", "protocol", &settings.federation.protocol, &known)?;
     (kind.check)(&options, settings)?;
-    Ok((kind, options))
+    Ok((*kind, options))
 }

@@ -46,19 +46,16 @@ impl<'p> Pool<'p> {
 }
 
 /// `n` negatives out of `trained`, the items that the client has trained on, without those that `barred` names; where none is left, out of
-/// all `items` (after 32 tries whatever came last).
+/// all `items` without those; where even then none is left, out of all of them.
 pub fn negatives(draws: &Stream, trained: &[u32], items: usize, n: usize, barred: impl Fn(u32) -> bool) -> Vec<u32> {
-    let open: Vec<u32> = trained.iter().copied().filter(|&item| !barred(item)).collect();
-    let any = |position: u64| {
-        let tries = (0..32).map(|k| draws.below_at(position << 5 | k, items as u64) as u32);
-        tries.reduce(|last, next| if barred(last) { next } else { last }).unwrap_or(0)
-    };
-    (0..n as u64)
-        .map(|position| match open.len() as u64 {
-            0 => any(position),
-            many => open[draws.below_at(position << 5, many) as usize],
-        })
-        .collect()
+    let mut open: Vec<u32> = trained.iter().copied().filter(|&item| !barred(item)).collect();
+    if open.is_empty() {
+        open.extend((0..items as u32).filter(|&item| !barred(item)));
+    }
+    if open.is_empty() {
+        open.extend(0..items as u32);
+    }
+    (0..n as u64).map(|position| open[draws.below_at(position << 5, open.len() as u64) as usize]).collect()
 }
 
 #[cfg(test)]
@@ -97,6 +94,8 @@ mod tests {
             prop_assert!(drawn.iter().all(|item| [6, 9].contains(item)));
             let drawn = negatives(&draws, &trained, 12, n, |item| item < 10);
             prop_assert!(drawn.iter().all(|item| *item >= 10), "{:?}", drawn);
+            let drawn = negatives(&draws, &trained, 12, n, |_| true);
+            prop_assert!(drawn.iter().all(|item| *item < 12), "{:?}", drawn);
         }
     }
 

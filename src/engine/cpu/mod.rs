@@ -6,7 +6,7 @@ mod ranking;
 mod tally;
 mod visit;
 
-pub(crate) use ranking::{own_state, pack_input, personal_scores};
+pub(crate) use ranking::{encode, in_blocks, own_state, pack_input, personal_scores, ranks_of};
 
 use super::{
     Engine, Global, Mean, Moments, Participants, PrivateState, PrivateStore, Progress, Reduce, Server, Totals, Trained, VisitPlan, Work,

@@ -5,10 +5,10 @@ use crate::backend::Step;
 use crate::backend::cpu::rank::Panels;
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::base::parallel;
-use crate::config::{Group, Settings};
+use crate::config::{Group, Mask, Settings};
 use crate::data::Split;
 use crate::engine::{Participants, PrivateState, PrivateStore, Progress};
-use crate::eval::rank_from_count;
+use crate::eval::{rank_from_count, rank_of};
 use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,14 +33,21 @@ pub(crate) fn pack_input(step: &mut Step, input: &[u32], max: usize, asked: Opti
 }
 
 /// Hidden states `[n, d]` of `inputs` under dense weights and an item table.
-fn encode(worker: &mut Worker, model: &Model, spec: &ModelSpec, inputs: &[&[u32]], dense: &[f32], items: &[f32]) -> Vec<f32> {
+pub(crate) fn encode(
+    worker: &mut Worker,
+    model: &Model,
+    spec: &ModelSpec,
+    inputs: &[impl AsRef<[u32]>],
+    dense: &[f32],
+    items: &[f32],
+) -> Vec<f32> {
     let settings = &spec.settings;
     let asked = spec.asked_row(items.len() / spec.dim() - spec.special.len());
     let fill = |step: &mut Step| {
         step.clear();
         step.align = settings.align();
         for input in inputs {
-            pack_input(step, input, settings.max_len as usize, asked);
+            pack_input(step, input.as_ref(), settings.max_len as usize, asked);
         }
         step.end_client();
     };
@@ -50,21 +57,21 @@ fn encode(worker: &mut Worker, model: &Model, spec: &ModelSpec, inputs: &[&[u32]
     })
 }
 
-pub(super) fn rank(engine: &CpuEngine, split: Split, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
-    let weights = &engine.global.weights;
-    let panels = Panels::new(weights.catalogue(), weights.spec.dim());
-    let shape = WorkerShape::new(&weights.spec);
+/// Ranks of `users`, block by block on `threads` threads: `rank` gives those of one block, on a worker for models of `spec`.
+pub(crate) fn in_blocks(
+    threads: usize,
+    spec: &ModelSpec,
+    users: &[u32],
+    progress: &Progress,
+    rank: impl Fn(&mut Worker, &[u32]) -> Result<Vec<u32>> + Sync,
+) -> Result<Vec<u32>> {
+    let shape = WorkerShape::new(spec);
     let done = AtomicU64::new(0);
     let mut lanes: Vec<RankLane> =
-        (0..engine.threads).map(|_| RankLane { worker: Worker::new(shape.clone()), blocks: Vec::new(), failure: None }).collect();
+        (0..threads).map(|_| RankLane { worker: Worker::new(shape.clone()), blocks: Vec::new(), failure: None }).collect();
     parallel::for_each(&mut lanes, users.len().div_ceil(BLOCK), 1, |RankLane { worker, blocks, failure }, b| {
         let block = &users[b * BLOCK..users.len().min((b + 1) * BLOCK)];
-        let ranks = if private.is_empty() {
-            Ok(rank_block(engine, worker, &panels, split, block))
-        } else {
-            rank_personal(engine, worker, split, block, private)
-        };
-        match ranks {
+        match rank(worker, block) {
             Ok(ranks) => blocks.push((b, ranks)),
             Err(e) => *failure = Some(e),
         }
@@ -81,34 +88,40 @@ pub(super) fn rank(engine: &CpuEngine, split: Split, users: &[u32], private: &Pr
     Ok(blocks.into_iter().flat_map(|(_, r)| r).collect())
 }
 
-fn rank_block(engine: &CpuEngine, worker: &mut Worker, panels: &Panels, split: Split, users: &[u32]) -> Vec<u32> {
-    let (weights, settings) = (&engine.global.weights, engine.settings);
-    let d = weights.spec.dim();
-    let asked: Vec<_> = users.iter().map(|&u| engine.data.input_and_target(u as usize, split)).collect();
-    let known: Vec<_> = asked.iter().flatten().copied().collect();
-    let inputs: Vec<&[u32]> = known.iter().map(|(input, _)| *input).collect();
-    let hidden = encode(worker, &engine.model, &weights.spec, &inputs, &weights.dense, &weights.items);
-    let thresholds: Vec<f32> = known.iter().zip(hidden.chunks_exact(d)).map(|((_, t), h)| panels.score(h, *t)).collect();
+/// Ranks from the hidden states `[n, d]` of the users that have a target: `asked` holds input and target of each user, the input being
+/// what `mask` looks at; 0 for a user without a target.
+pub(crate) fn ranks_of(panels: &Panels, hidden: &[f32], d: usize, mask: Mask, asked: &[Option<(&[u32], u32)>]) -> Vec<u32> {
+    let known: Vec<_> = asked.iter().flatten().zip(hidden.chunks_exact(d)).collect();
+    let thresholds: Vec<f32> = known.iter().map(|((_, target), h)| panels.score(h, *target)).collect();
     let mut counts = vec![0u32; known.len()];
-    panels.count(&hidden, &thresholds, &mut counts);
-    let mut ranks = known.iter().enumerate().map(|(i, (input, target))| {
-        let h = &hidden[i * d..][..d];
-        let masked = settings.eval.mask.masked(input);
-        rank_from_count(counts[i], *target, masked, |item| not_less(panels.score(h, item), thresholds[i]))
+    panels.count(hidden, &thresholds, &mut counts);
+    let mut ranks = known.iter().zip(counts.iter().zip(&thresholds)).map(|(((input, target), h), (&count, &threshold))| {
+        rank_from_count(count, *target, mask.masked(input), |item| not_less(panels.score(h, item), threshold))
     });
     asked.iter().map(|a| a.map_or(0, |_| ranks.next().unwrap_or(0))).collect()
 }
 
-/// The same with each user's own weights; a user costs a table of its own, so this is the slow path.
+pub(super) fn rank(engine: &CpuEngine, split: Split, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
+    let (weights, mask) = (&engine.global.weights, engine.settings.eval.mask);
+    let panels = Panels::new(weights.catalogue(), weights.spec.dim());
+    in_blocks(engine.threads, &weights.spec, users, progress, |worker, users| {
+        if !private.is_empty() {
+            return rank_personal(engine, worker, split, users, private);
+        }
+        let asked: Vec<_> = users.iter().map(|&u| engine.data.input_and_target(u as usize, split)).collect();
+        let inputs: Vec<&[u32]> = asked.iter().flatten().map(|(input, _)| *input).collect();
+        let hidden = encode(worker, &engine.model, &weights.spec, &inputs, &weights.dense, &weights.items);
+        Ok(ranks_of(&panels, &hidden, weights.spec.dim(), mask, &asked))
+    })
+}
+
+/// Ranks under each user's own weights; a user costs a table of its own, so this is the slow path.
 fn rank_personal(engine: &CpuEngine, worker: &mut Worker, split: Split, users: &[u32], private: &PrivateStore) -> Result<Vec<u32>> {
     let rank = |&user: &u32| {
         let Some((input, target)) = engine.data.input_and_target(user as usize, split) else { return Ok(0) };
         let state = own_state(&engine.participants, Some(user), private)?;
         let scores = personal_scores(worker, &engine.model, engine.settings, &engine.global.weights, &state, input);
-        let threshold = scores[target as usize];
-        let counted = scores.iter().filter(|&&s| not_less(s, threshold)).count() as u32;
-        let masked = engine.settings.eval.mask.masked(input);
-        Ok(rank_from_count(counted, target, masked, |i| not_less(scores[i as usize], threshold)))
+        Ok(rank_of(&scores, target, engine.settings.eval.mask.masked(input)))
     };
     users.iter().map(rank).collect()
 }

@@ -49,7 +49,7 @@ impl Default for InBatchSettings {
     }
 }
 
-/// See the module.
+/// Two copies of each sequence told from the copies of the others.
 pub struct InBatch;
 
 /// The items that copies are made of: what the history is encoded from.
@@ -88,7 +88,7 @@ fn augmented(items: &[u32], operator: usize, settings: &InBatchSettings, mask: u
             copy.drain(..from);
         }
         1 => {
-            // The first so many places of a shuffled list of places.
+            // Places at the head of a shuffled list of all places.
             let mut places: Copy = (0..n as u32).collect();
             for i in 0..share(settings.mask) {
                 let other = i + draws.below(n - i);

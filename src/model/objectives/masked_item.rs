@@ -29,7 +29,7 @@ impl Default for MaskedSettings {
     }
 }
 
-/// See the module. The loss is `loss.rec`.
+/// Items left out of a sequence, at a mask row in their place. The loss is `loss.rec`.
 pub struct MaskedItem;
 
 fn inputs<'a>(s: &Sequence<'a>) -> &'a [u32] {

@@ -4,7 +4,7 @@ use super::{Out, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend};
 use crate::config::LossSettings;
 
-/// See the module. The loss is `loss.rec`.
+/// The next item at every position. The loss is `loss.rec`.
 pub struct NextItem;
 
 /// Training items that are encoded, and whether the last of them has a target outside.

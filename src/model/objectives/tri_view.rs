@@ -7,7 +7,7 @@ use crate::config::{Anchor, Contrast, LossSettings};
 use crate::views::UserViews;
 use smallvec::SmallVec;
 
-/// See the module.
+/// The contrast of a history with its future, paraphrase and counterfactuals.
 pub struct TriView;
 
 /// The views that the objective uses, positives first, and how many positives there are.

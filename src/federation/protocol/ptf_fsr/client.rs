@@ -17,7 +17,7 @@ pub struct Round<'r> {
     pub constants: &'r Constants,
     pub data: &'r Dataset,
     pub model: &'r Model,
-    /// Weights that a client starts its first round with. They follow from the seed, so nobody has to send them.
+    /// Weights that a client starts its first round with. They follow from the seed, so they are never sent.
     pub initial: &'r Weights,
     pub round: u64,
 }

@@ -97,7 +97,7 @@ impl Constants {
             server: shape("server")?,
             server_local: LocalSettings { lr: above("server-lr")?, ..local },
             server_epochs: options.count("server-epochs", 1, 1000)?,
-            // In fixed point so many gradients can be added up.
+            // The most gradients that can be added up in fixed point.
             server_batch: options.count("server-batch", 1, 1 << 16)? as usize,
             replace: share("replace")?,
             eps: least("eps")?,

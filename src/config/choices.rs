@@ -158,7 +158,7 @@ impl std::str::FromStr for Clients {
             "one" => Ok(Clients::One),
             _ => groups().ok_or_else(|| {
                 let hint = nearest(text, ["user", "one", "groups:N"]).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-                format!("expected \"user\", \"one\" or \"groups:N\" with N of at least 1{hint}")
+                format!("\"user\", \"one\" or \"groups:N\" with N of at least 1{hint}")
             }),
         }
     }
@@ -328,5 +328,24 @@ choice! {
         Ebnf = "ebnf",
         /// Nothing: plain lines, as the prompt asks.
         Lines = "lines",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_read_and_write() {
+        for clients in [Clients::User, Clients::One, Clients::Groups(7)] {
+            assert_eq!(clients.to_string().parse(), Ok(clients));
+        }
+        for (text, meant) in [("grups:4", "groups:N"), ("usr", "user"), ("groups", "groups:N")] {
+            let message = text.parse::<Clients>().unwrap_err();
+            assert!(message.contains(&format!("did you mean `{meant}`?")), "{text}: {message}");
+        }
+        for text in ["groups:0", "groups:-1", "groups:x", "groups:4294967296", ""] {
+            assert!(text.parse::<Clients>().unwrap_err().contains("N of at least 1"), "{text}");
+        }
     }
 }

@@ -59,6 +59,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
         ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
+        ("four groups", with(&|s| (s.federation.clients, s.local.batch, s.federation.fraction) = (Clients::Groups(4), 7, 0.6))),
     ]
 }
 
@@ -419,5 +420,18 @@ fn users_too_short_for_a_target_are_left_out_and_do_not_stop_training() {
         trainer.round().unwrap();
         let ranks = trainer.rank(Split::Test, &[0, 10, 11, 12], &|_, _| {}).unwrap();
         assert!(ranks[0] > 0 && ranks[1] == 0 && ranks[2] == 0 && ranks[3] > 0, "{ranks:?}");
+    }
+}
+
+#[test]
+fn who_trains_alone_never_drops_out() {
+    let (data, views) = world(30, 20, 5);
+    let trained = |clients: Clients, rate: f32| {
+        let mut s = settings();
+        (s.federation.clients, s.federation.dropout_rate, s.local.batch) = (clients, rate, 7);
+        train(&s, &data, &views, 3)
+    };
+    for clients in [Clients::One, Clients::Groups(1)] {
+        assert!(trained(clients, 0.95) == trained(clients, 0.0), "{clients}");
     }
 }

@@ -11,6 +11,11 @@ pub fn value(value: &impl Serialize) -> Result<Value> {
     serde_json::from_str(&serde_json::to_string(value)?)
 }
 
+/// Whether a count is left out of JSON.
+pub fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

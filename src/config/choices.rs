@@ -47,6 +47,15 @@ choice! {
     }
 }
 choice! {
+    /// What becomes of a client that diverges.
+    OnDivergence {
+        /// It is left out of the round and counted, unless `federation.max_diverged` is exceeded.
+        Drop = "drop",
+        /// The run ends.
+        Stop = "stop",
+    }
+}
+choice! {
     /// Where learned positions are counted from.
     Positions {
         /// The first item of the input has position 0.

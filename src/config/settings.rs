@@ -274,6 +274,10 @@ pub struct FederationSettings {
     pub shared: Vec<Group>,
     /// Share of a cohort that never reports back, in `[0, 1)`.
     pub dropout_rate: f32,
+    /// What becomes of a client whose change is not finite or larger than 256 in some weight.
+    pub on_divergence: OnDivergence,
+    /// Share of a cohort that may diverge before the run ends, in `[0, 1)`. Used where `on_divergence` is `drop`.
+    pub max_diverged: f32,
     /// Server optimiser.
     pub server: ServerOptimizer,
     /// Server learning rate.
@@ -305,6 +309,8 @@ impl Default for FederationSettings {
             upload_rows: UploadRows::Trained,
             shared: vec![Group::Items, Group::Encoder],
             dropout_rate: 0.0,
+            on_divergence: OnDivergence::Drop,
+            max_diverged: 0.1,
             server: ServerOptimizer::Sgd,
             server_lr: 1.0,
             server_momentum: 0.0,

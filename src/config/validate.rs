@@ -202,6 +202,7 @@ fn federation(settings: &Settings) -> Result<()> {
         check(!twice, "federation.shared", format!("a list with `{}` twice", group.name()), "each group once")?;
     }
     check(!s.shared.is_empty(), "federation.shared", "empty", "at least one group; with none the clients would learn alone")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.max_diverged", s.max_diverged, "at least 0 and below 1 (a share)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "at least 0 and below 1 (a share)")?;
     number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "at least 0 and below 1 (a rate)")?;

@@ -62,6 +62,8 @@ pub struct Trained {
     pub totals: Totals,
     /// Private state that visits have changed. It holds once the round has succeeded.
     pub private: Vec<(u32, PrivateState)>,
+    /// The lowest client that was left out because its change is not finite or too large, and what happened. How many there are is in the totals.
+    pub diverged: Option<(u32, String)>,
     /// Seconds of packing, of training and of adding updates; the mean over threads, or on a device what it waited and worked.
     pub seconds: [f64; 3],
 }
@@ -71,11 +73,12 @@ pub type Moments = [Vec<f32>; 4];
 
 /// Trains clients and ranks users on one kind of hardware.
 pub trait Engine {
-    /// Trains clients from the global model and adds their updates to the round's sums. The global model stays as it is.
+    /// Trains clients from the global model and adds their updates to the round's sums. The global model stays as it is. A client whose
+    /// change is not finite or too large is left out and counted.
     ///
     /// # Errors
-    /// [`crate::Error::Training`] for a client whose change is not finite or too large, [`crate::Error::Device`] for a device that fails.
-    /// The engine can be used on.
+    /// [`crate::Error::Training`] for a client whose private state cannot be read, [`crate::Error::Device`] for a device that fails. The
+    /// engine can be used on.
     fn train(&mut self, work: &Work, progress: &Progress) -> Result<Trained>;
 
     /// Adds the sums of the other processes to those of this one.

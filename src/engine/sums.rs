@@ -105,6 +105,32 @@ impl Sums {
         fine
     }
 
+    /// Takes an update back that was added, whatever it held: afterwards the sums are what they were, but for slots without weight
+    /// (see [`Sums::drop_empty`]).
+    pub fn take_back(&mut self, update: &Update) {
+        let (weight, d) = (-i64::from(update.weight), self.d);
+        // The numbers are turned into fixed point as before and cancel out; whether they were fine is known.
+        if !update.dense.is_empty() {
+            let _ = fixed::add_values(&mut self.dense, &update.dense, weight);
+        }
+        for (&item, row) in update.items.iter().zip(update.rows.chunks_exact(d)) {
+            let slot = self.slot(item);
+            self.row_weight[slot] += weight;
+            let _ = fixed::add_values(&mut self.rows[slot * d..][..d], row, weight);
+        }
+    }
+
+    /// Removes the rows whose every contribution was taken back.
+    pub fn drop_empty(&mut self) {
+        let held: Vec<u32> = self.items.iter().zip(&self.row_weight).filter(|(_, weight)| **weight > 0).map(|(&item, _)| item).collect();
+        if held.len() == self.items.len() {
+            return;
+        }
+        let gone: Vec<u32> = self.items.iter().zip(&self.row_weight).filter(|(_, weight)| **weight == 0).map(|(&item, _)| item).collect();
+        self.lay_out(&held);
+        gone.iter().for_each(|&item| self.slot[item as usize] = u32::MAX);
+    }
+
     /// Adds `other` to these sums.
     pub fn merge(&mut self, other: &Sums) {
         for (a, b) in self.dense.iter_mut().zip(&other.dense) {

@@ -3,8 +3,8 @@
 /// Counts, losses and bytes over clients. Integers, so that adding them up in any order gives the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Clients, local steps, tokens, examples, uploaded rows, downloaded rows.
-    pub counts: [u64; 6],
+    /// Clients, local steps, tokens, examples, uploaded rows, downloaded rows, clients left out because they diverged.
+    pub counts: [u64; 7],
     /// Next-item loss and contrast in fixed point, each summed over clients (mean over the client's steps).
     pub losses: [i64; 2],
     /// Bytes down and up.
@@ -20,14 +20,14 @@ impl Totals {
     }
 
     /// All numbers in one array, for a [`super::Reduce`].
-    pub fn to_array(&self) -> [i64; 10] {
-        let [a, b, c, d, e, f] = self.counts.map(|n| n as i64);
+    pub fn to_array(&self) -> [i64; 11] {
+        let [a, b, c, d, e, f, g] = self.counts.map(|n| n as i64);
         let [down, up] = self.bytes.map(|n| n as i64);
-        [a, b, c, d, e, f, self.losses[0], self.losses[1], down, up]
+        [a, b, c, d, e, f, g, self.losses[0], self.losses[1], down, up]
     }
 
     /// Back from [`Totals::to_array`].
-    pub fn from_array([a, b, c, d, e, f, next_item, contrast, down, up]: [i64; 10]) -> Totals {
-        Totals { counts: [a, b, c, d, e, f].map(|n| n as u64), losses: [next_item, contrast], bytes: [down, up].map(|n| n as u64) }
+    pub fn from_array([a, b, c, d, e, f, g, next_item, contrast, down, up]: [i64; 11]) -> Totals {
+        Totals { counts: [a, b, c, d, e, f, g].map(|n| n as u64), losses: [next_item, contrast], bytes: [down, up].map(|n| n as u64) }
     }
 }

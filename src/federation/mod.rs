@@ -1,5 +1,6 @@
 //! The federation: who trains in a round ([`draw`]), what goes down and up ([`protocol`]), and what happens to updates ([`rules`]).
 
+mod divergence;
 mod draw;
 pub mod options;
 pub mod protocol;

@@ -1,6 +1,7 @@
 //! What a round reports.
 
 use super::Cohort;
+use crate::base::json::is_zero;
 use crate::engine::cuda::DeviceRound;
 use crate::engine::{Totals, fixed};
 use serde::Serialize;
@@ -15,6 +16,9 @@ pub struct RoundReport {
     pub clients: u64,
     /// Clients that were drawn and dropped out.
     pub dropped: u64,
+    /// Clients that were left out because they diverged (`federation.on_divergence`).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub diverged: u64,
     /// Local steps of all clients; for clients of one sequence these are client-epochs.
     pub client_epochs: u64,
     /// Mean over clients of the next-item loss (mean over a client's local steps).
@@ -52,6 +56,7 @@ impl RoundReport {
             round,
             clients: totals.counts[0],
             dropped: u64::from(cohort.dropped),
+            diverged: totals.counts[6],
             client_epochs: totals.counts[1],
             rec_loss: fixed::to_f64(totals.losses[0]) / n,
             contrast_loss: fixed::to_f64(totals.losses[1]) / n,

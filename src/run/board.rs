@@ -26,6 +26,9 @@ impl Board {
         if r.contrast_loss != 0.0 {
             out.put("loss/contrast", r.contrast_loss);
         }
+        if r.diverged > 0 {
+            out.put("clients/diverged", r.diverged as f64);
+        }
         out.put("speed/client_epochs_per_s", r.client_epochs as f64 / r.seconds);
         out.put("speed/round_seconds", r.seconds);
         out.put("bytes/up", r.bytes_up as f64);

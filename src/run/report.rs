@@ -2,7 +2,7 @@
 
 use super::chart::{Series, escape, line_chart};
 use super::folder::RunInfo;
-use super::result::{RunResult, masked_targets};
+use super::result::{RunResult, diverged, masked_targets};
 use crate::config::{Settings, flat};
 use serde_json::Value;
 
@@ -18,6 +18,9 @@ pub(super) fn html(settings: &Settings, info: &RunInfo, result: &RunResult, line
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title><style>{STYLE}</style></head><body>\n"
     );
     page += &format!("<h1>{title}</h1>\n<p>{}</p>\n", escape(&summary(info, result)));
+    if let Some(text) = diverged(result) {
+        page += &format!("<p>{}.</p>\n", escape(&text));
+    }
     if let Some(notice) = notice {
         page += &format!("<p><strong>Note.</strong> {}.</p>\n", escape(notice));
     }

@@ -1,5 +1,6 @@
 //! `result.json`: the figures of the best checkpoint.
 
+use crate::base::json::is_zero;
 use crate::data::Split;
 use crate::eval::Metrics;
 use crate::{Error, Result};
@@ -43,10 +44,19 @@ pub struct RunResult {
     pub client_epochs: u64,
     /// Local steps per second of training.
     pub client_epochs_per_s: f64,
+    /// Visits of clients that diverged and were left out, over all rounds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub diverged: u64,
     /// Bytes that all clients uploaded.
     pub bytes_up: u64,
     /// Bytes that all clients downloaded.
     pub bytes_down: u64,
+}
+
+/// What a reader is told of visits that diverged, if any did.
+pub fn diverged(result: &RunResult) -> Option<String> {
+    let why = "were left out because they diverged (federation.on_divergence); a lower local.lr or a local.clip keeps them";
+    (result.diverged > 0).then(|| format!("{} visits of clients {why}", result.diverged))
 }
 
 /// Validation and test targets that may not be recommended and count as misses, where there are any.

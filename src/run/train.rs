@@ -9,7 +9,7 @@ use super::metrics::{Line, MetricsFile, read_lines};
 use super::notice::returning_notice;
 use super::pipeline::Prepared;
 use super::ranks::write_ranks;
-use super::result::{RunResult, scores};
+use super::result::{RunResult, diverged, scores};
 use super::resume::newest;
 use super::watch::Watch;
 use super::{Observer, report};
@@ -100,6 +100,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
         watch,
         saved: meta.clone(),
         written: meta.round,
+        warned: false,
         meta,
     };
     observer.training(&settings.method, run.meta.round, rounds);
@@ -131,6 +132,8 @@ struct Run<'a> {
     saved: CheckpointMeta,
     /// Last round in the metrics.
     written: u64,
+    /// Whether a warning of diverged clients was given.
+    warned: bool,
 }
 
 impl Run<'_> {
@@ -144,6 +147,12 @@ impl Run<'_> {
             let report = trainer.round_with(&|done, total| observer.in_round(done, total))?;
             self.meta.round = report.round;
             observer.round(&report);
+            if report.diverged > 0 && !std::mem::replace(&mut self.warned, true) {
+                observer.warn(&format!(
+                    "round {}: {} clients diverged and were left out; the end says how many did",
+                    report.round, report.diverged
+                ));
+            }
             let due = self.meta.round.is_multiple_of(u64::from(settings.eval.every)) || self.meta.round == rounds;
             let late = saved.elapsed() > SAVE_EVERY;
             let mut line = Line { report, valid: None, best: None, gpu: self.watch.end(due || late) };
@@ -234,10 +243,12 @@ impl Run<'_> {
             train_seconds: seconds,
             client_epochs: epochs as u64,
             client_epochs_per_s: if seconds > 0.0 { epochs / seconds } else { 0.0 },
+            diverged: total("diverged") as u64,
             bytes_up: total("bytes_up") as u64,
             bytes_down: total("bytes_down") as u64,
             ..untrained(settings, data)
         };
+        diverged(&result).iter().for_each(|text| observer.warn(text));
         close(&self.folder, settings, &result, &lines, self.notice.as_deref())?;
         Ok(result)
     }
@@ -318,6 +329,7 @@ fn untrained(settings: &Settings, data: &Dataset) -> RunResult {
         train_seconds: 0.0,
         client_epochs: 0,
         client_epochs_per_s: 0.0,
+        diverged: 0,
         bytes_up: 0,
         bytes_down: 0,
     }

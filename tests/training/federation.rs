@@ -2,14 +2,16 @@
 
 use crate::ring::{come_back, world};
 use lumos::config::{
-    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, Group, LocalOptimizer, Mask, Positions, RecLoss, ServerOptimizer,
-    Settings, UploadRows,
+    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, Group, LocalOptimizer, Mask, OnDivergence, Positions, RecLoss,
+    ServerOptimizer, Settings, UploadRows,
 };
 use lumos::data::{Dataset, Split};
-use lumos::engine::{NamedTensor, TensorData, Update, wire};
+use lumos::engine::cpu::CpuEngine;
+use lumos::engine::{Engine, NamedTensor, PrivateState, PrivateStore, TensorData, Update, Work, wire};
 use lumos::eval::{MISS, metrics};
-use lumos::federation::Trainer;
+use lumos::federation::{Trainer, rules};
 use lumos::views::{UserViews, Views};
+use std::collections::BTreeSet;
 
 fn settings() -> Settings {
     let mut s = Settings { seed: 3, threads: 1, ..Default::default() };
@@ -372,12 +374,58 @@ fn a_diverging_client_stops_the_round_with_its_name_and_leaves_the_weights() {
     let (data, views) = world(30, 20, 1);
     let mut s = settings();
     s.local.lr = 1e6;
-    let mut trainer = Trainer::new(&s, &data, &views).unwrap();
-    let before = trainer.tensors().unwrap();
-    let error = trainer.round().unwrap_err().to_string();
-    assert!(error.starts_with("round 1, client ") && error.contains("local.lr"), "{error}");
-    assert_eq!(before, trainer.tensors().unwrap());
-    assert_eq!(trainer.rounds_done(), 0);
+    for (policy, part) in [(OnDivergence::Stop, "local.lr"), (OnDivergence::Drop, "more than federation.max_diverged = 0.1 lets pass")] {
+        s.federation.on_divergence = policy;
+        let mut trainer = Trainer::new(&s, &data, &views).unwrap();
+        let before = trainer.tensors().unwrap();
+        let error = trainer.round().unwrap_err().to_string();
+        assert!(error.starts_with("round 1, client ") && error.contains(part), "{error}");
+        assert_eq!(before, trainer.tensors().unwrap());
+        assert_eq!(trainer.rounds_done(), 0);
+    }
+}
+
+#[test]
+fn clients_that_diverge_leave_no_trace_in_the_round() {
+    let (data, views) = world(40, 30, 1);
+    for (rules, shared) in [
+        (vec![], vec![Group::Items, Group::Encoder]),
+        (vec!["norm-bound bound=1e9".to_string()], vec![Group::Items, Group::Encoder]),
+        (vec!["median".to_string()], vec![Group::Items, Group::Encoder]),
+        (vec![], vec![Group::Items]),
+    ] {
+        let mut s = settings();
+        (s.local.optimizer, s.local.lr, s.local.epochs) = (LocalOptimizer::Sgd, 24.0, 3);
+        s.federation.shared = shared;
+        let rules = rules::build(&rules).unwrap();
+        let private = PrivateStore::new(16);
+        let trained = |clients: &[u32], threads: u32| {
+            let s = Settings { threads, ..s.clone() };
+            let mut engine = CpuEngine::new(&s, &data, &views);
+            let work = Work { round: 1, clients, next: None, rules: &rules, private: &private };
+            let trained = engine.train(&work, &|_, _| ()).unwrap();
+            let rows = engine.touched_rows();
+            let mean = if rules.is_empty() { None } else { engine.mean().unwrap() };
+            engine.serve(mean.as_ref()).unwrap();
+            (trained, rows, engine.global().unwrap().tensors())
+        };
+        let everyone: Vec<u32> = (0..40).collect();
+        let healthy: Vec<u32> = everyone.iter().copied().filter(|&c| trained(&[c], 1).0.totals.counts[6] == 0).collect();
+        assert!((5..36).contains(&healthy.len()), "{} of 40 are healthy", healthy.len());
+        let (expected, rows, weights) = trained(&healthy, 1);
+        assert!(expected.diverged.is_none());
+        for threads in [1, 3] {
+            let (all, all_rows, all_weights) = trained(&everyone, threads);
+            let (client, message) = all.diverged.unwrap();
+            assert!(!healthy.contains(&client) && (0..client).all(|c| healthy.contains(&c)) && message.contains("local.lr"), "{message}");
+            let mut counts = expected.totals.counts;
+            counts[6] = (40 - healthy.len()) as u64;
+            assert_eq!((all.totals.counts, all.totals.losses, all_rows), (counts, expected.totals.losses, rows));
+            assert_eq!(all_weights, weights);
+            let kept = |t: &[(u32, PrivateState)]| t.iter().map(|(client, _)| *client).collect::<BTreeSet<_>>();
+            assert_eq!(kept(&all.private), kept(&expected.private));
+        }
+    }
 }
 
 #[test]

@@ -99,8 +99,7 @@ impl<'a> CpuEngine<'a> {
         };
         let Lane { tally, seconds, .. } = &mut self.lanes[0];
         if !fine {
-            let [next_item, contrast] = visited.losses.map(|sum| sum / visited.steps.max(1) as f64);
-            tally.fail(client, fixed::diverged(next_item, contrast));
+            tally.leave_out(client, visited.losses.map(|sum| sum / visited.steps.max(1) as f64));
             return Ok(());
         }
         let after = After { dense: self.batches.dense(), items: &all, rows: self.batches.items(), uploaded: None };
@@ -165,13 +164,17 @@ impl Engine for CpuEngine<'_> {
         self.lanes.iter().for_each(|lane| totals.add(&lane.tally.totals));
         let seconds = [0, 1, 2].map(|i| self.lanes.iter().map(|l| l.seconds[i]).sum::<f64>() / self.lanes.len() as f64);
         let private = self.lanes.iter_mut().flat_map(|l| l.tally.private.drain(..)).collect();
+        let diverged = self.lanes.iter().filter_map(|lane| lane.tally.diverged.clone()).min();
         let (first, rest) = self.lanes.split_first_mut().expect("an engine has a lane");
         for lane in rest {
             first.tally.sums.merge(&lane.tally.sums);
             first.tally.updates.append(&mut lane.tally.updates);
         }
+        if totals.counts[6] > 0 {
+            first.tally.sums.drop_empty();
+        }
         self.trained = work.round;
-        Ok(Trained { totals, private, seconds })
+        Ok(Trained { totals, private, diverged, seconds })
     }
 
     fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {

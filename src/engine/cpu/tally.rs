@@ -1,4 +1,4 @@
-//! What the clients of one thread have given: sums of their updates, counts, private state, the first failure.
+//! What the clients of one thread have given: sums of their updates, counts, private state; who had to be left out.
 
 use crate::backend::cpu::Visited;
 use crate::config::{ClientWeighting, Group, Settings};
@@ -53,8 +53,10 @@ impl After<'_> {
 pub(super) struct Tally {
     pub sums: Sums,
     pub totals: Totals,
-    /// First failure: client and what happened.
+    /// The lowest client whose private state could not be read, and why.
     pub failure: Option<(u32, String)>,
+    /// The lowest client that diverged, and what happened.
+    pub diverged: Option<(u32, String)>,
     /// The update of the client at hand, where rules look at it.
     update: Update,
     /// Updates of the round, where a rule needs all of them.
@@ -69,6 +71,7 @@ impl Tally {
             sums: Sums::new(spec, items),
             totals: Totals::default(),
             failure: None,
+            diverged: None,
             update: Update::default(),
             updates: Vec::new(),
             private: Vec::new(),
@@ -79,6 +82,7 @@ impl Tally {
         self.sums.clear();
         self.totals = Totals::default();
         self.failure = None;
+        self.diverged = None;
         self.updates.clear();
         self.private.clear();
     }
@@ -90,28 +94,48 @@ impl Tally {
         }
     }
 
-    /// Adds the change of `client`, as the rules leave it.
+    /// Counts `client` as diverged: nothing of it is in the sums.
+    pub fn leave_out(&mut self, client: u32, [next_item, contrast]: [f64; 2]) {
+        self.totals.counts[6] += 1;
+        if self.diverged.as_ref().is_none_or(|(c, _)| client < *c) {
+            self.diverged = Some((client, fixed::diverged(next_item, contrast)));
+        }
+    }
+
+    /// Adds the change of `client`, as the rules leave it. A client that has diverged is left out.
     pub fn add(&mut self, at: &Place, client: u32, plan: &VisitPlan, visited: &Visited, after: &After, private: Option<&PrivateState>) {
         if visited.steps == 0 {
             return;
         }
         let shared = Shared::of(at.settings);
         let weight = if at.settings.federation.weights == ClientWeighting::Examples { i64::from(plan.examples.max(1)) } else { 1 };
-        let (mut fine, uploaded) = if at.rules.is_empty() {
+        let [next_item, contrast] = visited.losses.map(|sum| sum / visited.steps as f64);
+        if !next_item.is_finite() || !contrast.is_finite() || !fine_private(shared, after) {
+            return self.leave_out(client, [next_item, contrast]);
+        }
+        let (fine, uploaded) = if at.rules.is_empty() {
             self.add_change(at, shared, weight, after)
         } else {
             self.add_update(at, shared, client, weight, after)
         };
-        fine &= self.keep_private(shared, client, private, after);
-        let [next_item, contrast] = visited.losses.map(|sum| sum / visited.steps as f64);
-        if !fine || !next_item.is_finite() || !contrast.is_finite() {
-            return self.fail(client, fixed::diverged(next_item, contrast));
+        if !fine {
+            if at.rules.is_empty() {
+                // The same numbers cancel out, whatever they are.
+                let _ = self.add_change(at, shared, -weight, after);
+            } else {
+                self.sums.take_back(&self.update);
+            }
+            return self.leave_out(client, [next_item, contrast]);
         }
+        if at.rules.needs() == Needs::All {
+            self.updates.push(self.update.clone());
+        }
+        self.keep_private(shared, client, private, after);
         self.sums.weight += weight;
         let rows = plan.rows as usize;
         let (d, p) = (at.global.spec.dim(), if shared.dense { at.global.dense.len() } else { 0 });
         self.totals.add(&Totals {
-            counts: [1, visited.steps, visited.tokens, plan.examples.into(), uploaded, plan.rows.into()],
+            counts: [1, visited.steps, visited.tokens, plan.examples.into(), uploaded, plan.rows.into(), 0],
             losses: [fixed::from_f64(next_item), fixed::from_f64(contrast)],
             bytes: [wire::encoded_len(p, if shared.items { rows } else { 0 }, d), wire::encoded_len(p, uploaded as usize, d)],
         });
@@ -142,30 +166,29 @@ impl Tally {
             after.changes(at.global).for_each(|(item, before, after)| self.update.push_row(item, before, after));
         }
         at.rules.client(&Occasion { seed: at.settings.seed, round: at.round }, &mut self.update);
-        if at.rules.needs() == Needs::All {
-            self.updates.push(self.update.clone());
-        }
         (self.sums.add(&self.update), self.update.items.len() as u64)
     }
 
-    /// Notes the groups that are not shared as private state. False if they are not finite.
-    fn keep_private(&mut self, shared: Shared, client: u32, private: Option<&PrivateState>, after: &After) -> bool {
+    /// Notes the groups that are not shared as private state.
+    fn keep_private(&mut self, shared: Shared, client: u32, private: Option<&PrivateState>, after: &After) {
         if shared.dense && shared.items {
-            return true;
+            return;
         }
-        let mut fine = true;
         let mut state = private.cloned().unwrap_or_default();
         if !shared.dense {
             state.dense = Some(after.dense.to_vec());
-            fine &= after.dense.iter().all(|x| x.is_finite());
         }
         if !shared.items {
             for (&item, row) in after.items.iter().zip(after.rows.chunks_exact(after.rows.len() / after.items.len().max(1))) {
-                fine &= row.iter().all(|x| x.is_finite());
                 state.set_row(item, row);
             }
         }
         self.private.push((client, state));
-        fine
     }
+}
+
+/// Whether what a client keeps to itself is finite.
+fn fine_private(shared: Shared, after: &After) -> bool {
+    let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
+    (shared.dense || finite(after.dense)) && (shared.items || finite(after.rows))
 }

@@ -273,7 +273,7 @@ impl<'a> CudaEngine<'a> {
         for (c, visit) in cohort.visits.iter().enumerate().filter(|(_, v)| v.steps > 0) {
             let uploaded = result.uploaded[c] as u64;
             totals.add(&Totals {
-                counts: [1, visit.steps.into(), visit.tokens.into(), visit.plan.examples.into(), uploaded, visit.plan.rows.into()],
+                counts: [1, visit.steps.into(), visit.tokens.into(), visit.plan.examples.into(), uploaded, visit.plan.rows.into(), 0],
                 losses: result.losses[c].map(|loss| fixed::from_f64(loss / f64::from(visit.steps))),
                 bytes: [wire::encoded_len(p, visit.plan.rows as usize, d), wire::encoded_len(p, uploaded as usize, d)],
             });
@@ -329,7 +329,7 @@ impl Engine for CudaEngine<'_> {
                 weight: cohort.weight,
             },
         };
-        Ok(Trained { totals, private: Vec::new(), seconds: [waited, trained, 0.0] })
+        Ok(Trained { totals, private: Vec::new(), diverged: None, seconds: [waited, trained, 0.0] })
     }
 
     fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {

@@ -11,7 +11,7 @@ use crate::engine::{
     Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Reduce, Rules, TensorData,
     Tensors, Totals, Trained, Work,
 };
-use crate::federation::{Cohort, RoundReport, rules};
+use crate::federation::{Cohort, RoundReport, divergence, rules};
 use crate::model::{Model, Weights};
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -113,6 +113,7 @@ impl Protocol for Averaging<'_> {
         let work = Work { round, clients: &clients, next: next.as_deref(), rules: &self.rules, private: &self.private };
         let trained = self.engine.train(&work, progress);
         let trained = self.agree(trained)?;
+        divergence::judge(self.settings, round, cohort, trained.totals.counts[6], trained.diverged.clone())?;
 
         let served = Instant::now();
         if self.reduce.size() > 1 {

@@ -28,7 +28,7 @@ use crate::base::parallel;
 use crate::config::Settings;
 use crate::data::{Dataset, Split};
 use crate::engine::{NamedTensor, PrivateStore, Progress, Tensors, Totals, fixed};
-use crate::federation::{Cohort, RoundReport};
+use crate::federation::{Cohort, RoundReport, divergence};
 use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 use client::{Outcome, Round};
@@ -74,10 +74,15 @@ struct PtfFsr<'a> {
     rounds: u64,
 }
 
+/// A client that diverged, and what happened.
+type Diverged = (u32, String);
+
 /// A thread that trains clients.
 struct Visitor {
     worker: Worker,
     outcomes: Vec<Outcome>,
+    /// Clients that diverged.
+    diverged: Vec<Diverged>,
     failure: Option<(u32, Error)>,
     seconds: f64,
 }
@@ -93,7 +98,13 @@ impl<'a> PtfFsr<'a> {
         }
         let threads = parallel::threads(settings.threads as usize);
         let (client, server) = (ModelSpec::new(&constants.client), ModelSpec::new(&constants.server));
-        let visitor = || Visitor { worker: Worker::new(WorkerShape::new(&client)), outcomes: Vec::new(), failure: None, seconds: 0.0 };
+        let visitor = || Visitor {
+            worker: Worker::new(WorkerShape::new(&client)),
+            outcomes: Vec::new(),
+            diverged: Vec::new(),
+            failure: None,
+            seconds: 0.0,
+        };
         Ok(PtfFsr {
             threads,
             client_model: Model::new(&client),
@@ -112,20 +123,20 @@ impl<'a> PtfFsr<'a> {
         })
     }
 
-    /// Trains the clients; what came of them, ascending.
-    fn visit(&mut self, round: u64, clients: &[u32], progress: &Progress) -> Result<Vec<Outcome>> {
+    /// Trains the clients; what came of them, ascending, and those that diverged, ascending.
+    fn visit(&mut self, round: u64, clients: &[u32], progress: &Progress) -> Result<(Vec<Outcome>, Vec<Diverged>)> {
         let (settings, constants, data) = (self.settings, &self.constants, self.data);
         let at = Round { settings, constants, data, model: &self.client_model, initial: &self.initial, round };
         let (private, received, done) = (&self.private, &self.received, AtomicU64::new(0));
         parallel::for_each(&mut self.visitors, clients.len(), 8, |visitor, i| {
             let (client, begun) = (clients[i], Instant::now());
-            let failed = |message| Error::Training { round, client: client.into(), message };
-            let visited = private.get(client).and_then(|state| {
+            let visited = private.get(client).map(|state| {
                 let received = received[client as usize].as_ref();
-                at.visit(&mut visitor.worker, client, &state.unwrap_or_default(), received).map_err(failed)
+                at.visit(&mut visitor.worker, client, &state.unwrap_or_default(), received)
             });
             match visited {
-                Ok(outcome) => visitor.outcomes.extend(outcome),
+                Ok(Ok(outcome)) => visitor.outcomes.extend(outcome),
+                Ok(Err(message)) => visitor.diverged.push((client, message)),
                 // The lowest client is named, whichever failed first.
                 Err(e) if visitor.failure.as_ref().is_none_or(|(c, _)| client < *c) => visitor.failure = Some((client, e)),
                 Err(_) => {}
@@ -142,7 +153,9 @@ impl<'a> PtfFsr<'a> {
             return Err(e);
         }
         outcomes.sort_unstable_by_key(|o| o.client);
-        Ok(outcomes)
+        let mut diverged: Vec<Diverged> = self.visitors.iter_mut().flat_map(|v| v.diverged.drain(..)).collect();
+        diverged.sort_unstable();
+        Ok((outcomes, diverged))
     }
 }
 
@@ -150,7 +163,8 @@ impl Protocol for PtfFsr<'_> {
     fn round(&mut self, round: u64, cohort: &Cohort, _next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
         let start = Instant::now();
         self.visitors.iter_mut().for_each(|v| v.seconds = 0.0);
-        let outcomes = self.visit(round, &cohort.clients, progress)?;
+        let (outcomes, diverged) = self.visit(round, &cohort.clients, progress)?;
+        divergence::judge(self.settings, round, cohort, diverged.len() as u64, diverged.first().cloned())?;
         let train_s = self.visitors.iter().map(|v| v.seconds).sum::<f64>() / self.threads as f64;
 
         let served = Instant::now();
@@ -164,11 +178,11 @@ impl Protocol for PtfFsr<'_> {
         let replies = server.replies(&at, &mut self.lanes, &uploads);
         let add_s = served.elapsed().as_secs_f64();
 
-        let mut totals = Totals::default();
+        let mut totals = Totals { counts: [0, 0, 0, 0, 0, 0, diverged.len() as u64], ..Totals::default() };
         for (Outcome { client, state, upload, visited, examples }, reply) in outcomes.into_iter().zip(replies) {
             let [loss, _] = visited.losses.map(|sum| sum / visited.steps.max(1) as f64);
             totals.add(&Totals {
-                counts: [1, visited.steps, visited.tokens, examples, 0, 0],
+                counts: [1, visited.steps, visited.tokens, examples, 0, 0, 0],
                 losses: [fixed::from_f64(loss), 0],
                 bytes: [reply.as_ref().map_or(0, Labelled::bytes), upload.bytes()],
             });

@@ -30,9 +30,7 @@ impl Term for TwoAhead {
         let inputs = sequence.inputs().0.len();
         for epoch in 0..sequence.draws() {
             for (position, _) in self.targets(sequence) {
-                for k in 0..sequence.negatives_per_example() {
-                    table.row(sequence.negative(epoch, inputs + position, k), true);
-                }
+                sequence.touch_negatives(table, (epoch, inputs + position));
             }
         }
     }

@@ -28,6 +28,8 @@ pub struct RoundBench {
     pub population: u32,
     /// Local epochs.
     pub epochs: u32,
+    /// Local optimiser.
+    pub optimizer: LocalOptimizer,
     /// Catalogue size.
     pub items: u32,
     /// Width `d`; the feed-forward layer has the same.
@@ -67,6 +69,7 @@ impl Default for RoundBench {
             clients: 2788,
             population: 0,
             epochs: 5,
+            optimizer: LocalOptimizer::Adam,
             items: 10_430,
             dim: 64,
             blocks: 2,
@@ -88,6 +91,8 @@ impl Default for RoundBench {
 pub struct RoundFigures {
     /// How clients and server learnt together.
     pub protocol: String,
+    /// Local optimiser.
+    pub optimizer: LocalOptimizer,
     /// Local steps of one client over its sequence and three views, per second.
     pub client_epochs_per_s: f64,
     /// Slowest and fastest timed round in the same unit.
@@ -254,7 +259,7 @@ pub fn world(bench: &RoundBench) -> (Dataset, Views) {
     (data, views)
 }
 
-/// The reference settings: SASRec without dropout, BCE with one negative drawn once a visit, joint contrast, Adam. Under another protocol
+/// The reference settings: SASRec without dropout, BCE with one negative drawn once a visit, joint contrast, Adam unless `bench` says otherwise. Under another protocol
 /// than averaging there are no views, and its models are those of its options.
 pub fn settings(bench: &RoundBench) -> Settings {
     let mut s = Settings { seed: bench.seed, threads: bench.threads, device: bench.device.clone(), ..Default::default() };
@@ -271,7 +276,7 @@ pub fn settings(bench: &RoundBench) -> Settings {
     s.loss.lambda = 0.1;
     s.loss.anchor = Anchor::Input;
     s.local.epochs = bench.epochs;
-    s.local.optimizer = LocalOptimizer::Adam;
+    s.local.optimizer = bench.optimizer;
     s.local.lr = 1e-3;
     s.federation.cohort = bench.clients;
     s.federation.average = Average::Cohort;
@@ -354,6 +359,7 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
     let processed = rounds.iter().map(|r| r.tokens).sum::<u64>() as f64 / f64::from(bench.epochs);
     Ok(RoundFigures {
         protocol: settings.federation.protocol.clone(),
+        optimizer: settings.local.optimizer,
         client_epochs_per_s: of(&|r| r.client_epochs as f64 / r.seconds),
         client_epochs_per_s_range: [rates.iter().copied().fold(f64::INFINITY, f64::min), rates.iter().copied().fold(0.0, f64::max)],
         useful_token_share: useful as f64 / processed,

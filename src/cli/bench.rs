@@ -4,7 +4,7 @@ use super::args::{MOST_THREADS, between};
 use super::output::{say, say_json};
 use super::progress::Progress;
 use crate::bench::{self, DeviceFigures, RoundBench};
-use crate::config::Resident;
+use crate::config::{LocalOptimizer, Resident};
 use crate::run::Observer;
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ Examples:
   lumos bench round
   lumos bench round --clients 2788 --epochs 5 --dim 64 --lengths lengths.txt --json
   lumos bench round --threads 1 --rounds 11
+  lumos bench round --optimizer sgd
   lumos bench round --device cuda --json                     with launches, memory, utilisation, energy and clocks
   lumos bench round --population 1000000 --items 1000000     a round costs what its cohort costs")]
 pub struct RoundArgs {
@@ -38,6 +39,9 @@ pub struct RoundArgs {
     /// Local epochs of a client
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = between::<u32>(1, 1000))]
     epochs: u32,
+    /// Local optimiser; sgd keeps no moments
+    #[arg(long, value_enum, default_value = "adam")]
+    optimizer: OptimizerChoice,
     /// Width of item rows and hidden states
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = between::<u32>(1, 4096))]
     dim: u32,
@@ -78,6 +82,15 @@ pub struct RoundArgs {
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
+}
+
+/// Local optimisers that peers have as well.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum OptimizerChoice {
+    /// Adam, fresh in every visit
+    Adam,
+    /// Gradient descent
+    Sgd,
 }
 
 /// ResidentChoice of local training on a GPU.
@@ -125,6 +138,10 @@ fn round(args: &RoundArgs) -> Result<()> {
         clients: args.clients,
         population: args.population,
         epochs: args.epochs,
+        optimizer: match args.optimizer {
+            OptimizerChoice::Adam => LocalOptimizer::Adam,
+            OptimizerChoice::Sgd => LocalOptimizer::Sgd,
+        },
         items: args.items,
         dim: args.dim,
         blocks: args.blocks,
@@ -152,8 +169,16 @@ fn round(args: &RoundArgs) -> Result<()> {
     }
     let [low, high] = f.client_epochs_per_s_range;
     say(format!(
-        "{} clients x {} epochs, d {}, {} blocks, {:.1} tokens a client, {} threads of {} ({})",
-        f.clients, f.epochs, f.dim, f.blocks, f.tokens_per_client, f.threads, f.device, f.simd
+        "{} clients x {} epochs of {}, d {}, {} blocks, {:.1} tokens a client, {} threads of {} ({})",
+        f.clients,
+        f.epochs,
+        f.optimizer.name(),
+        f.dim,
+        f.blocks,
+        f.tokens_per_client,
+        f.threads,
+        f.device,
+        f.simd
     ))?;
     say(format!("{:.0} client-epochs/s (median of {} rounds; {low:.0} to {high:.0})", f.client_epochs_per_s, f.rounds))?;
     say(format!("round  {:8.2} ms", 1e3 * f.round_s))?;

@@ -158,8 +158,10 @@ choice! {
 choice! {
     /// How often a client draws its negatives.
     Resample {
-        /// Once a visit: the same negatives in every local epoch.
+        /// Once a visit for each position: the same negatives in every local epoch.
         Visit = "visit",
+        /// Once a visit for all positions together: few item rows go down and up.
+        Shared = "shared",
         /// Anew in every local epoch.
         Epoch = "epoch",
     }

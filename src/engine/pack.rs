@@ -161,7 +161,7 @@ impl<'a> Packer<'a> {
         for &user in users {
             let negatives = if self.table.is_whole() { self.user_stream(user) } else { self.negatives.clone() };
             let sequence = self.sequence(user, negatives);
-            let mut out = Out { step, table: &mut self.table, anchor: None };
+            let mut out = Out { step, table: &mut self.table, anchor: None, first: None };
             for term in self.terms.iter() {
                 term.pack(&sequence, epoch, &mut out);
             }

@@ -4,8 +4,8 @@ use crate::foreign;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
-    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer,
-    Settings, UploadRows,
+    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resample, Resident, Residual,
+    ServerOptimizer, Settings, UploadRows,
 };
 use lumos::data::Dataset;
 use lumos::engine::{NamedTensor, TensorData};
@@ -59,6 +59,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("sgd", with(&|s| s.local.optimizer = LocalOptimizer::Sgd)),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
+        ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
         (

@@ -3,7 +3,7 @@
 use crate::foreign;
 use crate::ring::{come_back, world};
 use lumos::config::{
-    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, Group, LocalOptimizer, Mask, OnDivergence, Positions, RecLoss,
+    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, Group, LocalOptimizer, Mask, OnDivergence, Positions, RecLoss, Resample,
     ServerOptimizer, Settings, UploadRows,
 };
 use lumos::data::{Dataset, Split};
@@ -51,6 +51,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::BERT4REC, vec![Group::Encoder]))),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
+        ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
         ("momentum, examples", with(&|s| (s.federation.server_momentum, s.federation.weights) = (0.5, ClientWeighting::Examples))),

@@ -14,6 +14,7 @@ mod federation;
 mod in_batch;
 mod masked_items;
 mod metrics;
+mod negatives;
 mod ptf_fsr;
 mod real;
 mod rules;

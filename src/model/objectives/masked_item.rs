@@ -101,9 +101,7 @@ impl Term for MaskedItem {
         });
         for epoch in 0..s.settings.local.epochs {
             for (position, _) in masked(s, epoch, items.len()).iter().enumerate().filter(|(_, hidden)| **hidden) {
-                for k in 0..s.negatives_per_example() {
-                    table.row(s.negative(epoch, position, k), true);
-                }
+                s.touch_negatives(table, (epoch, position));
             }
         }
     }

@@ -192,13 +192,17 @@ impl<'a> Sequence<'a> {
 
     /// Local epochs with negatives of their own.
     pub fn draws(&self) -> u32 {
-        if self.settings.loss.resample == Resample::Visit { 1 } else { self.settings.local.epochs }
+        if self.settings.loss.resample == Resample::Epoch { self.settings.local.epochs } else { 1 }
     }
 
     /// Negative number `k` of the example at `position` in `epoch`: uniform over the catalogue without the user's training items
     /// (after 32 tries whatever came last, so that a user of every item does not stall).
     pub fn negative(&self, epoch: u32, position: usize, k: usize) -> u32 {
-        let epoch = if self.settings.loss.resample == Resample::Visit { 0 } else { epoch };
+        let (epoch, position) = match self.settings.loss.resample {
+            Resample::Epoch => (epoch, position),
+            Resample::Visit => (0, position),
+            Resample::Shared => (0, 0),
+        };
         let items = self.items as u64;
         let k_total = self.settings.loss.negatives as u64;
         // One block of four words a draw: the first three tries come from it, further tries from later blocks.
@@ -213,6 +217,17 @@ impl<'a> Sequence<'a> {
             }
         }
         item
+    }
+
+    /// Takes the rows of the negatives of the example at `position` in `epoch`.
+    pub fn touch_negatives(&self, table: &mut RowTable, (epoch, position): (u32, usize)) {
+        let shared = self.settings.loss.resample == Resample::Shared;
+        if shared && std::mem::replace(&mut table.shared, true) {
+            return;
+        }
+        for k in 0..self.negatives_per_example() {
+            table.row(self.negative(epoch, position, k), true);
+        }
     }
 
     /// A stream of draws of this user in this round for `purpose`.
@@ -240,6 +255,8 @@ pub struct RowTable {
     items: Vec<u32>,
     /// Whether a local row is trained by other terms than views (uploaded under `upload_rows = "trained"`).
     trained: Vec<bool>,
+    /// Whether the negatives that the positions of a visit share have their rows.
+    shared: bool,
     /// Every item has a row, and the row is the item: clients with many sequences, or a softmax over the catalogue.
     whole: bool,
 }
@@ -257,6 +274,7 @@ impl RowTable {
         }
         self.items.clear();
         self.trained.clear();
+        self.shared = false;
         self.whole = whole;
         if whole {
             self.items.extend(0..self.local.len() as u32);
@@ -305,6 +323,8 @@ pub struct Out<'a> {
     /// Output row that stands for the history, once a term has packed it. Where a backbone reads forwards, the outputs of the items before
     /// it lie right before that row, in their order.
     pub anchor: Option<u32>,
+    /// Where the candidates of the sequence's first example lie.
+    pub first: Option<usize>,
 }
 
 impl Out<'_> {
@@ -324,6 +344,11 @@ impl Out<'_> {
         self.step.example.push(output);
         let row = self.table.row(item, true);
         self.step.cands.push(row);
+        let first = *self.first.get_or_insert(self.step.cands.len() - 1);
+        if first + 1 < self.step.cands.len() && sequence.settings.loss.resample == Resample::Shared {
+            self.step.cands.extend_from_within(first + 1..first + 1 + sequence.negatives_per_example());
+            return;
+        }
         for k in 0..sequence.negatives_per_example() {
             let negative = sequence.negative(epoch, position, k);
             let row = self.table.row(negative, true);

@@ -28,9 +28,7 @@ impl Term for NextItem {
         }
         for epoch in 0..s.draws() {
             for position in 0..self.examples(s) {
-                for k in 0..s.negatives_per_example() {
-                    table.row(s.negative(epoch, position, k), true);
-                }
+                s.touch_negatives(table, (epoch, position));
             }
         }
     }

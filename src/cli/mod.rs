@@ -18,6 +18,7 @@ mod interrupt;
 mod log;
 mod methods;
 mod output;
+mod plot;
 mod progress;
 mod recommend;
 mod run;
@@ -46,6 +47,7 @@ Examples:
   lumos train configs/ml-100k.toml --set method=fed-sasrec --out runs/twin
   lumos eval runs/twin --split test --json
   lumos recommend runs/twin --user 196 -k 5
+  lumos plot runs/twin runs/lumos --x visits --out curves.svg
   lumos config configs/ml-100k.toml --set local.lr=0.005     what would be used, and where it comes from
 
 Every sub-command has its own --help with examples.";
@@ -60,6 +62,7 @@ enum Command {
     Train(train::Args),
     Eval(eval::Args),
     Compare(compare::Args),
+    Plot(plot::Args),
     Recommend(recommend::Args),
     Config(config::Args),
     Methods(methods::Args),
@@ -89,6 +92,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Train(args) => train::main(&args),
         Command::Eval(args) => eval::main(&args),
         Command::Compare(args) => compare::main(&args),
+        Command::Plot(args) => plot::main(&args),
         Command::Recommend(args) => recommend::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),

@@ -30,6 +30,7 @@ macro_rules! embed {
 const EMBEDDED: &[(&str, &str)] = embed![
     "lumos",
     "lumos-literal",
+    "lumos-adam",
     "lumos-gru4rec",
     "fed-sasrec",
     "fed-gru4rec",

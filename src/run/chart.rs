@@ -16,9 +16,32 @@ pub(super) struct Series {
     pub points: Vec<(f64, f64)>,
 }
 
-/// An SVG of `series` over rounds; empty where there is nothing to draw.
-pub(super) fn line_chart(label: &str, series: &[Series]) -> String {
-    let points = || series.iter().flat_map(|s| &s.points).filter(|(x, y)| x.is_finite() && y.is_finite());
+/// The axis across.
+#[derive(Clone, Copy)]
+pub(super) struct Across {
+    pub name: &'static str,
+    /// Powers of ten at equal distances.
+    pub log: bool,
+}
+
+/// Rounds, evenly.
+pub(super) const ROUNDS: Across = Across { name: "round", log: false };
+
+/// A picture by itself, as a file.
+pub(super) fn document(svg: &str) -> String {
+    let style = "svg{font:12px system-ui,sans-serif;fill:#444;background:#fff}.grid{stroke:#e4e4e4}";
+    let head = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" ");
+    svg.replacen("<svg ", &head, 1).replacen(
+        ">\n",
+        &format!("><style>{style}</style><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"),
+        1,
+    )
+}
+
+/// An SVG of `series` over what `across` says; empty where there is nothing to draw.
+pub(super) fn line_chart(label: &str, across: Across, series: &[Series]) -> String {
+    let drawn = |p: &(f64, f64)| p.0.is_finite() && p.1.is_finite() && (!across.log || p.0 > 0.0);
+    let points = || series.iter().flat_map(|s| &s.points).filter(|p| drawn(p));
     if points().count() == 0 {
         return String::new();
     }
@@ -26,9 +49,13 @@ pub(super) fn line_chart(label: &str, series: &[Series]) -> String {
     let bottom = points().map(|p| p.1).fold(0.0, f64::min);
     let step = tick(top - bottom);
     let top = if top > bottom { (top / step).ceil() * step } else { bottom + 1.0 };
-    let right = points().map(|p| p.0).fold(1.0, f64::max);
+    let least = if across.log { f64::MIN_POSITIVE } else { 1.0 };
+    let right = points().map(|p| p.0).fold(least, f64::max);
+    // On a logarithmic axis from the power of ten below the first point.
+    let decade = points().map(|p| p.0.log10().floor()).fold(f64::MAX, f64::min);
     let [x0, x1, y0, y1] = FRAME;
-    let x = |v: f64| x0 + v / right * (x1 - x0);
+    let decades = (right.log10() - decade).max(f64::MIN_POSITIVE);
+    let x = |v: f64| x0 + (if across.log { (v.log10() - decade) / decades } else { v / right }) * (x1 - x0);
     let y = |v: f64| y1 - (v - bottom) / (top - bottom) * (y1 - y0);
 
     let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(label));
@@ -39,21 +66,25 @@ pub(super) fn line_chart(label: &str, series: &[Series]) -> String {
         svg += &format!("<text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{text}</text>\n", x0 - 6.0, h + 4.0);
         level += step;
     }
-    let across = tick(right).max(1.0);
-    let mut round = 0.0;
-    while round <= right {
-        svg += &format!("<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", x(round), y1 + 16.0, number(round));
-        round += across;
+    let marks: Vec<f64> = if across.log {
+        (decade as i32..).map(|power| 10f64.powi(power)).take_while(|mark| *mark <= right).collect()
+    } else {
+        let step = if right > 1.0 { tick(right).max(1.0) } else { tick(right) };
+        (0..).map(|i| f64::from(i) * step).take_while(|mark| *mark <= right).collect()
+    };
+    for mark in marks {
+        svg += &format!("<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{}</text>\n", x(mark), y1 + 16.0, number(mark));
     }
-    svg += &format!("<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">round</text>\n", (x0 + x1) / 2.0, y1 + 32.0);
+    let name = escape(across.name);
+    svg += &format!("<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{name}</text>\n", (x0 + x1) / 2.0, y1 + 32.0);
     for (i, s) in series.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
-        let known: Vec<_> = s.points.iter().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
+        let known: Vec<_> = s.points.iter().filter(|p| drawn(p)).collect();
         let line: Vec<String> = known.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.1))).collect();
         svg += &format!("<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.8\" points=\"{}\"/>\n", line.join(" "));
         if known.len() <= 60 {
             for p in known {
-                let tip = format!("{} at round {}: {}", escape(&s.name), number(p.0), number(p.1));
+                let tip = format!("{} at {name} {}: {}", escape(&s.name), number(p.0), number(p.1));
                 svg +=
                     &format!("<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.6\" fill=\"{colour}\"><title>{tip}</title></circle>", x(p.0), y(p.1));
             }
@@ -104,8 +135,13 @@ mod tests {
             Series { name: "<b>&".into(), points: vec![(1.0, f64::NAN), (2.0, 0.5), (3.0, f64::INFINITY)] },
             Series { name: "flat".into(), points: vec![(1.0, 0.0)] },
         ];
-        let svg = line_chart("a \"chart\"", &series);
+        let svg = line_chart("a \"chart\"", ROUNDS, &series);
         assert!(svg.contains("&lt;b&gt;&amp;") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-        assert_eq!(line_chart("none", &[]), "");
+        assert_eq!(line_chart("none", ROUNDS, &[]), "");
+        let across = Across { name: "visits", log: true };
+        let points = vec![(0.0, 0.3), (-1.0, 0.3), (5.0, 0.1), (4e6, 0.2)];
+        let svg = document(&line_chart("log", across, &[Series { name: "a".into(), points }]));
+        assert!(!svg.contains("NaN") && !svg.contains("inf") && svg.contains(">1000000<") && svg.contains("xmlns"), "{svg}");
+        assert_eq!(svg.matches("<circle").count(), 2, "what is not above 0 has no place: {svg}");
     }
 }

@@ -1,6 +1,6 @@
 //! `report.html`: one self-contained page about a run.
 
-use super::chart::{Series, escape, line_chart};
+use super::chart::{ROUNDS, Series, escape, line_chart};
 use super::folder::RunInfo;
 use super::result::{RunResult, diverged, masked_targets};
 use crate::config::{Settings, flat};
@@ -92,7 +92,7 @@ fn curve(lines: &[Value], value: impl Fn(&Value) -> Option<f64>) -> Vec<(f64, f6
 }
 
 fn section(title: &str, series: &[Series]) -> String {
-    match line_chart(title, series) {
+    match line_chart(title, ROUNDS, series) {
         svg if svg.is_empty() => svg,
         svg => format!("<h2>{title}</h2>\n{svg}"),
     }

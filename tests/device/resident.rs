@@ -1,5 +1,6 @@
 //! Clients resident in one block of threads: the bits of the step-by-step kernels, near the CPU, and refusals in words.
 
+use crate::foreign;
 use crate::simt;
 use crate::simt::Simt;
 use lumos::config::{Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows, validate};
@@ -219,6 +220,7 @@ fn what_does_not_fit_is_refused_or_goes_step_by_step() {
         |s: &mut Settings| (s.model.dim, s.model.heads) = (10, 1),
         |s: &mut Settings| s.loss.rec = RecLoss::Softmax,
         |s: &mut Settings| s.model.backbone = lumos::config::Backbone::GRU4REC,
+        |s: &mut Settings| s.loss.terms = foreign::with_foreign(s.clone()).loss.terms,
     ] {
         let mut s = settings();
         f(&mut s);

@@ -21,7 +21,6 @@ macro_rules! choice {
     };
 }
 
-pub use crate::model::Backbone;
 pub(crate) use choice;
 
 choice! {
@@ -259,23 +258,6 @@ choice! {
         History = "history",
         /// Nothing: for data in which users come back to items.
         None = "none",
-    }
-}
-choice! {
-    /// Where views come from.
-    GeneratorKind {
-        /// No views.
-        None = "none",
-        /// The embedded catalogue generator.
-        Catalogue = "catalogue",
-        /// Uniform random items in all three views: an ablation.
-        Random = "random",
-        /// Catalogue views with uniform random items as the counterfactual: an ablation.
-        RandomCounterfactual = "random-counterfactual",
-        /// A language model in a local folder, `views.llm`.
-        Llm = "llm",
-        /// A language model behind an OpenAI-compatible endpoint, `views.served`.
-        Served = "served",
     }
 }
 choice! {

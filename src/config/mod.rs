@@ -3,6 +3,7 @@
 mod choices;
 mod load;
 pub mod methods;
+mod names;
 mod refusal;
 mod schema;
 mod settings;
@@ -10,6 +11,7 @@ mod validate;
 
 pub use choices::*;
 pub use load::{Effective, Origin, flat, load, load_written};
+pub use names::{Backbone, GeneratorKind};
 pub use schema::tidy;
 pub use settings::*;
 pub use validate::{select, validate, validate_against};

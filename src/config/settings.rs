@@ -4,6 +4,7 @@ mod gpu;
 mod views;
 
 use super::choices::*;
+use super::names::*;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -130,7 +131,7 @@ impl ModelSettings {
 impl Default for ModelSettings {
     fn default() -> Self {
         ModelSettings {
-            backbone: Backbone::Sasrec,
+            backbone: Backbone::SASREC,
             dim: 64,
             blocks: 2,
             heads: 1,

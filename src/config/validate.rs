@@ -127,16 +127,16 @@ fn written(s: &ViewSettings) -> Result<()> {
         |key: &str, what: &str| Err(Error::setting(key, format!("is not set; views.generator = \"{}\" needs {what}", s.generator.name())));
     let empty = |text: &Option<String>| text.as_ref().is_none_or(|t| t.trim().is_empty());
     match s.generator {
-        GeneratorKind::Llm if l.model.as_ref().is_none_or(|p| p.as_os_str().is_empty()) => {
+        GeneratorKind::LLM if l.model.as_ref().is_none_or(|p| p.as_os_str().is_empty()) => {
             wanted("views.llm.model", "the folder of a model")
         }
-        GeneratorKind::Served if empty(&v.url) => wanted("views.served.url", "an address such as http://localhost:8000/v1"),
-        GeneratorKind::Served if empty(&v.model) => wanted("views.served.model", "the model's name at the endpoint"),
-        GeneratorKind::Llm if l.temperature == 0.0 && s.counterfactuals > 1 => {
+        GeneratorKind::SERVED if empty(&v.url) => wanted("views.served.url", "an address such as http://localhost:8000/v1"),
+        GeneratorKind::SERVED if empty(&v.model) => wanted("views.served.model", "the model's name at the endpoint"),
+        GeneratorKind::LLM if l.temperature == 0.0 && s.counterfactuals > 1 => {
             let several = "above 0: without draws all counterfactuals of a user would be one and the same";
             refuse("views.llm.temperature", 0, several)
         }
-        _ => Ok(()),
+        _ => crate::views::generators::check(s),
     }
 }
 
@@ -152,7 +152,8 @@ fn model(s: &ModelSettings) -> Result<()> {
     number(|x| (0.0..1.0).contains(&x), "model.dropout", s.dropout, "at least 0 and below 1 (a rate)")?;
     number(|x| (0.0..1.0).contains(&x), "model.item_dropout", s.item_dropout, "at least 0 and below 1 (a rate)")?;
     range((1..=65_536).contains(&s.max_len), "model.max_len", s.max_len, "between 1 and 65536")?;
-    number(|x| x > 0.0 && x <= 10.0, "model.init_std", s.init_std, "above 0 and at most 10")
+    number(|x| x > 0.0 && x <= 10.0, "model.init_std", s.init_std, "above 0 and at most 10")?;
+    crate::model::backbones::check(s)
 }
 
 fn loss(settings: &Settings) -> Result<()> {
@@ -165,7 +166,7 @@ fn loss(settings: &Settings) -> Result<()> {
         return Ok(());
     }
     let name = s.contrast.name();
-    if settings.views.generator == GeneratorKind::None {
+    if settings.views.generator == GeneratorKind::NONE {
         return refuse("views.generator", "none", &format!("a generator, because loss.contrast is `{name}`; or set loss.contrast=none"));
     }
     if !(s.future || s.paraphrase) {

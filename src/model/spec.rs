@@ -1,7 +1,7 @@
 //! Where each weight of a model lies in the dense slab.
 
 use super::layout::{Layout, ParamInfo, Treatment};
-use super::objectives;
+use super::{backbones, objectives};
 use crate::config::{ModelSettings, Settings};
 
 /// Shape of a model and the layout of its dense slab `[P]`. The item table `[I + S, d]` is kept apart: `I` items of the
@@ -35,7 +35,7 @@ impl ModelSpec {
 
     fn declared(settings: &ModelSettings, more: &dyn Fn(&mut Layout, bool)) -> ModelSpec {
         let mut layout = Layout::new(settings);
-        settings.backbone.build(settings, &mut layout);
+        backbones::build(settings, &mut layout);
         let asked = layout.asked().is_some();
         more(&mut layout, asked);
         let (params, dense_len, special, asked) = layout.finish();

@@ -1,20 +1,16 @@
-//! What a generator is, what it may know, and the table of all of them.
+//! What a generator is and what it may know.
 
 use std::path::Path;
 
 use super::UserViews;
 use super::account::Provenance;
-use super::catalogue::CatalogueGenerator;
 use super::features::Features;
-#[cfg(feature = "llm")]
-use super::llm::LlmGenerator;
+use super::generators::{self, Inputs};
 use super::neighbours::Neighbours;
 use super::popularity::Popularity;
-use super::random::{RandomCounterfactual, RandomGenerator};
-use super::served::ServedGenerator;
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
-use crate::config::{GeneratorKind, ViewSettings};
+use crate::config::ViewSettings;
 use crate::data::ItemText;
 use crate::{Error, Result};
 
@@ -226,7 +222,7 @@ impl<'a> PublicCatalogue<'a> {
             return Err(Error::Usage(message));
         }
         let features = Features::new(items);
-        let needs_neighbours = matches!(settings.generator, GeneratorKind::Catalogue | GeneratorKind::RandomCounterfactual);
+        let needs_neighbours = generators::kind(settings.generator).is_some_and(|kind| kind.neighbours);
         let keep = if needs_neighbours { settings.neighbours as usize } else { 0 };
         let neighbours = Neighbours::new(&features, keep, threads, done);
         Ok(PublicCatalogue { items, features, neighbours, popularity: Popularity::new(train_counts) })
@@ -243,7 +239,10 @@ impl<'a> PublicCatalogue<'a> {
     }
 
     /// Refuses items that are not in the catalogue.
-    pub(super) fn check(&self, user: u32, history: &[u32]) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the user and the first such item.
+    pub fn check(&self, user: u32, history: &[u32]) -> Result<()> {
         match history.iter().find(|i| **i as usize >= self.item_count()) {
             None => Ok(()),
             Some(item) => Err(Error::Usage(format!(
@@ -263,21 +262,10 @@ pub fn generator<'a>(
     settings: &ViewSettings,
     public: &'a PublicCatalogue<'a>,
     threads: usize,
-    cache: Option<&Path>,
+    cache: Option<&'a Path>,
 ) -> Result<Option<Box<dyn Generator + 'a>>> {
-    Ok(match settings.generator {
-        GeneratorKind::None => None,
-        GeneratorKind::Catalogue => Some(Box::new(CatalogueGenerator::new(public, settings))),
-        GeneratorKind::Random => Some(Box::new(RandomGenerator::new(public, settings))),
-        GeneratorKind::RandomCounterfactual => Some(Box::new(RandomCounterfactual::new(public, settings))),
-        #[cfg(feature = "llm")]
-        GeneratorKind::Llm => Some(Box::new(LlmGenerator::new(public, settings, threads, cache)?)),
-        #[cfg(not(feature = "llm"))]
-        GeneratorKind::Llm => {
-            return Err(Error::setting("views.generator", "`llm` is not in this build; build with `--features llm`"));
-        }
-        GeneratorKind::Served => Some(Box::new(ServedGenerator::new(public, settings, threads, cache)?)),
-    })
+    let inputs = Inputs { public, threads, cache };
+    generators::kind(settings.generator).map(|kind| (kind.build)(settings, inputs)).transpose()
 }
 
 /// `share` of `n`, rounded up or down by chance so that the mean is right.
@@ -301,13 +289,13 @@ pub(super) fn reorder(share: f32, view: &mut [u32], stream: &mut Stream) {
     }
 }
 
-/// The draws of one view of one user.
-pub(super) fn stream(seed: u64, user: u32, part: ViewKind) -> Stream {
+/// The draws of one view of one user: a function of `views.seed`, the user and the view.
+pub fn stream(seed: u64, user: u32, part: ViewKind) -> Stream {
     Stream::new(seed, Purpose::Views, part.index(), u64::from(user))
 }
 
-/// How many items this user's future appends.
-pub(super) fn future_length(settings: &ViewSettings, stream: &mut Stream) -> usize {
+/// The number of items that a user's future appends, drawn between `views.future_min` and `views.future_max`.
+pub fn future_length(settings: &ViewSettings, stream: &mut Stream) -> usize {
     let spread = u64::from(settings.future_max.saturating_sub(settings.future_min)) + 1;
     settings.future_min as usize + stream.below(spread) as usize
 }

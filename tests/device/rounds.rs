@@ -42,12 +42,12 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
         ("no views", with(&|s| s.loss.contrast = Contrast::None)),
         ("lambda falls to nothing", with(&|s| s.loss.lambda_rounds = 2)),
-        ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
-        ("bert", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::Bert4rec, 0.2))),
+        ("gru", with(&|s| s.model.backbone = Backbone::GRU4REC)),
+        ("bert", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::BERT4REC, 0.2))),
         (
             "bert, full softmax, no views, positions from the last",
             with(&|s| {
-                s.model.backbone = Backbone::Bert4rec;
+                s.model.backbone = Backbone::BERT4REC;
                 s.model.positions = Positions::Last;
                 (s.loss.rec, s.loss.contrast) = (RecLoss::Softmax, Contrast::None);
             }),

@@ -45,9 +45,9 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("positions from the last", with(&|s| s.model.positions = Positions::Last)),
         ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
         ("no views", with(&|s| s.loss.contrast = Contrast::None)),
-        ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
-        ("bert", with(&|s| s.model.backbone = Backbone::Bert4rec)),
-        ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::Bert4rec, vec![Group::Encoder]))),
+        ("gru", with(&|s| s.model.backbone = Backbone::GRU4REC)),
+        ("bert", with(&|s| s.model.backbone = Backbone::BERT4REC)),
+        ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::BERT4REC, vec![Group::Encoder]))),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
@@ -109,7 +109,7 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
     let mut wider = s.clone();
     wider.model.dim = 16;
     let mut gru = s.clone();
-    gru.model.backbone = Backbone::Gru4rec;
+    gru.model.backbone = Backbone::GRU4REC;
     let (other_data, other_views) = world(30, 21, 1);
     for (settings, data, views, word) in
         [(&wider, &data, &views, "items"), (&gru, &data, &views, "layer0.x.w"), (&s, &other_data, &other_views, "items")]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::choices::*;
+use crate::config::names::*;
 
 /// How views are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,7 +49,7 @@ fn history() -> Mask {
 impl Default for ViewSettings {
     fn default() -> Self {
         ViewSettings {
-            generator: GeneratorKind::Catalogue,
+            generator: GeneratorKind::CATALOGUE,
             future_min: 3,
             future_max: 5,
             counterfactuals: 1,

@@ -11,7 +11,6 @@ mod validate;
 
 pub use choices::*;
 pub use load::{Effective, Origin, flat, load, load_written};
-pub use names::{Backbone, GeneratorKind};
 pub use schema::tidy;
 pub use settings::*;
 pub use validate::{select, validate, validate_against};

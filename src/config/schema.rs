@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn names_are_learnt_from_the_reader() {
         let schema = Schema::new().unwrap();
-        assert_eq!(schema.names("model.backbone"), super::super::Backbone::names());
+        assert_eq!(schema.names("model.backbone"), super::super::Backbone::NAMES);
         assert_eq!(schema.names("federation.server"), super::super::ServerOptimizer::NAMES);
         assert_eq!(schema.names("federation.shared"), super::super::Group::NAMES);
         assert!(schema.names("data.name").is_empty());

@@ -4,7 +4,6 @@ mod gpu;
 mod views;
 
 use super::choices::*;
-use super::names::*;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -176,6 +175,8 @@ pub struct LossSettings {
     pub paraphrase: bool,
     /// Use the counterfactual views.
     pub counterfactual: bool,
+    /// Terms of other crates, by name with options; see [`crate::model::objectives::register`].
+    pub terms: Vec<String>,
     /// See [`MaskedSettings`].
     pub masked: MaskedSettings,
     /// See [`InBatchSettings`].
@@ -207,6 +208,7 @@ impl Default for LossSettings {
             future: true,
             paraphrase: true,
             counterfactual: true,
+            terms: Vec::new(),
             masked: MaskedSettings::default(),
             in_batch: InBatchSettings::default(),
         }

@@ -5,22 +5,10 @@ use std::collections::HashSet;
 use super::UserViews;
 use super::features::Profile;
 use super::generator::{Generator, PublicCatalogue, ViewKind, future_length, part_of, reorder, stream};
-use super::generators::{Kind, Reads};
 use super::mix;
 use crate::Result;
 use crate::base::rng::Stream;
-use crate::config::{GeneratorKind, ViewSettings};
-
-pub(super) const KIND: Kind = Kind {
-    name: GeneratorKind::CATALOGUE.name(),
-    summary: "the embedded generator: likeness, links and popularity of items in the catalogue",
-    version: 0,
-    neighbours: true,
-    costly: false,
-    reads: Reads { all: &["neighbours"], ..Reads::USUAL },
-    check: |_| Ok(()),
-    build: |settings, inputs| Ok(Box::new(CatalogueGenerator::new(inputs.public, settings))),
-};
+use crate::config::ViewSettings;
 
 /// Latest items of the history that a future follows from.
 const RECENT: usize = 10;

@@ -1,11 +1,8 @@
 //! What a generator is and what it may know.
 
-use std::path::Path;
-
 use super::UserViews;
 use super::account::Provenance;
 use super::features::Features;
-use super::generators::{self, Inputs};
 use super::neighbours::Neighbours;
 use super::popularity::Popularity;
 use crate::base::parallel;
@@ -222,8 +219,8 @@ impl<'a> PublicCatalogue<'a> {
             return Err(Error::Usage(message));
         }
         let features = Features::new(items);
-        let needs_neighbours = generators::kind(settings.generator).is_some_and(|kind| kind.neighbours);
-        let keep = if needs_neighbours { settings.neighbours as usize } else { 0 };
+        let reads_neighbours = super::generators::find(settings.generator).is_some_and(|kind| kind.neighbours);
+        let keep = if reads_neighbours { settings.neighbours as usize } else { 0 };
         let neighbours = Neighbours::new(&features, keep, threads, done);
         Ok(PublicCatalogue { items, features, neighbours, popularity: Popularity::new(train_counts) })
     }
@@ -239,10 +236,7 @@ impl<'a> PublicCatalogue<'a> {
     }
 
     /// Refuses items that are not in the catalogue.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] with the user and the first such item.
-    pub fn check(&self, user: u32, history: &[u32]) -> Result<()> {
+    pub(super) fn check(&self, user: u32, history: &[u32]) -> Result<()> {
         match history.iter().find(|i| **i as usize >= self.item_count()) {
             None => Ok(()),
             Some(item) => Err(Error::Usage(format!(
@@ -251,21 +245,6 @@ impl<'a> PublicCatalogue<'a> {
             ))),
         }
     }
-}
-
-/// The generator that `settings` asks for; `None` for `none`. `threads` is for generators that load a model or an encoder, `cache` a folder for what
-/// these derive from a catalogue.
-///
-/// # Errors
-/// Where a model, a prompt file or an endpoint's address cannot be used.
-pub fn generator<'a>(
-    settings: &ViewSettings,
-    public: &'a PublicCatalogue<'a>,
-    threads: usize,
-    cache: Option<&'a Path>,
-) -> Result<Option<Box<dyn Generator + 'a>>> {
-    let inputs = Inputs { public, threads, cache };
-    generators::kind(settings.generator).map(|kind| (kind.build)(settings, inputs)).transpose()
 }
 
 /// `share` of `n`, rounded up or down by chance so that the mean is right.
@@ -289,13 +268,13 @@ pub(super) fn reorder(share: f32, view: &mut [u32], stream: &mut Stream) {
     }
 }
 
-/// The draws of one view of one user: a function of `views.seed`, the user and the view.
-pub fn stream(seed: u64, user: u32, part: ViewKind) -> Stream {
+/// The draws of one view of one user.
+pub(super) fn stream(seed: u64, user: u32, part: ViewKind) -> Stream {
     Stream::new(seed, Purpose::Views, part.index(), u64::from(user))
 }
 
-/// The number of items that a user's future appends, drawn between `views.future_min` and `views.future_max`.
-pub fn future_length(settings: &ViewSettings, stream: &mut Stream) -> usize {
+/// How many items this user's future appends.
+pub(super) fn future_length(settings: &ViewSettings, stream: &mut Stream) -> usize {
     let spread = u64::from(settings.future_max.saturating_sub(settings.future_min)) + 1;
     settings.future_min as usize + stream.below(spread) as usize
 }

@@ -1,174 +1,121 @@
-//! The register of generators: what each is called, what it needs, and which settings change what it writes.
-//!
-//! `views.generator` names one. A generator is one file beside this one, an entry of [`KINDS`] and its name in [`GeneratorKind`]; one of
-//! another crate is made known by [`register`].
+//! The generators by name.
 
-use super::generator::{Generator, PublicCatalogue, ViewKind};
-use super::{catalogue, random, served};
-use crate::base::names;
+use super::catalogue::CatalogueGenerator;
+#[cfg(feature = "llm")]
+use super::llm::LlmGenerator;
+use super::random::{RandomCounterfactual, RandomGenerator};
+use super::served::ServedGenerator;
+use super::{Generator, PublicCatalogue};
 use crate::config::{GeneratorKind, ViewSettings};
 use crate::{Error, Result};
 use parking_lot::RwLock;
 use std::path::Path;
 
-/// What a generator is made of besides its settings.
-pub struct Inputs<'a> {
-    /// What a generator may know besides a user's own training items.
-    pub public: &'a PublicCatalogue<'a>,
-    /// Threads, for a generator that loads a model or an encoder.
-    pub threads: usize,
-    /// Folder for what is derived from a catalogue.
-    pub cache: Option<&'a Path>,
-}
-
-/// Settings of `views` that change what a generator writes, besides `seed`, by the view that they change. Keys without `views.`; a table
-/// such as `text` stands for all in it, and `mask` for `eval.mask`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reads {
-    /// Keys that change the future alone.
-    pub future: &'static [&'static str],
-    /// Keys that change the paraphrase alone.
-    pub paraphrase: &'static [&'static str],
-    /// Keys that change the counterfactuals alone.
-    pub counterfactual: &'static [&'static str],
-    /// Keys that change all three.
-    pub all: &'static [&'static str],
-}
-
-impl Reads {
-    /// The number of items that a future appends, what it may not come back to, and the shares of a paraphrase.
-    pub const USUAL: Reads =
-        Reads { future: &["future_min", "future_max", "mask"], paraphrase: &["substitute", "reorder"], counterfactual: &[], all: &[] };
-
-    /// Whether a key, such as the table `text`, changes every view.
-    pub(super) fn all_by(&self, key: &str) -> bool {
-        self.all.contains(&key)
-    }
-
-    /// Keys that change `part` alone.
-    pub(super) fn own(&self, part: ViewKind) -> &'static [&'static str] {
-        match part {
-            ViewKind::Future => self.future,
-            ViewKind::Paraphrase => self.paraphrase,
-            ViewKind::Counterfactual(_) => self.counterfactual,
-        }
-    }
-
-    fn keys(&self) -> impl Iterator<Item = &'static str> {
-        [self.future, self.paraphrase, self.counterfactual, self.all].into_iter().flatten().copied()
-    }
-}
+/// Makes a generator from its settings, the public catalogue, a number of threads and a folder for what it derives from a catalogue.
+pub type BuildGenerator = for<'a> fn(&ViewSettings, &'a PublicCatalogue<'a>, usize, Option<&Path>) -> Result<Box<dyn Generator + 'a>>;
 
 /// A generator by name.
-pub struct Kind {
-    /// Name in `views.generator`.
+pub struct GeneratorEntry {
+    /// What `views.generator` calls it.
     pub name: &'static str,
-    /// One line: how it writes views.
+    /// One line: what it writes.
     pub summary: &'static str,
-    /// Version of what it writes. With a higher one stored views are made again. 0: the generator changes with the program alone.
-    pub version: u32,
-    /// Whether it looks at [`PublicCatalogue::neighbours`], which take time to find.
+    /// Whether it reads [`PublicCatalogue::neighbours`], which take a while to make.
     pub neighbours: bool,
-    /// Whether its views are worth more than the space of their journal, and whether users for whom it gave none have those of
-    /// `views.fallback`: what a language model writes.
-    pub costly: bool,
-    /// Which settings change what it writes.
-    pub reads: Reads,
-    /// Refuses settings that the generator cannot have.
-    pub check: fn(&ViewSettings) -> Result<()>,
-    /// Makes the generator from validated settings.
-    pub build: for<'a> fn(&ViewSettings, Inputs<'a>) -> Result<Box<dyn Generator + 'a>>,
+    /// Raised where the generator comes to write other views from the same settings: stored views of an earlier version are made anew.
+    pub version: u32,
+    /// Makes it.
+    ///
+    /// # Errors
+    /// Where a model, a file or an address that the settings name cannot be used.
+    pub build: BuildGenerator,
 }
 
 /// The generators of LUMOS.
-pub const KINDS: &[Kind] = &[catalogue::KIND, random::KIND, random::COUNTERFACTUAL_KIND, LLM, served::KIND];
-
-#[cfg(feature = "llm")]
-const LLM: Kind = super::llm::KIND;
-
-/// A local language model in a build without one.
-#[cfg(not(feature = "llm"))]
-const LLM: Kind = Kind {
-    name: GeneratorKind::LLM.name(),
-    summary: "a language model in a local folder",
-    version: 0,
-    neighbours: false,
-    costly: true,
-    reads: Reads { all: &["text", "llm"], ..Reads::USUAL },
-    check: |_| Ok(()),
-    build: |_, _| Err(Error::setting("views.generator", "`llm` is not in this build; build with `--features llm`")),
-};
+pub const KINDS: &[GeneratorEntry] = &[
+    GeneratorEntry {
+        name: "catalogue",
+        summary: "near and far items by titles, categories, brands and links",
+        neighbours: true,
+        version: 0,
+        build: |settings, public, _, _| Ok(Box::new(CatalogueGenerator::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "random",
+        summary: "uniform random items in all three views",
+        neighbours: false,
+        version: 0,
+        build: |settings, public, _, _| Ok(Box::new(RandomGenerator::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "random-counterfactual",
+        summary: "catalogue views with uniform random items as the counterfactual",
+        neighbours: true,
+        version: 0,
+        build: |settings, public, _, _| Ok(Box::new(RandomCounterfactual::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "llm",
+        summary: "a language model in a local folder",
+        neighbours: false,
+        version: 0,
+        #[cfg(feature = "llm")]
+        build: |settings, public, threads, cache| Ok(Box::new(LlmGenerator::new(public, settings, threads, cache)?)),
+        #[cfg(not(feature = "llm"))]
+        build: |_, _, _, _| Err(Error::setting("views.generator", "`llm` is not in this build; build with `--features llm`")),
+    },
+    GeneratorEntry {
+        name: "served",
+        summary: "a language model behind an endpoint",
+        neighbours: false,
+        version: 0,
+        build: |settings, public, threads, cache| Ok(Box::new(ServedGenerator::new(public, settings, threads, cache)?)),
+    },
+];
 
 /// Generators that were registered.
-static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());
+static REGISTERED: RwLock<Vec<&'static GeneratorEntry>> = RwLock::new(Vec::new());
 
 /// Makes a generator known in this process, for settings that are read from now on.
 ///
 /// # Errors
-/// [`Error::Usage`] where its name is taken or cannot stand in a configuration file, and for a key in `reads` that is no setting of
-/// `views`.
-pub fn register(kind: Kind) -> Result<()> {
-    let settings = serde_json::to_value(ViewSettings::default()).map_err(|e| Error::Usage(format!("views cannot be written: {e}")))?;
-    let known = || settings.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).chain(["mask"]);
-    if let Some(key) = kind.reads.keys().find(|key| !known().any(|k| k == *key)) {
-        let message = names::unknown("setting of views", key, known());
-        return Err(Error::Usage(format!("generator `{}` reads an {message}", kind.name)));
-    }
-    // Held over both, so that whoever reads the name finds what it stands for.
+/// [`Error::Usage`] where its name is taken.
+pub fn register(entry: GeneratorEntry) -> Result<()> {
     let mut registered = REGISTERED.write();
-    GeneratorKind::register(kind.name)?;
-    registered.push(Box::leak(Box::new(kind)));
+    if !GeneratorKind::register(entry.name) {
+        return Err(Error::Usage(format!("there is a generator `{}` already; give this one another name", entry.name)));
+    }
+    registered.push(Box::leak(Box::new(entry)));
     Ok(())
 }
 
-/// What `generator` stands for; nothing for `none`.
-pub fn kind(generator: GeneratorKind) -> Option<&'static Kind> {
-    kinds().into_iter().find(|kind| kind.name == generator.name())
+/// The generator called `kind`; nothing for `none`.
+pub(super) fn find(kind: GeneratorKind) -> Option<&'static GeneratorEntry> {
+    KINDS.iter().chain(REGISTERED.read().iter().copied()).find(|entry| entry.name == kind.name())
 }
 
-/// Every generator: those of LUMOS, then registered ones.
-pub fn kinds() -> Vec<&'static Kind> {
-    KINDS.iter().chain(REGISTERED.read().iter().copied()).collect()
-}
-
-/// Refuses settings that the generator that they name cannot have.
+/// The generator that `settings` asks for; `None` for `none`. `threads` is for generators that load a model or an encoder, `cache` a folder for what
+/// these derive from a catalogue.
 ///
 /// # Errors
-/// [`Error::Setting`] with the key and what to do.
-pub fn check(settings: &ViewSettings) -> Result<()> {
-    kind(settings.generator).map_or(Ok(()), |kind| (kind.check)(settings))
+/// Where a model, a prompt file or an endpoint's address cannot be used.
+pub fn generator<'a>(
+    settings: &ViewSettings,
+    public: &'a PublicCatalogue<'a>,
+    threads: usize,
+    cache: Option<&Path>,
+) -> Result<Option<Box<dyn Generator + 'a>>> {
+    find(settings.generator).map(|entry| (entry.build)(settings, public, threads, cache)).transpose()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NO_VIEWS: Kind = Kind {
-        name: "no-views",
-        summary: "refuses",
-        version: 1,
-        neighbours: false,
-        costly: false,
-        reads: Reads::USUAL,
-        check: |_| Ok(()),
-        build: |_, _| Err(Error::Usage("never".into())),
-    };
-
     #[test]
-    fn every_name_of_lumos_has_its_generator() {
-        let names: Vec<&str> = ["none"].into_iter().chain(KINDS.iter().map(|kind| kind.name)).collect();
-        assert!(GeneratorKind::names().starts_with(&names), "{names:?} and {:?}", GeneratorKind::names());
-        assert!(kind(GeneratorKind::NONE).is_none());
-    }
-
-    #[test]
-    fn a_key_that_is_no_setting_and_a_name_that_is_taken_are_refused() {
-        let odd = Reads { all: &["neighbors"], ..Reads::USUAL };
-        let message = register(Kind { reads: odd, ..NO_VIEWS }).unwrap_err().to_string();
-        assert!(message.contains("did you mean `neighbours`"), "{message}");
-        for name in ["none", "random", "a b"] {
-            assert!(register(Kind { name, ..NO_VIEWS }).is_err(), "{name}");
-        }
-        assert!("no-views".parse::<GeneratorKind>().is_err(), "what was refused is not known");
+    fn every_name_but_none_has_its_generator() {
+        let names: Vec<_> = std::iter::once("none").chain(KINDS.iter().map(|entry| entry.name)).collect();
+        assert_eq!(names, GeneratorKind::NAMES);
+        assert!(find(GeneratorKind::NONE).is_none());
     }
 }

@@ -10,24 +10,12 @@ use serde_json::json;
 use super::UserViews;
 use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generate_one, work};
-use super::generators::{Kind, Reads};
 use super::ground::Ground;
 use super::text::{Limits, Message, Piece, Plan, Question, Role, Scratch, Writer, answer_lines, answer_of, opens_thoughts, unfinished};
 use crate::base::parallel;
-use crate::config::{GeneratorKind, Grounding, LlmSettings, ViewSettings, WeightType};
+use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
 use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
 use crate::{Error, Result};
-
-pub(super) const KIND: Kind = Kind {
-    name: GeneratorKind::LLM.name(),
-    summary: "a language model in a local folder",
-    version: 0,
-    neighbours: false,
-    costly: true,
-    reads: Reads { all: &["text", "llm"], ..Reads::USUAL },
-    check: |_| Ok(()),
-    build: |settings, inputs| Ok(Box::new(LlmGenerator::new(inputs.public, settings, inputs.threads, inputs.cache)?)),
-};
 
 /// Longest sequence that is asked of a model, prompt and answer together.
 const LONGEST: usize = 8192;

@@ -5,30 +5,9 @@ use std::collections::HashSet;
 use super::UserViews;
 use super::catalogue::CatalogueGenerator;
 use super::generator::{Generator, PublicCatalogue, ViewKind, future_length, stream};
-use super::generators::{Kind, Reads};
 use crate::Result;
 use crate::base::rng::Stream;
-use crate::config::{GeneratorKind, ViewSettings};
-
-pub(super) const KIND: Kind = Kind {
-    name: GeneratorKind::RANDOM.name(),
-    summary: "uniform random items in all three views: an ablation",
-    version: 0,
-    neighbours: false,
-    costly: false,
-    // Nothing is near a random item; the key is a part of digests of views that are stored.
-    reads: Reads { all: &["neighbours"], ..Reads::USUAL },
-    check: |_| Ok(()),
-    build: |settings, inputs| Ok(Box::new(RandomGenerator::new(inputs.public, settings))),
-};
-
-pub(super) const COUNTERFACTUAL_KIND: Kind = Kind {
-    name: GeneratorKind::RANDOM_COUNTERFACTUAL.name(),
-    summary: "catalogue views with uniform random items as the counterfactual: an ablation",
-    neighbours: true,
-    build: |settings, inputs| Ok(Box::new(RandomCounterfactual::new(inputs.public, settings))),
-    ..KIND
-};
+use crate::config::ViewSettings;
 
 /// Draws before a walk over the catalogue looks for an item that is still free.
 const TRIES: usize = 32;

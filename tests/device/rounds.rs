@@ -1,5 +1,6 @@
 //! Rounds whose clients are trained by the kernels: against the CPU backend, and with the same bits however they are cut up.
 
+use crate::foreign;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
@@ -68,6 +69,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
                 s.federation.weights = ClientWeighting::Examples;
             }),
         ),
+        ("backbone and term of another crate", foreign::with_foreign(base.clone())),
         ("every touched row", with(&|s| s.federation.upload_rows = UploadRows::Touched)),
     ]
 }

@@ -1,5 +1,6 @@
 //! Rounds of the real trainer on small worlds: same bits however they are run, and the meaning of each federation setting.
 
+use crate::foreign;
 use crate::ring::{come_back, world};
 use lumos::config::{
     Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, Group, LocalOptimizer, Mask, OnDivergence, Positions, RecLoss,
@@ -56,6 +57,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("private encoder", with(&|s| s.federation.shared = vec![Group::Items])),
         ("private items", with(&|s| s.federation.shared = vec![Group::Encoder])),
         ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),
+        ("backbone and term of another crate", foreign::with_foreign(base.clone())),
         ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
         ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),

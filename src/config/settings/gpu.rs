@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use super::Settings;
 use crate::config::choices::*;
-use crate::config::names::*;
 
 /// How a GPU is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::choices::*;
-use crate::config::names::*;
 
 /// How views are made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -14,24 +14,12 @@ use serde_json::{Value, json};
 
 use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generate_one, work};
-use super::generators::{Kind, Reads};
 use super::ground::Ground;
 use super::text::{Plan, Question, Role, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
-use crate::config::{GeneratorKind, Grounding, ServedSettings, ViewSettings, tidy};
+use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
 use client::{Client, Outcome};
-
-pub(super) const KIND: Kind = Kind {
-    name: GeneratorKind::SERVED.name(),
-    summary: "a language model behind an OpenAI-compatible endpoint",
-    version: 0,
-    neighbours: false,
-    costly: true,
-    reads: Reads { all: &["text", "served"], ..Reads::USUAL },
-    check: |_| Ok(()),
-    build: |settings, inputs| Ok(Box::new(ServedGenerator::new(inputs.public, settings, inputs.threads, inputs.cache)?)),
-};
 
 /// So many requests without any answer, and never one, mean that the endpoint is not there at all.
 const HOPELESS: usize = 8;

@@ -1,16 +1,9 @@
 //! GRU4Rec (Hidasi et al., ICLR 2016): stacked gated recurrent layers and a linear output layer, no positions.
 
-use super::{Encoder, Kind, Passed};
+use super::{Encoder, Layout, Linear, Passed};
 use crate::backend::{Act, Backend, RowKind};
-use crate::config::{Backbone, ModelSettings};
-use crate::model::{Layout, Linear};
+use crate::config::ModelSettings;
 use smallvec::SmallVec;
-
-pub(super) const KIND: Kind = Kind::of::<Gru4rec>(
-    Backbone::GRU4REC.name(),
-    "gated recurrent units, one layer a block, and a linear output layer",
-    "Hidasi et al., Session-based Recommendations with Recurrent Neural Networks, ICLR 2016",
-);
 
 /// Input product and recurrence of a layer.
 struct Layer {

@@ -2,17 +2,10 @@
 //! `x += f2(relu(f1(LN x)))`, and a last norm. In the last block queries and the feed-forward layer run only on the rows
 //! whose hidden state is used: all of a history, the last token of a view.
 
-use super::{Encoder, Kind, Passed, dropped};
+use super::{Encoder, Layout, Linear, Norm, Passed, dropped};
 use crate::backend::{Act, Backend, Mask, RowKind};
-use crate::config::{Backbone, ModelSettings, Residual};
-use crate::model::{Layout, Linear, Norm};
+use crate::config::{ModelSettings, Residual};
 use smallvec::SmallVec;
-
-pub(super) const KIND: Kind = Kind::of::<Sasrec>(
-    Backbone::SASREC.name(),
-    "self-attention over what came before, pre-norm blocks",
-    "Kang and McAuley, Self-Attentive Sequential Recommendation, ICDM 2018",
-);
 
 /// Weights of one block, in their order in the slab.
 struct Block {

@@ -6,17 +6,10 @@
 //! From the published code and not in the paper's formulas: the norm of the embedding, the norm of the head, gelu in its tanh
 //! form. Left out: the head's bias for each item.
 
-use super::{Encoder, Kind, Passed, dropped};
+use super::{Encoder, Layout, Linear, Norm, Passed, dropped};
 use crate::backend::{Act, Backend, Mask, RowKind};
-use crate::config::{Backbone, ModelSettings};
-use crate::model::{Layout, Linear, Norm};
+use crate::config::ModelSettings;
 use smallvec::SmallVec;
-
-pub(super) const KIND: Kind = Kind::of::<Bert4rec>(
-    Backbone::BERT4REC.name(),
-    "self-attention both ways, trained on masked items, norms behind the residuals",
-    "Sun et al., BERT4Rec, CIKM 2019",
-);
 
 /// Weights of one block, in their order in the slab.
 struct Block {

@@ -28,12 +28,8 @@ impl Term for TwoAhead {
     fn touch(&self, sequence: &Sequence, table: &mut RowTable) {
         // The items of the history have rows already; these examples have negatives of their own, behind those of the next item.
         let inputs = sequence.inputs().0.len();
-        for epoch in 0..sequence.draws() {
-            for (position, _) in self.targets(sequence) {
-                for k in 0..sequence.negatives_per_example() {
-                    table.row(sequence.negative(epoch, inputs + position, k), true);
-                }
-            }
+        for (position, item) in self.targets(sequence) {
+            table.example(sequence, item, inputs + position);
         }
     }
 

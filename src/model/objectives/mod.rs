@@ -73,7 +73,12 @@ pub trait Term: Send + Sync {
     fn pack(&self, sequence: &Sequence, epoch: u32, out: &mut Out);
 
     /// Adds the term's share to `dh [Q, d]` and to row gradients, from hidden states `h [Q, d]`. Does nothing where the step holds
-    /// nothing of the term. Examples that a term has packed are trained on by [`next_item::NextItem`], whoever packed them.
+    /// nothing of the term.
+    ///
+    /// A loss of the backend takes all that a step holds for it, whoever packed it: [`Backend::next_item_loss`] all examples,
+    /// [`Backend::info_nce`] all groups, [`Backend::in_batch_info_nce`] all pairs. The first is always called by the term of LUMOS that
+    /// trains on next or masked items, so that another term need only pack its examples. A term that packs groups or pairs calls the loss
+    /// itself, and refuses settings ([`Term::check`]) with which a term of LUMOS would call it as well.
     fn backward(&self, _be: &mut dyn Backend, _loss: &LossSettings, _h: Act, _dh: Act) {}
 }
 

@@ -332,7 +332,8 @@ mod tests {
 
     #[test]
     fn what_a_client_does_not_have_is_refused_by_name() {
-        let wrong: [(&str, &dyn Fn(&Sequence, &mut Out)); 6] = [
+        type Pack = dyn Fn(&Sequence, &mut Out);
+        let wrong: [(&str, &Pack); 6] = [
             ("item 5, which no term has touched", &|s, out| _ = out.sequence(s, &[3, 5], true)),
             ("packs 0 items", &|s, out| _ = out.sequence(s, &[], true)),
             ("packs 51 items", &|s, out| _ = out.sequence(s, &[3; 51], true)),

@@ -3,7 +3,7 @@
 //!     cargo run --release --example own_generator
 
 use lumos::base::rng::{Purpose, Stream};
-use lumos::views::{self, GeneratorEntry, PublicCatalogue};
+use lumos::views::{self, GeneratorEntry, PublicCatalogue, Reads};
 use lumos::{Generator, Result, Silent, Trainer, UserViews, load_settings, prepare};
 use std::path::Path;
 
@@ -43,6 +43,9 @@ const FASHION: GeneratorEntry = GeneratorEntry {
     summary: "popular items as the future, another order as the paraphrase, rare items as the counterfactual",
     neighbours: false,
     version: 1,
+    costly: false,
+    // Another value of one of these makes the views anew.
+    reads: Reads { future: &["future_min"], paraphrase: &[], counterfactual: &[], all: &[] },
     build: |settings, public, _, _| {
         let (seed, counterfactuals, ahead) = (settings.seed, settings.counterfactuals, settings.future_min as usize);
         Ok(Box::new(Fashion { public, seed, counterfactuals, ahead }))

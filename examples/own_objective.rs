@@ -28,10 +28,8 @@ impl Term for TwoAhead {
     fn touch(&self, sequence: &Sequence, table: &mut RowTable) {
         // The items of the history have rows already; these examples have negatives of their own, behind those of the next item.
         let inputs = sequence.inputs().0.len();
-        for epoch in 0..sequence.draws() {
-            for (position, _) in self.targets(sequence) {
-                sequence.touch_negatives(table, (epoch, inputs + position));
-            }
+        for (position, item) in self.targets(sequence) {
+            table.example(sequence, item, inputs + position);
         }
     }
 

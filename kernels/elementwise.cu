@@ -113,6 +113,19 @@ extern "C" __global__ void __launch_bounds__(256) add(const Packed* step, int ki
 }
 EXPORT_KERNEL(add)
 
+// `y += factor / n x`, `n` the client's rows: what a mean over the client's rows adds to each of them.
+//
+// Launch: any grid (G), 256 threads. Bytes: 12 rows width; operations: 2 rows width.
+extern "C" __global__ void __launch_bounds__(256) add_mean(const Packed* step, int kind, float factor, const float* x, float* y, int width) {
+    const RowSet set = row_set(step, kind);
+    elementwise::each_part(set.count, width, [&](int row, int k) {
+        const int c = set.client[row];
+        const long long i = static_cast<long long>(row) * width + k;
+        y[i] = fmaf(factor / static_cast<float>(set.bounds[c + 1] - set.bounds[c]), x[i], y[i]);
+    });
+}
+EXPORT_KERNEL(add_mean)
+
 // `y = x`.
 //
 // Launch: any grid (G), 256 threads. Bytes: 8 rows width.

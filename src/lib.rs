@@ -50,8 +50,8 @@
 //! | views | [`Generator`] | [`views::register_generator`] | `examples/own_generator.rs` |
 //! | a rule for updates: attack, bound, noise, defence | [`Rule`] | [`federation::rules::register`] | `examples/own_rule.rs` |
 //! | a protocol: what clients and server exchange | [`federation::protocol::Protocol`] | [`federation::protocol::register`] | `examples/own_protocol.rs` |
-//! | a backbone | [`model::Encoder`] | [`model::register_backbone`] | `examples/own_backbone.rs` |
-//! | a term of the objective | [`model::objectives::Term`] | [`model::objectives::register`] | `examples/own_objective.rs` |
+//! | a backbone | [`Encoder`] | [`model::register_backbone`] | `examples/own_backbone.rs` |
+//! | a term of the objective | [`Term`] | [`model::objectives::register`] | `examples/own_objective.rs`, `examples/own_regulariser.rs` |
 //! | a method | a TOML file | [`config::methods::register_file`] | `docs/extending.md` |
 //!
 //! Names are made known before the settings that use them are read.
@@ -96,6 +96,7 @@ pub use data::{Dataset, ItemText, RawBuilder, RawData, Reader, Split, reader_nam
 pub use engine::{Mean, Needs, Occasion, Rule, Update};
 pub use eval::{MISS, Metrics, Paired, metrics, paired};
 pub use federation::{RoundReport, Trainer};
-pub use model::{ModelSpec, Weights};
+pub use model::objectives::Term;
+pub use model::{Encoder, ModelSpec, Weights};
 pub use run::{Checkpoint, Observer, Prepared, RunFolder, RunResult, Silent, prepare, prepare_data};
 pub use views::{Generator, UserViews, Views};

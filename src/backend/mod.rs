@@ -100,6 +100,8 @@ pub trait Backend {
 
     /// `y += x`.
     fn add(&mut self, x: Act, y: Act);
+    /// `y += factor / n x`, `n` the client's rows of that kind: what `factor` times a mean over the client's rows adds to each.
+    fn add_mean(&mut self, factor: f32, x: Act, y: Act);
     /// `y = x`.
     fn copy(&mut self, x: Act, y: Act);
     /// `x = 0`.

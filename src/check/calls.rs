@@ -199,7 +199,7 @@ pub fn rows(case: &Case) -> Vec<Call> {
 
 fn elementwise(rows: RowKind, name: &'static str, d: usize) -> Vec<Call> {
     let pair: Script = Box::new(move |be, phase| {
-        let [a, b, c, e, f, g, h, i, j, k, l, m] = acts(be, rows, d);
+        let [a, b, c, e, f, g, h, i, j, k, l, m, n] = acts(be, rows, d);
         if phase == Phase::Run {
             be.relu(a);
             be.relu_backward(b, c);
@@ -209,6 +209,7 @@ fn elementwise(rows: RowKind, name: &'static str, d: usize) -> Vec<Call> {
             be.dropout(2, 0.2, j);
             be.gelu(k, l);
             be.gelu_backward(k, m);
+            be.add_mean(0.3, e, n);
         }
         vec![
             bits("relu", "x", a),
@@ -219,6 +220,7 @@ fn elementwise(rows: RowKind, name: &'static str, d: usize) -> Vec<Call> {
             bits("dropout", "x", j),
             near("gelu", "y", l),
             near("gelu_backward", "dx", m),
+            near("add_mean", "y", n),
         ]
     });
     vec![call(name, 1, rows, (d, d), pair)]

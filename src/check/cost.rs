@@ -51,6 +51,7 @@ pub fn of(kernel: &str, call: &Call, case: &Case) -> Cost {
         "gru_backward" => (12.0 * t * d + 3.0 * c * d * d, 6.0 * t * d * d + 20.0 * t * d),
         "relu" => (2.0 * n * d, n * d),
         "relu_backward" | "add" => (3.0 * n * d, n * d),
+        "add_mean" => (3.0 * n * d, 2.0 * n * d),
         "gelu" => (2.0 * n * d, 12.0 * n * d),
         "gelu_backward" => (3.0 * n * d, 20.0 * n * d),
         "copy" => (2.0 * n * d, 0.0),

@@ -152,7 +152,8 @@ fn model(s: &ModelSettings) -> Result<()> {
     number(|x| (0.0..1.0).contains(&x), "model.dropout", s.dropout, "at least 0 and below 1 (a rate)")?;
     number(|x| (0.0..1.0).contains(&x), "model.item_dropout", s.item_dropout, "at least 0 and below 1 (a rate)")?;
     range((1..=65_536).contains(&s.max_len), "model.max_len", s.max_len, "between 1 and 65536")?;
-    number(|x| x > 0.0 && x <= 10.0, "model.init_std", s.init_std, "above 0 and at most 10")
+    number(|x| x > 0.0 && x <= 10.0, "model.init_std", s.init_std, "above 0 and at most 10")?;
+    crate::model::check(s)
 }
 
 fn loss(settings: &Settings) -> Result<()> {

@@ -119,6 +119,7 @@ impl<'a> Packer<'a> {
                 term.touch(&sequence, &mut self.table);
                 examples += term.examples(&sequence);
             }
+            self.table.seal();
         } else {
             examples = self.examples_of(users);
         }
@@ -161,7 +162,7 @@ impl<'a> Packer<'a> {
         for &user in users {
             let negatives = if self.table.is_whole() { self.user_stream(user) } else { self.negatives.clone() };
             let sequence = self.sequence(user, negatives);
-            let mut out = Out { step, table: &mut self.table, anchor: None, first: None };
+            let mut out = Out::new(step, &mut self.table);
             for term in self.terms.iter() {
                 term.pack(&sequence, epoch, &mut out);
             }

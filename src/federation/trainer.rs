@@ -9,7 +9,7 @@ use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
 use crate::engine::{NamedTensor, Participants, Progress, Tensors};
 use crate::eval::best_items;
-use crate::model::Weights;
+use crate::model::{Weights, objectives};
 use crate::views::Views;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -29,7 +29,7 @@ impl<'a> Trainer<'a> {
     /// A trainer with initial weights on the CPU. `settings` must have been validated.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a data set with nothing to train on, [`Error::Setting`] for a rule or a protocol that cannot be.
+    /// [`Error::Usage`] for a data set with nothing to train on, [`Error::Setting`] for a rule, a protocol or a term of the objective that cannot be.
     pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
         Trainer::of(Parts::new(settings, data, views))
     }
@@ -57,6 +57,8 @@ impl<'a> Trainer<'a> {
             )));
         }
         let (kind, options) = chosen(settings)?;
+        // Settings that were filled by hand may name a term that nothing has registered.
+        objectives::check(settings)?;
         let participants = Participants::new(settings.federation.clients, data);
         Ok(Trainer { settings, participants, protocol: (kind.build)(&options, parts)?, rounds: 0 })
     }

@@ -34,13 +34,14 @@ pub struct BackboneKind {
     pub summary: &'static str,
     /// Where it was published.
     pub paper: &'static str,
+    check: fn(&ModelSettings) -> Result<()>,
     build: fn(&ModelSettings, &mut Layout) -> Box<dyn Passes>,
 }
 
 impl BackboneKind {
     /// The backbone that `E` is.
     pub const fn of<E: Encoder>(name: &'static str, summary: &'static str, paper: &'static str) -> BackboneKind {
-        BackboneKind { name, summary, paper, build: |settings, layout| Box::new(E::new(settings, layout)) }
+        BackboneKind { name, summary, paper, check: E::check, build: |settings, layout| Box::new(E::new(settings, layout)) }
     }
 }
 
@@ -67,13 +68,25 @@ pub fn register(kind: BackboneKind) -> Result<()> {
     Ok(())
 }
 
+/// What a name stands for.
+fn kind(backbone: Backbone) -> &'static BackboneKind {
+    let registered = REGISTERED.read();
+    let kind = KINDS.iter().chain(registered.iter().copied()).find(|kind| kind.name == backbone.name());
+    // A `Backbone` is one of the names, and each of them came with its kind.
+    kind.expect("every name of a backbone has a kind")
+}
+
+/// Refuses settings that the backbone that they name cannot have.
+///
+/// # Errors
+/// [`Error::Setting`] with the key and what to do.
+pub fn check(settings: &ModelSettings) -> Result<()> {
+    (kind(settings.backbone).check)(settings)
+}
+
 /// The encoder that `settings` name, its tensors declared in `layout`.
 pub(super) fn build(settings: &ModelSettings, layout: &mut Layout) -> Box<dyn Passes> {
-    let name = settings.backbone.name();
-    let registered = REGISTERED.read();
-    let kind = KINDS.iter().chain(registered.iter().copied()).find(|kind| kind.name == name);
-    // A `Backbone` is one of the names, and each of them came with its kind.
-    (kind.expect("every name of a backbone has a kind").build)(settings, layout)
+    (kind(settings.backbone).build)(settings, layout)
 }
 
 #[cfg(test)]
@@ -88,5 +101,37 @@ mod tests {
             let twin = BackboneKind::of::<Gru4rec>(name, "", "");
             assert!(register(twin).unwrap_err().to_string().contains("already"), "{name}");
         }
+    }
+    /// GRU4Rec of an even width alone.
+    struct Even(Gru4rec);
+
+    impl Encoder for Even {
+        type Trace = <Gru4rec as Encoder>::Trace;
+
+        fn new(settings: &ModelSettings, layout: &mut Layout) -> Even {
+            Even(Gru4rec::new(settings, layout))
+        }
+
+        fn check(settings: &ModelSettings) -> Result<()> {
+            let fits = settings.dim.is_multiple_of(2);
+            if fits { Ok(()) } else { Err(Error::setting("model.dim", format!("is {}, must be even", settings.dim))) }
+        }
+
+        fn forward(&self, be: &mut dyn Backend) -> Self::Trace {
+            self.0.forward(be)
+        }
+
+        fn backward(&self, be: &mut dyn Backend, trace: &Self::Trace, dh: Act) {
+            self.0.backward(be, trace, dh);
+        }
+    }
+
+    #[test]
+    fn a_backbone_refuses_settings_of_its_own() {
+        register(BackboneKind::of::<Even>("even", "", "")).unwrap();
+        let load = |dim: &str| crate::config::load(None, &["model.backbone=even".into(), format!("model.dim={dim}")]);
+        assert!(load("6").is_ok());
+        let message = load("7").unwrap_err().to_string();
+        assert!(message.contains("model.dim") && message.contains("must be even"), "{message}");
     }
 }

@@ -12,7 +12,7 @@ mod spec;
 mod weights;
 mod worker_shape;
 
-pub use backbones::{BackboneKind, KINDS as BACKBONES, register as register_backbone};
+pub use backbones::{BackboneKind, KINDS as BACKBONES, check, register as register_backbone};
 pub use bert4rec::Bert4rec;
 pub use gru4rec::Gru4rec;
 pub use layout::*;
@@ -20,6 +20,7 @@ pub use sasrec::Sasrec;
 pub use spec::*;
 pub use weights::*;
 
+use crate::Result;
 use crate::backend::{Act, Backend};
 use crate::config::{LossSettings, ModelSettings};
 use backbones::Passes;
@@ -33,6 +34,14 @@ pub trait Encoder: Send + Sync + Sized + 'static {
 
     /// Declares every tensor in `layout`, in the order in which they lie in the slab.
     fn new(settings: &ModelSettings, layout: &mut Layout) -> Self;
+
+    /// Refuses settings that the backbone cannot have, beside the ranges of `model.*` that hold for all.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] with the key and what to do.
+    fn check(_settings: &ModelSettings) -> Result<()> {
+        Ok(())
+    }
 
     /// Hidden states of the step's output rows.
     fn forward(&self, be: &mut dyn Backend) -> Self::Trace;

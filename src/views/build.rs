@@ -2,15 +2,15 @@
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::account::{Failure, Generation, Spent, Totals};
 use super::catalogue::CatalogueGenerator;
-use super::generator::{Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind};
+use super::collect::{Collector, State};
+use super::generator::{Failed, Generator, Job, Made, PublicCatalogue, Request, ViewKind};
 use super::generators::generator;
-use super::journal::{Journal, OUTPUT, PROMPT, Row};
+use super::journal::{Journal, OUTPUT, PROMPT};
 use super::recipe::Recipes;
 use super::statistics::{self, Statistics};
 use super::{UserViews, Views};
@@ -156,6 +156,7 @@ pub(super) fn run(
     let joules = (options.joules)();
     let asked = (0..users).filter(|u| !data.train(*u).is_empty()).count();
     let collector = Collector {
+        items,
         jobs: &jobs,
         parts: &parts,
         progress: &|done| (options.progress)(items + done, total),
@@ -248,103 +249,6 @@ fn jobs<'a>(data: &'a Dataset, parts: &[ViewKind], slots: &mut [Option<Made>]) -
         }
     }
     jobs
-}
-
-struct State {
-    /// Views by user, then by part.
-    slots: Vec<Option<Made>>,
-    /// Why users have none; the first reason of each.
-    failed: BTreeMap<u32, Failed>,
-    /// Of these, users who were asked.
-    asked_failed: usize,
-    done: u64,
-}
-
-/// Takes views as they are finished.
-struct Collector<'a> {
-    jobs: &'a [Job<'a>],
-    parts: &'a [ViewKind],
-    tables: &'a [String],
-    progress: &'a (dyn Fn(u64) + Sync),
-    most_failed: usize,
-    rows: Option<mpsc::Sender<Row>>,
-    stop: AtomicBool,
-    wish: &'a (dyn Fn() -> bool + Sync),
-    state: Mutex<State>,
-}
-
-impl Collector<'_> {
-    fn into_state(self) -> State {
-        self.state.into_inner()
-    }
-
-    /// Runs `generator` while another thread writes what is finished into `journal`.
-    fn run_into(mut self, journal: &Journal, generator: &dyn Generator, threads: usize, spent: &str) -> Result<(State, Result<()>)> {
-        let (send, receive) = mpsc::channel();
-        self.rows = Some(send);
-        let stop = &AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let writer = scope.spawn(move || journal.write(receive, spent, stop));
-            let linked = Linked { collector: &self, stop };
-            let outcome = generator.run(self.jobs, threads, &linked);
-            // The channel ends here, and the writer with it.
-            let state = self.into_state();
-            writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            Ok((state, outcome))
-        })
-    }
-}
-
-/// A collector that also stops where the journal does.
-struct Linked<'a> {
-    collector: &'a Collector<'a>,
-    stop: &'a AtomicBool,
-}
-
-impl Sink for Linked<'_> {
-    fn done(&self, job: usize, part: ViewKind, made: Result<Made, Failed>) {
-        self.collector.done(job, part, made);
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.collector.stopped()
-    }
-}
-
-impl Sink for Collector<'_> {
-    fn done(&self, job: usize, part: ViewKind, made: Result<Made, Failed>) {
-        let user = self.jobs[job].request.user;
-        let place = self.parts.iter().position(|p| *p == part).unwrap_or_default();
-        if let (Some(rows), Ok(made)) = (&self.rows, &made) {
-            // A writer that has ended has told its error by now.
-            let _ = rows.send(Row { table: self.tables[place].clone(), user, made: made.clone() });
-        }
-        let mut state = self.state.lock();
-        match made {
-            Ok(made) => state.slots[user as usize * self.parts.len() + place] = Some(made),
-            Err(failed) => {
-                if failed.asked && state.failed.get(&user).is_none_or(|f| !f.asked) {
-                    state.asked_failed += 1;
-                }
-                let first = state.failed.entry(user).or_insert_with(|| failed.clone());
-                // What was asked and failed says more than what could not be asked.
-                if failed.asked && !first.asked {
-                    *first = failed;
-                }
-                if state.asked_failed > self.most_failed {
-                    self.stop.store(true, Ordering::Relaxed);
-                }
-            }
-        }
-        state.done += 1;
-        let done = state.done;
-        drop(state);
-        (self.progress)(done);
-    }
-
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || (self.wish)()
-    }
 }
 
 /// An error where more users failed than the settings allow.

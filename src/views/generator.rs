@@ -236,7 +236,10 @@ impl<'a> PublicCatalogue<'a> {
     }
 
     /// Refuses items that are not in the catalogue.
-    pub(super) fn check(&self, user: u32, history: &[u32]) -> Result<()> {
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the user and the first such item.
+    pub fn check(&self, user: u32, history: &[u32]) -> Result<()> {
         match history.iter().find(|i| **i as usize >= self.item_count()) {
             None => Ok(()),
             Some(item) => Err(Error::Usage(format!(
@@ -268,13 +271,13 @@ pub(super) fn reorder(share: f32, view: &mut [u32], stream: &mut Stream) {
     }
 }
 
-/// The draws of one view of one user.
-pub(super) fn stream(seed: u64, user: u32, part: ViewKind) -> Stream {
+/// The draws of one view of one user: a function of `views.seed`, the user and the view.
+pub fn stream(seed: u64, user: u32, part: ViewKind) -> Stream {
     Stream::new(seed, Purpose::Views, part.index(), u64::from(user))
 }
 
-/// How many items this user's future appends.
-pub(super) fn future_length(settings: &ViewSettings, stream: &mut Stream) -> usize {
+/// The number of items that a user's future appends, drawn between `views.future_min` and `views.future_max`.
+pub fn future_length(settings: &ViewSettings, stream: &mut Stream) -> usize {
     let spread = u64::from(settings.future_max.saturating_sub(settings.future_min)) + 1;
     settings.future_min as usize + stream.below(spread) as usize
 }

@@ -5,7 +5,8 @@ use super::catalogue::CatalogueGenerator;
 use super::llm::LlmGenerator;
 use super::random::{RandomCounterfactual, RandomGenerator};
 use super::served::ServedGenerator;
-use super::{Generator, PublicCatalogue};
+use super::{Generator, PublicCatalogue, ViewKind};
+use crate::base::names;
 use crate::config::{GeneratorKind, ViewSettings};
 use crate::{Error, Result};
 use parking_lot::RwLock;
@@ -13,6 +14,44 @@ use std::path::Path;
 
 /// Makes a generator from its settings, the public catalogue, a number of threads and a folder for what it derives from a catalogue.
 pub type BuildGenerator = for<'a> fn(&ViewSettings, &'a PublicCatalogue<'a>, usize, Option<&Path>) -> Result<Box<dyn Generator + 'a>>;
+
+/// Settings of `views` that change what a generator writes, besides `seed`, by the view that they change. Keys without `views.`; a table
+/// such as `text` stands for all in it, and `mask` for `eval.mask`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reads {
+    /// Keys that change the future alone.
+    pub future: &'static [&'static str],
+    /// Keys that change the paraphrase alone.
+    pub paraphrase: &'static [&'static str],
+    /// Keys that change the counterfactuals alone.
+    pub counterfactual: &'static [&'static str],
+    /// Keys that change all three.
+    pub all: &'static [&'static str],
+}
+
+impl Reads {
+    /// The number of items that a future appends, what it may not come back to, and the shares of a paraphrase.
+    pub const USUAL: Reads =
+        Reads { future: &["future_min", "future_max", "mask"], paraphrase: &["substitute", "reorder"], counterfactual: &[], all: &[] };
+
+    /// Whether a key, such as the table `text`, changes any view.
+    pub(super) fn any(&self, key: &str) -> bool {
+        self.keys().any(|own| own == key)
+    }
+
+    /// Keys that change `part` alone.
+    pub(super) fn own(&self, part: ViewKind) -> &'static [&'static str] {
+        match part {
+            ViewKind::Future => self.future,
+            ViewKind::Paraphrase => self.paraphrase,
+            ViewKind::Counterfactual(_) => self.counterfactual,
+        }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &'static str> {
+        [self.future, self.paraphrase, self.counterfactual, self.all].into_iter().flatten().copied()
+    }
+}
 
 /// A generator by name.
 pub struct GeneratorEntry {
@@ -24,6 +63,11 @@ pub struct GeneratorEntry {
     pub neighbours: bool,
     /// Raised where the generator comes to write other views from the same settings: stored views of an earlier version are made anew.
     pub version: u32,
+    /// Whether its views are worth more than the space of their journal, and whether users for whom it gave none have those of
+    /// `views.fallback`: what a language model writes.
+    pub costly: bool,
+    /// Which settings change what it writes.
+    pub reads: Reads,
     /// Makes it.
     ///
     /// # Errors
@@ -38,6 +82,8 @@ pub const KINDS: &[GeneratorEntry] = &[
         summary: "near and far items by titles, categories, brands and links",
         neighbours: true,
         version: 0,
+        costly: false,
+        reads: Reads { all: &["neighbours"], ..Reads::USUAL },
         build: |settings, public, _, _| Ok(Box::new(CatalogueGenerator::new(public, settings))),
     },
     GeneratorEntry {
@@ -45,6 +91,9 @@ pub const KINDS: &[GeneratorEntry] = &[
         summary: "uniform random items in all three views",
         neighbours: false,
         version: 0,
+        costly: false,
+        // Nothing is near a random item; the key is a part of the digests of stored views.
+        reads: Reads { all: &["neighbours"], ..Reads::USUAL },
         build: |settings, public, _, _| Ok(Box::new(RandomGenerator::new(public, settings))),
     },
     GeneratorEntry {
@@ -52,6 +101,8 @@ pub const KINDS: &[GeneratorEntry] = &[
         summary: "catalogue views with uniform random items as the counterfactual",
         neighbours: true,
         version: 0,
+        costly: false,
+        reads: Reads { all: &["neighbours"], ..Reads::USUAL },
         build: |settings, public, _, _| Ok(Box::new(RandomCounterfactual::new(public, settings))),
     },
     GeneratorEntry {
@@ -59,6 +110,8 @@ pub const KINDS: &[GeneratorEntry] = &[
         summary: "a language model in a local folder",
         neighbours: false,
         version: 0,
+        costly: true,
+        reads: Reads { all: &["text", "llm"], ..Reads::USUAL },
         #[cfg(feature = "llm")]
         build: |settings, public, threads, cache| Ok(Box::new(LlmGenerator::new(public, settings, threads, cache)?)),
         #[cfg(not(feature = "llm"))]
@@ -69,6 +122,8 @@ pub const KINDS: &[GeneratorEntry] = &[
         summary: "a language model behind an endpoint",
         neighbours: false,
         version: 0,
+        costly: true,
+        reads: Reads { all: &["text", "served"], ..Reads::USUAL },
         build: |settings, public, threads, cache| Ok(Box::new(ServedGenerator::new(public, settings, threads, cache)?)),
     },
 ];
@@ -79,8 +134,14 @@ static REGISTERED: RwLock<Vec<&'static GeneratorEntry>> = RwLock::new(Vec::new()
 /// Makes a generator known in this process, for settings that are read from now on.
 ///
 /// # Errors
-/// [`Error::Usage`] where its name is taken.
+/// [`Error::Usage`] where its name is taken, and for a key in `reads` that is no setting of `views`.
 pub fn register(entry: GeneratorEntry) -> Result<()> {
+    let settings = serde_json::to_value(ViewSettings::default()).map_err(|e| Error::Usage(format!("views cannot be written: {e}")))?;
+    let known = || settings.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).chain(["mask"]);
+    if let Some(key) = entry.reads.keys().find(|key| !known().any(|k| k == *key)) {
+        let message = names::unknown("setting of views", key, known());
+        return Err(Error::Usage(format!("generator `{}` reads an {message}", entry.name)));
+    }
     let mut registered = REGISTERED.write();
     if !GeneratorKind::register(entry.name) {
         return Err(Error::Usage(format!("there is a generator `{}` already; give this one another name", entry.name)));
@@ -117,5 +178,20 @@ mod tests {
         let names: Vec<_> = std::iter::once("none").chain(KINDS.iter().map(|entry| entry.name)).collect();
         assert_eq!(names, GeneratorKind::NAMES);
         assert!(find(GeneratorKind::NONE).is_none());
+    }
+    #[test]
+    fn a_key_that_is_no_setting_is_refused_and_the_name_stays_unknown() {
+        let entry = GeneratorEntry {
+            name: "never",
+            summary: "",
+            neighbours: false,
+            version: 1,
+            costly: false,
+            reads: Reads { all: &["neighbors"], ..Reads::USUAL },
+            build: |_, _, _, _| Err(Error::Usage("never".into())),
+        };
+        let message = register(entry).unwrap_err().to_string();
+        assert!(message.contains("did you mean `neighbours`"), "{message}");
+        assert!(GeneratorKind::find("never").is_none());
     }
 }

@@ -10,6 +10,7 @@
 mod account;
 mod build;
 mod catalogue;
+mod collect;
 mod compare;
 mod features;
 #[doc(hidden)]
@@ -36,8 +37,8 @@ pub use account::{Failure, Generation, Provenance};
 pub use build::{Built, Options, build, build_with, build_with_statistics, validate};
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
 pub use features::{Features, Profile};
-pub use generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind};
-pub use generators::{BuildGenerator, GeneratorEntry, generator, register as register_generator};
+pub use generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, future_length, stream};
+pub use generators::{BuildGenerator, GeneratorEntry, Reads, generator, register as register_generator};
 pub use ground::Ground;
 pub use ground_bench::{GroundBench, GroundFigures, Outcome, Scored, Timed, bench_ground};
 pub use inspect::{inspect, user_matching};

@@ -65,7 +65,7 @@ impl Popularity {
     /// An item about as popular as `like`: the one with the lowest `cost` among some drawn from its band; the first one that
     /// costs at most `enough` is taken at once. `cost` is `None` for items that are out of the question. A band without any
     /// gives way to the next ones, and these at last to a walk over all items; `None` where no item at all has a cost.
-    pub(super) fn draw(&self, like: u32, enough: f32, stream: &mut Stream, mut cost: impl FnMut(u32) -> Option<f32>) -> Option<u32> {
+    pub fn draw(&self, like: u32, enough: f32, stream: &mut Stream, mut cost: impl FnMut(u32) -> Option<f32>) -> Option<u32> {
         let (home, bands) = (self.band(like), self.bands());
         for distance in 0..bands {
             let below = home.checked_sub(distance);

@@ -7,10 +7,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::generator::ViewKind;
-use super::generators;
+use super::generators::{self, Reads};
 use super::store::FORMAT_VERSION;
 use super::text::Prompts;
-use crate::config::{GeneratorKind, Grounding, Mask, ViewSettings};
+use crate::config::{Grounding, Mask, ViewSettings};
 use crate::{Error, Result};
 
 /// `settings` with everything at its default that changes no view: how fast and how patiently.
@@ -24,7 +24,7 @@ fn essential(settings: &ViewSettings) -> ViewSettings {
     (served.concurrency, served.timeout_s, served.retries) = (plain.served.concurrency, plain.served.timeout_s, plain.served.retries);
     (served.backoff_s, served.per_minute) = (plain.served.backoff_s, plain.served.per_minute);
     served.longest_wait_s = plain.served.longest_wait_s;
-    if settings.generator == GeneratorKind::LLM && kept.llm.grounding == Grounding::Constrained {
+    if reads(settings).any("llm") && kept.llm.grounding == Grounding::Constrained {
         // Nothing is matched, and a line is as long as the catalogue's.
         (kept.text.threshold, kept.text.line_tokens) = (plain.text.threshold, plain.text.line_tokens);
         kept.text.embedder = None;
@@ -47,22 +47,33 @@ fn plain(settings: impl serde::Serialize, encoder: bool) -> serde_json::Value {
     all
 }
 
+/// Which settings change what the generator of `settings` writes.
+fn reads(settings: &ViewSettings) -> Reads {
+    generators::find(settings.generator).map_or(Reads::USUAL, |entry| entry.reads)
+}
+
+/// Version of what the generator of `settings` writes; 0 where that of the program says it all.
+fn version(settings: &ViewSettings) -> u32 {
+    generators::find(settings.generator).map_or(0, |entry| entry.version)
+}
+
 /// What the views of `settings` depend on as text: [`essential`] settings without the tables that the generator does not read, so
 /// that a new setting of one generator leaves the folders of the others where they are.
 pub(super) fn identity(settings: &ViewSettings) -> String {
-    let foreign: &[&str] = match settings.generator {
-        GeneratorKind::LLM => &["max_failed", "served"],
-        GeneratorKind::SERVED => &["max_failed", "llm"],
-        _ => &["max_failed", "fallback", "text", "llm", "served"],
-    };
+    let (reads, costly) = (reads(settings), generators::find(settings.generator).is_some_and(|entry| entry.costly));
     let settings = essential(settings);
     let mut all = plain(&settings, true);
     if let Some(all) = all.as_object_mut() {
         all.insert("text".into(), plain(&settings.text, settings.text.encoder().is_some()));
-        foreign.iter().for_each(|name| drop(all.remove(*name)));
-        // Left out where it is what it always was, so that such views stay where they are.
+        let unread = ["text", "llm", "served"].into_iter().filter(|table| !reads.any(table));
+        let spared = unread.chain(["max_failed"]).chain((!costly).then_some("fallback"));
+        spared.for_each(|name| drop(all.remove(name)));
+        // Left out where it is what it always was, so that such views stay where they are. The same holds for the version.
         if settings.mask != Mask::History {
             all.insert("mask".into(), settings.mask.name().into());
+        }
+        if version(&settings) > 0 {
+            all.insert("version".into(), version(&settings).into());
         }
     }
     all.to_string()
@@ -79,10 +90,11 @@ impl Recipes {
     /// Where a prompt file or the model cannot be read.
     pub(super) fn new(settings: &ViewSettings) -> Result<Option<Recipes>> {
         let s = essential(settings);
-        let written = matches!(s.generator, GeneratorKind::LLM | GeneratorKind::SERVED);
+        let (reads, version) = (reads(&s), version(&s));
+        let written = reads.any("text");
         let prompts = if written { Some(Prompts::read(s.text.prompts.as_deref())?) } else { None };
-        let model = match (s.generator, &s.llm.model) {
-            (GeneratorKind::LLM, Some(path)) => match model_hash(path)? {
+        let model = match &s.llm.model {
+            Some(path) if reads.any("llm") => match model_hash(path)? {
                 Some(hash) => hash,
                 None => return Ok(None),
             },
@@ -100,24 +112,28 @@ impl Recipes {
         (text.prompts, llm.model) = (None, None);
         text.embedder = encoder.as_ref().map(PathBuf::from);
         let text = plain(text, encoder.is_some());
-        let shared = match s.generator {
-            GeneratorKind::LLM => json!([text, llm, model]),
-            GeneratorKind::SERVED => json!([text, s.served]),
-            _ => match generators::find(s.generator).map_or(0, |entry| entry.version) {
-                0 => json!([s.neighbours]),
-                version => json!([s.neighbours, version]),
-            },
-        };
-        Ok(Some(Recipes([ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)].map(|part| {
-            let own = match part {
-                ViewKind::Future if s.mask != Mask::History => json!([s.future_min, s.future_max, s.mask]),
-                ViewKind::Future => json!([s.future_min, s.future_max]),
-                ViewKind::Paraphrase => json!([s.substitute, s.reorder]),
-                ViewKind::Counterfactual(_) => json!([]),
+        let settings = plain(&s, true);
+        let values = |keys: &[&str]| -> Vec<serde_json::Value> {
+            let of = |key: &&str| match *key {
+                "text" => vec![text.clone()],
+                "llm" => vec![json!(llm), json!(model)],
+                // Left out where it is what it always was, so that such views stay where they are.
+                "mask" if s.mask == Mask::History => Vec::new(),
+                "mask" => vec![json!(s.mask)],
+                other => vec![settings[other].clone()],
             };
+            keys.iter().flat_map(of).collect()
+        };
+        let shared = values(reads.all);
+        Ok(Some(Recipes([ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)].map(|part| {
+            let own = values(reads.own(part));
             let prompt = prompts.as_ref().map(|p| p.hash(part));
-            let all = json!([FORMAT_VERSION, s.generator, s.seed, part.name(), own, shared, prompt]);
-            hex(&Sha256::digest(all.to_string().as_bytes())[..8])
+            let mut all = vec![json!(FORMAT_VERSION), json!(s.generator), json!(s.seed), json!(part.name()), json!(own), json!(shared)];
+            all.push(json!(prompt));
+            if version > 0 {
+                all.push(json!(version));
+            }
+            hex(&Sha256::digest(json!(all).to_string().as_bytes())[..8])
         }))))
     }
 
@@ -209,7 +225,7 @@ pub fn encoder_hash(path: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{LlmSettings, ServedSettings, TextSettings};
+    use crate::config::{GeneratorKind, LlmSettings, ServedSettings, TextSettings};
 
     #[test]
     fn what_a_generator_does_not_read_changes_nothing() {

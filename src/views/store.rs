@@ -15,6 +15,7 @@ use super::Views;
 use super::account::{Failure, Generation};
 use super::build::{self, Built, Options, validate};
 use super::generator::{Counts, ViewKind};
+use super::generators;
 use super::journal::{Contents, Journal};
 use super::pack::{decode, encode};
 use super::recipe::{Recipes, identity};
@@ -178,9 +179,9 @@ pub fn is_made(data: &Dataset, settings: &ViewSettings, root: &Path, first: Opti
     Ok(up_to_date(&dir, data, Recipes::new(settings)?.as_ref())?.is_some())
 }
 
-/// Whether finished views are worth more than the space of their journal: a language model writes them.
+/// Whether finished views are worth more than the space of their journal, as those of a language model are.
 pub fn costly(settings: &ViewSettings) -> bool {
-    matches!(settings.generator, GeneratorKind::LLM | GeneratorKind::SERVED)
+    generators::find(settings.generator).is_some_and(|entry| entry.costly)
 }
 
 /// Every finished view in the journal under `root` that a build with `settings` would not make again, and what was counted for it.

@@ -12,6 +12,8 @@ mod own_objective;
 mod own_protocol;
 #[path = "../../examples/own_reader.rs"]
 mod own_reader;
+#[path = "../../examples/own_regulariser.rs"]
+mod own_regulariser;
 #[path = "../../examples/own_rule.rs"]
 mod own_rule;
 #[cfg(feature = "llm")]
@@ -90,6 +92,36 @@ fn a_generator_of_ones_own_writes_views() {
     assert!(views.future.len() > history && views.counterfactuals.iter().all(|c| c.len() == history));
     let text = lumos::load_settings(None, &["views.generator=fasion".into()]).unwrap_err().to_string();
     assert!(text.contains("did you mean `fashion`"), "{text}");
+}
+
+#[test]
+fn a_term_with_a_gradient_of_its_own_does_its_work_and_is_refused_where_it_cannot() {
+    let folder = tempfile::tempdir().unwrap();
+    let (error, [without, with]) = own_regulariser::run(folder.path()).unwrap();
+    assert!(error < 1e-2, "{error}");
+    assert!(with < 0.7 * without, "scores lie {without} from 0 without the term and {with} with it");
+    let refused = |sets: &[&str]| {
+        let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
+        lumos::load_settings(None, &sets).unwrap_err().to_string()
+    };
+    for (sets, parts) in [
+        (&["loss.terms=[\"activaton\"]"][..], &["did you mean `activation`"][..]),
+        (&["loss.terms=[\"activation wieght=1\"]"], &["did you mean `weight`"]),
+        (&["loss.terms=[\"activation weight=0\"]"], &["wanted above 0"]),
+        (&["loss.terms=[\"activation\", \" activation weight=1\"]"], &["lists `activation` twice"]),
+        // The kernel that trains whole visits knows the terms of LUMOS alone, and so does this protocol.
+        (&["loss.terms=[\"activation\"]", "gpu.resident=on"], &["gpu.resident", "loss.terms"]),
+        (&["loss.terms=[\"activation\"]", "method=ptf-fsr"], &["loss.terms", "ptf-fsr", "wanted none"]),
+    ] {
+        let message = refused(sets);
+        assert!(parts.iter().all(|part| message.contains(part)), "{sets:?}: {message}");
+    }
+    // Settings that were filled by hand and not validated.
+    let mut settings = lumos::Settings::default();
+    settings.loss.terms = vec!["activaton".into()];
+    let (data, views) = lumos::bench::world(&lumos::bench::RoundBench { clients: 4, items: 50, lengths: vec![3, 5], ..Default::default() });
+    let error = lumos::Trainer::new(&settings, &data, &views).err().unwrap();
+    assert!(error.kind() == lumos::ErrorKind::Setting && error.to_string().contains("activation"), "{error}");
 }
 
 #[cfg(feature = "llm")]

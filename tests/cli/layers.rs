@@ -152,3 +152,33 @@ fn signatures_that_the_documentation_quotes_are_those_of_the_source() {
     assert!(seen > 25, "only {seen} signatures were found: does this test still read them?");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[test]
+fn examples_and_names_of_the_page_on_extending_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/extending.md")).unwrap();
+    let listed: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("| `examples/")?.split_once('`')).map(|(name, _)| name).collect();
+    for path in sources(&root.join("examples")) {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(listed.contains(&name), "docs/extending.md does not list examples/{name}");
+    }
+    // What a path of the library ends in is declared as public, or is the name of a module.
+    let source: Vec<String> = sources(&root.join("src")).iter().map(|path| code(&std::fs::read_to_string(path).unwrap())).collect();
+    let (mut missing, mut seen) = (Vec::new(), 0);
+    for path in text.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.strip_prefix("lumos::")) {
+        let path = path.split(['(', '<']).next().unwrap_or_default();
+        let name = path.rsplit("::").next().unwrap_or_default();
+        let kinds = ["fn", "trait", "struct", "enum", "type", "mod", "const"];
+        let declared = |text: &String| {
+            let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+            kinds.iter().any(|kind| text.split(&format!("pub {kind} {name}")).skip(1).any(ends)) || text.contains(&format!(" as {name}"))
+        };
+        seen += 1;
+        if !source.iter().any(declared) {
+            missing.push(path.to_string());
+        }
+    }
+    assert!(seen > 8, "only {seen} paths were found: does this test still read them?");
+    assert!(missing.is_empty(), "docs/extending.md names {missing:?}");
+}

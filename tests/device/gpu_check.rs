@@ -85,6 +85,7 @@ const OUTPUTS: &[Output] = &[
     ("adam_dense", 3, None),
     ("adam_rows", 3, None),
     ("add", 3, None),
+    ("add_mean", 4, None),
     ("attention_backward_kv", 12, None),
     ("attention_backward_q", 10, None),
     ("attention_forward", 8, None),

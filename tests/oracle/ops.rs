@@ -137,6 +137,22 @@ fn linear_layers() {
 }
 
 #[test]
+fn a_share_of_a_mean_is_added() {
+    for (i, &d) in widths().iter().enumerate() {
+        let mut s = stream(4500 + i as u64);
+        let step = pack(&mut s, &packs()[i % packs().len()], 3, Outs::Nothing);
+        let n = step.tokens();
+        let (x, y) = (normal(&mut s, 1.0, n * d), normal(&mut s, 1.0, n * d));
+        let mut w = worker(d, &[], None, &vec![0.0; 3 * d], step);
+        let (from, to) = (load(&mut w, RowKind::Tokens, d, &x), load(&mut w, RowKind::Tokens, d, &y));
+        w.add_mean(0.7, from, to);
+        let wanted = x.iter().zip(&y).map(|(x, y)| y + 0.7 / n as f32 * x);
+        assert!(w.values(to).iter().zip(wanted).all(|(got, wanted)| (got - wanted).abs() <= 1e-6 * (1.0 + wanted.abs())), "{n} x {d}");
+        assert_eq!(w.values(from), x);
+    }
+}
+
+#[test]
 fn rectifier() {
     for (i, &d) in widths().iter().enumerate() {
         let mut s = stream(4000 + i as u64);

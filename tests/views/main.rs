@@ -15,5 +15,6 @@ mod embed;
 mod generators;
 mod llm;
 mod real;
+mod registered;
 mod served;
 mod store;

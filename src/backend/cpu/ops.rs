@@ -344,6 +344,12 @@ impl Backend for Worker {
         unsafe { rows::axpy(n, 1.0, xp, yp) };
     }
 
+    fn add_mean(&mut self, factor: f32, x: Act, y: Act) {
+        let rows = self.count(y.rows);
+        let (xp, yp) = (self.ptr(x), self.ptr(y));
+        unsafe { rows::axpy(rows * y.width, factor / rows as f32, xp, yp) };
+    }
+
     fn copy(&mut self, x: Act, y: Act) {
         let n = self.count(y.rows) * y.width;
         let (xp, yp) = (self.ptr(x), self.ptr(y));

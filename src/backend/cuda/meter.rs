@@ -64,6 +64,7 @@ impl Backend for Meter {
     fn drop_items(&mut self, _: f32) {}
     fn drop_items_backward(&mut self, _: f32) {}
     fn add(&mut self, _: Act, _: Act) {}
+    fn add_mean(&mut self, _: f32, _: Act, _: Act) {}
     fn copy(&mut self, _: Act, _: Act) {}
     fn zero(&mut self, _: Act) {}
     fn next_item_loss(&mut self, _: &LossSettings, _: Act, _: Act) {}

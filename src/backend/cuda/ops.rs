@@ -16,6 +16,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "adam_dense",
     "adam_rows",
     "add",
+    "add_mean",
     "attention_backward_kv",
     "attention_backward_q",
     "attention_forward",
@@ -477,6 +478,11 @@ impl Backend for DeviceBackend<'_> {
 
     fn add(&mut self, x: Act, y: Act) {
         self.elementwise("add", y.rows, y.width, &[Self::kind(y.rows), self.act_arg(x), self.act_arg(y), int(y.width)]);
+    }
+
+    fn add_mean(&mut self, factor: f32, x: Act, y: Act) {
+        let args = [Self::kind(y.rows), Arg::Float(factor), self.act_arg(x), self.act_arg(y), int(y.width)];
+        self.elementwise("add_mean", y.rows, y.width, &args);
     }
 
     fn copy(&mut self, x: Act, y: Act) {

@@ -419,6 +419,19 @@ impl<R: Real> Backend for Reference<'_, R> {
         self.map(x, y, |x, y| y + x);
     }
 
+    fn add_mean(&mut self, factor: f32, x: Act, y: Act) {
+        for c in 0..self.case.clients() {
+            let own = self.own(y.rows, c);
+            let share = R::of(f64::from(factor)) / R::of(own.len() as f64);
+            for r in own {
+                for k in 0..y.width {
+                    let value = self.row(x, r)[k];
+                    self.row_mut(y, r)[k] += share * value;
+                }
+            }
+        }
+    }
+
     fn copy(&mut self, x: Act, y: Act) {
         self.map(x, y, |x, _| x);
     }

@@ -6,19 +6,19 @@
 mod in_batch;
 mod masked_item;
 mod next_item;
+mod packing;
 mod registered;
 mod tri_view;
 
 pub use in_batch::{InBatchSettings, Similarity};
 pub use masked_item::MaskedSettings;
+pub use packing::*;
 pub use registered::{TermKind, register};
 
 use super::Layout;
-use crate::Result;
-use crate::backend::{Act, Backend, RowKind, Step};
-use crate::base::rng::{Purpose, Stream};
-use crate::config::{LossSettings, RecLoss, Resample, Settings};
-use crate::views::UserViews;
+use crate::backend::{Act, Backend, RowKind};
+use crate::config::{LossSettings, Settings};
+use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Every term, in the order in which their rows are taken, their sequences packed and their gradients added.
@@ -73,7 +73,12 @@ pub trait Term: Send + Sync {
     fn pack(&self, sequence: &Sequence, epoch: u32, out: &mut Out);
 
     /// Adds the term's share to `dh [Q, d]` and to row gradients, from hidden states `h [Q, d]`. Does nothing where the step holds
-    /// nothing of the term. Examples that a term has packed are trained on by [`next_item::NextItem`], whoever packed them.
+    /// nothing of the term.
+    ///
+    /// A loss of the backend takes all that a step holds for it, whoever packed it: [`Backend::next_item_loss`] all examples,
+    /// [`Backend::info_nce`] all groups, [`Backend::in_batch_info_nce`] all pairs. The first is always called by the term of LUMOS that
+    /// trains on next or masked items, so that another term need only pack its examples. A term that packs groups or pairs calls the loss
+    /// itself, and refuses settings ([`Term::check`]) with which a term of LUMOS would call it as well.
     fn backward(&self, _be: &mut dyn Backend, _loss: &LossSettings, _h: Act, _dh: Act) {}
 }
 
@@ -105,8 +110,15 @@ impl Terms {
 /// The terms that the entries of `loss.terms` make.
 ///
 /// # Errors
-/// [`crate::Error::Setting`] for an entry that names no term, or has an option that it does not take.
+/// [`crate::Error::Setting`] for an entry that names no term or has an option that it does not take, and for a term that is listed twice.
 pub(super) fn made(loss: &LossSettings) -> Result<Vec<Arc<dyn Term>>> {
+    let name = |entry: &String| entry.split_whitespace().next().map(str::to_string);
+    for (i, entry) in loss.terms.iter().enumerate() {
+        if loss.terms[..i].iter().any(|other| name(other) == name(entry)) {
+            let message = format!("lists `{}` twice; a term is a part of the objective once", name(entry).unwrap_or_default());
+            return Err(Error::setting("loss.terms", message));
+        }
+    }
     loss.terms.iter().map(|entry| registered::build(entry).map(Arc::from)).collect()
 }
 
@@ -136,223 +148,4 @@ impl TermRef {
 pub fn check(settings: &Settings) -> Result<()> {
     TERMS.iter().try_for_each(|term| term.check(settings))?;
     made(&settings.loss)?.iter().try_for_each(|term| term.check(settings))
-}
-
-/// One user's sequence and everything that is drawn for it. Borrowed data: a term copies before it edits.
-pub struct Sequence<'a> {
-    /// The run's settings.
-    pub settings: &'a Settings,
-    /// User, and the round, which key every draw.
-    pub user: u32,
-    /// See `user`.
-    pub round: u64,
-    /// Training items, oldest first.
-    pub train: &'a [u32],
-    /// Whether views are trained on in this round.
-    pub contrast: bool,
-    /// The user's views, where there are any.
-    pub views: Option<&'a UserViews>,
-    /// Items of the catalogue `I`.
-    pub items: usize,
-    /// The special row at which hidden states are asked for, if any.
-    pub asked: Option<u32>,
-    /// The special row that stands for an item left out, if any.
-    pub mask: Option<u32>,
-    /// Whether a term wants the last training item encoded as well.
-    pub whole: bool,
-    /// Stream of negatives.
-    pub negatives: Stream,
-}
-
-impl<'a> Sequence<'a> {
-    /// The last items of `sequence` that fit an input, beside the special row that is asked with.
-    pub fn clip<'s>(&self, sequence: &'s [u32]) -> &'s [u32] {
-        let max = self.settings.model.max_len as usize - usize::from(self.asked.is_some());
-        &sequence[sequence.len().saturating_sub(max)..]
-    }
-
-    /// Training items that a backbone which reads forwards is shown, and the target of the last of them; no target where a term wants that
-    /// encoded as well.
-    pub fn inputs(&self) -> (&'a [u32], Option<u32>) {
-        let max = self.settings.model.max_len as usize;
-        let last = |items: &'a [u32]| &items[items.len().saturating_sub(max)..];
-        if self.whole {
-            return (last(self.train), None);
-        }
-        match self.train.split_last() {
-            Some((&target, inputs)) => (last(inputs), Some(target)),
-            None => (&[], None),
-        }
-    }
-
-    /// Sampled negatives of an example.
-    pub fn negatives_per_example(&self) -> usize {
-        self.settings.loss.sampled() as usize
-    }
-
-    /// Local epochs with negatives of their own.
-    pub fn draws(&self) -> u32 {
-        if self.settings.loss.resample == Resample::Epoch { self.settings.local.epochs } else { 1 }
-    }
-
-    /// Negative number `k` of the example at `position` in `epoch`: uniform over the catalogue without the user's training items
-    /// (after 32 tries whatever came last, so that a user of every item does not stall).
-    pub fn negative(&self, epoch: u32, position: usize, k: usize) -> u32 {
-        let (epoch, position) = match self.settings.loss.resample {
-            Resample::Epoch => (epoch, position),
-            Resample::Visit => (0, position),
-            Resample::Shared => (0, 0),
-        };
-        let items = self.items as u64;
-        let k_total = self.settings.loss.negatives as u64;
-        // One block of four words a draw: the first three tries come from it, further tries from later blocks.
-        let at = (u64::from(epoch) << 44) | (((position as u64) * k_total + k as u64) << 4);
-        let mut item = 0;
-        'tries: for block in 0..8u64 {
-            for word in self.negatives.block_at(at + block) {
-                item = ((u64::from(word) * items) >> 32) as u32;
-                if !self.train.contains(&item) {
-                    break 'tries;
-                }
-            }
-        }
-        item
-    }
-
-    /// Takes the rows of the negatives of the example at `position` in `epoch`.
-    pub fn touch_negatives(&self, table: &mut RowTable, (epoch, position): (u32, usize)) {
-        let shared = self.settings.loss.resample == Resample::Shared;
-        if shared && std::mem::replace(&mut table.shared, true) {
-            return;
-        }
-        for k in 0..self.negatives_per_example() {
-            table.row(self.negative(epoch, position, k), true);
-        }
-    }
-
-    /// A stream of draws of this user in this round for `purpose`.
-    pub fn stream(&self, purpose: Purpose) -> Stream {
-        Stream::new(self.settings.seed, purpose, self.round, u64::from(self.user))
-    }
-}
-
-impl LossSettings {
-    /// Sampled negatives of an example; none under a softmax over the catalogue.
-    pub fn sampled(&self) -> u32 {
-        if self.rec == RecLoss::Softmax { 0 } else { self.negatives }
-    }
-}
-
-/// Marks an item without a local row.
-const NONE: u32 = u32::MAX;
-
-/// The item rows of a client: which item each local row is, and whether it is trained.
-#[derive(Default)]
-pub struct RowTable {
-    /// Local row of each item and special row `[I + S]`, [`NONE`] where it has none.
-    local: Vec<u32>,
-    /// Item of each local row.
-    items: Vec<u32>,
-    /// Whether a local row is trained by other terms than views (uploaded under `upload_rows = "trained"`).
-    trained: Vec<bool>,
-    /// Whether the negatives that the positions of a visit share have their rows.
-    shared: bool,
-    /// Every item has a row, and the row is the item: clients with many sequences, or a softmax over the catalogue.
-    whole: bool,
-}
-
-impl RowTable {
-    /// An empty table over `rows` items and special rows.
-    pub fn new(rows: usize) -> RowTable {
-        RowTable { local: vec![NONE; rows], ..RowTable::default() }
-    }
-
-    /// Empties the table. With `whole` every item then has its row.
-    pub fn begin(&mut self, whole: bool) {
-        for &item in &self.items {
-            self.local[item as usize] = NONE;
-        }
-        self.items.clear();
-        self.trained.clear();
-        self.shared = false;
-        self.whole = whole;
-        if whole {
-            self.items.extend(0..self.local.len() as u32);
-            self.trained.resize(self.items.len(), true);
-        }
-    }
-
-    /// Item of each row.
-    pub fn items(&self) -> &[u32] {
-        &self.items
-    }
-
-    /// Which rows are trained `[R]`.
-    pub fn trained(&self) -> &[bool] {
-        &self.trained
-    }
-
-    /// Whether every item has a row.
-    pub fn is_whole(&self) -> bool {
-        self.whole
-    }
-
-    /// The row of `item`, which gets one if it has none. `trained` marks it as trained.
-    pub fn row(&mut self, item: u32, trained: bool) -> u32 {
-        if self.whole {
-            return item;
-        }
-        let slot = &mut self.local[item as usize];
-        if *slot == NONE {
-            *slot = self.items.len() as u32;
-            self.items.push(item);
-            self.trained.push(false);
-        }
-        let row = *slot;
-        self.trained[row as usize] |= trained;
-        row
-    }
-}
-
-/// Where terms pack a sequence.
-pub struct Out<'a> {
-    /// The step.
-    pub step: &'a mut Step,
-    /// The client's item rows.
-    pub table: &'a mut RowTable,
-    /// Output row that stands for the history, once a term has packed it. Where a backbone reads forwards, the outputs of the items before
-    /// it lie right before that row, in their order.
-    pub anchor: Option<u32>,
-    /// Where the candidates of the sequence's first example lie.
-    pub first: Option<usize>,
-}
-
-impl Out<'_> {
-    /// Packs `items` (not empty) as a sequence of its own and gives the output row that stands for it: its last item, or the special
-    /// row that the backbone is asked with, appended.
-    pub fn summary(&mut self, sequence: &Sequence, items: &[u32]) -> u32 {
-        let (step, table) = (&mut *self.step, &mut *self.table);
-        let asked = sequence.asked.map(|row| table.row(row, true));
-        let first = step.push_sequence(sequence.clip(items).iter().map(|&item| table.row(item, false)).chain(asked));
-        let last = step.row.len() as u32 - 1;
-        debug_assert!(first <= last);
-        step.push_output(last)
-    }
-
-    /// Appends an example at `output`: the positive `item`, then its negatives.
-    pub fn example(&mut self, sequence: &Sequence, output: u32, item: u32, (epoch, position): (u32, usize)) {
-        self.step.example.push(output);
-        let row = self.table.row(item, true);
-        self.step.cands.push(row);
-        let first = *self.first.get_or_insert(self.step.cands.len() - 1);
-        if first + 1 < self.step.cands.len() && sequence.settings.loss.resample == Resample::Shared {
-            self.step.cands.extend_from_within(first + 1..first + 1 + sequence.negatives_per_example());
-            return;
-        }
-        for k in 0..sequence.negatives_per_example() {
-            let negative = sequence.negative(epoch, position, k);
-            let row = self.table.row(negative, true);
-            self.step.cands.push(row);
-        }
-    }
 }

@@ -103,6 +103,30 @@ fn maps_over_both_kinds_of_rows() {
     }
 }
 
+#[test]
+fn a_mean_over_a_clients_rows_is_added_to_the_bit() {
+    let mut random = Random::new(9);
+    for (width, kind, shift, grid) in [(8, TOKENS, 0, 3), (5, OUTPUTS, 1, 1), (13, OUTPUTS, 3, 2)] {
+        for clients in [CLIENTS, LONG] {
+            let mut step = PackedStep::random(2, 2, clients);
+            let view = step.row_view(kind);
+            let (x, y) = (random.normals(1.0, view.count() * width), random.normals(1.0, view.count() * width));
+            let mut want = y.clone();
+            for c in 0..step.clients() {
+                let rows = view.of(c);
+                let share = 0.3 / rows.len() as f32;
+                for i in rows.start * width..rows.end * width {
+                    want[i] = share.mul_add(x[i], y[i]);
+                }
+            }
+            let (mut from, mut to) = (Placed::new(&x, shift), Placed::new(&y, shift));
+            let (p, w) = (step.ptr(), width as i32);
+            unsafe { launch!("add_mean", [grid, 1, 1], THREADS, 0, p, kind, 0.3f32, from.ptr(), to.ptr(), w) }.unwrap();
+            assert!(same_bits(from.values(), &x) && same_bits(to.values(), &want), "width {width}");
+        }
+    }
+}
+
 /// Gelu in its tanh form and its derivative in f64.
 fn gelu(x: f64) -> (f64, f64) {
     let root = (2.0 / std::f64::consts::PI).sqrt();

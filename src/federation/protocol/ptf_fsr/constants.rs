@@ -130,6 +130,9 @@ fn suits(settings: &Settings) -> Result<()> {
     if settings.loss.contrast != Contrast::None {
         return refuse("loss.contrast", settings.loss.contrast.name(), "looks at no views: wanted none");
     }
+    if let Some(term) = settings.loss.terms.first() {
+        return refuse("loss.terms", &format!("[\"{term}\", ..]"), "trains on next items alone: wanted none");
+    }
     if ModelSpec::new(&settings.model).asked.is_some() {
         return refuse("model.backbone", settings.model.backbone.name(), "labels next items: wanted a backbone that reads forwards");
     }

@@ -24,7 +24,11 @@ impl Protocol for Counts<'_> {
         for &client in &cohort.clients {
             let upload = self.parts.data.train(client as usize);
             upload.iter().for_each(|&item| self.counts[item as usize] += 1);
-            totals.add(&Totals { counts: [1, 1, upload.len() as u64, 0, 0, 0, 0], bytes: [0, 4 * upload.len() as u64], ..Totals::default() });
+            totals.add(&Totals {
+                counts: [1, 1, upload.len() as u64, 0, 0, 0, 0],
+                bytes: [0, 4 * upload.len() as u64],
+                ..Totals::default()
+            });
         }
         self.rounds = round;
         Ok(RoundReport::of(round, cohort, &totals, 0, start))

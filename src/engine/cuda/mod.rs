@@ -1,8 +1,10 @@
 //! Training and ranking on a device.
 
 mod activations;
+mod batches;
 pub mod chunk_memory;
 pub mod chunks;
+mod large;
 pub mod packed;
 mod packing;
 pub mod ranker;

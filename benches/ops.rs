@@ -216,7 +216,7 @@ fn losses(c: &mut Criterion) {
 /// One local step of one client, optimiser included: a client-epoch.
 fn client(c: &mut Criterion) {
     let mut g = c.benchmark_group("client-epoch");
-    for backbone in [Backbone::Sasrec, Backbone::Gru4rec] {
+    for backbone in [Backbone::SASREC, Backbone::GRU4REC] {
         let spec = ModelSpec::new(&ModelSettings { backbone, ..ModelSettings::default() });
         let weights = Weights::init(&spec, ITEM_ROWS, 1);
         let (model, loss, local) = (Model::new(&spec), LossSettings::default(), LocalSettings::default());

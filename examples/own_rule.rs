@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --example own_rule
 
-use lumos::federation::options::Options;
+use lumos::base::options::Options;
 use lumos::federation::rules::{self, Kind, Occasion, Rule};
 use lumos::{Silent, Trainer, load_settings, prepare};
 use std::path::Path;

@@ -276,10 +276,10 @@ pub fn settings(bench: &RoundBench) -> Settings {
     s.federation.cohort = bench.clients;
     s.federation.average = Average::Cohort;
     s.federation.upload_rows = UploadRows::Touched;
-    s.views.generator = GeneratorKind::Random;
+    s.views.generator = GeneratorKind::RANDOM;
     s.federation.protocol = bench.protocol.clone();
     if bench.protocol != AVERAGING {
-        (s.loss.contrast, s.views.generator) = (Contrast::None, GeneratorKind::None);
+        (s.loss.contrast, s.views.generator) = (Contrast::None, GeneratorKind::NONE);
     }
     s
 }

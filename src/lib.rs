@@ -47,8 +47,11 @@
 //! | what | trait | made known by | example |
 //! |---|---|---|---|
 //! | a source format | [`Reader`] | [`register_reader`] | `examples/own_reader.rs` |
+//! | views | [`Generator`] | [`views::register_generator`] | `examples/own_generator.rs` |
 //! | a rule for updates: attack, bound, noise, defence | [`Rule`] | [`federation::rules::register`] | `examples/own_rule.rs` |
 //! | a protocol: what clients and server exchange | [`federation::protocol::Protocol`] | [`federation::protocol::register`] | `examples/own_protocol.rs` |
+//! | a backbone | [`model::Encoder`] | [`model::register_backbone`] | `examples/own_backbone.rs` |
+//! | a term of the objective | [`model::objectives::Term`] | [`model::objectives::register`] | `examples/own_objective.rs` |
 //! | a method | a TOML file | [`config::methods::register_file`] | `docs/extending.md` |
 //!
 //! Names are made known before the settings that use them are read.

@@ -136,8 +136,17 @@ impl Step {
         self.positives.push(positives.len() as u32);
     }
 
-    /// Ends the current client.
+    /// Ends the current client: its examples are brought into the order of their outputs, which kernels rely on.
     pub fn end_client(&mut self) {
+        let first = self.client_examples.last().map_or(0, |&end| end as usize);
+        if !self.example[first..].is_sorted() {
+            let mut order: Vec<usize> = (first..self.example.len()).collect();
+            order.sort_by_key(|&e| self.example[e]);
+            let cands: Vec<u32> = order.iter().flat_map(|&e| &self.cands[e * self.width..(e + 1) * self.width]).copied().collect();
+            self.cands[first * self.width..].copy_from_slice(&cands);
+            // Equal outputs keep the order in which they were packed.
+            self.example[first..].sort_unstable();
+        }
         self.client_tokens.push(self.row.len() as u32);
         self.client_outs.push(self.out_token.len() as u32);
         self.client_examples.push(self.example.len() as u32);

@@ -10,5 +10,6 @@ pub mod json;
 pub mod lock;
 pub mod memory;
 pub mod names;
+pub mod options;
 pub mod parallel;
 pub mod rng;

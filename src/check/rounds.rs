@@ -71,13 +71,13 @@ fn steps(quick: bool) -> Vec<Kind> {
         ("sasrec, sampled softmax", with(&b, |s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("sasrec, gbce", with(&b, |s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
         ("sasrec, full softmax", with(&b, |s| s.loss.rec = RecLoss::Softmax)),
-        ("gru4rec, decoupled", with(&b, |s| s.model.backbone = Backbone::Gru4rec)),
-        ("gru4rec, full softmax", with(&b, |s| (s.model.backbone, s.loss.rec) = (Backbone::Gru4rec, RecLoss::Softmax))),
-        ("bert4rec, decoupled", with(&b, |s| s.model.backbone = Backbone::Bert4rec)),
+        ("gru4rec, decoupled", with(&b, |s| s.model.backbone = Backbone::GRU4REC)),
+        ("gru4rec, full softmax", with(&b, |s| (s.model.backbone, s.loss.rec) = (Backbone::GRU4REC, RecLoss::Softmax))),
+        ("bert4rec, decoupled", with(&b, |s| s.model.backbone = Backbone::BERT4REC)),
         (
             "bert4rec, full softmax, no contrast, dropout",
             with(&b, |s| {
-                (s.model.backbone, s.loss.rec, s.loss.contrast) = (Backbone::Bert4rec, RecLoss::Softmax, Contrast::None);
+                (s.model.backbone, s.loss.rec, s.loss.contrast) = (Backbone::BERT4REC, RecLoss::Softmax, Contrast::None);
                 (s.model.dropout, s.model.positions) = (0.2, Positions::Last);
             }),
         ),

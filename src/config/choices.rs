@@ -1,5 +1,6 @@
 //! Settings that choose among names.
 
+use super::names::Names;
 use crate::base::names::nearest;
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +22,55 @@ macro_rules! choice {
     };
 }
 
-pub use crate::model::Backbone;
 pub(crate) use choice;
+
+/// A choice to which other crates add names (see [`Names`]).
+macro_rules! open_choice {
+    ($(#[$meta:meta])* $name:ident { $($(#[$cmeta:meta])* $constant:ident = $text:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(&'static str);
+
+        impl $name {
+            $($(#[$cmeta])* pub const $constant: $name = $name($text);)+
+
+            /// The names of LUMOS itself.
+            pub const NAMES: &'static [&'static str] = &[$($text),+];
+
+            fn known() -> &'static Names {
+                static KNOWN: Names = Names::new($name::NAMES);
+                &KNOWN
+            }
+
+            /// Every name that the setting accepts, those that were registered last.
+            pub fn all() -> &'static [&'static str] {
+                $name::known().all()
+            }
+
+            /// The choice of this name, if it is known.
+            pub fn find(name: &str) -> Option<$name> {
+                $name::all().iter().copied().find(|known| *known == name).map($name)
+            }
+
+            /// The name as it stands in a configuration file.
+            pub fn name(self) -> &'static str {
+                self.0
+            }
+
+            /// Makes a name known in this process, for settings that are read from now on. False where it is known already.
+            pub(crate) fn register(name: &'static str) -> bool {
+                $name::known().add(name)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<$name, D::Error> {
+                $name::known().read(reader).map($name)
+            }
+        }
+    };
+}
 
 choice! {
     /// What becomes of a row with the user, the item and the time of an earlier one.
@@ -261,21 +309,32 @@ choice! {
         None = "none",
     }
 }
-choice! {
-    /// Where views come from.
+open_choice! {
+    /// Where views come from. Others are made known by [`crate::views::register_generator`].
     GeneratorKind {
         /// No views.
-        None = "none",
+        NONE = "none",
         /// The embedded catalogue generator.
-        Catalogue = "catalogue",
+        CATALOGUE = "catalogue",
         /// Uniform random items in all three views: an ablation.
-        Random = "random",
+        RANDOM = "random",
         /// Catalogue views with uniform random items as the counterfactual: an ablation.
-        RandomCounterfactual = "random-counterfactual",
+        RANDOM_COUNTERFACTUAL = "random-counterfactual",
         /// A language model in a local folder, `views.llm`.
-        Llm = "llm",
+        LLM = "llm",
         /// A language model behind an OpenAI-compatible endpoint, `views.served`.
-        Served = "served",
+        SERVED = "served",
+    }
+}
+open_choice! {
+    /// The sequence encoder. Others are made known by [`crate::model::register_backbone`].
+    Backbone {
+        /// Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm blocks.
+        SASREC = "sasrec",
+        /// Gated recurrent units (Hidasi et al., ICLR 2016), one layer per block.
+        GRU4REC = "gru4rec",
+        /// Bidirectional self-attention trained on masked items (Sun et al., CIKM 2019), norms behind the residuals.
+        BERT4REC = "bert4rec",
     }
 }
 choice! {

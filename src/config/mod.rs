@@ -3,6 +3,7 @@
 mod choices;
 mod load;
 pub mod methods;
+mod names;
 mod refusal;
 mod schema;
 mod settings;

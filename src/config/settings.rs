@@ -130,7 +130,7 @@ impl ModelSettings {
 impl Default for ModelSettings {
     fn default() -> Self {
         ModelSettings {
-            backbone: Backbone::Sasrec,
+            backbone: Backbone::SASREC,
             dim: 64,
             blocks: 2,
             heads: 1,
@@ -175,6 +175,8 @@ pub struct LossSettings {
     pub paraphrase: bool,
     /// Use the counterfactual views.
     pub counterfactual: bool,
+    /// Terms of other crates, by name with options; see [`crate::model::objectives::register`].
+    pub terms: Vec<String>,
     /// See [`MaskedSettings`].
     pub masked: MaskedSettings,
     /// See [`InBatchSettings`].
@@ -206,6 +208,7 @@ impl Default for LossSettings {
             future: true,
             paraphrase: true,
             counterfactual: true,
+            terms: Vec::new(),
             masked: MaskedSettings::default(),
             in_batch: InBatchSettings::default(),
         }

@@ -127,12 +127,12 @@ fn written(s: &ViewSettings) -> Result<()> {
         |key: &str, what: &str| Err(Error::setting(key, format!("is not set; views.generator = \"{}\" needs {what}", s.generator.name())));
     let empty = |text: &Option<String>| text.as_ref().is_none_or(|t| t.trim().is_empty());
     match s.generator {
-        GeneratorKind::Llm if l.model.as_ref().is_none_or(|p| p.as_os_str().is_empty()) => {
+        GeneratorKind::LLM if l.model.as_ref().is_none_or(|p| p.as_os_str().is_empty()) => {
             wanted("views.llm.model", "the folder of a model")
         }
-        GeneratorKind::Served if empty(&v.url) => wanted("views.served.url", "an address such as http://localhost:8000/v1"),
-        GeneratorKind::Served if empty(&v.model) => wanted("views.served.model", "the model's name at the endpoint"),
-        GeneratorKind::Llm if l.temperature == 0.0 && s.counterfactuals > 1 => {
+        GeneratorKind::SERVED if empty(&v.url) => wanted("views.served.url", "an address such as http://localhost:8000/v1"),
+        GeneratorKind::SERVED if empty(&v.model) => wanted("views.served.model", "the model's name at the endpoint"),
+        GeneratorKind::LLM if l.temperature == 0.0 && s.counterfactuals > 1 => {
             let several = "above 0: without draws all counterfactuals of a user would be one and the same";
             refuse("views.llm.temperature", 0, several)
         }
@@ -165,7 +165,7 @@ fn loss(settings: &Settings) -> Result<()> {
         return Ok(());
     }
     let name = s.contrast.name();
-    if settings.views.generator == GeneratorKind::None {
+    if settings.views.generator == GeneratorKind::NONE {
         return refuse("views.generator", "none", &format!("a generator, because loss.contrast is `{name}`; or set loss.contrast=none"));
     }
     if !(s.future || s.paraphrase) {

@@ -6,7 +6,7 @@ use crate::base::rng::{Purpose, Stream};
 use crate::config::{Contrast, RecLoss, Settings, UploadRows};
 use crate::data::Dataset;
 use crate::model::ModelSpec;
-use crate::model::objectives::{self, Out, RowTable, Sequence, Term};
+use crate::model::objectives::{Out, RowTable, Sequence, Terms};
 use crate::views::Views;
 
 /// The item rows of a visit and how many local steps it has.
@@ -25,7 +25,7 @@ pub struct Packer<'a> {
     settings: &'a Settings,
     data: &'a Dataset,
     views: &'a Views,
-    terms: Vec<&'static dyn Term>,
+    terms: Terms,
     /// Special rows: how many, the one that the backbone is asked with, the one that stands for an item left out.
     special: (usize, Option<u32>, Option<u32>),
     table: RowTable,
@@ -47,7 +47,7 @@ impl<'a> Packer<'a> {
             settings,
             data,
             views,
-            terms: objectives::of(&settings.loss, spec.asked.is_some()),
+            terms: Terms::of(&settings.loss, spec.asked.is_some()),
             special: (spec.special.len(), spec.asked_row(items), spec.special_row("mask", items)),
             table: RowTable::new(spec.rows(items)),
             order: Vec::new(),
@@ -115,7 +115,7 @@ impl<'a> Packer<'a> {
         if let (false, &[user]) = (self.table.is_whole(), users) {
             self.negatives = self.user_stream(user);
             let sequence = self.sequence(user, self.negatives.clone());
-            for term in &self.terms {
+            for term in self.terms.iter() {
                 term.touch(&sequence, &mut self.table);
                 examples += term.examples(&sequence);
             }
@@ -162,7 +162,7 @@ impl<'a> Packer<'a> {
             let negatives = if self.table.is_whole() { self.user_stream(user) } else { self.negatives.clone() };
             let sequence = self.sequence(user, negatives);
             let mut out = Out { step, table: &mut self.table, anchor: None };
-            for term in &self.terms {
+            for term in self.terms.iter() {
                 term.pack(&sequence, epoch, &mut out);
             }
         }

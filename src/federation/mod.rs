@@ -2,7 +2,6 @@
 
 mod divergence;
 mod draw;
-pub mod options;
 pub mod protocol;
 mod report;
 pub mod rules;

@@ -213,12 +213,12 @@ mod tests {
         let sasrec = "positions@0 block0.norm1.g@12 block0.norm1.b@16 block0.q.w@20 block0.q.b@36 block0.k.w@40 block0.k.b@56 \
                       block0.v.w@60 block0.v.b@76 block0.o.w@80 block0.o.b@96 block0.norm2.g@100 block0.norm2.b@104 block0.f1.w@108 \
                       block0.f1.b@124 block0.f2.w@128 block0.f2.b@144 norm.g@148 norm.b@152";
-        assert_eq!(of(Backbone::Sasrec), (sasrec.to_string(), 156, vec![]));
+        assert_eq!(of(Backbone::SASREC), (sasrec.to_string(), 156, vec![]));
         let gru = "layer0.x.w@0 layer0.x.b@48 layer0.h.w@60 layer0.h.b@108 out.w@120 out.b@136";
-        assert_eq!(of(Backbone::Gru4rec), (gru.to_string(), 140, vec![]));
+        assert_eq!(of(Backbone::GRU4REC), (gru.to_string(), 140, vec![]));
         let bert = "positions@0 norm.g@12 norm.b@16 block0.q.w@20 block0.q.b@36 block0.k.w@40 block0.k.b@56 block0.v.w@60 \
                     block0.v.b@76 block0.o.w@80 block0.o.b@96 block0.norm1.g@100 block0.norm1.b@104 block0.f1.w@108 block0.f1.b@172 \
                     block0.f2.w@188 block0.f2.b@252 block0.norm2.g@256 block0.norm2.b@260 out.w@264 out.b@280 out.norm.g@284 out.norm.b@288";
-        assert_eq!(of(Backbone::Bert4rec), (bert.to_string(), 292, vec!["mask"]));
+        assert_eq!(of(Backbone::BERT4REC), (bert.to_string(), 292, vec!["mask"]));
     }
 }

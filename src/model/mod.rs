@@ -1,7 +1,8 @@
 //! Recommenders: backbones, each with its weights, its forward and its backward pass, written once over the ops of a backend.
 //!
-//! A backbone is one file beside this one and a line in the list below.
+//! A backbone is one file beside this one and an entry in the table [`BACKBONES`]; one of another crate is made known by [`register_backbone`].
 
+mod backbones;
 mod bert4rec;
 mod gru4rec;
 mod layout;
@@ -11,6 +12,7 @@ mod spec;
 mod weights;
 mod worker_shape;
 
+pub use backbones::{BackboneKind, KINDS as BACKBONES, register as register_backbone};
 pub use bert4rec::Bert4rec;
 pub use gru4rec::Gru4rec;
 pub use layout::*;
@@ -19,8 +21,10 @@ pub use spec::*;
 pub use weights::*;
 
 use crate::backend::{Act, Backend};
-use crate::config::{LossSettings, ModelSettings, choice};
-use serde::{Deserialize, Serialize};
+use crate::config::{LossSettings, ModelSettings};
+use backbones::Passes;
+use objectives::Term;
+use std::sync::Arc;
 
 /// A sequence encoder: from the packed items of a step to hidden states, and back to gradients.
 pub trait Encoder: Send + Sync + Sized + 'static {
@@ -43,64 +47,31 @@ pub trait Passed {
     fn hidden(&self) -> Act;
 }
 
-/// An [`Encoder`] whose traces stay inside.
-trait Passes: Send + Sync {
-    fn encode(&self, be: &mut dyn Backend) -> Act;
-
-    /// Forward, `objective` from hidden states to their gradients, backward.
-    fn train(&self, be: &mut dyn Backend, objective: &mut dyn FnMut(&mut dyn Backend, Act) -> Act);
-}
-
-impl<E: Encoder> Passes for E {
-    fn encode(&self, be: &mut dyn Backend) -> Act {
-        self.forward(be).hidden()
-    }
-
-    fn train(&self, be: &mut dyn Backend, objective: &mut dyn FnMut(&mut dyn Backend, Act) -> Act) {
-        let trace = self.forward(be);
-        let dh = objective(be, trace.hidden());
-        self.backward(be, &trace, dh);
-    }
-}
-
-macro_rules! backbones {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal => $encoder:ty),+ $(,)?) => {
-        choice! {
-            /// The sequence encoder.
-            Backbone { $($(#[$doc])* $variant = $name),+ }
-        }
-
-        impl Backbone {
-            fn build(self, settings: &ModelSettings, layout: &mut Layout) -> Box<dyn Passes> {
-                match self { $(Backbone::$variant => Box::new(<$encoder>::new(settings, layout))),+ }
-            }
-        }
-    };
-}
-
-// Every backbone: its name in settings and its encoder. One more is a file and a line.
-backbones! {
-    /// Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018), pre-norm blocks.
-    Sasrec = "sasrec" => Sasrec,
-    /// Gated recurrent units (Hidasi et al., ICLR 2016), one layer per block.
-    Gru4rec = "gru4rec" => Gru4rec,
-    /// Bidirectional self-attention trained on masked items (Sun et al., CIKM 2019), norms behind the residuals.
-    Bert4rec = "bert4rec" => Bert4rec,
-}
-
 /// A backbone, ready to run on a backend.
 pub struct Model {
     encoder: Box<dyn Passes>,
     item_dropout: f32,
     /// Whether hidden states are asked for at a special row.
     asked: bool,
+    /// Terms of `loss.terms`.
+    made: Vec<Arc<dyn Term>>,
 }
 
 impl Model {
     /// The backbone that `spec` names.
     pub fn new(spec: &ModelSpec) -> Model {
         let s = &spec.settings;
-        Model { encoder: s.backbone.build(s, &mut Layout::new(s)), item_dropout: s.item_dropout, asked: spec.asked.is_some() }
+        Model {
+            encoder: backbones::build(s, &mut Layout::new(s)),
+            item_dropout: s.item_dropout,
+            asked: spec.asked.is_some(),
+            made: Vec::new(),
+        }
+    }
+
+    /// The same for training under `loss`, which was validated: with the terms of `loss.terms`.
+    pub fn for_training(spec: &ModelSpec, loss: &LossSettings) -> Model {
+        Model { made: objectives::made(loss).expect("validated settings name terms that are known"), ..Model::new(spec) }
     }
 
     /// Hidden states `[Q, d]` of the step's output rows, no gradients.
@@ -111,7 +82,7 @@ impl Model {
     /// One forward and backward pass of a client's objective, the sum of its terms (see [`objectives`]), over the backend's step.
     pub fn train(&self, be: &mut dyn Backend, loss: &LossSettings) {
         be.drop_items(self.item_dropout);
-        self.encoder.train(be, &mut |be, h| objectives::backward(be, loss, self.asked, h));
+        self.encoder.train(be, &mut |be, h| objectives::backward(be, loss, self.asked, &self.made, h));
         be.drop_items_backward(self.item_dropout);
     }
 }

@@ -1,7 +1,8 @@
 //! Where each weight of a model lies in the dense slab.
 
+use super::backbones;
 use super::layout::{Layout, ParamInfo, Treatment};
-use super::objectives;
+use super::objectives::Terms;
 use crate::config::{ModelSettings, Settings};
 
 /// Shape of a model and the layout of its dense slab `[P]`. The item table `[I + S, d]` is kept apart: `I` items of the
@@ -29,13 +30,13 @@ impl ModelSpec {
     /// Layout for a run with `settings`: the backbone's, with the special rows that the terms of the objective need as well.
     pub fn of(settings: &Settings) -> ModelSpec {
         ModelSpec::declared(&settings.model, &|layout, asked| {
-            objectives::of(&settings.loss, asked).iter().for_each(|term| term.declare(layout));
+            Terms::of(&settings.loss, asked).iter().for_each(|term| term.declare(layout));
         })
     }
 
     fn declared(settings: &ModelSettings, more: &dyn Fn(&mut Layout, bool)) -> ModelSpec {
         let mut layout = Layout::new(settings);
-        settings.backbone.build(settings, &mut layout);
+        backbones::build(settings, &mut layout);
         let asked = layout.asked().is_some();
         more(&mut layout, asked);
         let (params, dense_len, special, asked) = layout.finish();

@@ -35,7 +35,7 @@ pub(super) fn threads(settings: &Settings) -> usize {
 
 /// Whether training reads views at all.
 pub fn needs_views(settings: &Settings) -> bool {
-    settings.loss.contrast != Contrast::None && settings.views.generator != GeneratorKind::None
+    settings.loss.contrast != Contrast::None && settings.views.generator != GeneratorKind::NONE
 }
 
 /// Folder that holds the views of a prepared data set, one folder in it for each data set and setting.
@@ -92,7 +92,7 @@ pub fn prepare_on(settings: &Settings, data: Dataset, data_dir: PathBuf, observe
 #[cfg(feature = "cuda")]
 fn watch(settings: &Settings) -> Option<Sampler> {
     use crate::device::{Choice, probe};
-    if settings.views.generator != GeneratorKind::Llm {
+    if settings.views.generator != GeneratorKind::LLM {
         return None;
     }
     let ordinal = match settings.views.llm.device.parse() {

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use super::account::{Failure, Generation, Spent, Totals};
 use super::catalogue::CatalogueGenerator;
-use super::generator::{Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generator};
+use super::generator::{Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind};
+use super::generators::generator;
 use super::journal::{Journal, OUTPUT, PROMPT, Row};
 use super::recipe::Recipes;
 use super::statistics::{self, Statistics};
@@ -123,7 +124,7 @@ pub(super) fn run(
     measure: bool,
 ) -> Result<Built> {
     validate(settings)?;
-    if settings.generator == GeneratorKind::None {
+    if settings.generator == GeneratorKind::NONE {
         return Ok(Built::default());
     }
     let begin = Instant::now();
@@ -388,7 +389,7 @@ fn assemble(
         *view = UserViews { future: own.pop().unwrap_or_default(), paraphrase, counterfactuals };
     }
     if settings.fallback == Fallback::Catalogue && !failed.is_empty() {
-        let plain = ViewSettings { generator: GeneratorKind::Catalogue, ..settings.clone() };
+        let plain = ViewSettings { generator: GeneratorKind::CATALOGUE, ..settings.clone() };
         let public = PublicCatalogue::new(&data.catalogue, counts, &plain, threads, &|_| ())?;
         let catalogue = CatalogueGenerator::new(&public, &plain);
         for &user in failed.keys() {

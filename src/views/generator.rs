@@ -1,20 +1,13 @@
-//! What a generator is, what it may know, and the table of all of them.
-
-use std::path::Path;
+//! What a generator is and what it may know.
 
 use super::UserViews;
 use super::account::Provenance;
-use super::catalogue::CatalogueGenerator;
 use super::features::Features;
-#[cfg(feature = "llm")]
-use super::llm::LlmGenerator;
 use super::neighbours::Neighbours;
 use super::popularity::Popularity;
-use super::random::{RandomCounterfactual, RandomGenerator};
-use super::served::ServedGenerator;
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
-use crate::config::{GeneratorKind, ViewSettings};
+use crate::config::ViewSettings;
 use crate::data::ItemText;
 use crate::{Error, Result};
 
@@ -226,8 +219,8 @@ impl<'a> PublicCatalogue<'a> {
             return Err(Error::Usage(message));
         }
         let features = Features::new(items);
-        let needs_neighbours = matches!(settings.generator, GeneratorKind::Catalogue | GeneratorKind::RandomCounterfactual);
-        let keep = if needs_neighbours { settings.neighbours as usize } else { 0 };
+        let reads_neighbours = super::generators::find(settings.generator).is_some_and(|kind| kind.neighbours);
+        let keep = if reads_neighbours { settings.neighbours as usize } else { 0 };
         let neighbours = Neighbours::new(&features, keep, threads, done);
         Ok(PublicCatalogue { items, features, neighbours, popularity: Popularity::new(train_counts) })
     }
@@ -252,32 +245,6 @@ impl<'a> PublicCatalogue<'a> {
             ))),
         }
     }
-}
-
-/// The generator that `settings` asks for; `None` for `none`. `threads` is for generators that load a model or an encoder, `cache` a folder for what
-/// these derive from a catalogue.
-///
-/// # Errors
-/// Where a model, a prompt file or an endpoint's address cannot be used.
-pub fn generator<'a>(
-    settings: &ViewSettings,
-    public: &'a PublicCatalogue<'a>,
-    threads: usize,
-    cache: Option<&Path>,
-) -> Result<Option<Box<dyn Generator + 'a>>> {
-    Ok(match settings.generator {
-        GeneratorKind::None => None,
-        GeneratorKind::Catalogue => Some(Box::new(CatalogueGenerator::new(public, settings))),
-        GeneratorKind::Random => Some(Box::new(RandomGenerator::new(public, settings))),
-        GeneratorKind::RandomCounterfactual => Some(Box::new(RandomCounterfactual::new(public, settings))),
-        #[cfg(feature = "llm")]
-        GeneratorKind::Llm => Some(Box::new(LlmGenerator::new(public, settings, threads, cache)?)),
-        #[cfg(not(feature = "llm"))]
-        GeneratorKind::Llm => {
-            return Err(Error::setting("views.generator", "`llm` is not in this build; build with `--features llm`"));
-        }
-        GeneratorKind::Served => Some(Box::new(ServedGenerator::new(public, settings, threads, cache)?)),
-    })
 }
 
 /// `share` of `n`, rounded up or down by chance so that the mean is right.

@@ -15,6 +15,7 @@ mod features;
 #[doc(hidden)]
 pub mod fuzz;
 mod generator;
+mod generators;
 mod ground;
 mod ground_bench;
 mod inspect;
@@ -35,7 +36,8 @@ pub use account::{Failure, Generation, Provenance};
 pub use build::{Built, Options, build, build_with, build_with_statistics, validate};
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
 pub use features::{Features, Profile};
-pub use generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generator};
+pub use generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind};
+pub use generators::{BuildGenerator, GeneratorEntry, generator, register as register_generator};
 pub use ground::Ground;
 pub use ground_bench::{GroundBench, GroundFigures, Outcome, Scored, Timed, bench_ground};
 pub use inspect::{inspect, user_matching};

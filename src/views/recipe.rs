@@ -7,6 +7,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::generator::ViewKind;
+use super::generators;
 use super::store::FORMAT_VERSION;
 use super::text::Prompts;
 use crate::config::{GeneratorKind, Grounding, Mask, ViewSettings};
@@ -23,7 +24,7 @@ fn essential(settings: &ViewSettings) -> ViewSettings {
     (served.concurrency, served.timeout_s, served.retries) = (plain.served.concurrency, plain.served.timeout_s, plain.served.retries);
     (served.backoff_s, served.per_minute) = (plain.served.backoff_s, plain.served.per_minute);
     served.longest_wait_s = plain.served.longest_wait_s;
-    if settings.generator == GeneratorKind::Llm && kept.llm.grounding == Grounding::Constrained {
+    if settings.generator == GeneratorKind::LLM && kept.llm.grounding == Grounding::Constrained {
         // Nothing is matched, and a line is as long as the catalogue's.
         (kept.text.threshold, kept.text.line_tokens) = (plain.text.threshold, plain.text.line_tokens);
         kept.text.embedder = None;
@@ -50,8 +51,8 @@ fn plain(settings: impl serde::Serialize, encoder: bool) -> serde_json::Value {
 /// that a new setting of one generator leaves the folders of the others where they are.
 pub(super) fn identity(settings: &ViewSettings) -> String {
     let foreign: &[&str] = match settings.generator {
-        GeneratorKind::Llm => &["max_failed", "served"],
-        GeneratorKind::Served => &["max_failed", "llm"],
+        GeneratorKind::LLM => &["max_failed", "served"],
+        GeneratorKind::SERVED => &["max_failed", "llm"],
         _ => &["max_failed", "fallback", "text", "llm", "served"],
     };
     let settings = essential(settings);
@@ -78,10 +79,10 @@ impl Recipes {
     /// Where a prompt file or the model cannot be read.
     pub(super) fn new(settings: &ViewSettings) -> Result<Option<Recipes>> {
         let s = essential(settings);
-        let written = matches!(s.generator, GeneratorKind::Llm | GeneratorKind::Served);
+        let written = matches!(s.generator, GeneratorKind::LLM | GeneratorKind::SERVED);
         let prompts = if written { Some(Prompts::read(s.text.prompts.as_deref())?) } else { None };
         let model = match (s.generator, &s.llm.model) {
-            (GeneratorKind::Llm, Some(path)) => match model_hash(path)? {
+            (GeneratorKind::LLM, Some(path)) => match model_hash(path)? {
                 Some(hash) => hash,
                 None => return Ok(None),
             },
@@ -100,9 +101,12 @@ impl Recipes {
         text.embedder = encoder.as_ref().map(PathBuf::from);
         let text = plain(text, encoder.is_some());
         let shared = match s.generator {
-            GeneratorKind::Llm => json!([text, llm, model]),
-            GeneratorKind::Served => json!([text, s.served]),
-            _ => json!([s.neighbours]),
+            GeneratorKind::LLM => json!([text, llm, model]),
+            GeneratorKind::SERVED => json!([text, s.served]),
+            _ => match generators::find(s.generator).map_or(0, |entry| entry.version) {
+                0 => json!([s.neighbours]),
+                version => json!([s.neighbours, version]),
+            },
         };
         Ok(Some(Recipes([ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)].map(|part| {
             let own = match part {
@@ -222,10 +226,10 @@ mod tests {
             settings
         };
         let same = |generator, change| identity(&with(generator, change)) == identity(&with(generator, |_| ()));
-        assert!(same(GeneratorKind::Served, |s| (s.served.url, s.served.timeout_s, s.llm.top_k) = (Some("x".into()), 1.0, 9)));
-        assert!(!same(GeneratorKind::Served, |s| s.served.top_p = 0.5) && !same(GeneratorKind::Served, |s| s.text.threshold = 0.3));
-        assert!(same(GeneratorKind::Llm, |s| (s.llm.batch, s.text.threshold, s.served.top_p) = (9, 0.3, 0.5)));
-        assert!(!same(GeneratorKind::Llm, |s| s.llm.top_k = 9) && !same(GeneratorKind::Llm, |s| s.seed = 9));
+        assert!(same(GeneratorKind::SERVED, |s| (s.served.url, s.served.timeout_s, s.llm.top_k) = (Some("x".into()), 1.0, 9)));
+        assert!(!same(GeneratorKind::SERVED, |s| s.served.top_p = 0.5) && !same(GeneratorKind::SERVED, |s| s.text.threshold = 0.3));
+        assert!(same(GeneratorKind::LLM, |s| (s.llm.batch, s.text.threshold, s.served.top_p) = (9, 0.3, 0.5)));
+        assert!(!same(GeneratorKind::LLM, |s| s.llm.top_k = 9) && !same(GeneratorKind::LLM, |s| s.seed = 9));
     }
 
     #[test]
@@ -243,7 +247,7 @@ mod tests {
             change(&mut settings);
             (Recipes::new(&settings).unwrap(), identity(&settings))
         };
-        let served = GeneratorKind::Served;
+        let served = GeneratorKind::SERVED;
         let (a, b, c) = (folder("a", "mean"), folder("b", "mean"), folder("c", "cls"));
         let encoder = |path: &Path| {
             let path = path.to_path_buf();
@@ -261,17 +265,17 @@ mod tests {
         assert_eq!(with(served, &|s| (encoder(&a)(s), s.text.threshold = 0.1).1), base);
         assert_eq!(with(served, &encoder(&root.path().join("none"))).0, None);
         // Nothing is matched where nothing but titles can be written.
-        let constrained = with(GeneratorKind::Llm, &|_| ());
-        assert_eq!(with(GeneratorKind::Llm, &encoder(&a)), constrained);
-        let retrieval = with(GeneratorKind::Llm, &|s| s.llm.grounding = Grounding::Retrieval);
-        assert_ne!(with(GeneratorKind::Llm, &|s| (encoder(&a)(s), s.llm.grounding = Grounding::Retrieval).1).0, retrieval.0);
-        assert_eq!(with(GeneratorKind::Catalogue, &encoder(&a)), with(GeneratorKind::Catalogue, &|_| ()));
+        let constrained = with(GeneratorKind::LLM, &|_| ());
+        assert_eq!(with(GeneratorKind::LLM, &encoder(&a)), constrained);
+        let retrieval = with(GeneratorKind::LLM, &|s| s.llm.grounding = Grounding::Retrieval);
+        assert_ne!(with(GeneratorKind::LLM, &|s| (encoder(&a)(s), s.llm.grounding = Grounding::Retrieval).1).0, retrieval.0);
+        assert_eq!(with(GeneratorKind::CATALOGUE, &encoder(&a)), with(GeneratorKind::CATALOGUE, &|_| ()));
     }
 
     #[test]
     fn a_setting_of_one_view_leaves_the_others() {
         let new = |settings: &ViewSettings| Recipes::new(settings).unwrap().unwrap().all().clone();
-        let served = ViewSettings { generator: GeneratorKind::Served, ..Default::default() };
+        let served = ViewSettings { generator: GeneratorKind::SERVED, ..Default::default() };
         for base in [ViewSettings::default(), served] {
             let before = new(&base);
             let changed = |s: ViewSettings| -> Vec<usize> { (0..3).filter(|i| new(&s)[*i] != before[*i]).collect() };

@@ -144,7 +144,7 @@ pub fn ensure(
 /// See [`ensure`].
 pub fn ensure_with(data: &Dataset, settings: &ViewSettings, root: &Path, options: &Options<'_>) -> Result<(Views, bool)> {
     validate(settings)?;
-    if settings.generator == GeneratorKind::None {
+    if settings.generator == GeneratorKind::NONE {
         return Ok((Views::default(), false));
     }
     let options = Options { first: options.first.filter(|n| *n < data.users()), ..*options };
@@ -180,7 +180,7 @@ pub fn is_made(data: &Dataset, settings: &ViewSettings, root: &Path, first: Opti
 
 /// Whether finished views are worth more than the space of their journal: a language model writes them.
 pub fn costly(settings: &ViewSettings) -> bool {
-    matches!(settings.generator, GeneratorKind::Llm | GeneratorKind::Served)
+    matches!(settings.generator, GeneratorKind::LLM | GeneratorKind::SERVED)
 }
 
 /// Every finished view in the journal under `root` that a build with `settings` would not make again, and what was counted for it.

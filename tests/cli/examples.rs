@@ -2,6 +2,12 @@
 
 #[path = "../../examples/federated_run.rs"]
 mod federated_run;
+#[path = "../../examples/own_backbone.rs"]
+mod own_backbone;
+#[path = "../../examples/own_generator.rs"]
+mod own_generator;
+#[path = "../../examples/own_objective.rs"]
+mod own_objective;
 #[path = "../../examples/own_protocol.rs"]
 mod own_protocol;
 #[path = "../../examples/own_reader.rs"]
@@ -49,6 +55,41 @@ fn a_protocol_of_ones_own_trains_and_ranks() {
     assert!((0.1..=1.0).contains(&hit_rate), "{hit_rate}");
     let text = lumos::load_settings(None, &["federation.protocol=conuts".into()]).unwrap_err().to_string();
     assert!(text.contains("did you mean `counts`"), "{text}");
+}
+
+#[test]
+fn a_backbone_of_ones_own_learns_and_its_name_is_known_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let hit_rate = own_backbone::run(folder.path()).unwrap();
+    // Ten of 80 items by chance: 0.125.
+    assert!((0.16..=1.0).contains(&hit_rate), "{hit_rate}");
+    assert!(own_backbone::run(folder.path()).unwrap_err().to_string().contains("already"));
+    let text = lumos::load_settings(None, &["model.backbone=markof".into()]).unwrap_err().to_string();
+    assert!(text.contains("did you mean `markov`") && text.contains("bert4rec, markov"), "{text}");
+}
+
+#[test]
+fn a_term_of_ones_own_is_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let [first, last] = own_objective::run(folder.path()).unwrap();
+    assert!(last < first, "{first}, then {last}");
+    for (entry, part) in
+        [("two-ahed", "did you mean `two-ahead`"), ("two-ahead every=0", "a whole number from 1"), ("two-ahead k=1", "every")]
+    {
+        let text = lumos::load_settings(None, &[format!("loss.terms=[\"{entry}\"]")]).unwrap_err().to_string();
+        assert!(text.contains(part) && text.contains("loss.terms"), "{entry}: {text}");
+    }
+}
+
+#[test]
+fn a_generator_of_ones_own_writes_views() {
+    let folder = tempfile::tempdir().unwrap();
+    let ([first, last], views) = own_generator::run(folder.path()).unwrap();
+    assert!(last < first, "{first}, then {last}");
+    let history = views.paraphrase.len();
+    assert!(views.future.len() > history && views.counterfactuals.iter().all(|c| c.len() == history));
+    let text = lumos::load_settings(None, &["views.generator=fasion".into()]).unwrap_err().to_string();
+    assert!(text.contains("did you mean `fashion`"), "{text}");
 }
 
 #[cfg(feature = "llm")]

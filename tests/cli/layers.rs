@@ -115,3 +115,40 @@ fn files_that_the_documentation_names_are_there() {
     assert!(seen > 30, "only {seen} names were found: does this test still read them?");
     assert!(missing.is_empty(), "{}", missing.join("\n"));
 }
+
+/// A signature without spaces, trailing commas and the underscores of unused arguments.
+fn plain(signature: &str) -> String {
+    let words: String = signature.split_whitespace().collect::<Vec<_>>().join(" ");
+    let tight: String = words.replace("(_", "(").replace(" _", " ").split_whitespace().collect();
+    tight.replace(",)", ")")
+}
+
+/// The functions that a piece of Rust declares, each up to its body.
+fn signatures(text: &str) -> Vec<String> {
+    let starts = text.match_indices("fn ").filter(|(at, _)| text[..*at].ends_with([' ', '\n']));
+    starts.map(|(at, _)| plain(text[at..].split(['{', ';']).next().unwrap_or_default())).collect()
+}
+
+#[test]
+fn signatures_that_the_documentation_quotes_are_those_of_the_source() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/extending.md")).unwrap();
+    let source: Vec<String> = sources(&root.join("src")).iter().map(|path| code(&std::fs::read_to_string(path).unwrap())).collect();
+    let (mut wrong, mut seen) = (Vec::new(), 0);
+    for block in text.split("```rust,ignore\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()) {
+        let name = block.split("pub trait ").nth(1).and_then(|rest| rest.split([':', ' ']).next()).expect("a block shows a trait");
+        let heads = [format!("pub trait {name}:"), format!("pub trait {name} {{")];
+        let file = source.iter().find(|text| heads.iter().any(|head| text.contains(head.as_str())));
+        let body = heads.iter().find_map(|head| file?.split_once(head.as_str())).expect("the trait is in the source").1;
+        let body = body.split("\n}").next().unwrap_or_default();
+        let known = signatures(body);
+        for signature in signatures(&code(block)) {
+            seen += 1;
+            if !known.contains(&signature) {
+                wrong.push(format!("{name}: {signature} is none of\n  {}", known.join("\n  ")));
+            }
+        }
+    }
+    assert!(seen > 25, "only {seen} signatures were found: does this test still read them?");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

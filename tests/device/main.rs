@@ -1,5 +1,7 @@
 //! Training and ranking on a device, which is the CPU rendition of the kernels.
 
+#[path = "../common/foreign.rs"]
+mod foreign;
 #[cfg(feature = "llm")]
 #[path = "../common/real.rs"]
 mod real;

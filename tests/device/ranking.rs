@@ -30,8 +30,8 @@ fn kinds() -> Vec<(&'static str, Settings)> {
     vec![
         ("sasrec", base.clone()),
         ("positions from the last, odd width", with(&|s| (s.model.positions, s.model.dim, s.model.heads) = (Positions::Last, 9, 1))),
-        ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
-        ("bert", with(&|s| s.model.backbone = Backbone::Bert4rec)),
+        ("gru", with(&|s| s.model.backbone = Backbone::GRU4REC)),
+        ("bert", with(&|s| s.model.backbone = Backbone::BERT4REC)),
     ]
 }
 

@@ -218,7 +218,7 @@ fn what_does_not_fit_is_refused_or_goes_step_by_step() {
         |s: &mut Settings| s.model.dim = 68,
         |s: &mut Settings| (s.model.dim, s.model.heads) = (10, 1),
         |s: &mut Settings| s.loss.rec = RecLoss::Softmax,
-        |s: &mut Settings| s.model.backbone = lumos::config::Backbone::Gru4rec,
+        |s: &mut Settings| s.model.backbone = lumos::config::Backbone::GRU4REC,
     ] {
         let mut s = settings();
         f(&mut s);

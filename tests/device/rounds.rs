@@ -1,5 +1,6 @@
 //! Rounds whose clients are trained by the kernels: against the CPU backend, and with the same bits however they are cut up.
 
+use crate::foreign;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
@@ -42,12 +43,12 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
         ("no views", with(&|s| s.loss.contrast = Contrast::None)),
         ("lambda falls to nothing", with(&|s| s.loss.lambda_rounds = 2)),
-        ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
-        ("bert", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::Bert4rec, 0.2))),
+        ("gru", with(&|s| s.model.backbone = Backbone::GRU4REC)),
+        ("bert", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::BERT4REC, 0.2))),
         (
             "bert, full softmax, no views, positions from the last",
             with(&|s| {
-                s.model.backbone = Backbone::Bert4rec;
+                s.model.backbone = Backbone::BERT4REC;
                 s.model.positions = Positions::Last;
                 (s.loss.rec, s.loss.contrast) = (RecLoss::Softmax, Contrast::None);
             }),
@@ -68,6 +69,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
                 s.federation.weights = ClientWeighting::Examples;
             }),
         ),
+        ("backbone and term of another crate", foreign::with_foreign(base.clone())),
         ("every touched row", with(&|s| s.federation.upload_rows = UploadRows::Touched)),
     ]
 }

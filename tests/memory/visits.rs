@@ -12,7 +12,7 @@ use std::cell::Cell;
 #[test]
 fn a_visit_allocates_nothing_once_warm() {
     let _alone = alone();
-    for backbone in [Backbone::Sasrec, Backbone::Gru4rec, Backbone::Bert4rec] {
+    for backbone in [Backbone::SASREC, Backbone::GRU4REC, Backbone::BERT4REC] {
         let bench = RoundBench { clients: 12, items: 500, dim: 20, lengths: vec![3, 17, 1, 8], ..Default::default() };
         let (data, views) = world(&bench);
         let mut s = settings(&bench);

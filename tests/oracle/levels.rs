@@ -30,7 +30,7 @@ const WIDE: [u32; 2] = [64, 116];
 /// Gradients of one step of each model.
 fn gradients(dims: &[u32]) -> Vec<f32> {
     let mut out = Vec::new();
-    for (i, backbone) in [Backbone::Sasrec, Backbone::Gru4rec, Backbone::Bert4rec].into_iter().enumerate() {
+    for (i, backbone) in [Backbone::SASREC, Backbone::GRU4REC, Backbone::BERT4REC].into_iter().enumerate() {
         for &d in dims {
             let spec = ModelSpec::new(&ModelSettings { backbone, dim: d, ffn: 11, ..ModelSettings::default() });
             let mut s = stream(11_000 + i as u64);

@@ -197,7 +197,7 @@ fn sasrec_gradients() {
                 &ModelSettings {
                     residual: if (i + j) % 2 == 1 { Residual::Normed } else { Residual::Input },
                     item_dropout: [0.0, 0.4, 0.25][j],
-                    ..model(Backbone::Sasrec, d, blocks, heads, ffn, dropout)
+                    ..model(Backbone::SASREC, d, blocks, heads, ffn, dropout)
                 },
                 &loss,
                 &clients(i + j, loss.rec),
@@ -213,7 +213,7 @@ fn bert4rec_gradients() {
         for j in 0..2 {
             let loss = losses(i + 5 * j);
             let dropout = if j == 1 { 0.3 } else { 0.0 };
-            let settings = ModelSettings { item_dropout: dropout, ..model(Backbone::Bert4rec, d, blocks, heads, ffn, dropout) };
+            let settings = ModelSettings { item_dropout: dropout, ..model(Backbone::BERT4REC, d, blocks, heads, ffn, dropout) };
             check(500 + 10 * i as u64 + j as u64, &settings, &loss, &clients(i + j, loss.rec));
         }
     }
@@ -225,7 +225,7 @@ fn gru4rec_gradients() {
         for j in 0..2 {
             let loss = losses(i + 5 * j);
             let dropout = if j == 1 { 0.2 } else { 0.0 };
-            let settings = ModelSettings { item_dropout: 2.0 * dropout, ..model(Backbone::Gru4rec, d, layers, 1, 0, dropout) };
+            let settings = ModelSettings { item_dropout: 2.0 * dropout, ..model(Backbone::GRU4REC, d, layers, 1, 0, dropout) };
             check(300 + 10 * i as u64 + j as u64, &settings, &loss, &clients(i + j, loss.rec));
         }
     }
@@ -234,7 +234,7 @@ fn gru4rec_gradients() {
 /// 250 histories with three views each: a thousand sequences in one step.
 #[test]
 fn a_thousand_sequences() {
-    for (case, backbone) in [(390, Backbone::Sasrec), (391, Backbone::Gru4rec), (392, Backbone::Bert4rec)] {
+    for (case, backbone) in [(390, Backbone::SASREC), (391, Backbone::GRU4REC), (392, Backbone::BERT4REC)] {
         let shape = ClientShape {
             histories: (0..250).map(|i| 1 + usize::from(i % 9 == 0)).collect(),
             rows: 23,
@@ -250,7 +250,7 @@ fn a_thousand_sequences() {
 /// Steps without tokens, or with tokens of which none is an output, have zero gradients and no loss.
 #[test]
 fn nothing_to_learn() {
-    for backbone in [Backbone::Sasrec, Backbone::Gru4rec, Backbone::Bert4rec] {
+    for backbone in [Backbone::SASREC, Backbone::GRU4REC, Backbone::BERT4REC] {
         for dropout in [0.0, 0.5] {
             let settings = model(backbone, 9, 2, 3, 0, dropout);
             let spec = ModelSpec::new(&settings);

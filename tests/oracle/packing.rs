@@ -22,7 +22,7 @@ fn sequence(step: &Step, s: usize) -> Step {
 #[test]
 fn hidden_states_do_not_depend_on_packing() {
     for (i, &(d, heads)) in [(5, 1), (8, 2), (12, 3), (24, 1), (64, 2), (65, 1)].iter().enumerate() {
-        for backbone in [Backbone::Sasrec, Backbone::Gru4rec, Backbone::Bert4rec] {
+        for backbone in [Backbone::SASREC, Backbone::GRU4REC, Backbone::BERT4REC] {
             let settings = ModelSettings { backbone, dim: d, heads, ffn: d + 3, max_len: 40, ..ModelSettings::default() };
             let spec = ModelSpec::new(&settings);
             let model = Model::new(&spec);

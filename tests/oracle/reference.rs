@@ -166,14 +166,14 @@ pub fn encode(p: &Named, s: &ModelSettings, step: &Step, masks: Masks) -> Result
     let ln = |x: &Tensor, name: &str| layer_norm(x, &p[&format!("{name}.g")], &p[&format!("{name}.b")]);
     let mut x = dropped(embed(&p["items"], p.get("positions"), scale, step)?, 0, masks)?;
     let out = indices(&step.out_token)?;
-    if s.backbone == Backbone::Gru4rec {
+    if s.backbone == Backbone::GRU4REC {
         for b in 0..s.blocks {
             let xw = lin(&x, &format!("layer{b}.x"))?;
             x = gru(&xw, &p[&format!("layer{b}.h.w")], &p[&format!("layer{b}.h.b")], step)?;
         }
         return lin(&x.index_select(&out, 0)?, "out");
     }
-    if s.backbone == Backbone::Bert4rec {
+    if s.backbone == Backbone::BERT4REC {
         return bidirectional(p, s, step, masks);
     }
     let mask = dense_mask(Mask::Causal, step, &step.token, x.dtype())?;

@@ -136,7 +136,7 @@ fn settings() -> Vec<LocalSettings> {
 fn ten_steps_number_by_number() {
     let kinds = [RecLoss::Bce, RecLoss::SampledSoftmax, RecLoss::Gbce, RecLoss::Softmax];
     for (i, local) in settings().into_iter().enumerate() {
-        for backbone in [Backbone::Sasrec, Backbone::Gru4rec] {
+        for backbone in [Backbone::SASREC, Backbone::GRU4REC] {
             let visit = Visit::new(400 + i as u64, model(backbone, i), kinds[i % 4], local.clone());
             let (ours, exact, single) = (visit.engine(false), visit.reference(DType::F64), visit.reference(DType::F32));
             // Where a gradient is as small as Adam's usual epsilon, its rounding error moves the weight by a part of the rate.
@@ -169,7 +169,7 @@ fn ten_steps_number_by_number() {
 #[test]
 fn update_on_the_spot_is_the_same_to_the_bit() {
     for (i, local) in settings().into_iter().filter(|l| l.clip == 0.0).enumerate() {
-        for backbone in [Backbone::Sasrec, Backbone::Gru4rec] {
+        for backbone in [Backbone::SASREC, Backbone::GRU4REC] {
             let visit = Visit::new(500 + i as u64, model(backbone, i), RecLoss::Bce, local.clone());
             let (after, spot) = (visit.engine(false), visit.engine(true));
             for (t, (a, b)) in after.iter().zip(&spot).enumerate() {
@@ -183,7 +183,7 @@ fn update_on_the_spot_is_the_same_to_the_bit() {
 /// A worker that trained another client before, with other shapes, gives the bits of a fresh one.
 #[test]
 fn nothing_is_left_over_from_the_client_before() {
-    for backbone in [Backbone::Sasrec, Backbone::Gru4rec] {
+    for backbone in [Backbone::SASREC, Backbone::GRU4REC] {
         let local = local(LocalOptimizer::Adam, 0.01, 0.0);
         let visit = Visit::new(600, model(backbone, 1), RecLoss::SampledSoftmax, local.clone());
         let model = Model::new(&visit.spec);

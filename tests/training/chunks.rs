@@ -15,7 +15,7 @@ fn settings(kind: u32) -> Settings {
         1 => s.loss.contrast = Contrast::None,
         2 => (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 4),
         3 => s.loss.rec = RecLoss::Softmax,
-        4 => s.model.backbone = Backbone::Bert4rec,
+        4 => s.model.backbone = Backbone::BERT4REC,
         5 => s.loss.in_batch.weight = 0.1,
         _ => s.federation.upload_rows = UploadRows::Touched,
     }

@@ -1,5 +1,6 @@
 //! Rounds of the real trainer on small worlds: same bits however they are run, and the meaning of each federation setting.
 
+use crate::foreign;
 use crate::ring::{come_back, world};
 use lumos::config::{
     Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, Group, LocalOptimizer, Mask, OnDivergence, Positions, RecLoss,
@@ -45,9 +46,9 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("positions from the last", with(&|s| s.model.positions = Positions::Last)),
         ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
         ("no views", with(&|s| s.loss.contrast = Contrast::None)),
-        ("gru", with(&|s| s.model.backbone = Backbone::Gru4rec)),
-        ("bert", with(&|s| s.model.backbone = Backbone::Bert4rec)),
-        ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::Bert4rec, vec![Group::Encoder]))),
+        ("gru", with(&|s| s.model.backbone = Backbone::GRU4REC)),
+        ("bert", with(&|s| s.model.backbone = Backbone::BERT4REC)),
+        ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::BERT4REC, vec![Group::Encoder]))),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
@@ -56,6 +57,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("private encoder", with(&|s| s.federation.shared = vec![Group::Items])),
         ("private items", with(&|s| s.federation.shared = vec![Group::Encoder])),
         ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),
+        ("backbone and term of another crate", foreign::with_foreign(base.clone())),
         ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
         ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
@@ -109,7 +111,7 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
     let mut wider = s.clone();
     wider.model.dim = 16;
     let mut gru = s.clone();
-    gru.model.backbone = Backbone::Gru4rec;
+    gru.model.backbone = Backbone::GRU4REC;
     let (other_data, other_views) = world(30, 21, 1);
     for (settings, data, views, word) in
         [(&wider, &data, &views, "items"), (&gru, &data, &views, "layer0.x.w"), (&s, &other_data, &other_views, "items")]

@@ -146,7 +146,7 @@ fn copies_are_made_anew_and_data_stay_as_they_are() {
 #[test]
 fn either_kind_of_backbone_is_trained_by_it_and_it_is_off_by_default() {
     let (data, views) = world(20, 30, 3);
-    for backbone in [Backbone::Sasrec, Backbone::Gru4rec, Backbone::Bert4rec] {
+    for backbone in [Backbone::SASREC, Backbone::GRU4REC, Backbone::BERT4REC] {
         let mut settings = settings();
         settings.model.backbone = backbone;
         let train = |settings: &Settings| {

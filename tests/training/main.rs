@@ -2,6 +2,8 @@
 
 #[path = "../common/data.rs"]
 mod common;
+#[path = "../common/foreign.rs"]
+mod foreign;
 #[path = "../common/ring.rs"]
 mod ring;
 #[path = "../common/cli.rs"]

@@ -11,7 +11,7 @@ use lumos::views::Views;
 
 fn settings() -> Settings {
     let mut s = Settings { seed: 3, threads: 1, ..Default::default() };
-    s.model.backbone = Backbone::Bert4rec;
+    s.model.backbone = Backbone::BERT4REC;
     s.model.dim = 12;
     s.model.heads = 2;
     s.model.max_len = 8;
@@ -118,7 +118,7 @@ fn special_rows_leave_the_weights_of_items_as_they_were() {
     let spec = ModelSpec::of(&settings);
     assert_eq!((spec.special.as_slice(), spec.rows(30), spec.asked_row(30)), (["mask"].as_slice(), 31, Some(30)));
     let own = Weights::init(&spec, 30, 9);
-    settings.model.backbone = Backbone::Sasrec;
+    settings.model.backbone = Backbone::SASREC;
     let plain = Weights::init(&ModelSpec::of(&settings), 30, 9);
     assert_eq!(own.catalogue(), plain.items, "items start as they do without a mask row");
 }

@@ -16,7 +16,7 @@ fn settings(options: &str) -> Settings {
     s.model.init_weights = InitWeights::Xavier;
     s.loss.rec = RecLoss::Bce;
     s.loss.contrast = Contrast::None;
-    s.views.generator = GeneratorKind::None;
+    s.views.generator = GeneratorKind::NONE;
     s.local.lr = 0.01;
     s.local.epochs = 5;
     s.federation.fraction = 1.0;
@@ -40,7 +40,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
     let mut on_disk = settings("server-dropout=0 client-dropout=0 candidates=1");
     on_disk.federation.private_memory_mb = 0;
     let mut gru = settings("client-dim=6 past-weight=0");
-    gru.model.backbone = Backbone::Gru4rec;
+    gru.model.backbone = Backbone::GRU4REC;
     vec![("whole", settings("peer-after=1 server-batch=48")), ("part", part), ("on disk", on_disk), ("gru", gru)]
 }
 

@@ -30,7 +30,7 @@ fn dataset() -> Dataset {
 
 fn served(endpoint: &Endpoint, text: TextSettings) -> ViewSettings {
     let served = ServedSettings { url: Some(endpoint.url.clone()), model: Some("m".into()), ..Default::default() };
-    ViewSettings { generator: GeneratorKind::Served, served, text, max_failed: 1.0, ..Default::default() }
+    ViewSettings { generator: GeneratorKind::SERVED, served, text, max_failed: 1.0, ..Default::default() }
 }
 
 fn with(folder: &Path, threshold: f32) -> TextSettings {
@@ -124,7 +124,7 @@ fn a_local_models_text_is_matched_by_meaning() {
     let Some(local) = real::tinystories() else { return };
     let folder = encoder::folder(MEAN, true);
     let settings = |batch: u32, threshold: f32| ViewSettings {
-        generator: GeneratorKind::Llm,
+        generator: GeneratorKind::LLM,
         llm: LlmSettings { model: Some(local.clone()), grounding: Grounding::Retrieval, batch, ..Default::default() },
         text: TextSettings { line_tokens: 12, ..with(folder.path(), threshold) },
         max_failed: 1.0,

@@ -11,7 +11,7 @@ use lumos::data::{Dataset, ItemText};
 use lumos::views::{self, Views};
 use proptest::prelude::*;
 
-const KINDS: [GeneratorKind; 3] = [GeneratorKind::Catalogue, GeneratorKind::Random, GeneratorKind::RandomCounterfactual];
+const KINDS: [GeneratorKind; 3] = [GeneratorKind::CATALOGUE, GeneratorKind::RANDOM, GeneratorKind::RANDOM_COUNTERFACTUAL];
 const GROUPS: [&str; 4] = ["makeup", "garden", "chess", "cycling"];
 
 fn build(data: &Dataset, settings: &ViewSettings) -> Views {
@@ -161,7 +161,7 @@ fn counterfactuals_are_as_popular_as_the_history() {
     assert!((0.8..1.25).contains(&ratio), "{ratio}");
     assert_eq!(found.counterfactual_shared_category, 0.0);
     assert!(found.likeness_future > 5.0 * found.likeness_counterfactual && found.likeness_paraphrase > 5.0 * found.likeness_counterfactual);
-    let random = ViewSettings { generator: GeneratorKind::RandomCounterfactual, ..Default::default() };
+    let random = ViewSettings { generator: GeneratorKind::RANDOM_COUNTERFACTUAL, ..Default::default() };
     let (_, random) = views::build_with_statistics(&data, &random, 2, &|_, _| ()).unwrap();
     assert!(random.popularity_counterfactual < 0.7 * random.popularity_history, "the ablation is not matched");
     assert!(random.likeness_future == found.likeness_future && random.likeness_paraphrase == found.likeness_paraphrase);
@@ -238,7 +238,7 @@ fn items_outside_the_catalogue_are_an_error() {
         assert!(made.generate(0, &[1, 8]).unwrap_err().to_string().contains("item 8"));
     }
     assert!(views::PublicCatalogue::new(&data.catalogue, &[1], &ViewSettings::default(), 1, &|_| ()).is_err());
-    let none = ViewSettings { generator: GeneratorKind::None, ..Default::default() };
+    let none = ViewSettings { generator: GeneratorKind::NONE, ..Default::default() };
     assert!(build(&data, &none).users.is_empty());
 }
 
@@ -264,7 +264,7 @@ fn served(data: &Dataset) -> (Vec<String>, Result<Views, String>) {
     });
     let before = endpoint.asked().len();
     let served = ServedSettings { url: Some(endpoint.url.clone()), model: Some("m".into()), concurrency: 3, ..Default::default() };
-    let settings = ViewSettings { generator: GeneratorKind::Served, counterfactuals: 2, max_failed: 1.0, served, ..Default::default() };
+    let settings = ViewSettings { generator: GeneratorKind::SERVED, counterfactuals: 2, max_failed: 1.0, served, ..Default::default() };
     let made = views::build(data, &settings, 2, &|_, _| ()).map_err(|e| e.to_string());
     let mut sent: Vec<String> = endpoint.asked()[before..].iter().map(|a| a.body.to_string()).collect();
     sent.sort();

@@ -34,7 +34,7 @@ fn dataset(users: u32) -> Dataset {
 
 fn settings(model: &Path) -> ViewSettings {
     ViewSettings {
-        generator: GeneratorKind::Llm,
+        generator: GeneratorKind::LLM,
         llm: LlmSettings { model: Some(model.into()), ..Default::default() },
         ..Default::default()
     }

@@ -75,7 +75,7 @@ fn the_file_is_the_same_for_any_number_of_threads() {
 #[test]
 fn no_views_touch_no_file() {
     let root = tempfile::tempdir().unwrap();
-    let none = ViewSettings { generator: GeneratorKind::None, ..Default::default() };
+    let none = ViewSettings { generator: GeneratorKind::NONE, ..Default::default() };
     assert_eq!(ensure(&data(), &none, &root.path().join("sub")), (Views::default(), false));
     assert!(!root.path().join("sub").exists());
 }

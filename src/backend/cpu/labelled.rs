@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn loss_and_gradients_agree_with_finite_differences() {
-        for (backbone, pull) in [(Backbone::Sasrec, false), (Backbone::Sasrec, true), (Backbone::Gru4rec, true)] {
+        for (backbone, pull) in [(Backbone::SASREC, false), (Backbone::SASREC, true), (Backbone::GRU4REC, true)] {
             let (settings, loss_settings) = model(backbone);
             let spec = ModelSpec::new(&settings);
             let mut weights = Weights::init(&spec, ITEMS, 1);
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn labels_of_one_and_zero_are_the_plain_loss() {
-        let (settings, loss_settings) = model(Backbone::Sasrec);
+        let (settings, loss_settings) = model(Backbone::SASREC);
         let spec = ModelSpec::new(&settings);
         let weights = Weights::init(&spec, ITEMS, 1);
         let (mut worker, model) = (Worker::new(WorkerShape::new(&spec)), Model::new(&spec));

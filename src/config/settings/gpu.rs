@@ -31,7 +31,7 @@ impl Settings {
         let wide = || format!("model.dim is {d}, at most {RESIDENT_DIM} is possible");
         let odd = || format!("model.dim is {d} and the feed-forward layer {f} wide, both must be multiples of 4");
         match self {
-            s if s.model.backbone != Backbone::Sasrec => Some("model.backbone is not `sasrec`".into()),
+            s if s.model.backbone != Backbone::SASREC => Some("model.backbone is not `sasrec`".into()),
             _ if d > RESIDENT_DIM => Some(wide()),
             _ if d % 4 != 0 || f % 4 != 0 => Some(odd()),
             s if s.loss.rec == RecLoss::Softmax => Some("loss.rec is `softmax`, which trains every item row".into()),

@@ -48,7 +48,7 @@ fn history() -> Mask {
 impl Default for ViewSettings {
     fn default() -> Self {
         ViewSettings {
-            generator: GeneratorKind::Catalogue,
+            generator: GeneratorKind::CATALOGUE,
             future_min: 3,
             future_max: 5,
             counterfactuals: 1,

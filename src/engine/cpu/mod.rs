@@ -50,7 +50,7 @@ impl<'a> CpuEngine<'a> {
         CpuEngine {
             settings,
             data,
-            model: Model::new(&spec),
+            model: Model::for_training(&spec, &settings.loss),
             global: Global::new(&settings.federation, Weights::init(&spec, data.item_count(), settings.seed)),
             round: 0,
             trained: 0,

@@ -150,7 +150,7 @@ impl ChunkTrainer {
             clock: if drops { Some(device.alloc(size_of::<DropoutClock>())?) } else { None },
             dense: device.alloc(4 * sizes.dense)?,
             table: device.alloc(4 * sizes.dim * rows)?,
-            model: Model::new(&spec),
+            model: Model::for_training(&spec, &settings.loss),
             settings: settings.clone(),
             kernels,
             spec,

@@ -6,8 +6,8 @@
 mod averaging;
 pub mod ptf_fsr;
 
-use super::options::{self, Choice, Options};
 use super::{Cohort, RoundReport};
+use crate::base::options::{self, Choice, Options};
 use crate::config::Settings;
 use crate::data::{Dataset, Split};
 use crate::device::Device;

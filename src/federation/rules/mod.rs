@@ -8,7 +8,7 @@ mod median;
 mod norm_bound;
 mod sign_flip;
 
-use super::options::{self, Choice, Options};
+use crate::base::options::{self, Choice, Options};
 use crate::{Error, Result};
 use parking_lot::RwLock;
 

@@ -5,7 +5,6 @@
 //! `floor(crop n)` items, at least one; *mask* puts the mask row for `floor(mask n)` of them; *reorder* shuffles a stretch of
 //! `floor(reorder n)`. Sequences of one item stay as they are. The stored sequence is never touched.
 
-use super::next_item::history;
 use super::{Out, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend, RowKind};
 use crate::base::rng::{Purpose, Stream};
@@ -54,7 +53,7 @@ pub struct InBatch;
 
 /// The items that copies are made of: what the history is encoded from.
 fn inputs<'a>(s: &Sequence<'a>) -> &'a [u32] {
-    if s.asked.is_some() { s.clip(s.train) } else { history(s).0 }
+    if s.asked.is_some() { s.clip(s.train) } else { s.inputs().0 }
 }
 
 /// Draws of one sequence in one local epoch, one after another: a function of seed, round, user, epoch and how many came before.

@@ -1,14 +1,17 @@
 //! A client's objective: a sum of terms. A term is one file: its settings, what it packs into a step, and its share of the gradient.
 //!
-//! One more term is a file beside this one and a line in [`TERMS`].
+//! One more term is a file beside this one and a line in [`TERMS`]. One of another crate is made known by [`register`] and switched on by an
+//! entry of `loss.terms`, a name with options such as `"two-ahead weight=0.5"`.
 
 mod in_batch;
 mod masked_item;
 mod next_item;
+mod registered;
 mod tri_view;
 
 pub use in_batch::{InBatchSettings, Similarity};
 pub use masked_item::MaskedSettings;
+pub use registered::{TermKind, register};
 
 use super::Layout;
 use crate::Result;
@@ -16,18 +19,21 @@ use crate::backend::{Act, Backend, RowKind, Step};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::{LossSettings, RecLoss, Resample, Settings};
 use crate::views::UserViews;
+use std::sync::Arc;
 
 /// Every term, in the order in which their rows are taken, their sequences packed and their gradients added.
 pub const TERMS: &[&dyn Term] = &[&next_item::NextItem, &masked_item::MaskedItem, &tri_view::TriView, &in_batch::InBatch];
 
 /// One term of the objective.
-pub trait Term: Sync {
+pub trait Term: Send + Sync {
     /// Name, for messages.
     fn name(&self) -> &'static str;
 
-    /// Whether the term is part of the objective. `asked` says whether the backbone is asked at a special row, and so reads its
+    /// Whether the term is part of the objective; one of `loss.terms` is unless it says otherwise. `asked` says whether the backbone is asked at a special row, and so reads its
     /// sequences both ways.
-    fn on(&self, loss: &LossSettings, asked: bool) -> bool;
+    fn on(&self, _loss: &LossSettings, _asked: bool) -> bool {
+        true
+    }
 
     /// Refuses values of its own settings that cannot be meant, and a term that others rule out. Asked whether the term is on or not.
     ///
@@ -67,13 +73,60 @@ pub trait Term: Sync {
     fn pack(&self, sequence: &Sequence, epoch: u32, out: &mut Out);
 
     /// Adds the term's share to `dh [Q, d]` and to row gradients, from hidden states `h [Q, d]`. Does nothing where the step holds
-    /// nothing of the term.
-    fn backward(&self, be: &mut dyn Backend, loss: &LossSettings, h: Act, dh: Act);
+    /// nothing of the term. Examples that a term has packed are trained on by [`next_item::NextItem`], whoever packed them.
+    fn backward(&self, _be: &mut dyn Backend, _loss: &LossSettings, _h: Act, _dh: Act) {}
 }
 
-/// The terms that are part of the objective.
-pub fn of(loss: &LossSettings, asked: bool) -> Vec<&'static dyn Term> {
-    TERMS.iter().copied().filter(|term| term.on(loss, asked)).collect()
+/// The terms of an objective, in the order in which their rows are taken, their sequences packed and their gradients added.
+#[derive(Clone, Default)]
+pub struct Terms(Vec<TermRef>);
+
+/// A term of LUMOS, or one that an entry of `loss.terms` made.
+#[derive(Clone)]
+enum TermRef {
+    Own(&'static dyn Term),
+    Made(Arc<dyn Term>),
+}
+
+impl Terms {
+    /// Those that are part of the objective of `loss`, which was validated: each entry of `loss.terms` names a term.
+    pub fn of(loss: &LossSettings, asked: bool) -> Terms {
+        let own = TERMS.iter().map(|term| TermRef::Own(*term));
+        let made = made(loss).expect("validated settings name terms that are known").into_iter().map(TermRef::Made);
+        Terms(own.chain(made).filter(|term| term.get().on(loss, asked)).collect())
+    }
+
+    /// One after the other.
+    pub fn iter(&self) -> impl Iterator<Item = &dyn Term> {
+        self.0.iter().map(TermRef::get)
+    }
+}
+
+/// The terms that the entries of `loss.terms` make.
+///
+/// # Errors
+/// [`crate::Error::Setting`] for an entry that names no term, or has an option that it does not take.
+pub(super) fn made(loss: &LossSettings) -> Result<Vec<Arc<dyn Term>>> {
+    loss.terms.iter().map(|entry| registered::build(entry).map(Arc::from)).collect()
+}
+
+/// Gradient `[Q, d]` of the whole objective, the terms of `made` included, by the hidden states `h [Q, d]`.
+pub(super) fn backward(be: &mut dyn Backend, loss: &LossSettings, asked: bool, made: &[Arc<dyn Term>], h: Act) -> Act {
+    let dh = be.act(RowKind::Outputs, h.width);
+    be.zero(dh);
+    for term in TERMS.iter().copied().chain(made.iter().map(|term| &**term)).filter(|term| term.on(loss, asked)) {
+        term.backward(be, loss, h, dh);
+    }
+    dh
+}
+
+impl TermRef {
+    fn get(&self) -> &dyn Term {
+        match self {
+            TermRef::Own(term) => *term,
+            TermRef::Made(term) => &**term,
+        }
+    }
 }
 
 /// Refuses settings that no term can be meant with, or that rule each other out.
@@ -81,17 +134,8 @@ pub fn of(loss: &LossSettings, asked: bool) -> Vec<&'static dyn Term> {
 /// # Errors
 /// [`crate::Error::Setting`] with the key and what to do.
 pub fn check(settings: &Settings) -> Result<()> {
-    TERMS.iter().try_for_each(|term| term.check(settings))
-}
-
-/// Gradient `[Q, d]` of the whole objective by the hidden states.
-pub(super) fn backward(be: &mut dyn Backend, loss: &LossSettings, asked: bool, h: Act) -> Act {
-    let dh = be.act(RowKind::Outputs, h.width);
-    be.zero(dh);
-    for term in TERMS.iter().filter(|term| term.on(loss, asked)) {
-        term.backward(be, loss, h, dh);
-    }
-    dh
+    TERMS.iter().try_for_each(|term| term.check(settings))?;
+    made(&settings.loss)?.iter().try_for_each(|term| term.check(settings))
 }
 
 /// One user's sequence and everything that is drawn for it. Borrowed data: a term copies before it edits.
@@ -127,13 +171,27 @@ impl<'a> Sequence<'a> {
         &sequence[sequence.len().saturating_sub(max)..]
     }
 
+    /// Training items that a backbone which reads forwards is shown, and the target of the last of them; no target where a term wants that
+    /// encoded as well.
+    pub fn inputs(&self) -> (&'a [u32], Option<u32>) {
+        let max = self.settings.model.max_len as usize;
+        let last = |items: &'a [u32]| &items[items.len().saturating_sub(max)..];
+        if self.whole {
+            return (last(self.train), None);
+        }
+        match self.train.split_last() {
+            Some((&target, inputs)) => (last(inputs), Some(target)),
+            None => (&[], None),
+        }
+    }
+
     /// Sampled negatives of an example.
     pub fn negatives_per_example(&self) -> usize {
         self.settings.loss.sampled() as usize
     }
 
     /// Local epochs with negatives of their own.
-    fn draws(&self) -> u32 {
+    pub fn draws(&self) -> u32 {
         if self.settings.loss.resample == Resample::Visit { 1 } else { self.settings.local.epochs }
     }
 
@@ -244,7 +302,8 @@ pub struct Out<'a> {
     pub step: &'a mut Step,
     /// The client's item rows.
     pub table: &'a mut RowTable,
-    /// Output row that stands for the history, once a term has packed it.
+    /// Output row that stands for the history, once a term has packed it. Where a backbone reads forwards, the outputs of the items before
+    /// it lie right before that row, in their order.
     pub anchor: Option<u32>,
 }
 

@@ -7,19 +7,6 @@ use crate::config::LossSettings;
 /// The next item at every position. The loss is `loss.rec`.
 pub struct NextItem;
 
-/// Training items that are encoded, and whether the last of them has a target outside.
-pub(super) fn history<'a>(s: &Sequence<'a>) -> (&'a [u32], Option<u32>) {
-    let max = s.settings.model.max_len as usize;
-    let last = |items: &'a [u32]| &items[items.len().saturating_sub(max)..];
-    if s.whole {
-        return (last(s.train), None);
-    }
-    match s.train.split_last() {
-        Some((&target, inputs)) => (last(inputs), Some(target)),
-        None => (&[], None),
-    }
-}
-
 impl Term for NextItem {
     fn name(&self) -> &'static str {
         "next item"
@@ -30,12 +17,12 @@ impl Term for NextItem {
     }
 
     fn examples(&self, s: &Sequence) -> usize {
-        let (inputs, target) = history(s);
+        let (inputs, target) = s.inputs();
         if target.is_some() { inputs.len() } else { inputs.len().saturating_sub(1) }
     }
 
     fn touch(&self, s: &Sequence, table: &mut RowTable) {
-        let (inputs, target) = history(s);
+        let (inputs, target) = s.inputs();
         for &item in inputs.iter().chain(&target) {
             table.row(item, true);
         }
@@ -49,7 +36,7 @@ impl Term for NextItem {
     }
 
     fn pack(&self, s: &Sequence, epoch: u32, out: &mut Out) {
-        let (inputs, target) = history(s);
+        let (inputs, target) = s.inputs();
         if inputs.is_empty() {
             return;
         }

@@ -41,7 +41,7 @@ fn settings(url: &str) -> ViewSettings {
         concurrency: 6,
         ..Default::default()
     };
-    ViewSettings { generator: GeneratorKind::Served, served, ..Default::default() }
+    ViewSettings { generator: GeneratorKind::SERVED, served, ..Default::default() }
 }
 
 fn sane() -> Endpoint {

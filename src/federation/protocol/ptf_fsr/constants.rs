@@ -4,7 +4,7 @@ use crate::config::{Clients, Contrast, LocalOptimizer, LocalSettings, ModelSetti
 use crate::model::ModelSpec;
 use crate::{Error, Result};
 
-use crate::federation::options::Options;
+use crate::base::options::Options;
 
 /// Every option with its default.
 pub const OPTIONS: &[(&str, f64)] = &[

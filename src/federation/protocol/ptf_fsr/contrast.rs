@@ -67,9 +67,9 @@ fn mean(batch: &Batch, groups: Vec<(u32, Vec<u32>)>, weight: f32, tau: f32, pull
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::options;
     use crate::base::rng::{Purpose, Stream};
     use crate::config::Settings;
-    use crate::federation::options;
     use crate::federation::protocol::KINDS;
 
     const D: usize = 5;

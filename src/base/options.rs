@@ -1,6 +1,6 @@
 //! Entries of settings such as `"norm-bound bound=0.5"`: the name of something that can be chosen, and options with their values.
 
-use crate::base::names;
+use super::names;
 use crate::{Error, Result};
 
 /// The options of one entry.

@@ -1,0 +1,121 @@
+//! The generators by name.
+
+use super::catalogue::CatalogueGenerator;
+#[cfg(feature = "llm")]
+use super::llm::LlmGenerator;
+use super::random::{RandomCounterfactual, RandomGenerator};
+use super::served::ServedGenerator;
+use super::{Generator, PublicCatalogue};
+use crate::config::{GeneratorKind, ViewSettings};
+use crate::{Error, Result};
+use parking_lot::RwLock;
+use std::path::Path;
+
+/// Makes a generator from its settings, the public catalogue, a number of threads and a folder for what it derives from a catalogue.
+pub type BuildGenerator = for<'a> fn(&ViewSettings, &'a PublicCatalogue<'a>, usize, Option<&Path>) -> Result<Box<dyn Generator + 'a>>;
+
+/// A generator by name.
+pub struct GeneratorEntry {
+    /// What `views.generator` calls it.
+    pub name: &'static str,
+    /// One line: what it writes.
+    pub summary: &'static str,
+    /// Whether it reads [`PublicCatalogue::neighbours`], which take a while to make.
+    pub neighbours: bool,
+    /// Raised where the generator comes to write other views from the same settings: stored views of an earlier version are made anew.
+    pub version: u32,
+    /// Makes it.
+    ///
+    /// # Errors
+    /// Where a model, a file or an address that the settings name cannot be used.
+    pub build: BuildGenerator,
+}
+
+/// The generators of LUMOS.
+pub const KINDS: &[GeneratorEntry] = &[
+    GeneratorEntry {
+        name: "catalogue",
+        summary: "near and far items by titles, categories, brands and links",
+        neighbours: true,
+        version: 0,
+        build: |settings, public, _, _| Ok(Box::new(CatalogueGenerator::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "random",
+        summary: "uniform random items in all three views",
+        neighbours: false,
+        version: 0,
+        build: |settings, public, _, _| Ok(Box::new(RandomGenerator::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "random-counterfactual",
+        summary: "catalogue views with uniform random items as the counterfactual",
+        neighbours: true,
+        version: 0,
+        build: |settings, public, _, _| Ok(Box::new(RandomCounterfactual::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "llm",
+        summary: "a language model in a local folder",
+        neighbours: false,
+        version: 0,
+        #[cfg(feature = "llm")]
+        build: |settings, public, threads, cache| Ok(Box::new(LlmGenerator::new(public, settings, threads, cache)?)),
+        #[cfg(not(feature = "llm"))]
+        build: |_, _, _, _| Err(Error::setting("views.generator", "`llm` is not in this build; build with `--features llm`")),
+    },
+    GeneratorEntry {
+        name: "served",
+        summary: "a language model behind an endpoint",
+        neighbours: false,
+        version: 0,
+        build: |settings, public, threads, cache| Ok(Box::new(ServedGenerator::new(public, settings, threads, cache)?)),
+    },
+];
+
+/// Generators that were registered.
+static REGISTERED: RwLock<Vec<&'static GeneratorEntry>> = RwLock::new(Vec::new());
+
+/// Makes a generator known in this process, for settings that are read from now on.
+///
+/// # Errors
+/// [`Error::Usage`] where its name is taken.
+pub fn register(entry: GeneratorEntry) -> Result<()> {
+    let mut registered = REGISTERED.write();
+    if !GeneratorKind::register(entry.name) {
+        return Err(Error::Usage(format!("there is a generator `{}` already; give this one another name", entry.name)));
+    }
+    registered.push(Box::leak(Box::new(entry)));
+    Ok(())
+}
+
+/// The generator called `kind`; nothing for `none`.
+pub(super) fn find(kind: GeneratorKind) -> Option<&'static GeneratorEntry> {
+    KINDS.iter().chain(REGISTERED.read().iter().copied()).find(|entry| entry.name == kind.name())
+}
+
+/// The generator that `settings` asks for; `None` for `none`. `threads` is for generators that load a model or an encoder, `cache` a folder for what
+/// these derive from a catalogue.
+///
+/// # Errors
+/// Where a model, a prompt file or an endpoint's address cannot be used.
+pub fn generator<'a>(
+    settings: &ViewSettings,
+    public: &'a PublicCatalogue<'a>,
+    threads: usize,
+    cache: Option<&Path>,
+) -> Result<Option<Box<dyn Generator + 'a>>> {
+    find(settings.generator).map(|entry| (entry.build)(settings, public, threads, cache)).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_but_none_has_its_generator() {
+        let names: Vec<_> = std::iter::once("none").chain(KINDS.iter().map(|entry| entry.name)).collect();
+        assert_eq!(names, GeneratorKind::NAMES);
+        assert!(find(GeneratorKind::NONE).is_none());
+    }
+}

@@ -2,9 +2,15 @@
 
 use crate::ring::world;
 use crate::rounds::{MEMORY, distance, on_cpu, on_device, settings};
-use crate::simt::device;
+use crate::simt::{Simt, device};
 use lumos::config::{Backbone, Clients, Contrast, LocalOptimizer, Positions, RecLoss, Settings, Similarity};
+use lumos::device::Geometry;
+use lumos::engine::TensorData;
 use lumos::federation::Trainer;
+use lumos::testing::{HostDevice, HostKernels};
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Centralised training in mini-batches of 40 sequences: three parts, the last of them short.
 fn central() -> Settings {
@@ -26,11 +32,11 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("sasrec", with(&|s| s.local.epochs = 2)),
         ("views", with(&|s| s.loss.contrast = Contrast::Decoupled)),
         ("dropout", with(&|s| (s.model.dropout, s.model.item_dropout) = (0.2, 0.1))),
-        ("gru4rec", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::Gru4rec, 0.1))),
-        ("bert4rec", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::Bert4rec, 0.2))),
+        ("gru4rec", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::GRU4REC, 0.1))),
+        ("bert4rec", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::BERT4REC, 0.2))),
         (
             "bert4rec, softmax, positions from the last",
-            with(&|s| (s.model.backbone, s.model.positions, s.loss.rec) = (Backbone::Bert4rec, Positions::Last, RecLoss::Softmax)),
+            with(&|s| (s.model.backbone, s.model.positions, s.loss.rec) = (Backbone::BERT4REC, Positions::Last, RecLoss::Softmax)),
         ),
         ("softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("softmax, item dropout", with(&|s| (s.loss.rec, s.model.item_dropout) = (RecLoss::Softmax, 0.1))),
@@ -136,4 +142,102 @@ fn too_little_memory_trains_fewer_parts_at_a_time() {
     let mut none = Trainer::on_device(&settings, &data, &views, device(60_000)).unwrap();
     let message = none.round().unwrap_err().to_string();
     assert!(message.contains("memory"), "{message}");
+}
+
+/// A round that is refused in the middle leaves a lone participant's moments as they were, and the round is trained again with the bits of a
+/// run without it.
+#[test]
+fn a_refused_round_leaves_the_moments_alone() {
+    let (mut data, views) = world(40, 30, 9);
+    // The last user alone reaches position 12, in one of five mini-batches.
+    data.items.extend(0..12);
+    *data.offsets.last_mut().expect("a user") += 12;
+    let mut settings = kind("sasrec");
+    (settings.model.max_len, settings.local.batch, settings.local.epochs) = (20, 8, 1);
+    let d = settings.model.dim as usize;
+    for on in ["cpu", "device"] {
+        let start = || match on {
+            "cpu" => Trainer::new(&settings, &data, &views).unwrap(),
+            _ => Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap(),
+        };
+        let mut trainer = start();
+        trainer.round().unwrap();
+        let good = trainer.tensors().unwrap();
+        trainer.round().unwrap();
+        let second = trainer.tensors().unwrap();
+
+        let mut bad = good.clone();
+        let positions = bad.iter_mut().find(|t| t.name == "positions").expect("learned positions");
+        let TensorData::F32(values) = &mut positions.data else { panic!("floats") };
+        let whole = std::mem::replace(&mut values[12 * d], f32::INFINITY);
+        trainer.restore(&bad, 1).unwrap();
+        for attempt in 0..2 {
+            let message = trainer.round().unwrap_err().to_string();
+            assert!(message.contains("not finite"), "{on}: {message}");
+            assert!(trainer.tensors().unwrap() == bad, "{on}: after attempt {attempt}");
+        }
+        trainer.restore(&good, 1).unwrap();
+        trainer.round().unwrap();
+        assert!(trainer.tensors().unwrap() == second, "{on}: trained again, position {whole}");
+    }
+}
+
+/// Kernels of which one fails from its nth launch on.
+struct Breaks {
+    kernel: usize,
+    left: AtomicU64,
+}
+
+impl HostKernels for Breaks {
+    fn find(&self, name: &str) -> Option<usize> {
+        Simt.find(name)
+    }
+
+    fn parameters(&self, handle: usize) -> Option<Vec<usize>> {
+        Simt.parameters(handle)
+    }
+
+    unsafe fn launch(&self, handle: usize, geometry: Geometry, args: &[*const c_void]) -> Result<(), String> {
+        if handle == self.kernel && self.left.fetch_sub(1, Relaxed) == 1 {
+            return Err("an illegal address was read".into());
+        }
+        // SAFETY: what the caller promised.
+        unsafe { Simt.launch(handle, geometry, args) }
+    }
+}
+
+#[test]
+fn a_device_that_fails_leaves_the_last_snapshot() {
+    let (data, views) = world(90, 40, 10);
+    let mut settings = kind("sasrec");
+    settings.local.epochs = 1;
+    let whole = on_device(&settings, &data, &views, 3, None);
+    // Three mini-batches a round, two launches each: the sixteenth is in round 3.
+    let breaks = Breaks { kernel: Simt.find("step_span").expect("a kernel"), left: AtomicU64::new(16) };
+    let mut trainer = Trainer::on_device(&settings, &data, &views, Arc::new(HostDevice::new(breaks, MEMORY))).unwrap();
+    trainer.round().unwrap();
+    trainer.round().unwrap();
+    let after_two = trainer.tensors().unwrap();
+    trainer.snapshot().unwrap();
+    let message = trainer.round().unwrap_err().to_string();
+    assert!(message.contains("kernel `step_span`") && message.contains("in round 3, client 0"), "{message}");
+    assert!(trainer.last_snapshot().unwrap() == (after_two.clone(), 2));
+    let mut other = Trainer::on_device(&settings, &data, &views, device(MEMORY)).unwrap();
+    other.restore(&after_two, 2).unwrap();
+    other.round().unwrap();
+    assert!(other.tensors().unwrap() == whole);
+}
+
+#[test]
+fn rules_hold_for_participants_with_many_sequences() {
+    let (data, views) = world(60, 30, 11);
+    // A factor a client, a change of every value, and all updates together.
+    for rule in ["norm-bound bound=0.05", "sign-flip share=0.5", "median"] {
+        let mut settings = kind("groups");
+        settings.local.eps = 1e-3;
+        settings.federation.rules = vec![rule.into()];
+        let (gpu, cpu) = (on_device(&settings, &data, &views, 1, None), on_cpu(&settings, &data, &views, 1));
+        let d = distance(&settings, &data, &views, &gpu, &cpu);
+        assert!(d < 2e-4, "{rule}: {d}");
+    }
 }

@@ -31,12 +31,8 @@ pub fn add_gradients(n: &Normals, parts: usize, length: usize, judged: bool) -> 
     let stride = length + 3;
     let (g, share) = (n.take(70, parts * stride, 0.5), shares(parts));
     let mut sums: Vec<i64> = (0..length as i64).map(|i| i - 9).collect();
-    let arrays = vec![
-        Array::of("gradients", &g),
-        Array::of("shares", &share),
-        Array::of("sums", &sums),
-        Array::of("first refused", &[NOT_REFUSED]),
-    ];
+    let arrays =
+        vec![Array::of("gradients", &g), Array::of("shares", &share), Array::of("sums", &sums), Array::of("first refused", &[NOT_REFUSED])];
     let want = judged.then(|| {
         for (c, &share) in share.iter().enumerate() {
             sums.iter_mut().enumerate().for_each(|(i, sum)| *sum += to_fixed(g[c * stride + i], share));
@@ -150,7 +146,8 @@ pub fn clip(n: &Normals, count: usize, span: usize, judged: bool) -> [Subject<'s
 /// `step_span` with every optimiser: `count` weights; and after a refusal, when nothing moves.
 pub fn step_span(n: &Normals, count: usize, judged: bool) -> Vec<Subject<'static>> {
     let mut all = Vec::new();
-    for ((name, settings, t), refused) in local::kinds().into_iter().map(|kind| (kind, NOT_REFUSED)).chain([(local::kinds()[1].clone(), 4)]) {
+    for ((name, settings, t), refused) in local::kinds().into_iter().map(|kind| (kind, NOT_REFUSED)).chain([(local::kinds()[1].clone(), 4)])
+    {
         let rule = Rule::new(&settings, t as i32);
         let (p, m, g) = (n.take(77, count, 1.0), n.take(78, count, 0.1), n.take(79, count, 1.0));
         let s: Vec<f32> = (0..count).map(|i| n.at(80, i).powi(2)).collect();

@@ -4,8 +4,8 @@ use super::Progress;
 use super::report::CheckLine;
 use crate::bench;
 use crate::config::{
-    Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer,
-    Settings, UploadRows,
+    Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual,
+    ServerOptimizer, Settings, UploadRows,
 };
 use crate::data::Dataset;
 use crate::device::interface::Device;

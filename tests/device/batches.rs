@@ -1,16 +1,24 @@
 //! Participants with many sequences on a device: against the CPU, and with the same bits however their mini-batches are cut up.
 
-use crate::ring::world;
 use crate::rounds::{MEMORY, distance, on_cpu, on_device, settings};
 use crate::simt::{Simt, device};
 use lumos::config::{Backbone, Clients, Contrast, LocalOptimizer, Positions, RecLoss, Settings, Similarity};
+use lumos::data::{Dataset, UserGroups};
 use lumos::device::Geometry;
 use lumos::engine::TensorData;
 use lumos::federation::Trainer;
 use lumos::testing::{HostDevice, HostKernels};
+use lumos::views::Views;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The world with three sites.
+fn world(users: u32, items: u32, seed: u64) -> (Dataset, Views) {
+    let (mut data, views) = crate::ring::world(users, items, seed);
+    data.groups = Some(UserGroups::new("site", &(0..users).map(|u| ["x", "y", "z"][u as usize % 3]).collect::<Vec<_>>()));
+    (data, views)
+}
 
 /// Centralised training in mini-batches of 40 sequences: three parts, the last of them short.
 fn central() -> Settings {
@@ -51,6 +59,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
             }),
         ),
         ("groups", with(&|s| (s.federation.clients, s.model.dropout) = (Clients::Groups(4), 0.1))),
+        ("groups by a column", with(&|s| s.federation.clients = Clients::Column)),
         // Some groups hold one sequence: those are trained like any client of one.
         ("groups of few", with(&|s| s.federation.clients = Clients::Groups(50))),
     ]

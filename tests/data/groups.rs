@@ -94,8 +94,8 @@ fn a_user_of_two_groups_and_missing_columns_are_refused() {
     }
     let message = refused(&csv(dir.path(), &LOG.replace("south,ann,c", ",ann,c"), "site"));
     assert!(message.contains("user `ann` has no value of `site`") && message.contains("log.csv:6"), "{message}");
-    let message = refused(&csv(dir.path(), LOG, "sight"));
-    assert!(message.contains("there is no column `sight`; the nearest is `site`") && message.contains("data.group_column"), "{message}");
+    let message = refused(&csv(dir.path(), LOG, "sits"));
+    assert!(message.contains("there is no column `sits`; the nearest is `site`") && message.contains("data.group_column"), "{message}");
 }
 
 /// A format without groups.
@@ -167,7 +167,7 @@ fn the_commands_take_and_show_groups() {
     let text = run("data stats set").done();
     assert!(text.contains("2 groups by `site`:\n  north: 2 users\n  south: 2 users"), "{text}");
     assert_eq!(run("data stats set --json").json()["groups"], serde_json::json!({"north": 2, "south": 2}));
-    run("data prepare --format csv --inter log.csv --group-column sight --out other").refused(1, &["`sight`", "--group-column"]);
+    run("data prepare --format csv --inter log.csv --group-column sits --out other").refused(1, &["`sits`", "--group-column"]);
     run("data synth --users 60 --items 60 --group-column site --out world").done();
     assert!(run("data stats world").done().contains("groups by `site`"));
 }

@@ -4,7 +4,7 @@ use crate::foreign;
 use crate::ring::come_back;
 use lumos::config::{
     Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, FederationSettings, Group, LocalOptimizer, Mask, OnDivergence,
-    Positions, RecLoss, ServerOptimizer, Settings, UploadRows,
+    Positions, RecLoss, ServerOptimizer, Settings, UploadRows, validate,
 };
 use lumos::data::{Dataset, Split, UserGroups};
 use lumos::engine::cpu::CpuEngine;
@@ -123,7 +123,7 @@ fn a_column_makes_the_participants() {
     let none = Dataset { groups: None, ..data };
     let message = Trainer::new(&s, &none, &views).err().expect("refused").to_string();
     assert!(message.contains("federation.clients") && message.contains("data.group_column"), "{message}");
-    let message = s.validate().unwrap_err().to_string();
+    let message = validate(&s).unwrap_err().to_string();
     assert!(message.contains("federation.clients") && message.contains("data.group_column"), "{message}");
 }
 

@@ -1,11 +1,12 @@
 //! Participants with many sequences: their mini-batches packed by host threads, part by part, and trained by a [`BatchTrainer`]; then
 //! their change is added to the round's sums like that of any client.
 
+use super::added::OnHost;
 use super::batches::{BatchTrainer, Parts, StepAt};
 use super::chunks::FactorOf;
 use super::packed::HostChunk;
 use super::packing::{PackLane, ReadyCohort, Visit};
-use super::round::{CudaEngine, OnHost};
+use super::round::CudaEngine;
 use crate::Result;
 use crate::backend::Step;
 use crate::backend::cuda::shape::Shape;

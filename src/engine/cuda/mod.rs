@@ -1,6 +1,7 @@
 //! Training and ranking on a device.
 
 mod activations;
+mod added;
 mod batches;
 pub mod chunk_memory;
 pub mod chunks;

@@ -2,7 +2,8 @@
 //! there as well. The global model stays on the device; the host takes counts and losses, and a snapshot when it wants one. While the
 //! device trains a round the host packs the next.
 
-use super::chunks::{Adding, ChunkTrainer, RoundResult};
+use super::added::{OnHost, RoundSums};
+use super::chunks::{Adding, ChunkTrainer};
 use super::large::Large;
 use super::packing::{PackLane, ReadyCohort};
 use super::ranking::Ranked;
@@ -13,8 +14,8 @@ use crate::config::Settings;
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
 use crate::engine::{
-    Engine, Global, Mean, Moments, Needs, Occasion, Packer, Participants, PrivateStore, Progress, Reduce, Rules, Server, Sums, Totals,
-    Trained, Update, Work, fixed, wire,
+    Engine, Global, Mean, Moments, Needs, Occasion, Packer, Participants, PrivateStore, Progress, Reduce, Server, Sums, Trained, Update,
+    Work, fixed,
 };
 use crate::model::{ModelSpec, Weights};
 use crate::views::Views;
@@ -54,23 +55,6 @@ enum Newest {
     Device,
 }
 
-/// The sums of the round at hand.
-enum RoundSums {
-    /// On the device: the item of each slot, its weight, and the weight of all clients.
-    Device { items: Vec<u32>, row_weight: Vec<i64>, weight: i64 },
-    /// On the host, where rules or other processes had to see them.
-    Host(Box<Sums>),
-}
-
-/// A round whose updates the host adds up, because rules have to see them.
-pub(super) struct OnHost {
-    sums: Box<Sums>,
-    /// Rows that each client of the cohort uploaded.
-    uploaded: Vec<i32>,
-    /// First client, by its place in the cohort, whose update is not finite or too large.
-    failing: Option<u32>,
-}
-
 /// The engine of a device.
 pub struct CudaEngine<'a> {
     pub(super) chunks: ChunkTrainer,
@@ -87,16 +71,16 @@ pub struct CudaEngine<'a> {
     /// Slot of each item in the round being packed; `u32::MAX` where none.
     pub(super) slot: Vec<u32>,
     /// The host's copy of the global model, the round that it is of, when it was taken and how long that took.
-    snapshot: Global,
+    pub(super) snapshot: Global,
     snapshot_round: u64,
     taken: (Instant, Duration),
     newest: Newest,
     /// Round that the global model is of, and the one that was trained last.
     pub(super) round: u64,
     trained: u64,
-    sums: RoundSums,
+    pub(super) sums: RoundSums,
     /// Updates of the round, where a rule needs all of them.
-    updates: Vec<Update>,
+    pub(super) updates: Vec<Update>,
     /// Chunks of the round and seconds that the device waited for packing.
     pub(super) last: (usize, f64),
     /// Users packed for ranking, for the next validation of the same users.
@@ -218,90 +202,6 @@ impl<'a> CudaEngine<'a> {
             progress(last as u64, work.clients.len() as u64);
         }
         Ok(())
-    }
-
-    /// Takes the updates of chunk `i` from the device, applies `rules` and adds them up.
-    fn fetch_updates(&mut self, cohort: &ReadyCohort, i: usize, rules: &Rules, host: &mut OnHost) -> Result<()> {
-        let chunk = &cohort.chunks[i];
-        let (dense, rows) = self.chunks.fetch_clients(chunk)?;
-        let weights = &self.snapshot.weights;
-        let (p, d) = (weights.dense.len(), weights.spec.dim());
-        for (c, &weight) in chunk.weight.iter().enumerate().filter(|(_, weight)| **weight > 0) {
-            let own = chunk.rows.client_rows[c] as usize..chunk.rows.client_rows[c + 1] as usize;
-            let uploaded = own.filter(|&row| chunk.rows.uploads[row]).map(|row| (chunk.rows.items[row], &rows[row * d..][..d]));
-            let place = chunk.first + c;
-            let of = (cohort.round, cohort.visits[place].client, place, weight);
-            self.add_update(rules, host, of, &dense[c * p..][..p], uploaded);
-        }
-        Ok(())
-    }
-
-    /// Adds an update up as the rules leave it: of a client with its place in the cohort and its weight, with `dense` weights `[P]` and
-    /// item `rows` after training.
-    pub(super) fn add_update<'u>(
-        &mut self,
-        rules: &Rules,
-        host: &mut OnHost,
-        (round, client, place, weight): (u64, u32, usize, i64),
-        dense: &[f32],
-        rows: impl Iterator<Item = (u32, &'u [f32])>,
-    ) {
-        let weights = &self.snapshot.weights;
-        let mut update = Update::default();
-        update.begin(client, weight as u32);
-        update.set_dense(&weights.dense, dense);
-        for (item, after) in rows {
-            let before = weights.item(item as usize);
-            if before != after {
-                update.push_row(item, before, after);
-            }
-        }
-        rules.client(&Occasion { seed: self.settings.seed, round }, &mut update);
-        host.uploaded[place] = update.items.len() as i32;
-        host.sums.weight += weight;
-        if !host.sums.add(&update) {
-            host.failing = host.failing.or(Some(place as u32));
-        }
-        if rules.needs() == Needs::All {
-            self.updates.push(update);
-        }
-    }
-
-    /// The sums of the round on the host, fetched from the device if need be.
-    fn host_sums(&mut self) -> Result<&mut Sums> {
-        if let RoundSums::Device { items, row_weight, weight } = &self.sums {
-            let spec = &self.snapshot.weights.spec;
-            let (dense, rows) = self.chunks.fetch_sums(items.len())?;
-            let sums = Sums::from_parts(spec, self.slot.len(), (dense, *weight), items, &rows, row_weight);
-            self.sums = RoundSums::Host(Box::new(sums));
-        }
-        match &mut self.sums {
-            RoundSums::Host(sums) => Ok(sums),
-            RoundSums::Device { .. } => unreachable!("fetched above"),
-        }
-    }
-
-    fn check(&self, cohort: &ReadyCohort, result: &RoundResult, round: u64) -> Result<()> {
-        let diverged = (0..cohort.visits.len()).find(|&c| result.losses[c].iter().any(|l| !l.is_finite()));
-        let Some(c) = [result.failing.map(|c| c as usize), diverged].into_iter().flatten().min() else { return Ok(()) };
-        let visit = &cohort.visits[c];
-        let [next_item, contrast] = result.losses[c].map(|l| l / f64::from(visit.steps.max(1)));
-        Err(Error::Training { round, client: u64::from(visit.client), message: fixed::diverged(next_item, contrast) })
-    }
-
-    fn totals(&self, cohort: &ReadyCohort, result: &RoundResult) -> Totals {
-        let weights = &self.snapshot.weights;
-        let (d, p) = (weights.spec.dim(), weights.dense.len());
-        let mut totals = Totals::default();
-        for (c, visit) in cohort.visits.iter().enumerate().filter(|(_, v)| v.steps > 0) {
-            let uploaded = result.uploaded[c] as u64;
-            totals.add(&Totals {
-                counts: [1, visit.steps.into(), visit.tokens, visit.plan.examples.into(), uploaded, visit.plan.rows.into(), 0],
-                losses: result.losses[c].map(|loss| fixed::from_f64(loss / f64::from(visit.steps))),
-                bytes: [wire::encoded_len(p, visit.plan.rows as usize, d), wire::encoded_len(p, uploaded as usize, d)],
-            });
-        }
-        totals
     }
 }
 

@@ -3,7 +3,6 @@
 
 use super::added::OnHost;
 use super::batches::{BatchTrainer, Parts, StepAt};
-use super::chunks::FactorOf;
 use super::packed::HostChunk;
 use super::packing::{PackLane, ReadyCohort, Visit};
 use super::round::CudaEngine;
@@ -216,8 +215,8 @@ impl CudaEngine<'_> {
                 account.tokens += packed.iter().map(|p| p.chunk.steps[0].tokens() as u64).sum::<u64>();
                 large.trainer.begin_step(&self.chunks, &at)?;
                 let share = |p: &PackedPart| p.chunk.plans[0].examples as f32 / positions as f32;
-                account.parts.extend(packed.iter().map(|p| (account.factors.len(), share(p))));
-                let first = account.parts.len() - packed.len();
+                let (first, step) = (account.parts.len(), account.factors.len());
+                account.parts.extend(packed.iter().map(|p| (step, share(p))));
                 visits.chunks += self.add_parts(large, &packed, positions, &at, first)?;
                 // Parts are counted by their share of the positions; the loss is a mean over examples.
                 let factor = positions as f32 / examples as f32;
@@ -307,8 +306,7 @@ impl CudaEngine<'_> {
             on.go("update_norms", [1, 1], 256, 256, &[&head[..], &rest].concat())?;
             let norm: Vec<f64> = device.download_vec(&large.norm, 0, 1)?;
             let occasion = Occasion { seed: self.settings.seed, round: work.round };
-            let factor_of: &FactorOf = &|_, norm| work.rules.factor(&occasion, client, norm);
-            device.upload(&large.factor, 0, bytes_of(&[factor_of(place, norm[0])]))?;
+            device.upload(&large.factor, 0, bytes_of(&[work.rules.factor(&occasion, client, norm[0])]))?;
             factor = (&large.factor).into();
         }
         let (first, failing) = (Arg::Uint(place as u32), Arg::from(&sums.failing));

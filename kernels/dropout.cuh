@@ -35,9 +35,10 @@ struct Mask {
     }
 };
 
-__device__ __forceinline__ Mask mask(const Packed* step, DropoutClock clock, int site, int client, unsigned threshold, float keep) {
+__device__ __forceinline__ Mask mask(const Packed* step, const DropoutClock* clock, int site, int client, unsigned threshold,
+                                            float keep) {
     const unsigned number = static_cast<unsigned>(step->number) << 8 | static_cast<unsigned>(site);
-    return Mask{clock, number, step->client_id[client], threshold, keep};
+    return Mask{clock->own != 0 ? clock[1 + client] : *clock, number, step->client_id[client], threshold, keep};
 }
 
 // Multiplies the part `[from, to)` of the eight elements that begin at `x` by the mask; `y` may be `x`.

@@ -48,8 +48,8 @@ __device__ __forceinline__ void each_part(int rows, int parts, const F& f) {
 
 // The item rows of one client, `[rows of the client, d]`: block `(c, i)` takes every `gridDim.y`-th stretch of client `c`.
 // A client's elements lie together, so eights never span two clients.
-__device__ __forceinline__ void drop_rows(const Packed* step, unsigned threshold, float keep, DropoutClock clock, const float* x, float* y,
-                                          int d) {
+__device__ __forceinline__ void drop_rows(const Packed* step, unsigned threshold, float keep, const DropoutClock* clock, const float* x,
+                                          float* y, int d) {
     const int c = blockIdx.x;
     if (c >= step->clients) {
         return;
@@ -198,7 +198,7 @@ extern "C" __global__ void __launch_bounds__(256) dropout(const Packed* step, in
         const long long from = begin - 8 * index, to = end - 8 * index;
         if (to > 0) {
             float* eight = x + (static_cast<long long>(set.bounds[c]) * width + 8 * index);
-            drop_eight(mask(step, *clock, site, c, threshold, keep), static_cast<unsigned>(index), eight, eight,
+            drop_eight(mask(step, clock, site, c, threshold, keep), static_cast<unsigned>(index), eight, eight,
                        from > 0 ? static_cast<int>(from) : 0, to < 8 ? static_cast<int>(to) : 8);
         }
     });
@@ -212,7 +212,7 @@ EXPORT_KERNEL(dropout)
 // side read each element once. Bytes: 8 R d; operations: about 8 integer ones an element.
 extern "C" __global__ void __launch_bounds__(256) drop_items(const Packed* step, unsigned threshold, float keep, const DropoutClock* clock,
                                                              const float* rows, float* dropped, int d) {
-    elementwise::drop_rows(step, threshold, keep, *clock, rows, dropped, d);
+    elementwise::drop_rows(step, threshold, keep, clock, rows, dropped, d);
 }
 EXPORT_KERNEL(drop_items)
 
@@ -221,6 +221,6 @@ EXPORT_KERNEL(drop_items)
 // Launch and cost: as drop_items.
 extern "C" __global__ void __launch_bounds__(256) drop_items_backward(const Packed* step, unsigned threshold, float keep,
                                                                       const DropoutClock* clock, float* grad, int d) {
-    elementwise::drop_rows(step, threshold, keep, *clock, grad, grad, d);
+    elementwise::drop_rows(step, threshold, keep, clock, grad, grad, d);
 }
 EXPORT_KERNEL(drop_items_backward)

@@ -117,8 +117,12 @@ struct OptimiserStep {
 // Where dropout draws from: the key of `rng::Stream` for the seed and purpose, and the round. The counter of an element is
 // [index / 8, number << 8 | site, round, client] with the step's number and the client's own, index counted from the
 // client's first element; see elementwise.cu for the bits. In device memory, because a captured graph serves every round.
+//
+// Where `own` is 1, a clock for each client of the launch lies behind this one: parts of a mini-batch of one participant, each with
+// draws of its own.
 struct DropoutClock {
     unsigned key_low;
     unsigned key_high;
     unsigned round;
+    unsigned own;
 };

@@ -72,7 +72,7 @@ __device__ __noinline__ void clear_moments(const Visit& visit) {
 // `y = x` under the mask of a dropout site, zero where `gate` is not positive, plus `add`: activations `[rows, width]`.
 __device__ __noinline__ void drop(const Visit& visit, int site, const float* x, float* y, int n, const float* gate, const float* add) {
     const Job& job = visit.job;
-    const elementwise::Mask m = elementwise::mask(visit.at.step, *job.clock, site, visit.at.number, job.threshold, job.keep);
+    const elementwise::Mask m = elementwise::mask(visit.at.step, job.clock, site, visit.at.number, job.threshold, job.keep);
 #pragma unroll 1
     for (int i = threadIdx.x; 8 * i < n; i += blockDim.x) {
         const Philox p = m.block(static_cast<unsigned>(i));
@@ -97,7 +97,7 @@ __device__ __noinline__ void prepare(const Visit& visit) {
     }
     if (job.item_threshold > 0) {
         using namespace elementwise;
-        const Mask m = mask(visit.at.step, *job.clock, SITE_ITEMS, visit.at.number, job.item_threshold, job.item_keep);
+        const Mask m = mask(visit.at.step, job.clock, SITE_ITEMS, visit.at.number, job.item_threshold, job.item_keep);
         const float* rows = visit.rows();
         float* dropped = visit.slot + job.at_dropped;
         const int n = visit.at.rows * job.dim;

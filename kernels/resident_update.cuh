@@ -118,7 +118,7 @@ __device__ __noinline__ void item_rows(const Visit& visit) {
             if (k < d) {
                 if (job.item_threshold > 0) {
                     using namespace elementwise;
-                    const Mask m = mask(step, *job.clock, SITE_ITEMS, visit.at.number, job.item_threshold, job.item_keep);
+                    const Mask m = mask(step, job.clock, SITE_ITEMS, visit.at.number, job.item_threshold, job.item_keep);
                     sum[c] = __fmul_rn(sum[c], m.of(static_cast<unsigned>(at)));
                 }
                 update.one(job.rows + static_cast<long long>(visit.at.row) * d + at, at, sum[c]);

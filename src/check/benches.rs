@@ -5,7 +5,7 @@ use super::packed::Placed;
 use super::report::{BenchLine, RoundLine, Yardstick};
 use super::subject::Subject;
 use super::timing::{self, Sample};
-use super::{Progress, batch, calls, direct, local, yardstick};
+use super::{Progress, batch, batches, calls, direct, local, yardstick};
 use crate::backend::cuda::ops::KernelSet;
 use crate::backend::{Mask, RowKind};
 use crate::bench::{self, RoundBench};
@@ -70,6 +70,7 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     each(&direct::update_norms(&normals, clients, weights, 25, d, false))?;
     each(&direct::gather(&normals, 25 * sizes.clients, sizes.rank.1, d, false))?;
     let rows = sizes.rank.1 * 9 / 10;
+    batches::timed(&normals, weights, 1_500, sizes.rank.1, d).iter().try_for_each(&mut *each)?;
     direct::server(&normals, weights, rows, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
     on(&case::pairs(sizes.batch / 2, d), &|case| calls::in_batch(case, Similarity::Cosine), each)?;
     batch::rank(&normals, sizes.rank.0, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;

@@ -5,7 +5,7 @@ use super::packed::Placed;
 use super::recording_device::Tap;
 use super::report::CheckLine;
 use super::subject::Subject;
-use super::{Progress, batch, calls, direct, local, yardstick};
+use super::{Progress, batch, batches, calls, direct, local, yardstick};
 use crate::backend::cuda::ops::KernelSet;
 use crate::device::interface::Device;
 use crate::{Error, Result};
@@ -76,7 +76,19 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
     for (users, items, d) in [(1, 1, 1), (37, 131, 33), (129, 257, 8), (13, 129, 68)] {
         all.extend(batch::rank(n, users, items, d, true));
     }
+    for (parts, length, each, items, d) in [(1, 5, 1, 3, 1), (9, 131, 11, 17, 33)] {
+        all.push(batches::add_gradients(n, parts, length, true));
+        all.push(batches::add_row_gradients(n, parts, each, items, d, true));
+    }
+    for count in [1, 9, 1037, 2100] {
+        all.extend([batches::take_gradients(n, count, true), batches::drop_table(n, count, true)]);
+        all.extend(batches::clip(n, count, 512, true));
+        all.extend(batches::step_span(n, count, true));
+    }
     if !quick {
+        all.push(batches::add_gradients(n, 8, 54_001, true));
+        all.push(batches::add_row_gradients(n, 8, 1_500, 10_429, 64, true));
+        all.extend(batches::step_span(n, 10_429 * 64, true));
         all.push(direct::broadcast(n, 700, 54_000, 54_004, true));
         all.push(direct::gather(n, 30_000, 10_429, 64, true));
         all.push(direct::average_dense(n, 700, 54_001, true));

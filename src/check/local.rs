@@ -9,7 +9,7 @@ use crate::device::interface::{Arg, Buffer};
 use std::ops::Range;
 
 /// One step on one weight: what `backend::cpu::optim` does, operation by operation.
-struct Rule {
+pub(super) struct Rule {
     beta1: f32,
     beta2: f32,
     rate: f32,
@@ -22,7 +22,7 @@ struct Rule {
 }
 
 impl Rule {
-    fn new(s: &LocalSettings, t: i32) -> Rule {
+    pub fn new(s: &LocalSettings, t: i32) -> Rule {
         let sgd = s.optimizer == LocalOptimizer::Sgd;
         let decoupled = s.optimizer == LocalOptimizer::Adamw;
         let left = |beta: f32| 1.0 - f64::from(beta).powi(t);
@@ -39,7 +39,7 @@ impl Rule {
         }
     }
 
-    fn one(&self, scale: f32, [p, m, s]: [&mut f32; 3], g: f32) {
+    pub fn one(&self, scale: f32, [p, m, s]: [&mut f32; 3], g: f32) {
         let g = p.mul_add(self.l2, g * scale);
         let w = *p * self.shrink;
         if self.sgd {
@@ -54,7 +54,7 @@ impl Rule {
 }
 
 /// Settings, their name, and the step of a visit.
-fn kinds() -> [(&'static str, LocalSettings, u32); 4] {
+pub(super) fn kinds() -> [(&'static str, LocalSettings, u32); 4] {
     let adam = LocalSettings { weight_decay: 0.01, lr: 0.01, ..LocalSettings::default() };
     let with = |optimizer| LocalSettings { optimizer, ..adam.clone() };
     [
@@ -125,7 +125,7 @@ fn case_name(placed: &Placed, name: &str) -> String {
     format!("{}, d {}, {name}", placed.case.name, placed.case.d)
 }
 
-fn moment_outputs(arrays: &[Array], wants: Option<[Vec<f32>; 3]>) -> Vec<Output> {
+pub(super) fn moment_outputs(arrays: &[Array], wants: Option<[Vec<f32>; 3]>) -> Vec<Output> {
     let wants = wants.map_or([None, None, None], |w| w.map(|v| Some(Want::Bits(words(&v)))));
     let names = ["weights", "first moments", "second moments"];
     names.into_iter().zip(wants).enumerate().map(|(i, (what, want))| whole(what, arrays, 2 + i, want)).collect()

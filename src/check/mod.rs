@@ -4,6 +4,7 @@
 //! It runs on any [`Device`], so that the check itself is tested on the CPU rendition of the kernels, wrong kernels included.
 
 mod batch;
+mod batches;
 pub mod benches;
 mod calls;
 pub mod case;

@@ -39,7 +39,7 @@ impl<'a> Placed<'a> {
     /// Uploads the packed arrays of `case`.
     pub fn new(device: &dyn Device, kernels: &'a KernelSet, normals: &'a Normals, case: &'a Case) -> Result<Placed<'a>> {
         let chunk = DeviceChunk::upload(device, &mut HostChunk::new(&case.chunk, LAMBDA, NUMBER), None)?;
-        let clock = DropoutClock { key: Stream::new(11, Purpose::Dropout, 0, 0).key(), round: 5 };
+        let clock = DropoutClock { key: Stream::new(11, Purpose::Dropout, 0, 0).key(), round: 5, own: 0 };
         Ok(Placed { case, chunk, kernels, clock, clock_buffer: device.upload_new(&[clock])?, normals })
     }
 

@@ -4,8 +4,8 @@ use super::Progress;
 use super::report::CheckLine;
 use crate::bench;
 use crate::config::{
-    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, ServerOptimizer,
-    Settings, UploadRows,
+    Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual,
+    ServerOptimizer, Settings, UploadRows,
 };
 use crate::data::Dataset;
 use crate::device::interface::Device;
@@ -51,7 +51,7 @@ pub fn kinds(quick: bool) -> Vec<Kind> {
     let mut all = steps(quick);
     for (name, settings) in steps(quick) {
         let few = ["sasrec, dropout", "adamw, clipped", "bf16"].contains(&name.as_str());
-        if settings.why_not_resident().is_none() && (few || !quick) {
+        if settings.federation.clients == Clients::User && settings.why_not_resident().is_none() && (few || !quick) {
             // Not `on`: on a GPU with too little shared memory they are trained step by step, and that is no fault.
             all.push((name + RESIDENT, with(&settings, |s| s.gpu.resident = Resident::Auto)));
         }
@@ -91,6 +91,17 @@ fn steps(quick: bool) -> Vec<Kind> {
                 (s.federation.average, s.federation.weights) = (Average::Cohort, ClientWeighting::Examples);
                 s.federation.upload_rows = UploadRows::Touched;
             }),
+        ),
+        (
+            "one participant, dropout, clipped",
+            with(&b, |s| {
+                (s.federation.clients, s.local.batch, s.local.clip) = (Clients::One, 40, 0.05);
+                (s.model.dropout, s.model.item_dropout) = (0.2, 0.1);
+            }),
+        ),
+        (
+            "groups, full softmax",
+            with(&b, |s| (s.federation.clients, s.local.batch, s.loss.rec) = (Clients::Groups(3), 20, RecLoss::Softmax)),
         ),
         ("tf32", with(&b, |s| (s.precision, s.local.optimizer) = (Precision::Tf32, LocalOptimizer::Sgd))),
         ("bf16", with(&b, |s| (s.precision, s.local.optimizer) = (Precision::Bf16, LocalOptimizer::Sgd))),

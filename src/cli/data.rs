@@ -4,13 +4,15 @@ use super::args::{ConfigArgs, between};
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::pairs;
+use crate::base::clean;
 use crate::config::{self, Duplicates, Repeats, Settings};
-use crate::data::{self, Dropped, Stats};
+use crate::data::{self, Dropped, Stats, UserGroups};
 use crate::run::{self, Observer};
 use crate::{Error, Result};
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Read, filter and store histories; look at what is stored
@@ -77,6 +79,9 @@ pub struct Prepare {
     /// Name of the catalogue's column with the items often bought together [default: also_bought]
     #[arg(long, value_name = "NAME")]
     also_bought_column: Option<String>,
+    /// Name of the column with the group (silo, site) of a user, for federation.clients = "column"; empty reads none
+    #[arg(long, value_name = "NAME")]
+    group_column: Option<String>,
     /// Rows with the user, the item and the time of an earlier row [default: drop]
     #[arg(long, value_parser = PossibleValuesParser::new(Duplicates::NAMES))]
     duplicates: Option<String>,
@@ -129,6 +134,9 @@ pub struct Synth {
     /// Seed
     #[arg(long, value_name = "N", value_parser = between::<u64>(0, i64::MAX as u64))]
     seed: Option<u64>,
+    /// `site`: keep the site of each user as its group, for federation.clients = "column"; empty keeps none
+    #[arg(long, value_name = "NAME")]
+    group_column: Option<String>,
     /// Folder to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -185,6 +193,7 @@ fn prepare(args: &Prepare) -> Result<()> {
     sets.extend(setting("category_column", &args.category_column));
     sets.extend(setting("brand_column", &args.brand_column));
     sets.extend(setting("also_bought_column", &args.also_bought_column));
+    sets.extend(setting("group_column", &args.group_column));
     sets.extend(setting("duplicates", &args.duplicates));
     sets.extend(setting("repeats", &args.repeats));
     let effective = config::load(None, &sets).map_err(in_flags)?;
@@ -201,6 +210,7 @@ fn synth(args: &Synth) -> Result<()> {
     sets.extend(setting("synth_items", &args.items));
     sets.extend(setting("synth_mean_length", &args.mean_length));
     sets.extend(setting("synth_seed", &args.seed));
+    sets.extend(setting("group_column", &args.group_column));
     store(&config::load(None, &sets).map_err(in_flags)?.settings, &args.out, args.overwrite).map(|_| ())
 }
 
@@ -263,13 +273,31 @@ struct Shown {
     #[serde(flatten)]
     stats: Stats,
     dropped: Dropped,
+    /// Users of each group, where the folder has groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<BTreeMap<String, u64>>,
 }
 
 fn show(args: &StatsArgs) -> Result<()> {
     let dataset = data::load(&args.dir)?;
     let stats = data::stats_with_times(&dataset, data::load_times(&args.dir)?.as_ref());
     let dropped = data::load_manifest(&args.dir)?.dropped;
-    if args.json { say_json(&Shown { stats, dropped }) } else { say(lines(&stats, dropped)) }
+    let groups = dataset.groups.as_ref();
+    if args.json {
+        let groups = groups.map(|of| of.names.iter().cloned().zip(of.sizes()).collect());
+        return say_json(&Shown { stats, dropped, groups });
+    }
+    say(lines(&stats, dropped))?;
+    groups.map_or(Ok(()), |of| say(group_lines(of)))
+}
+
+/// The groups of users, largest first.
+fn group_lines(groups: &UserGroups) -> String {
+    let mut sizes: Vec<(&String, u64)> = groups.names.iter().zip(groups.sizes()).collect();
+    sizes.sort_by_key(|(name, size)| (std::cmp::Reverse(*size), *name));
+    let rows = sizes.iter().map(|(name, size)| format!("  {}: {size} users", clean::id(name)));
+    let head = format!("{} groups by `{}`:", groups.names.len(), clean::id(&groups.column));
+    std::iter::once(head).chain(rows).collect::<Vec<_>>().join("\n")
 }
 
 fn lines(s: &Stats, dropped: Dropped) -> String {

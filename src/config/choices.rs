@@ -195,6 +195,8 @@ pub enum Clients {
     One,
     /// `groups:N`: each of N participants (silos) holds the sequences of its users and trains on them in mini-batches.
     Groups(u32),
+    /// `column`: each value of `data.group_column` is a participant that holds the sequences of its users.
+    Column,
 }
 
 impl std::fmt::Display for Clients {
@@ -202,6 +204,7 @@ impl std::fmt::Display for Clients {
         match self {
             Clients::User => f.write_str("user"),
             Clients::One => f.write_str("one"),
+            Clients::Column => f.write_str("column"),
             Clients::Groups(n) => write!(f, "groups:{n}"),
         }
     }
@@ -215,9 +218,11 @@ impl std::str::FromStr for Clients {
         match text {
             "user" => Ok(Clients::User),
             "one" => Ok(Clients::One),
+            "column" => Ok(Clients::Column),
             _ => groups().ok_or_else(|| {
-                let hint = nearest(text, ["user", "one", "groups:N"]).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-                format!("\"user\", \"one\" or \"groups:N\" with N of at least 1{hint}")
+                let hint =
+                    nearest(text, ["user", "one", "groups:N", "column"]).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
+                format!("\"user\", \"one\", \"groups:N\" with N of at least 1, or \"column\"{hint}")
             }),
         }
     }
@@ -407,7 +412,7 @@ mod tests {
 
     #[test]
     fn clients_read_and_write() {
-        for clients in [Clients::User, Clients::One, Clients::Groups(7)] {
+        for clients in [Clients::User, Clients::One, Clients::Groups(7), Clients::Column] {
             assert_eq!(clients.to_string().parse(), Ok(clients));
         }
         for (text, meant) in [("grups:4", "groups:N"), ("usr", "user"), ("groups", "groups:N")] {

@@ -40,6 +40,9 @@ pub struct DataSettings {
     pub brand_column: String,
     /// Name of the catalogue's column with the items often bought together. Empty: `also_bought`.
     pub also_bought_column: String,
+    /// Name of a column of the interactions file that says which group (silo, site) a user belongs to, for `federation.clients =
+    /// "column"`; a synthetic world has `site`. Empty: no groups are read.
+    pub group_column: String,
     /// Rows with the user, the item and the time of an earlier row. Without times there are none.
     pub duplicates: Duplicates,
     /// Items that a user comes back to (after `duplicates`, before the k-core).
@@ -75,6 +78,7 @@ impl Default for DataSettings {
             category_column: String::new(),
             brand_column: String::new(),
             also_bought_column: String::new(),
+            group_column: String::new(),
             duplicates: Duplicates::Drop,
             repeats: Repeats::Keep,
             k_core: 0,

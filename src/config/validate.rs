@@ -209,6 +209,10 @@ fn federation(settings: &Settings) -> Result<()> {
     number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "at least 0 and below 1 (a rate)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "at least 0 and below 1 (a rate)")?;
     number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")?;
+    if s.clients == Clients::Column && settings.data.group_column.is_empty() {
+        let wanted = "data.group_column, which names the column; or \"groups:N\" for groups by chance";
+        return refuse("federation.clients", "column", wanted);
+    }
     crate::federation::protocol::chosen(settings)?;
     crate::federation::rules::build(&s.rules).map(|_| ())
 }
@@ -258,6 +262,10 @@ pub fn validate_against(settings: &Settings, users: usize, items: usize) -> Resu
         }
         Clients::One => {
             check(cohort <= 1, "federation.cohort", cohort, "0 or 1, because federation.clients = \"one\" has one participant")?
+        }
+        Clients::Column => {
+            let wanted = format!("between 0 and the number of groups, at most {users}");
+            range(u64::from(cohort) <= users, "federation.cohort", cohort, &wanted)?;
         }
         Clients::Groups(n) => {
             range(cohort <= n, "federation.cohort", cohort, &format!("between 0 and {n}, the number of groups"))?;

@@ -24,6 +24,7 @@ pub(super) struct InteractionColumns {
     pub user: usize,
     pub item: usize,
     pub time: Option<usize>,
+    pub group: Option<usize>,
 }
 
 /// Where a catalogue keeps what we read.
@@ -84,7 +85,11 @@ impl Header {
             "" => None,
             name => Some(self.column("data.time_column", name, ", data.time_column='' takes the rows in the order of the file")?),
         };
-        Ok(InteractionColumns { user, item, time })
+        let group = match settings.group_column.as_str() {
+            "" => None,
+            name => Some(self.column("data.group_column", name, ", data.group_column='' reads no groups")?),
+        };
+        Ok(InteractionColumns { user, item, time, group })
     }
 
     /// The catalogue's columns: those that the settings name, else those with a usual name; of several the first listed wins.
@@ -146,8 +151,8 @@ impl CatalogueColumns {
 
 impl InteractionColumns {
     /// All of them.
-    pub fn all(&self) -> [Option<usize>; 3] {
-        [Some(self.user), Some(self.item), self.time]
+    pub fn all(&self) -> [Option<usize>; 4] {
+        [Some(self.user), Some(self.item), self.time, self.group]
     }
 }
 

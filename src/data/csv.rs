@@ -135,7 +135,8 @@ impl Reader for Csv {
             Ok(columns)
         };
         rows(source, "reading interactions", progress, columns, |c, line, r| {
-            builder.interaction(&path, line, r[c.user].trim(), r[c.item].trim(), c.time.map(|t| r[t].trim()))
+            builder.interaction(&path, line, r[c.user].trim(), r[c.item].trim(), c.time.map(|t| r[t].trim()))?;
+            c.group.map_or(Ok(()), |g| builder.group(&path, line, r[c.user].trim(), &settings.group_column, r[g].trim()))
         })?;
         builder.notes().unused = unused;
         builder.end_interactions(&path)?;

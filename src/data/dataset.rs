@@ -13,6 +13,40 @@ pub struct ItemText {
     pub also_bought: Vec<u32>,
 }
 
+/// Which group (silo, site) each user belongs to, as a column of the source says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserGroups {
+    /// Name of the column.
+    pub column: String,
+    /// Its values, ascending, each with a user.
+    pub names: Vec<String>,
+    /// Group of every user `[U]`.
+    pub of: Vec<u32>,
+}
+
+impl UserGroups {
+    /// Groups from the value of each user, in user order.
+    pub fn new<S: AsRef<str>>(column: &str, values: &[S]) -> UserGroups {
+        let mut names: Vec<String> = values.iter().map(|value| value.as_ref().to_owned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let of = values.iter().map(|value| names.binary_search_by(|name| name.as_str().cmp(value.as_ref())).unwrap_or_default() as u32);
+        UserGroups { column: column.into(), of: of.collect(), names }
+    }
+
+    /// Name of the group of `user`.
+    pub fn name(&self, user: usize) -> &str {
+        &self.names[self.of[user] as usize]
+    }
+
+    /// Users of each group, in the order of the names.
+    pub fn sizes(&self) -> Vec<u64> {
+        let mut sizes = vec![0; self.names.len()];
+        self.of.iter().for_each(|&group| sizes[group as usize] += 1);
+        sizes
+    }
+}
+
 /// Which item of a sequence a metric looks at (leave-one-out).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
@@ -39,6 +73,8 @@ pub struct Dataset {
     pub items: Vec<u32>,
     /// Catalogue, one entry an item `[I]`.
     pub catalogue: Vec<ItemText>,
+    /// Groups of users, where the source was read for them (`data.group_column`).
+    pub groups: Option<UserGroups>,
 }
 
 impl Dataset {

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::dataset::{Dataset, ItemText};
+use super::dataset::{Dataset, ItemText, UserGroups};
 use super::reader::RawData;
 use super::repeats::{Dropped, drop_repeated};
 use super::times::Times;
@@ -53,7 +53,10 @@ pub fn filter(raw: RawData, settings: &DataSettings) -> Result<Filtered> {
     if !keep.iter().any(|k| *k) {
         return Err(nothing_left(&raw, dropped, settings));
     }
-    let (dataset, times) = pack(raw, &keep, by_user);
+    let (mut dataset, times) = pack(raw, &keep, by_user);
+    if let Some(groups) = &mut dataset.groups {
+        groups.column.clone_from(&settings.group_column);
+    }
     Ok(Filtered { dataset, times, dropped })
 }
 
@@ -192,6 +195,10 @@ fn pack(raw: RawData, keep: &[bool], by_user: Index) -> (Dataset, Option<Times>)
     }
     dataset.items = packed.iter().map(|row| new_item[raw.items[*row as usize] as usize]).collect();
     let times = raw.times.as_ref().map(|all| all.select(&packed));
+    dataset.groups = raw.groups.as_ref().map(|groups| {
+        let values: Vec<&str> = user_order.iter().map(|&user| groups.name(user)).collect();
+        UserGroups::new(&groups.column, &values)
+    });
     let (mut user_tokens, mut item_tokens, mut catalogue) = (raw.user_tokens, raw.item_tokens, raw.catalogue);
     dataset.user_tokens = user_order.iter().map(|u| std::mem::take(&mut user_tokens[*u])).collect();
     dataset.item_tokens = item_order.iter().map(|i| std::mem::take(&mut item_tokens[*i])).collect();

@@ -16,6 +16,9 @@ use crate::config::DataSettings;
 /// give other bits.
 pub const FORMAT_VERSION: u32 = 2;
 
+/// Version of a folder with groups of users, which programs that know none refuse. A folder without groups keeps [`FORMAT_VERSION`].
+pub const GROUPED_VERSION: u32 = 3;
+
 /// A source file as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,7 +57,7 @@ impl RawStats {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`] of the program that wrote the folder.
+    /// [`FORMAT_VERSION`], or [`GROUPED_VERSION`] where users have groups.
     pub version: u32,
     /// Version of that program.
     pub program: String,
@@ -148,6 +151,8 @@ pub(super) fn identity(settings: &DataSettings, reads_files: bool) -> DataSettin
 pub(super) fn fingerprint(settings: &DataSettings, reads_files: bool, inter: Option<&SourceFile>, items: Option<&SourceFile>) -> String {
     let sum = |file: Option<&SourceFile>| file.map_or("none", |f| f.sha256.as_str()).to_owned();
     let same = identity(settings, reads_files);
-    let text = format!("lumos data set {FORMAT_VERSION}\ninter {}\nitems {}\n{same:?}\n", sum(inter), sum(items));
+    // Left out where empty, so that what was made before there were groups keeps its fingerprint.
+    let same = format!("{same:?}").replace(", group_column: \"\"", "");
+    let text = format!("lumos data set {FORMAT_VERSION}\ninter {}\nitems {}\n{same}\n", sum(inter), sum(items));
     sha256_hex(text.as_bytes())
 }

@@ -28,7 +28,7 @@ mod unpack;
 
 pub use dataset::*;
 pub use filter::{Filtered, filter};
-pub use manifest::{FORMAT_VERSION, Manifest, RawStats, SourceFile};
+pub use manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SourceFile};
 pub use prepare::{Found, Progress, Steps, find_or_prepare, prepare, prepared_dir};
 pub use reader::{CatalogueNotes, RawBuilder, RawData, Reader, SourceNotes, reader, reader_names, register_reader};
 pub use repeats::Dropped;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::Dataset;
 use super::filter::{check_limits, filter};
-use super::manifest::{FORMAT_VERSION, Manifest, RawStats, SourceFile, fingerprint, identity};
+use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SourceFile, fingerprint, identity};
 use super::reader::{Reader, reader};
 use super::source::{Source, checksum, resolve_source, size_and_time};
 use super::stats::stats_with_times;
 use super::store::{check_target, is_other_version, is_set, load, load_manifest, write};
 use super::times::Times;
+use crate::base::clean;
 use crate::base::json;
 use crate::base::lock::Lock;
 use crate::config::DataSettings;
@@ -199,6 +200,11 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
     let open = |path: Option<&Path>| path.map(|p| resolve_source(p).and_then(|p| Source::open(&p))).transpose();
     let (mut inter, mut items) = (open(inter)?, open(items)?);
     let mut raw = reader.read(settings, inter.as_mut(), items.as_mut(), progress)?;
+    if !settings.group_column.is_empty() && raw.groups.is_none() {
+        let (column, name) = (clean::id(&settings.group_column), reader.name());
+        let message = format!("is `{column}`, and the format `{name}` reads no groups of users; leave it empty");
+        return Err(Error::setting("data.group_column", message));
+    }
     let file = |source: Option<Source>| source.map(Source::finish).transpose();
     let (inter, items) = (file(inter)?, file(items)?);
     let (raw_stats, source_notes) = (RawStats::of(&raw), std::mem::take(&mut raw.notes));
@@ -209,7 +215,7 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
     dataset.name = settings.name.clone();
     dataset.fingerprint = fingerprint(settings, reader.reads_files(), inter.as_ref(), items.as_ref());
     let manifest = Manifest {
-        version: FORMAT_VERSION,
+        version: if dataset.groups.is_some() { GROUPED_VERSION } else { FORMAT_VERSION },
         program: env!("CARGO_PKG_VERSION").into(),
         name: dataset.name.clone(),
         fingerprint: dataset.fingerprint.clone(),

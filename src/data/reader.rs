@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::columns::{CatalogueColumns, Header, is_list};
-use super::dataset::ItemText;
+use super::dataset::{ItemText, UserGroups};
 use super::prepare::Progress;
 use super::source::Source;
 use super::times::{TimeColumn, Times};
@@ -31,6 +31,8 @@ pub struct RawData {
     pub times: Option<Times>,
     /// Catalogue `[I]`; an item without metadata has an empty entry.
     pub catalogue: Vec<ItemText>,
+    /// Group of every user, where `data.group_column` asks for it.
+    pub groups: Option<UserGroups>,
     /// Line of the first interaction where each stands in a line of its own, one below the other; else `None`.
     pub first_line: Option<u64>,
     /// What the reader found beside them.
@@ -168,6 +170,8 @@ pub struct RawBuilder {
     items: Interner,
     raw: RawData,
     times: Option<TimeColumn>,
+    /// Group of each user met so far, and the line that said so.
+    groups: Vec<(String, u64)>,
     /// Line of the catalogue that described an item; 0: none yet `[I]`.
     described: Vec<u64>,
     /// First item of the catalogue without an interaction, for a message.
@@ -182,6 +186,7 @@ impl RawBuilder {
             items: Interner::default(),
             raw: RawData::default(),
             times: timed.then(TimeColumn::default),
+            groups: Vec::new(),
             described: Vec::new(),
             stranger: String::new(),
         }
@@ -221,6 +226,35 @@ impl RawBuilder {
         let (user, item) = (self.users.intern(user), self.items.intern(item));
         self.raw.users.push(user);
         self.raw.items.push(item);
+        Ok(())
+    }
+
+    /// Says that the user of the interaction added last belongs to the group `name`, by the column `column`. To be called for every
+    /// interaction, or for none.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for an empty name, and for another one than an earlier interaction of the user has.
+    pub fn group(&mut self, path: &Path, line: u64, user: &str, column: &str, name: &str) -> Result<()> {
+        let (user_name, column_name) = (clean::id(user), clean::id(column));
+        if name.is_empty() {
+            let message =
+                format!("user `{user_name}` has no value of `{column_name}`; give every row one (data.group_column='' reads none)");
+            return Err(data_error(path, line, message));
+        }
+        let Some(&index) = self.raw.users.last() else { return Ok(()) };
+        match self.groups.get(index as usize) {
+            None => self.groups.push((name.to_owned(), line)),
+            Some((earlier, _)) if earlier == name => {}
+            Some((earlier, first)) => {
+                let message = format!(
+                    "user `{user_name}` has two values of `{column_name}`: `{}` (line {first}) and `{}`; a user belongs to one group, so \
+                     correct the rows or name another column by data.group_column",
+                    clean::id(earlier),
+                    clean::id(name)
+                );
+                return Err(data_error(path, line, message));
+            }
+        }
         Ok(())
     }
 
@@ -286,7 +320,9 @@ impl RawBuilder {
 
     /// What was collected.
     pub fn finish(self) -> RawData {
-        RawData { user_tokens: self.users.into_tokens(), item_tokens: self.items.into_tokens(), ..self.raw }
+        let values: Vec<&str> = self.groups.iter().map(|(name, _)| name.as_str()).collect();
+        let groups = (!values.is_empty()).then(|| UserGroups::new("", &values));
+        RawData { user_tokens: self.users.into_tokens(), item_tokens: self.items.into_tokens(), groups, ..self.raw }
     }
 }
 

@@ -155,10 +155,14 @@ impl Reader for RecBole {
         if let Some(time) = columns.time {
             table.check_type(time, "time", &["float", "token"])?;
         }
+        if let Some(group) = columns.group {
+            table.check_type(group, "group", &["token"])?;
+        }
         let mut builder = RawBuilder::new(columns.time.is_some());
         builder.notes().unused = table.header.unused(&columns.all());
         table.rows("reading interactions", progress, |line, f| {
-            builder.interaction(&path, line, f[columns.user], f[columns.item], columns.time.map(|t| f[t]))
+            builder.interaction(&path, line, f[columns.user], f[columns.item], columns.time.map(|t| f[t]))?;
+            columns.group.map_or(Ok(()), |g| builder.group(&path, line, f[columns.user], &settings.group_column, f[g]))
         })?;
         builder.end_interactions(&path)?;
         if let Some(source) = items {

@@ -2,7 +2,7 @@
 //!
 //! * `sequences.safetensors`: `offsets` u64 `[U + 1]`, `items` u32 `[N]`, and where known `times` i64 or f64 `[N]`,
 //!   whose unit stands in the manifest (`stats.time_unit`)
-//! * `users.csv`: index, token
+//! * `users.csv`: index, token, and in a folder of [`GROUPED_VERSION`] the group
 //! * `items.csv`: index, token, title, categories (joined with `|`, a `|` inside escaped as `\|`), brand, also_bought
 //!   (item indices joined with `|`)
 //! * `manifest.json`: see [`Manifest`]
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::dataset::{Dataset, ItemText};
-use super::manifest::{FORMAT_VERSION, Manifest};
+use super::dataset::{Dataset, ItemText, UserGroups};
+use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest};
 use super::text::{join_bars, split_bars};
 use super::times::{TimeValues, Times};
 use crate::base::files::{Draft, sha256_hex};
@@ -29,6 +29,7 @@ const ITEMS: &str = "items.csv";
 /// Every file of the folder; without the last one it is no data set.
 const FILES: [&str; 5] = [SEQUENCES, USERS, ITEMS, MANIFEST, SUMS];
 const USER_COLUMNS: &[&str] = &["index", "token"];
+const GROUPED_COLUMNS: &[&str] = &["index", "token", "group"];
 const ITEM_COLUMNS: &[&str] = &["index", "token", "title", "categories", "brand", "also_bought"];
 const REMEDY: &str = "prepare it again with --overwrite (`lumos data prepare` or `lumos data build`)";
 
@@ -68,8 +69,12 @@ pub(super) fn write(out: &Path, overwrite: bool, manifest: &Manifest, dataset: &
         draft.put(name, bytes)
     };
     put(SEQUENCES, &sequences(dataset, times, out)?)?;
-    let users = dataset.user_tokens.iter().enumerate().map(|(index, token)| [index.to_string(), token.clone()]);
-    put(USERS, &table(out, USER_COLUMNS, users)?)?;
+    let users = dataset.user_tokens.iter().enumerate();
+    let users = match &dataset.groups {
+        None => table(out, USER_COLUMNS, users.map(|(index, token)| [index.to_string(), token.clone()]))?,
+        Some(of) => table(out, GROUPED_COLUMNS, users.map(|(i, token)| [i.to_string(), token.clone(), of.name(i).to_owned()]))?,
+    };
+    put(USERS, &users)?;
     put(ITEMS, &table(out, ITEM_COLUMNS, dataset.item_tokens.iter().zip(&dataset.catalogue).enumerate().map(item_row))?)?;
     let json = serde_json::to_string_pretty(manifest).map_err(|e| Error::mismatch(out, format!("cannot write the manifest: {e}")))?;
     put(MANIFEST, (json + "\n").as_bytes())?;
@@ -170,7 +175,8 @@ impl Checked {
 }
 
 fn is_current(manifest: &serde_json::Value) -> bool {
-    manifest.get("version").and_then(serde_json::Value::as_u64) == Some(u64::from(FORMAT_VERSION))
+    let version = manifest.get("version").and_then(serde_json::Value::as_u64);
+    [FORMAT_VERSION, GROUPED_VERSION].map(|known| Some(u64::from(known))).contains(&version)
 }
 
 /// Whether `dir` was written by another version of the format. False where that cannot be told.
@@ -257,12 +263,12 @@ pub fn load(dir: &Path) -> Result<Dataset> {
         let items = decode(path, all, "items", Dtype::U32, u32::from_le_bytes)?;
         Ok((offsets, items))
     })?;
-    let user_tokens = load_users(&checked)?;
+    let (user_tokens, groups) = load_users(&checked)?;
     let (item_tokens, catalogue) = load_items(&checked)?;
     let path = dir.join(SEQUENCES);
     check_sequences(&path, &offsets, &items, user_tokens.len(), item_tokens.len())?;
     let Manifest { name, fingerprint, stats, .. } = checked.manifest;
-    let dataset = Dataset { name, fingerprint, user_tokens, item_tokens, offsets, items, catalogue };
+    let dataset = Dataset { name, fingerprint, user_tokens, item_tokens, offsets, items, catalogue, groups };
     let counts = (dataset.users() as u64, dataset.item_count() as u64, dataset.items.len() as u64);
     if counts != (stats.users, stats.items, stats.interactions) {
         return Err(damaged(&dir.join(MANIFEST), "its counts do not fit the files"));
@@ -310,13 +316,15 @@ fn read_table(
     Ok(())
 }
 
-fn load_users(checked: &Checked) -> Result<Vec<String>> {
-    let mut tokens = Vec::new();
-    read_table(checked, USERS, USER_COLUMNS, |_, r| {
+fn load_users(checked: &Checked) -> Result<(Vec<String>, Option<UserGroups>)> {
+    let grouped = checked.manifest.version == GROUPED_VERSION;
+    let (mut tokens, mut groups) = (Vec::new(), Vec::new());
+    read_table(checked, USERS, if grouped { GROUPED_COLUMNS } else { USER_COLUMNS }, |_, r| {
         tokens.push(r[1].to_owned());
+        groups.extend(r.get(2).map(str::to_owned));
         Ok(())
     })?;
-    Ok(tokens)
+    Ok((tokens, grouped.then(|| UserGroups::new(&checked.manifest.settings.group_column, &groups))))
 }
 
 fn load_items(checked: &Checked) -> Result<(Vec<String>, Vec<ItemText>)> {

@@ -14,12 +14,13 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::dataset::ItemText;
+use super::dataset::{ItemText, UserGroups};
 use super::prepare::Progress;
 use super::reader::{RawData, Reader};
 use super::source::Source;
 use super::synth_names::{CATEGORIES, KINDS, PRODUCTS, STYLES, brand};
 use super::times::{TimeValues, Times};
+use crate::base::clean;
 use crate::base::memory;
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
@@ -108,8 +109,26 @@ pub fn synthetic_world(settings: &DataSettings, threads: usize, progress: &(dyn 
     }
     raw.times = Some(Times::new(TimeValues::Integer(all_times)));
     raw.user_tokens = (0..users).map(|u| format!("u{u:07}")).collect();
+    raw.groups = sites(&world, &raw, &starts, &settings.group_column)?;
     catalogue(&world, &mut raw, threads, progress);
     Ok(raw)
+}
+
+/// The column of groups that a world has.
+const SITE: &str = "site";
+
+/// The site of each user, where `column` asks for it: the category of the user's first item, so that sites differ in taste and size.
+fn sites(world: &World, raw: &RawData, starts: &[u64], column: &str) -> Result<Option<UserGroups>> {
+    if column.is_empty() {
+        return Ok(None);
+    }
+    if column != SITE {
+        let message = format!("is `{}`; a synthetic world has one column of groups, `{SITE}`", clean::id(column));
+        return Err(Error::setting("data.group_column", message));
+    }
+    let category = |&start: &u64| u64::from(raw.items[start as usize]) % world.leaves() / world.subs;
+    let values: Vec<&str> = starts[..starts.len() - 1].iter().map(|start| CATEGORIES[category(start) as usize]).collect();
+    Ok(Some(UserGroups::new(column, &values)))
 }
 
 /// Numbers the items met by first appearance and writes their texts.

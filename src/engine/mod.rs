@@ -9,6 +9,7 @@ pub mod cpu;
 pub mod cuda;
 pub mod fixed;
 mod global;
+mod mini_batches;
 mod pack;
 mod participants;
 mod private;
@@ -127,8 +128,16 @@ pub trait Engine {
     /// Where private state cannot be read or a device fails.
     fn rank(&mut self, split: Split, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>>;
 
-    /// Moments that a participant keeps from round to round, where there is one that does.
-    fn moments(&self) -> Option<Moments> {
+    /// Moments that a participant keeps from round to round, where there is one that does: those after the last round that succeeded.
+    ///
+    /// # Errors
+    /// Where a device fails.
+    fn moments(&self) -> Result<Option<Moments>> {
+        Ok(None)
+    }
+
+    /// The same as of [`Engine::last_snapshot`].
+    fn last_moments(&self) -> Option<Moments> {
         None
     }
 

@@ -16,12 +16,14 @@ pub struct Participants {
 
 impl Participants {
     /// The participants of `data`: `groups:N` puts a user into one of N groups by the CRC-32C of its name, so that the same user is in the
-    /// same group whatever else the data set holds. Groups without users are left out.
+    /// same group whatever else the data set holds; `column` takes the groups of the data set, in the order of their names (one where it
+    /// has none, which the trainer refuses). Groups without users are left out.
     pub fn new(clients: Clients, data: &Dataset) -> Participants {
         let users = data.users() as u32;
         let group = |user: u32| match clients {
             Clients::User => user,
             Clients::One => 0,
+            Clients::Column => data.groups.as_ref().map_or(0, |groups| groups.of[user as usize]),
             Clients::Groups(n) => {
                 let name = data.user_tokens.get(user as usize).map_or_else(|| user.to_string(), String::clone);
                 crc32c::crc32c(name.as_bytes()) % n.max(1)

@@ -3,7 +3,7 @@
 use super::draw::{Cohort, draw};
 use super::protocol::{Parts, Protocol, chosen};
 use super::report::RoundReport;
-use crate::config::Settings;
+use crate::config::{Clients, Settings};
 use crate::data::{Dataset, Split};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
@@ -55,6 +55,10 @@ impl<'a> Trainer<'a> {
                 "data set `{}` has {u} users and {i} items: nothing to train on; lower data.min_length or data.k_core",
                 data.name
             )));
+        }
+        if settings.federation.clients == Clients::Column && data.groups.is_none() {
+            let message = format!("is \"column\", and data set `{}` has no groups of users; set data.group_column", data.name);
+            return Err(Error::setting("federation.clients", message));
         }
         let (kind, options) = chosen(settings)?;
         // Settings that were filled by hand may name a term that nothing has registered.

@@ -54,6 +54,7 @@ pub fn world() -> Dataset {
         offsets: vec![0, 3, 7, 12],
         items: vec![0, 1, 2, 3, 4, 5, 6, 7, 0, 2, 4, 6],
         catalogue: vec![ItemText::default(); 8],
+        groups: None,
     }
 }
 

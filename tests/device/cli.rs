@@ -225,11 +225,11 @@ fn methods_side_by_side_share_the_device() {
         words.iter().map(|w| w.to_string()).collect::<Vec<_>>()
     };
     let run = |more: &[&'static str]| lumos(&sandbox, &words(more).iter().map(String::as_str).collect::<Vec<_>>(), &[]);
-    run(&["--set", "compare=fed-sasrec,sasrec", "--device", "cuda"]).refused(1, &["setting `device`", "federation.clients", "`auto`"]);
+    run(&["--set", "compare=fed-sasrec,ptf-fsr", "--device", "cuda"]).refused(1, &["setting `device`", "ptf-fsr", "`auto`"]);
     assert!(!sandbox.path().join("all").exists() && !sandbox.path().join("data").exists(), "nothing was begun");
     let text = run(&["--set", "compare=fed-sasrec,sasrec,popularity"]).done();
-    assert_eq!(text.matches("device: CPU rendition (").count(), 2, "{text}");
-    assert_eq!(text.matches("device: CPU (participants with many sequences").count(), 1, "{text}");
+    // The centralised method as well.
+    assert_eq!(text.matches("device: CPU rendition (").count(), 3, "{text}");
     for method in ["lumos", "fed-sasrec", "sasrec", "popularity"] {
         assert!(text.lines().any(|l| l.starts_with(method) && l.contains("0.")), "{method} is not in\n{text}");
     }

@@ -85,7 +85,9 @@ const OUTPUTS: &[Output] = &[
     ("adam_dense", 3, None),
     ("adam_rows", 3, None),
     ("add", 3, None),
+    ("add_gradients", 5, None),
     ("add_mean", 4, None),
+    ("add_row_gradients", 6, None),
     ("attention_backward_kv", 12, None),
     ("attention_backward_q", 10, None),
     ("attention_forward", 8, None),
@@ -93,10 +95,12 @@ const OUTPUTS: &[Output] = &[
     ("average_rows", 12, None),
     ("broadcast", 1, None),
     ("client_losses", 4, None),
+    ("clip_factor", 3, None),
     ("clip_norm", 9, None),
     ("copy", 3, None),
     ("drop_items", 5, None),
     ("drop_items_backward", 4, None),
+    ("drop_table", 6, None),
     ("dropout", 6, None),
     ("embed", 6, None),
     ("embed_backward_positions", 2, Some(4)),
@@ -107,6 +111,7 @@ const OUTPUTS: &[Output] = &[
     ("gather_rows", 2, None),
     ("gelu", 3, None),
     ("gelu_backward", 3, None),
+    ("gradient_squares", 3, None),
     ("gru_backward", 8, None),
     ("gru_forward", 7, None),
     ("in_batch_gather", 3, None),
@@ -136,6 +141,8 @@ const OUTPUTS: &[Output] = &[
     ("select_rows_backward", 2, None),
     ("server_dense", 3, None),
     ("server_rows", 5, None),
+    ("step_span", 3, None),
+    ("take_gradients", 2, None),
     ("yardstick_bf16", 2, None),
     ("yardstick_copy", 1, None),
     ("yardstick_fma", 3, None),
@@ -247,7 +254,7 @@ fn other_bits_and_strays_are_found() {
 #[test]
 fn rounds_that_are_wrong_or_differ_are_found() {
     // Two steps of the optimiser in place of one, in every round of every kind.
-    let report = run(&spoilt(&[(("adam_rows", 3, None), Wrong::Twice)]), &[Part::Rounds]);
+    let report = run(&spoilt(&[(("adam_rows", 3, None), Wrong::Twice), (("step_span", 3, None), Wrong::Twice)]), &[Part::Rounds]);
     // Resident clients have a kernel of their own.
     let steps = report.checks.iter().filter(|c| !c.name.ends_with(check::rounds::RESIDENT));
     let right: Vec<_> = steps.filter(|c| c.ok && c.bound < 1e-3).map(|c| (&c.name, c.error)).collect();

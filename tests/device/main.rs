@@ -12,6 +12,7 @@ mod sandbox;
 #[path = "../common/simt.rs"]
 mod simt;
 
+mod batches;
 mod cli;
 mod gpu_check;
 mod ranking;

@@ -12,9 +12,9 @@ use lumos::engine::{NamedTensor, TensorData};
 use lumos::federation::Trainer;
 use lumos::views::Views;
 
-const MEMORY: u64 = 1 << 30;
+pub const MEMORY: u64 = 1 << 30;
 
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     let mut s = Settings { seed: 3, threads: 2, ..Default::default() };
     s.model.dim = 12;
     s.model.heads = 2;
@@ -75,7 +75,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
     ]
 }
 
-fn floats(tensors: &[NamedTensor]) -> Vec<(String, Vec<f32>)> {
+pub fn floats(tensors: &[NamedTensor]) -> Vec<(String, Vec<f32>)> {
     let values = |t: &NamedTensor| match &t.data {
         TensorData::F32(v) => v.to_vec(),
         _ => Vec::new(),
@@ -83,7 +83,7 @@ fn floats(tensors: &[NamedTensor]) -> Vec<(String, Vec<f32>)> {
     tensors.iter().map(|t| (t.name.to_string(), values(t))).collect()
 }
 
-fn on_device(settings: &Settings, data: &Dataset, views: &Views, rounds: u64, chunk_bytes: Option<u64>) -> Vec<NamedTensor> {
+pub fn on_device(settings: &Settings, data: &Dataset, views: &Views, rounds: u64, chunk_bytes: Option<u64>) -> Vec<NamedTensor> {
     let mut trainer = Trainer::on_device(settings, data, views, device(MEMORY)).unwrap();
     if let Some(bytes) = chunk_bytes {
         trainer.limit_chunks(bytes);
@@ -94,7 +94,7 @@ fn on_device(settings: &Settings, data: &Dataset, views: &Views, rounds: u64, ch
     trainer.tensors().unwrap()
 }
 
-fn on_cpu(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Vec<NamedTensor> {
+pub fn on_cpu(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Vec<NamedTensor> {
     let mut trainer = Trainer::new(settings, data, views).unwrap();
     for _ in 0..rounds {
         trainer.round().unwrap();
@@ -103,7 +103,7 @@ fn on_cpu(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Ve
 }
 
 /// Largest difference relative to the largest change that training made.
-fn distance(settings: &Settings, data: &Dataset, views: &Views, a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
+pub fn distance(settings: &Settings, data: &Dataset, views: &Views, a: &[NamedTensor], b: &[NamedTensor]) -> f64 {
     let start = floats(&on_cpu(settings, data, views, 0));
     let (a, b) = (floats(a), floats(b));
     let (mut change, mut worst) = (0f64, 0f64);

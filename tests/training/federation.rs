@@ -1,14 +1,14 @@
 //! Rounds of the real trainer on small worlds: same bits however they are run, and the meaning of each federation setting.
 
 use crate::foreign;
-use crate::ring::{come_back, world};
+use crate::ring::come_back;
 use lumos::config::{
-    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, Group, LocalOptimizer, Mask, OnDivergence, Positions, RecLoss, Resample,
-    ServerOptimizer, Settings, UploadRows,
+    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, FederationSettings, Group, LocalOptimizer, Mask, OnDivergence,
+    Positions, RecLoss, Resample, ServerOptimizer, Settings, UploadRows, validate,
 };
-use lumos::data::{Dataset, Split};
+use lumos::data::{Dataset, Split, UserGroups};
 use lumos::engine::cpu::CpuEngine;
-use lumos::engine::{Engine, NamedTensor, PrivateState, PrivateStore, TensorData, Update, Work, wire};
+use lumos::engine::{Engine, NamedTensor, Participants, PrivateState, PrivateStore, TensorData, Update, Work, wire};
 use lumos::eval::{MISS, metrics};
 use lumos::federation::{Trainer, rules};
 use lumos::views::{UserViews, Views};
@@ -23,6 +23,14 @@ fn settings() -> Settings {
     s.local.epochs = 2;
     s.federation.fraction = 0.4;
     s
+}
+
+/// The world with users of even number at one site and two each at others.
+fn world(users: u32, items: u32, seed: u64) -> (Dataset, Views) {
+    let (mut data, views) = crate::ring::world(users, items, seed);
+    let site = |u: u32| if u.is_multiple_of(2) { "main".to_string() } else { format!("site {}", u / 4) };
+    data.groups = Some(UserGroups::new("site", &(0..users).map(site).collect::<Vec<_>>()));
+    (data, views)
 }
 
 fn train(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Vec<NamedTensor> {
@@ -64,6 +72,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
         ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
+        ("groups by a column", with(&|s| (s.federation.clients, s.local.batch) = (Clients::Column, 7))),
         ("four groups", with(&|s| (s.federation.clients, s.local.batch, s.federation.fraction) = (Clients::Groups(4), 7, 0.6))),
     ]
 }
@@ -93,6 +102,30 @@ fn a_resumed_run_ends_with_the_same_bits() {
         }
         assert_eq!(whole, trainer.tensors().unwrap(), "{name}");
     }
+}
+
+/// Each value of the column is a participant, whatever its size; without groups the choice is refused.
+#[test]
+fn a_column_makes_the_participants() {
+    let (data, views) = world(20, 30, 3);
+    let mut s = settings();
+    (s.federation.clients, s.federation.fraction) = (Clients::Column, 1.0);
+    let report = Trainer::new(&s, &data, &views).unwrap().round().unwrap();
+    assert_eq!(report.clients, 6, "main and five sites of two");
+    let all = Participants::new(Clients::Column, &data);
+    let main = all.of(0);
+    assert_eq!(all.users(main), (0..20).step_by(2).collect::<Vec<u32>>());
+    assert_eq!(all.users(all.of(1)), [1, 3]);
+    // Groups that hold one user each train what the users themselves train.
+    let single: Vec<String> = (0..20).map(|u| format!("{u:02}")).collect();
+    let alone = Dataset { groups: Some(UserGroups::new("site", &single)), ..data.clone() };
+    let users = Settings { federation: FederationSettings { clients: Clients::User, ..s.federation.clone() }, ..s.clone() };
+    assert_eq!(train(&s, &alone, &views, 2), train(&users, &alone, &views, 2));
+    let none = Dataset { groups: None, ..data };
+    let message = Trainer::new(&s, &none, &views).err().expect("refused").to_string();
+    assert!(message.contains("federation.clients") && message.contains("data.group_column"), "{message}");
+    let message = validate(&s).unwrap_err().to_string();
+    assert!(message.contains("federation.clients") && message.contains("data.group_column"), "{message}");
 }
 
 #[test]

@@ -16,7 +16,9 @@ pub(crate) const KERNELS: &[&str] = &[
     "adam_dense",
     "adam_rows",
     "add",
+    "add_gradients",
     "add_mean",
+    "add_row_gradients",
     "attention_backward_kv",
     "attention_backward_q",
     "attention_forward",
@@ -24,10 +26,12 @@ pub(crate) const KERNELS: &[&str] = &[
     "average_rows",
     "broadcast",
     "client_losses",
+    "clip_factor",
     "clip_norm",
     "copy",
     "drop_items",
     "drop_items_backward",
+    "drop_table",
     "dropout",
     "embed",
     "embed_backward_positions",
@@ -38,6 +42,7 @@ pub(crate) const KERNELS: &[&str] = &[
     "gather_rows",
     "gelu",
     "gelu_backward",
+    "gradient_squares",
     "gru_backward",
     "gru_forward",
     "in_batch_gather",
@@ -67,6 +72,8 @@ pub(crate) const KERNELS: &[&str] = &[
     "select_rows_backward",
     "server_dense",
     "server_rows",
+    "step_span",
+    "take_gradients",
     "update_norms",
     "zero",
 ];
@@ -103,7 +110,7 @@ pub struct Places {
     pub rows: u64,
     /// Their gradients `[R, d]`.
     pub row_grad: u64,
-    /// Item rows as a step with dropout on the item table sees them `[R, d]`; 0 where there is none.
+    /// Item rows as a step with dropout on the item table sees them `[R, d]`; 0 where there is none, or where `rows` are dropped out already.
     pub dropped: u64,
     /// Activations.
     pub arena: u64,
@@ -463,14 +470,14 @@ impl Backend for DeviceBackend<'_> {
     }
 
     fn drop_items(&mut self, rate: f32) {
-        let Some([threshold, keep]) = self.mask(rate) else { return };
+        let Some([threshold, keep]) = self.mask(rate).filter(|_| self.places.dropped != 0) else { return };
         let [clock, rows, dropped] = [self.places.clock, self.places.rows, self.places.dropped].map(Arg::Pointer);
         self.item_rows("drop_items", &[threshold, keep, clock, rows, dropped, int(self.d)]);
         self.read_rows = self.places.dropped;
     }
 
     fn drop_items_backward(&mut self, rate: f32) {
-        let Some([threshold, keep]) = self.mask(rate) else { return };
+        let Some([threshold, keep]) = self.mask(rate).filter(|_| self.places.dropped != 0) else { return };
         let [clock, grad] = [self.places.clock, self.places.row_grad].map(Arg::Pointer);
         self.item_rows("drop_items_backward", &[threshold, keep, clock, grad, int(self.d)]);
         self.read_rows = self.places.rows;

@@ -50,7 +50,7 @@ impl OptimiserStep {
     }
 }
 
-/// `struct DropoutClock` of `kernels/packed.cuh`: key of the run's dropout and the round.
+/// `struct DropoutClock` of `kernels/packed.cuh`: key of the dropout, the round, and whether a clock for each client of the launch follows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DropoutClock {
@@ -58,7 +58,9 @@ pub struct DropoutClock {
     pub key: [u32; 2],
     /// Round.
     pub round: u32,
+    /// 1 where a clock for each client of the launch lies behind this one.
+    pub own: u32,
 }
 
-// SAFETY: three plain numbers of four bytes.
+// SAFETY: four plain numbers of four bytes.
 unsafe impl Plain for DropoutClock {}

@@ -84,6 +84,24 @@ impl Shape {
         }
     }
 
+    /// The least shape that holds what this one holds and what `other` holds, one at a time.
+    pub fn larger(&self, other: &Shape) -> Shape {
+        Shape {
+            clients: self.clients.max(other.clients),
+            tokens: self.tokens.max(other.tokens),
+            sequences: self.sequences.max(other.sequences),
+            outputs: self.outputs.max(other.outputs),
+            examples: self.examples.max(other.examples),
+            groups: self.groups.max(other.groups),
+            pairs: self.pairs.max(other.pairs),
+            rows: self.rows.max(other.rows),
+            token_tiles: self.token_tiles.max(other.token_tiles),
+            output_tiles: self.output_tiles.max(other.output_tiles),
+            // The rest is the greater of the two there too.
+            ..self.plus(other)
+        }
+    }
+
     /// The shape without what no launch of the step-by-step kernels depends on, so that graphs are shared by more chunks.
     pub fn of_launches(self) -> Shape {
         Shape { client_tokens: 0, client_outputs: 0, client_groups: 0, ..self }

@@ -2,21 +2,19 @@
 //!
 //! A mini-batch is cut into parts of [`PART`] sequences, whatever the number of threads. Each part's gradient is taken by one worker at the
 //! participant's weights. Gradients of dense weights are added up in 64-bit fixed point, where the order leaves no trace; those of item
-//! rows, of which a part names some, row by row in the order of the parts. So the weights have the same bits for any number of threads. The loss of a mini-batch is the mean over its examples: a part counts by
-//! its share of them.
+//! rows, of which a part names some, row by row in the order of the parts. So the weights have the same bits for any number of threads.
+//! The loss of a mini-batch is the mean over its examples: a part counts by its share of them.
 
 use super::tally::Place;
 use super::visit::Lane;
 use crate::backend::Step;
 use crate::backend::cpu::{AdamStep, BUCKET, Part, RowLog, Visited, adam_span, drop_items_span, sum_of_squares};
 use crate::base::parallel;
-use crate::base::rng::{Purpose, Stream};
-use crate::config::{LossSettings, RecLoss, Settings};
+use crate::base::rng::Stream;
+use crate::config::{LossSettings, RecLoss};
+use crate::engine::mini_batches::{self, MiniBatches, PART};
 use crate::engine::{Moments, Progress, fixed};
 use std::time::Instant;
-
-/// Sequences of a part: enough that adding its gradient up costs little beside making it.
-const PART: usize = 16;
 
 /// Weights of a span that one thread steps on. A multiple of the eight elements that dropout draws for at a time.
 const SPAN: usize = 1 << 14;
@@ -51,7 +49,11 @@ pub(super) struct Batches {
     /// The item table as the step at hand sees it, where it is dropped out.
     dropped: Vec<f32>,
     /// Optimiser steps already taken, where moments are kept between rounds.
-    pub earlier: Option<u32>,
+    earlier: Option<u32>,
+    /// Moments before the round at hand, in case it fails: dense first and second, rows first and second.
+    before: Moments,
+    /// Whether the round that trained last has not succeeded, or not yet: `before` is what holds.
+    pending: bool,
 }
 
 /// What one worker has added up of a mini-batch.
@@ -90,19 +92,43 @@ impl Batches {
         &self.items.p
     }
 
-    /// Dense first and second moments `[P]`, rows first and second `[I, d]`.
+    fn moments_mut(&mut self) -> [&mut Vec<f32>; 4] {
+        [&mut self.dense.m, &mut self.dense.s, &mut self.items.m, &mut self.items.s]
+    }
+
+    /// Dense first and second moments `[P]`, rows first and second `[I, d]`, after the last round that succeeded.
     pub fn moments(&self) -> Moments {
+        if self.pending {
+            return self.before.clone();
+        }
         [&self.dense.m, &self.dense.s, &self.items.m, &self.items.s].map(Vec::clone)
     }
 
     /// Goes on with `moments`.
     pub fn set_moments(&mut self, [a, b, c, d]: Moments) {
         (self.dense.m, self.dense.s, self.items.m, self.items.s) = (a, b, c, d);
+        self.pending = false;
     }
 
-    /// Local steps of a visit to a participant of `users` sequences.
-    pub fn steps(settings: &Settings, users: usize) -> u32 {
-        settings.local.epochs * users.div_ceil(settings.local.batch.max(1) as usize) as u32
+    /// Prepares a round of a participant that keeps its moments: `rounds` rounds of `steps` steps went before. What a round without success
+    /// left behind is undone.
+    pub fn go_on(&mut self, rounds: u64, steps: u32) {
+        self.earlier = Some((rounds * u64::from(steps)) as u32);
+        let mut before = std::mem::take(&mut self.before);
+        let undo = self.pending;
+        for (now, before) in self.moments_mut().into_iter().zip(&mut before) {
+            if undo {
+                now.clone_from(before);
+            } else {
+                before.clone_from(now);
+            }
+        }
+        (self.before, self.pending) = (before, true);
+    }
+
+    /// The round has succeeded: its moments hold.
+    pub fn commit(&mut self) {
+        self.pending = false;
     }
 
     /// Trains the participant `client`, which holds the sequences of `users`, from `dense [P]` and `items [I, d]`. False where a gradient
@@ -131,28 +157,16 @@ impl Batches {
             lane.packer.begin_batches(at.round);
         }
         let mut visited = Visited::default();
-        let steps = Batches::steps(settings, users.len());
-        let per_epoch = (steps / settings.local.epochs.max(1)).max(1);
-        let mut order = Vec::new();
+        let mut batches = MiniBatches::new(settings, at.round, client, users);
+        let steps = batches.len();
         for number in 0..steps {
-            let (epoch, batch) = (number / per_epoch, (number % per_epoch) as usize);
-            if batch == 0 {
-                order.clear();
-                order.extend_from_slice(users);
-                let draws = u64::from(epoch) | u64::from(client) << 32;
-                Stream::new(settings.seed, Purpose::Shuffle, at.round, draws).shuffle(&mut order);
-            }
-            let size = settings.local.batch.max(1) as usize;
             let begun = Instant::now();
-            let batch = &order[batch * size..order.len().min((batch + 1) * size)];
+            let (epoch, batch) = batches.get(number);
             if !self.step(at, lanes, client, batch, epoch, number, &mut visited) {
                 return (visited, false);
             }
             visited.training += begun.elapsed();
             progress(u64::from(number) + 1, u64::from(steps));
-        }
-        if let Some(earlier) = &mut self.earlier {
-            *earlier += steps;
         }
         (visited, true)
     }
@@ -166,7 +180,7 @@ impl Batches {
         if positions == 0 {
             return true;
         }
-        let draws = |part: usize| Stream::new(settings.seed, Purpose::Dropout, at.round, u64::from(client) | (part as u64) << 32);
+        let draws = |part: usize| mini_batches::draws(settings, at.round, client, part);
         let step = self.earlier.unwrap_or(0) + number + 1;
         let item_rate = settings.model.item_dropout;
         let threads = lanes.len();

@@ -8,6 +8,7 @@ mod visit;
 
 pub(crate) use ranking::{encode, in_blocks, own_state, pack_input, personal_scores, ranks_of};
 
+use super::mini_batches::MiniBatches;
 use super::{
     Engine, Global, Mean, Moments, Participants, PrivateState, PrivateStore, Progress, Reduce, Server, Totals, Trained, VisitPlan, Work,
     fixed,
@@ -93,7 +94,7 @@ impl<'a> CpuEngine<'a> {
         let trained = Instant::now();
         let all: Vec<u32> = (0..self.batches.items().len() as u32 / d as u32).collect();
         let plan = VisitPlan {
-            steps: Batches::steps(settings, users.len()),
+            steps: MiniBatches::steps(settings, users.len()),
             rows: all.len() as u32,
             examples: self.lanes[0].packer.examples_of(users) as u32,
         };
@@ -136,10 +137,9 @@ impl Engine for CpuEngine<'_> {
         for lane in &mut self.lanes {
             lane.clear();
         }
-        if self.participants.len() == 1 && self.batches.earlier.is_none() {
+        if self.participants.len() == 1 {
             // Who trains alone goes on with its moments from round to round.
-            let steps = Batches::steps(self.settings, self.participants.users(0).len());
-            self.batches.earlier = Some((self.round * u64::from(steps)) as u32);
+            self.batches.go_on(self.round, MiniBatches::steps(self.settings, self.participants.users(0).len()));
         }
         let (large, small): (Vec<u32>, Vec<u32>) = work.clients.iter().partition(|&&client| self.participants.users(client).len() > 1);
         self.visit_small(work, &small, progress);
@@ -201,6 +201,7 @@ impl Engine for CpuEngine<'_> {
             None => server.apply(fed, sums, weights),
         }
         self.round = self.trained;
+        self.batches.commit();
         Ok(())
     }
 
@@ -224,7 +225,11 @@ impl Engine for CpuEngine<'_> {
         ranking::rank(self, split, users, private, progress)
     }
 
-    fn moments(&self) -> Option<Moments> {
+    fn moments(&self) -> Result<Option<Moments>> {
+        Ok(self.last_moments())
+    }
+
+    fn last_moments(&self) -> Option<Moments> {
         (self.participants.len() == 1 && self.round > 0 && self.participants.share_batches()).then(|| self.batches.moments())
     }
 

@@ -47,10 +47,10 @@ pub(super) struct RoundSums {
     pub(super) rows: Buffer,
     pub(super) row_weight: Buffer,
     /// `[C]` over the whole cohort: weights, uploaded rows, losses `[C, 2]`.
-    weight: Buffer,
-    uploaded: Buffer,
+    pub(super) weight: Buffer,
+    pub(super) uploaded: Buffer,
     losses: Buffer,
-    failing: Buffer,
+    pub(super) failing: Buffer,
 }
 
 /// What the host learns of a round's clients. The sums of their changes stay on the device, for [`ChunkTrainer::serve`].
@@ -247,7 +247,7 @@ impl ChunkTrainer {
     /// Begins a round of `clients` clients that touch `slots` distinct items.
     pub fn begin_round(&mut self, round: u64, clients: usize, slots: usize, key: [u32; 2]) -> Result<()> {
         if let Some(clock) = &self.clock {
-            self.device.upload(clock, 0, bytes_of(&[DropoutClock { key, round: round as u32 }]))?;
+            self.device.upload(clock, 0, bytes_of(&[DropoutClock { key, round: round as u32, own: 0 }]))?;
         }
         let d = self.sizes.dim;
         let fits = |s: &RoundSums| s.rows.bytes() >= 8 * slots * d && s.weight.bytes() >= 8 * clients;

@@ -1,8 +1,11 @@
 //! Training and ranking on a device.
 
 mod activations;
+mod added;
+mod batches;
 pub mod chunk_memory;
 pub mod chunks;
+mod large;
 pub mod packed;
 mod packing;
 pub mod ranker;

@@ -2,6 +2,7 @@
 
 use super::CudaEngine;
 use super::chunks::ReadyChunk;
+use super::large::PackedPart;
 use super::packed::HostChunk;
 use crate::Result;
 use crate::backend::cuda::shape::Shape;
@@ -17,7 +18,7 @@ pub(super) struct Visit {
     pub plan: VisitPlan,
     /// Steps that had tokens, and their tokens.
     pub steps: u32,
-    pub tokens: u32,
+    pub tokens: u64,
 }
 
 /// A cohort ready for the device.
@@ -37,6 +38,16 @@ pub(super) struct ReadyCohort {
 pub(super) struct PackLane<'a> {
     pub packer: Packer<'a>,
     pub pieces: Vec<(usize, Chunk)>,
+    /// Parts of a mini-batch.
+    pub parts: Vec<(usize, PackedPart)>,
+    /// Row of each item in the part being packed; `u32::MAX` where none.
+    pub row: Vec<u32>,
+}
+
+impl<'a> PackLane<'a> {
+    pub fn new(packer: Packer<'a>) -> PackLane<'a> {
+        PackLane { packer, pieces: Vec::new(), parts: Vec::new(), row: Vec::new() }
+    }
 }
 
 impl CudaEngine<'_> {
@@ -61,11 +72,11 @@ impl CudaEngine<'_> {
     pub(super) fn pack_from(&mut self, cohort: &mut ReadyCohort, from: usize) -> Result<()> {
         let round = cohort.round;
         let clients = &cohort.clients[from..];
-        let (users, piece) = (&self.everyone, self.piece);
+        let (participants, piece) = (&self.participants, self.piece);
         parallel::for_each(&mut self.lanes, clients.len().div_ceil(piece), 1, |lane, i| {
             let mut chunk = Chunk::new();
             for &client in &clients[i * piece..clients.len().min((i + 1) * piece)] {
-                chunk.push(&mut lane.packer, client, std::slice::from_ref(&users[client as usize]), round);
+                chunk.push(&mut lane.packer, client, participants.users(client), round);
             }
             lane.pieces.push((i, chunk));
         });
@@ -98,7 +109,7 @@ impl CudaEngine<'_> {
         Ok(())
     }
 
-    fn weight(&self, visit: &Visit) -> i64 {
+    pub(super) fn weight(&self, visit: &Visit) -> i64 {
         match (visit.steps, self.settings.federation.weights) {
             (0, _) => 0,
             (_, ClientWeighting::Examples) => i64::from(visit.plan.examples.max(1)),
@@ -109,6 +120,12 @@ impl CudaEngine<'_> {
     /// Gives each item that a client may upload a slot of the sums, in item order, so that no number depends on who met it first.
     fn number_slots<'c>(&mut self, cohort: &mut ReadyCohort, pieces: impl Iterator<Item = &'c Chunk>) {
         cohort.items.clear();
+        if self.participants.share_batches() {
+            // A participant with many sequences may upload any item.
+            self.slot.iter_mut().enumerate().for_each(|(item, slot)| *slot = item as u32);
+            cohort.items.extend(0..self.slot.len() as u32);
+            return;
+        }
         self.slot.fill(u32::MAX);
         for piece in pieces {
             for (&item, _) in piece.items.iter().zip(&piece.uploads).filter(|(_, uploads)| **uploads) {
@@ -130,7 +147,7 @@ impl CudaEngine<'_> {
             let mut visit = Visit { client, plan, steps: 0, tokens: 0 };
             for step in &chunk.steps {
                 let tokens = step.client_tokens[c + 1] - step.client_tokens[c];
-                visit.tokens += tokens;
+                visit.tokens += u64::from(tokens);
                 visit.steps += u32::from(tokens > 0);
             }
             cohort.visits.push(visit);

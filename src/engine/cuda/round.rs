@@ -2,18 +2,20 @@
 //! there as well. The global model stays on the device; the host takes counts and losses, and a snapshot when it wants one. While the
 //! device trains a round the host packs the next.
 
-use super::chunks::{Adding, ChunkTrainer, RoundResult};
+use super::added::{OnHost, RoundSums};
+use super::chunks::{Adding, ChunkTrainer};
+use super::large::Large;
 use super::packing::{PackLane, ReadyCohort};
 use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
-use crate::config::{Clients, Settings};
+use crate::config::Settings;
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
 use crate::engine::{
-    Engine, Global, Mean, Needs, Occasion, Packer, PrivateStore, Progress, Reduce, Rules, Server, Sums, Totals, Trained, Update, Work,
-    fixed, wire,
+    Engine, Global, Mean, Moments, Needs, Occasion, Packer, Participants, PrivateStore, Progress, Reduce, Server, Sums, Trained, Update,
+    Work, fixed,
 };
 use crate::model::{ModelSpec, Weights};
 use crate::views::Views;
@@ -33,9 +35,6 @@ const SNAPSHOT_SHARE: u32 = 50;
 
 /// Why a run with these settings cannot be trained on a device yet, if so.
 pub fn unsupported(settings: &Settings) -> Option<&'static str> {
-    if settings.federation.clients != Clients::User {
-        return Some("participants with many sequences (federation.clients = \"one\" or \"groups:N\") are trained on the CPU");
-    }
     unsupported_ranking(settings)
 }
 
@@ -56,23 +55,6 @@ enum Newest {
     Device,
 }
 
-/// The sums of the round at hand.
-enum RoundSums {
-    /// On the device: the item of each slot, its weight, and the weight of all clients.
-    Device { items: Vec<u32>, row_weight: Vec<i64>, weight: i64 },
-    /// On the host, where rules or other processes had to see them.
-    Host(Box<Sums>),
-}
-
-/// A round whose updates the host adds up, because rules have to see them.
-struct OnHost {
-    sums: Box<Sums>,
-    /// Rows that each client of the cohort uploaded.
-    uploaded: Vec<i32>,
-    /// First client, by its place in the cohort, whose update is not finite or too large.
-    failing: Option<u32>,
-}
-
 /// The engine of a device.
 pub struct CudaEngine<'a> {
     pub(super) chunks: ChunkTrainer,
@@ -89,21 +71,27 @@ pub struct CudaEngine<'a> {
     /// Slot of each item in the round being packed; `u32::MAX` where none.
     pub(super) slot: Vec<u32>,
     /// The host's copy of the global model, the round that it is of, when it was taken and how long that took.
-    snapshot: Global,
+    pub(super) snapshot: Global,
     snapshot_round: u64,
     taken: (Instant, Duration),
     newest: Newest,
-    /// Round that was trained last.
-    round: u64,
-    sums: RoundSums,
+    /// Round that the global model is of, and the one that was trained last.
+    pub(super) round: u64,
+    trained: u64,
+    pub(super) sums: RoundSums,
     /// Updates of the round, where a rule needs all of them.
-    updates: Vec<Update>,
+    pub(super) updates: Vec<Update>,
     /// Chunks of the round and seconds that the device waited for packing.
     pub(super) last: (usize, f64),
     /// Users packed for ranking, for the next validation of the same users.
     pub(super) ranked: Option<Ranked>,
     pub(super) counters: Counters,
-    pub(super) everyone: Vec<u32>,
+    pub(super) participants: Participants,
+    /// What participants with many sequences need, from the first round that trains one.
+    pub(super) large: Option<Large>,
+    /// Moments of a participant that trains alone, as of the snapshot, and whether the device has older ones.
+    pub(super) moments: Option<Moments>,
+    pub(super) moments_on_host: bool,
 }
 
 impl<'a> CudaEngine<'a> {
@@ -128,7 +116,7 @@ impl<'a> CudaEngine<'a> {
             chunks,
             settings,
             data,
-            lanes: (0..threads).map(|_| PackLane { packer: Packer::new(settings, data, views), pieces: Vec::new() }).collect(),
+            lanes: (0..threads).map(|_| PackLane::new(Packer::new(settings, data, views))).collect(),
             next: None,
             slot: vec![u32::MAX; weights.items.len() / weights.spec.dim()],
             snapshot: Global::new(&settings.federation, weights),
@@ -136,11 +124,15 @@ impl<'a> CudaEngine<'a> {
             taken: (Instant::now(), Duration::ZERO),
             newest: Newest::Host,
             round: 0,
+            trained: 0,
             sums: RoundSums::Device { items: Vec::new(), row_weight: Vec::new(), weight: 0 },
             updates: Vec::new(),
             last: (0, 0.0),
             ranked: None,
-            everyone: (0..data.users() as u32).collect(),
+            participants: Participants::new(settings.federation.clients, data),
+            large: None,
+            moments: None,
+            moments_on_host: false,
         })
     }
 
@@ -207,78 +199,9 @@ impl<'a> CudaEngine<'a> {
                 }
                 Err(e) => return Err(e.into()),
             }
-            progress(last as u64, cohort.clients.len() as u64);
+            progress(last as u64, work.clients.len() as u64);
         }
         Ok(())
-    }
-
-    /// Takes the updates of chunk `i` from the device, applies `rules` and adds them up.
-    fn fetch_updates(&mut self, cohort: &ReadyCohort, i: usize, rules: &Rules, host: &mut OnHost) -> Result<()> {
-        let chunk = &cohort.chunks[i];
-        let (dense, rows) = self.chunks.fetch_clients(chunk)?;
-        let weights = &self.snapshot.weights;
-        let (p, d) = (weights.dense.len(), weights.spec.dim());
-        let occasion = Occasion { seed: self.settings.seed, round: cohort.round };
-        for (c, &weight) in chunk.weight.iter().enumerate().filter(|(_, weight)| **weight > 0) {
-            let mut update = Update::default();
-            update.begin(cohort.visits[chunk.first + c].client, weight as u32);
-            update.set_dense(&weights.dense, &dense[c * p..][..p]);
-            for row in chunk.rows.client_rows[c] as usize..chunk.rows.client_rows[c + 1] as usize {
-                let (item, after) = (chunk.rows.items[row], &rows[row * d..][..d]);
-                let before = weights.item(item as usize);
-                if chunk.rows.uploads[row] && before != after {
-                    update.push_row(item, before, after);
-                }
-            }
-            rules.client(&occasion, &mut update);
-            let place = chunk.first + c;
-            host.uploaded[place] = update.items.len() as i32;
-            host.sums.weight += weight;
-            if !host.sums.add(&update) {
-                host.failing = host.failing.or(Some(place as u32));
-            }
-            if rules.needs() == Needs::All {
-                self.updates.push(update);
-            }
-        }
-        Ok(())
-    }
-
-    /// The sums of the round on the host, fetched from the device if need be.
-    fn host_sums(&mut self) -> Result<&mut Sums> {
-        if let RoundSums::Device { items, row_weight, weight } = &self.sums {
-            let spec = &self.snapshot.weights.spec;
-            let (dense, rows) = self.chunks.fetch_sums(items.len())?;
-            let sums = Sums::from_parts(spec, self.slot.len(), (dense, *weight), items, &rows, row_weight);
-            self.sums = RoundSums::Host(Box::new(sums));
-        }
-        match &mut self.sums {
-            RoundSums::Host(sums) => Ok(sums),
-            RoundSums::Device { .. } => unreachable!("fetched above"),
-        }
-    }
-
-    fn check(&self, cohort: &ReadyCohort, result: &RoundResult, round: u64) -> Result<()> {
-        let diverged = (0..cohort.visits.len()).find(|&c| result.losses[c].iter().any(|l| !l.is_finite()));
-        let Some(c) = [result.failing.map(|c| c as usize), diverged].into_iter().flatten().min() else { return Ok(()) };
-        let visit = &cohort.visits[c];
-        let [next_item, contrast] = result.losses[c].map(|l| l / f64::from(visit.steps.max(1)));
-        Err(Error::Training { round, client: u64::from(visit.client), message: fixed::diverged(next_item, contrast) })
-    }
-
-    fn totals(&self, cohort: &ReadyCohort, result: &RoundResult) -> Totals {
-        let weights = &self.snapshot.weights;
-        let (d, p) = (weights.spec.dim(), weights.dense.len());
-        let mut totals = Totals::default();
-        for (c, visit) in cohort.visits.iter().enumerate().filter(|(_, v)| v.steps > 0) {
-            let uploaded = result.uploaded[c] as u64;
-            totals.add(&Totals {
-                counts: [1, visit.steps.into(), visit.tokens.into(), visit.plan.examples.into(), uploaded, visit.plan.rows.into(), 0],
-                losses: result.losses[c].map(|loss| fixed::from_f64(loss / f64::from(visit.steps))),
-                bytes: [wire::encoded_len(p, visit.plan.rows as usize, d), wire::encoded_len(p, uploaded as usize, d)],
-            });
-        }
-        totals
     }
 }
 
@@ -289,11 +212,12 @@ impl Engine for CudaEngine<'_> {
         }
         let start = Instant::now();
         let round = work.round;
+        let (large, small) = self.by_size(work.clients);
         let mut cohort = match self.next.take() {
-            Some(c) if c.round == round && c.clients == work.clients => c,
-            _ => self.pack(work.clients, round)?,
+            Some(c) if c.round == round && c.clients == small => c,
+            _ => self.pack(&small, round)?,
         };
-        let waited = start.elapsed().as_secs_f64();
+        let (waited, total) = (start.elapsed().as_secs_f64(), work.clients.len());
         fixed::check_weight(cohort.weight)?;
         self.chunks.device().set_scope(&format!("round {round}"));
         self.updates.clear();
@@ -302,25 +226,29 @@ impl Engine for CudaEngine<'_> {
             // Updates are differences to the model that clients started from.
             self.snapshot()?;
             let sums = Box::new(Sums::new(&self.snapshot.weights.spec, self.slot.len()));
-            host = Some(OnHost { sums, uploaded: vec![0; cohort.clients.len()], failing: None });
+            host = Some(OnHost { sums, uploaded: vec![0; total], failing: None });
         }
         self.upload()?;
         let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
-        self.chunks.begin_round(round, cohort.clients.len(), cohort.items.len(), key)?;
+        self.chunks.begin_round(round, total, cohort.items.len(), key)?;
         self.train_chunks(&mut cohort, work, &mut host, progress)?;
-        let prepared = work.next.map(|clients| self.pack(clients, round + 1)).transpose()?;
+        let visits = self.train_large(work, &large, &mut cohort, &mut host, progress)?;
+        fixed::check_weight(cohort.weight)?;
+        let prepared = work.next.map(|clients| self.pack(&self.by_size(clients).1, round + 1)).transpose()?;
         // What failed in the queue shows only now, and any chunk may be the one.
-        let last = cohort.clients.len().saturating_sub(1);
+        let last = total.saturating_sub(1);
         self.chunks.device().set_scope(&format!("round {round}, clients 0 to {last} of the cohort"));
-        let mut result = self.chunks.finish_round(cohort.clients.len(), cohort.items.len())?;
+        let mut result = self.chunks.finish_round(total, cohort.items.len())?;
+        result.losses[small.len()..].copy_from_slice(&visits.losses);
         self.next = prepared;
         if let Some(host) = &mut host {
             (result.failing, result.uploaded) = (host.failing, std::mem::take(&mut host.uploaded));
         }
         self.check(&cohort, &result, round)?;
         let trained = start.elapsed().as_secs_f64() - waited;
-        (self.round, self.last) = (round, (cohort.chunks.len(), waited));
-        let totals = self.totals(&cohort, &result);
+        (self.trained, self.last) = (round, (cohort.chunks.len() + visits.chunks, waited));
+        let mut totals = self.totals(&cohort, &result);
+        totals.counts[6] += visits.left_out;
         self.sums = match host {
             Some(host) => RoundSums::Host(host.sums),
             None => RoundSums::Device {
@@ -329,7 +257,7 @@ impl Engine for CudaEngine<'_> {
                 weight: cohort.weight,
             },
         };
-        Ok(Trained { totals, private: Vec::new(), diverged: None, seconds: [waited, trained, 0.0] })
+        Ok(Trained { totals, private: Vec::new(), diverged: visits.diverged, seconds: [waited, trained, 0.0] })
     }
 
     fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
@@ -355,7 +283,7 @@ impl Engine for CudaEngine<'_> {
 
     fn serve(&mut self, mean: Option<&Mean>) -> Result<()> {
         let fed = &self.settings.federation;
-        self.chunks.device().set_scope(&format!("the server's step of round {}", self.round));
+        self.chunks.device().set_scope(&format!("the server's step of round {}", self.trained));
         if let (None, RoundSums::Device { items, weight, .. }) = (mean, &self.sums) {
             let (items, weight) = (items.clone(), *weight);
             // From here on the snapshot is of an earlier round, whatever becomes of the step.
@@ -368,6 +296,8 @@ impl Engine for CudaEngine<'_> {
                 }
                 served => served?,
             }
+            self.round = self.trained;
+            self.commit_moments();
             return Ok(());
         }
         // What the host has seen, it steps on.
@@ -375,12 +305,16 @@ impl Engine for CudaEngine<'_> {
         self.host_sums()?;
         let RoundSums::Host(sums) = &self.sums else { unreachable!("fetched above") };
         fixed::check_weight(sums.weight)?;
+        self.commit_moments();
+        let moments = self.held_moments()?;
+        let RoundSums::Host(sums) = &self.sums else { unreachable!("fetched above") };
         let Global { weights, server } = &mut self.snapshot;
         match mean {
             Some(mean) => server.apply_mean(fed, mean, weights),
             None => server.apply(fed, sums, weights),
         }
-        (self.newest, self.snapshot_round) = (Newest::Host, self.round);
+        self.round = self.trained;
+        (self.newest, self.snapshot_round, self.moments) = (Newest::Host, self.round, moments);
         Ok(())
     }
 
@@ -390,16 +324,16 @@ impl Engine for CudaEngine<'_> {
 
     fn set_global(&mut self, global: Global, round: u64) {
         (self.snapshot, self.snapshot_round, self.round) = (global, round, round);
-        (self.newest, self.next) = (Newest::Host, None);
+        (self.newest, self.next, self.trained) = (Newest::Host, None, round);
         self.taken = (Instant::now(), Duration::ZERO);
     }
 
     fn snapshot(&mut self) -> Result<()> {
         let begun = Instant::now();
         if self.newest == Newest::Device {
-            self.snapshot = self.download()?;
+            let (global, moments) = (self.download()?, self.moments()?);
+            (self.snapshot, self.moments, self.snapshot_round) = (global, moments, self.round);
             self.newest = Newest::Both;
-            self.snapshot_round = self.round;
         }
         self.taken = (Instant::now(), begun.elapsed());
         Ok(())
@@ -411,6 +345,18 @@ impl Engine for CudaEngine<'_> {
 
     fn rank(&mut self, split: Split, users: &[u32], _: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
         self.rank_users(split, users, progress)
+    }
+
+    fn moments(&self) -> Result<Option<Moments>> {
+        if self.round == 0 { Ok(None) } else { self.held_moments() }
+    }
+
+    fn last_moments(&self) -> Option<Moments> {
+        self.moments.clone().filter(|_| self.snapshot_round > 0)
+    }
+
+    fn set_moments(&mut self, moments: Option<Moments>) {
+        (self.moments, self.moments_on_host) = (moments, true);
     }
 
     fn looks_ahead(&self) -> bool {

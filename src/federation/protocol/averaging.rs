@@ -78,9 +78,8 @@ impl<'a> Averaging<'a> {
         Ok(trained)
     }
 
-    fn name_tensors(&self, global: &Global) -> Result<Vec<NamedTensor>> {
+    fn name_tensors(&self, global: &Global, moments: Option<Moments>) -> Result<Vec<NamedTensor>> {
         let mut out = global.tensors();
-        let moments = self.engine.moments();
         for (name, values) in MOMENTS.iter().zip(moments.iter().flatten()) {
             out.push(NamedTensor::f32(*name, &[values.len()], values));
         }
@@ -159,7 +158,7 @@ impl Protocol for Averaging<'_> {
     }
 
     fn tensors(&self) -> Result<Vec<NamedTensor>> {
-        self.name_tensors(&*self.engine.global()?)
+        self.name_tensors(&*self.engine.global()?, self.engine.moments()?)
     }
 
     fn restore(&mut self, tensors: &Tensors, rounds_done: u64) -> Result<()> {
@@ -199,7 +198,7 @@ impl Protocol for Averaging<'_> {
 
     fn last_snapshot(&self) -> Result<(Vec<NamedTensor>, u64)> {
         let (global, round) = self.engine.last_snapshot();
-        Ok((self.name_tensors(global)?, round))
+        Ok((self.name_tensors(global, self.engine.last_moments())?, round))
     }
 
     fn set_spill_folder(&mut self, folder: PathBuf) {

@@ -28,7 +28,7 @@ choice! {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InBatchSettings {
-    /// Weight of the term; 0: off. Needs mini-batches of several sequences, so `federation.clients = "one"` or `"groups:N"`.
+    /// Weight of the term; 0: off. Needs mini-batches of several sequences, so `federation.clients = "one"`, `"groups:N"` or `"column"`.
     pub weight: f32,
     /// Temperature.
     pub tau: f32,
@@ -135,7 +135,7 @@ impl Term for InBatch {
         }
         if s.weight > 0.0 && settings.federation.clients == Clients::User {
             let message = "has negatives only where a mini-batch holds several sequences, and a client of its own user has one: \
-                           set federation.clients = \"one\" or \"groups:N\", or the weight to 0";
+                           set federation.clients = \"one\", \"groups:N\" or \"column\", or the weight to 0";
             return Err(Error::setting("loss.in_batch.weight", message));
         }
         if s.weight > 0.0 && settings.local.batch < 2 {

@@ -7,8 +7,8 @@ use lumos_simt::launch;
 const CLIENTS: &[&[usize]] = &[&[5, 2, 1], &[], &[1], &[13, 7, 7, 3], &[2, 1], &[]];
 const LONG: &[&[usize]] = &[&[], &[67, 3, 5], &[31]];
 const THREADS: [u32; 3] = [256, 1, 1];
-/// `DropoutClock` of packed.cuh: the key's two words and the round.
-type Clock = [u32; 3];
+/// `DropoutClock` of packed.cuh: the key's two words, the round, and whether the clients' own follow.
+type Clock = [u32; 4];
 
 /// Philox-4x32 with ten rounds, written from its definition as in `rng::philox`.
 fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
@@ -193,7 +193,7 @@ fn selection_of_outputs_and_back() {
 #[test]
 fn dropout_has_the_bits_of_the_cpu_backend() {
     let mut random = Random::new(4);
-    let clock: Clock = [0x1234_5678, 0x9abc_def0, 7];
+    let clock: Clock = [0x1234_5678, 0x9abc_def0, 7, 0];
     let cases = [
         (64, TOKENS, 0, 0.5),
         (8, OUTPUTS, 3, 0.2),
@@ -243,7 +243,7 @@ fn dropout_has_the_bits_of_the_cpu_backend() {
 #[test]
 fn dropout_of_the_item_table_and_of_its_gradients() {
     let mut random = Random::new(6);
-    let clock: Clock = [77, 0xffff_ffff, 19];
+    let clock: Clock = [77, 0xffff_ffff, 19, 0];
     for (d, shift, rate, blocks) in [(64, 0, 0.3, 1), (6, 0, 0.5, 2), (5, 1, 0.1, 1), (1, 0, 0.5, 1)] {
         for clients in [CLIENTS, LONG] {
             let mut step = PackedStep::random(7, 3, clients);

@@ -1,0 +1,112 @@
+//! What a round's clients have added up to: sums on the device or, where rules or other processes have to see them, on the host; counts.
+
+use super::chunks::RoundResult;
+use super::packing::ReadyCohort;
+use super::round::CudaEngine;
+use crate::engine::{Needs, Occasion, Rules, Sums, Totals, Update, fixed, wire};
+use crate::{Error, Result};
+
+/// The sums of the round at hand.
+pub(super) enum RoundSums {
+    /// On the device: the item of each slot, its weight, and the weight of all clients.
+    Device { items: Vec<u32>, row_weight: Vec<i64>, weight: i64 },
+    /// On the host, where rules or other processes had to see them.
+    Host(Box<Sums>),
+}
+
+/// A round whose updates the host adds up, because rules have to see them.
+pub(super) struct OnHost {
+    pub sums: Box<Sums>,
+    /// Rows that each client of the cohort uploaded.
+    pub uploaded: Vec<i32>,
+    /// First client, by its place in the cohort, whose update is not finite or too large.
+    pub failing: Option<u32>,
+}
+
+impl CudaEngine<'_> {
+    /// Takes the updates of chunk `i` from the device, applies `rules` and adds them up.
+    pub(super) fn fetch_updates(&mut self, cohort: &ReadyCohort, i: usize, rules: &Rules, host: &mut OnHost) -> Result<()> {
+        let chunk = &cohort.chunks[i];
+        let (dense, rows) = self.chunks.fetch_clients(chunk)?;
+        let weights = &self.snapshot.weights;
+        let (p, d) = (weights.dense.len(), weights.spec.dim());
+        for (c, &weight) in chunk.weight.iter().enumerate().filter(|(_, weight)| **weight > 0) {
+            let own = chunk.rows.client_rows[c] as usize..chunk.rows.client_rows[c + 1] as usize;
+            let uploaded = own.filter(|&row| chunk.rows.uploads[row]).map(|row| (chunk.rows.items[row], &rows[row * d..][..d]));
+            let place = chunk.first + c;
+            let of = (cohort.round, cohort.visits[place].client, place, weight);
+            self.add_update(rules, host, of, &dense[c * p..][..p], uploaded);
+        }
+        Ok(())
+    }
+
+    /// Adds an update up as the rules leave it: of a client with its place in the cohort and its weight, with `dense` weights `[P]` and
+    /// item `rows` after training.
+    pub(super) fn add_update<'u>(
+        &mut self,
+        rules: &Rules,
+        host: &mut OnHost,
+        (round, client, place, weight): (u64, u32, usize, i64),
+        dense: &[f32],
+        rows: impl Iterator<Item = (u32, &'u [f32])>,
+    ) {
+        let weights = &self.snapshot.weights;
+        let mut update = Update::default();
+        update.begin(client, weight as u32);
+        update.set_dense(&weights.dense, dense);
+        for (item, after) in rows {
+            let before = weights.item(item as usize);
+            if before != after {
+                update.push_row(item, before, after);
+            }
+        }
+        rules.client(&Occasion { seed: self.settings.seed, round }, &mut update);
+        host.uploaded[place] = update.items.len() as i32;
+        host.sums.weight += weight;
+        if !host.sums.add(&update) {
+            host.failing = host.failing.or(Some(place as u32));
+        }
+        if rules.needs() == Needs::All {
+            self.updates.push(update);
+        }
+    }
+
+    /// The sums of the round on the host, fetched from the device if need be.
+    pub(super) fn host_sums(&mut self) -> Result<&mut Sums> {
+        if let RoundSums::Device { items, row_weight, weight } = &self.sums {
+            let spec = &self.snapshot.weights.spec;
+            let (dense, rows) = self.chunks.fetch_sums(items.len())?;
+            let sums = Sums::from_parts(spec, self.slot.len(), (dense, *weight), items, &rows, row_weight);
+            self.sums = RoundSums::Host(Box::new(sums));
+        }
+        match &mut self.sums {
+            RoundSums::Host(sums) => Ok(sums),
+            RoundSums::Device { .. } => unreachable!("fetched above"),
+        }
+    }
+
+    /// Names the lowest client by its place whose change or loss is not finite, or too large.
+    pub(super) fn check(&self, cohort: &ReadyCohort, result: &RoundResult, round: u64) -> Result<()> {
+        let diverged = (0..cohort.visits.len()).find(|&c| result.losses[c].iter().any(|l| !l.is_finite()));
+        let Some(c) = [result.failing.map(|c| c as usize), diverged].into_iter().flatten().min() else { return Ok(()) };
+        let visit = &cohort.visits[c];
+        let [next_item, contrast] = result.losses[c].map(|l| l / f64::from(visit.steps.max(1)));
+        Err(Error::Training { round, client: u64::from(visit.client), message: fixed::diverged(next_item, contrast) })
+    }
+
+    /// Counts, losses and bytes of the round.
+    pub(super) fn totals(&self, cohort: &ReadyCohort, result: &RoundResult) -> Totals {
+        let weights = &self.snapshot.weights;
+        let (d, p) = (weights.spec.dim(), weights.dense.len());
+        let mut totals = Totals::default();
+        for (c, visit) in cohort.visits.iter().enumerate().filter(|(_, v)| v.steps > 0) {
+            let uploaded = result.uploaded[c] as u64;
+            totals.add(&Totals {
+                counts: [1, visit.steps.into(), visit.tokens, visit.plan.examples.into(), uploaded, visit.plan.rows.into(), 0],
+                losses: result.losses[c].map(|loss| fixed::from_f64(loss / f64::from(visit.steps))),
+                bytes: [wire::encoded_len(p, visit.plan.rows as usize, d), wire::encoded_len(p, uploaded as usize, d)],
+            });
+        }
+        totals
+    }
+}

@@ -1,0 +1,382 @@
+//! A participant with many sequences on the device: its weights, its optimiser, and mini-batches whose parts are the clients of a launch.
+//!
+//! The parts of a mini-batch start from the participant's weights. Forward and backward run for as many of them at a time as memory takes,
+//! one recorded graph a launch shape; `kernels/batches.cu` adds their gradients up in fixed point, and the optimiser steps on all of the
+//! participant's weights. So the weights have the same bits for any cutting of a mini-batch into launches.
+
+use super::activations::arena_floats;
+use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes, bytes, layout};
+use super::chunks::ChunkTrainer;
+use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
+use crate::backend::cuda::ops::{DeviceBackend, Places};
+use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
+use crate::backend::cuda::shape::Shape;
+use crate::base::rng;
+use crate::device::interface::{Arg, Buffer, Device, Fill, Graph, Result, bytes_of, bytes_of_mut};
+use crate::engine::Moments;
+use std::collections::HashMap;
+
+/// Weights that a block of `gradient_squares` adds up.
+const SPAN: usize = 1 << 14;
+
+/// `refused` while no mini-batch is.
+const NOT_REFUSED: u32 = u32::MAX;
+
+fn int(n: usize) -> Arg<'static> {
+    Arg::Int(n as i32)
+}
+
+/// Weights, moments, gradients `[n]` f32 of one kind of parameters and the sums of their gradients `[n]` i64.
+struct Parameters {
+    p: Buffer,
+    m: Buffer,
+    s: Buffer,
+    g: Buffer,
+    sums: Buffer,
+    n: usize,
+}
+
+impl Parameters {
+    fn new(device: &dyn Device, n: usize) -> Result<Parameters> {
+        let floats = || device.alloc(4 * n);
+        Ok(Parameters { p: floats()?, m: floats()?, s: floats()?, g: floats()?, sums: device.alloc(8 * n)?, n })
+    }
+
+    fn buffers(&self) -> [&Buffer; 5] {
+        [&self.p, &self.m, &self.s, &self.g, &self.sums]
+    }
+
+    /// Blocks of a kernel that walks over `each` weights a block.
+    fn blocks(&self, each: usize) -> [u32; 2] {
+        [self.n.div_ceil(each).clamp(1, 1 << 20) as u32, 1]
+    }
+}
+
+/// Parts of a mini-batch that are trained by the same launches.
+pub(super) struct Parts {
+    /// Their packed arrays and launch shape.
+    pub host: HostChunk,
+    /// See `host`.
+    pub shape: Shape,
+    /// Share of each in the mini-batch's positions.
+    pub share: Vec<f32>,
+    /// Keys of their dropout.
+    pub keys: Vec<[u32; 2]>,
+}
+
+/// What numbers a mini-batch's draws and its optimiser's step.
+#[derive(Clone, Copy)]
+pub(super) struct StepAt {
+    /// Participant and round.
+    pub client: u32,
+    /// See `client`.
+    pub round: u64,
+    /// Key of the dropout on the item table.
+    pub key: [u32; 2],
+    /// Mini-batch of the visit, from 0.
+    pub number: u32,
+    /// Step of the optimiser, from 1.
+    pub step: u32,
+}
+
+impl StepAt {
+    fn clock(&self, key: [u32; 2], own: u32) -> DropoutClock {
+        DropoutClock { key, round: self.round as u32, own }
+    }
+}
+
+/// The participant at work. Its memory is kept for the next one.
+pub(super) struct BatchTrainer {
+    dense: Parameters,
+    items: Parameters,
+    /// The item table as the step at hand sees it, where it is dropped out.
+    dropped: Option<Buffer>,
+    /// Sums of squares of spans, the factor of the clip, the first mini-batch that is refused.
+    squares: Buffer,
+    scale: Buffer,
+    refused: Buffer,
+    /// What the parts' memory depends on: they keep no moments.
+    sizes: Sizes,
+    room: Option<ChunkMemory>,
+    arrays: Option<DeviceChunk>,
+    graphs: HashMap<Shape, Graph>,
+    shape: Option<Shape>,
+    /// Shares of the parts at hand, and their clocks behind a first one.
+    share: Option<Buffer>,
+    clocks: Option<Buffer>,
+    /// Losses `[parts of the visit, 2]` f64.
+    losses: Option<Buffer>,
+    /// Moments before the round at hand, where the participant keeps them: dense first and second, rows first and second.
+    before: Option<[Buffer; 4]>,
+    /// Whether the round that trained last has not succeeded, or not yet: `before` is what holds.
+    pending: bool,
+}
+
+impl BatchTrainer {
+    /// Memory for a participant under the model of `on`, with `rows` item rows; `keeps`: its moments are kept from round to round.
+    pub fn new(on: &ChunkTrainer, rows: usize, keeps: bool) -> Result<BatchTrainer> {
+        let device = on.device();
+        let (p, n) = (on.sizes.dense, rows * on.sizes.dim);
+        let (dense, items) = (Parameters::new(device, p)?, Parameters::new(device, n)?);
+        let before =
+            |keeps: bool| keeps.then(|| Ok([device.alloc(4 * p)?, device.alloc(4 * p)?, device.alloc(4 * n)?, device.alloc(4 * n)?]));
+        Ok(BatchTrainer {
+            dropped: if on.sizes.item_dropout { Some(device.alloc(4 * n)?) } else { None },
+            squares: device.alloc(8 * (p.div_ceil(SPAN) + n.div_ceil(SPAN)))?,
+            scale: device.alloc(4)?,
+            refused: device.alloc(4)?,
+            sizes: Sizes { moments: false, item_dropout: false, clip: false, ..on.sizes },
+            room: None,
+            arrays: None,
+            graphs: HashMap::new(),
+            shape: None,
+            share: None,
+            clocks: None,
+            losses: None,
+            before: before(keeps).transpose()?,
+            pending: false,
+            dense,
+            items,
+        })
+    }
+
+    /// Bytes of the participant's weights and what belongs to them, chunks of parts aside.
+    pub fn fixed_bytes(&self) -> u64 {
+        let buffers = self.dense.buffers().into_iter().chain(self.items.buffers()).chain(&self.dropped).chain(&self.losses);
+        let rest = [&self.squares, &self.scale, &self.refused].into_iter().chain(self.before.iter().flatten());
+        buffers.chain(rest).map(|b| b.bytes() as u64).sum()
+    }
+
+    /// The dense weights `[P]` and the item rows `[I, d]` after training.
+    pub fn weights(&self) -> [&Buffer; 2] {
+        [&self.dense.p, &self.items.p]
+    }
+
+    fn moments(&self) -> [&Buffer; 4] {
+        [&self.dense.m, &self.dense.s, &self.items.m, &self.items.s]
+    }
+
+    /// Waits and copies the moments after the last round that succeeded.
+    pub fn fetch_moments(&self, device: &dyn Device) -> Result<Moments> {
+        let held = self.before.as_ref().filter(|_| self.pending).map_or(self.moments(), |before| before.each_ref());
+        let mut moments = held.map(|buffer| vec![0f32; buffer.bytes() / 4]);
+        for (buffer, values) in held.into_iter().zip(&mut moments) {
+            device.download(buffer, 0, bytes_of_mut(values))?;
+        }
+        Ok(moments)
+    }
+
+    /// Goes on with `moments`.
+    pub fn set_moments(&mut self, device: &dyn Device, moments: &Moments) -> Result<()> {
+        for (buffer, values) in self.moments().into_iter().zip(moments) {
+            device.upload(buffer, 0, bytes_of(values))?;
+        }
+        self.pending = false;
+        Ok(())
+    }
+
+    /// The round has succeeded: its moments hold.
+    pub fn commit(&mut self) {
+        self.pending = false;
+    }
+
+    /// Starts a visit of `parts` parts from the global weights, with the moments of the rounds before where `goes_on`.
+    pub fn begin(&mut self, on: &ChunkTrainer, parts: usize, goes_on: bool) -> Result<()> {
+        let device = on.device();
+        for (of, from) in [(&self.dense, &on.dense), (&self.items, &on.table)] {
+            device.copy(from, 0, &of.p, 0, 4 * of.n)?;
+            // Left over where a visit before it failed.
+            device.zero(&of.sums)?;
+        }
+        if let Some(before) = &self.before {
+            for (now, before) in self.moments().into_iter().zip(before) {
+                let (from, to) = if self.pending { (before, now) } else { (now, before) };
+                device.copy(from, 0, to, 0, now.bytes())?;
+            }
+            self.pending = true;
+        }
+        if !goes_on {
+            self.moments().into_iter().try_for_each(|buffer| device.zero(buffer))?;
+        }
+        device.fill(&self.refused, 0, 4, Fill::Word(NOT_REFUSED))?;
+        if self.losses.as_ref().is_none_or(|b| b.bytes() < 16 * parts) {
+            self.losses = None;
+            self.losses = Some(device.alloc(16 * parts)?);
+        }
+        Ok(())
+    }
+
+    /// Bytes that parts of `shape` take as the plan counts them, without their packed arrays.
+    pub fn part_bytes(&self, on: &ChunkTrainer, shape: &Shape) -> u64 {
+        bytes(&self.layout(on, &shape.rounded()))
+    }
+
+    fn layout(&self, on: &ChunkTrainer, shape: &Shape) -> Layout {
+        layout(&self.sizes, shape, arena_floats(&on.model, &on.settings.loss, shape))
+    }
+
+    /// Gives the memory of parts back; the next ones take what they need.
+    pub fn release(&mut self, device: &dyn Device) -> Result<()> {
+        device.synchronize()?;
+        self.graphs.clear();
+        (self.room, self.arrays, self.shape, self.share, self.clocks) = (None, None, None, None, None);
+        Ok(())
+    }
+
+    /// Bytes of what parts hold: the room, the packed arrays, shares and clocks.
+    fn held_for_parts(&self) -> u64 {
+        let arrays = self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
+        let buffers = self.share.iter().chain(&self.clocks).map(Buffer::bytes).sum::<usize>();
+        self.room.as_ref().map_or(0, ChunkMemory::bytes) + (arrays + buffers) as u64
+    }
+
+    /// Makes room for parts of `shape`, and counts what is then held.
+    fn make_room(&mut self, on: &mut ChunkTrainer, shape: &Shape, arrays: usize) -> Result<()> {
+        let layout = self.layout(on, shape);
+        let (share, clocks) = (4 * shape.clients as usize, size_of::<DropoutClock>() * (1 + shape.clients as usize));
+        let arrays = arrays.max(self.arrays.as_ref().map_or(0, DeviceChunk::bytes));
+        let room = bytes(&layout) + (PACKED_BYTES + OPTIMISER_BYTES + share + clocks + arrays) as u64;
+        on.predicted = on.predicted.max(on.fixed_bytes() + on.held_for_training() + self.fixed_bytes() + room.max(self.held_for_parts()));
+        if self.shape == Some(*shape) {
+            return Ok(());
+        }
+        // Graphs keep addresses: none may outlive the room. Work that still runs in it is waited for.
+        let device = on.device();
+        device.synchronize()?;
+        self.graphs.clear();
+        (self.room, self.share, self.clocks, self.shape) = (None, None, None, None);
+        self.room = Some(ChunkMemory::new(device, &layout, OPTIMISER_BYTES)?);
+        (self.share, self.clocks) = (Some(device.alloc(share)?), Some(device.alloc(clocks)?));
+        self.shape = Some(*shape);
+        Ok(())
+    }
+
+    /// Drops the item table out for a mini-batch, where it is dropped out.
+    pub fn begin_step(&self, on: &ChunkTrainer, at: &StepAt) -> Result<()> {
+        match &self.dropped {
+            Some(dropped) => self.drop_table(on, at, &self.items.p, dropped),
+            None => Ok(()),
+        }
+    }
+
+    fn drop_table(&self, on: &ChunkTrainer, at: &StepAt, from: &Buffer, to: &Buffer) -> Result<()> {
+        let (threshold, keep) = rng::dropout_threshold(on.settings.model.item_dropout);
+        let clock = at.clock(at.key, 0);
+        let draws = [Arg::value(&clock), Arg::Uint(at.step), Arg::Uint(at.client), Arg::Uint(threshold), Arg::Float(keep)];
+        let args = [&draws[..], &[from.into(), to.into(), Arg::Long(self.items.n as i64)]].concat();
+        on.go("drop_table", self.items.blocks(2048), 256, 0, &args)
+    }
+
+    /// Adds the gradients of `parts` to the sums of the mini-batch; their losses go to place `first` of those of the visit. Returns when
+    /// everything is in the device's queue. Where memory is short nothing has been added.
+    pub fn add(&mut self, on: &mut ChunkTrainer, parts: &mut Parts, at: &StepAt, first: usize) -> Result<()> {
+        let shape = parts.shape.rounded().of_launches();
+        let shape = self.shape.map_or(shape, |held| held.larger(&shape));
+        self.make_room(on, &shape, parts.host.room())?;
+        let device = on.device.clone();
+        let arrays = DeviceChunk::upload(&*device, &mut parts.host, self.arrays.take())?;
+        let begun = on.spans.begin(&*device)?;
+        let result = self.add_on(on, parts, &arrays, at, first, &shape);
+        on.spans.end(&*device, begun)?;
+        self.arrays = Some(arrays);
+        result
+    }
+
+    fn add_on(&mut self, on: &ChunkTrainer, parts: &Parts, arrays: &DeviceChunk, at: &StepAt, first: usize, shape: &Shape) -> Result<()> {
+        let device = on.device();
+        let clocks = self.clocks.as_ref().expect("made with the room");
+        let mut drawn = vec![at.clock(at.key, 1)];
+        drawn.extend(parts.keys.iter().map(|&key| at.clock(key, 0)));
+        device.upload(clocks, 0, bytes_of(&drawn))?;
+        let share = self.share.as_ref().expect("made with the room");
+        device.upload(share, 0, bytes_of(&parts.share))?;
+        if !self.graphs.contains_key(shape) {
+            let label = format!("{} parts of a mini-batch, {} tokens", shape.clients, shape.tokens);
+            let graph = device.capture(&label, &mut || self.record(on, shape))?;
+            self.graphs.insert(*shape, graph);
+        }
+        let room = self.room.as_ref().expect("made before");
+        let part = |p: Part| Arg::Pointer(room.part(p).address());
+        let (p, d, count) = (self.sizes.dense, self.sizes.dim, arrays.clients);
+        let args = [(&self.dense.p).into(), part(Part::Dense), int(count), Arg::Long(p as i64), int(p)];
+        on.go("broadcast", [count as u32, p.div_ceil(2048) as u32], 256, 0, &args)?;
+        let table = self.dropped.as_ref().unwrap_or(&self.items.p);
+        let args = [Arg::Pointer(arrays.items()), table.into(), part(Part::Rows), int(arrays.rows), int(d)];
+        on.go("gather_rows", [(arrays.rows.div_ceil(8) as u32).max(1), 1], 256, 0, &args)?;
+        device.fill(room.part(Part::Losses), 0, 16 * count, Fill::Byte(0))?;
+        device.copy(arrays.table(), 0, &room.step, 0, PACKED_BYTES)?;
+        // SAFETY: the graph holds the launches of `record`, whose buffers are the room's and the clocks, and both are held with it.
+        unsafe { device.replay(&self.graphs[shape]) }?;
+        device.copy(room.part(Part::Losses), 0, self.losses.as_ref().expect("made by `begin`"), 16 * first, 16 * count)?;
+
+        let refused = [Arg::Uint(at.number), (&self.refused).into()];
+        let stride = Arg::Long(p as i64);
+        let args = [&[part(Part::DenseGrad), share.into(), int(count), stride, int(p), (&self.dense.sums).into()][..], &refused].concat();
+        on.go("add_gradients", [p.div_ceil(256) as u32, 1], 256, 0, &args)?;
+        let rows = [part(Part::RowGrad), Arg::Pointer(arrays.items()), Arg::Pointer(arrays.client_rows()), share.into()];
+        let args = [&rows[..], &[int(count), int(d), (&self.items.sums).into()], &refused].concat();
+        let blocks = shape.client_rows.div_ceil(16).clamp(1, 65_535);
+        on.go("add_row_gradients", [count as u32, blocks], 128, 0, &args)
+    }
+
+    /// Forward and backward of the parts, and their losses.
+    fn record(&self, on: &ChunkTrainer, shape: &Shape) -> Result<()> {
+        let device = on.device();
+        let room = self.room.as_ref().expect("made before recording");
+        for gradient in [Part::DenseGrad, Part::RowGrad] {
+            device.zero(room.part(gradient))?;
+        }
+        let clocks = self.clocks.as_ref().filter(|_| on.settings.model.dropout > 0.0).map_or(0, Buffer::address);
+        // The rows are dropped out already.
+        let places = Places { dropped: 0, ..room.places(clocks) };
+        let floats = room.part(Part::Arena).bytes() / 4;
+        let dims = (self.sizes.dim, self.sizes.dense);
+        let mut be = DeviceBackend::new(device, &on.kernels, *shape, dims, places, floats, on.settings.precision);
+        on.model.train(&mut be, &on.settings.loss);
+        let at = |on: bool, p: Part| if on { Arg::Pointer(room.part(p).address()) } else { Arg::Pointer(0) };
+        let losses =
+            [at(true, Part::Loss), at(shape.groups > 0, Part::Contrast), at(shape.pairs > 0, Part::Paired), at(true, Part::Losses)];
+        be.go("client_losses", [shape.clients.div_ceil(4), 1], 128, 0, &losses);
+        be.finish()
+    }
+
+    /// The optimiser's step from the sums of a mini-batch, times `factor`.
+    pub fn step(&self, on: &ChunkTrainer, at: &StepAt, factor: f32) -> Result<()> {
+        let local = &on.settings.local;
+        let kinds = [&self.dense, &self.items];
+        for of in kinds {
+            let args = [(&of.sums).into(), Arg::Float(factor), (&of.g).into(), Arg::Long(of.n as i64)];
+            on.go("take_gradients", of.blocks(1024), 256, 0, &args)?;
+        }
+        if self.dropped.is_some() {
+            self.drop_table(on, at, &self.items.g, &self.items.g)?;
+        }
+        let clips = local.clip > 0.0;
+        if clips {
+            let mut place = 0;
+            for of in kinds {
+                let spans = of.n.div_ceil(SPAN);
+                let args = [(&of.g).into(), Arg::Long(of.n as i64), int(SPAN), Arg::Pointer(self.squares.at(8 * place))];
+                on.go("gradient_squares", [spans as u32, 1], 256, 256, &args)?;
+                place += spans;
+            }
+            let args = [(&self.squares).into(), int(place), Arg::Float(local.clip), (&self.scale).into()];
+            on.go("clip_factor", [1, 1], 256, 256, &args)?;
+        }
+        let coefficients = OptimiserStep::new(local, at.step);
+        let scale = if clips { (&self.scale).into() } else { Arg::Pointer(0) };
+        for of in kinds {
+            let head = [Arg::value(&coefficients), scale, (&self.refused).into()];
+            let weights = [(&of.p).into(), (&of.m).into(), (&of.s).into(), (&of.g).into(), Arg::Long(of.n as i64)];
+            on.go("step_span", of.blocks(1024), 256, 0, &[&head[..], &weights].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the visit. Gives the first mini-batch whose gradient is not finite or too large, and the losses of `parts` parts.
+    pub fn finish(&self, device: &dyn Device, parts: usize) -> Result<(Option<u32>, Vec<[f64; 2]>)> {
+        let losses: Vec<f64> = device.download_vec(self.losses.as_ref().expect("made by `begin`"), 0, 2 * parts)?;
+        let refused: Vec<u32> = device.download_vec(&self.refused, 0, 1)?;
+        Ok((Some(refused[0]).filter(|&number| number != NOT_REFUSED), losses.chunks_exact(2).map(|l| [l[0], l[1]]).collect()))
+    }
+}

@@ -1,0 +1,377 @@
+//! Participants with many sequences: their mini-batches packed by host threads, part by part, and trained by a [`BatchTrainer`]; then
+//! their change is added to the round's sums like that of any client.
+
+use super::added::OnHost;
+use super::batches::{BatchTrainer, Parts, StepAt};
+use super::packed::HostChunk;
+use super::packing::{PackLane, ReadyCohort, Visit};
+use super::round::CudaEngine;
+use crate::Result;
+use crate::backend::Step;
+use crate::backend::cuda::shape::Shape;
+use crate::base::parallel;
+use crate::config::RecLoss;
+use crate::device::interface::{Arg, Buffer, bytes_of};
+use crate::engine::mini_batches::{self, MiniBatches, PART};
+use crate::engine::{Chunk, Moments, Occasion, Progress, VisitPlan, Work, fixed};
+
+/// What a device needs to train participants with many sequences.
+pub(super) struct Large {
+    trainer: BatchTrainer,
+    /// Items of all rows `[I]`, and that each is uploaded, a byte each.
+    rows: Buffer,
+    uploads: Buffer,
+    /// Bounds of the one client's rows: 0 and `I`.
+    bounds: Buffer,
+    /// Norm and factor of an update, where rules ask for them.
+    norm: Buffer,
+    factor: Buffer,
+}
+
+/// A part of a mini-batch, packed.
+pub(super) struct PackedPart {
+    chunk: Chunk,
+    key: [u32; 2],
+}
+
+/// What came of the participants with many sequences, in the order in which they were trained.
+#[derive(Default)]
+pub(super) struct LargeVisits {
+    /// Sums over steps of the next-item loss and the contrast.
+    pub losses: Vec<[f64; 2]>,
+    /// How many were left out because a gradient was not finite or too large, the lowest of them, and what happened.
+    pub left_out: u64,
+    /// See `left_out`.
+    pub diverged: Option<(u32, String)>,
+    /// Launches' worth of parts.
+    pub chunks: usize,
+}
+
+impl Large {
+    fn new(engine: &CudaEngine) -> Result<Large> {
+        let (on, rows) = (&engine.chunks, engine.slot.len());
+        let device = on.device();
+        let items: Vec<u32> = (0..rows as u32).collect();
+        Ok(Large {
+            trainer: BatchTrainer::new(on, rows, engine.participants.len() == 1)?,
+            rows: device.upload_new(&items)?,
+            uploads: device.upload_new(&vec![1u8; rows])?,
+            bounds: device.upload_new(&[0, rows as u32])?,
+            norm: device.alloc(8)?,
+            factor: device.alloc(4)?,
+        })
+    }
+
+    fn bytes(&self) -> u64 {
+        let buffers = [&self.rows, &self.uploads, &self.bounds, &self.norm, &self.factor];
+        self.trainer.fixed_bytes() + buffers.map(|b| b.bytes() as u64).iter().sum::<u64>()
+    }
+}
+
+/// Losses and steps of a visit while its parts are in the queue.
+#[derive(Default)]
+struct Account {
+    /// Step and share of each part.
+    parts: Vec<(usize, f32)>,
+    /// Factor of each step.
+    factors: Vec<f32>,
+    tokens: u64,
+}
+
+impl Account {
+    /// Sums over steps of the losses of the visit, from those of its parts.
+    fn losses(&self, of_parts: &[[f64; 2]]) -> [f64; 2] {
+        [0, 1].map(|i| {
+            let mut steps = vec![0i64; self.factors.len()];
+            for (&(step, share), losses) in self.parts.iter().zip(of_parts) {
+                steps[step] += fixed::from_f64(f64::from(share) * losses[i]);
+            }
+            steps.iter().zip(&self.factors).map(|(&sum, &factor)| f64::from(factor) * fixed::to_f64(sum)).sum()
+        })
+    }
+}
+
+impl CudaEngine<'_> {
+    /// Trains `clients`, each of many sequences, and adds what they changed to the round's sums, behind the clients of `cohort`.
+    pub(super) fn train_large(
+        &mut self,
+        work: &Work,
+        clients: &[u32],
+        cohort: &mut ReadyCohort,
+        host: &mut Option<OnHost>,
+        progress: &Progress,
+    ) -> Result<LargeVisits> {
+        let mut visits = LargeVisits::default();
+        if clients.is_empty() {
+            return Ok(visits);
+        }
+        let mut large = match self.large.take() {
+            Some(large) => large,
+            None => {
+                let large = Large::new(self)?;
+                self.budget = self.budget.saturating_sub(large.bytes());
+                large
+            }
+        };
+        let (before, total) = (cohort.visits.len() as u64, work.clients.len() as u64);
+        let mut trained = Ok(());
+        for (i, &client) in clients.iter().enumerate() {
+            let steps = |at: u64, of: u64| {
+                if total == 1 {
+                    progress(at, of);
+                }
+            };
+            trained = self.visit_large(&mut large, work, client, cohort, host, &mut visits, &steps);
+            if trained.is_err() {
+                break;
+            }
+            if total > 1 {
+                progress(before + i as u64 + 1, total);
+            }
+        }
+        // Kept after a failure as well: it holds the moments of the rounds before.
+        self.large = Some(large);
+        trained.map(|()| visits)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn visit_large(
+        &mut self,
+        large: &mut Large,
+        work: &Work,
+        client: u32,
+        cohort: &mut ReadyCohort,
+        host: &mut Option<OnHost>,
+        visits: &mut LargeVisits,
+        progress: &Progress,
+    ) -> Result<()> {
+        self.chunks.device().set_scope(&format!("round {}, client {client} of many sequences", work.round));
+        let place = cohort.visits.len();
+        let users = self.participants.users(client).to_vec();
+        let plan = VisitPlan {
+            steps: MiniBatches::steps(self.settings, users.len()),
+            rows: self.slot.len() as u32,
+            examples: self.lanes[0].packer.examples_of(&users) as u32,
+        };
+        let account = self.mini_batches(large, work.round, client, &users, visits, progress)?;
+        let (refused, of_parts) = large.trainer.finish(self.chunks.device(), account.parts.len())?;
+        let mut losses = account.losses(&of_parts);
+        let mut visit = Visit { client, plan, steps: account.factors.len() as u32, tokens: account.tokens };
+        if refused.is_some() || !losses.iter().all(|loss| loss.is_finite()) {
+            let [next_item, contrast] = losses.map(|loss| loss / f64::from(visit.steps.max(1)));
+            visits.left_out += 1;
+            if visits.diverged.as_ref().is_none_or(|(other, _)| client < *other) {
+                visits.diverged = Some((client, fixed::diverged(next_item, contrast)));
+            }
+            (visit.steps, losses) = (0, [0.0; 2]);
+        }
+        visits.losses.push(losses);
+        cohort.visits.push(visit);
+        let weight = self.weight(&visit);
+        cohort.weight += weight;
+        if weight == 0 {
+            return Ok(());
+        }
+        match host {
+            Some(host) => self.add_on_host(large, work, client, place, weight, host),
+            None => self.add_large(large, work, client, place, weight),
+        }
+    }
+
+    /// Puts the mini-batches of `client` into the device's queue.
+    fn mini_batches(
+        &mut self,
+        large: &mut Large,
+        round: u64,
+        client: u32,
+        users: &[u32],
+        visits: &mut LargeVisits,
+        progress: &Progress,
+    ) -> Result<Account> {
+        let settings = self.settings;
+        let mut batches = MiniBatches::new(settings, round, client, users);
+        let steps = batches.len();
+        self.lanes.iter_mut().for_each(|lane| lane.packer.begin_batches(round));
+        let size = settings.local.batch.max(1) as usize;
+        let part = if self.lanes[0].packer.whole_batches() { size } else { PART };
+        let most = steps as usize * size.min(users.len()).div_ceil(part);
+        // Who trains alone goes on with its moments from round to round.
+        let earlier = if self.participants.len() == 1 { (round - 1) as u32 * steps } else { 0 };
+        if std::mem::take(&mut self.moments_on_host)
+            && let Some(moments) = &self.moments
+        {
+            large.trainer.set_moments(self.chunks.device(), moments)?;
+        }
+        large.trainer.begin(&self.chunks, most, earlier > 0)?;
+        let key = mini_batches::draws(settings, round, client, 0).key();
+        let mut account = Account::default();
+        for number in 0..steps {
+            let (epoch, batch) = batches.get(number);
+            let positions = self.lanes[0].packer.examples_of(batch);
+            let at = StepAt { client, round, key, number, step: earlier + number + 1 };
+            let packed = self.pack_parts(batch, part, epoch, &at);
+            let examples: usize = packed.iter().map(|p| p.chunk.plans[0].examples as usize).sum();
+            if examples > 0 {
+                account.tokens += packed.iter().map(|p| p.chunk.steps[0].tokens() as u64).sum::<u64>();
+                large.trainer.begin_step(&self.chunks, &at)?;
+                let share = |p: &PackedPart| p.chunk.plans[0].examples as f32 / positions as f32;
+                let (first, step) = (account.parts.len(), account.factors.len());
+                account.parts.extend(packed.iter().map(|p| (step, share(p))));
+                visits.chunks += self.add_parts(large, &packed, positions, &at, first)?;
+                // Parts are counted by their share of the positions; the loss is a mean over examples.
+                let factor = positions as f32 / examples as f32;
+                account.factors.push(factor);
+                large.trainer.step(&self.chunks, &at, factor)?;
+            }
+            progress(u64::from(number) + 1, u64::from(steps));
+        }
+        Ok(account)
+    }
+
+    /// Packs the parts of `batch`, of `part` sequences each; those without tokens are left out.
+    fn pack_parts(&mut self, batch: &[u32], part: usize, epoch: u32, at: &StepAt) -> Vec<PackedPart> {
+        let (settings, whole) = (self.settings, self.settings.loss.rec == RecLoss::Softmax);
+        let (parts, rows): (Vec<&[u32]>, usize) = (batch.chunks(part).collect(), self.slot.len());
+        parallel::for_each(&mut self.lanes, parts.len(), 1, |lane, i| {
+            let mut step = Step::default();
+            lane.packer.pack_batch(parts[i], epoch, &mut step);
+            if step.tokens() == 0 {
+                return;
+            }
+            let items = if whole { (0..rows as u32).collect() } else { lane.own_rows(&mut step, rows) };
+            let key = mini_batches::draws(settings, at.round, at.client, 1 + i).key();
+            lane.parts.push((i, PackedPart { chunk: Chunk::part(step, at.client, items), key }));
+        });
+        let mut packed: Vec<(usize, PackedPart)> = self.lanes.iter_mut().flat_map(|lane| lane.parts.drain(..)).collect();
+        packed.sort_unstable_by_key(|(i, _)| *i);
+        packed.into_iter().map(|(_, part)| part).collect()
+    }
+
+    /// Adds the gradients of `packed`, as many parts at a time as memory takes; gives how many times that was.
+    fn add_parts(&mut self, large: &mut Large, packed: &[PackedPart], positions: usize, at: &StepAt, first: usize) -> Result<usize> {
+        let lambda = self.settings.loss.lambda_at(at.round);
+        let (mut done, mut times, mut released, mut most) = (0, 0, false, usize::MAX);
+        while done < packed.len() {
+            let mut chunk = packed[done].chunk.clone();
+            let mut shape = Shape::of(&chunk);
+            let mut count = 1;
+            for part in packed[done + 1..].iter().take(most - 1) {
+                let joined = shape.plus(&Shape::of(&part.chunk));
+                if large.trainer.part_bytes(&self.chunks, &joined) > self.budget {
+                    break;
+                }
+                chunk.append(&part.chunk);
+                (shape, count) = (joined, count + 1);
+            }
+            let of = &packed[done..done + count];
+            let mut parts = Parts {
+                host: HostChunk::new(&chunk, lambda, at.step),
+                shape,
+                share: of.iter().map(|p| p.chunk.plans[0].examples as f32 / positions as f32).collect(),
+                keys: of.iter().map(|p| p.key).collect(),
+            };
+            match large.trainer.add(&mut self.chunks, &mut parts, at, first + done) {
+                Ok(()) => (done, times, released) = (done + count, times + 1, false),
+                // What chunks and rankings hold is given back first. Nothing of these parts has been added.
+                Err(e) if e.is_out_of_memory() && (!released || count > 1) => {
+                    if released {
+                        // Something else took memory: fewer parts at a time from here on.
+                        self.budget = (large.trainer.part_bytes(&self.chunks, &shape) / 2).min(self.budget / 2);
+                        most = count.div_ceil(2);
+                    }
+                    large.trainer.release(self.chunks.device())?;
+                    self.chunks.release()?;
+                    released = true;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(times)
+    }
+
+    /// Adds what the participant changed to the sums on the device.
+    fn add_large(&mut self, large: &Large, work: &Work, client: u32, place: usize, weight: i64) -> Result<()> {
+        let on = &self.chunks;
+        let device = on.device();
+        let sums = on.sums.as_ref().expect("a round has begun");
+        let [dense, items] = large.trainer.weights();
+        let (p, d, rows) = (on.sizes.dense, on.sizes.dim, self.slot.len());
+        let int = |n: usize| Arg::Int(n as i32);
+        device.upload(&sums.weight, 8 * place, bytes_of(&[weight]))?;
+        let (weights, bounds) = (Arg::Pointer(sums.weight.at(8 * place)), Arg::from(&large.bounds));
+        let mut factor = Arg::Pointer(0);
+        if !work.rules.is_empty() {
+            let head = [dense.into(), (&on.dense).into(), Arg::Long(p as i64), int(p), items.into(), (&on.table).into()];
+            let rest = [(&large.rows).into(), (&large.uploads).into(), bounds, weights, int(1), int(d), (&large.norm).into()];
+            on.go("update_norms", [1, 1], 256, 256, &[&head[..], &rest].concat())?;
+            let norm: Vec<f64> = device.download_vec(&large.norm, 0, 1)?;
+            let occasion = Occasion { seed: self.settings.seed, round: work.round };
+            device.upload(&large.factor, 0, bytes_of(&[work.rules.factor(&occasion, client, norm[0])]))?;
+            factor = (&large.factor).into();
+        }
+        let (first, failing) = (Arg::Uint(place as u32), Arg::from(&sums.failing));
+        let head = [dense.into(), (&on.dense).into(), weights, factor, int(1), int(1), first];
+        let args = [&head[..], &[Arg::Long(p as i64), int(p), (&sums.dense).into(), failing]].concat();
+        on.go("average_dense", [p.div_ceil(256) as u32, 1], 256, 0, &args)?;
+        let head = [items.into(), (&on.table).into(), (&large.rows).into(), (&large.rows).into(), (&large.uploads).into(), bounds];
+        let rest = [weights, factor, int(1), first, int(d), (&sums.rows).into(), (&sums.row_weight).into()];
+        let args = [&head[..], &rest, &[Arg::Pointer(sums.uploaded.at(4 * place)), failing]].concat();
+        Ok(on.go("average_rows", [1, rows.div_ceil(16).clamp(1, 65_535) as u32], 128, 0, &args)?)
+    }
+
+    /// Takes the participant's weights from the device and adds its update to the sums on the host, as the rules leave it.
+    fn add_on_host(&mut self, large: &Large, work: &Work, client: u32, place: usize, weight: i64, host: &mut OnHost) -> Result<()> {
+        let device = self.chunks.device();
+        let [dense, items] = large.trainer.weights().map(|b| (b, b.bytes() / 4));
+        let dense: Vec<f32> = device.download_vec(dense.0, 0, dense.1)?;
+        let items: Vec<f32> = device.download_vec(items.0, 0, items.1)?;
+        let d = self.weights().spec.dim();
+        let rows = items.chunks_exact(d).enumerate().map(|(item, row)| (item as u32, row));
+        self.add_update(work.rules, host, (work.round, client, place, weight), &dense, rows);
+        Ok(())
+    }
+
+    /// Whether there is a participant that keeps moments from round to round.
+    pub(super) fn keeps_moments(&self) -> bool {
+        self.participants.len() == 1 && self.participants.share_batches()
+    }
+
+    /// The moments after the last round that succeeded, wherever they are.
+    pub(super) fn held_moments(&self) -> Result<Option<Moments>> {
+        match &self.large {
+            _ if !self.keeps_moments() => Ok(None),
+            Some(large) if !self.moments_on_host => Ok(Some(large.trainer.fetch_moments(self.chunks.device())?)),
+            _ => Ok(self.moments.clone()),
+        }
+    }
+
+    /// The clients of many sequences, and the others.
+    pub(super) fn by_size(&self, clients: &[u32]) -> (Vec<u32>, Vec<u32>) {
+        clients.iter().partition(|&&client| self.participants.users(client).len() > 1)
+    }
+
+    /// The round has succeeded.
+    pub(super) fn commit_moments(&mut self) {
+        if let Some(large) = &mut self.large {
+            large.trainer.commit();
+        }
+    }
+}
+
+impl PackLane<'_> {
+    /// Gives `step`, whose rows are items, rows of its own in the order in which it names them; returns the item of each.
+    fn own_rows(&mut self, step: &mut Step, items: usize) -> Vec<u32> {
+        self.row.resize(items, u32::MAX);
+        let mut named = Vec::new();
+        for row in step.row.iter_mut().chain(&mut step.cands) {
+            let own = &mut self.row[*row as usize];
+            if *own == u32::MAX {
+                *own = named.len() as u32;
+                named.push(*row);
+            }
+            *row = *own;
+        }
+        named.iter().for_each(|&item| self.row[item as usize] = u32::MAX);
+        named
+    }
+}

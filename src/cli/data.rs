@@ -7,6 +7,7 @@ use super::table::pairs;
 use crate::config::{self, Duplicates, Repeats, Settings};
 use crate::data::{self, Dropped, Stats};
 use crate::run::{self, Observer};
+use crate::settings;
 use crate::{Error, Result};
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
@@ -187,7 +188,7 @@ fn prepare(args: &Prepare) -> Result<()> {
     sets.extend(setting("also_bought_column", &args.also_bought_column));
     sets.extend(setting("duplicates", &args.duplicates));
     sets.extend(setting("repeats", &args.repeats));
-    let effective = config::load(None, &sets).map_err(in_flags)?;
+    let effective = settings::load(None, &sets).map_err(in_flags)?;
     let stats = store(&effective.settings, &args.out, args.overwrite)?;
     if stats.repeats == 0 {
         return Ok(());
@@ -201,7 +202,7 @@ fn synth(args: &Synth) -> Result<()> {
     sets.extend(setting("synth_items", &args.items));
     sets.extend(setting("synth_mean_length", &args.mean_length));
     sets.extend(setting("synth_seed", &args.seed));
-    store(&config::load(None, &sets).map_err(in_flags)?.settings, &args.out, args.overwrite).map(|_| ())
+    store(&settings::load(None, &sets).map_err(in_flags)?.settings, &args.out, args.overwrite).map(|_| ())
 }
 
 /// Flags of settings that have another name or no default; every other flag is called as its setting is, with dashes.

@@ -4,6 +4,7 @@
 
 mod backbones;
 mod bert4rec;
+mod check;
 mod gru4rec;
 mod layout;
 pub mod objectives;
@@ -14,6 +15,7 @@ mod worker_shape;
 
 pub use backbones::{BackboneKind, KINDS as BACKBONES, register as register_backbone};
 pub use bert4rec::Bert4rec;
+pub use check::{check, fits};
 pub use gru4rec::Gru4rec;
 pub use layout::*;
 pub use sasrec::Sasrec;

@@ -10,6 +10,7 @@
 mod account;
 mod build;
 mod catalogue;
+mod check;
 mod compare;
 mod features;
 #[doc(hidden)]
@@ -33,7 +34,8 @@ mod store;
 pub mod text;
 
 pub use account::{Failure, Generation, Provenance};
-pub use build::{Built, Options, build, build_with, build_with_statistics, validate};
+pub use build::{Built, Options, build, build_with, build_with_statistics};
+pub use check::check;
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
 pub use features::{Features, Profile};
 pub use generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind};

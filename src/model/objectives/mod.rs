@@ -9,8 +9,6 @@ mod next_item;
 mod registered;
 mod tri_view;
 
-pub use in_batch::{InBatchSettings, Similarity};
-pub use masked_item::MaskedSettings;
 pub use registered::{TermKind, register};
 
 use super::Layout;

@@ -13,6 +13,8 @@ pub fn check(settings: &Settings) -> Result<()> {
     let s = &settings.federation;
     number(|x| x > 0.0 && x <= 1.0, "federation.fraction", s.fraction, "above 0 and at most 1 (a share)")?;
     at_least_one("federation.rounds", s.rounds)?;
+    let groups = "\"groups:N\" with N of at least 1";
+    ensure(s.clients != Clients::Groups(0), "federation.clients", s.clients, groups)?;
     for (i, group) in s.shared.iter().enumerate() {
         let twice = s.shared[..i].contains(group);
         ensure(!twice, "federation.shared", format!("a list with `{}` twice", group.name()), "each group once")?;

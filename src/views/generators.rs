@@ -4,6 +4,7 @@ use super::catalogue::CatalogueGenerator;
 #[cfg(feature = "llm")]
 use super::llm::LlmGenerator;
 use super::random::{RandomCounterfactual, RandomGenerator};
+#[cfg(feature = "endpoint")]
 use super::served::ServedGenerator;
 use super::{Generator, PublicCatalogue};
 use crate::config::{GeneratorKind, ViewSettings};
@@ -69,7 +70,10 @@ pub const KINDS: &[GeneratorEntry] = &[
         summary: "a language model behind an endpoint",
         neighbours: false,
         version: 0,
+        #[cfg(feature = "endpoint")]
         build: |settings, public, threads, cache| Ok(Box::new(ServedGenerator::new(public, settings, threads, cache)?)),
+        #[cfg(not(feature = "endpoint"))]
+        build: |_, _, _, _| Err(Error::setting("views.generator", "`served` is not in this build; build with `--features endpoint`")),
     },
 ];
 

@@ -28,6 +28,7 @@ mod pack;
 mod popularity;
 mod random;
 mod recipe;
+#[cfg(feature = "endpoint")]
 pub mod served;
 mod statistics;
 mod store;

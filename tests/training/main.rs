@@ -17,3 +17,4 @@ mod metrics;
 mod ptf_fsr;
 mod real;
 mod rules;
+mod validated;

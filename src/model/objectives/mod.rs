@@ -71,7 +71,7 @@ pub trait Term: Send + Sync {
     fn pack(&self, sequence: &Sequence, epoch: u32, out: &mut Out);
 
     /// Adds the term's share to `dh [Q, d]` and to row gradients, from hidden states `h [Q, d]`. Does nothing where the step holds
-    /// nothing of the term. Examples that a term has packed are trained on by [`next_item::NextItem`], whoever packed them.
+    /// nothing of the term. Examples that a term has packed are trained on by the next-item term, whoever packed them.
     fn backward(&self, _be: &mut dyn Backend, _loss: &LossSettings, _h: Act, _dh: Act) {}
 }
 

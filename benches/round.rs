@@ -4,12 +4,13 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lumos::bench::{RoundBench, default_lengths, settings, world};
 use lumos::data::Split;
 use lumos::federation::Trainer;
+use lumos::testing::valid;
 
 fn round(c: &mut Criterion) {
     let bench = RoundBench { clients: 512, lengths: default_lengths(7, 50), ..Default::default() };
     let (data, views) = world(&bench);
     let settings = settings(&bench);
-    let mut trainer = Trainer::new(&settings, &data, &views).expect("a world to train on");
+    let mut trainer = Trainer::new(valid(&settings), &data, &views).expect("a world to train on");
     let mut group = c.benchmark_group("round");
     group.sample_size(10);
     group.throughput(Throughput::Elements(u64::from(bench.clients * bench.epochs)));

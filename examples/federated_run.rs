@@ -2,14 +2,12 @@
 //!
 //!     cargo run --release --example federated_run
 
-use lumos::{Settings, Silent, Split, Trainer, load_settings, metrics, prepare};
+use lumos::{Settings, Silent, Split, Trainer, Validated, load_settings, metrics, prepare};
 
 /// Settings for a small synthetic world in `folder`.
-fn settings(folder: &std::path::Path) -> lumos::Result<Settings> {
+fn settings(folder: &std::path::Path) -> lumos::Result<Validated<Settings>> {
     let sets = ["data.format=synthetic", "data.synth_users=300", "data.synth_items=120", "model.dim=16", "federation.rounds=5"];
-    let mut settings = load_settings(None, &sets.map(String::from))?.settings;
-    settings.data.dir = Some(folder.join("world"));
-    Ok(settings)
+    load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))
 }
 
 /// HR@10 of every user's last item after five rounds.

@@ -89,8 +89,7 @@ pub fn run(folder: &Path) -> lumos::Result<f64> {
         "loss.contrast=none",
         "model.backbone=markov",
     ];
-    let mut settings = load_settings(None, &sets.map(String::from))?.settings;
-    settings.data.dir = Some(folder.join("world"));
+    let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
     let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
     for _ in 0..20 {

@@ -57,8 +57,7 @@ pub fn run(folder: &Path) -> Result<([f64; 2], UserViews)> {
     // Before the settings are read, which name it.
     views::register_generator(FASHION)?;
     let sets = ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "views.generator=fashion", "loss.lambda=0.5"];
-    let mut settings = load_settings(None, &sets.map(String::from))?.settings;
-    settings.data.dir = Some(folder.join("world"));
+    let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
     let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
     let contrasts: Vec<f64> = (0..10).map(|_| trainer.round().map(|report| report.contrast_loss)).collect::<Result<_>>()?;

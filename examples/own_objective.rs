@@ -58,8 +58,7 @@ pub fn run(folder: &Path) -> lumos::Result<[f64; 2]> {
     // Before the settings are read, which name it.
     objectives::register(TWO_AHEAD)?;
     let sets = ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "loss.terms=[\"two-ahead every=2\"]"];
-    let mut settings = load_settings(None, &sets.map(String::from))?.settings;
-    settings.data.dir = Some(folder.join("world"));
+    let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
     let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
     let losses: Vec<f64> = (0..10).map(|_| trainer.round().map(|report| report.rec_loss)).collect::<lumos::Result<_>>()?;

@@ -36,8 +36,7 @@ impl Reader for Baskets {
 pub fn run(file: &Path, folder: &Path) -> lumos::Result<(usize, usize)> {
     register_reader(Baskets)?;
     let sets = ["data.format=baskets".to_string(), format!("data.inter={}", file.display())];
-    let mut settings = load_settings(None, &sets)?.settings;
-    settings.data.dir = Some(folder.join("baskets"));
+    let settings = load_settings(None, &sets)?.settings.with(|s| s.data.dir = Some(folder.join("baskets")))?;
     let (data, _) = prepare_data(&settings, false, &Silent)?;
     println!("{} users, {} items", data.users(), data.item_count());
     Ok((data.users(), data.item_count()))

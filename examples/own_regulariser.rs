@@ -94,8 +94,7 @@ pub fn run(folder: &Path) -> lumos::Result<(f64, [f32; 2])> {
     let mut spread = |terms: &str| -> lumos::Result<f32> {
         let world = ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "method=fed-gru4rec", "model.dim=16"];
         let sets = world.into_iter().chain([terms]).map(String::from).collect::<Vec<_>>();
-        let mut settings = load_settings(None, &sets)?.settings;
-        settings.data.dir = Some(folder.join("world"));
+        let settings = load_settings(None, &sets)?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
         let prepared = prepare(&settings, &Silent)?;
         if !settings.loss.terms.is_empty() {
             error = gradient_error(&settings, &prepared.data, &prepared.views)?;

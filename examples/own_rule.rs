@@ -33,8 +33,7 @@ pub fn run(folder: &Path) -> lumos::Result<f64> {
     // Before the settings are read, which name it.
     rules::register(TIMID)?;
     let sets = ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "federation.rules=[\"timid share=0.25\"]"];
-    let mut settings = load_settings(None, &sets.map(String::from))?.settings;
-    settings.data.dir = Some(folder.join("world"));
+    let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
     let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
     trainer.round()?;

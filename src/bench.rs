@@ -3,7 +3,9 @@
 
 use crate::base::rng::{Purpose, Stream};
 use crate::base::{clean, memory};
-use crate::config::{Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Resident, Settings, UploadRows};
+use crate::config::{
+    Anchor, Average, Contrast, GeneratorKind, LocalOptimizer, RecLoss, Resample, Resident, Settings, UploadRows, Validated,
+};
 use crate::data::{Dataset, ItemText, Split};
 use crate::device::telemetry::{Sampler, Spread, Summary};
 use crate::engine::cuda::DeviceRound;
@@ -318,7 +320,7 @@ pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<R
     let what = format!("{} items of width {} and {} clients", bench.items, bench.dim, bench.world_clients());
     memory::check(&what, least_bytes(bench), "lower --items, --dim, --clients or --population")?;
     let (data, views) = world(bench);
-    let settings = settings(bench);
+    let settings = Validated::new(settings(bench))?;
     let mut device = Devices::default().to_train(&settings)?;
     let mut trainer = device.trainer(&settings, &data, &views)?;
     let sampler = device.device().and_then(|d| d.uuid()).and_then(Sampler::start);

@@ -12,8 +12,8 @@
 //! # fn main() -> lumos::Result<()> {
 //! # let folder = tempfile::tempdir().unwrap();
 //! let sets = ["data.format=synthetic", "data.synth_users=100", "data.synth_items=60", "model.dim=8", "model.heads=2"];
-//! let mut settings = load_settings(None, &sets.map(String::from))?.settings;
-//! settings.data.dir = Some(folder.path().join("world"));
+//! let settings = load_settings(None, &sets.map(String::from))?.settings;
+//! let settings = settings.with(|s| s.data.dir = Some(folder.path().join("world")))?;
 //!
 //! let prepared = prepare(&settings, &Silent)?;
 //! let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
@@ -42,6 +42,17 @@
 //! assert!(error.to_string().contains("did you mean `sasrec`"));
 //! ```
 //!
+//! What is prepared and trained takes [`Validated`] settings, which only a check of every part can make. Settings filled in by hand are checked by
+//! [`Validated::new`]:
+//!
+//! ```
+//! use lumos::{Settings, Validated};
+//!
+//! let mut settings = Settings::default();
+//! settings.model.heads = 0;
+//! assert_eq!(Validated::new(settings).unwrap_err().to_string(), "setting model.heads: is 0, must be at least 1");
+//! ```
+//!
 //! # Parts of one's own
 //!
 //! | what | trait | made known by | example |
@@ -58,12 +69,13 @@
 //!
 //! # Features
 //!
-//! `cli` is the program, `cuda` training on a GPU, `llm` views by a local language model; all three are on by default. `https` is TLS for
+//! `cli` is the program, `cuda` training on a GPU, `llm` views by a local language model, `endpoint` views by one behind an HTTP endpoint; all
+//! four are on by default. `https` is TLS for
 //! endpoints, `candle-cuda` and `flash-attn` another way for language models to a GPU.
 //!
 //! # Modules
 //!
-//! Layers point downwards only: `cli` -> `run` -> `federation` -> `engine` -> `model` -> `backend` -> `device` -> `base`; `data`, `views` and
+//! Layers point downwards only: `cli` -> `run` -> `settings` -> `federation` -> `engine` -> `model` -> `backend` -> `device` -> `config` -> `base`; `data`, `views` and
 //! `eval` know nothing of devices. `check` holds a GPU against the CPU, from kernels to whole rounds.
 #![deny(missing_docs)]
 
@@ -83,14 +95,15 @@ pub mod federation;
 pub mod llm;
 pub mod model;
 pub mod run;
+pub mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 pub mod views;
 
 pub use base::error::{Error, ErrorKind, Result};
 pub use config::{
-    DataSettings, Effective, EvalSettings, FederationSettings, LocalSettings, LossSettings, ModelSettings, Settings, ViewSettings,
-    load as load_settings,
+    DataSettings, Effective, EvalSettings, FederationSettings, LocalSettings, LossSettings, ModelSettings, Settings, Validated,
+    ViewSettings,
 };
 pub use data::{Dataset, ItemText, RawBuilder, RawData, Reader, Split, reader_names, register_reader};
 pub use engine::{Mean, Needs, Occasion, Rule, Update};
@@ -99,4 +112,5 @@ pub use federation::{RoundReport, Trainer};
 pub use model::objectives::Term;
 pub use model::{Encoder, ModelSpec, Weights};
 pub use run::{Checkpoint, Observer, Prepared, RunFolder, RunResult, Silent, prepare, prepare_data};
+pub use settings::load as load_settings;
 pub use views::{Generator, UserViews, Views};

@@ -2,11 +2,12 @@
 //! much more than it is given. Doors that need what is private to a layer live there (`lumos::llm::fuzz` and the like).
 
 use lumos::base::files::sha256_hex;
-use lumos::config::{self, Group, ServerOptimizer, Settings};
+use lumos::config::{self, Group, ServerOptimizer, Settings, Validated};
 use lumos::data;
 use lumos::engine::{NamedTensor, TensorData, wire};
 use lumos::federation::Trainer;
 use lumos::run::{self, Checkpoint, RunInfo};
+use lumos::settings;
 use lumos::views::{Views, fuzz::world};
 use safetensors::{Dtype, SafeTensors};
 use std::path::{Path, PathBuf};
@@ -84,17 +85,17 @@ pub fn prepared(bytes: &[u8]) {
 pub fn settings(bytes: &[u8]) {
     in_folder(|folder| {
         let path = put(folder, "settings.toml", bytes);
-        let _ = config::load_written(&path);
-        if let Ok(effective) = config::load(Some(&path), &[])
+        let _ = settings::load_written(&path);
+        if let Ok(effective) = settings::load(Some(&path), &[])
             && let Ok(text) = effective.to_toml()
         {
             let written = put(folder, "config.toml", text.as_bytes());
-            let read = config::load_written(&written).unwrap_or_else(|e| panic!("{e}\n{text}"));
+            let read = settings::load_written(&written).unwrap_or_else(|e| panic!("{e}\n{text}"));
             assert_eq!(config::flat(&read).ok(), config::flat(&effective.settings).ok(), "settings come back as they were written");
         }
         let text = String::from_utf8_lossy(bytes);
         for line in text.lines().filter(|line| line.contains('=')).take(3) {
-            let _ = config::load(None, &[line.to_string()]);
+            let _ = settings::load(None, &[line.to_string()]);
         }
     });
 }
@@ -120,7 +121,7 @@ pub fn checkpoint(bytes: &[u8]) {
         })
         .collect();
     let (data, views) = (world(), Views::default());
-    for settings in runs() {
+    for settings in runs().map(|settings| Validated::new(settings).expect("settings of a seed are valid")) {
         let Ok(mut trainer) = Trainer::new(&settings, &data, &views) else { panic!("the settings of a seed do not train") };
         let before = trainer.tensors().ok();
         match trainer.restore(&tensors, 1) {

@@ -9,7 +9,7 @@ use super::{Progress, batch, batches, calls, direct, local, yardstick};
 use crate::backend::cuda::ops::KernelSet;
 use crate::backend::{Mask, RowKind};
 use crate::bench::{self, RoundBench};
-use crate::config::{Contrast, Precision, RecLoss, Resident, Similarity};
+use crate::config::{Contrast, Precision, RecLoss, Resident, Similarity, Validated};
 use crate::device::interface::Device;
 use crate::device::telemetry::Sampler;
 use crate::federation::Trainer;
@@ -173,6 +173,7 @@ fn round(device: &Arc<dyn Device>, name: &str, (precision, resident): (Precision
     let (data, views) = bench::world(bench);
     let mut settings = bench::settings(bench);
     (settings.precision, settings.gpu.resident) = (precision, resident);
+    let settings = Validated::new(settings)?;
     device.reset_peak();
     let mut trainer = Trainer::on_device(&settings, &data, &views, device.clone())?;
     trainer.round()?;

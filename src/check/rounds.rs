@@ -5,7 +5,7 @@ use super::report::CheckLine;
 use crate::bench;
 use crate::config::{
     Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual,
-    ServerOptimizer, Settings, UploadRows,
+    ServerOptimizer, Settings, UploadRows, Validated,
 };
 use crate::data::Dataset;
 use crate::device::interface::Device;
@@ -175,7 +175,8 @@ pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>,
     for (name, settings) in kinds(quick) {
         progress(&format!("a round on the CPU and on the device: {name}"));
         let (data, views) = world(clients, items, &settings);
-        let exact = Settings { precision: Precision::Fp32, ..settings.clone() };
+        let exact = Validated::new(Settings { precision: Precision::Fp32, ..settings.clone() })?;
+        let settings = Validated::new(settings)?;
         let bound = match settings.precision {
             Precision::Fp32 => NEAR,
             Precision::Tf32 => NEAR_TF32,
@@ -201,7 +202,10 @@ pub fn bits(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, p
     for (name, settings) in kinds {
         progress(&format!("the same bits: {name}"));
         let (data, views) = world(clients, items, &settings);
-        let run = |settings: &Settings, bytes| trained(Trainer::on_device(settings, &data, &views, device.clone())?, 2, bytes);
+        let run = |settings: &Settings, bytes| {
+            let settings = Validated::new(settings.clone())?;
+            trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 2, bytes)
+        };
         let whole = match run(&settings, None) {
             Ok(whole) => whole,
             Err(e) => {
@@ -236,6 +240,7 @@ pub fn smoke(device: &Arc<dyn Device>, lines: &mut Vec<CheckLine>, progress: Pro
         let (data, views) = world(20, 40, &settings);
         let finite = |tensors: &[NamedTensor]| floats(tensors).iter().all(|(_, v)| v.iter().all(|x| x.is_finite()));
         let run = || -> Result<f64> {
+            let settings = Validated::new(settings.clone())?;
             let tensors = trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 1, Some(1))?;
             Ok(if finite(&tensors) { 0.0 } else { f64::INFINITY })
         };

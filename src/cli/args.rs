@@ -1,9 +1,10 @@
 //! Arguments that several sub-commands share.
 
 use crate::Result;
-use crate::config::{self, Effective, methods};
+use crate::config::{Effective, methods};
 use crate::data::Split;
 use crate::device::Choice;
+use crate::settings;
 use clap::ValueEnum;
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -75,14 +76,14 @@ impl Overrides {
 impl ConfigArgs {
     /// The effective settings.
     pub fn load(&self) -> Result<Effective> {
-        config::load(Some(&self.config), &self.over.sets()?)
+        settings::load(Some(&self.config), &self.over.sets()?)
     }
 
     /// The effective settings with another method.
     pub fn load_method(&self, method: &str) -> Result<Effective> {
         let mut sets = self.over.sets()?;
         sets.push(format!("method={method}"));
-        config::load(Some(&self.config), &sets)
+        settings::load(Some(&self.config), &sets)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::args::Overrides;
 use super::output::{say, say_json};
-use crate::{Result, config};
+use crate::{Result, config, settings};
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 pub fn main(args: &Args) -> Result<()> {
-    let effective = config::load(args.config.as_deref(), &args.over.sets()?)?;
+    let effective = settings::load(args.config.as_deref(), &args.over.sets()?)?;
     if !args.json {
         return say(effective.to_toml()?.trim_end());
     }

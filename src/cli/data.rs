@@ -8,6 +8,7 @@ use crate::base::clean;
 use crate::config::{self, Duplicates, Repeats, Settings};
 use crate::data::{self, Dropped, Stats, UserGroups};
 use crate::run::{self, Observer};
+use crate::settings;
 use crate::{Error, Result};
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
@@ -196,7 +197,7 @@ fn prepare(args: &Prepare) -> Result<()> {
     sets.extend(setting("group_column", &args.group_column));
     sets.extend(setting("duplicates", &args.duplicates));
     sets.extend(setting("repeats", &args.repeats));
-    let effective = config::load(None, &sets).map_err(in_flags)?;
+    let effective = settings::load(None, &sets).map_err(in_flags)?;
     let stats = store(&effective.settings, &args.out, args.overwrite)?;
     if stats.repeats == 0 {
         return Ok(());
@@ -211,7 +212,7 @@ fn synth(args: &Synth) -> Result<()> {
     sets.extend(setting("synth_mean_length", &args.mean_length));
     sets.extend(setting("synth_seed", &args.seed));
     sets.extend(setting("group_column", &args.group_column));
-    store(&config::load(None, &sets).map_err(in_flags)?.settings, &args.out, args.overwrite).map(|_| ())
+    store(&settings::load(None, &sets).map_err(in_flags)?.settings, &args.out, args.overwrite).map(|_| ())
 }
 
 /// Flags of settings that have another name or no default; every other flag is called as its setting is, with dashes.

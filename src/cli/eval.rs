@@ -42,10 +42,11 @@ pub struct Args {
 
 pub fn main(args: &Args) -> Result<()> {
     let folder = RunFolder::open(&args.run)?;
-    let mut settings = folder.settings()?;
-    settings.threads = args.threads.unwrap_or(settings.threads);
-    // Nothing is trained: the kernels of resident training need not be loaded, or compiled.
-    settings.gpu.resident = Resident::Off;
+    let settings = folder.settings()?.with(|s| {
+        s.threads = args.threads.unwrap_or(s.threads);
+        // Nothing is trained: the kernels of resident training need not be loaded, or compiled.
+        s.gpu.resident = Resident::Off;
+    })?;
     let progress = Progress::new(args.json);
     let device = Devices::default().to_rank(&settings, &args.device)?;
     let scored = run::score(&folder, &settings, args.split.into(), args.checkpoint.name(), &device, &progress)?;

@@ -6,7 +6,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
 use crate::data::Split;
-use crate::{Result, config, run};
+use crate::{Result, eval, run};
 use std::path::PathBuf;
 
 /// Prepare the data, make the views, train `method` and every method of `compare`, and print one table
@@ -73,7 +73,7 @@ pub fn main(args: &Args) -> Result<()> {
     if let Some([_, test]) = rows.first().and_then(|r| run::masked_targets(&r.result)) {
         say(format!("masked targets: {test}; they lie in the user's history, are never recommended and count as misses"))?;
     }
-    let k = config::select(&settings.eval)?.k;
+    let k = eval::select(&settings.eval)?.k;
     for c in &tests {
         for test in c.tests.iter().filter(|t| t.k == k) {
             say(format!("\nA = {}, B = {}: {}\n{test}", c.a, c.b, test.heading()))?;

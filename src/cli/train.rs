@@ -5,8 +5,9 @@ use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
-use crate::config::{self, Effective};
+use crate::config::Effective;
 use crate::run::{self, Claim, Devices, Job, Observer, Prepared, Start};
+use crate::settings;
 use crate::{Result, data};
 use std::path::PathBuf;
 
@@ -43,7 +44,7 @@ pub struct Args {
 
 impl Args {
     fn effective(&self) -> Result<Effective> {
-        let effective = config::load(self.config.as_deref(), &self.over.sets()?)?;
+        let effective = settings::load(self.config.as_deref(), &self.over.sets()?)?;
         match &self.data {
             Some(dir) => effective.on_prepared(dir, &data::load_manifest(dir)?.settings),
             None => Ok(effective),

@@ -6,9 +6,10 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{table, table_with};
 use crate::base::{clean, json};
-use crate::config::{self, Settings};
+use crate::config::{Settings, Validated};
 use crate::data::Dataset;
 use crate::run::Observer;
+use crate::settings;
 use crate::views::{Comparison, Figures, Manifest, Overlap, Pair};
 use crate::{Error, Result, data, run, views};
 use clap::Subcommand;
@@ -103,11 +104,11 @@ pub fn main(command: &Command) -> Result<()> {
 }
 
 /// Looks at what is known before views are made.
-type Before<'a> = &'a dyn Fn(&Settings, &Dataset, &Path, &Progress) -> Result<()>;
+type Before<'a> = &'a dyn Fn(&Validated<Settings>, &Dataset, &Path, &Progress) -> Result<()>;
 
 /// Settings, data and views of `source`.
-fn prepare(source: &Source, users: Option<usize>, json: bool, before: Before<'_>) -> Result<(Settings, run::Prepared)> {
-    let settings = config::load(source.config.as_deref(), &source.over.sets()?)?.settings;
+fn prepare(source: &Source, users: Option<usize>, json: bool, before: Before<'_>) -> Result<(Validated<Settings>, run::Prepared)> {
+    let settings = settings::load(source.config.as_deref(), &source.over.sets()?)?.settings;
     if !run::needs_views(&settings) {
         let message = format!("method `{}` uses no views; choose one that does (`lumos methods`)", settings.method);
         return Err(Error::Usage(message));

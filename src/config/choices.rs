@@ -22,7 +22,7 @@ macro_rules! choice {
     };
 }
 
-pub(crate) use choice;
+pub(super) use choice;
 
 /// A choice to which other crates add names (see [`Names`]).
 macro_rules! open_choice {

@@ -3,7 +3,7 @@
 use super::methods::{self, Family, Method};
 use super::refusal;
 use super::schema::{Schema, nest, tidy};
-use super::{DataSettings, Settings, validate};
+use super::{DataSettings, Settings, Validated};
 use crate::base::names;
 use crate::{Error, Result};
 use serde::Serialize;
@@ -48,23 +48,22 @@ impl Origin {
     }
 }
 
+/// Refuses settings that cannot be meant.
+pub(crate) type Check<'c> = &'c dyn Fn(&Settings) -> Result<()>;
+
 /// The settings of a run and where each came from.
 #[derive(Clone, Debug)]
 pub struct Effective {
-    /// The settings, checked by [`validate`].
-    pub settings: Settings,
+    /// The settings.
+    pub settings: Validated<Settings>,
     /// Origin of every dotted key.
     pub origins: BTreeMap<String, Origin>,
     /// The file, where there was one.
     pub file: Option<PathBuf>,
 }
 
-/// Reads `path` (none: defaults and presets alone) and applies `sets`, each `KEY=VALUE`, later ones winning.
-///
-/// # Errors
-/// [`Error::Data`] with file and line for broken TOML, [`Error::Setting`] for unknown keys and names, wrong types, values out of range and
-/// a top-level value that the method sets otherwise.
-pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Effective> {
+/// As [`crate::settings::load`], with the check of the parts that are set.
+pub(crate) fn load(path: Option<&Path>, sets: &[String], check: Check) -> Result<Effective> {
     let schema = Schema::new()?;
     let place = path.map_or_else(|| "defaults".to_string(), |p| p.display().to_string());
     let mut top = match path {
@@ -111,12 +110,12 @@ pub fn load(path: Option<&Path>, sets: &[String]) -> Result<Effective> {
     let read = refusal::read(Value::Table(nest(&values)?));
     let mut settings: Settings = read.map_err(|(key, why)| Error::setting(key, format!("{place}: wanted {why}")))?;
     settings.views.mask = settings.eval.mask;
-    validate(&settings)?;
+    let settings = Validated::by(settings, check)?;
     Ok(Effective { settings, origins, file: path.map(Path::to_path_buf) })
 }
 
-/// Reads settings that were written by [`Effective::to_toml`]: complete, so no method is applied to them again.
-pub fn load_written(path: &Path) -> Result<Settings> {
+/// As [`crate::settings::load_written`], with the check of the parts that are set.
+pub(crate) fn load_written(path: &Path, check: Check) -> Result<Validated<Settings>> {
     let schema = Schema::new()?;
     let flat = schema.flatten(&read_table(path)?, &path.display().to_string())?;
     let mut values = schema.defaults();
@@ -124,8 +123,7 @@ pub fn load_written(path: &Path) -> Result<Settings> {
     let read = refusal::read(Value::Table(nest(&values)?));
     let mut settings: Settings = read.map_err(|(key, why)| Error::mismatch(path, format!("`{key}` cannot be read: wanted {why}")))?;
     settings.views.mask = settings.eval.mask;
-    validate(&settings)?;
-    Ok(settings)
+    Validated::by(settings, check)
 }
 
 /// Every key of `settings` with its value, dotted; optional keys without a value are left out.
@@ -152,26 +150,23 @@ fn collect(path: &str, table: &Table, flat: &mut BTreeMap<String, Value>) {
 }
 
 impl Effective {
-    /// The same with the data set in the folder `dir`, which was prepared with `data`. Every `data.*` of a file gives way.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] for a `data.*` of the command line, which contradicts the folder.
-    pub fn on_prepared(mut self, dir: &Path, data: &DataSettings) -> Result<Effective> {
+    /// As [`Effective::on_prepared`], with the check of the parts that are set.
+    pub(crate) fn moved(mut self, dir: &Path, data: &DataSettings, check: Check) -> Result<Effective> {
         let own = |key: &&String| key.starts_with("data.");
         if let Some((key, _)) = self.origins.iter().find(|(key, origin)| own(key) && **origin == Origin::CommandLine) {
             return Err(Error::setting(key, format!("{} is prepared already; leave out --set {key} or --data", dir.display())));
         }
-        self.settings.data = DataSettings { dir: Some(dir.to_path_buf()), ..data.clone() };
+        let data = DataSettings { dir: Some(dir.to_path_buf()), ..data.clone() };
+        self.settings = Validated::by(Settings { data, ..self.settings.into_inner() }, check)?;
         // What the folder was made with by default was not chosen.
         let (values, defaults) = (flat(&self.settings)?, flat(&Settings::default())?);
         for (key, origin) in self.origins.iter_mut().filter(|(key, _)| own(key)) {
             *origin = if values.get(key) == defaults.get(key) { Origin::Default } else { Origin::Prepared };
         }
-        validate(&self.settings)?;
         Ok(self)
     }
 
-    /// The settings as TOML with the origin of each value as a comment. Readable by [`load_written`].
+    /// The settings as TOML with the origin of each value as a comment. Readable by [`crate::settings::load_written`].
     pub fn to_toml(&self) -> Result<String> {
         let values = flat(&self.settings)?;
         let mut text = String::new();

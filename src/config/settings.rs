@@ -1,14 +1,15 @@
 //! Every setting, its type, its default and what it means. Defaults are written here and nowhere else.
 
 mod gpu;
+mod terms;
 mod views;
 
 use super::choices::*;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-pub use crate::model::objectives::{InBatchSettings, MaskedSettings, Similarity};
 pub use gpu::*;
+pub use terms::*;
 pub use views::*;
 
 /// Where the data comes from and how it is prepared.

@@ -6,6 +6,7 @@
 //! the k-core and the length limits and packs the sequences; [`prepare()`] writes the folder and [`load`] reads it back.
 //! [`find_or_prepare`] does whichever of the two is due.
 
+mod check;
 mod columns;
 mod csv;
 mod dataset;
@@ -26,6 +27,7 @@ mod text;
 mod times;
 mod unpack;
 
+pub use check::check;
 pub use dataset::*;
 pub use filter::{Filtered, filter};
 pub use manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SourceFile};

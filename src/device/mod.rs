@@ -4,6 +4,7 @@
 //! and looks for the libraries at run time. With the feature `testing` the module `host` runs the same
 //! kernels on the CPU.
 
+mod check;
 pub mod choice;
 #[cfg(feature = "cuda")]
 pub mod driver;
@@ -28,6 +29,7 @@ mod staging;
 pub mod telemetry;
 
 pub use crate::base::device_error::{DeviceError, Geometry, size, version};
+pub use check::check;
 pub use choice::{Choice, Chosen, choose};
 pub use environment::{GpuLine, Survey};
 pub use interface::{Arg, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Plain, Resources, bytes_of};

@@ -4,6 +4,7 @@
 //! the server's step and ranks users. What happens to updates on the way is the business of [`Rule`]s, what happens to sums that of a
 //! [`Reduce`]; which clients, and what for, that of the federation above.
 
+mod check;
 mod chunk;
 pub mod cpu;
 pub mod cuda;
@@ -22,6 +23,7 @@ mod totals;
 mod update;
 pub mod wire;
 
+pub use check::check;
 pub use chunk::Chunk;
 pub use global::{Global, Tensors};
 pub use pack::{Packer, VisitPlan};

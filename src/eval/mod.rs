@@ -2,12 +2,14 @@
 //! models: it works on ranks, 1 for the best, [`MISS`] for a target that may not be recommended and 0 for a user without a target in
 //! the split.
 
+mod check;
 mod mask;
 mod metrics;
 mod paired;
 mod popularity;
 mod rank;
 
+pub use check::{check, fits, select};
 pub use mask::{MISS, ReturningTargets, best_items, rank_from_count};
 pub use metrics::{Metric, Metrics, SelectMetric, metrics};
 pub use paired::{Paired, paired, paired_seeds};

@@ -1,5 +1,6 @@
 //! The federation: who trains in a round ([`draw`]), what goes down and up ([`protocol`]), and what happens to updates ([`rules`]).
 
+mod check;
 mod divergence;
 mod draw;
 pub mod protocol;
@@ -7,6 +8,7 @@ mod report;
 pub mod rules;
 mod trainer;
 
+pub use check::{check, fits};
 pub use draw::*;
 pub use report::RoundReport;
 pub use trainer::Trainer;

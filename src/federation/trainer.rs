@@ -1,15 +1,16 @@
 //! The trainer: rounds of cohorts under a protocol.
 
+use super::check::fits;
 use super::draw::{Cohort, draw};
 use super::protocol::{Parts, Protocol, chosen};
 use super::report::RoundReport;
-use crate::config::{Clients, Settings};
+use crate::config::{Clients, Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
 use crate::engine::{NamedTensor, Participants, Progress, Tensors};
 use crate::eval::best_items;
-use crate::model::{Weights, objectives};
+use crate::model::{self, Weights, objectives};
 use crate::views::Views;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -26,11 +27,12 @@ pub struct Trainer<'a> {
 }
 
 impl<'a> Trainer<'a> {
-    /// A trainer with initial weights on the CPU. `settings` must have been validated.
+    /// A trainer with initial weights on the CPU.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a data set with nothing to train on, [`Error::Setting`] for a rule, a protocol or a term of the objective that cannot be.
-    pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
+    /// [`Error::Usage`] for a data set with nothing to train on, [`Error::Setting`] for more participants, or more negatives,
+    /// than it has users and items.
+    pub fn new(settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
         Trainer::of(Parts::new(settings, data, views))
     }
 
@@ -38,7 +40,12 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// As for [`Trainer::new`], and where the device fails or does not do what the settings ask.
-    pub fn on_device(settings: &'a Settings, data: &'a Dataset, views: &'a Views, device: Arc<dyn Device>) -> Result<Trainer<'a>> {
+    pub fn on_device(
+        settings: &'a Validated<Settings>,
+        data: &'a Dataset,
+        views: &'a Views,
+        device: Arc<dyn Device>,
+    ) -> Result<Trainer<'a>> {
         Trainer::of(Parts { device: Some(device), ..Parts::new(settings, data, views) })
     }
 
@@ -60,6 +67,8 @@ impl<'a> Trainer<'a> {
             let message = format!("is \"column\", and data set `{}` has no groups of users; set data.group_column", data.name);
             return Err(Error::setting("federation.clients", message));
         }
+        fits(settings, data.users() as u64)?;
+        model::fits(settings, data.item_count() as u64)?;
         let (kind, options) = chosen(settings)?;
         // Settings that were filled by hand may name a term that nothing has registered.
         objectives::check(settings)?;

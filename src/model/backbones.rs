@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_backbone_refuses_settings_of_its_own() {
         register(BackboneKind::of::<Even>("even", "", "")).unwrap();
-        let load = |dim: &str| crate::config::load(None, &["model.backbone=even".into(), format!("model.dim={dim}")]);
+        let load = |dim: &str| crate::settings::load(None, &["model.backbone=even".into(), format!("model.dim={dim}")]);
         assert!(load("6").is_ok());
         let message = load("7").unwrap_err().to_string();
         assert!(message.contains("model.dim") && message.contains("must be even"), "{message}");

@@ -4,6 +4,7 @@
 
 mod backbones;
 mod bert4rec;
+mod check;
 mod gru4rec;
 mod layout;
 pub mod objectives;
@@ -12,8 +13,9 @@ mod spec;
 mod weights;
 mod worker_shape;
 
-pub use backbones::{BackboneKind, KINDS as BACKBONES, check, register as register_backbone};
+pub use backbones::{BackboneKind, KINDS as BACKBONES, register as register_backbone};
 pub use bert4rec::Bert4rec;
+pub use check::{check, fits};
 pub use gru4rec::Gru4rec;
 pub use layout::*;
 pub use sasrec::Sasrec;

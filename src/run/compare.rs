@@ -30,7 +30,7 @@ pub fn compare(pairs: &[[PathBuf; 2]], split: Split) -> Result<Comparison> {
         return Err(Error::mismatch("compare", "needs at least two run folders"));
     };
     let (one, two) = (RunFolder::open(a)?, RunFolder::open(b)?);
-    let eval = one.settings()?.eval;
+    let eval = one.settings()?.into_inner().eval;
     let (first, second) = (one.info()?, two.info()?);
     let (mut ranks, mut sum) = (Vec::with_capacity(pairs.len()), None);
     for pair in pairs {

@@ -1,8 +1,8 @@
 //! Which device a run takes, and what is said of it.
 
 use crate::Result;
-use crate::config::Settings;
 use crate::config::methods::{self, Family};
+use crate::config::{Settings, Validated};
 use crate::data::Dataset;
 use crate::device::{Choice, Chosen, Device, DeviceError, choose};
 use crate::federation::{Trainer, protocol};
@@ -36,7 +36,7 @@ impl RunDevice {
     }
 
     /// A trainer there. Where any device would do and this one cannot be used after all, `self` becomes the CPU, with the reason.
-    pub fn trainer<'a>(&mut self, settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
+    pub fn trainer<'a>(&mut self, settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
         let Some(device) = &self.device else { return Trainer::new(settings, data, views) };
         match Trainer::on_device(settings, data, views, device.clone()) {
             // What was asked of the device itself stays an error.

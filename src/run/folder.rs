@@ -3,7 +3,8 @@
 use super::machine::Machine;
 use super::pipeline::Prepared;
 use crate::base::{clock, files::write_file};
-use crate::config::{self, Effective, Settings, methods};
+use crate::config::{self, Effective, Settings, Validated, methods};
+use crate::settings;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -119,7 +120,8 @@ impl RunFolder {
 
     /// Makes ready to continue the run with `effective`, which may differ only where no finished round depends on it.
     pub(super) fn resume(&self, effective: &Effective, prepared: &Prepared) -> Result<()> {
-        let differs = differences(&self.settings()?, &effective.settings)?;
+        let was = self.settings()?;
+        let differs = differences(&was, &effective.settings)?;
         if !differs.is_empty() {
             let list = differs.join("; ");
             let remedy = "resume with the settings it was started with, or choose another --out";
@@ -186,13 +188,13 @@ impl RunFolder {
     }
 
     /// The settings of the run. Methods of files that it names are made known.
-    pub fn settings(&self) -> Result<Settings> {
+    pub fn settings(&self) -> Result<Validated<Settings>> {
         for entry in std::fs::read_dir(self.methods()).into_iter().flatten().flatten() {
             if entry.path().extension().is_some_and(|e| e == "toml") {
                 methods::register_file(&entry.path())?;
             }
         }
-        config::load_written(&self.config())
+        settings::load_written(&self.config())
     }
 
     /// `run.json`.

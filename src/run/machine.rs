@@ -38,6 +38,7 @@ impl Machine {
             commit: option_env!("LUMOS_COMMIT").map(str::trim).filter(|name| !name.is_empty()).map(str::to_string),
             features: [
                 ("cuda", cfg!(feature = "cuda")),
+                ("endpoint", cfg!(feature = "endpoint")),
                 ("llm", cfg!(feature = "llm")),
                 ("candle-cuda", cfg!(feature = "candle-cuda")),
                 ("flash-attn", cfg!(feature = "flash-attn")),

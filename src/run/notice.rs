@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn more_than_one_in_a_hundred_is_said_unless_chosen() {
-        let load = |sets: &[&str]| crate::config::load(None, &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap();
+        let load = |sets: &[&str]| crate::settings::load(None, &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>()).unwrap();
         let told = returning_notice(&load(&[]), &world(2)).unwrap();
         for part in ["2.0 % of the test", "0.0 % of the validation", "eval.mask=none", "data.repeats=first"] {
             assert!(told.contains(part), "`{part}` is not in {told}");

@@ -4,9 +4,10 @@ use super::Observer;
 use super::folder::RunFolder;
 use crate::base::json;
 use crate::base::parallel;
-use crate::config::{Contrast, GeneratorKind, Settings};
+use crate::config::{Contrast, GeneratorKind, Settings, Validated};
 use crate::data::{self, Dataset, Found};
 use crate::device::telemetry::Sampler;
+use crate::settings::validate_against;
 use crate::views::{self, Views};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ fn views_root(data_dir: &Path) -> PathBuf {
 }
 
 /// The data set of `settings` and its folder; one that lies there already is replaced only where `overwrite` says so.
-pub fn prepare_data(settings: &Settings, overwrite: bool, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
+pub fn prepare_data(settings: &Validated<Settings>, overwrite: bool, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
     let steps = data::Steps {
         progress: &|what, done, total| observer.stage(what, done, total),
         note: &|text| observer.note(text),
@@ -74,14 +75,14 @@ pub fn open_data(dir: &Path, observer: &dyn Observer) -> Result<(Dataset, PathBu
 }
 
 /// Data set and views of `settings`.
-pub fn prepare(settings: &Settings, observer: &dyn Observer) -> Result<Prepared> {
+pub fn prepare(settings: &Validated<Settings>, observer: &dyn Observer) -> Result<Prepared> {
     let (data, data_dir) = prepare_data(settings, false, observer)?;
     prepare_on(settings, data, data_dir, observer)
 }
 
 /// The views that `settings` need of the data set in the folder `data_dir`.
-pub fn prepare_on(settings: &Settings, data: Dataset, data_dir: PathBuf, observer: &dyn Observer) -> Result<Prepared> {
-    crate::config::validate_against(settings, data.users(), data.item_count())?;
+pub fn prepare_on(settings: &Validated<Settings>, data: Dataset, data_dir: PathBuf, observer: &dyn Observer) -> Result<Prepared> {
+    validate_against(settings, data.users(), data.item_count())?;
     if !needs_views(settings) {
         return Ok(Prepared { data, views: Views::default(), data_dir, views_dir: None, views_manifest: None, views_reused: false });
     }
@@ -116,7 +117,7 @@ pub fn views_made(settings: &Settings, data: &Dataset, data_dir: &Path, first: O
 
 /// The views of a prepared data set; only of its first users where `first` says so.
 pub fn prepare_views(
-    settings: &Settings,
+    settings: &Validated<Settings>,
     data: Dataset,
     data_dir: PathBuf,
     first: Option<usize>,
@@ -149,7 +150,7 @@ pub fn prepare_views(
 }
 
 /// The data set that a finished or interrupted run was trained on.
-pub fn load_run_data(folder: &RunFolder, settings: &Settings, observer: &dyn Observer) -> Result<Dataset> {
+pub fn load_run_data(folder: &RunFolder, settings: &Validated<Settings>, observer: &dyn Observer) -> Result<Dataset> {
     let info = folder.info()?;
     let data = match data::load_manifest(&info.data_dir) {
         Ok(manifest) if manifest.fingerprint == info.fingerprint => data::load(&info.data_dir)?,

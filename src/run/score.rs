@@ -7,8 +7,8 @@ use super::pipeline::load_run_data;
 use super::ranks::write_ranks;
 use super::result::{Scores, scores, split_name};
 use super::{CheckpointMeta, Devices, Observer, RunDevice};
-use crate::config::Settings;
 use crate::config::methods::{self, Family};
+use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::federation::Trainer;
 use crate::views::Views;
@@ -41,7 +41,7 @@ pub struct Scored {
 pub fn open_trained<'a>(
     folder: &RunFolder,
     name: &str,
-    settings: &'a Settings,
+    settings: &'a Validated<Settings>,
     data: &'a Dataset,
     views: &'a Views,
     device: &mut RunDevice,
@@ -63,7 +63,7 @@ pub fn open_trained<'a>(
 /// Ranks every user of the run in `folder` under its checkpoint `name`. The ranks of `best` are kept in the folder.
 pub fn score(
     folder: &RunFolder,
-    settings: &Settings,
+    settings: &Validated<Settings>,
     split: Split,
     name: &str,
     device: &RunDevice,
@@ -129,7 +129,7 @@ fn unless_read_only(written: Result<()>) -> Result<Option<String>> {
 pub fn recommend(
     folder: &RunFolder,
     name: &str,
-    settings: &Settings,
+    settings: &Validated<Settings>,
     data: &Dataset,
     user: Option<u32>,
     history: &[u32],

@@ -8,7 +8,7 @@ use super::pipeline::{prepare, prepare_data};
 use super::result::{RunResult, scores};
 use super::train::{Job, train};
 use super::{Observer, Scores};
-use crate::config::{Effective, Settings};
+use crate::config::{Effective, Settings, Validated};
 use crate::data::Split;
 use crate::{Error, Result, eval};
 use sha2::{Digest, Sha256};
@@ -61,7 +61,7 @@ pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool
 }
 
 /// Test metrics of recommending the most frequent training items.
-pub fn popularity_row(settings: &Settings, observer: &dyn Observer) -> Result<Scores> {
+pub fn popularity_row(settings: &Validated<Settings>, observer: &dyn Observer) -> Result<Scores> {
     let (data, _) = prepare_data(settings, false, &Quiet(observer))?;
     let users: Vec<u32> = (0..data.users() as u32).collect();
     scores(&eval::metrics(&eval::popularity_ranks(&data, settings.eval.mask, Split::Test, &users), &settings.eval.k))

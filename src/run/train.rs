@@ -19,6 +19,7 @@ use crate::config::{Effective, Settings};
 use crate::data::{Dataset, Split};
 use crate::device::DeviceError;
 use crate::federation::Trainer;
+use crate::settings::validate_against;
 use crate::{Error, Result, eval};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -49,7 +50,7 @@ pub struct Job<'a> {
 pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let settings = &job.effective.settings;
     let data = &job.prepared.data;
-    crate::config::validate_against(settings, data.users(), data.item_count())?;
+    validate_against(settings, data.users(), data.item_count())?;
     let (folder, resumed) = job.out.begin(job.effective, job.prepared)?;
     if methods::find(&settings.method)?.family == Family::Baseline {
         return popularity(folder, job.effective, data);

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::generator::{Counts, ViewKind};
-use super::text::{NameCounts, Writer};
+use super::generator::Counts;
+#[cfg(any(feature = "endpoint", feature = "llm"))]
+use super::generator::ViewKind;
+use super::text::NameCounts;
+#[cfg(any(feature = "endpoint", feature = "llm"))]
+use super::text::Writer;
 
 /// Who wrote, and how.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -30,6 +34,7 @@ pub struct Provenance {
 
 impl Provenance {
     /// What is the same whoever answers: prompts and names.
+    #[cfg(any(feature = "endpoint", feature = "llm"))]
     pub(super) fn of(writer: &Writer<'_>) -> Provenance {
         let prompts =
             [ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)].map(|p| (p.name().into(), writer.prompts.hash(p).into()));

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::account::{Failure, Generation, Spent, Totals};
 use super::catalogue::CatalogueGenerator;
+use super::check::check;
 use super::collect::{Collector, State};
 use super::generator::{Failed, Generator, Job, Made, PublicCatalogue, Request, ViewKind};
 use super::generators::generator;
@@ -18,35 +19,6 @@ use crate::base::parallel;
 use crate::config::{Fallback, GeneratorKind, ViewSettings};
 use crate::data::Dataset;
 use crate::{Error, Result};
-
-/// More appended items or neighbours than this are a slip of the pen.
-const MOST_ITEMS: u32 = 1000;
-/// The same for counterfactual sequences.
-const MOST_SEQUENCES: u32 = 64;
-
-/// Refuses settings out of range.
-///
-/// # Errors
-/// [`Error::Setting`] with the key and the range.
-pub fn validate(settings: &ViewSettings) -> Result<()> {
-    let ranges = [
-        ("future_min", settings.future_min, 1, MOST_ITEMS),
-        ("future_max", settings.future_max, settings.future_min, MOST_ITEMS),
-        ("counterfactuals", settings.counterfactuals, 1, MOST_SEQUENCES),
-        ("neighbours", settings.neighbours, 1, MOST_ITEMS),
-    ];
-    for (key, value, low, high) in ranges {
-        if !(low..=high).contains(&value) {
-            return Err(Error::setting(format!("views.{key}"), format!("{value} is out of range; use {low} to {high}")));
-        }
-    }
-    for (key, value) in [("substitute", settings.substitute), ("reorder", settings.reorder)] {
-        if !(0.0..=1.0).contains(&value) {
-            return Err(Error::setting(format!("views.{key}"), format!("{value} is out of range; use a share from 0 to 1")));
-        }
-    }
-    Ok(())
-}
 
 /// How to build.
 #[derive(Clone, Copy)]
@@ -123,7 +95,7 @@ pub(super) fn run(
     journal: Option<&Journal>,
     measure: bool,
 ) -> Result<Built> {
-    validate(settings)?;
+    check(settings)?;
     if settings.generator == GeneratorKind::NONE {
         return Ok(Built::default());
     }

@@ -1,8 +1,10 @@
 //! Doors for fuzzing: what reads the words of people, models and endpoints, and files of views. None of these may panic or run for long.
 
 use std::path::Path;
+#[cfg(feature = "endpoint")]
 use std::time::SystemTime;
 
+#[cfg(feature = "endpoint")]
 use super::served::reply;
 use super::text::{Matcher, Scratch, Template, Values, answer_lines, one_line, words};
 use super::{journal, pack};
@@ -22,6 +24,7 @@ pub fn prompt(bytes: &[u8]) {
 }
 
 /// What an endpoint sends back: a completion, and as `Retry-After` and `Date`.
+#[cfg(feature = "endpoint")]
 pub fn answer(bytes: &[u8]) {
     if let Ok(answer) = reply::parse(bytes) {
         let _ = answer_lines(&answer.text, 20);

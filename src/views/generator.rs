@@ -156,11 +156,13 @@ pub trait Generator: Sync {
 }
 
 /// Every view that `jobs` ask for, as the index of the job and the part.
+#[cfg(any(feature = "endpoint", feature = "llm"))]
 pub(super) fn work(jobs: &[Job<'_>]) -> Vec<(usize, ViewKind)> {
     jobs.iter().enumerate().flat_map(|(index, job)| job.parts.iter().map(move |part| (index, *part))).collect()
 }
 
 /// The views of one user by way of [`Generator::run`].
+#[cfg(any(feature = "endpoint", feature = "llm"))]
 pub(super) fn generate_one(generator: &dyn Generator, settings: &ViewSettings, user: u32, history: &[u32]) -> Result<UserViews> {
     /// Takes the views of one job.
     #[derive(Default)]

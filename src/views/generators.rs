@@ -4,6 +4,7 @@ use super::catalogue::CatalogueGenerator;
 #[cfg(feature = "llm")]
 use super::llm::LlmGenerator;
 use super::random::{RandomCounterfactual, RandomGenerator};
+#[cfg(feature = "endpoint")]
 use super::served::ServedGenerator;
 use super::{Generator, PublicCatalogue, ViewKind};
 use crate::base::names;
@@ -124,7 +125,10 @@ pub const KINDS: &[GeneratorEntry] = &[
         version: 0,
         costly: true,
         reads: Reads { all: &["text", "served"], ..Reads::USUAL },
+        #[cfg(feature = "endpoint")]
         build: |settings, public, threads, cache| Ok(Box::new(ServedGenerator::new(public, settings, threads, cache)?)),
+        #[cfg(not(feature = "endpoint"))]
+        build: |_, _, _, _| Err(Error::setting("views.generator", "`served` is not in this build; build with `--features endpoint`")),
     },
 ];
 

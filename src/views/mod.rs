@@ -10,6 +10,7 @@
 mod account;
 mod build;
 mod catalogue;
+mod check;
 mod collect;
 mod compare;
 mod features;
@@ -28,13 +29,15 @@ mod pack;
 mod popularity;
 mod random;
 mod recipe;
+#[cfg(feature = "endpoint")]
 pub mod served;
 mod statistics;
 mod store;
 pub mod text;
 
 pub use account::{Failure, Generation, Provenance};
-pub use build::{Built, Options, build, build_with, build_with_statistics, validate};
+pub use build::{Built, Options, build, build_with, build_with_statistics};
+pub use check::check;
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
 pub use features::{Features, Profile};
 pub use generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, future_length, stream};

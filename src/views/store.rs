@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Views;
 use super::account::{Failure, Generation};
-use super::build::{self, Built, Options, validate};
+use super::build::{self, Built, Options};
+use super::check::check;
 use super::generator::{Counts, ViewKind};
 use super::generators;
 use super::journal::{Contents, Journal};
@@ -144,7 +145,7 @@ pub fn ensure(
 /// # Errors
 /// See [`ensure`].
 pub fn ensure_with(data: &Dataset, settings: &ViewSettings, root: &Path, options: &Options<'_>) -> Result<(Views, bool)> {
-    validate(settings)?;
+    check(settings)?;
     if settings.generator == GeneratorKind::NONE {
         return Ok((Views::default(), false));
     }

@@ -1,6 +1,7 @@
 //! Every file under `configs/` loads with every method, and a few that must not load say why.
 
 use lumos::config::{self, Origin, methods};
+use lumos::settings;
 use std::path::{Path, PathBuf};
 
 fn configs() -> Vec<PathBuf> {
@@ -20,7 +21,7 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 fn load(text: &str, sets: &[&str]) -> Result<config::Effective, String> {
     let file = file(text);
     let sets: Vec<String> = sets.iter().map(|s| s.to_string()).collect();
-    config::load(Some(file.path()), &sets).map_err(|e| e.to_string())
+    settings::load(Some(file.path()), &sets).map_err(|e| e.to_string())
 }
 
 #[track_caller]
@@ -40,7 +41,7 @@ fn every_config_loads_with_every_method() {
     for path in configs() {
         for method in methods::all().unwrap() {
             let set = format!("method={}", method.name);
-            let effective = config::load(Some(&path), &[set]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let effective = settings::load(Some(&path), &[set]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             assert_eq!(effective.settings.method, method.name);
             for choice in method.all_choices().unwrap() {
                 let origin = effective.origins[&choice.key];
@@ -52,7 +53,7 @@ fn every_config_loads_with_every_method() {
 
 #[test]
 fn defaults_load_without_a_file() {
-    let effective = config::load(None, &[]).unwrap();
+    let effective = settings::load(None, &[]).unwrap();
     assert_eq!(effective.settings.method, "lumos");
     assert_eq!(effective.origins["federation.rounds"], Origin::Default);
 }
@@ -122,9 +123,9 @@ fn broken_files_say_where() {
     refused("seed = 1\n[model\ndim = 3\n", &[], &[":2:", "not valid TOML"]);
     let file = file("");
     std::fs::write(file.path(), b"seed = 1\nmethod = \"\xff\"\n").unwrap();
-    let message = config::load(Some(file.path()), &[]).unwrap_err().to_string();
+    let message = settings::load(Some(file.path()), &[]).unwrap_err().to_string();
     assert!(message.contains(":2:") && message.contains("UTF-8"), "{message}");
-    let message = config::load(Some(Path::new("no/such/file.toml")), &[]).unwrap_err().to_string();
+    let message = settings::load(Some(Path::new("no/such/file.toml")), &[]).unwrap_err().to_string();
     assert!(message.contains("no/such/file.toml") && message.contains("cannot read"), "{message}");
 }
 
@@ -174,14 +175,14 @@ fn ranges_are_held() {
 
 #[test]
 fn a_data_set_bounds_some_values() {
-    let s = config::load(None, &["federation.cohort=50".into()]).unwrap().settings;
-    assert!(config::validate_against(&s, 100, 100).is_ok());
+    let s = settings::load(None, &["federation.cohort=50".into()]).unwrap().settings;
+    assert!(settings::validate_against(&s, 100, 100).is_ok());
     for (users, items, key) in [(100, 19, "eval.k"), (49, 100, "federation.cohort")] {
-        let message = config::validate_against(&s, users, items).unwrap_err().to_string();
+        let message = settings::validate_against(&s, users, items).unwrap_err().to_string();
         assert!(message.contains(key), "{message}");
     }
-    let s = config::load(None, &["loss.negatives=100".into()]).unwrap().settings;
-    assert!(config::validate_against(&s, 100, 100).unwrap_err().to_string().contains("loss.negatives"));
+    let s = settings::load(None, &["loss.negatives=100".into()]).unwrap().settings;
+    assert!(settings::validate_against(&s, 100, 100).unwrap_err().to_string().contains("loss.negatives"));
 }
 
 #[test]
@@ -191,5 +192,5 @@ fn effective_settings_read_back_to_the_same_bits() {
     let text = effective.to_toml().unwrap();
     assert!(text.contains("tau = 0.3") && text.contains("# command line"), "{text}");
     let written = file(&text);
-    assert_eq!(config::load_written(written.path()).unwrap(), effective.settings);
+    assert_eq!(settings::load_written(written.path()).unwrap(), effective.settings);
 }

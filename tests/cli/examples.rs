@@ -119,8 +119,7 @@ fn a_term_with_a_gradient_of_its_own_does_its_work_and_is_refused_where_it_canno
     // Settings that were filled by hand and not validated.
     let mut settings = lumos::Settings::default();
     settings.loss.terms = vec!["activaton".into()];
-    let (data, views) = lumos::bench::world(&lumos::bench::RoundBench { clients: 4, items: 50, lengths: vec![3, 5], ..Default::default() });
-    let error = lumos::Trainer::new(&settings, &data, &views).err().unwrap();
+    let error = lumos::Validated::new(settings).err().unwrap();
     assert!(error.kind() == lumos::ErrorKind::Setting && error.to_string().contains("activation"), "{error}");
 }
 

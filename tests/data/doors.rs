@@ -10,6 +10,7 @@ use lumos::data::{self, Dataset};
 use lumos::engine::{Update, wire};
 use lumos::federation::Trainer;
 use lumos::run::{Checkpoint, CheckpointMeta, write_ranks};
+use lumos::testing::valid;
 use lumos::views::{self, Views};
 use std::path::Path;
 
@@ -28,10 +29,10 @@ fn updates() {
 
 fn saved(settings: &Settings, data: &Dataset) -> Vec<u8> {
     let (views, folder) = (Views::default(), tempfile::tempdir().unwrap());
-    let mut trainer = Trainer::new(settings, data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(settings), data, &views).unwrap();
     trainer.round().unwrap();
     let tensors = trainer.tensors().unwrap();
-    Trainer::new(settings, data, &views).unwrap().restore(&tensors, 1).unwrap();
+    Trainer::new(valid(settings), data, &views).unwrap().restore(&tensors, 1).unwrap();
     let path = folder.path().join("last.safetensors");
     Checkpoint { meta: CheckpointMeta::new(settings, data), tensors }.save(&path).unwrap();
     read(&path)
@@ -96,7 +97,7 @@ fn views_and_journals() {
 #[test]
 fn settings_files() {
     let mut seeds: Vec<Vec<u8>> = ["quickstart", "mind-1000"].map(|name| read(format!("configs/{name}.toml"))).to_vec();
-    seeds.push(lumos::config::load(None, &[]).unwrap().to_toml().unwrap().into_bytes());
+    seeds.push(lumos::settings::load(None, &[]).unwrap().to_toml().unwrap().into_bytes());
     knock("settings", &seeds, 150, known::settings);
 }
 

@@ -4,10 +4,12 @@ use super::ring::world;
 use lumos::backend::cpu::{Worker, WorkerShape};
 use lumos::backend::{Act, Backend, RowKind, Step};
 use lumos::base::rng::{Purpose, Stream};
-use lumos::config::{Backbone, Clients, Contrast, InBatchSettings, RecLoss, Settings, Similarity, validate};
+use lumos::config::{Backbone, Clients, Contrast, InBatchSettings, RecLoss, Settings, Similarity};
 use lumos::data::Dataset;
 use lumos::engine::Packer;
 use lumos::federation::Trainer;
+use lumos::settings::validate;
+use lumos::testing::valid;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Mean loss of `pair` over hidden states `h [Q, d]`.
@@ -131,12 +133,12 @@ fn copies_are_made_anew_and_data_stay_as_they_are() {
     }
     assert_eq!(sequences, 2 * 3 * 30);
     assert!(masked > 0 && masked < sequences && copies.len() > 60, "{masked} masked, {} different", copies.len());
-    let mut trainer = Trainer::new(&settings, &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&settings), &data, &views).unwrap();
     let report = trainer.round().unwrap();
     assert!(report.contrast_loss > 0.5, "{report:?}");
     assert_eq!(hash(&data), before, "an epoch changes no stored sequence");
     // The same round again, from the same data, has the same bits.
-    let mut again = Trainer::new(&settings, &data, &views).unwrap();
+    let mut again = Trainer::new(valid(&settings), &data, &views).unwrap();
     again.round().unwrap();
     assert!(trainer.tensors().unwrap() == again.tensors().unwrap());
     let last = |t: &Trainer| t.tensors().unwrap()[0].shape.clone();
@@ -150,7 +152,7 @@ fn either_kind_of_backbone_is_trained_by_it_and_it_is_off_by_default() {
         let mut settings = settings();
         settings.model.backbone = backbone;
         let train = |settings: &Settings| {
-            let mut trainer = Trainer::new(settings, &data, &views).unwrap();
+            let mut trainer = Trainer::new(valid(settings), &data, &views).unwrap();
             let first = trainer.round().unwrap().contrast_loss;
             for _ in 0..8 {
                 trainer.round().unwrap();

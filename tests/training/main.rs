@@ -18,3 +18,4 @@ mod negatives;
 mod ptf_fsr;
 mod real;
 mod rules;
+mod validated;

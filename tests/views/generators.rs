@@ -214,7 +214,8 @@ fn settings_out_of_range_are_refused_by_name() {
     let base = ViewSettings::default();
     for (key, wrong) in [
         ("views.future_min", ViewSettings { future_min: 0, ..base.clone() }),
-        ("views.future_max", ViewSettings { future_min: 4, future_max: 3, ..base.clone() }),
+        ("views.future_min", ViewSettings { future_min: 4, future_max: 3, ..base.clone() }),
+        ("views.future_max", ViewSettings { future_max: 1001, ..base.clone() }),
         ("views.counterfactuals", ViewSettings { counterfactuals: 0, ..base.clone() }),
         ("views.neighbours", ViewSettings { neighbours: u32::MAX, ..base.clone() }),
         ("views.substitute", ViewSettings { substitute: 1.5, ..base.clone() }),
@@ -225,6 +226,17 @@ fn settings_out_of_range_are_refused_by_name() {
             other => panic!("{key}: {other:?}"),
         }
     }
+}
+
+/// Runs in a build without the feature: `cargo test --no-default-features --test views`.
+#[cfg(not(feature = "endpoint"))]
+#[test]
+fn an_endpoint_is_refused_with_the_name_of_its_feature() {
+    let data = dataset(grouped(8), &[vec![0, 1, 2, 3]]);
+    let mut settings = ViewSettings { generator: GeneratorKind::SERVED, ..Default::default() };
+    (settings.served.url, settings.served.model) = (Some("http://localhost:1/v1".into()), Some("m".into()));
+    let message = views::build(&data, &settings, 1, &|_, _| ()).unwrap_err().to_string();
+    assert!(message.contains("views.generator") && message.contains("--features endpoint"), "{message}");
 }
 
 #[test]

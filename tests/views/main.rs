@@ -2,19 +2,21 @@
 
 #[path = "../common/cli.rs"]
 mod cli;
-#[cfg(feature = "llm")]
+#[cfg(all(feature = "endpoint", feature = "llm"))]
 #[path = "../common/encoder.rs"]
 mod encoder;
+#[cfg(feature = "endpoint")]
 #[path = "../common/endpoint.rs"]
 mod endpoint;
 #[path = "../common/real.rs"]
 mod outside;
 
-#[cfg(feature = "llm")]
+#[cfg(all(feature = "endpoint", feature = "llm"))]
 mod embed;
 mod generators;
 mod llm;
 mod real;
 mod registered;
+#[cfg(feature = "endpoint")]
 mod served;
 mod store;

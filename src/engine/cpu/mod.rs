@@ -14,7 +14,7 @@ use super::{
     fixed,
 };
 use crate::base::parallel;
-use crate::config::Settings;
+use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::model::{Model, ModelSpec, Weights};
 use crate::views::Views;
@@ -44,7 +44,7 @@ pub struct CpuEngine<'a> {
 
 impl<'a> CpuEngine<'a> {
     /// An engine with initial weights.
-    pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> CpuEngine<'a> {
+    pub fn new(settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views) -> CpuEngine<'a> {
         let spec = ModelSpec::of(settings);
         let threads = parallel::threads(settings.threads as usize);
         CpuEngine {

@@ -10,7 +10,7 @@ use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
-use crate::config::Settings;
+use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
 use crate::engine::{
@@ -99,7 +99,7 @@ impl<'a> CudaEngine<'a> {
     ///
     /// # Errors
     /// [`Error::Setting`] for what is not done on a device, [`Error::Device`] where it fails.
-    pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views, device: Arc<dyn Device>) -> Result<CudaEngine<'a>> {
+    pub fn new(settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views, device: Arc<dyn Device>) -> Result<CudaEngine<'a>> {
         if let Some(reason) = unsupported_ranking(settings) {
             return Err(not_here(settings, reason));
         }

@@ -8,7 +8,7 @@ pub mod ptf_fsr;
 
 use super::{Cohort, RoundReport};
 use crate::base::options::{self, Choice, Options};
-use crate::config::Settings;
+use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
@@ -23,8 +23,8 @@ use std::sync::Arc;
 
 /// What a training is put together from.
 pub struct Parts<'a> {
-    /// Validated settings.
-    pub settings: &'a Settings,
+    /// Settings.
+    pub settings: &'a Validated<Settings>,
     /// Data set.
     pub data: &'a Dataset,
     /// Views of its users; none where no method looks at them.
@@ -37,7 +37,7 @@ pub struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     /// A training in one process on the CPU.
-    pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views) -> Parts<'a> {
+    pub fn new(settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views) -> Parts<'a> {
         Parts { settings, data, views, device: None, reduce: Box::new(Solo) }
     }
 }

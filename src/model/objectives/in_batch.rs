@@ -8,45 +8,10 @@
 use super::{Out, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend, RowKind};
 use crate::base::rng::{Purpose, Stream};
-use crate::config::{Clients, LossSettings, Settings, choice};
+use crate::config::{Clients, InBatchSettings, LossSettings, Settings};
 use crate::model::Layout;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
-
-choice! {
-    /// How alike two hidden states are.
-    Similarity {
-        /// Their inner product.
-        Dot = "dot",
-        /// The cosine of their angle.
-        Cosine = "cosine",
-    }
-}
-
-/// Contrast within a mini-batch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct InBatchSettings {
-    /// Weight of the term; 0: off. Needs mini-batches of several sequences, so `federation.clients = "one"`, `"groups:N"` or `"column"`.
-    pub weight: f32,
-    /// Temperature.
-    pub tau: f32,
-    /// How alike two hidden states are.
-    pub similarity: Similarity,
-    /// Share of the items that a crop keeps, in `[0, 1]`.
-    pub crop: f32,
-    /// Share of the items that are masked, in `[0, 1]`.
-    pub mask: f32,
-    /// Share of the items that are shuffled, in `[0, 1]`.
-    pub reorder: f32,
-}
-
-impl Default for InBatchSettings {
-    fn default() -> Self {
-        InBatchSettings { weight: 0.0, tau: 1.0, similarity: Similarity::Dot, crop: 0.6, mask: 0.3, reorder: 0.6 }
-    }
-}
 
 /// Two copies of each sequence told from the copies of the others.
 pub struct InBatch;

@@ -10,24 +10,7 @@ use crate::backend::{Act, Backend};
 use crate::base::rng::Purpose;
 use crate::config::{LossSettings, Settings};
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
-
-/// Which items are masked.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MaskedSettings {
-    /// Probability that an item is masked, above 0 and at most 1 (BERT4Rec).
-    pub rho: f32,
-    /// Share of the masked copies in which only the last item is, in `[0, 1]` (BERT4Rec).
-    pub last: f32,
-}
-
-impl Default for MaskedSettings {
-    fn default() -> Self {
-        MaskedSettings { rho: 0.2, last: 0.1 }
-    }
-}
 
 /// Items left out of a sequence, at a mask row in their place. The loss is `loss.rec`.
 pub struct MaskedItem;

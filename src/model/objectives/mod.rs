@@ -10,8 +10,6 @@ mod packing;
 mod registered;
 mod tri_view;
 
-pub use in_batch::{InBatchSettings, Similarity};
-pub use masked_item::MaskedSettings;
 pub use packing::*;
 pub use registered::{TermKind, register};
 

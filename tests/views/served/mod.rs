@@ -352,7 +352,7 @@ fn a_killed_build_goes_on_where_it_was() {
     let first = bodies(&stalling.answered());
     assert_eq!(first.len(), ANSWERS);
 
-    let settings = lumos::config::load(
+    let settings = lumos::settings::load(
         None,
         &["views.generator=served".into(), "views.served.model=m".into(), format!("views.served.url={}", calm.url)],
     )

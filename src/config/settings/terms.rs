@@ -1,0 +1,54 @@
+//! Settings of the terms of the objective that have a table of their own.
+
+use crate::config::choices::choice;
+use serde::{Deserialize, Serialize};
+
+/// Which items are masked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaskedSettings {
+    /// Probability that an item is masked, above 0 and at most 1 (BERT4Rec).
+    pub rho: f32,
+    /// Share of the masked copies in which only the last item is, in `[0, 1]` (BERT4Rec).
+    pub last: f32,
+}
+
+impl Default for MaskedSettings {
+    fn default() -> Self {
+        MaskedSettings { rho: 0.2, last: 0.1 }
+    }
+}
+
+choice! {
+    /// How alike two hidden states are.
+    Similarity {
+        /// Their inner product.
+        Dot = "dot",
+        /// The cosine of their angle.
+        Cosine = "cosine",
+    }
+}
+
+/// Contrast within a mini-batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct InBatchSettings {
+    /// Weight of the term; 0: off. Needs mini-batches of several sequences, so `federation.clients = "one"`, `"groups:N"` or `"column"`.
+    pub weight: f32,
+    /// Temperature.
+    pub tau: f32,
+    /// How alike two hidden states are.
+    pub similarity: Similarity,
+    /// Share of the items that a crop keeps, in `[0, 1]`.
+    pub crop: f32,
+    /// Share of the items that are masked, in `[0, 1]`.
+    pub mask: f32,
+    /// Share of the items that are shuffled, in `[0, 1]`.
+    pub reorder: f32,
+}
+
+impl Default for InBatchSettings {
+    fn default() -> Self {
+        InBatchSettings { weight: 0.0, tau: 1.0, similarity: Similarity::Dot, crop: 0.6, mask: 0.3, reorder: 0.6 }
+    }
+}

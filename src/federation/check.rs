@@ -1,0 +1,62 @@
+//! Which settings of the federation can be meant, by themselves and beside a number of users.
+
+use super::{protocol, rules};
+use crate::Result;
+use crate::config::range::{at_least_one, ensure, number, range, refuse};
+use crate::config::{Clients, Settings};
+
+/// Refuses rates out of range, and protocols and rules that are not known or do not go with the rest.
+///
+/// # Errors
+/// [`crate::Error::Setting`] with the key and what to do.
+pub fn check(settings: &Settings) -> Result<()> {
+    let s = &settings.federation;
+    number(|x| x > 0.0 && x <= 1.0, "federation.fraction", s.fraction, "above 0 and at most 1 (a share)")?;
+    at_least_one("federation.rounds", s.rounds)?;
+    let groups = "\"groups:N\" with N of at least 1";
+    ensure(s.clients != Clients::Groups(0), "federation.clients", s.clients, groups)?;
+    for (i, group) in s.shared.iter().enumerate() {
+        let twice = s.shared[..i].contains(group);
+        ensure(!twice, "federation.shared", format!("a list with `{}` twice", group.name()), "each group once")?;
+    }
+    ensure(!s.shared.is_empty(), "federation.shared", "empty", "at least one group; with none the clients would learn alone")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.max_diverged", s.max_diverged, "at least 0 and below 1 (a share)")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "at least 0 and below 1 (a share)")?;
+    number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "at least 0 and below 1 (a rate)")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "at least 0 and below 1 (a rate)")?;
+    number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")?;
+    if s.clients == Clients::Column && settings.data.group_column.is_empty() {
+        let wanted = "data.group_column, which names the column; or \"groups:N\" for groups by chance";
+        return refuse("federation.clients", "column", wanted);
+    }
+    protocol::chosen(settings)?;
+    rules::build(&s.rules).map(|_| ())
+}
+
+/// Refuses more participants than `users` users can be.
+///
+/// # Errors
+/// [`crate::Error::Setting`] with the key and what to do.
+pub fn fits(settings: &Settings, users: u64) -> Result<()> {
+    let cohort = settings.federation.cohort;
+    match settings.federation.clients {
+        Clients::User => {
+            let most = format!("between 0 and {users}, the number of users of `{}`", settings.data.name);
+            range(u64::from(cohort) <= users, "federation.cohort", cohort, &most)?;
+        }
+        Clients::One => {
+            ensure(cohort <= 1, "federation.cohort", cohort, "0 or 1, because federation.clients = \"one\" has one participant")?
+        }
+        Clients::Column => {
+            let most = format!("between 0 and the number of groups, at most {users}");
+            range(u64::from(cohort) <= users, "federation.cohort", cohort, &most)?;
+        }
+        Clients::Groups(n) => {
+            range(cohort <= n, "federation.cohort", cohort, &format!("between 0 and {n}, the number of groups"))?;
+            let most = format!("\"groups:N\" with at most {users} groups, the number of users of `{}`", settings.data.name);
+            ensure(u64::from(n) <= users, "federation.clients", settings.federation.clients, &most)?;
+        }
+    }
+    Ok(())
+}

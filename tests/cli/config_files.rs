@@ -72,7 +72,7 @@ fn later_layers_win_and_say_so() {
     assert_eq!(origin("model.dim"), Origin::MethodTable);
     assert_eq!(origin("loss.contrast"), Origin::Method);
     assert_eq!(origin("model.max_len"), Origin::Default);
-    assert_eq!(load(text, &["method=lumos"]).unwrap().settings.model.dim, 32);
+    assert_eq!(load(text, &["method=lumos", "local.lr=.25"]).unwrap().settings.model.dim, 32);
 }
 
 #[test]

@@ -158,8 +158,9 @@ fn odd_ids(sandbox: &Sandbox) {
     let config = "[data]\nname = \"odd\"\nformat = \"csv\"\ninter = \"odd.csv\"\n[eval]\nk = [5]\nselect = \"HR@5\"\n";
     sandbox.write("odd.toml", config.as_bytes());
     sandbox.lumos(&["train", "odd.toml", "--set", "method=popularity", "--out", "popular"]).done();
-    let words =
-        ["train", "odd.toml", "--set", "method=fed-sasrec", "--set", "federation.rounds=1", "--set", "model.dim=8", "--out", "model"];
+    let words = "train odd.toml --set method=fed-sasrec --set loss.negatives=4 --set federation.rounds=1 --set model.dim=8 --out model"
+        .split(' ')
+        .collect::<Vec<_>>();
     sandbox.lumos(&words).done();
 }
 

@@ -31,7 +31,7 @@ fn world() -> Sandbox {
     sandbox.write("evil.inter", inter.as_bytes());
     sandbox.write("evil.item", items.as_bytes());
     let config = "[data]\nname = \"evil\"\nformat = \"recbole\"\ninter = \"evil.inter\"\nitems = \"evil.item\"\n[model]\ndim = 8\n\
-        [eval]\nk = [5]\nselect = \"HR@5\"\n[methods.federated]\nmodel.blocks = 1\nlocal.epochs = 1\nfederation.rounds = 1\n";
+        [eval]\nk = [5]\nselect = \"HR@5\"\n[methods.federated]\nmodel.blocks = 1\nlocal.epochs = 1\nfederation.rounds = 1\nloss.negatives = 4\n";
     sandbox.write("evil.toml", config.as_bytes());
     sandbox
 }

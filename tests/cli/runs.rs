@@ -83,7 +83,7 @@ fn an_existing_run_is_not_overwritten() {
     sandbox.lumos(&["train", &small(), "--out", "a", "--set", "federation.rounds=1"]).done();
     let before = sandbox.read("a/checkpoints/last.safetensors");
     sandbox.lumos(&["train", &small(), "--out", "a"]).refused(1, &["holds a run already", "--resume", "--out"]);
-    sandbox.lumos(&["train", &small(), "--out", "a", "--resume", "--set", "local.lr=0.5"]).refused(1, &["local.lr was 0.01, is 0.5"]);
+    sandbox.lumos(&["train", &small(), "--out", "a", "--resume", "--set", "local.lr=0.5"]).refused(1, &["local.lr was 0.1, is 0.5"]);
     sandbox.lumos(&["train", &small(), "--out", "none", "--resume"]).refused(1, &["none", "no run to resume"]);
     std::fs::create_dir(sandbox.path().join("full")).unwrap();
     sandbox.write("full/thesis.txt", b"precious");

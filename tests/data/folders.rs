@@ -73,7 +73,7 @@ fn a_prepared_folder_is_trained_on_without_its_source() {
     let inter = sandbox.write("log.inter", format!("user_id:token\titem_id:token\ttimestamp:float\n{rows}").as_bytes());
     sandbox.lumos(&["data", "prepare", "--format", "recbole", "--inter", "log.inter", "--out", "sets/log"]).done();
     let source = "data.format=recbole";
-    let train = ["train", "small.toml", "--set", "method=fed-sasrec"];
+    let train = ["train", "small.toml", "--set", "method=fed-sasrec", "--set", "loss.negatives=4"];
     let with_source = [
         &train[..],
         &["--set", source, "--set", "data.inter=log.inter", "--set", "data.dir=sets/log", "--set", "data.name=log", "--out", "a"],

@@ -59,7 +59,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
             }),
         ),
         ("groups", with(&|s| (s.federation.clients, s.model.dropout) = (Clients::Groups(4), 0.1))),
-        ("groups by a column", with(&|s| s.federation.clients = Clients::Column)),
+        ("groups by a column", with(&|s| (s.federation.clients, s.data.group_column) = (Clients::Column, "site".into()))),
         // Some groups hold one sequence: those are trained like any client of one.
         ("groups of few", with(&|s| s.federation.clients = Clients::Groups(50))),
     ]

@@ -74,7 +74,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
         ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
-        ("groups by a column", with(&|s| (s.federation.clients, s.local.batch) = (Clients::Column, 7))),
+        ("groups by a column", with(&|s| (s.federation.clients, s.data.group_column, s.local.batch) = (Clients::Column, "site".into(), 7))),
         ("four groups", with(&|s| (s.federation.clients, s.local.batch, s.federation.fraction) = (Clients::Groups(4), 7, 0.6))),
     ]
 }
@@ -111,7 +111,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
 fn a_column_makes_the_participants() {
     let (data, views) = world(20, 30, 3);
     let mut s = settings();
-    (s.federation.clients, s.federation.fraction) = (Clients::Column, 1.0);
+    (s.federation.clients, s.federation.fraction, s.data.group_column) = (Clients::Column, 1.0, "site".into());
     let report = Trainer::new(lumos::testing::valid(&s), &data, &views).unwrap().round().unwrap();
     assert_eq!(report.clients, 6, "main and five sites of two");
     let all = Participants::new(Clients::Column, &data);
@@ -126,6 +126,7 @@ fn a_column_makes_the_participants() {
     let none = Dataset { groups: None, ..data };
     let message = Trainer::new(lumos::testing::valid(&s), &none, &views).err().expect("refused").to_string();
     assert!(message.contains("federation.clients") && message.contains("data.group_column"), "{message}");
+    s.data.group_column.clear();
     let message = validate(&s).unwrap_err().to_string();
     assert!(message.contains("federation.clients") && message.contains("data.group_column"), "{message}");
 }

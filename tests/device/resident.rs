@@ -118,7 +118,7 @@ fn h100() -> Arc<HostDevice<Simt>> {
 
 #[test]
 fn the_bits_are_those_of_step_by_step() {
-    let world = world(13, 25);
+    let world = world(13, 45);
     for (name, s) in kinds() {
         assert!(trained(h100(), &s, &world, None) == trained(h100(), &step_by_step(&s), &world, None), "{name}");
     }

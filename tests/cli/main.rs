@@ -15,6 +15,7 @@ mod generate;
 mod hostile;
 mod layers;
 mod method_file;
+mod plot;
 mod progress;
 mod runs;
 mod settings;

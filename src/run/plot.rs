@@ -51,7 +51,9 @@ impl Cost {
 pub fn plot(runs: &[PathBuf], metric: &str, cost: Cost, log: bool) -> Result<String> {
     let mut all = Vec::new();
     for path in runs {
-        let lines = read_lines(&RunFolder::open(path)?.metrics())?;
+        let metrics = RunFolder::open(path)?.metrics();
+        // A baseline that trains nothing writes none.
+        let lines = if metrics.exists() { read_lines(&metrics)? } else { Vec::new() };
         let mut spent = 0.0;
         let mut points = Vec::new();
         for line in &lines {
@@ -64,7 +66,10 @@ pub fn plot(runs: &[PathBuf], metric: &str, cost: Cost, log: bool) -> Result<Str
             points.push((spent, valid.get(metric).and_then(Value::as_f64).ok_or_else(unknown)?));
         }
         if points.is_empty() {
-            return Err(Error::mismatch(path, "has no validation yet; a run has its first after `eval.every` rounds"));
+            return Err(Error::mismatch(
+                path,
+                "has no validation to draw: a run has its first after `eval.every` rounds, and a baseline that trains nothing has none",
+            ));
         }
         let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
         all.push(Series { name, points });

@@ -69,11 +69,11 @@ fn a_named_folder_is_replaced_only_where_that_is_asked_for() {
 #[test]
 fn a_prepared_folder_is_trained_on_without_its_source() {
     let sandbox = Sandbox::new();
-    let rows: String = (0..40).flat_map(|u| (0..6).map(move |i| format!("u{u}\ti{}\t{i}\n", (u * 7 + i * 3) % 20))).collect();
+    let rows: String = (0..40).flat_map(|u| (0..6).map(move |i| format!("u{u}\ti{}\t{i}\n", (u * 7 + i * 3) % 90))).collect();
     let inter = sandbox.write("log.inter", format!("user_id:token\titem_id:token\ttimestamp:float\n{rows}").as_bytes());
     sandbox.lumos(&["data", "prepare", "--format", "recbole", "--inter", "log.inter", "--out", "sets/log"]).done();
     let source = "data.format=recbole";
-    let train = ["train", "small.toml", "--set", "method=fed-sasrec", "--set", "loss.negatives=4"];
+    let train = ["train", "small.toml", "--set", "method=fed-sasrec"];
     let with_source = [
         &train[..],
         &["--set", source, "--set", "data.inter=log.inter", "--set", "data.dir=sets/log", "--set", "data.name=log", "--out", "a"],

@@ -11,7 +11,7 @@
 //!
 //! # fn main() -> lumos::Result<()> {
 //! # let folder = tempfile::tempdir().unwrap();
-//! let sets = ["data.format=synthetic", "data.synth_users=100", "data.synth_items=60", "model.dim=8", "model.heads=2"];
+//! let sets = ["data.format=synthetic", "data.synth_users=100", "data.synth_items=120", "model.dim=8", "model.heads=2"];
 //! let settings = load_settings(None, &sets.map(String::from))?.settings;
 //! let settings = settings.with(|s| s.data.dir = Some(folder.path().join("world")))?;
 //!
@@ -50,7 +50,7 @@
 //!
 //! let mut settings = Settings::default();
 //! settings.model.heads = 0;
-//! assert_eq!(Validated::new(settings).unwrap_err().to_string(), "setting model.heads: is 0, must be at least 1");
+//! assert_eq!(Validated::new(settings).unwrap_err().to_string(), "setting `model.heads`: is 0, must be at least 1");
 //! ```
 //!
 //! # Parts of one's own

@@ -53,7 +53,7 @@ pub struct RunResult {
     pub bytes_down: u64,
 }
 
-/// What a reader is told of visits that diverged, if any did.
+/// A sentence about visits that diverged, if any did.
 pub fn diverged(result: &RunResult) -> Option<String> {
     let why = "were left out because they diverged (federation.on_divergence); a lower local.lr or a local.clip keeps them";
     (result.diverged > 0).then(|| format!("{} visits of clients {why}", result.diverged))

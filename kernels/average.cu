@@ -154,6 +154,7 @@ struct ServerStep {
     int adam;     // 1: FedAdam; 0: gradient descent
     int momentum; // 1: gradient descent with momentum
 };
+EXPORT_STRUCT(ServerStep)
 
 __device__ __forceinline__ void server_one(const ServerStep& o, long long sum, double share, float* first, float* second, float* w) {
     const float change = static_cast<float>((static_cast<double>(sum) / FIXED_SCALE) * share);

@@ -13,6 +13,8 @@
 #define LUMOS_GRID_CONSTANT __grid_constant__
 // Tests find a kernel by this line; the GPU finds it by its name.
 #define EXPORT_KERNEL(name)
+// The same for a struct that the host lays out.
+#define EXPORT_STRUCT(name)
 #else
 #define LUMOS_GRID_CONSTANT
 #endif

@@ -55,6 +55,7 @@ struct Heads {
     int heads, kv_heads, width, padded, rotated, layer, layers;
     float eps; // of the heads' norms
 };
+EXPORT_STRUCT(Heads)
 
 namespace decoder {
 

@@ -19,6 +19,7 @@ struct AttentionShape {
     float cap;   // scores become cap tanh(score / cap); 0: as they are
     int ld;
 };
+EXPORT_STRUCT(AttentionShape)
 
 namespace decoder {
 

@@ -18,6 +18,7 @@ struct TokenAsk {
     int seen, seen_n;
     int unused;
 };
+EXPORT_STRUCT(TokenAsk)
 
 namespace choice {
 

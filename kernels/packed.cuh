@@ -84,6 +84,7 @@ struct Packed {
     const Tile* tiles_tokens;
     const Tile* tiles_outputs;
 };
+EXPORT_STRUCT(Packed)
 
 // What differs between the two kinds of rows.
 struct RowSet {
@@ -113,6 +114,7 @@ struct OptimiserStep {
     int first;        // 1 at the first step of a visit: moments are taken as zero and not read
     int sgd;          // 1 for SGD: no moments
 };
+EXPORT_STRUCT(OptimiserStep)
 
 // Where dropout draws from: the key of `rng::Stream` for the seed and purpose, and the round. The counter of an element is
 // [index / 8, number << 8 | site, round, client] with the step's number and the client's own, index counted from the
@@ -126,3 +128,4 @@ struct DropoutClock {
     unsigned round;
     unsigned own;
 };
+EXPORT_STRUCT(DropoutClock)

@@ -71,6 +71,7 @@ struct Job {
     unsigned item_threshold;
     float item_keep;
 };
+EXPORT_STRUCT(Job)
 
 // Rows of a matrix in shared memory lie so far apart that the threads of a product meet no bank twice, along and across.
 __device__ __forceinline__ int padded(int width) { return width % 8 == 0 ? width + 4 : width; }

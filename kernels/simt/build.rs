@@ -34,6 +34,11 @@ fn main() {
     if !sanitize.is_empty() {
         b.flag(format!("-fsanitize={sanitize}")).flag("-fno-omit-frame-pointer").flag("-g");
     }
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
+    let layouts = shared_structs(&kernels);
+    let header: String = layouts.iter().map(|(name, fields)| layout_function(name, fields)).collect();
+    std::fs::write(out.join("layouts.h"), header).expect("the build folder can be written");
+    b.include(&out).flag("-include").flag("layouts.h");
     b.flag("-x").flag("c++").flag("-include").flag("lumos_simt.h");
     b.file(here.join("include/runtime.cc")).files(&sources).compile("lumos_simt");
     for library in sanitize.split(',').filter_map(|s| match s {
@@ -49,14 +54,20 @@ fn main() {
         table += &format!(
             "    fn lumos_simt_{name}(g: *const u32, b: *const u32, shared: usize, args: *mut *mut c_void, threads: u32, error: *mut c_char) -> i32;\n"
         );
-        table += &format!("    fn lumos_simt_sizes_{name}(index: usize, size: *mut usize) -> usize;\n");
+        table += &format!("    fn lumos_simt_sizes_{name}(index: usize, size: *mut usize, kind: *mut c_char) -> usize;\n");
     }
-    table += "}\nstatic KERNELS: &[Entry] = &[\n";
+    for name in layouts.keys() {
+        table += &format!("    fn lumos_simt_layout_{name}(index: usize, offset: *mut usize, size: *mut usize) -> usize;\n");
+    }
+    table += "}\nstatic STRUCTS: &[StructEntry] = &[\n";
+    for (name, fields) in &layouts {
+        table += &format!("    StructEntry {{ name: \"{name}\", fields: &{fields:?}, layout: lumos_simt_layout_{name} }},\n");
+    }
+    table += "];\nstatic KERNELS: &[Entry] = &[\n";
     for name in names.keys() {
         table += &format!("    Entry {{ name: \"{name}\", run: lumos_simt_{name}, sizes: lumos_simt_sizes_{name} }},\n");
     }
     table += "];\n";
-    let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets it"));
     std::fs::write(out.join("kernels.rs"), table).expect("the build folder can be written");
 }
 
@@ -77,4 +88,38 @@ fn exports(path: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
     let line = |l: &str| Some(l.trim().strip_prefix("EXPORT_KERNEL(")?.split(')').next()?.trim().to_string());
     text.lines().filter_map(line).collect()
+}
+
+/// Fields of the structs that a line `EXPORT_STRUCT(name)` follows, by the struct's name.
+fn shared_structs(folder: &Path) -> BTreeMap<String, Vec<String>> {
+    let mut all = BTreeMap::new();
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("cannot read {}: {e}", folder.display()));
+    let mut files: Vec<PathBuf> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+        for line in text.lines() {
+            let Some(name) = line.strip_prefix("EXPORT_STRUCT(").and_then(|rest| rest.split(')').next()) else { continue };
+            let body = text.split(&format!("struct {name} {{\n")).nth(1).and_then(|rest| rest.split("\n};").next());
+            let body = body.unwrap_or_else(|| panic!("{}: no struct {name} to export", path.display()));
+            let plain: Vec<&str> = body.lines().map(|l| l.split("//").next().unwrap_or_default()).collect();
+            let plain = plain.join(" ");
+            let last = |word: &str| word.rsplit([' ', '*']).next().unwrap_or_default().to_string();
+            let fields = plain.split(';').flat_map(|d| d.split(',')).map(str::trim).filter(|d| !d.is_empty()).map(last).collect();
+            assert!(all.insert(name.to_string(), fields).is_none(), "struct {name} is exported twice");
+        }
+    }
+    all
+}
+
+/// A function that gives offset and size of the field of an index, and the size of the struct.
+fn layout_function(name: &str, fields: &[String]) -> String {
+    let one = |f: &String| format!("{{offsetof({name}, {f}), sizeof({name}::{f})}}");
+    let list: Vec<String> = fields.iter().map(one).collect();
+    // Weak, because a header is compiled with each source that includes it.
+    format!(
+        "#define LUMOS_LAYOUT_{name} extern \"C\" __attribute__((weak)) size_t lumos_simt_layout_{name}(size_t index, size_t* offset, size_t* size) \\\n\
+         {{ static const size_t all[][2] = {{{}}}; *offset = all[index][0]; *size = all[index][1]; return sizeof({name}); }}\n",
+        list.join(", ")
+    )
 }

@@ -100,13 +100,13 @@ pub fn take_gradients(n: &Normals, count: usize, judged: bool) -> Subject<'stati
 /// `drop_table`: `count` numbers.
 pub fn drop_table(n: &Normals, count: usize, judged: bool) -> Subject<'static> {
     let (number, client, site) = (5u32, 77u32, 255u32);
-    let clock = DropoutClock { key: Stream::new(11, Purpose::Dropout, 0, 0).key(), round: 5, own: 0 };
+    let clock = DropoutClock::new(Stream::new(11, Purpose::Dropout, 0, 0).key(), 5);
     let (threshold, keep) = rng::dropout_threshold(0.25);
     let x = n.take(74, count, 1.0);
     let arrays = vec![Array::of("item table", &x), Array::of("dropped", &n.take(75, count, 1.0))];
     let want = judged.then(|| {
         let kept = |(i, &x): (usize, &f32)| {
-            let words = rng::philox([(i / 8) as u32, (number << 8) | site, clock.round, client], clock.key);
+            let words = rng::philox([(i / 8) as u32, (number << 8) | site, clock.round, client], clock.key());
             x * if (words[i % 8 / 2] >> (16 * (i % 2))) & 0xffff < threshold { 0.0 } else { keep }
         };
         Want::Bits(words(&x.iter().enumerate().map(kept).collect::<Vec<f32>>()))

@@ -6,11 +6,12 @@ use super::report::{BenchLine, RoundLine, Yardstick};
 use super::subject::Subject;
 use super::timing::{self, Sample};
 use super::{Progress, batch, batches, calls, direct, local, yardstick};
-use crate::backend::cuda::ops::KernelSet;
+use crate::backend::cuda::kernels::KERNELS;
 use crate::backend::{Mask, RowKind};
 use crate::bench::{self, RoundBench};
 use crate::config::{Contrast, Precision, RecLoss, Resident, Similarity, Validated};
 use crate::device::interface::Device;
+use crate::device::launch::KernelSet;
 use crate::device::telemetry::Sampler;
 use crate::federation::Trainer;
 use crate::{Error, Result};
@@ -39,7 +40,7 @@ const QUICK: Sizes = Sizes { clients: 3, slabs: (2, 300), tables: (1, 40), batch
 /// Calls `each` with every subject that is timed.
 pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject) -> Result<()>) -> Result<()> {
     let sizes = if quick { QUICK } else { FULL };
-    let (kernels, normals, d) = (KernelSet::load(device)?, Normals::new(1), sizes.d);
+    let (kernels, normals, d) = (KernelSet::load(device, &[KERNELS])?, Normals::new(1), sizes.d);
     let on = |case: &Case, of: &dyn Fn(&Case) -> Vec<calls::Call>, each: &mut dyn FnMut(&Subject) -> Result<()>| {
         let placed = Placed::new(device, &kernels, &normals, case)?;
         of(case).iter().try_for_each(|call| placed.subjects(call, false).iter().try_for_each(&mut *each))

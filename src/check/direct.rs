@@ -3,6 +3,7 @@
 use super::case::Normals;
 use super::subject::{Array, Cost, Launch, Output, Subject, Want};
 use crate::Result;
+use crate::backend::cuda::optimiser::ServerStep;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::Precision;
 use crate::device::Geometry;
@@ -217,21 +218,6 @@ pub fn update_norms(n: &Normals, clients: usize, length: usize, each: usize, d: 
     let work = cost(clients * length + 2 * rows * d, 3.0 * (clients * length + rows * d) as f64);
     subject("update_norms", format!("{clients} clients, {length} weights, {each} rows of {d}"), arrays, outputs, work, launch)
 }
-
-/// `struct ServerStep` of `kernels/average.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct ServerStep {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    adam: i32,
-    momentum: i32,
-}
-
-// SAFETY: six plain numbers of four bytes.
-unsafe impl Plain for ServerStep {}
 
 impl ServerStep {
     /// Gradient descent, momentum, FedAdam.

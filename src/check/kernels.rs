@@ -6,8 +6,9 @@ use super::recording_device::Tap;
 use super::report::CheckLine;
 use super::subject::Subject;
 use super::{Progress, batch, batches, calls, direct, local, yardstick};
-use crate::backend::cuda::ops::KernelSet;
+use crate::backend::cuda::kernels::KERNELS;
 use crate::device::interface::Device;
+use crate::device::launch::KernelSet;
 use crate::{Error, Result};
 use std::collections::BTreeSet;
 
@@ -102,7 +103,7 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
 
 /// Checks every kernel; gives the names of those that were launched.
 pub fn run(device: &dyn Device, quick: bool, lines: &mut Vec<CheckLine>, progress: Progress) -> Result<BTreeSet<&'static str>> {
-    let kernels = KernelSet::load(device)?;
+    let kernels = KernelSet::load(device, &[KERNELS])?;
     let normals = Normals::new(1);
     let mut judge = Judge { device, tap: Tap::new(device), lines };
     for case in cases(quick) {

@@ -27,7 +27,7 @@ pub mod text;
 pub mod timing;
 pub mod yardstick;
 
-use crate::backend::cuda::ops::KERNELS;
+use crate::backend::cuda::kernels::KERNELS;
 use crate::base::names;
 use crate::device::interface::Device;
 use crate::device::telemetry;
@@ -205,6 +205,25 @@ fn run_part(
     }
 }
 
+/// What the crate says of its kernels' parameters, for whoever wants to hold it against their sources.
+pub fn declared_kernels() -> &'static [crate::device::launch::Signature] {
+    KERNELS
+}
+
+/// What the crate says of the structs that it shares with kernels.
+pub fn declared_structs() -> Vec<crate::device::mirror::Mirror> {
+    use crate::backend::cuda::optimiser::{DropoutClock, OptimiserStep, ServerStep};
+    use crate::engine::cuda::{packed::Packed, resident::Job};
+    #[allow(unused_mut)] // without the feature `llm` there are no more
+    let mut all = vec![Packed::MIRROR, OptimiserStep::MIRROR, DropoutClock::MIRROR, ServerStep::MIRROR, Job::MIRROR];
+    #[cfg(feature = "llm")]
+    {
+        use crate::llm::gpu::{ask::TokenAsk, attention};
+        all.extend([attention::Heads::MIRROR, attention::AttentionShape::MIRROR, TokenAsk::MIRROR]);
+    }
+    all
+}
+
 /// Kernels of this build; where none are embedded, those that the backend asks for.
 fn all_kernels() -> Vec<&'static str> {
     #[cfg(feature = "cuda")]
@@ -214,7 +233,7 @@ fn all_kernels() -> Vec<&'static str> {
             return families.iter().flat_map(|f| f.kernels.iter().copied()).collect();
         }
     }
-    KERNELS.to_vec()
+    KERNELS.iter().flat_map(|kernel| kernel.names).copied().collect()
 }
 
 fn describe(device: &dyn Device, options: &Options) -> DeviceLine {

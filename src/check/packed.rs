@@ -7,10 +7,11 @@ use super::reference::{FIELDS, Field, Real, Reference, field_floats};
 use super::subject::{Array, Launch, Output, Subject, Want};
 use crate::Result;
 use crate::backend::cuda::meter::Meter;
-use crate::backend::cuda::ops::{DeviceBackend, KernelSet, Places};
+use crate::backend::cuda::ops::{DeviceBackend, Places};
 use crate::backend::cuda::optimiser::DropoutClock;
 use crate::base::rng::{Purpose, Stream};
 use crate::device::interface::{Buffer, Device};
+use crate::device::launch::KernelSet;
 use crate::engine::cuda::packed::{DeviceChunk, HostChunk};
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -39,7 +40,7 @@ impl<'a> Placed<'a> {
     /// Uploads the packed arrays of `case`.
     pub fn new(device: &dyn Device, kernels: &'a KernelSet, normals: &'a Normals, case: &'a Case) -> Result<Placed<'a>> {
         let chunk = DeviceChunk::upload(device, &mut HostChunk::new(&case.chunk, LAMBDA, NUMBER), None)?;
-        let clock = DropoutClock { key: Stream::new(11, Purpose::Dropout, 0, 0).key(), round: 5, own: 0 };
+        let clock = DropoutClock::new(Stream::new(11, Purpose::Dropout, 0, 0).key(), 5);
         Ok(Placed { case, chunk, kernels, clock, clock_buffer: device.upload_new(&[clock])?, normals })
     }
 

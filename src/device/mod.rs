@@ -16,6 +16,8 @@ mod functions;
 #[cfg(feature = "testing")]
 pub mod host;
 pub mod interface;
+pub mod launch;
+pub mod mirror;
 #[cfg(feature = "cuda")]
 pub mod modules;
 #[cfg(feature = "cuda")]

@@ -15,6 +15,7 @@ mod simt;
 mod batches;
 mod cli;
 mod gpu_check;
+mod kernel_table;
 mod ranking;
 mod resident;
 mod rounds;

@@ -104,6 +104,19 @@ template <class... A> size_t size_of(void (*)(A...), size_t index) {
     const size_t sizes[] = {sizeof(A)..., 0};
     return index < sizeof...(A) ? sizes[index] : 0;
 }
+// `p` a pointer, `i` int, `u` unsigned, `f` float, `l` long long, `s` a struct by value, `?` anything else.
+template <class T> constexpr char kind_of() {
+    if (std::is_pointer_v<T>) return 'p';
+    if (std::is_same_v<T, int>) return 'i';
+    if (std::is_same_v<T, unsigned>) return 'u';
+    if (std::is_same_v<T, float>) return 'f';
+    if (std::is_same_v<T, long long>) return 'l';
+    return std::is_class_v<T> ? 's' : '?';
+}
+template <class... A> char kind_at(void (*)(A...), size_t index) {
+    const char kinds[] = {kind_of<std::remove_cv_t<A>>()..., 0};
+    return index < sizeof...(A) ? kinds[index] : 0;
+}
 template <auto Kernel> struct Entry;
 template <class... A, void (*Kernel)(A...)> struct Entry<Kernel> {
     static void body(void** args) { call(Kernel, args, std::index_sequence_for<A...>{}); }
@@ -117,15 +130,18 @@ template <class... A, void (*Kernel)(A...)> struct Entry<Kernel> {
 #define gridDim (simt::here.grid)
 constexpr int warpSize = 32;
 
-// Rust finds `lumos_simt_NAME` (run) and `lumos_simt_sizes_NAME` (sizes of the parameters).
+// Rust finds `lumos_simt_NAME` (run) and `lumos_simt_sizes_NAME` (sizes and kinds of the parameters).
 #define EXPORT_KERNEL(k)                                                                                                          \
     extern "C" int lumos_simt_##k(const unsigned* g, const unsigned* b, size_t shared, void** args, unsigned threads, char* error) { \
         return simt::run({{g[0], g[1], g[2]}, {b[0], b[1], b[2]}, shared, args, threads, #k, error}, simt::Entry<&k>::body);        \
     }                                                                                                                             \
-    extern "C" size_t lumos_simt_sizes_##k(size_t index, size_t* size) {                                                          \
+    extern "C" size_t lumos_simt_sizes_##k(size_t index, size_t* size, char* kind) {                                              \
         *size = simt::size_of(&k, index);                                                                                         \
+        *kind = simt::kind_at(&k, index);                                                                                         \
         return simt::count_of(&k);                                                                                                \
     }
+// `LUMOS_LAYOUT_NAME` comes from the build script, which reads the names of the fields; the compiler says where they lie.
+#define EXPORT_STRUCT(name) LUMOS_LAYOUT_##name
 #define LUMOS_SHARED(T, name) T* const name = reinterpret_cast<T*>(simt::here.shared)
 
 inline void __syncthreads() { simt::barrier(0); }

@@ -15,12 +15,20 @@ pub mod check;
 use std::ffi::{CStr, c_char, c_void};
 
 type Run = unsafe extern "C" fn(*const u32, *const u32, usize, *mut *mut c_void, u32, *mut c_char) -> i32;
-type Sizes = unsafe extern "C" fn(usize, *mut usize) -> usize;
+type Sizes = unsafe extern "C" fn(usize, *mut usize, *mut c_char) -> usize;
 
 struct Entry {
     name: &'static str,
     run: Run,
     sizes: Sizes,
+}
+
+type LayoutOf = unsafe extern "C" fn(usize, *mut usize, *mut usize) -> usize;
+
+struct StructEntry {
+    name: &'static str,
+    fields: &'static [&'static str],
+    layout: LayoutOf,
 }
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
@@ -45,15 +53,18 @@ impl Kernel {
 
     /// Sizes in bytes of its parameters.
     pub fn parameters(&self) -> Vec<usize> {
-        let mut size = 0;
-        // SAFETY: both calls only read the signature.
-        let count = unsafe { (self.0.sizes)(0, &mut size) };
-        (0..count)
-            .map(|i| {
-                unsafe { (self.0.sizes)(i, &mut size) };
-                size
-            })
-            .collect()
+        self.signature().into_iter().map(|(size, _)| size).collect()
+    }
+
+    /// Size in bytes and kind of each parameter: `p` a pointer, `i` int, `u` unsigned, `f` float, `l` long long, `s` a struct by value.
+    pub fn signature(&self) -> Vec<(usize, char)> {
+        let one = |index| {
+            let (mut size, mut kind) = (0, 0);
+            // SAFETY: the function only writes to the two places, which are live variables.
+            let count = unsafe { (self.0.sizes)(index, &mut size, &mut kind) };
+            (count, size, char::from(kind as u8))
+        };
+        (0..one(0).0).map(|i| (one(i).1, one(i).2)).collect()
     }
 }
 
@@ -70,6 +81,32 @@ pub fn nth(index: usize) -> Option<Kernel> {
 /// The kernel called `name`.
 pub fn find(name: &str) -> Option<Kernel> {
     KERNELS.binary_search_by(|e| e.name.cmp(name)).ok().map(|i| Kernel(&KERNELS[i]))
+}
+
+/// A struct as the compiler of the kernels lays it out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StructLayout {
+    /// Its name.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: usize,
+    /// Name, offset and size in bytes of each field.
+    pub fields: Vec<(&'static str, usize, usize)>,
+}
+
+/// The structs that the kernels share with the host.
+pub fn structs() -> Vec<StructLayout> {
+    let layout = |entry: &StructEntry| {
+        let (mut offset, mut size, mut bytes) = (0, 0, 0);
+        let mut field = |(index, &name): (usize, &&'static str)| {
+            // SAFETY: the function has as many fields as the list, and writes to the two live variables alone.
+            bytes = unsafe { (entry.layout)(index, &mut offset, &mut size) };
+            (name, offset, size)
+        };
+        let fields = entry.fields.iter().enumerate().map(&mut field).collect();
+        StructLayout { name: entry.name, bytes, fields }
+    };
+    STRUCTS.iter().map(layout).collect()
 }
 
 /// Runs `kernel` over the grid on `threads` threads of the CPU. `args` are the bytes of each argument in turn. What goes wrong

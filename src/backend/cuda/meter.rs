@@ -1,7 +1,7 @@
 //! How much room the activations of a step take: the model run on a backend that only counts.
 
 use super::shape::Shape;
-use crate::backend::{Act, Backend, Mask, RowKind};
+use crate::backend::{Act, Backend, Mask, RowKind, attention_scratch, gru_scratch, operations};
 use crate::config::{InBatchSettings, LossSettings};
 
 /// Activations begin at multiples of so many floats: 128 bytes, a line of the cache.
@@ -36,38 +36,20 @@ impl Meter {
     }
 }
 
-impl Backend for Meter {
-    fn act(&mut self, rows: RowKind, width: usize) -> Act {
-        place(&self.shape, &mut self.top, rows, width)
-    }
-    fn embed(&mut self, _: f32, _: Option<usize>, _: Act) {}
-    fn embed_backward(&mut self, _: f32, _: Option<usize>, _: Act) {}
-    fn select(&mut self, _: Act, _: Act) {}
-    fn select_backward(&mut self, _: Act, _: Act) {}
-    fn layer_norm(&mut self, _: Act, _: usize, _: usize, _: Act, _: Act) {}
-    fn layer_norm_backward(&mut self, _: Act, _: Act, _: usize, _: usize, _: Act, _: Act) {}
-    fn linear(&mut self, _: Act, _: usize, _: usize, _: Act) {}
-    fn linear_backward(&mut self, _: Act, _: Act, _: usize, _: usize, _: Option<Act>, _: bool) {}
-    fn attention(&mut self, _: Mask, _: usize, _: Act, _: Act, _: Act, _: Act, _: Act) {}
-    fn attention_backward(&mut self, _: Mask, heads: usize, q: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act, _: Act) {
-        self.act(q.rows, super::ops::attention_scratch(heads));
-    }
-    fn gru(&mut self, _: Act, _: usize, _: usize, _: Act, _: Act, _: Act) {}
-    fn gru_backward(&mut self, _: usize, _: usize, _: Act, _: Act, dh: Act, _: Act) {
-        self.act(RowKind::Tokens, 3 * dh.width);
-    }
-    fn relu(&mut self, _: Act) {}
-    fn relu_backward(&mut self, _: Act, _: Act) {}
-    fn gelu(&mut self, _: Act, _: Act) {}
-    fn gelu_backward(&mut self, _: Act, _: Act) {}
-    fn dropout(&mut self, _: u32, _: f32, _: Act) {}
-    fn drop_items(&mut self, _: f32) {}
-    fn drop_items_backward(&mut self, _: f32) {}
-    fn add(&mut self, _: Act, _: Act) {}
-    fn add_mean(&mut self, _: f32, _: Act, _: Act) {}
-    fn copy(&mut self, _: Act, _: Act) {}
-    fn zero(&mut self, _: Act) {}
-    fn next_item_loss(&mut self, _: &LossSettings, _: Act, _: Act) {}
-    fn in_batch_info_nce(&mut self, _: &InBatchSettings, _: Act, _: [Act; 3], _: Act) {}
-    fn info_nce(&mut self, _: &LossSettings, _: Act, _: Act) {}
+macro_rules! meter_operations {
+    ($($(#[$doc:meta])* fn $op:ident($($arg:ident: $kind:ty),* $(,)?) $(scratch $scratch:expr)?;)*) => {
+        #[allow(unused_variables)] // few operations take a scratch
+        impl Backend for Meter {
+            fn act(&mut self, rows: RowKind, width: usize) -> Act {
+                place(&self.shape, &mut self.top, rows, width)
+            }
+            $(fn $op(&mut self, $($arg: $kind),*) {
+                $(
+                    let (rows, width) = $scratch;
+                    self.act(rows, width);
+                )?
+            })*
+        }
+    };
 }
+operations!(meter_operations);

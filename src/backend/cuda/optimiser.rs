@@ -1,31 +1,31 @@
-//! The coefficients of a local step as kernels take them.
+//! The coefficients of a local step and of the server's, as kernels take them.
 
-use crate::config::{LocalOptimizer, LocalSettings};
-use crate::device::Plain;
+use crate::config::{FederationSettings, LocalOptimizer, LocalSettings, ServerOptimizer};
+use crate::device::interface::Arg;
+use crate::device::launch::{Kind, Parameter};
+use crate::device::mirror::mirrored;
 
-/// `struct OptimiserStep` of `kernels/packed.cuh`: one step of Adam, AdamW or gradient descent.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OptimiserStep {
-    beta1: f32,
-    beta2: f32,
-    /// `lr / (1 - beta1^t)`; `lr` for gradient descent.
-    rate: f32,
-    /// `1 / sqrt(1 - beta2^t)`.
-    correction: f32,
-    eps: f32,
-    /// Weight decay added to the gradient.
-    l2: f32,
-    /// `1 - lr * weight_decay` of decoupled decay.
-    shrink: f32,
-    /// 1 at the first step of a visit.
-    first: i32,
-    /// 1 for gradient descent.
-    sgd: i32,
+mirrored! {
+    /// `struct OptimiserStep` of `kernels/packed.cuh`: one step of Adam, AdamW or gradient descent.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct OptimiserStep {
+        beta1: f32,
+        beta2: f32,
+        /// `lr / (1 - beta1^t)`; `lr` for gradient descent.
+        rate: f32,
+        /// `1 / sqrt(1 - beta2^t)`.
+        correction: f32,
+        eps: f32,
+        /// Weight decay added to the gradient.
+        l2: f32,
+        /// `1 - lr * weight_decay` of decoupled decay.
+        shrink: f32,
+        /// 1 at the first step of a visit.
+        first: i32,
+        /// 1 for gradient descent.
+        sgd: i32,
+    }
 }
-
-// SAFETY: nine plain numbers of four bytes.
-unsafe impl Plain for OptimiserStep {}
 
 /// Bytes of an [`OptimiserStep`].
 pub const OPTIMISER_BYTES: usize = size_of::<OptimiserStep>();
@@ -50,17 +50,80 @@ impl OptimiserStep {
     }
 }
 
-/// `struct DropoutClock` of `kernels/packed.cuh`: key of the dropout, the round, and whether a clock for each client of the launch follows.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DropoutClock {
-    /// Key, low and high word.
-    pub key: [u32; 2],
-    /// Round.
-    pub round: u32,
-    /// 1 where a clock for each client of the launch lies behind this one.
-    pub own: u32,
+mirrored! {
+    /// `struct DropoutClock` of `kernels/packed.cuh`: key of the dropout, the round, and whether a clock for each client of the
+    /// launch follows.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct DropoutClock {
+        /// Key, its low and its high word.
+        pub key_low: u32,
+        /// See `key_low`.
+        pub key_high: u32,
+        /// Round.
+        pub round: u32,
+        /// 1 where a clock for each client of the launch lies behind this one.
+        pub own: u32,
+    }
 }
 
-// SAFETY: four plain numbers of four bytes.
-unsafe impl Plain for DropoutClock {}
+mirrored! {
+    /// `struct ServerStep` of `kernels/average.cu`.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub struct ServerStep {
+        pub(crate) lr: f32,
+        pub(crate) beta1: f32,
+        pub(crate) beta2: f32,
+        pub(crate) eps: f32,
+        pub(crate) adam: i32,
+        pub(crate) momentum: i32,
+    }
+}
+
+impl ServerStep {
+    /// The step that `federation` asks for.
+    pub fn new(federation: &FederationSettings) -> ServerStep {
+        let adam = federation.server == ServerOptimizer::Fedadam;
+        ServerStep {
+            lr: federation.server_lr,
+            beta1: federation.server_momentum,
+            beta2: federation.server_beta2,
+            eps: federation.server_eps,
+            adam: i32::from(adam),
+            momentum: i32::from(!adam && federation.server_momentum > 0.0),
+        }
+    }
+
+    /// Whether the optimiser keeps first moments.
+    pub fn keeps_first(&self) -> bool {
+        self.adam + self.momentum > 0
+    }
+
+    /// Whether it keeps second moments.
+    pub fn keeps_second(&self) -> bool {
+        self.adam > 0
+    }
+}
+
+impl DropoutClock {
+    /// The clock of `round` for the key of a stream.
+    pub fn new(key: [u32; 2], round: u32) -> DropoutClock {
+        DropoutClock { key_low: key[0], key_high: key[1], round, own: 0 }
+    }
+
+    /// The key, low and high word.
+    pub fn key(&self) -> [u32; 2] {
+        [self.key_low, self.key_high]
+    }
+}
+
+macro_rules! by_value {
+    ($($name:ident),*) => {
+        $(impl Parameter for $name {
+            const KIND: Kind = Kind::Struct(size_of::<$name>());
+            fn arg(&self) -> Arg<'_> {
+                Arg::value(self)
+            }
+        })*
+    };
+}
+by_value!(DropoutClock, OptimiserStep, ServerStep);

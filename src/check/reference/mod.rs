@@ -210,7 +210,7 @@ impl<'a, R: Real> Reference<'a, R> {
     /// client's stream.
     fn kept(&self, c: usize, site: u32, i: usize, rate: f32) -> R {
         let (threshold, keep) = rng::dropout_threshold(rate);
-        let words = rng::philox([(i / 8) as u32, (NUMBER << 8) | site, self.clock.round, self.case.chunk.clients[c]], self.clock.key);
+        let words = rng::philox([(i / 8) as u32, (NUMBER << 8) | site, self.clock.round, self.case.chunk.clients[c]], self.clock.key());
         let bits = (words[i % 8 / 2] >> (16 * (i % 2))) & 0xffff;
         if bits < threshold { R::ZERO } else { R::of(f64::from(keep)) }
     }

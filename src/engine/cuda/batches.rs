@@ -8,11 +8,15 @@ use super::activations::arena_floats;
 use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes, bytes, layout};
 use super::chunks::ChunkTrainer;
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
+use crate::backend::cuda::kernels::{
+    AddGradients, AddRowGradients, Broadcast, ClientLosses, ClipFactor, DropTable, GatherRows, GradientSquares, StepSpan, TakeGradients,
+};
 use crate::backend::cuda::ops::{DeviceBackend, Places};
 use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
 use crate::backend::cuda::shape::Shape;
 use crate::base::rng;
-use crate::device::interface::{Arg, Buffer, Device, Fill, Graph, Result, bytes_of, bytes_of_mut};
+use crate::device::interface::{Buffer, Device, Fill, Graph, Result, bytes_of, bytes_of_mut};
+use crate::device::launch::Pointer;
 use crate::engine::Moments;
 use std::collections::HashMap;
 
@@ -21,10 +25,6 @@ const SPAN: usize = 1 << 14;
 
 /// `refused` while no mini-batch is.
 const NOT_REFUSED: u32 = u32::MAX;
-
-fn int(n: usize) -> Arg<'static> {
-    Arg::Int(n as i32)
-}
 
 /// Weights, moments, gradients `[n]` f32 of one kind of parameters and the sums of their gradients `[n]` i64.
 struct Parameters {
@@ -81,7 +81,7 @@ pub(super) struct StepAt {
 
 impl StepAt {
     fn clock(&self, key: [u32; 2], own: u32) -> DropoutClock {
-        DropoutClock { key, round: self.round as u32, own }
+        DropoutClock { own, ..DropoutClock::new(key, self.round as u32) }
     }
 }
 
@@ -262,9 +262,8 @@ impl BatchTrainer {
     fn drop_table(&self, on: &ChunkTrainer, at: &StepAt, from: &Buffer, to: &Buffer) -> Result<()> {
         let (threshold, keep) = rng::dropout_threshold(on.settings.model.item_dropout);
         let clock = at.clock(at.key, 0);
-        let draws = [Arg::value(&clock), Arg::Uint(at.step), Arg::Uint(at.client), Arg::Uint(threshold), Arg::Float(keep)];
-        let args = [&draws[..], &[from.into(), to.into(), Arg::Long(self.items.n as i64)]].concat();
-        on.go("drop_table", self.items.blocks(2048), 256, 0, &args)
+        let (x, y, n) = (from.into(), to.into(), self.items.n as i64);
+        on.go(self.items.blocks(2048), DropTable { clock, number: at.step, client: at.client, threshold, keep, x, y, n })
     }
 
     /// Adds the gradients of `parts` to the sums of the mini-batch; their losses go to place `first` of those of the visit. Returns when
@@ -296,27 +295,26 @@ impl BatchTrainer {
             self.graphs.insert(*shape, graph);
         }
         let room = self.room.as_ref().expect("made before");
-        let part = |p: Part| Arg::Pointer(room.part(p).address());
-        let (p, d, count) = (self.sizes.dense, self.sizes.dim, arrays.clients);
-        let args = [(&self.dense.p).into(), part(Part::Dense), int(count), Arg::Long(p as i64), int(p)];
-        on.go("broadcast", [count as u32, p.div_ceil(2048) as u32], 256, 0, &args)?;
-        let table = self.dropped.as_ref().unwrap_or(&self.items.p);
-        let args = [Arg::Pointer(arrays.items()), table.into(), part(Part::Rows), int(arrays.rows), int(d)];
-        on.go("gather_rows", [(arrays.rows.div_ceil(8) as u32).max(1), 1], 256, 0, &args)?;
+        let part = |p: Part| Pointer::from(room.part(p));
+        let (p, d, count) = (self.sizes.dense, self.sizes.dim as i32, arrays.clients);
+        let (parts, stride, length) = (count as i32, p as i64, p as i32);
+        let kernel = Broadcast { global: (&self.dense.p).into(), slab: part(Part::Dense), clients: parts, stride, length };
+        on.go([count as u32, p.div_ceil(2048) as u32], kernel)?;
+        let (items, table) = (Pointer(arrays.items()), self.dropped.as_ref().unwrap_or(&self.items.p).into());
+        let kernel = GatherRows { items, table, rows: part(Part::Rows), count: arrays.rows as i32, d };
+        on.go([(arrays.rows.div_ceil(8) as u32).max(1), 1], kernel)?;
         device.fill(room.part(Part::Losses), 0, 16 * count, Fill::Byte(0))?;
         device.copy(arrays.table(), 0, &room.step, 0, PACKED_BYTES)?;
         // SAFETY: the graph holds the launches of `record`, whose buffers are the room's and the clocks, and both are held with it.
         unsafe { device.replay(&self.graphs[shape]) }?;
         device.copy(room.part(Part::Losses), 0, self.losses.as_ref().expect("made by `begin`"), 16 * first, 16 * count)?;
 
-        let refused = [Arg::Uint(at.number), (&self.refused).into()];
-        let stride = Arg::Long(p as i64);
-        let args = [&[part(Part::DenseGrad), share.into(), int(count), stride, int(p), (&self.dense.sums).into()][..], &refused].concat();
-        on.go("add_gradients", [p.div_ceil(256) as u32, 1], 256, 0, &args)?;
-        let rows = [part(Part::RowGrad), Arg::Pointer(arrays.items()), Arg::Pointer(arrays.client_rows()), share.into()];
-        let args = [&rows[..], &[int(count), int(d), (&self.items.sums).into()], &refused].concat();
+        let (share, number, refused) = (Pointer::from(share), at.number, Pointer::from(&self.refused));
+        let (g, sums) = (part(Part::DenseGrad), (&self.dense.sums).into());
+        on.go([p.div_ceil(256) as u32, 1], AddGradients { g, share, parts, stride, length, sums, number, refused })?;
+        let (g, sums, part_rows) = (part(Part::RowGrad), (&self.items.sums).into(), Pointer(arrays.client_rows()));
         let blocks = shape.client_rows.div_ceil(16).clamp(1, 65_535);
-        on.go("add_row_gradients", [count as u32, blocks], 128, 0, &args)
+        on.go([count as u32, blocks], AddRowGradients { g, item: items, part_rows, share, parts, d, sums, number, refused })
     }
 
     /// Forward and backward of the parts, and their losses.
@@ -333,10 +331,11 @@ impl BatchTrainer {
         let dims = (self.sizes.dim, self.sizes.dense);
         let mut be = DeviceBackend::new(device, &on.kernels, *shape, dims, places, floats, on.settings.precision);
         on.model.train(&mut be, &on.settings.loss);
-        let at = |on: bool, p: Part| if on { Arg::Pointer(room.part(p).address()) } else { Arg::Pointer(0) };
-        let losses =
-            [at(true, Part::Loss), at(shape.groups > 0, Part::Contrast), at(shape.pairs > 0, Part::Paired), at(true, Part::Losses)];
-        be.go("client_losses", [shape.clients.div_ceil(4), 1], 128, 0, &losses);
+        let at = |p: Part| Pointer::from(room.part(p));
+        let some = |on: bool, p: Part| if on { at(p) } else { Pointer::NULL };
+        let (contrast, pairs) = (some(shape.groups > 0, Part::Contrast), some(shape.pairs > 0, Part::Paired));
+        let kernel = ClientLosses { step: be.step(), loss: at(Part::Loss), contrast, pairs, out: at(Part::Losses) };
+        be.go([shape.clients.div_ceil(4), 1], kernel);
         be.finish()
     }
 
@@ -345,8 +344,8 @@ impl BatchTrainer {
         let local = &on.settings.local;
         let kinds = [&self.dense, &self.items];
         for of in kinds {
-            let args = [(&of.sums).into(), Arg::Float(factor), (&of.g).into(), Arg::Long(of.n as i64)];
-            on.go("take_gradients", of.blocks(1024), 256, 0, &args)?;
+            let kernel = TakeGradients { sums: (&of.sums).into(), factor, g: (&of.g).into(), n: of.n as i64 };
+            on.go(of.blocks(1024), kernel)?;
         }
         if self.dropped.is_some() {
             self.drop_table(on, at, &self.items.g, &self.items.g)?;
@@ -356,19 +355,18 @@ impl BatchTrainer {
             let mut place = 0;
             for of in kinds {
                 let spans = of.n.div_ceil(SPAN);
-                let args = [(&of.g).into(), Arg::Long(of.n as i64), int(SPAN), Arg::Pointer(self.squares.at(8 * place))];
-                on.go("gradient_squares", [spans as u32, 1], 256, 256, &args)?;
+                let squares = Pointer(self.squares.at(8 * place));
+                on.go([spans as u32, 1], GradientSquares { g: (&of.g).into(), n: of.n as i64, span: SPAN as i32, squares })?;
                 place += spans;
             }
-            let args = [(&self.squares).into(), int(place), Arg::Float(local.clip), (&self.scale).into()];
-            on.go("clip_factor", [1, 1], 256, 256, &args)?;
+            let (squares, scale) = ((&self.squares).into(), (&self.scale).into());
+            on.go([1, 1], ClipFactor { squares, count: place as i32, clip: local.clip, scale })?;
         }
-        let coefficients = OptimiserStep::new(local, at.step);
-        let scale = if clips { (&self.scale).into() } else { Arg::Pointer(0) };
+        let opt = OptimiserStep::new(local, at.step);
+        let (scale, refused) = (if clips { (&self.scale).into() } else { Pointer::NULL }, (&self.refused).into());
         for of in kinds {
-            let head = [Arg::value(&coefficients), scale, (&self.refused).into()];
-            let weights = [(&of.p).into(), (&of.m).into(), (&of.s).into(), (&of.g).into(), Arg::Long(of.n as i64)];
-            on.go("step_span", of.blocks(1024), 256, 0, &[&head[..], &weights].concat())?;
+            let [p, m, s, g] = [&of.p, &of.m, &of.s, &of.g].map(Pointer::from);
+            on.go(of.blocks(1024), StepSpan { opt, scale, refused, p, m, s, g, n: of.n as i64 })?;
         }
         Ok(())
     }

@@ -6,16 +6,17 @@
 
 use super::activations::arena_floats;
 use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes, bytes, layout};
+use super::launches::{factor_bytes, slot_room};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use super::ranker::RankMemory;
 use super::resident::{Addresses, Resident};
 use super::server_state::{ServerMoments, Spans};
-use crate::backend::cuda::ops::{DeviceBackend, KernelSet};
+use crate::backend::cuda::kernels::KERNELS;
 use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
 use crate::backend::cuda::shape::Shape;
 use crate::config::{LocalOptimizer, Settings};
-use crate::device::Geometry;
-use crate::device::interface::{Arg, Buffer, Device, Fill, Graph, Result, bytes_of};
+use crate::device::interface::{Buffer, Device, Fill, Graph, Result, bytes_of};
+use crate::device::launch::KernelSet;
 use crate::engine::Chunk;
 use crate::model::{Model, ModelSpec};
 use std::collections::HashMap;
@@ -27,19 +28,6 @@ const KEPT_STEPS: u32 = 256;
 /// Bytes of the `Packed` and the `OptimiserStep` of the step at hand.
 const STEP_BYTES: usize = PACKED_BYTES + OPTIMISER_BYTES;
 
-/// Bytes for the slots of `rows` rows, with some to grow.
-fn slot_room(rows: usize) -> usize {
-    4 * rows + rows / 2
-}
-
-/// Bytes for the norms and the factors of `clients` clients, with some to grow.
-fn factor_bytes(clients: usize) -> [usize; 2] {
-    [8, 4].map(|each| each * (clients + clients / 8))
-}
-
-/// Clients that one thread of the averaging kernel adds up in a register.
-const AVERAGE_EACH: usize = 64;
-
 /// Sums over the clients of a round, on the device.
 pub(super) struct RoundSums {
     pub(super) dense: Buffer,
@@ -49,7 +37,7 @@ pub(super) struct RoundSums {
     /// `[C]` over the whole cohort: weights, uploaded rows, losses `[C, 2]`.
     pub(super) weight: Buffer,
     pub(super) uploaded: Buffer,
-    losses: Buffer,
+    pub(super) losses: Buffer,
     pub(super) failing: Buffer,
 }
 
@@ -99,10 +87,10 @@ pub struct ChunkTrainer {
     pub(super) device: Arc<dyn Device>,
     pub(super) kernels: KernelSet,
     pub(super) settings: Settings,
-    spec: ModelSpec,
+    pub(super) spec: ModelSpec,
     pub(super) model: Model,
     pub(super) sizes: Sizes,
-    room: Option<ChunkMemory>,
+    pub(super) room: Option<ChunkMemory>,
     arrays: Option<DeviceChunk>,
     graphs: HashMap<Shape, Graph>,
     /// How clients are resident, where they are.
@@ -110,16 +98,16 @@ pub struct ChunkTrainer {
     /// Coefficients of steps 1, 2, ...
     optimiser: Buffer,
     first_step: u32,
-    clock: Option<Buffer>,
+    pub(super) clock: Option<Buffer>,
     /// Global weights: dense `[P]`, item rows `[I + S, d]`.
     pub(super) dense: Buffer,
     pub(super) table: Buffer,
     /// Moments of the server's optimiser, where it has any.
     pub(super) server: ServerMoments,
     pub(super) sums: Option<RoundSums>,
-    slots: Option<Buffer>,
+    pub(super) slots: Option<Buffer>,
     /// Norms `[C]` f64 and factors `[C]` f32 of a chunk, where rules ask for them.
-    factors: Option<[Buffer; 2]>,
+    pub(super) factors: Option<[Buffer; 2]>,
     /// Item of each slot, for the server's step.
     pub(super) slot_items: Option<Buffer>,
     pub(super) ranking: Option<RankMemory>,
@@ -141,7 +129,7 @@ impl ChunkTrainer {
             item_dropout: settings.model.item_dropout > 0.0,
             clip: settings.local.clip > 0.0,
         };
-        let kernels = KernelSet::load(&*device)?;
+        let kernels = KernelSet::load(&*device, &[KERNELS])?;
         let resident = Resident::new(&*device, settings, &spec, sizes)?;
         let drops = settings.model.dropout.max(settings.model.item_dropout) > 0.0;
         let mut engine = ChunkTrainer {
@@ -247,7 +235,7 @@ impl ChunkTrainer {
     /// Begins a round of `clients` clients that touch `slots` distinct items.
     pub fn begin_round(&mut self, round: u64, clients: usize, slots: usize, key: [u32; 2]) -> Result<()> {
         if let Some(clock) = &self.clock {
-            self.device.upload(clock, 0, bytes_of(&[DropoutClock { key, round: round as u32, own: 0 }]))?;
+            self.device.upload(clock, 0, bytes_of(&[DropoutClock::new(key, round as u32)]))?;
         }
         let d = self.sizes.dim;
         let fits = |s: &RoundSums| s.rows.bytes() >= 8 * slots * d && s.weight.bytes() >= 8 * clients;
@@ -343,161 +331,6 @@ impl ChunkTrainer {
             unsafe { device.replay(&self.graphs[shape]) }?;
         }
         Ok(())
-    }
-
-    /// One local step of every client: forward, backward, clip, optimiser, losses.
-    fn record_step(&self, shape: &Shape) -> Result<()> {
-        let room = self.room.as_ref().expect("made before recording");
-        let (sizes, local) = (&self.sizes, &self.settings.local);
-        let d = sizes.dim;
-        self.device.fill(room.part(Part::RowGrad), 0, 4 * d * shape.rows as usize, Fill::Byte(0))?;
-        let places = room.places(self.clock.as_ref().map_or(0, Buffer::address));
-        let floats = room.part(Part::Arena).bytes() / 4;
-        let dims = (d, sizes.dense);
-        let mut be = DeviceBackend::new(&*self.device, &self.kernels, *shape, dims, places, floats, self.settings.precision);
-        self.model.train(&mut be, &self.settings.loss);
-
-        let at = |p: Part| Arg::Pointer(room.part(p).address());
-        let int = |n: usize| Arg::Int(n as i32);
-        let positions = self.spec.positions();
-        let table = [Arg::Int(positions.map_or(-1, |p| p.offset as i32)), int(positions.map_or(0, |p| p.shape[0])), int(d)];
-        let stride = Arg::Long(sizes.dense as i64);
-        let scale = if sizes.clip { at(Part::Clip) } else { Arg::Pointer(0) };
-        if sizes.clip {
-            let args = [&[at(Part::DenseGrad), at(Part::RowGrad), stride, int(sizes.dense)][..], &table, &[Arg::Float(local.clip), scale]]
-                .concat();
-            be.go("clip_norm", [shape.clients, 1], 256, 256, &args);
-        }
-        let opt = Arg::Pointer(room.optimiser.address());
-        let moments = |first: Part, second: Part| if sizes.moments { [at(first), at(second)] } else { [Arg::Pointer(0); 2] };
-        let [m, s] = moments(Part::DenseFirst, Part::DenseSecond);
-        let args = [&[opt, scale, at(Part::Dense), m, s, at(Part::DenseGrad), stride, int(sizes.dense)][..], &table].concat();
-        be.go("adam_dense", [shape.clients, sizes.dense.div_ceil(2048) as u32], 256, 0, &args);
-        let [m, s] = moments(Part::RowFirst, Part::RowSecond);
-        let blocks = (shape.client_rows as usize * d).div_ceil(2048).clamp(1, 65_535) as u32;
-        be.go("adam_rows", [shape.clients, blocks], 256, 0, &[opt, scale, at(Part::Rows), m, s, at(Part::RowGrad), int(d)]);
-        let contrast = if shape.groups > 0 { at(Part::Contrast) } else { Arg::Pointer(0) };
-        let paired = if shape.pairs > 0 { at(Part::Paired) } else { Arg::Pointer(0) };
-        let args = [at(Part::Loss), contrast, paired, at(Part::Losses)];
-        be.go("client_losses", [shape.clients.div_ceil(4), 1], 128, 0, &args);
-        be.finish()
-    }
-
-    /// Launches a kernel that does not take a step.
-    pub(super) fn go(&self, name: &'static str, grid: [u32; 2], block: u32, shared: usize, args: &[Arg]) -> Result<()> {
-        if grid.contains(&0) {
-            return Ok(());
-        }
-        let geometry = Geometry { grid: [grid[0], grid[1], 1], block: [block, 1, 1], shared };
-        // SAFETY: the pointers are those of buffers that the engine owns, sized for the chunk and the round at hand.
-        unsafe { self.device.launch(self.kernels.get(name), geometry, args) }
-    }
-
-    /// Every client takes the global weights and its item rows; its losses begin at zero.
-    fn start_from_global(&self, arrays: &DeviceChunk) -> Result<()> {
-        let room = self.room.as_ref().expect("made before training");
-        let at = |p: Part| Arg::Pointer(room.part(p).address());
-        let (p, d, clients) = (self.sizes.dense, self.sizes.dim, arrays.clients);
-        let int = |n: usize| Arg::Int(n as i32);
-        let args = [Arg::Pointer(self.dense.address()), at(Part::Dense), int(clients), Arg::Long(p as i64), int(p)];
-        self.go("broadcast", [clients as u32, p.div_ceil(2048) as u32], 256, 0, &args)?;
-        let args = [Arg::Pointer(arrays.items()), Arg::Pointer(self.table.address()), at(Part::Rows), int(arrays.rows), int(d)];
-        self.go("gather_rows", [(arrays.rows.div_ceil(8) as u32).max(1), 1], 256, 0, &args)?;
-        self.device.fill(room.part(Part::Losses), 0, 16 * clients, Fill::Byte(0))
-    }
-
-    /// Makes the factors of the chunk's clients from the norms of their changes; gives where they are.
-    fn scale(&self, arrays: &DeviceChunk, chunk: &ReadyChunk, factor_of: &FactorOf) -> Result<Arg<'static>> {
-        let device = &*self.device;
-        let (room, sums) = (self.room.as_ref().expect("made before training"), self.sums.as_ref().expect("a round has begun"));
-        let [norms, factors] = self.factors.as_ref().expect("made by the caller");
-        let int = |n: usize| Arg::Int(n as i32);
-        let args = [
-            Arg::Pointer(room.part(Part::Dense).address()),
-            Arg::Pointer(self.dense.address()),
-            Arg::Long(self.sizes.dense as i64),
-            int(self.sizes.dense),
-            Arg::Pointer(room.part(Part::Rows).address()),
-            Arg::Pointer(self.table.address()),
-            Arg::Pointer(arrays.items()),
-            Arg::Pointer(arrays.uploads()),
-            Arg::Pointer(arrays.client_rows()),
-            Arg::Pointer(sums.weight.at(8 * chunk.first)),
-            int(arrays.clients),
-            int(self.sizes.dim),
-            Arg::Pointer(norms.address()),
-        ];
-        self.go("update_norms", [arrays.clients as u32, 1], 256, 256, &args)?;
-        let norms: Vec<f64> = device.download_vec(norms, 0, arrays.clients)?;
-        let made: Vec<f32> = norms.iter().enumerate().map(|(c, &norm)| factor_of(chunk.first + c, norm)).collect();
-        device.upload(factors, 0, bytes_of(&made))?;
-        Ok(Arg::Pointer(factors.address()))
-    }
-
-    /// Adds what the chunk's clients changed to the sums of the round.
-    fn average(&mut self, arrays: &DeviceChunk, chunk: &ReadyChunk, adding: Adding) -> Result<()> {
-        let device = self.device.clone();
-        let (p, d, clients) = (self.sizes.dense, self.sizes.dim, arrays.clients);
-        if self.slots.as_ref().is_none_or(|s| s.bytes() < 4 * arrays.rows) {
-            self.slots = None;
-            self.slots = Some(device.alloc(slot_room(arrays.rows))?);
-        }
-        if matches!(adding, Adding::Scaled(_)) && self.factors.as_ref().is_none_or(|[_, factors]| factors.bytes() < 4 * clients) {
-            self.factors = None;
-            let [norms, factors] = factor_bytes(clients);
-            self.factors = Some([device.alloc(norms)?, device.alloc(factors)?]);
-        }
-        let slots = self.slots.as_ref().expect("made above");
-        device.upload(slots, 0, bytes_of(&chunk.slot))?;
-        let sums = self.sums.as_ref().expect("a round has begun");
-        let room = self.room.as_ref().expect("made before training");
-        device.upload(&sums.weight, 8 * chunk.first, bytes_of(&chunk.weight))?;
-        device.copy(room.part(Part::Losses), 0, &sums.losses, 16 * chunk.first, 16 * clients)?;
-        if matches!(adding, Adding::Nowhere) {
-            return Ok(());
-        }
-
-        let at = |p: Part| Arg::Pointer(room.part(p).address());
-        let int = |n: usize| Arg::Int(n as i32);
-        let weight = Arg::Pointer(sums.weight.at(8 * chunk.first));
-        let factor = match adding {
-            Adding::Scaled(factor_of) => self.scale(arrays, chunk, factor_of)?,
-            _ => Arg::Pointer(0),
-        };
-        let (first, failing) = (Arg::Uint(chunk.first as u32), Arg::Pointer(sums.failing.address()));
-        let args = [
-            at(Part::Dense),
-            Arg::Pointer(self.dense.address()),
-            weight,
-            factor,
-            int(clients),
-            int(AVERAGE_EACH),
-            first,
-            Arg::Long(p as i64),
-            int(p),
-            Arg::Pointer(sums.dense.address()),
-            failing,
-        ];
-        self.go("average_dense", [p.div_ceil(256) as u32, clients.div_ceil(AVERAGE_EACH) as u32], 256, 0, &args)?;
-        let args = [
-            at(Part::Rows),
-            Arg::Pointer(self.table.address()),
-            Arg::Pointer(arrays.items()),
-            Arg::Pointer(slots.address()),
-            Arg::Pointer(arrays.uploads()),
-            Arg::Pointer(arrays.client_rows()),
-            weight,
-            factor,
-            int(clients),
-            first,
-            int(d),
-            Arg::Pointer(sums.rows.address()),
-            Arg::Pointer(sums.row_weight.address()),
-            Arg::Pointer(sums.uploaded.at(4 * chunk.first)),
-            failing,
-        ];
-        let blocks = chunk.shape.client_rows.div_ceil(16).clamp(1, 65_535);
-        self.go("average_rows", [clients as u32, blocks], 128, 0, &args)
     }
 
     /// Waits for the chunk trained last and takes its clients' weights: dense `[C, P]`, item rows `[R, d]`.

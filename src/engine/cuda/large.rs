@@ -8,10 +8,12 @@ use super::packing::{PackLane, ReadyCohort, Visit};
 use super::round::CudaEngine;
 use crate::Result;
 use crate::backend::Step;
+use crate::backend::cuda::kernels::{AverageDense, AverageRows, UpdateNorms};
 use crate::backend::cuda::shape::Shape;
 use crate::base::parallel;
 use crate::config::RecLoss;
-use crate::device::interface::{Arg, Buffer, bytes_of};
+use crate::device::interface::{Buffer, bytes_of};
+use crate::device::launch::Pointer;
 use crate::engine::mini_batches::{self, MiniBatches, PART};
 use crate::engine::{Chunk, Moments, Occasion, Progress, VisitPlan, Work, fixed};
 
@@ -296,27 +298,69 @@ impl CudaEngine<'_> {
         let sums = on.sums.as_ref().expect("a round has begun");
         let [dense, items] = large.trainer.weights();
         let (p, d, rows) = (on.sizes.dense, on.sizes.dim, self.slot.len());
-        let int = |n: usize| Arg::Int(n as i32);
+        let (stride, length, clients) = (p as i64, p as i32, 1);
         device.upload(&sums.weight, 8 * place, bytes_of(&[weight]))?;
-        let (weights, bounds) = (Arg::Pointer(sums.weight.at(8 * place)), Arg::from(&large.bounds));
-        let mut factor = Arg::Pointer(0);
+        let (p_after, rows_after, d) = (Pointer::from(dense), Pointer::from(items), d as i32);
+        let (global, table) = (Pointer::from(&on.dense), Pointer::from(&on.table));
+        let (weight, client_rows) = (Pointer(sums.weight.at(8 * place)), Pointer::from(&large.bounds));
+        let (item, uploads) = (Pointer::from(&large.rows), Pointer::from(&large.uploads));
+        let mut factor = Pointer::NULL;
         if !work.rules.is_empty() {
-            let head = [dense.into(), (&on.dense).into(), Arg::Long(p as i64), int(p), items.into(), (&on.table).into()];
-            let rest = [(&large.rows).into(), (&large.uploads).into(), bounds, weights, int(1), int(d), (&large.norm).into()];
-            on.go("update_norms", [1, 1], 256, 256, &[&head[..], &rest].concat())?;
+            let kernel = UpdateNorms {
+                p: p_after,
+                global,
+                stride,
+                length,
+                rows: rows_after,
+                table,
+                item,
+                uploads,
+                client_rows,
+                weight,
+                clients,
+                d,
+                norms: (&large.norm).into(),
+            };
+            on.go([1, 1], kernel)?;
             let norm: Vec<f64> = device.download_vec(&large.norm, 0, 1)?;
             let occasion = Occasion { seed: self.settings.seed, round: work.round };
             device.upload(&large.factor, 0, bytes_of(&[work.rules.factor(&occasion, client, norm[0])]))?;
             factor = (&large.factor).into();
         }
-        let (first, failing) = (Arg::Uint(place as u32), Arg::from(&sums.failing));
-        let head = [dense.into(), (&on.dense).into(), weights, factor, int(1), int(1), first];
-        let args = [&head[..], &[Arg::Long(p as i64), int(p), (&sums.dense).into(), failing]].concat();
-        on.go("average_dense", [p.div_ceil(256) as u32, 1], 256, 0, &args)?;
-        let head = [items.into(), (&on.table).into(), (&large.rows).into(), (&large.rows).into(), (&large.uploads).into(), bounds];
-        let rest = [weights, factor, int(1), first, int(d), (&sums.rows).into(), (&sums.row_weight).into()];
-        let args = [&head[..], &rest, &[Arg::Pointer(sums.uploaded.at(4 * place)), failing]].concat();
-        Ok(on.go("average_rows", [1, rows.div_ceil(16).clamp(1, 65_535) as u32], 128, 0, &args)?)
+        let (first, failing) = (place as u32, Pointer::from(&sums.failing));
+        let kernel = AverageDense {
+            p: p_after,
+            global,
+            weight,
+            factor,
+            clients,
+            each: 1,
+            first,
+            stride,
+            length,
+            sums: (&sums.dense).into(),
+            failing,
+        };
+        on.go([p.div_ceil(256) as u32, 1], kernel)?;
+        let kernel = AverageRows {
+            rows: rows_after,
+            table,
+            item,
+            // The slot of an item is its number.
+            slot: item,
+            uploads,
+            client_rows,
+            weight,
+            factor,
+            clients,
+            first,
+            d,
+            sums: (&sums.rows).into(),
+            slot_weight: (&sums.row_weight).into(),
+            uploaded: Pointer(sums.uploaded.at(4 * place)),
+            failing,
+        };
+        Ok(on.go([1, rows.div_ceil(16).clamp(1, 65_535) as u32], kernel)?)
     }
 
     /// Takes the participant's weights from the device and adds its update to the sums on the host, as the rules leave it.

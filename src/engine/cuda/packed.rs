@@ -2,63 +2,61 @@
 
 use crate::backend::Step;
 use crate::backend::cuda::shape::{Shape, TILE_ROWS};
-use crate::device::interface::{Buffer, Device, Plain, Result, bytes_of};
+use crate::device::interface::{Buffer, Device, Result, bytes_of};
+use crate::device::mirror::mirrored;
 use crate::engine::Chunk;
 
-/// `struct Packed` of `kernels/packed.cuh`, field by field.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Packed {
-    clients: i32,
-    tokens: i32,
-    sequences: i32,
-    outputs: i32,
-    examples: i32,
-    groups: i32,
-    rows: i32,
-    width: i32,
-    longest: i32,
-    token_tiles: i32,
-    output_tiles: i32,
-    position_low: i32,
-    position_high: i32,
-    number: i32,
-    gbce_beta: f32,
-    lambda: f32,
-    pairs: i32,
-    special: i32,
-    client_tokens: u64,
-    client_sequences: u64,
-    client_outs: u64,
-    client_examples: u64,
-    client_groups: u64,
-    client_pairs: u64,
-    client_rows: u64,
-    client_id: u64,
-    row: u64,
-    position: u64,
-    start: u64,
-    token_client: u64,
-    bounds: u64,
-    out_token: u64,
-    out_start: u64,
-    out_client: u64,
-    example: u64,
-    cands: u64,
-    group: u64,
-    group_bounds: u64,
-    positives: u64,
-    pair: u64,
-    tiles_tokens: u64,
-    tiles_outputs: u64,
+mirrored! {
+    /// `struct Packed` of `kernels/packed.cuh`, field by field.
+    #[derive(Clone, Copy, Debug, Default)]
+    pub struct Packed {
+        clients: i32,
+        tokens: i32,
+        sequences: i32,
+        outputs: i32,
+        examples: i32,
+        groups: i32,
+        rows: i32,
+        width: i32,
+        longest: i32,
+        token_tiles: i32,
+        output_tiles: i32,
+        position_low: i32,
+        position_high: i32,
+        number: i32,
+        gbce_beta: f32,
+        lambda: f32,
+        pairs: i32,
+        special: i32,
+        client_tokens: u64,
+        client_sequences: u64,
+        client_outs: u64,
+        client_examples: u64,
+        client_groups: u64,
+        client_pairs: u64,
+        client_rows: u64,
+        client_id: u64,
+        row: u64,
+        position: u64,
+        start: u64,
+        token_client: u64,
+        bounds: u64,
+        out_token: u64,
+        out_start: u64,
+        out_client: u64,
+        example: u64,
+        cands: u64,
+        group: u64,
+        group_bounds: u64,
+        positives: u64,
+        pair: u64,
+        tiles_tokens: u64,
+        tiles_outputs: u64,
+    }
 }
-
-// SAFETY: plain numbers without padding: eighteen of four bytes, then eights.
-unsafe impl Plain for Packed {}
 
 /// Bytes of a [`Packed`].
 pub const PACKED_BYTES: usize = size_of::<Packed>();
-const _: () = assert!(PACKED_BYTES == 72 + 24 * 8);
 
 fn tiles(bounds: &[u32]) -> u32 {
     bounds.windows(2).map(|b| (b[1] - b[0]).div_ceil(TILE_ROWS)).sum()

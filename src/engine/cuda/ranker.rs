@@ -5,15 +5,16 @@ use super::activations::encode_floats;
 use super::chunks::ChunkTrainer;
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use crate::backend::Step;
+use crate::backend::cuda::kernels::{RankCount, RankMasked, RankTargets};
 use crate::backend::cuda::ops::{DeviceBackend, Places};
 use crate::backend::cuda::shape::Shape;
 use crate::config::Precision;
-use crate::device::interface::{Arg, Buffer, Result, bytes_of};
+use crate::device::interface::{Buffer, Result, bytes_of};
+use crate::device::launch::Pointer;
 use crate::engine::Chunk;
 
-/// Users and items of a tile of `rank_count`, and its shared memory.
+/// Users and items of a tile of `rank_count`.
 const TILE: usize = 128;
-const TILE_BYTES: usize = 33_792;
 
 /// Users to be ranked together, laid out for the device.
 pub struct RankChunk {
@@ -125,23 +126,19 @@ impl ChunkTrainer {
         // Always in full precision: what a checkpoint is worth must not depend on how it was trained.
         let mut be = DeviceBackend::new(&*self.device, &self.kernels, chunk.shape, dims, places, floats, Precision::Fp32);
         let hidden = self.model.encode(&mut be);
-        let hidden = Arg::Pointer(be.address(hidden));
+        let h = Pointer(be.address(hidden));
         be.finish()?;
 
-        let int = |n: usize| Arg::Int(n as i32);
-        let list = |word: usize| Arg::Pointer(room.lists.at(4 * word));
-        let (targets, bounds, masked) = (list(0), list(users), list(2 * users + 1));
-        let (table, threshold) = (Arg::Pointer(self.table.address()), Arg::Pointer(room.threshold.address()));
-        let count = Arg::Pointer(counts.at(4 * first));
-        let args = [hidden, table, targets, threshold, count, int(users), int(d)];
-        self.go("rank_targets", [users.div_ceil(128) as u32, 1], 128, 0, &args)?;
+        let list = |word: usize| Pointer(room.lists.at(4 * word));
+        let (target, bounds, masked) = (list(0), list(users), list(2 * users + 1));
+        let (table, threshold, count) = (Pointer::from(&self.table), Pointer::from(&room.threshold), Pointer(counts.at(4 * first)));
+        let (blocks, tiles) = (|each: usize| [users.div_ceil(each) as u32, 1], users.div_ceil(TILE));
         // Twice as many blocks as the card holds at a time, where there are tiles for so many: few idle at the end.
-        let tiles = users.div_ceil(TILE);
         let slices = (4 * self.device.limits().multiprocessors as usize).div_ceil(tiles).clamp(1, items.div_ceil(TILE));
-        let args = [hidden, table, threshold, count, int(users), int(items), int(d)];
-        self.go("rank_count", [tiles as u32, slices as u32], 256, TILE_BYTES, &args)?;
-        let args = [hidden, table, targets, threshold, bounds, masked, count, int(users), int(d)];
-        self.go("rank_masked", [users.div_ceil(4) as u32, 1], 128, 0, &args)
+        let (users, items, d) = (users as i32, items as i32, d as i32);
+        self.go(blocks(128), RankTargets { h, table, target, threshold, count, users, d })?;
+        self.go([tiles as u32, slices as u32], RankCount { h, table, threshold, count, users, items, d })?;
+        self.go(blocks(4), RankMasked { h, table, target, threshold, bounds, masked, count, users, d })
     }
 
     /// Waits for the queue and takes the ranks.

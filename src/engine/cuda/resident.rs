@@ -5,7 +5,8 @@ use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes};
 use super::packed::DeviceChunk;
 use crate::backend::cuda::shape::Shape;
 use crate::config::{Contrast, Precision, RecLoss, Resident as Choice, Settings};
-use crate::device::interface::{Arg, Buffer, Device, Fill, Kernel, Limits, Plain, Result};
+use crate::device::interface::{Arg, Buffer, Device, Fill, Kernel, Limits, Result};
+use crate::device::mirror::mirrored;
 use crate::device::{DeviceError, Geometry};
 use crate::model::{ModelSpec, Sasrec};
 
@@ -19,66 +20,63 @@ const WANTED_ACTIVATIONS: usize = 16 << 10;
 /// Shared memory that the driver keeps of every block.
 const RESERVED: usize = 1 << 10;
 
-/// `struct Job` of `kernels/resident.cuh`, field by field.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-struct Job {
-    steps: u64,
-    optimiser: u64,
-    clock: u64,
-    order: u64,
-    next: u64,
-    global: u64,
-    table: u64,
-    items: u64,
-    dense: u64,
-    rows: u64,
-    losses: u64,
-    slots: u64,
-    slot: i64,
-    clients: i32,
-    step_count: i32,
-    at_first: i32,
-    at_second: i32,
-    at_row_first: i32,
-    at_row_second: i32,
-    at_gradient: i32,
-    at_row_gradient: i32,
-    at_dropped: i32,
-    at_coef: i32,
-    at_loss: i32,
-    at_contrast: i32,
-    at_arena: i32,
-    arena_fast: i32,
-    table_at: i32,
-    scratch_at: i32,
-    fast_at: i32,
-    views: i32,
-    length: i32,
-    position_rows: i32,
-    block_at: i32,
-    block_length: i32,
-    norm_at: i32,
-    fast_block: i32,
-    dim: i32,
-    inner: i32,
-    heads: i32,
-    blocks: i32,
-    normed: i32,
-    scale: f32,
-    rec: i32,
-    contrast: i32,
-    tau: f32,
-    clip: f32,
-    threshold: u32,
-    keep: f32,
-    item_threshold: u32,
-    item_keep: f32,
+mirrored! {
+    /// `struct Job` of `kernels/resident.cuh`, field by field.
+    #[derive(Clone, Copy, Debug, Default, PartialEq)]
+    pub(crate) struct Job {
+        steps: u64,
+        optimiser: u64,
+        clock: u64,
+        order: u64,
+        next: u64,
+        global: u64,
+        table: u64,
+        items: u64,
+        dense: u64,
+        rows: u64,
+        losses: u64,
+        slots: u64,
+        slot: i64,
+        clients: i32,
+        step_count: i32,
+        at_first: i32,
+        at_second: i32,
+        at_row_first: i32,
+        at_row_second: i32,
+        at_gradient: i32,
+        at_row_gradient: i32,
+        at_dropped: i32,
+        at_coef: i32,
+        at_loss: i32,
+        at_contrast: i32,
+        at_arena: i32,
+        arena_fast: i32,
+        table_at: i32,
+        scratch_at: i32,
+        fast_at: i32,
+        views: i32,
+        length: i32,
+        position_rows: i32,
+        block_at: i32,
+        block_length: i32,
+        norm_at: i32,
+        fast_block: i32,
+        dim: i32,
+        inner: i32,
+        heads: i32,
+        blocks: i32,
+        normed: i32,
+        scale: f32,
+        rec: i32,
+        contrast: i32,
+        tau: f32,
+        clip: f32,
+        threshold: u32,
+        keep: f32,
+        item_threshold: u32,
+        item_keep: f32,
+    }
 }
-
-// SAFETY: plain numbers without padding: thirteen of eight bytes, then an even number of four.
-unsafe impl Plain for Job {}
-const _: () = assert!(size_of::<Job>() == 13 * 8 + 38 * 4);
 
 /// Addresses of a launch that do not belong to the chunk's room.
 pub(super) struct Addresses {

@@ -1,38 +1,11 @@
 //! The global weights on the device: how they get there and back, the server's step on them, and how long the device was busy.
 
 use super::chunks::ChunkTrainer;
-use crate::config::{Average, FederationSettings, ServerOptimizer};
-use crate::device::interface::{Arg, Buffer, Device, Event, Plain, Result, bytes_of, bytes_of_mut};
-
-/// `struct ServerStep` of `kernels/average.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ServerStep {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    adam: i32,
-    momentum: i32,
-}
-
-// SAFETY: six plain numbers of four bytes.
-unsafe impl Plain for ServerStep {}
-
-impl ServerStep {
-    /// The step that `federation` asks for.
-    pub fn new(federation: &FederationSettings) -> ServerStep {
-        let adam = federation.server == ServerOptimizer::Fedadam;
-        ServerStep {
-            lr: federation.server_lr,
-            beta1: federation.server_momentum,
-            beta2: federation.server_beta2,
-            eps: federation.server_eps,
-            adam: i32::from(adam),
-            momentum: i32::from(!adam && federation.server_momentum > 0.0),
-        }
-    }
-}
+use crate::backend::cuda::kernels::{ServerDense, ServerRows};
+use crate::backend::cuda::optimiser::ServerStep;
+use crate::config::{Average, FederationSettings};
+use crate::device::interface::{Buffer, Device, Event, Result, bytes_of, bytes_of_mut};
+use crate::device::launch::Pointer;
 
 /// Moments of the server's optimiser on the device: dense `[P]` and rows `[I, d]` of the first and of the second.
 pub(super) struct ServerMoments {
@@ -45,7 +18,7 @@ impl ServerMoments {
     pub fn new(device: &dyn Device, federation: &FederationSettings, dense: usize, rows: usize) -> Result<ServerMoments> {
         let step = ServerStep::new(federation);
         let pair = |on: bool| on.then(|| Ok([device.alloc(4 * dense)?, device.alloc(4 * rows)?])).transpose();
-        Ok(ServerMoments { first: pair(step.adam + step.momentum > 0)?, second: pair(step.adam > 0)? })
+        Ok(ServerMoments { first: pair(step.keeps_first())?, second: pair(step.keeps_second())? })
     }
 
     pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
@@ -53,8 +26,8 @@ impl ServerMoments {
     }
 
     /// Addresses of the first and the second moments of the dense weights (0) or the item rows (1).
-    fn args(&self, of: usize) -> [Arg<'static>; 2] {
-        [&self.first, &self.second].map(|m| Arg::Pointer(m.as_ref().map_or(0, |pair| pair[of].address())))
+    fn pointers(&self, of: usize) -> [Pointer; 2] {
+        [&self.first, &self.second].map(|m| m.as_ref().map_or(Pointer::NULL, |pair| (&pair[of]).into()))
     }
 }
 
@@ -107,32 +80,24 @@ impl ChunkTrainer {
         let begun = self.spans.begin(&*device)?;
         let step = ServerStep::new(federation);
         let (p, d) = (self.sizes.dense, self.sizes.dim);
-        let int = |n: usize| Arg::Int(n as i32);
-        let [first, second] = self.server.args(0);
-        let args = [
-            Arg::value(&step),
-            Arg::Pointer(sums.dense.address()),
-            Arg::Long(weight),
-            Arg::Pointer(self.dense.address()),
+        let [first, second] = self.server.pointers(0);
+        let w = Pointer::from(&self.dense);
+        let kernel = ServerDense { step, sums: (&sums.dense).into(), weight, w, first, second, length: p as i32 };
+        self.go([p.div_ceil(256) as u32, 1], kernel)?;
+        let [first, second] = self.server.pointers(1);
+        let kernel = ServerRows {
+            step,
+            sums: (&sums.rows).into(),
+            slot_weight: (&sums.row_weight).into(),
+            item: slots.into(),
+            weight: if federation.average == Average::PerItem { 0 } else { weight },
+            table: (&self.table).into(),
             first,
             second,
-            int(p),
-        ];
-        self.go("server_dense", [p.div_ceil(256) as u32, 1], 256, 0, &args)?;
-        let [first, second] = self.server.args(1);
-        let args = [
-            Arg::value(&step),
-            Arg::Pointer(sums.rows.address()),
-            Arg::Pointer(sums.row_weight.address()),
-            Arg::Pointer(slots.address()),
-            Arg::Long(if federation.average == Average::PerItem { 0 } else { weight }),
-            Arg::Pointer(self.table.address()),
-            first,
-            second,
-            int(items.len()),
-            int(d),
-        ];
-        self.go("server_rows", [(items.len() * d).div_ceil(256) as u32, 1], 256, 0, &args)?;
+            slots: items.len() as i32,
+            d: d as i32,
+        };
+        self.go([(items.len() * d).div_ceil(256) as u32, 1], kernel)?;
         self.spans.end(&*device, begun)
     }
 

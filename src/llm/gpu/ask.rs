@@ -2,29 +2,27 @@
 
 use super::super::network::SampleRequest;
 use super::super::sample::Sampling;
-use crate::device::{Plain, bytes_of};
+use crate::device::bytes_of;
+use crate::device::mirror::mirrored;
 use std::ops::Range;
 
-/// `TokenAsk` of `decoder_choice.cu`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct TokenAsk {
-    pub unit: f64,
-    pub temperature: f32,
-    pub top_p: f32,
-    pub penalty: f32,
-    pub top_k: u32,
-    pub row: i32,
-    pub allowed: i32,
-    pub allowed_n: i32,
-    pub seen: i32,
-    pub seen_n: i32,
-    pub unused: i32,
+mirrored! {
+    /// `TokenAsk` of `decoder_choice.cu`.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub(crate) struct TokenAsk {
+        pub unit: f64,
+        pub temperature: f32,
+        pub top_p: f32,
+        pub penalty: f32,
+        pub top_k: u32,
+        pub row: i32,
+        pub allowed: i32,
+        pub allowed_n: i32,
+        pub seen: i32,
+        pub seen_n: i32,
+        pub unused: i32,
+    }
 }
-
-// SAFETY: numbers without gaps: 8 + 10 * 4 bytes.
-unsafe impl Plain for TokenAsk {}
-const _: () = assert!(std::mem::size_of::<TokenAsk>() == 48);
 
 /// Bytes of shared memory of `decoder_choose`.
 pub(crate) const CHOICE_SHARED: usize = 24_856;

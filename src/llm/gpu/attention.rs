@@ -4,41 +4,40 @@ use super::super::network::{Attention, Norm};
 use super::kernels::blocks;
 use super::{Array, Cache, Gpu, Plan, Vector};
 use crate::Result;
-use crate::device::{Arg, Geometry, Plain};
+use crate::device::mirror::mirrored;
+use crate::device::{Arg, Geometry};
 
-/// `Heads` of `decoder.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Heads {
-    heads: i32,
-    kv_heads: i32,
-    width: i32,
-    padded: i32,
-    rotated: i32,
-    layer: i32,
-    layers: i32,
-    eps: f32,
+mirrored! {
+    /// `Heads` of `decoder.cu`.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Heads {
+        heads: i32,
+        kv_heads: i32,
+        width: i32,
+        padded: i32,
+        rotated: i32,
+        layer: i32,
+        layers: i32,
+        eps: f32,
+    }
 }
 
-/// `AttentionShape` of `decoder_attention.cu`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct AttentionShape {
-    pub heads: i32,
-    pub kv_heads: i32,
-    pub width: i32,
-    pub padded: i32,
-    pub layer: i32,
-    pub layers: i32,
-    pub window: i32,
-    pub scale: f32,
-    pub cap: f32,
-    pub ld: i32,
+mirrored! {
+    /// `AttentionShape` of `decoder_attention.cu`.
+    #[derive(Clone, Copy)]
+    pub(crate) struct AttentionShape {
+        pub heads: i32,
+        pub kv_heads: i32,
+        pub width: i32,
+        pub padded: i32,
+        pub layer: i32,
+        pub layers: i32,
+        pub window: i32,
+        pub scale: f32,
+        pub cap: f32,
+        pub ld: i32,
+    }
 }
-
-// SAFETY: numbers of four bytes without gaps.
-unsafe impl Plain for Heads {}
-unsafe impl Plain for AttentionShape {}
 
 /// Rotates queries and keys of `qkv [rows, (heads + 2 kv_heads) head_dim]`, stores keys and values, attends: `[rows, heads head_dim]`.
 pub(super) fn attend(gpu: &Gpu, qkv: &Array, a: &Attention<'_, Gpu>, rows: usize, plan: &Plan, cache: &Cache) -> Result<Array> {

@@ -1,0 +1,172 @@
+//! What a chunk launches besides the model's operations: the start of a visit, the end of a step, averaging.
+
+use super::chunk_memory::Part;
+use super::chunks::{Adding, ChunkTrainer, FactorOf, ReadyChunk};
+use super::packed::DeviceChunk;
+use crate::backend::cuda::kernels::{
+    AdamDense, AdamRows, AverageDense, AverageRows, Broadcast, ClientLosses, ClipNorm, GatherRows, UpdateNorms,
+};
+use crate::backend::cuda::ops::DeviceBackend;
+use crate::backend::cuda::shape::Shape;
+use crate::device::interface::{Buffer, Fill, Result, bytes_of};
+use crate::device::launch::{Launch, Pointer};
+
+/// Bytes for the slots of `rows` rows, with some to grow.
+pub(super) fn slot_room(rows: usize) -> usize {
+    4 * rows + rows / 2
+}
+
+/// Bytes for the norms and the factors of `clients` clients, with some to grow.
+pub(super) fn factor_bytes(clients: usize) -> [usize; 2] {
+    [8, 4].map(|each| each * (clients + clients / 8))
+}
+
+/// Clients that one thread of the averaging kernel adds up in a register.
+const AVERAGE_EACH: usize = 64;
+
+impl ChunkTrainer {
+    /// One local step of every client: forward, backward, clip, optimiser, losses.
+    pub(super) fn record_step(&self, shape: &Shape) -> Result<()> {
+        let room = self.room.as_ref().expect("made before recording");
+        let (sizes, local) = (&self.sizes, &self.settings.local);
+        let width = sizes.dim;
+        self.device.fill(room.part(Part::RowGrad), 0, 4 * width * shape.rows as usize, Fill::Byte(0))?;
+        let places = room.places(self.clock.as_ref().map_or(0, Buffer::address));
+        let floats = room.part(Part::Arena).bytes() / 4;
+        let dims = (width, sizes.dense);
+        let mut be = DeviceBackend::new(&*self.device, &self.kernels, *shape, dims, places, floats, self.settings.precision);
+        self.model.train(&mut be, &self.settings.loss);
+
+        let at = |p: Part| Pointer::from(room.part(p));
+        let some = |on: bool, p: Part| if on { at(p) } else { Pointer::NULL };
+        let positions = self.spec.positions();
+        let position_at = positions.map_or(-1, |p| p.offset as i32);
+        let position_rows = positions.map_or(0, |p| p.shape[0] as i32);
+        let (step, d, stride, length) = (be.step(), width as i32, sizes.dense as i64, sizes.dense as i32);
+        let (scale, opt) = (some(sizes.clip, Part::Clip), Pointer::from(&room.optimiser));
+        let (g, row_grad) = (at(Part::DenseGrad), at(Part::RowGrad));
+        if sizes.clip {
+            let clip = local.clip;
+            let kernel = ClipNorm { step, g, row_grad, stride, length, position_at, position_rows, d, clip, scale };
+            be.go([shape.clients, 1], kernel);
+        }
+        let (p, m, s) = (at(Part::Dense), some(sizes.moments, Part::DenseFirst), some(sizes.moments, Part::DenseSecond));
+        let kernel = AdamDense { step, opt, scale, p, m, s, g, stride, length, position_at, position_rows, d };
+        be.go([shape.clients, sizes.dense.div_ceil(2048) as u32], kernel);
+        let (p, m, s) = (at(Part::Rows), some(sizes.moments, Part::RowFirst), some(sizes.moments, Part::RowSecond));
+        let blocks = (shape.client_rows as usize * width).div_ceil(2048).clamp(1, 65_535) as u32;
+        be.go([shape.clients, blocks], AdamRows { step, opt, scale, p, m, s, g: row_grad, d });
+        let (contrast, pairs) = (some(shape.groups > 0, Part::Contrast), some(shape.pairs > 0, Part::Paired));
+        let kernel = ClientLosses { step, loss: at(Part::Loss), contrast, pairs, out: at(Part::Losses) };
+        be.go([shape.clients.div_ceil(4), 1], kernel);
+        be.finish()
+    }
+
+    /// Launches a kernel that is no operation of the model.
+    pub(super) fn go<L: Launch>(&self, grid: [u32; 2], kernel: L) -> Result<()> {
+        // SAFETY: the pointers are those of buffers that the engine owns, sized for the chunk and the round at hand.
+        unsafe { self.kernels.launch(&*self.device, self.settings.precision as usize, grid, &kernel) }
+    }
+
+    /// Every client takes the global weights and its item rows; its losses begin at zero.
+    pub(super) fn start_from_global(&self, arrays: &DeviceChunk) -> Result<()> {
+        let room = self.room.as_ref().expect("made before training");
+        let at = |p: Part| Pointer::from(room.part(p));
+        let (p, d, clients) = (self.sizes.dense, self.sizes.dim as i32, arrays.clients);
+        let (global, table) = (Pointer::from(&self.dense), Pointer::from(&self.table));
+        let kernel = Broadcast { global, slab: at(Part::Dense), clients: clients as i32, stride: p as i64, length: p as i32 };
+        self.go([clients as u32, p.div_ceil(2048) as u32], kernel)?;
+        let kernel = GatherRows { items: Pointer(arrays.items()), table, rows: at(Part::Rows), count: arrays.rows as i32, d };
+        self.go([(arrays.rows.div_ceil(8) as u32).max(1), 1], kernel)?;
+        self.device.fill(room.part(Part::Losses), 0, 16 * clients, Fill::Byte(0))
+    }
+
+    /// Makes the factors of the chunk's clients from the norms of their changes; gives where they are.
+    fn scale(&self, arrays: &DeviceChunk, chunk: &ReadyChunk, factor_of: &FactorOf) -> Result<Pointer> {
+        let device = &*self.device;
+        let (room, sums) = (self.room.as_ref().expect("made before training"), self.sums.as_ref().expect("a round has begun"));
+        let [norms, factors] = self.factors.as_ref().expect("made by the caller");
+        let kernel = UpdateNorms {
+            p: room.part(Part::Dense).into(),
+            global: (&self.dense).into(),
+            stride: self.sizes.dense as i64,
+            length: self.sizes.dense as i32,
+            rows: room.part(Part::Rows).into(),
+            table: (&self.table).into(),
+            item: Pointer(arrays.items()),
+            uploads: Pointer(arrays.uploads()),
+            client_rows: Pointer(arrays.client_rows()),
+            weight: Pointer(sums.weight.at(8 * chunk.first)),
+            clients: arrays.clients as i32,
+            d: self.sizes.dim as i32,
+            norms: norms.into(),
+        };
+        self.go([arrays.clients as u32, 1], kernel)?;
+        let norms: Vec<f64> = device.download_vec(norms, 0, arrays.clients)?;
+        let made: Vec<f32> = norms.iter().enumerate().map(|(c, &norm)| factor_of(chunk.first + c, norm)).collect();
+        device.upload(factors, 0, bytes_of(&made))?;
+        Ok(factors.into())
+    }
+
+    /// Adds what the chunk's clients changed to the sums of the round.
+    pub(super) fn average(&mut self, arrays: &DeviceChunk, chunk: &ReadyChunk, adding: Adding) -> Result<()> {
+        let device = self.device.clone();
+        let (p, clients) = (self.sizes.dense, arrays.clients);
+        if self.slots.as_ref().is_none_or(|s| s.bytes() < 4 * arrays.rows) {
+            self.slots = None;
+            self.slots = Some(device.alloc(slot_room(arrays.rows))?);
+        }
+        if matches!(adding, Adding::Scaled(_)) && self.factors.as_ref().is_none_or(|[_, factors]| factors.bytes() < 4 * clients) {
+            self.factors = None;
+            let [norms, factors] = factor_bytes(clients);
+            self.factors = Some([device.alloc(norms)?, device.alloc(factors)?]);
+        }
+        let slots = self.slots.as_ref().expect("made above");
+        device.upload(slots, 0, bytes_of(&chunk.slot))?;
+        let sums = self.sums.as_ref().expect("a round has begun");
+        let room = self.room.as_ref().expect("made before training");
+        device.upload(&sums.weight, 8 * chunk.first, bytes_of(&chunk.weight))?;
+        device.copy(room.part(Part::Losses), 0, &sums.losses, 16 * chunk.first, 16 * clients)?;
+        let factor = match adding {
+            Adding::Nowhere => return Ok(()),
+            Adding::Scaled(factor_of) => self.scale(arrays, chunk, factor_of)?,
+            Adding::ToSums => Pointer::NULL,
+        };
+
+        let (first, failing) = (chunk.first as u32, Pointer::from(&sums.failing));
+        let weight = Pointer(sums.weight.at(8 * chunk.first));
+        let dense = AverageDense {
+            p: room.part(Part::Dense).into(),
+            global: (&self.dense).into(),
+            weight,
+            factor,
+            clients: clients as i32,
+            each: AVERAGE_EACH as i32,
+            first,
+            stride: p as i64,
+            length: p as i32,
+            sums: (&sums.dense).into(),
+            failing,
+        };
+        self.go([p.div_ceil(256) as u32, clients.div_ceil(AVERAGE_EACH) as u32], dense)?;
+        let rows = AverageRows {
+            rows: room.part(Part::Rows).into(),
+            table: (&self.table).into(),
+            item: Pointer(arrays.items()),
+            slot: slots.into(),
+            uploads: Pointer(arrays.uploads()),
+            client_rows: Pointer(arrays.client_rows()),
+            weight,
+            factor,
+            clients: clients as i32,
+            first,
+            d: self.sizes.dim as i32,
+            sums: (&sums.rows).into(),
+            slot_weight: (&sums.row_weight).into(),
+            uploaded: Pointer(sums.uploaded.at(4 * chunk.first)),
+            failing,
+        };
+        let blocks = chunk.shape.client_rows.div_ceil(16).clamp(1, 65_535);
+        self.go([clients as u32, blocks], rows)
+    }
+}

@@ -4,7 +4,6 @@
 
 constexpr double FIXED_SCALE = 4294967296.0; // steps in 1.0
 constexpr float FIXED_LIMIT = 256.0f;        // largest change of one weight in one visit
-constexpr unsigned NO_CLIENT = 0xffffffffu;
 
 // The change times `factor` in fixed point, rounded to nearest even; `fine` is cleared where it is not finite or too large.
 __device__ __forceinline__ long long fixed_change(float before, float after, float factor, bool* fine) {
@@ -63,14 +62,15 @@ extern "C" __global__ void __launch_bounds__(256)
 EXPORT_KERNEL(update_norms)
 
 // sums[i] += sum over clients c of weight[c] * factor[c] * (p[c][i] - global[i]). A client whose change is not finite or beyond the limit
-// lowers *failing to its number in the chunk (plus `first`); the sums are then of no use, and the round is given up.
+// sets failing[c] to 1; the sums are then of no use, and the round is trained again without it.
 //
-// p `[C, stride]`, global `[length]`, factor `[C]` (or null) f32, weight `[C]` i64 (0: the client did not train), sums `[length]` i64. Each thread
+// p `[C, stride]`, global `[length]`, factor `[C]` (or null) f32, weight `[C]` i64 (0: the client did not train), sums `[length]` i64,
+// failing `[C]` u32 (zero before). Each thread
 // adds its element over a slice of clients in a register, then once atomically. Grid: (ceil(length / 256), slices) blocks of
 // 256: block y takes clients y * each to (y + 1) * each; shared memory: none. Bit-reproducible. Bytes: 4 C P + 16 P slices;
 // operations: 4 C P, one of them in double.
 extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, const float* global, const long long* weight, const float* factor, int clients,
-                                                                int each, unsigned first, long long stride, int length, long long* sums,
+                                                                int each, long long stride, int length, long long* sums,
                                                                 unsigned* failing) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= length) {
@@ -79,7 +79,6 @@ extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, 
     const int from = blockIdx.y * each, to = min(clients, from + each);
     const float before = global[i];
     long long sum = 0;
-    unsigned bad = NO_CLIENT;
     for (int c = from; c < to; c++) {
         const long long w = weight[c];
         if (w == 0) {
@@ -87,14 +86,11 @@ extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, 
         }
         bool fine = true;
         sum += w * fixed_change(before, p[c * stride + i], factor_of(factor, c), &fine);
-        if (!fine && bad == NO_CLIENT) {
-            bad = first + static_cast<unsigned>(c);
+        if (!fine) {
+            atomicExch(failing + c, 1u);
         }
     }
     add_fixed(sums + i, sum);
-    if (bad != NO_CLIENT) {
-        atomicMin(failing, bad);
-    }
 }
 EXPORT_KERNEL(average_dense)
 
@@ -103,11 +99,11 @@ EXPORT_KERNEL(average_dense)
 //
 // rows `[R, d]` after training, table `[I, d]` the global rows, item, slot `[R]` i32 (which row of the table; which of the
 // sums), uploads `[R]` u8, client_rows `[C + 1]` i32, weight `[C]` i64, sums `[slots, d]`, slot_weight `[slots]` i64,
-// uploaded `[C]` i32 (zero before). One warp a row. Grid: (C, blocks) blocks of 128: the warps of a client's blocks go round
+// uploaded `[C]` i32, failing `[C]` u32 (zero before). One warp a row. Grid: (C, blocks) blocks of 128: the warps of a client's blocks go round
 // its rows; shared memory: none. Bit-reproducible. Bytes: 8 R d read, 16 d atomically for each changed row.
 extern "C" __global__ void __launch_bounds__(128)
     average_rows(const float* rows, const float* table, const int* item, const int* slot, const unsigned char* uploads, const int* client_rows,
-                 const long long* weight, const float* factor, int clients, unsigned first, int d, long long* sums, long long* slot_weight, int* uploaded,
+                 const long long* weight, const float* factor, int clients, int d, long long* sums, long long* slot_weight, int* uploaded,
                  unsigned* failing) {
     const int client = blockIdx.x;
     if (client >= clients || weight[client] == 0) {
@@ -135,7 +131,7 @@ extern "C" __global__ void __launch_bounds__(128)
             add_fixed(to + k, w * fixed_change(before[k], after[k], own, &fine));
         }
         if (!__all_sync(FULL_WARP, fine) && lane == 0) {
-            atomicMin(failing, first + static_cast<unsigned>(client));
+            atomicExch(failing + client, 1u);
         }
         if (lane == 0) {
             add_fixed(slot_weight + slot[r], w);
@@ -151,7 +147,7 @@ struct ServerStep {
     float beta1; // momentum
     float beta2;
     float eps;
-    int adam;     // 1: FedAdam; 0: gradient descent
+    int second;   // 0: gradient descent; 1: FedAdam, 2: FedAdagrad, 3: FedYogi
     int momentum; // 1: gradient descent with momentum
 };
 EXPORT_STRUCT(ServerStep)
@@ -159,9 +155,16 @@ EXPORT_STRUCT(ServerStep)
 __device__ __forceinline__ void server_one(const ServerStep& o, long long sum, double share, float* first, float* second, float* w) {
     const float change = static_cast<float>((static_cast<double>(sum) / FIXED_SCALE) * share);
     float move;
-    if (o.adam) {
+    if (o.second) {
         const float a = __fadd_rn(__fmul_rn(o.beta1, *first), __fmul_rn(__fsub_rn(1.0f, o.beta1), change));
-        const float b = __fadd_rn(__fmul_rn(o.beta2, *second), __fmul_rn(__fmul_rn(__fsub_rn(1.0f, o.beta2), change), change));
+        const float old = *second, square = __fmul_rn(change, change);
+        const float part = __fmul_rn(__fmul_rn(__fsub_rn(1.0f, o.beta2), change), change);
+        float b = __fadd_rn(__fmul_rn(o.beta2, old), part);
+        if (o.second == 2) {
+            b = __fadd_rn(old, square);
+        } else if (o.second == 3) {
+            b = old > square ? __fsub_rn(old, part) : old < square ? __fadd_rn(old, part) : old;
+        }
         *first = a;
         *second = b;
         move = __fdiv_rn(__fmul_rn(o.lr, a), __fadd_rn(__fsqrt_rn(b), o.eps));

@@ -99,7 +99,7 @@ pub fn average_dense(n: &Normals, clients: usize, length: usize, judged: bool) -
         Array::of("global weights", &global),
         Array::of("weights of clients", &weight),
         Array::of("sums", &sums),
-        Array::of("failing", &[u32::MAX]),
+        Array::of("failing", &vec![0u32; clients]),
         Array::of("factors", &factor),
     ];
     let want = judged.then(|| {
@@ -112,8 +112,7 @@ pub fn average_dense(n: &Normals, clients: usize, length: usize, judged: bool) -
     });
     let outputs = vec![whole("sums", &arrays, 3, want)];
     let launch: Launch = Box::new(move |device, b| {
-        let head =
-            [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[5]), int(clients), int(EACH), Arg::Uint(0), Arg::Long(stride as i64), int(length)];
+        let head = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[5]), int(clients), int(EACH), Arg::Long(stride as i64), int(length)];
         let args = [&head[..], &[at(&b[3]), at(&b[4])]].concat();
         go(device, "average_dense", [length.div_ceil(256), clients.div_ceil(EACH)], 256, 0, &args)
     });
@@ -147,7 +146,7 @@ pub fn average_rows(n: &Normals, clients: usize, each: usize, items: usize, d: u
         Array::of("sums", &sums),
         Array::of("weights of slots", &slot_weight),
         Array::of("uploaded rows", &uploaded),
-        Array::of("failing", &[u32::MAX]),
+        Array::of("failing", &vec![0u32; clients]),
     ];
     let wants = judged.then(|| {
         for r in (0..rows).filter(|&r| uploads[r] != 0) {
@@ -167,11 +166,9 @@ pub fn average_rows(n: &Normals, clients: usize, each: usize, items: usize, d: u
     let [a, b, c] = wants.map_or([None, None, None], |w| w.map(Some));
     let outputs = vec![whole("sums", &arrays, 6, a), whole("weights of slots", &arrays, 7, b), whole("uploaded rows", &arrays, 8, c)];
     let launch: Launch = Box::new(move |device, b| {
-        let head = [
-            &[at(&b[0]), at(&b[1]), at(&b[2]), at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5]), Arg::Pointer(0)][..],
-            &[int(clients), Arg::Uint(0), int(d)],
-        ]
-        .concat();
+        let head =
+            [&[at(&b[0]), at(&b[1]), at(&b[2]), at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5]), Arg::Pointer(0)][..], &[int(clients), int(d)]]
+                .concat();
         let args = [&head[..], &[at(&b[6]), at(&b[7]), at(&b[8]), at(&b[9])]].concat();
         go(device, "average_rows", [clients, each.div_ceil(16).max(1)], 128, 0, &args)
     });
@@ -220,19 +217,27 @@ pub fn update_norms(n: &Normals, clients: usize, length: usize, each: usize, d: 
 }
 
 impl ServerStep {
-    /// Gradient descent, momentum, FedAdam.
-    fn kinds() -> [(&'static str, ServerStep); 3] {
-        let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, adam: 0, momentum: 0 };
+    /// Every optimiser.
+    fn kinds() -> [(&'static str, ServerStep); 5] {
+        let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, second: 0, momentum: 0 };
         let momentum = ServerStep { beta1: 0.9, momentum: 1, ..sgd };
-        [("sgd", sgd), ("momentum", momentum), ("fedadam", ServerStep { beta1: 0.9, adam: 1, ..sgd })]
+        let adaptive = |second| ServerStep { beta1: 0.9, second, ..sgd };
+        [("sgd", sgd), ("momentum", momentum), ("fedadam", adaptive(1)), ("fedadagrad", adaptive(2)), ("fedyogi", adaptive(3))]
     }
 
     fn one(&self, sum: i64, weight: i64, first: &mut f32, second: &mut f32, w: &mut f32) {
         let change = (fixed::to_f64(sum) * (1.0 / weight as f64)) as f32;
-        *w += match (self.adam, self.momentum) {
-            (1, _) => {
+        let (square, part) = (change * change, (1.0 - self.beta2) * change * change);
+        *w += match (self.second, self.momentum) {
+            (kind @ 1..=3, _) => {
                 *first = self.beta1 * *first + (1.0 - self.beta1) * change;
-                *second = self.beta2 * *second + (1.0 - self.beta2) * change * change;
+                *second = match kind {
+                    1 => self.beta2 * *second + part,
+                    2 => *second + square,
+                    _ if *second > square => *second - part,
+                    _ if *second < square => *second + part,
+                    _ => *second,
+                };
                 self.lr * *first / (second.sqrt() + self.eps)
             }
             (_, 1) => {
@@ -250,7 +255,7 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
     let squares = |array: usize, count: usize| -> Vec<f32> { (0..count).map(|i| n.at(array, i).powi(2)).collect() };
     let mut subjects = Vec::new();
     for (name, step) in ServerStep::kinds() {
-        let plain = step.adam == 0 && step.momentum == 0;
+        let plain = step.second == 0 && step.momentum == 0;
         let pointer = move |b: &Buffer| if plain { Arg::Pointer(0) } else { at(b) };
         let moved = |w: &[f32], first: &[f32], second: &[f32]| [w.to_vec(), first.to_vec(), second.to_vec()];
         let (total, sum) = (37i64, sums(28, length));

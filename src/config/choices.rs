@@ -274,6 +274,16 @@ choice! {
         Sgd = "sgd",
         /// FedAdam (Reddi et al., ICLR 2021).
         Fedadam = "fedadam",
+        /// FedAdagrad (the same): second moments are sums and never forget.
+        Fedadagrad = "fedadagrad",
+        /// FedYogi (the same): second moments fall as slowly as they rise.
+        Fedyogi = "fedyogi",
+    }
+}
+impl ServerOptimizer {
+    /// Whether it keeps second moments.
+    pub fn adapts(self) -> bool {
+        self != ServerOptimizer::Sgd
     }
 }
 choice! {

@@ -290,11 +290,13 @@ pub struct FederationSettings {
     pub server: ServerOptimizer,
     /// Server learning rate.
     pub server_lr: f32,
-    /// Momentum of server SGD, or FedAdam's first decay rate.
+    /// Share of the rounds, at their end, over which the server's rate falls linearly to nothing; 0: it stays.
+    pub server_decay: f32,
+    /// Momentum of server SGD, or the first decay rate of FedAdam, FedAdagrad and FedYogi.
     pub server_momentum: f32,
-    /// FedAdam's second decay rate.
+    /// Second decay rate of FedAdam and FedYogi.
     pub server_beta2: f32,
-    /// FedAdam's adaptivity tau.
+    /// Adaptivity tau of FedAdam, FedAdagrad and FedYogi.
     pub server_eps: f32,
     /// How clients and server learn together: a name with options, such as `averaging`. See [`crate::federation::protocol`].
     pub protocol: String,
@@ -321,6 +323,7 @@ impl Default for FederationSettings {
             max_diverged: 0.1,
             server: ServerOptimizer::Sgd,
             server_lr: 1.0,
+            server_decay: 0.0,
             server_momentum: 0.0,
             server_beta2: 0.99,
             server_eps: 1e-3,
@@ -328,6 +331,15 @@ impl Default for FederationSettings {
             rules: Vec::new(),
             private_memory_mb: 1024,
         }
+    }
+}
+
+impl FederationSettings {
+    /// The server's rate in `round` (counted from 1); 0 after the last round where it decays.
+    pub fn server_lr_at(&self, round: u64) -> f32 {
+        let span = f64::from(self.server_decay) * f64::from(self.rounds);
+        let left = (u64::from(self.rounds) + 1).saturating_sub(round) as f64;
+        if self.server_decay > 0.0 && left < span { (f64::from(self.server_lr) * left / span) as f32 } else { self.server_lr }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::model::Weights;
 pub struct Server {
     /// First moments (momentum): dense `[P]`, rows `[I, d]`; empty where not used.
     pub first: (Vec<f32>, Vec<f32>),
-    /// Second moments of FedAdam.
+    /// Second moments of FedAdam, FedAdagrad and FedYogi.
     pub second: (Vec<f32>, Vec<f32>),
 }
 
@@ -19,8 +19,8 @@ impl Server {
     /// Fresh state for `weights`.
     pub fn new(settings: &FederationSettings, weights: &Weights) -> Server {
         let zeros = |on: bool| if on { (vec![0.0; weights.dense.len()], vec![0.0; weights.items.len()]) } else { Default::default() };
-        let adam = settings.server == ServerOptimizer::Fedadam;
-        Server { first: zeros(adam || settings.server_momentum > 0.0), second: zeros(adam) }
+        let adapts = settings.server.adapts();
+        Server { first: zeros(adapts || settings.server_momentum > 0.0), second: zeros(adapts) }
     }
 
     /// The averaged change of a round as a value, for rules; `updates` are the uploads themselves where a rule needs them.
@@ -38,29 +38,31 @@ impl Server {
         }
     }
 
-    /// The step on an averaged change.
-    pub fn apply_mean(&mut self, settings: &FederationSettings, mean: &Mean, weights: &mut Weights) {
+    /// The step of `round` on an averaged change.
+    pub fn apply_mean(&mut self, settings: &FederationSettings, round: u64, mean: &Mean, weights: &mut Weights) {
         let d = mean.d;
+        let step = Step::of(settings, round);
         let (first, second) = (&mut self.first.0, &mut self.second.0);
-        update(settings, mean.dense.iter().copied(), first, second, &mut weights.dense);
+        step.take(mean.dense.iter().copied(), first, second, &mut weights.dense);
         for (&item, row) in mean.items.iter().zip(mean.rows.chunks_exact(d)) {
             let span = item as usize * d..(item as usize + 1) * d;
             let first = self.first.1.get_mut(span.clone()).unwrap_or_default();
             let second = self.second.1.get_mut(span.clone()).unwrap_or_default();
-            update(settings, row.iter().copied(), first, second, &mut weights.items[span]);
+            step.take(row.iter().copied(), first, second, &mut weights.items[span]);
         }
     }
 
-    /// Applies the averaged change of a round. Item rows are divided by the weight of the clients that uploaded them, or by
+    /// Applies the averaged change of `round`. Item rows are divided by the weight of the clients that uploaded them, or by
     /// the cohort's (`federation.average`).
-    pub fn apply(&mut self, settings: &FederationSettings, sums: &Sums, weights: &mut Weights) {
+    pub fn apply(&mut self, settings: &FederationSettings, round: u64, sums: &Sums, weights: &mut Weights) {
         if sums.weight == 0 {
             return;
         }
         let d = weights.spec.dim();
+        let step = Step::of(settings, round);
         if settings.shared.contains(&Group::Encoder) {
             let (first, second) = (&mut self.first.0, &mut self.second.0);
-            update(settings, averaged(&sums.dense, sums.weight), first, second, &mut weights.dense);
+            step.take(averaged(&sums.dense, sums.weight), first, second, &mut weights.dense);
         }
         if settings.shared.contains(&Group::Items) {
             for (i, &item) in sums.items.iter().enumerate() {
@@ -68,7 +70,7 @@ impl Server {
                 let span = item as usize * d..(item as usize + 1) * d;
                 let first = self.first.1.get_mut(span.clone()).unwrap_or_default();
                 let second = self.second.1.get_mut(span.clone()).unwrap_or_default();
-                update(settings, averaged(&sums.rows[i * d..][..d], weight), first, second, &mut weights.items[span]);
+                step.take(averaged(&sums.rows[i * d..][..d], weight), first, second, &mut weights.items[span]);
             }
         }
     }
@@ -85,21 +87,51 @@ fn averaged(sums: &[i64], weight: i64) -> impl Iterator<Item = f32> {
     sums.iter().map(move |&sum| (fixed::to_f64(sum) * share) as f32)
 }
 
-/// One step on a span of weights by averaged changes. The moments are empty where the optimiser has none.
-fn update(settings: &FederationSettings, changes: impl Iterator<Item = f32>, first: &mut [f32], second: &mut [f32], w: &mut [f32]) {
-    let (lr, beta1, beta2) = (settings.server_lr, settings.server_momentum, settings.server_beta2);
-    for (k, (w, change)) in w.iter_mut().zip(changes).enumerate() {
-        *w += match settings.server {
-            ServerOptimizer::Sgd if first.is_empty() => lr * change,
-            ServerOptimizer::Sgd => {
-                first[k] = beta1 * first[k] + change;
-                lr * first[k]
-            }
-            ServerOptimizer::Fedadam => {
-                first[k] = beta1 * first[k] + (1.0 - beta1) * change;
-                second[k] = beta2 * second[k] + (1.0 - beta2) * change * change;
-                lr * first[k] / (second[k].sqrt() + settings.server_eps)
-            }
-        };
+/// The coefficients of a round's step.
+#[derive(Clone, Copy)]
+struct Step {
+    optimizer: ServerOptimizer,
+    lr: f32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+}
+
+impl Step {
+    fn of(settings: &FederationSettings, round: u64) -> Step {
+        Step {
+            optimizer: settings.server,
+            lr: settings.server_lr_at(round),
+            beta1: settings.server_momentum,
+            beta2: settings.server_beta2,
+            eps: settings.server_eps,
+        }
+    }
+
+    /// The step on a span of weights by averaged changes. The moments are empty where the optimiser has none.
+    fn take(&self, changes: impl Iterator<Item = f32>, first: &mut [f32], second: &mut [f32], w: &mut [f32]) {
+        let Step { lr, beta1, beta2, .. } = *self;
+        for (k, (w, change)) in w.iter_mut().zip(changes).enumerate() {
+            *w += match self.optimizer {
+                ServerOptimizer::Sgd if first.is_empty() => lr * change,
+                ServerOptimizer::Sgd => {
+                    first[k] = beta1 * first[k] + change;
+                    lr * first[k]
+                }
+                adaptive => {
+                    first[k] = beta1 * first[k] + (1.0 - beta1) * change;
+                    let (old, square) = (second[k], change * change);
+                    let part = (1.0 - beta2) * change * change;
+                    second[k] = match adaptive {
+                        ServerOptimizer::Fedadagrad => old + square,
+                        ServerOptimizer::Fedyogi if old > square => old - part,
+                        ServerOptimizer::Fedyogi if old < square => old + part,
+                        ServerOptimizer::Fedyogi => old,
+                        _ => beta2 * old + part,
+                    };
+                    lr * first[k] / (second[k].sqrt() + self.eps)
+                }
+            };
+        }
     }
 }

@@ -23,6 +23,7 @@ pub fn check(settings: &Settings) -> Result<()> {
     number(|x| (0.0..1.0).contains(&x), "federation.max_diverged", s.max_diverged, "at least 0 and below 1 (a share)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "at least 0 and below 1 (a share)")?;
     number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
+    number(|x| (0.0..=1.0).contains(&x), "federation.server_decay", s.server_decay, "between 0 and 1 (a share)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "at least 0 and below 1 (a rate)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "at least 0 and below 1 (a rate)")?;
     number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")?;

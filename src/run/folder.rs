@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 /// speaks; yet a run whose GPU is gone must not be lost. Where the data set lies does not matter, for its fingerprint is compared.
 const FREE: [&str; 7] = ["threads", "device", "compare", "data.dir", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
 
+/// With it above 0, `federation.rounds` is no longer free.
+const DECAY: &str = "federation.server_decay";
+
 /// `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunInfo {
@@ -270,10 +273,13 @@ impl RunFolder {
 pub(super) fn differences(was: &Settings, is: &Settings) -> Result<Vec<String>> {
     let (was, is) = (config::flat(was)?, config::flat(is)?);
     let keys: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
+    // Where the server's rate falls towards the last round, every round depends on how many there are.
+    let decays = was.get(DECAY).or(is.get(DECAY)).and_then(toml::Value::as_float).is_some_and(|share| share > 0.0);
+    let free = |key: &str| FREE.contains(&key) && !(decays && key == "federation.rounds");
     let shown = |v: Option<&toml::Value>| v.map_or("not set".to_string(), |v| v.to_string());
     Ok(keys
         .into_iter()
-        .filter(|k| !FREE.contains(&k.as_str()) && was.get(*k) != is.get(*k))
+        .filter(|k| !free(k) && was.get(*k) != is.get(*k))
         .map(|k| format!("{k} was {}, is {}", shown(was.get(k)), shown(is.get(k))))
         .collect())
 }

@@ -112,7 +112,7 @@ fn with_shared(shared: usize, total: usize) -> Arc<HostDevice<Simt>> {
 }
 
 /// A device with the shared memory of an H100.
-fn h100() -> Arc<HostDevice<Simt>> {
+pub fn h100() -> Arc<HostDevice<Simt>> {
     with_shared(227 << 10, 228 << 10)
 }
 

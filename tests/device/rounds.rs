@@ -1,15 +1,18 @@
 //! Rounds whose clients are trained by the kernels: against the CPU backend, and with the same bits however they are cut up.
 
 use crate::foreign;
+use crate::resident::h100;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
-    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resample, Resident, Residual,
+    Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resample, Resident, Residual,
     ServerOptimizer, Settings, UploadRows,
 };
 use lumos::data::Dataset;
-use lumos::engine::{NamedTensor, TensorData};
-use lumos::federation::Trainer;
+use lumos::engine::cpu::CpuEngine;
+use lumos::engine::cuda::CudaEngine;
+use lumos::engine::{Engine, NamedTensor, Participants, PrivateStore, TensorData, Work};
+use lumos::federation::{Trainer, rules};
 use lumos::testing::valid;
 use lumos::views::Views;
 
@@ -63,6 +66,13 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
+        (
+            "fedyogi, a rate that falls",
+            with(&|s| {
+                (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedyogi, 0.01);
+                (s.federation.server_decay, s.federation.rounds) = (0.7, 3);
+            }),
+        ),
         (
             "momentum, cohort mean, by examples",
             with(&|s| {
@@ -245,5 +255,50 @@ fn weights_stay_on_the_device_until_they_are_wanted() {
         moved.round().unwrap();
         moved.round().unwrap();
         assert!(moved.tensors().unwrap() == whole, "{name}: restored");
+    }
+}
+
+/// A round with clients that diverge has the bits of the round without them, under rules and where a participant has many sequences, too.
+#[test]
+fn clients_that_diverge_leave_no_trace_in_the_round() {
+    let (data, views) = world(16, 30, 1);
+    for (name, rules, resident, clients) in [
+        ("no rule", vec![], Resident::Off, Clients::User),
+        ("resident", vec![], Resident::On, Clients::User),
+        ("norm bound", vec!["norm-bound bound=1e9".to_string()], Resident::Off, Clients::User),
+        ("median", vec!["median".to_string()], Resident::Off, Clients::User),
+        ("groups", vec![], Resident::Off, Clients::Groups(5)),
+    ] {
+        let mut s = settings();
+        (s.local.optimizer, s.local.lr, s.local.epochs) = (LocalOptimizer::Sgd, 24.0, 3);
+        (s.gpu.resident, s.federation.clients) = (resident, clients);
+        let rules = rules::build(&rules).unwrap();
+        let private = PrivateStore::new(16);
+        let trained = |clients: &[u32], on_cpu: bool| {
+            let device = if resident == Resident::On { h100() } else { device(MEMORY) };
+            let mut engine: Box<dyn Engine> = match on_cpu {
+                true => Box::new(CpuEngine::new(valid(&s), &data, &views)),
+                false => Box::new(CudaEngine::new(valid(&s), &data, &views, device).unwrap()),
+            };
+            let work = Work { round: 1, clients, next: Some(clients), rules: &rules, private: &private };
+            let trained = engine.train(&work, &|_, _| ()).unwrap();
+            let rows = engine.touched_rows();
+            let mean = if rules.is_empty() { None } else { engine.mean().unwrap() };
+            engine.serve(mean.as_ref()).unwrap();
+            (trained, rows, engine.global().unwrap().tensors())
+        };
+        let everyone: Vec<u32> = (0..Participants::new(clients, &data).len() as u32).collect();
+        let healthy: Vec<u32> = everyone.iter().copied().filter(|&c| trained(&[c], true).0.totals.counts[6] == 0).collect();
+        assert!(!healthy.is_empty() && healthy.len() < everyone.len(), "{name}: {healthy:?} of {} are healthy", everyone.len());
+        let (expected, rows, weights) = trained(&healthy, false);
+        assert_eq!(expected.totals.counts[..4], trained(&healthy, true).0.totals.counts[..4], "{name}: as on the CPU");
+        let (all, all_rows, all_weights) = trained(&everyone, false);
+        let (client, message) = all.diverged.unwrap();
+        assert!(expected.diverged.is_none() && (0..client).all(|c| healthy.contains(&c)), "{name}: client {client}");
+        assert!(!healthy.contains(&client) && message.contains("local.lr"), "{name}: {message}");
+        let mut counts = expected.totals.counts;
+        counts[6] = (everyone.len() - healthy.len()) as u64;
+        assert_eq!((all.totals.counts, all.totals.losses, all_rows), (counts, expected.totals.losses, rows), "{name}");
+        assert!(all_weights == weights, "{name}");
     }
 }

@@ -18,4 +18,5 @@ mod negatives;
 mod ptf_fsr;
 mod real;
 mod rules;
+mod server;
 mod validated;

@@ -134,7 +134,10 @@ fn damage(s: &mut Settings, at: usize, to: usize) {
         38 => s.federation.shared = [vec![], vec![Group::Items], vec![Group::Encoder], vec![Group::Items; 2]][to % 4].clone(),
         39 => s.federation.dropout_rate = x,
         40 => s.federation.max_diverged = x,
-        41 => s.federation.server = [ServerOptimizer::Sgd, ServerOptimizer::Fedadam][to % 2],
+        41 => {
+            s.federation.server =
+                [ServerOptimizer::Sgd, ServerOptimizer::Fedadam, ServerOptimizer::Fedadagrad, ServerOptimizer::Fedyogi][to % 4]
+        }
         42 => s.federation.server_lr = x,
         43 => s.federation.server_momentum = x,
         44 => s.federation.server_beta2 = x,
@@ -144,6 +147,7 @@ fn damage(s: &mut Settings, at: usize, to: usize) {
         48 => s.federation.private_memory_mb = n,
         49 => s.federation.weights = [ClientWeighting::Equal, ClientWeighting::Examples][to % 2],
         50 => s.eval.k = vec![n],
+        51 => s.federation.server_decay = x,
         _ => s.seed = u64::from(n),
     }
 }
@@ -153,7 +157,7 @@ proptest! {
 
     /// A client that diverges is an error or is left out; nothing panics.
     #[test]
-    fn what_validation_accepts_trains_a_round_without_panic(changes in prop::collection::vec((0usize..52, 0usize..24), 1..4)) {
+    fn what_validation_accepts_trains_a_round_without_panic(changes in prop::collection::vec((0usize..53, 0usize..24), 1..4)) {
         let mut settings = small();
         changes.iter().for_each(|&(at, to)| damage(&mut settings, at, to));
         let Ok(settings) = Validated::new(settings) else { return Ok(()) };

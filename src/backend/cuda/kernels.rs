@@ -17,10 +17,10 @@ kernels! {
     // average.cu
     UpdateNorms = update_norms (p: Pointer, global: Pointer, stride: i64, length: i32, rows: Pointer, table: Pointer, item: Pointer,
         uploads: Pointer, client_rows: Pointer, weight: Pointer, clients: i32, d: i32, norms: Pointer) 256, 256;
-    AverageDense = average_dense (p: Pointer, global: Pointer, weight: Pointer, factor: Pointer, clients: i32, each: i32, first: u32,
+    AverageDense = average_dense (p: Pointer, global: Pointer, weight: Pointer, factor: Pointer, clients: i32, each: i32,
         stride: i64, length: i32, sums: Pointer, failing: Pointer) 256, 0;
     AverageRows = average_rows (rows: Pointer, table: Pointer, item: Pointer, slot: Pointer, uploads: Pointer, client_rows: Pointer,
-        weight: Pointer, factor: Pointer, clients: i32, first: u32, d: i32, sums: Pointer, slot_weight: Pointer, uploaded: Pointer,
+        weight: Pointer, factor: Pointer, clients: i32, d: i32, sums: Pointer, slot_weight: Pointer, uploaded: Pointer,
         failing: Pointer) 128, 0;
     ServerDense = server_dense (step: ServerStep, sums: Pointer, weight: i64, w: Pointer, first: Pointer, second: Pointer,
         length: i32) 256, 0;

@@ -74,33 +74,40 @@ mirrored! {
         pub(crate) beta1: f32,
         pub(crate) beta2: f32,
         pub(crate) eps: f32,
-        pub(crate) adam: i32,
+        /// Which second moments: 0 none, 1 FedAdam, 2 FedAdagrad, 3 FedYogi.
+        pub(crate) second: i32,
+        /// 1 for gradient descent with momentum.
         pub(crate) momentum: i32,
     }
 }
 
 impl ServerStep {
-    /// The step that `federation` asks for.
-    pub fn new(federation: &FederationSettings) -> ServerStep {
-        let adam = federation.server == ServerOptimizer::Fedadam;
+    /// The step that `federation` asks for in `round`.
+    pub fn new(federation: &FederationSettings, round: u64) -> ServerStep {
+        let second = match federation.server {
+            ServerOptimizer::Sgd => 0,
+            ServerOptimizer::Fedadam => 1,
+            ServerOptimizer::Fedadagrad => 2,
+            ServerOptimizer::Fedyogi => 3,
+        };
         ServerStep {
-            lr: federation.server_lr,
+            lr: federation.server_lr_at(round),
             beta1: federation.server_momentum,
             beta2: federation.server_beta2,
             eps: federation.server_eps,
-            adam: i32::from(adam),
-            momentum: i32::from(!adam && federation.server_momentum > 0.0),
+            second,
+            momentum: i32::from(second == 0 && federation.server_momentum > 0.0),
         }
     }
 
     /// Whether the optimiser keeps first moments.
     pub fn keeps_first(&self) -> bool {
-        self.adam + self.momentum > 0
+        self.second + self.momentum > 0
     }
 
     /// Whether it keeps second moments.
     pub fn keeps_second(&self) -> bool {
-        self.adam > 0
+        self.second > 0
     }
 }
 

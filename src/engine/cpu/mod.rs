@@ -193,12 +193,12 @@ impl Engine for CpuEngine<'_> {
     }
 
     fn serve(&mut self, mean: Option<&Mean>) -> Result<()> {
-        let (sums, fed) = (&self.lanes[0].tally.sums, &self.settings.federation);
+        let (sums, fed, round) = (&self.lanes[0].tally.sums, &self.settings.federation, self.trained);
         fixed::check_weight(sums.weight)?;
         let Global { weights, server } = &mut self.global;
         match mean {
-            Some(mean) => server.apply_mean(fed, mean, weights),
-            None => server.apply(fed, sums, weights),
+            Some(mean) => server.apply_mean(fed, round, mean, weights),
+            None => server.apply(fed, round, sums, weights),
         }
         self.round = self.trained;
         self.batches.commit();

@@ -3,8 +3,9 @@
 use super::chunks::RoundResult;
 use super::packing::ReadyCohort;
 use super::round::CudaEngine;
+use crate::Result;
 use crate::engine::{Needs, Occasion, Rules, Sums, Totals, Update, fixed, wire};
-use crate::{Error, Result};
+use std::collections::BTreeSet;
 
 /// The sums of the round at hand.
 pub(super) enum RoundSums {
@@ -19,8 +20,8 @@ pub(super) struct OnHost {
     pub sums: Box<Sums>,
     /// Rows that each client of the cohort uploaded.
     pub uploaded: Vec<i32>,
-    /// First client, by its place in the cohort, whose update is not finite or too large.
-    pub failing: Option<u32>,
+    /// Clients, by their places in the cohort, whose updates are not finite or too large.
+    pub failing: Vec<usize>,
 }
 
 impl CudaEngine<'_> {
@@ -64,7 +65,7 @@ impl CudaEngine<'_> {
         host.uploaded[place] = update.items.len() as i32;
         host.sums.weight += weight;
         if !host.sums.add(&update) {
-            host.failing = host.failing.or(Some(place as u32));
+            host.failing.push(place);
         }
         if rules.needs() == Needs::All {
             self.updates.push(update);
@@ -85,13 +86,16 @@ impl CudaEngine<'_> {
         }
     }
 
-    /// Names the lowest client by its place whose change or loss is not finite, or too large.
-    pub(super) fn check(&self, cohort: &ReadyCohort, result: &RoundResult, round: u64) -> Result<()> {
-        let diverged = (0..cohort.visits.len()).find(|&c| result.losses[c].iter().any(|l| !l.is_finite()));
-        let Some(c) = [result.failing.map(|c| c as usize), diverged].into_iter().flatten().min() else { return Ok(()) };
-        let visit = &cohort.visits[c];
-        let [next_item, contrast] = result.losses[c].map(|l| l / f64::from(visit.steps.max(1)));
-        Err(Error::Training { round, client: u64::from(visit.client), message: fixed::diverged(next_item, contrast) })
+    /// The clients of `cohort` whose change or loss is not finite, or too large, and what happened.
+    pub(super) fn diverged(&self, cohort: &ReadyCohort, result: &RoundResult) -> Vec<(u32, String)> {
+        let lost = |c: &usize| result.losses[*c].iter().any(|l| !l.is_finite());
+        let places: BTreeSet<usize> = (0..cohort.visits.len()).filter(lost).chain(result.failing.iter().copied()).collect();
+        let describe = |c: usize| {
+            let visit = &cohort.visits[c];
+            let [next_item, contrast] = result.losses[c].map(|l| l / f64::from(visit.steps.max(1)));
+            (visit.client, fixed::diverged(next_item, contrast))
+        };
+        places.into_iter().map(describe).collect()
     }
 
     /// Counts, losses and bytes of the round.

@@ -38,6 +38,7 @@ pub(super) struct RoundSums {
     pub(super) weight: Buffer,
     pub(super) uploaded: Buffer,
     pub(super) losses: Buffer,
+    /// `[C]`: 1 where a client's change is not finite or too large.
     pub(super) failing: Buffer,
 }
 
@@ -49,8 +50,8 @@ pub struct RoundResult {
     pub uploaded: Vec<i32>,
     /// Sums over each client's steps of the next-item loss and the contrast.
     pub losses: Vec<[f64; 2]>,
-    /// First client (by its place in the cohort) whose change is not finite or too large.
-    pub failing: Option<u32>,
+    /// Clients (by their places in the cohort) whose changes are not finite or too large.
+    pub failing: Vec<usize>,
 }
 
 /// A chunk ready for the device: packed, laid out, with the slot of each row.
@@ -249,14 +250,14 @@ impl ChunkTrainer {
                 weight: alloc(8 * clients)?,
                 uploaded: alloc(4 * clients)?,
                 losses: alloc(16 * clients)?,
-                failing: self.device.alloc(4)?,
+                failing: alloc(4 * clients)?,
             });
         }
         let sums = self.sums.as_ref().expect("made above");
-        for buffer in [&sums.dense, &sums.rows, &sums.row_weight, &sums.uploaded, &sums.losses] {
+        for buffer in [&sums.dense, &sums.rows, &sums.row_weight, &sums.uploaded, &sums.losses, &sums.failing] {
             self.device.fill(buffer, 0, buffer.bytes(), Fill::Byte(0))?;
         }
-        self.device.fill(&sums.failing, 0, 4, Fill::Byte(0xff))
+        Ok(())
     }
 
     /// Trains a chunk and adds its changes to the round's sums. Returns when everything is in the device's queue.
@@ -353,12 +354,12 @@ impl ChunkTrainer {
         let sums = self.sums.as_ref().expect("a round has begun");
         let device = &*self.device;
         let losses: Vec<f64> = device.download_vec(&sums.losses, 0, 2 * clients)?;
-        let failing: Vec<u32> = device.download_vec(&sums.failing, 0, 1)?;
+        let failing: Vec<u32> = device.download_vec(&sums.failing, 0, clients)?;
         Ok(RoundResult {
             row_weight: device.download_vec(&sums.row_weight, 0, slots)?,
             uploaded: device.download_vec(&sums.uploaded, 0, clients)?,
             losses: losses.chunks_exact(2).map(|l| [l[0], l[1]]).collect(),
-            failing: Some(failing[0]).filter(|&c| c != u32::MAX),
+            failing: (0..clients).filter(|&c| failing[c] != 0).collect(),
         })
     }
 }

@@ -150,6 +150,7 @@ impl CudaEngine<'_> {
         self.chunks.device().set_scope(&format!("round {}, client {client} of many sequences", work.round));
         let place = cohort.visits.len();
         let users = self.participants.users(client).to_vec();
+        self.lanes.iter_mut().for_each(|lane| lane.packer.begin_batches(work.round));
         let plan = VisitPlan {
             steps: MiniBatches::steps(self.settings, users.len()),
             rows: self.slot.len() as u32,
@@ -193,7 +194,6 @@ impl CudaEngine<'_> {
         let settings = self.settings;
         let mut batches = MiniBatches::new(settings, round, client, users);
         let steps = batches.len();
-        self.lanes.iter_mut().for_each(|lane| lane.packer.begin_batches(round));
         let size = settings.local.batch.max(1) as usize;
         let part = if self.lanes[0].packer.whole_batches() { size } else { PART };
         let most = steps as usize * size.min(users.len()).div_ceil(part);
@@ -327,20 +327,9 @@ impl CudaEngine<'_> {
             device.upload(&large.factor, 0, bytes_of(&[work.rules.factor(&occasion, client, norm[0])]))?;
             factor = (&large.factor).into();
         }
-        let (first, failing) = (place as u32, Pointer::from(&sums.failing));
-        let kernel = AverageDense {
-            p: p_after,
-            global,
-            weight,
-            factor,
-            clients,
-            each: 1,
-            first,
-            stride,
-            length,
-            sums: (&sums.dense).into(),
-            failing,
-        };
+        let failing = Pointer(sums.failing.at(4 * place));
+        let kernel =
+            AverageDense { p: p_after, global, weight, factor, clients, each: 1, stride, length, sums: (&sums.dense).into(), failing };
         on.go([p.div_ceil(256) as u32, 1], kernel)?;
         let kernel = AverageRows {
             rows: rows_after,
@@ -353,7 +342,6 @@ impl CudaEngine<'_> {
             weight,
             factor,
             clients,
-            first,
             d,
             sums: (&sums.rows).into(),
             slot_weight: (&sums.row_weight).into(),

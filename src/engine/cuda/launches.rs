@@ -133,7 +133,7 @@ impl ChunkTrainer {
             Adding::ToSums => Pointer::NULL,
         };
 
-        let (first, failing) = (chunk.first as u32, Pointer::from(&sums.failing));
+        let failing = Pointer(sums.failing.at(4 * chunk.first));
         let weight = Pointer(sums.weight.at(8 * chunk.first));
         let dense = AverageDense {
             p: room.part(Part::Dense).into(),
@@ -142,7 +142,6 @@ impl ChunkTrainer {
             factor,
             clients: clients as i32,
             each: AVERAGE_EACH as i32,
-            first,
             stride: p as i64,
             length: p as i32,
             sums: (&sums.dense).into(),
@@ -159,7 +158,6 @@ impl ChunkTrainer {
             weight,
             factor,
             clients: clients as i32,
-            first,
             d: self.sizes.dim as i32,
             sums: (&sums.rows).into(),
             slot_weight: (&sums.row_weight).into(),

@@ -2,6 +2,7 @@
 
 mod activations;
 mod added;
+mod attempt;
 mod batches;
 pub mod chunk_memory;
 pub mod chunks;

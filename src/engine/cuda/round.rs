@@ -2,20 +2,19 @@
 //! there as well. The global model stays on the device; the host takes counts and losses, and a snapshot when it wants one. While the
 //! device trains a round the host packs the next.
 
-use super::added::{OnHost, RoundSums};
-use super::chunks::{Adding, ChunkTrainer};
+use super::added::RoundSums;
+use super::attempt::Attempt;
+use super::chunks::ChunkTrainer;
 use super::large::Large;
 use super::packing::{PackLane, ReadyCohort};
 use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
-use crate::base::rng::{Purpose, Stream};
-use crate::config::{Settings, Validated};
+use crate::config::{OnDivergence, Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
 use crate::engine::{
-    Engine, Global, Mean, Moments, Needs, Occasion, Packer, Participants, PrivateStore, Progress, Reduce, Server, Sums, Trained, Update,
-    Work, fixed,
+    Engine, Global, Mean, Moments, Packer, Participants, PrivateStore, Progress, Reduce, Server, Trained, Update, Work, fixed,
 };
 use crate::model::{ModelSpec, Weights};
 use crate::views::Views;
@@ -61,7 +60,7 @@ pub struct CudaEngine<'a> {
     pub(super) settings: &'a Settings,
     pub(super) data: &'a Dataset,
     pub(super) lanes: Vec<PackLane<'a>>,
-    next: Option<ReadyCohort>,
+    pub(super) next: Option<ReadyCohort>,
     /// Most bytes that a chunk may take.
     pub(super) budget: u64,
     /// See [`PIECE`].
@@ -161,48 +160,6 @@ impl<'a> CudaEngine<'a> {
     pub(super) fn weights(&self) -> &Weights {
         &self.snapshot.weights
     }
-
-    /// Trains the chunks of `cohort`, each in pieces that fit the device's memory.
-    fn train_chunks(&mut self, cohort: &mut ReadyCohort, work: &Work, host: &mut Option<OnHost>, progress: &Progress) -> Result<()> {
-        let round = work.round;
-        let (mut i, mut released) = (0, false);
-        while i < cohort.chunks.len() {
-            let (first, last) = (cohort.chunks[i].first, cohort.chunks[i].first + cohort.chunks[i].weight.len());
-            self.chunks.device().set_scope(&format!("round {round}, clients {first} to {} of the cohort", last - 1));
-            let (visits, rules) = (&cohort.visits, work.rules);
-            let occasion = Occasion { seed: self.settings.seed, round };
-            let factor_of = |place: usize, norm: f64| rules.factor(&occasion, visits[place].client, norm);
-            let adding = match host {
-                Some(_) => Adding::Nowhere,
-                None if rules.is_empty() => Adding::ToSums,
-                None => Adding::Scaled(&factor_of),
-            };
-            match self.chunks.train(&mut cohort.chunks[i], adding) {
-                Ok(()) => {
-                    if let Some(host) = host {
-                        self.fetch_updates(cohort, i, work.rules, host)?;
-                    }
-                    (i, released) = (i + 1, false);
-                }
-                // What earlier chunks and rankings hold is given back first. No sum has been touched by this chunk.
-                Err(e) if e.is_out_of_memory() && !released => {
-                    self.chunks.release()?;
-                    released = true;
-                }
-                Err(e) if e.is_out_of_memory() && last - first > 1 => {
-                    // Something else took memory: smaller chunks from here on.
-                    self.piece = self.piece.min((last - first).div_ceil(2));
-                    self.budget = (self.chunks.chunk_bytes(&cohort.chunks[i].shape) / 2).min(self.budget / 2);
-                    self.chunks.release()?;
-                    cohort.chunks.truncate(i);
-                    self.pack_from(cohort, first)?;
-                }
-                Err(e) => return Err(e.into()),
-            }
-            progress(last as u64, work.clients.len() as u64);
-        }
-        Ok(())
-    }
 }
 
 impl Engine for CudaEngine<'_> {
@@ -211,53 +168,36 @@ impl Engine for CudaEngine<'_> {
             return Err(not_here(self.settings, reason));
         }
         let start = Instant::now();
-        let round = work.round;
-        let (large, small) = self.by_size(work.clients);
-        let mut cohort = match self.next.take() {
-            Some(c) if c.round == round && c.clients == small => c,
-            _ => self.pack(&small, round)?,
+        let mut clients = self.by_size(work.clients);
+        let cohort = match self.next.take() {
+            Some(c) if c.round == work.round && c.clients == clients.1 => c,
+            _ => self.pack(&clients.1, work.round)?,
         };
-        let (waited, total) = (start.elapsed().as_secs_f64(), work.clients.len());
-        fixed::check_weight(cohort.weight)?;
-        self.chunks.device().set_scope(&format!("round {round}"));
-        self.updates.clear();
-        let mut host = None;
-        if work.rules.needs() > Needs::Linear {
-            // Updates are differences to the model that clients started from.
-            self.snapshot()?;
-            let sums = Box::new(Sums::new(&self.snapshot.weights.spec, self.slot.len()));
-            host = Some(OnHost { sums, uploaded: vec![0; total], failing: None });
+        let waited = start.elapsed().as_secs_f64();
+        let mut trained = self.attempt(work, &clients, cohort, work.next, progress)?;
+        let mut left_out = std::mem::take(&mut trained.diverged);
+        let mut again = !left_out.is_empty();
+        while again && self.settings.federation.on_divergence == OnDivergence::Drop {
+            // What diverged is in the sums, which are of no use: the round is trained without it, and nothing is left of it.
+            let stays = |client: &u32| left_out.iter().all(|(out, _)| out != client);
+            clients.0.retain(stays);
+            clients.1.retain(stays);
+            let cohort = self.pack(&clients.1, work.round)?;
+            trained = self.attempt(work, &clients, cohort, None, progress)?;
+            again = !trained.diverged.is_empty();
+            left_out.append(&mut trained.diverged);
         }
-        self.upload()?;
-        let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
-        self.chunks.begin_round(round, total, cohort.items.len(), key)?;
-        self.train_chunks(&mut cohort, work, &mut host, progress)?;
-        let visits = self.train_large(work, &large, &mut cohort, &mut host, progress)?;
-        fixed::check_weight(cohort.weight)?;
-        let prepared = work.next.map(|clients| self.pack(&self.by_size(clients).1, round + 1)).transpose()?;
-        // What failed in the queue shows only now, and any chunk may be the one.
-        let last = total.saturating_sub(1);
-        self.chunks.device().set_scope(&format!("round {round}, clients 0 to {last} of the cohort"));
-        let mut result = self.chunks.finish_round(total, cohort.items.len())?;
-        result.losses[small.len()..].copy_from_slice(&visits.losses);
-        self.next = prepared;
-        if let Some(host) = &mut host {
-            (result.failing, result.uploaded) = (host.failing, std::mem::take(&mut host.uploaded));
-        }
-        self.check(&cohort, &result, round)?;
-        let trained = start.elapsed().as_secs_f64() - waited;
-        (self.trained, self.last) = (round, (cohort.chunks.len() + visits.chunks, waited));
+        let Attempt { cohort, result, visits, host, .. } = trained;
+        let seconds = start.elapsed().as_secs_f64() - waited;
+        (self.trained, self.last) = (work.round, (cohort.chunks.len() + visits.chunks, waited));
         let mut totals = self.totals(&cohort, &result);
-        totals.counts[6] += visits.left_out;
+        totals.counts[6] += visits.left_out + left_out.len() as u64;
         self.sums = match host {
             Some(host) => RoundSums::Host(host.sums),
-            None => RoundSums::Device {
-                items: std::mem::take(&mut cohort.items),
-                row_weight: std::mem::take(&mut result.row_weight),
-                weight: cohort.weight,
-            },
+            None => RoundSums::Device { items: cohort.items, row_weight: result.row_weight, weight: cohort.weight },
         };
-        Ok(Trained { totals, private: Vec::new(), diverged: visits.diverged, seconds: [waited, trained, 0.0] })
+        let diverged = left_out.into_iter().chain(visits.diverged).min();
+        Ok(Trained { totals, private: Vec::new(), diverged, seconds: [waited, seconds, 0.0] })
     }
 
     fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
@@ -288,11 +228,11 @@ impl Engine for CudaEngine<'_> {
             let (items, weight) = (items.clone(), *weight);
             // From here on the snapshot is of an earlier round, whatever becomes of the step.
             self.newest = Newest::Device;
-            match self.chunks.serve(fed, weight, &items) {
+            match self.chunks.serve(fed, self.trained, weight, &items) {
                 // The list of items did not fit, and no weight has been touched: what chunks hold is given back.
                 Err(e) if e.is_out_of_memory() => {
                     self.chunks.release()?;
-                    self.chunks.serve(fed, weight, &items)?;
+                    self.chunks.serve(fed, self.trained, weight, &items)?;
                 }
                 served => served?,
             }
@@ -310,8 +250,8 @@ impl Engine for CudaEngine<'_> {
         let RoundSums::Host(sums) = &self.sums else { unreachable!("fetched above") };
         let Global { weights, server } = &mut self.snapshot;
         match mean {
-            Some(mean) => server.apply_mean(fed, mean, weights),
-            None => server.apply(fed, sums, weights),
+            Some(mean) => server.apply_mean(fed, self.trained, mean, weights),
+            None => server.apply(fed, self.trained, sums, weights),
         }
         self.round = self.trained;
         (self.newest, self.snapshot_round, self.moments) = (Newest::Host, self.round, moments);

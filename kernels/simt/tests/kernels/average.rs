@@ -4,7 +4,6 @@ use lumos_simt::check::Random;
 use lumos_simt::launch;
 
 const SCALE: f64 = 4_294_967_296.0;
-const NOBODY: u32 = u32::MAX;
 
 fn fixed(before: f32, after: f32, factor: f32) -> Option<i64> {
     let change = (after - before) * factor;
@@ -68,7 +67,7 @@ struct Sums {
     rows: Vec<i64>,
     row_weight: Vec<i64>,
     uploaded: Vec<i32>,
-    failing: u32,
+    failing: Vec<u32>,
 }
 
 impl Cohort {
@@ -87,7 +86,7 @@ impl Cohort {
             rows: vec![0; slots * self.d],
             row_weight: vec![0; slots],
             uploaded: vec![0; self.clients()],
-            failing: NOBODY,
+            failing: vec![0; self.clients()],
         }
     }
 
@@ -113,11 +112,10 @@ impl Cohort {
                     factor,
                     n,
                     each,
-                    from as u32,
                     self.stride as i64,
                     self.length as i32,
                     sums.dense.as_mut_ptr(),
-                    &raw mut sums.failing
+                    sums.failing[from..].as_mut_ptr()
                 )
             }
             .unwrap();
@@ -136,12 +134,11 @@ impl Cohort {
                     w,
                     factor,
                     n,
-                    from as u32,
                     self.d as i32,
                     sums.rows.as_mut_ptr(),
                     sums.row_weight.as_mut_ptr(),
                     sums.uploaded[from..].as_mut_ptr(),
-                    &raw mut sums.failing
+                    sums.failing[from..].as_mut_ptr()
                 )
             }
             .unwrap();
@@ -178,7 +175,7 @@ impl Cohort {
                 }
             }
             if !fine {
-                sums.failing = sums.failing.min(c as u32);
+                sums.failing[c] = 1;
             }
         }
         sums
@@ -254,21 +251,27 @@ fn norms_are_those_of_dense_weights_and_uploaded_rows() {
 }
 
 #[test]
-fn what_is_not_finite_or_too_large_names_the_lowest_client() {
+fn clients_whose_changes_are_not_finite_or_too_large_are_marked() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -300.0] {
         let mut cohort = cohort(5, 21, 9);
         let stride = cohort.stride;
         cohort.p[17 * stride + 3] = bad;
         cohort.p[10 * stride + 130] = bad;
-        assert_eq!(cohort.launched(&[8, 21], 3, 7).failing, 10, "{bad}");
+        (cohort.weight[10], cohort.weight[17]) = (1, 2);
+        let marked = |cohort: &Cohort, cuts: &[usize], each, slices| -> Vec<usize> {
+            let failing = cohort.launched(cuts, each, slices).failing;
+            (0..failing.len()).filter(|&c| failing[c] == 1).collect()
+        };
+        assert_eq!(marked(&cohort, &[8, 21], 3, 7), [10, 17], "{bad}");
         // A client that did not train is not looked at.
         cohort.weight[10] = 0;
-        assert_eq!(cohort.launched(&[8, 21], 3, 7).failing, 17);
+        assert_eq!(marked(&cohort, &[8, 21], 3, 7), [17]);
         let row = cohort.client_rows[..].windows(2).position(|b| b[0] < b[1]).unwrap();
         let at = cohort.client_rows[row] as usize;
         (cohort.uploads[at], cohort.weight[row]) = (1, 1);
         cohort.rows[at * cohort.d + 8] = bad;
-        assert_eq!(cohort.launched(&[21], 30, 1).failing, row as u32, "{bad} in an item row");
+        let expected: Vec<usize> = if row < 17 { vec![row, 17] } else { vec![17, row] };
+        assert_eq!(marked(&cohort, &[21], 30, 1), expected, "{bad} in an item row");
     }
 }
 

@@ -1,0 +1,108 @@
+//! One attempt at a round: the chunks of a cohort, then the participants with many sequences. Where a client diverges the round is tried
+//! again without it.
+
+use super::CudaEngine;
+use super::added::OnHost;
+use super::chunks::{Adding, RoundResult};
+use super::large::LargeVisits;
+use super::packing::ReadyCohort;
+use crate::Result;
+use crate::base::rng::{Purpose, Stream};
+use crate::engine::{Engine, Needs, Occasion, Progress, Sums, Work, fixed};
+
+/// A round as it was trained: with whom, and what came of it.
+pub(super) struct Attempt {
+    pub cohort: ReadyCohort,
+    pub result: RoundResult,
+    pub visits: LargeVisits,
+    /// Sums of the host, where rules have to see updates.
+    pub host: Option<OnHost>,
+    /// Clients whose changes spoil the sums, and what happened.
+    pub diverged: Vec<(u32, String)>,
+}
+
+impl CudaEngine<'_> {
+    /// Trains `cohort` and then the clients of `large`, each of many sequences, and packs the round of the clients `next` meanwhile.
+    pub(super) fn attempt(
+        &mut self,
+        work: &Work,
+        (large, small): &(Vec<u32>, Vec<u32>),
+        mut cohort: ReadyCohort,
+        next: Option<&[u32]>,
+        progress: &Progress,
+    ) -> Result<Attempt> {
+        let (round, total) = (work.round, large.len() + small.len());
+        fixed::check_weight(cohort.weight)?;
+        self.chunks.device().set_scope(&format!("round {round}"));
+        self.updates.clear();
+        let mut host = None;
+        if work.rules.needs() > Needs::Linear {
+            // Updates are differences to the model that clients started from.
+            self.snapshot()?;
+            let sums = Box::new(Sums::new(&self.snapshot.weights.spec, self.slot.len()));
+            host = Some(OnHost { sums, uploaded: vec![0; total], failing: Vec::new() });
+        }
+        self.upload()?;
+        let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
+        self.chunks.begin_round(round, total, cohort.items.len(), key)?;
+        self.train_chunks(&mut cohort, work, &mut host, progress)?;
+        let visits = self.train_large(work, large, &mut cohort, &mut host, progress)?;
+        fixed::check_weight(cohort.weight)?;
+        let prepared = next.map(|clients| self.pack(&self.by_size(clients).1, round + 1)).transpose()?;
+        // What failed in the queue shows only now, and any chunk may be the one.
+        let last = total.saturating_sub(1);
+        self.chunks.device().set_scope(&format!("round {round}, clients 0 to {last} of the cohort"));
+        let mut result = self.chunks.finish_round(total, cohort.items.len())?;
+        result.losses[small.len()..].copy_from_slice(&visits.losses);
+        if next.is_some() {
+            self.next = prepared;
+        }
+        if let Some(host) = &mut host {
+            (result.failing, result.uploaded) = (std::mem::take(&mut host.failing), std::mem::take(&mut host.uploaded));
+        }
+        let diverged = self.diverged(&cohort, &result);
+        Ok(Attempt { cohort, result, visits, host, diverged })
+    }
+
+    /// Trains the chunks of `cohort`, each in pieces that fit the device's memory.
+    fn train_chunks(&mut self, cohort: &mut ReadyCohort, work: &Work, host: &mut Option<OnHost>, progress: &Progress) -> Result<()> {
+        let round = work.round;
+        let (mut i, mut released) = (0, false);
+        while i < cohort.chunks.len() {
+            let (first, last) = (cohort.chunks[i].first, cohort.chunks[i].first + cohort.chunks[i].weight.len());
+            self.chunks.device().set_scope(&format!("round {round}, clients {first} to {} of the cohort", last - 1));
+            let (visits, rules) = (&cohort.visits, work.rules);
+            let occasion = Occasion { seed: self.settings.seed, round };
+            let factor_of = |place: usize, norm: f64| rules.factor(&occasion, visits[place].client, norm);
+            let adding = match host {
+                Some(_) => Adding::Nowhere,
+                None if rules.is_empty() => Adding::ToSums,
+                None => Adding::Scaled(&factor_of),
+            };
+            match self.chunks.train(&mut cohort.chunks[i], adding) {
+                Ok(()) => {
+                    if let Some(host) = host {
+                        self.fetch_updates(cohort, i, work.rules, host)?;
+                    }
+                    (i, released) = (i + 1, false);
+                }
+                // What earlier chunks and rankings hold is given back first. No sum has been touched by this chunk.
+                Err(e) if e.is_out_of_memory() && !released => {
+                    self.chunks.release()?;
+                    released = true;
+                }
+                Err(e) if e.is_out_of_memory() && last - first > 1 => {
+                    // Something else took memory: smaller chunks from here on.
+                    self.piece = self.piece.min((last - first).div_ceil(2));
+                    self.budget = (self.chunks.chunk_bytes(&cohort.chunks[i].shape) / 2).min(self.budget / 2);
+                    self.chunks.release()?;
+                    cohort.chunks.truncate(i);
+                    self.pack_from(cohort, first)?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+            progress(last as u64, work.clients.len() as u64);
+        }
+        Ok(())
+    }
+}

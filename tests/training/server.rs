@@ -1,0 +1,74 @@
+//! The server's step against the formulas of Reddi et al. (ICLR 2021, algorithm 2), worked in 64-bit numbers.
+
+use lumos::config::{FederationSettings, ServerOptimizer, Settings};
+use lumos::engine::{Mean, Server};
+use lumos::model::{ModelSpec, Weights};
+
+const CHANGES: [f64; 4] = [0.5, -0.25, 0.0, 0.125];
+
+/// Where a weight that starts at 0 is after the changes of four rounds.
+fn by_formula(s: &FederationSettings, rates: [f64; 4]) -> f64 {
+    let (b1, b2, eps) = (f64::from(s.server_momentum), f64::from(s.server_beta2), f64::from(s.server_eps));
+    let (mut m, mut v, mut w) = (0.0, 0.0, 0.0);
+    for (delta, rate) in CHANGES.into_iter().zip(rates) {
+        if s.server == ServerOptimizer::Sgd {
+            m = b1 * m + delta;
+            w += rate * m;
+            continue;
+        }
+        m = b1 * m + (1.0 - b1) * delta;
+        let square: f64 = delta * delta;
+        v = match s.server {
+            ServerOptimizer::Fedadagrad => v + square,
+            ServerOptimizer::Fedyogi if v == square => v,
+            ServerOptimizer::Fedyogi => v - (1.0 - b2) * square * (v - square).signum(),
+            _ => b2 * v + (1.0 - b2) * square,
+        };
+        w += rate * m / (v.sqrt() + eps);
+    }
+    w
+}
+
+#[test]
+fn steps_are_those_of_the_formulas() {
+    let settings = Settings::default();
+    let weights = Weights::init(&ModelSpec::of(&settings), 5, 1);
+    let (d, p) = (weights.spec.dim(), weights.dense.len());
+    for server in [ServerOptimizer::Sgd, ServerOptimizer::Fedadam, ServerOptimizer::Fedadagrad, ServerOptimizer::Fedyogi] {
+        for (momentum, decay, falls) in [(0.0, 0.0, [1.0; 4]), (0.9, 0.5, [1.0, 1.0, 1.0, 0.5]), (0.5, 1.0, [1.0, 0.75, 0.5, 0.25])] {
+            let s = FederationSettings {
+                server,
+                server_lr: 0.3,
+                server_momentum: momentum,
+                server_beta2: 0.9,
+                server_decay: decay,
+                rounds: 4,
+                ..settings.federation.clone()
+            };
+            let mut after = weights.clone();
+            (after.dense, after.items) = (vec![0.0; p], vec![0.0; 5 * d]);
+            let mut state = Server::new(&s, &after);
+            for (round, change) in (1..).zip(CHANGES) {
+                // Item 3 moves, and no other.
+                let mean = Mean { d, dense: vec![change as f32; p], items: vec![3], rows: vec![change as f32; d], updates: Vec::new() };
+                state.apply_mean(&s, round, &mean, &mut after);
+            }
+            let expected = by_formula(&s, falls.map(|fall| 0.3 * fall));
+            let near = |w: &f32| (f64::from(*w) - expected).abs() < 1e-5 * expected.abs();
+            let (moved, still): (Vec<(usize, &f32)>, _) = after.items.iter().enumerate().partition(|(i, _)| i / d == 3);
+            assert!(after.dense.iter().all(near), "{server:?}, momentum {momentum}: {} for {expected}", after.dense[0]);
+            assert!(moved.iter().all(|(_, w)| near(w)) && still.iter().all(|(_, w)| **w == 0.0), "{server:?}");
+        }
+    }
+}
+
+#[test]
+fn the_rate_falls_over_its_share_of_the_rounds_and_stays_above_nothing() {
+    let mut s = FederationSettings { rounds: 10, server_lr: 2.0, ..Settings::default().federation };
+    assert!((1..30).all(|round| s.server_lr_at(round) == 2.0));
+    s.server_decay = 0.4;
+    let rates: Vec<f32> = (1..=12).map(|round| s.server_lr_at(round)).collect();
+    assert_eq!(rates, [2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]);
+    s.server_decay = 1.0;
+    assert!((1..=10).all(|round| (s.server_lr_at(round) - 0.2 * (11 - round) as f32).abs() < 1e-6));
+}

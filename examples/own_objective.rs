@@ -60,7 +60,7 @@ pub fn run(folder: &Path) -> lumos::Result<[f64; 2]> {
     let sets = ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "loss.terms=[\"two-ahead every=2\"]"];
     let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
-    let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+    let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
     let losses: Vec<f64> = (0..10).map(|_| trainer.round().map(|report| report.rec_loss)).collect::<lumos::Result<_>>()?;
     println!("loss {:.3}, then {:.3}", losses[0], losses[9]);
     Ok([losses[0], losses[9]])

@@ -10,6 +10,7 @@ use crate::config;
 use crate::run::{self, RunFolder};
 use crate::{Error, Result, data::Dataset};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Recommend the next items for a user of the data set or for any history
 #[derive(clap::Args)]
@@ -101,7 +102,7 @@ pub fn main(args: &Args) -> Result<()> {
     let folder = RunFolder::open(&args.run)?;
     let settings = folder.settings()?;
     let progress = Progress::new(true);
-    let data = run::load_run_data(&folder, &settings, &progress)?;
+    let data = Arc::new(run::load_run_data(&folder, &settings, &progress)?);
     drop(progress);
     let (user, history) = match &args.input.user {
         Some(token) => {

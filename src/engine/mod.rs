@@ -75,7 +75,7 @@ pub struct Trained {
 pub type Moments = [Vec<f32>; 4];
 
 /// Trains clients and ranks users on one kind of hardware.
-pub trait Engine {
+pub trait Engine: Send {
     /// Trains clients from the global model and adds their updates to the round's sums. The global model stays as it is. A client whose
     /// change is not finite or too large is left out and counted.
     ///

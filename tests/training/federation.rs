@@ -36,7 +36,7 @@ fn world(users: u32, items: u32, seed: u64) -> (Dataset, Views) {
 }
 
 fn train(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Vec<NamedTensor> {
-    let mut trainer = Trainer::new(valid(settings), data, views).unwrap();
+    let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
     for _ in 0..rounds {
         trainer.round().unwrap();
     }
@@ -97,7 +97,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
     for (name, s) in kinds() {
         let whole = train(&s, &data, &views, 4);
         let half = train(&s, &data, &views, 2);
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         trainer.restore(&half, 2).unwrap();
         for _ in 0..2 {
             trainer.round().unwrap();
@@ -112,7 +112,7 @@ fn a_column_makes_the_participants() {
     let (data, views) = world(20, 30, 3);
     let mut s = settings();
     (s.federation.clients, s.federation.fraction, s.data.group_column) = (Clients::Column, 1.0, "site".into());
-    let report = Trainer::new(lumos::testing::valid(&s), &data, &views).unwrap().round().unwrap();
+    let report = Trainer::new(lumos::testing::valid(&s), data.clone(), views.clone()).unwrap().round().unwrap();
     assert_eq!(report.clients, 6, "main and five sites of two");
     let all = Participants::new(Clients::Column, &data);
     let main = all.of(0);
@@ -124,7 +124,7 @@ fn a_column_makes_the_participants() {
     let users = Settings { federation: FederationSettings { clients: Clients::User, ..s.federation.clone() }, ..s.clone() };
     assert_eq!(train(&s, &alone, &views, 2), train(&users, &alone, &views, 2));
     let none = Dataset { groups: None, ..data };
-    let message = Trainer::new(lumos::testing::valid(&s), &none, &views).err().expect("refused").to_string();
+    let message = Trainer::new(lumos::testing::valid(&s), none.clone(), views.clone()).err().expect("refused").to_string();
     assert!(message.contains("federation.clients") && message.contains("data.group_column"), "{message}");
     s.data.group_column.clear();
     let message = validate(&s).unwrap_err().to_string();
@@ -153,7 +153,7 @@ fn a_checkpoint_of_another_model_is_refused_by_name() {
     for (settings, data, views, word) in
         [(&wider, &data, &views, "items"), (&gru, &data, &views, "layer0.x.w"), (&s, &other_data, &other_views, "items")]
     {
-        let mut trainer = Trainer::new(valid(settings), data, views).unwrap();
+        let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
         let before = trainer.tensors().unwrap();
         let error = trainer.restore(&state, 1).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
@@ -173,11 +173,11 @@ fn a_restored_state_is_given_back_as_it_was() {
     let (data, views) = world(40, 30, 5);
     for (name, s) in kinds() {
         let state = train(&s, &data, &views, 2);
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         trainer.restore(&state, 2).unwrap();
         assert_eq!(state, trainer.tensors().unwrap(), "{name}");
         // The same over a trainer that has state of its own, and on to the next round.
-        let mut used = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut used = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         advance(&mut used, 3);
         used.restore(&state, 2).unwrap();
         assert_eq!((&state, used.rounds_done()), (&used.tensors().unwrap(), 2), "{name}");
@@ -185,7 +185,7 @@ fn a_restored_state_is_given_back_as_it_was() {
         used.round().unwrap();
         assert_eq!(trainer.tensors().unwrap(), used.tensors().unwrap(), "{name}");
         // Back to the start, where there are no moments and no private state.
-        let start = Trainer::new(valid(&s), &data, &views).unwrap().tensors().unwrap();
+        let start = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap().tensors().unwrap();
         used.restore(&start, 0).unwrap();
         advance(&mut used, 2);
         assert_eq!(state, used.tensors().unwrap(), "{name}: from the start");
@@ -197,8 +197,8 @@ fn a_restored_state_is_given_back_as_it_was() {
 fn restoring_is_all_or_nothing() {
     let (data, views) = world(40, 30, 6);
     for (name, s) in kinds() {
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
-        let mut undisturbed = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
+        let mut undisturbed = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         for t in [&mut trainer, &mut undisturbed] {
             advance(t, 2);
         }
@@ -273,12 +273,12 @@ fn lambda_falls_to_nothing() {
     assert_eq!(whole.loss.lambda_at(9), whole.loss.lambda);
     assert!(train(&whole, &data, &views, 1) == train(&falling, &data, &views, 1), "round 1 has all of lambda");
     assert!(train(&whole, &data, &views, 2) != train(&falling, &data, &views, 2), "round 2 has two thirds of it");
-    let mut trainer = Trainer::new(valid(&falling), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&falling), data.clone(), views.clone()).unwrap();
     let reports: Vec<_> = (0..5).map(|_| trainer.round().unwrap()).collect();
     assert!(reports[..3].iter().all(|r| r.contrast_loss != 0.0) && reports[3..].iter().all(|r| r.contrast_loss == 0.0));
     let mut without = falling.clone();
     without.loss.contrast = Contrast::None;
-    let mut plain = Trainer::new(valid(&without), &data, &views).unwrap();
+    let mut plain = Trainer::new(valid(&without), data.clone(), views.clone()).unwrap();
     plain.restore(&train(&falling, &data, &views, 3), 3).unwrap();
     plain.round().unwrap();
     plain.round().unwrap();
@@ -336,7 +336,7 @@ fn private_weights_serve_their_own_user() {
     let mut s = settings();
     s.federation.fraction = 1.0;
     s.federation.shared = vec![Group::Encoder];
-    let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
     let users: Vec<u32> = (0..40).collect();
     for _ in 0..3 {
         trainer.round().unwrap();
@@ -370,7 +370,7 @@ fn a_rank_is_a_place_in_the_list_of_recommendations_under_either_mask() {
         if shared == Group::Encoder {
             s.federation.shared = vec![Group::Encoder];
         }
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         trainer.round().unwrap();
         for split in [Split::Validation, Split::Test] {
             let ranks = trainer.rank(split, &users, &|_, _| {}).unwrap();
@@ -395,7 +395,7 @@ fn training_learns_the_ring_and_beats_an_untrained_model() {
     let users: Vec<u32> = (0..200).collect();
     for contrast in [Contrast::None, Contrast::Decoupled] {
         s.loss.contrast = contrast;
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         let hits = |t: &mut Trainer| t.rank(Split::Test, &users, &|_, _| {}).unwrap().iter().filter(|&&r| r <= 3).count();
         let before = hits(&mut trainer);
         let first = trainer.round().unwrap();
@@ -415,7 +415,7 @@ fn a_diverging_client_stops_the_round_with_its_name_and_leaves_the_weights() {
     s.local.lr = 1e6;
     for (policy, part) in [(OnDivergence::Stop, "local.lr"), (OnDivergence::Drop, "more than federation.max_diverged = 0.1 lets pass")] {
         s.federation.on_divergence = policy;
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         let before = trainer.tensors().unwrap();
         let error = trainer.round().unwrap_err().to_string();
         assert!(error.starts_with("round 1, client ") && error.contains(part), "{error}");
@@ -440,7 +440,7 @@ fn clients_that_diverge_leave_no_trace_in_the_round() {
         let private = PrivateStore::new(16);
         let trained = |clients: &[u32], threads: u32| {
             let s = Settings { threads, ..s.clone() };
-            let mut engine = CpuEngine::new(valid(&s), &data, &views);
+            let mut engine = CpuEngine::new(valid(&s), data.clone(), views.clone());
             let work = Work { round: 1, clients, next: None, rules: &rules, private: &private };
             let trained = engine.train(&work, &|_, _| ()).unwrap();
             let rows = engine.touched_rows();
@@ -473,7 +473,7 @@ fn bytes_on_the_wire_are_those_of_the_encoding() {
     let mut s = settings();
     s.federation.fraction = 1.0;
     s.federation.upload_rows = UploadRows::Touched;
-    let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
     let before = items_of(&trainer.tensors().unwrap()).to_vec();
     let report = trainer.round().unwrap();
     let after = trainer.tensors().unwrap();
@@ -503,7 +503,7 @@ fn users_too_short_for_a_target_are_left_out_and_do_not_stop_training() {
     s.federation.fraction = 1.0;
     for anchor in [Anchor::History, Anchor::Input] {
         s.loss.anchor = anchor;
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         trainer.round().unwrap();
         let ranks = trainer.rank(Split::Test, &[0, 10, 11, 12], &|_, _| {}).unwrap();
         assert!(ranks[0] > 0 && ranks[1] == 0 && ranks[2] == 0 && ranks[3] > 0, "{ranks:?}");

@@ -112,7 +112,7 @@ fn copies_are_made_anew_and_data_stay_as_they_are() {
     let settings = settings();
     let before = hash(&data);
     let users: Vec<u32> = (0..30).collect();
-    let mut packer = Packer::new(&settings, &data, &views);
+    let mut packer = Packer::new(valid(&settings), data.clone(), views.clone());
     let plan = packer.begin(&users, 1);
     let (mut step, mut copies) = (Step::default(), std::collections::BTreeSet::new());
     let (mut masked, mut sequences) = (0, 0);
@@ -133,12 +133,12 @@ fn copies_are_made_anew_and_data_stay_as_they_are() {
     }
     assert_eq!(sequences, 2 * 3 * 30);
     assert!(masked > 0 && masked < sequences && copies.len() > 60, "{masked} masked, {} different", copies.len());
-    let mut trainer = Trainer::new(valid(&settings), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
     let report = trainer.round().unwrap();
     assert!(report.contrast_loss > 0.5, "{report:?}");
     assert_eq!(hash(&data), before, "an epoch changes no stored sequence");
     // The same round again, from the same data, has the same bits.
-    let mut again = Trainer::new(valid(&settings), &data, &views).unwrap();
+    let mut again = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
     again.round().unwrap();
     assert!(trainer.tensors().unwrap() == again.tensors().unwrap());
     let last = |t: &Trainer| t.tensors().unwrap()[0].shape.clone();
@@ -152,7 +152,7 @@ fn either_kind_of_backbone_is_trained_by_it_and_it_is_off_by_default() {
         let mut settings = settings();
         settings.model.backbone = backbone;
         let train = |settings: &Settings| {
-            let mut trainer = Trainer::new(valid(settings), &data, &views).unwrap();
+            let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
             let first = trainer.round().unwrap().contrast_loss;
             for _ in 0..8 {
                 trainer.round().unwrap();

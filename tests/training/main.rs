@@ -15,6 +15,7 @@ mod in_batch;
 mod masked_items;
 mod metrics;
 mod negatives;
+mod owned;
 mod ptf_fsr;
 mod real;
 mod rules;

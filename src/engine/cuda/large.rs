@@ -93,7 +93,7 @@ impl Account {
     }
 }
 
-impl CudaEngine<'_> {
+impl CudaEngine {
     /// Trains `clients`, each of many sequences, and adds what they changed to the round's sums, behind the clients of `cohort`.
     pub(super) fn train_large(
         &mut self,
@@ -151,7 +151,7 @@ impl CudaEngine<'_> {
         let place = cohort.visits.len();
         let users = self.participants.users(client).to_vec();
         let plan = VisitPlan {
-            steps: MiniBatches::steps(self.settings, users.len()),
+            steps: MiniBatches::steps(&self.settings, users.len()),
             rows: self.slot.len() as u32,
             examples: self.lanes[0].packer.examples_of(&users) as u32,
         };
@@ -190,8 +190,8 @@ impl CudaEngine<'_> {
         visits: &mut LargeVisits,
         progress: &Progress,
     ) -> Result<Account> {
-        let settings = self.settings;
-        let mut batches = MiniBatches::new(settings, round, client, users);
+        let settings = self.settings.clone();
+        let mut batches = MiniBatches::new(&settings, round, client, users);
         let steps = batches.len();
         self.lanes.iter_mut().for_each(|lane| lane.packer.begin_batches(round));
         let size = settings.local.batch.max(1) as usize;
@@ -205,7 +205,7 @@ impl CudaEngine<'_> {
             large.trainer.set_moments(self.chunks.device(), moments)?;
         }
         large.trainer.begin(&self.chunks, most, earlier > 0)?;
-        let key = mini_batches::draws(settings, round, client, 0).key();
+        let key = mini_batches::draws(&settings, round, client, 0).key();
         let mut account = Account::default();
         for number in 0..steps {
             let (epoch, batch) = batches.get(number);
@@ -232,7 +232,7 @@ impl CudaEngine<'_> {
 
     /// Packs the parts of `batch`, of `part` sequences each; those without tokens are left out.
     fn pack_parts(&mut self, batch: &[u32], part: usize, epoch: u32, at: &StepAt) -> Vec<PackedPart> {
-        let (settings, whole) = (self.settings, self.settings.loss.rec == RecLoss::Softmax);
+        let (settings, whole) = (&self.settings, self.settings.loss.rec == RecLoss::Softmax);
         let (parts, rows): (Vec<&[u32]>, usize) = (batch.chunks(part).collect(), self.slot.len());
         parallel::for_each(&mut self.lanes, parts.len(), 1, |lane, i| {
             let mut step = Step::default();
@@ -402,7 +402,7 @@ impl CudaEngine<'_> {
     }
 }
 
-impl PackLane<'_> {
+impl PackLane {
     /// Gives `step`, whose rows are items, rows of its own in the order in which it names them; returns the item of each.
     fn own_rows(&mut self, step: &mut Step, items: usize) -> Vec<u32> {
         self.row.resize(items, u32::MAX);

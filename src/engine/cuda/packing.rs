@@ -35,8 +35,8 @@ pub(super) struct ReadyCohort {
 }
 
 /// One packing thread.
-pub(super) struct PackLane<'a> {
-    pub packer: Packer<'a>,
+pub(super) struct PackLane {
+    pub packer: Packer,
     pub pieces: Vec<(usize, Chunk)>,
     /// Parts of a mini-batch.
     pub parts: Vec<(usize, PackedPart)>,
@@ -44,13 +44,13 @@ pub(super) struct PackLane<'a> {
     pub row: Vec<u32>,
 }
 
-impl<'a> PackLane<'a> {
-    pub fn new(packer: Packer<'a>) -> PackLane<'a> {
+impl PackLane {
+    pub fn new(packer: Packer) -> PackLane {
         PackLane { packer, pieces: Vec::new(), parts: Vec::new(), row: Vec::new() }
     }
 }
 
-impl CudaEngine<'_> {
+impl CudaEngine {
     /// Packs `clients` for `round`.
     pub(super) fn pack(&mut self, clients: &[u32], round: u64) -> Result<ReadyCohort> {
         let start = Instant::now();

@@ -75,7 +75,7 @@
 //!
 //! # Modules
 //!
-//! Layers point downwards only: `cli` -> `run` -> `settings` -> `federation` -> `engine` -> `model` -> `backend` -> `device` -> `config` -> `base`; `data`, `views` and
+//! Layers point downwards only: `cli` -> `run` -> `settings` -> `federation` -> `engine` -> `model` -> `backend` -> `cluster` -> `device` -> `config` -> `base`; `data`, `views` and
 //! `eval` know nothing of devices. `check` holds a GPU against the CPU, from kernels to whole rounds.
 #![deny(missing_docs)]
 
@@ -85,6 +85,7 @@ pub mod bench;
 pub mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod data;
 pub mod device;

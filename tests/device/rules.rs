@@ -2,10 +2,11 @@
 
 use crate::ring::world;
 use crate::simt::device;
+use lumos::cluster::Reduce;
 use lumos::config::{Resident, Settings};
 use lumos::data::Dataset;
 use lumos::device::Device;
-use lumos::engine::{NamedTensor, Reduce, TensorData};
+use lumos::engine::{NamedTensor, TensorData};
 use lumos::federation::Trainer;
 use lumos::federation::protocol::Parts;
 use lumos::testing::valid;

@@ -10,10 +10,11 @@ pub(crate) use ranking::{encode, in_blocks, own_state, pack_input, personal_scor
 
 use super::mini_batches::MiniBatches;
 use super::{
-    Engine, Global, Mean, Moments, Packer, Participants, PrivateState, PrivateStore, Progress, Reduce, Server, Totals, Trained, VisitPlan,
-    Work, fixed,
+    Engine, Global, Mean, Moments, Packer, Participants, PrivateState, PrivateStore, Progress, Server, Totals, Trained, VisitPlan, Work,
+    fixed,
 };
 use crate::base::parallel;
+use crate::cluster::Reduce;
 use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::model::{Model, ModelSpec, Weights};

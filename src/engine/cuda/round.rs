@@ -10,12 +10,13 @@ use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
+use crate::cluster::Reduce;
 use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
 use crate::engine::{
-    Engine, Global, Mean, Moments, Needs, Occasion, Packer, Participants, PrivateStore, Progress, Reduce, Server, Sums, Trained, Update,
-    Work, fixed,
+    Engine, Global, Mean, Moments, Needs, Occasion, Packer, Participants, PrivateStore, Progress, Server, Sums, Trained, Update, Work,
+    fixed,
 };
 use crate::model::{ModelSpec, Weights};
 use crate::views::Views;

@@ -3,13 +3,14 @@
 
 use super::{Kind, Parts, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
+use crate::cluster::Reduce;
 use crate::config::{Clients, Settings, Validated};
 use crate::data::Split;
 use crate::engine::cpu::{self, CpuEngine};
 use crate::engine::cuda::{self, CudaEngine, DeviceUse};
 use crate::engine::{
-    Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Reduce, Rules, TensorData,
-    Tensors, Totals, Trained, Work,
+    Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, TensorData, Tensors,
+    Totals, Trained, Work,
 };
 use crate::federation::{Cohort, RoundReport, divergence, rules};
 use crate::model::{Model, Weights};

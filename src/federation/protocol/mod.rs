@@ -8,11 +8,12 @@ pub mod ptf_fsr;
 
 use super::{Cohort, RoundReport};
 use crate::base::options::{self, Choice, Options};
+use crate::cluster::{Reduce, Solo};
 use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
-use crate::engine::{NamedTensor, Progress, Reduce, Solo, Tensors};
+use crate::engine::{NamedTensor, Progress, Tensors};
 use crate::model::Weights;
 use crate::views::Views;
 use crate::{Error, Result};

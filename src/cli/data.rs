@@ -1,6 +1,7 @@
 //! `lumos data`: prepare, stats, synth.
 
 use super::args::{ConfigArgs, between};
+use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::pairs;
@@ -147,6 +148,7 @@ pub struct Synth {
 }
 
 pub fn main(command: &Command) -> Result<()> {
+    interrupt::end_at_the_first()?;
     match command {
         Command::Prepare(args) => prepare(args),
         Command::Stats(args) => show(args),

@@ -1,6 +1,7 @@
 //! `lumos recommend`: the top K for a user or a history.
 
 use super::args::Which;
+use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::table_with;
@@ -99,6 +100,7 @@ fn token(data: &Dataset, item: u32) -> String {
 }
 
 pub fn main(args: &Args) -> Result<()> {
+    interrupt::end_at_the_first()?;
     let folder = RunFolder::open(&args.run)?;
     let settings = folder.settings()?;
     let progress = Progress::new(true);

@@ -119,7 +119,7 @@ fn lines(sandbox: &Sandbox, run: &str) -> Vec<Value> {
 fn metrics(sandbox: &Sandbox, run: &str) -> Vec<Value> {
     let mut lines = lines(sandbox, run);
     for line in &mut lines {
-        line.as_object_mut().unwrap().retain(|k, _| k != "seconds" && k != "device" && !k.ends_with("_s"));
+        line.as_object_mut().unwrap().retain(|k, _| k != "crc32c" && k != "seconds" && k != "device" && !k.ends_with("_s"));
     }
     lines
 }

@@ -36,9 +36,8 @@ impl Term for TwoAhead {
     fn pack(&self, sequence: &Sequence, epoch: u32, out: &mut Out) {
         // The next item's term has encoded the history before: its outputs end at the anchor.
         let (Some(anchor), inputs) = (out.anchor, sequence.inputs().0.len()) else { return };
-        let first = anchor + 1 - inputs as u32;
         for (position, item) in self.targets(sequence) {
-            out.example(sequence, first + position as u32, item, (epoch, inputs + position));
+            out.example(sequence, anchor.before(inputs - 1 - position), item, (epoch, inputs + position));
         }
     }
     // Examples are trained on by the next item's term, whoever packed them: `backward` has nothing to add.

@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --example own_regulariser
 
-use lumos::backend::cpu::{Part, Worker, WorkerShape};
+use lumos::backend::cpu::{GradientAt, Worker, WorkerShape};
 use lumos::backend::{Act, Backend};
 use lumos::base::options::Options;
 use lumos::engine::Packer;
@@ -58,7 +58,7 @@ fn gradient_error(settings: &Validated<Settings>, prepared: &Prepared) -> lumos:
     let (mut packer, mut worker) = (Packer::new(settings, data.clone(), views.clone()), Worker::new(WorkerShape::new(&spec)));
     packer.begin_batches(1);
     let mut loss_at = |weights: &Weights, slot: usize| {
-        let part = Part { dense: &weights.dense, items: &weights.items, dropout: None, number: 1 };
+        let part = GradientAt { dense: &weights.dense, items: &weights.items, dropout: None, number: 1 };
         let mut lengths = 0.0;
         let losses = worker.gradient(
             &part,

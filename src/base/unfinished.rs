@@ -63,7 +63,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("draft/deep")).unwrap();
-        ["draft/deep/file", "lock", "finished"].map(|name| fs::write(at(name), b"x").unwrap());
+        for name in ["draft/deep/file", "lock", "finished"] {
+            fs::write(at(name), b"x").unwrap();
+        }
         let listed = ["draft", "lock", "not there yet"].map(|name| Unfinished::at(&at(name)));
         drop(Unfinished::at(&at("finished")));
         let ours: Paths = ALL.lock().borrow().iter().filter(|path| path.starts_with(folder.path())).cloned().collect();

@@ -1,10 +1,9 @@
 //! Rounds of the real trainer on small worlds: same bits however they are run, and the meaning of each federation setting.
 
-use crate::foreign;
+use crate::kinds::{kinds, settings, train, world};
 use crate::ring::come_back;
 use lumos::config::{
-    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, FederationSettings, Group, LocalOptimizer, Mask, OnDivergence,
-    Positions, RecLoss, Resample, ServerOptimizer, Settings, UploadRows,
+    Anchor, Average, Clients, Contrast, FederationSettings, Group, LocalOptimizer, Mask, OnDivergence, Settings, UploadRows,
 };
 use lumos::data::{Dataset, Split, UserGroups};
 use lumos::engine::cpu::CpuEngine;
@@ -13,71 +12,8 @@ use lumos::eval::{MISS, metrics};
 use lumos::federation::{Trainer, rules};
 use lumos::settings::validate;
 use lumos::testing::valid;
-use lumos::views::{UserViews, Views};
+use lumos::views::UserViews;
 use std::collections::BTreeSet;
-
-fn settings() -> Settings {
-    let mut s = Settings { seed: 3, threads: 1, ..Default::default() };
-    s.model.dim = 12;
-    s.model.heads = 2;
-    s.model.max_len = 8;
-    s.model.dropout = 0.1;
-    s.local.epochs = 2;
-    s.federation.fraction = 0.4;
-    s
-}
-
-/// The world with users of even number at one site and two each at others.
-fn world(users: u32, items: u32, seed: u64) -> (Dataset, Views) {
-    let (mut data, views) = crate::ring::world(users, items, seed);
-    let site = |u: u32| if u.is_multiple_of(2) { "main".to_string() } else { format!("site {}", u / 4) };
-    data.groups = Some(UserGroups::new("site", &(0..users).map(site).collect::<Vec<_>>()));
-    (data, views)
-}
-
-fn train(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Vec<NamedTensor> {
-    let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
-    for _ in 0..rounds {
-        trainer.round().unwrap();
-    }
-    trainer.tensors().unwrap()
-}
-
-/// Every kind of training that keeps different state.
-fn kinds() -> Vec<(&'static str, Settings)> {
-    let base = settings();
-    let with = |f: &dyn Fn(&mut Settings)| {
-        let mut s = base.clone();
-        f(&mut s);
-        s
-    };
-    vec![
-        ("lumos", base.clone()),
-        ("positions from the last", with(&|s| s.model.positions = Positions::Last)),
-        ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
-        ("no views", with(&|s| s.loss.contrast = Contrast::None)),
-        ("gru", with(&|s| s.model.backbone = Backbone::GRU4REC)),
-        ("bert", with(&|s| s.model.backbone = Backbone::BERT4REC)),
-        ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::BERT4REC, vec![Group::Encoder]))),
-        ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
-        ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
-        ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
-        ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
-        ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
-        ("momentum, examples", with(&|s| (s.federation.server_momentum, s.federation.weights) = (0.5, ClientWeighting::Examples))),
-        ("private encoder", with(&|s| s.federation.shared = vec![Group::Items])),
-        ("private items", with(&|s| s.federation.shared = vec![Group::Encoder])),
-        ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),
-        ("backbone and term of another crate", foreign::with_foreign(base.clone())),
-        ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
-        ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
-        ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
-        ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
-        ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
-        ("groups by a column", with(&|s| (s.federation.clients, s.data.group_column, s.local.batch) = (Clients::Column, "site".into(), 7))),
-        ("four groups", with(&|s| (s.federation.clients, s.local.batch, s.federation.fraction) = (Clients::Groups(4), 7, 0.6))),
-    ]
-}
 
 #[test]
 fn the_number_of_threads_leaves_no_trace() {
@@ -88,21 +24,6 @@ fn the_number_of_threads_leaves_no_trace() {
             s.threads = threads;
             assert_eq!(one, train(&s, &data, &views, 3), "{name} with {threads} threads");
         }
-    }
-}
-
-#[test]
-fn a_resumed_run_ends_with_the_same_bits() {
-    let (data, views) = world(50, 30, 2);
-    for (name, s) in kinds() {
-        let whole = train(&s, &data, &views, 4);
-        let half = train(&s, &data, &views, 2);
-        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
-        trainer.restore(&half, 2).unwrap();
-        for _ in 0..2 {
-            trainer.round().unwrap();
-        }
-        assert_eq!(whole, trainer.tensors().unwrap(), "{name}");
     }
 }
 
@@ -138,93 +59,6 @@ fn another_seed_gives_another_model() {
     let one = train(&s, &data, &views, 1);
     s.seed = 4;
     assert_ne!(one, train(&s, &data, &views, 1));
-}
-
-#[test]
-fn a_checkpoint_of_another_model_is_refused_by_name() {
-    let (data, views) = world(30, 20, 1);
-    let s = settings();
-    let state = train(&s, &data, &views, 1);
-    let mut wider = s.clone();
-    wider.model.dim = 16;
-    let mut gru = s.clone();
-    gru.model.backbone = Backbone::GRU4REC;
-    let (other_data, other_views) = world(30, 21, 1);
-    for (settings, data, views, word) in
-        [(&wider, &data, &views, "items"), (&gru, &data, &views, "layer0.x.w"), (&s, &other_data, &other_views, "items")]
-    {
-        let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
-        let before = trainer.tensors().unwrap();
-        let error = trainer.restore(&state, 1).unwrap_err().to_string();
-        assert!(error.contains(word), "{error}");
-        assert_eq!(before, trainer.tensors().unwrap(), "a refused checkpoint changes nothing");
-    }
-}
-
-fn advance(trainer: &mut Trainer, rounds: u64) {
-    for _ in 0..rounds {
-        trainer.round().unwrap();
-    }
-}
-
-/// What was restored is what a checkpoint holds, whether or not a round has been trained since.
-#[test]
-fn a_restored_state_is_given_back_as_it_was() {
-    let (data, views) = world(40, 30, 5);
-    for (name, s) in kinds() {
-        let state = train(&s, &data, &views, 2);
-        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
-        trainer.restore(&state, 2).unwrap();
-        assert_eq!(state, trainer.tensors().unwrap(), "{name}");
-        // The same over a trainer that has state of its own, and on to the next round.
-        let mut used = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
-        advance(&mut used, 3);
-        used.restore(&state, 2).unwrap();
-        assert_eq!((&state, used.rounds_done()), (&used.tensors().unwrap(), 2), "{name}");
-        assert_eq!(trainer.round().unwrap().round, 3);
-        used.round().unwrap();
-        assert_eq!(trainer.tensors().unwrap(), used.tensors().unwrap(), "{name}");
-        // Back to the start, where there are no moments and no private state.
-        let start = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap().tensors().unwrap();
-        used.restore(&start, 0).unwrap();
-        advance(&mut used, 2);
-        assert_eq!(state, used.tensors().unwrap(), "{name}: from the start");
-    }
-}
-
-/// A checkpoint that turns out wrong at its very end has changed nothing before.
-#[test]
-fn restoring_is_all_or_nothing() {
-    let (data, views) = world(40, 30, 6);
-    for (name, s) in kinds() {
-        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
-        let mut undisturbed = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
-        for t in [&mut trainer, &mut undisturbed] {
-            advance(t, 2);
-        }
-        let (state, other) = (trainer.tensors().unwrap(), train(&s, &data, &views, 3));
-        for spoiled in 0..other.len() {
-            let mut wrong = other.clone();
-            let tensor = &mut wrong[spoiled];
-            let (tensor_name, optional) = (tensor.name.clone(), tensor.name == "private");
-            match &mut tensor.data {
-                TensorData::U8(bytes) => drop(bytes.pop()),
-                TensorData::F32(values) => drop(values.pop()),
-                other => panic!("{other:?}"),
-            }
-            tensor.shape = vec![tensor.shape.iter().product::<usize>() - 1];
-            let error = trainer.restore(&wrong, 3).unwrap_err().to_string();
-            assert!(error.contains(&tensor_name), "{name}: {error}");
-            assert_eq!(state, trainer.tensors().unwrap(), "{name}: {tensor_name} spoiled");
-            if !optional {
-                wrong.remove(spoiled);
-                assert!(trainer.restore(&wrong, 3).unwrap_err().to_string().contains(&tensor_name), "{name}");
-            }
-        }
-        assert_eq!(trainer.round().unwrap().round, 3);
-        undisturbed.round().unwrap();
-        assert_eq!(undisturbed.tensors().unwrap(), trainer.tensors().unwrap(), "{name}");
-    }
 }
 
 fn items_of(tensors: &[NamedTensor]) -> &[f32] {

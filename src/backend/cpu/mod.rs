@@ -17,7 +17,7 @@ mod visit;
 mod worker;
 
 pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight, transpose};
-pub use gradient::Part;
+pub use gradient::GradientAt;
 pub use labelled::{dot, sigmoid};
 pub use losses::{Group, info_nce};
 pub use ops::drop_items_span;

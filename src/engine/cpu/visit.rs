@@ -16,7 +16,7 @@ pub(super) struct Lane {
     items: Vec<u32>,
     pub worker: Worker,
     pub tally: Tally,
-    /// Gradients of parts of mini-batches that all threads share.
+    /// Gradients of micro-batches of mini-batches that all threads share.
     pub gradient: GradientSums,
     /// Seconds spent packing, training and adding.
     pub seconds: [f64; 3],

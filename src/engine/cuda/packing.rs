@@ -2,7 +2,7 @@
 
 use super::CudaEngine;
 use super::chunks::ReadyChunk;
-use super::large::PackedPart;
+use super::micro_batches::PackedMicroBatch;
 use super::packed::HostChunk;
 use crate::Result;
 use crate::backend::cuda::shape::Shape;
@@ -38,9 +38,9 @@ pub(super) struct ReadyCohort {
 pub(super) struct PackLane {
     pub packer: Packer,
     pub pieces: Vec<(usize, Chunk)>,
-    /// Parts of a mini-batch.
-    pub parts: Vec<(usize, PackedPart)>,
-    /// Row of each item in the part being packed; `u32::MAX` where none.
+    /// Micro-batches of a mini-batch.
+    pub parts: Vec<(usize, PackedMicroBatch)>,
+    /// Row of each item in the micro-batch being packed; `u32::MAX` where none.
     pub row: Vec<u32>,
 }
 

@@ -136,7 +136,7 @@ impl Term for InBatch {
         for operator in [first, second] {
             let copy = augmented(items, operator, &s.settings.loss.in_batch, mask, &mut draws);
             let output = out.summary(s, &copy);
-            out.step.pair.push(output);
+            out.step.pair.push(output.0);
         }
     }
 

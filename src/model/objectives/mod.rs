@@ -7,10 +7,12 @@ mod in_batch;
 mod masked_item;
 mod next_item;
 mod packing;
+mod places;
 mod registered;
 mod tri_view;
 
 pub use packing::*;
+pub use places::{Output, Token};
 pub use registered::{TermKind, register};
 
 use super::Layout;

@@ -35,7 +35,7 @@ pub struct Args {
     /// Small shapes only: seconds, and no figure worth keeping
     #[arg(long)]
     quick: bool,
-    /// Nothing new is begun after so many minutes
+    /// Minutes after which no further check is begun
     #[arg(long, value_name = "N", default_value_t = 8.0)]
     minutes: f64,
     /// Result file; one that is there is added to [default: benches/results/DATE-gpu-check.json, or here where there is no such folder]

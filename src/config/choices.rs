@@ -263,7 +263,7 @@ choice! {
 choice! {
     /// What an endpoint is asked to hold the answer to. Which server knows which: `docs/views.md`.
     AnswerFormat {
-        /// `response_format` with a JSON schema, a list of so many strings, as OpenAI writes it.
+        /// `response_format` with a JSON schema, a list with one string a line asked for, as OpenAI writes it.
         JsonSchema = "json-schema",
         /// `response_format` of type `json_object` with the schema beside it.
         JsonObjectSchema = "json-object-schema",
@@ -273,7 +273,7 @@ choice! {
         StructuredOutputs = "structured-outputs",
         /// The schema in `guided_json`, for vLLM before 0.12.
         GuidedJson = "guided-json",
-        /// llama.cpp's `grammar`: so many lines.
+        /// llama.cpp's `grammar` (GBNF), which fixes the number of lines.
         Grammar = "grammar",
         /// The same grammar in SGLang's `ebnf`.
         Ebnf = "ebnf",

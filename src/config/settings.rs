@@ -256,15 +256,15 @@ impl Default for FederationSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalSettings {
-    /// Evaluate on validation every so many rounds (and after the last).
+    /// Rounds between two validations; there is one after the last round as well.
     pub every: u32,
     /// Cut-offs K.
     pub k: Vec<u32>,
     /// Selection metric on validation, such as `NDCG@20`.
     pub select: String,
-    /// Stop after so many evaluations without a better one; 0: never.
+    /// Validations without a better one after which training stops; 0: never.
     pub patience: u32,
-    /// Rank only so many users during training (the first drawn by seed); 0: all. The final test uses all.
+    /// Users ranked in a validation during training (drawn by seed); 0: all. The final test ranks all.
     pub users: u32,
     /// Items that are never recommended, in evaluation, in `lumos recommend` and in the future view alike.
     pub mask: Mask,

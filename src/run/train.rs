@@ -47,7 +47,7 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a stop, with everything saved; [`Error::Stopped`] where a device failed, with what was good saved;
-/// whatever data, settings and disk bring.
+/// the errors of data, settings and disk.
 pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let settings = &job.effective.settings;
     let data = &job.prepared.data;

@@ -168,6 +168,26 @@ fn either_kind_of_backbone_is_trained_by_it_and_it_is_off_by_default() {
     }
 }
 
+/// A mini-batch that is packed as one is worked by all threads, operation by operation; it is large enough here to be cut.
+#[test]
+fn the_number_of_threads_leaves_no_trace() {
+    let (data, views) = world(60, 400, 4);
+    for backbone in [Backbone::SASREC, Backbone::GRU4REC, Backbone::BERT4REC] {
+        let mut settings = settings();
+        settings.model.backbone = backbone;
+        (settings.model.dim, settings.model.dropout, settings.local.batch, settings.local.epochs) = (32, 0.2, 60, 1);
+        let train = |threads: u32| {
+            let mut trainer = Trainer::new(valid(&Settings { threads, ..settings.clone() }), data.clone(), views.clone()).unwrap();
+            trainer.round().unwrap();
+            trainer.tensors().unwrap()
+        };
+        let one = train(1);
+        for threads in [2, 5] {
+            assert!(train(threads) == one, "{backbone:?} with {threads} threads");
+        }
+    }
+}
+
 #[test]
 fn a_client_of_one_sequence_is_refused() {
     let refused = |change: &dyn Fn(&mut Settings), parts: &[&str]| {

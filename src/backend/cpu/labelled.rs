@@ -1,4 +1,4 @@
-//! Binary cross-entropy towards given labels, and gradients of hidden states that a step brings along.
+//! Binary cross-entropy towards given labels, and gradients of hidden states that come with a step.
 
 use super::Worker;
 use super::rows;

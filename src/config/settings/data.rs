@@ -44,7 +44,7 @@ pub struct DataSettings {
     pub k_core: u32,
     /// Users with fewer interactions are dropped (after the k-core).
     pub min_length: u32,
-    /// Only the last so many interactions of a user are kept; 0: all.
+    /// Most interactions of a user, the last ones; 0: all.
     pub max_length: u32,
     /// Synthetic world: number of users.
     pub synth_users: u32,

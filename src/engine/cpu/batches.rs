@@ -261,6 +261,9 @@ impl Batches {
         }
         let part = if lanes[0].packer.whole_batches() { batch.len() } else { MICRO_BATCH };
         let parts: Vec<&[u32]> = batch.chunks(part).collect();
+        // Threads that have no micro-batch of their own help with one.
+        let helpers = lanes.len() / parts.len().max(1);
+        lanes.iter_mut().for_each(|lane| lane.worker.set_threads(helpers));
         parallel::for_each(lanes, parts.len(), 1, |lane, i| {
             let Lane { packer, worker, gradient: sums, .. } = lane;
             let part = GradientAt { dense: &self.dense.p, items, dropout: drops.then(|| draws(1 + i)), number: step };
@@ -281,6 +284,7 @@ impl Batches {
                 None => sums.fine &= fixed::add_gradient(&mut sums.items, worker.item_gradient(), share),
             }
         });
+        lanes.iter_mut().for_each(|lane| lane.worker.set_threads(1));
     }
 }
 

@@ -61,7 +61,7 @@ pub trait Term: Send + Sync {
         true
     }
 
-    /// Whether the sequences of a mini-batch are compared with each other: one worker then trains all of them.
+    /// Whether the sequences of a mini-batch are compared with each other: it is then packed as one, and threads share its operations.
     fn whole_batches(&self) -> bool {
         false
     }

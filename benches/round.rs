@@ -10,7 +10,7 @@ fn round(c: &mut Criterion) {
     let bench = RoundBench { clients: 512, lengths: default_lengths(7, 50), ..Default::default() };
     let (data, views) = world(&bench);
     let settings = settings(&bench);
-    let mut trainer = Trainer::new(valid(&settings), &data, &views).expect("a world to train on");
+    let mut trainer = Trainer::new(valid(&settings), data.clone(), views.clone()).expect("a world to train on");
     let mut group = c.benchmark_group("round");
     group.sample_size(10);
     group.throughput(Throughput::Elements(u64::from(bench.clients * bench.epochs)));

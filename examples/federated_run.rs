@@ -14,7 +14,7 @@ fn settings(folder: &std::path::Path) -> lumos::Result<Validated<Settings>> {
 pub fn run(folder: &std::path::Path) -> lumos::Result<f64> {
     let settings = settings(folder)?;
     let prepared = prepare(&settings, &Silent)?;
-    let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+    let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
     for _ in 0..settings.federation.rounds {
         let report = trainer.round()?;
         println!("round {}: {} clients, loss {:.4}", report.round, report.clients, report.rec_loss);

@@ -91,7 +91,7 @@ pub fn run(folder: &Path) -> lumos::Result<f64> {
     ];
     let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
-    let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+    let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
     for _ in 0..20 {
         trainer.round()?;
     }

@@ -59,7 +59,7 @@ pub fn run(folder: &Path) -> Result<([f64; 2], UserViews)> {
     let sets = ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "views.generator=fashion", "loss.lambda=0.5"];
     let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
-    let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+    let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
     let contrasts: Vec<f64> = (0..10).map(|_| trainer.round().map(|report| report.contrast_loss)).collect::<Result<_>>()?;
     println!("contrast {:.3}, then {:.3}", contrasts[0], contrasts[9]);
     Ok(([contrasts[0], contrasts[9]], prepared.views.get(0).cloned().unwrap_or_default()))

@@ -36,9 +36,8 @@ impl Term for TwoAhead {
     fn pack(&self, sequence: &Sequence, epoch: u32, out: &mut Out) {
         // The next item's term has encoded the history before: its outputs end at the anchor.
         let (Some(anchor), inputs) = (out.anchor, sequence.inputs().0.len()) else { return };
-        let first = anchor + 1 - inputs as u32;
         for (position, item) in self.targets(sequence) {
-            out.example(sequence, first + position as u32, item, (epoch, inputs + position));
+            out.example(sequence, anchor.before(inputs - 1 - position), item, (epoch, inputs + position));
         }
     }
     // Examples are trained on by the next item's term, whoever packed them: `backward` has nothing to add.
@@ -60,7 +59,7 @@ pub fn run(folder: &Path) -> lumos::Result<[f64; 2]> {
     let sets = ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "loss.terms=[\"two-ahead every=2\"]"];
     let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
-    let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+    let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
     let losses: Vec<f64> = (0..10).map(|_| trainer.round().map(|report| report.rec_loss)).collect::<lumos::Result<_>>()?;
     println!("loss {:.3}, then {:.3}", losses[0], losses[9]);
     Ok([losses[0], losses[9]])

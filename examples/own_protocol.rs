@@ -11,13 +11,13 @@ use std::path::Path;
 use std::time::Instant;
 
 /// How often each item was uploaded `[I]`. One process, no device.
-struct Counts<'a> {
-    parts: Parts<'a>,
+struct Counts {
+    parts: Parts,
     counts: Vec<u64>,
     rounds: u64,
 }
 
-impl Protocol for Counts<'_> {
+impl Protocol for Counts {
     fn round(&mut self, round: u64, cohort: &Cohort, _: Option<&Cohort>, _: &Progress) -> lumos::Result<RoundReport> {
         let start = Instant::now();
         let mut totals = Totals::default();
@@ -35,7 +35,7 @@ impl Protocol for Counts<'_> {
     }
 
     fn rank(&mut self, split: Split, users: &[u32], _: &Progress) -> lumos::Result<Vec<u32>> {
-        let (data, settings) = (self.parts.data, self.parts.settings);
+        let (data, settings) = (&self.parts.data, &self.parts.settings);
         let rank = |&user: &u32| {
             let Some((input, target)) = data.input_and_target(user as usize, split) else { return 0 };
             let not_less = |item: u32| self.counts[item as usize] >= self.counts[target as usize];
@@ -91,7 +91,7 @@ pub fn run(folder: &Path) -> lumos::Result<f64> {
         ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "federation.protocol=counts", "federation.fraction=0.5"];
     let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
-    let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+    let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
     for _ in 0..3 {
         println!("{} bytes up", trainer.round()?.bytes_up);
     }

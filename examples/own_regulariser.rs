@@ -2,13 +2,13 @@
 //!
 //!     cargo run --release --example own_regulariser
 
-use lumos::backend::cpu::{Part, Worker, WorkerShape};
+use lumos::backend::cpu::{GradientAt, Worker, WorkerShape};
 use lumos::backend::{Act, Backend};
 use lumos::base::options::Options;
 use lumos::engine::Packer;
 use lumos::model::objectives::{self, Out, RowTable, Sequence, Term, TermKind};
 use lumos::model::{Model, ModelSpec, Weights};
-use lumos::{Dataset, LossSettings, Settings, Silent, Trainer, Views, load_settings, prepare};
+use lumos::{LossSettings, Prepared, Settings, Silent, Trainer, Validated, load_settings, prepare};
 use std::path::Path;
 
 /// `weight` times the mean over all outputs of `|h|^2`.
@@ -51,13 +51,14 @@ pub const ACTIVATION: TermKind = TermKind {
 };
 
 /// The gradient's largest error against differences of the loss, over some dense weights, as a share of the largest gradient.
-fn gradient_error(settings: &Settings, data: &Dataset, views: &Views) -> lumos::Result<f64> {
+fn gradient_error(settings: &Validated<Settings>, prepared: &Prepared) -> lumos::Result<f64> {
+    let (data, views) = (&prepared.data, &prepared.views);
     let spec = ModelSpec::of(settings);
     let (model, mut weights) = (Model::for_training(&spec, &settings.loss), Weights::init(&spec, data.item_count(), 7));
-    let (mut packer, mut worker) = (Packer::new(settings, data, views), Worker::new(WorkerShape::new(&spec)));
+    let (mut packer, mut worker) = (Packer::new(settings, data.clone(), views.clone()), Worker::new(WorkerShape::new(&spec)));
     packer.begin_batches(1);
     let mut loss_at = |weights: &Weights, slot: usize| {
-        let part = Part { dense: &weights.dense, items: &weights.items, dropout: None, number: 1 };
+        let part = GradientAt { dense: &weights.dense, items: &weights.items, dropout: None, number: 1 };
         let mut lengths = 0.0;
         let losses = worker.gradient(
             &part,
@@ -97,9 +98,9 @@ pub fn run(folder: &Path) -> lumos::Result<(f64, [f32; 2])> {
         let settings = load_settings(None, &sets)?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
         let prepared = prepare(&settings, &Silent)?;
         if !settings.loss.terms.is_empty() {
-            error = gradient_error(&settings, &prepared.data, &prepared.views)?;
+            error = gradient_error(&settings, &prepared)?;
         }
-        let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+        let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
         for _ in 0..4 {
             trainer.round()?;
         }

@@ -35,7 +35,7 @@ pub fn run(folder: &Path) -> lumos::Result<f64> {
     let sets = ["data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "federation.rules=[\"timid share=0.25\"]"];
     let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
-    let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+    let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
     trainer.round()?;
     let loss = trainer.round()?.rec_loss;
     println!("loss {loss:.4}");

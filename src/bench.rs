@@ -16,6 +16,7 @@ use crate::views::{UserViews, Views};
 use crate::{Error, Result, backend::cpu::simd::Level};
 use serde::Serialize;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The protocol of the reference, under which clients look at views as well.
@@ -239,7 +240,7 @@ pub fn read_lengths(path: &Path) -> Result<Vec<u32>> {
 }
 
 /// Synthetic clients: uniform random items; the future is four items longer than the input, the others as long.
-pub fn world(bench: &RoundBench) -> (Dataset, Views) {
+pub fn world(bench: &RoundBench) -> (Arc<Dataset>, Arc<Views>) {
     let mut data = Dataset { name: "bench".into(), offsets: vec![0], ..Default::default() };
     let mut views = Views::default();
     data.item_tokens = (0..bench.items).map(|i| i.to_string()).collect();
@@ -258,7 +259,7 @@ pub fn world(bench: &RoundBench) -> (Dataset, Views) {
         data.items.extend(sequence);
         data.offsets.push(data.items.len() as u64);
     }
-    (data, views)
+    (Arc::new(data), Arc::new(views))
 }
 
 /// The reference settings: SASRec without dropout, BCE with one negative drawn once a visit, joint contrast, Adam unless `bench` says otherwise. Under another protocol

@@ -4,7 +4,7 @@
 //!
 //! Settings come from defaults, a method, a TOML file and single values, later ones winning. [`prepare`] reads the data set and makes the
 //! views, or finds both where they lie; [`Trainer`] trains round by round; [`Trainer::rank`] gives the rank of each user's held-out item
-//! among all items, and [`metrics`] what that is worth.
+//! among all items, and [`metrics`] what that is worth. A trainer shares the data set and the views, and borrows nothing.
 //!
 //! ```
 //! use lumos::{Silent, Split, Trainer, load_settings, metrics, prepare};
@@ -16,7 +16,7 @@
 //! let settings = settings.with(|s| s.data.dir = Some(folder.path().join("world")))?;
 //!
 //! let prepared = prepare(&settings, &Silent)?;
-//! let mut trainer = Trainer::new(&settings, &prepared.data, &prepared.views)?;
+//! let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;
 //! for _ in 0..2 {
 //!     let report = trainer.round()?;
 //!     println!("round {}: loss {:.3}", report.round, report.rec_loss);
@@ -75,7 +75,7 @@
 //!
 //! # Modules
 //!
-//! Layers point downwards only: `cli` -> `run` -> `settings` -> `federation` -> `engine` -> `model` -> `backend` -> `device` -> `config` -> `base`; `data`, `views` and
+//! Layers point downwards only: `cli` -> `run` -> `settings` -> `federation` -> `engine` -> `model` -> `backend` -> `cluster` -> `device` -> `config` -> `base`; `data`, `views` and
 //! `eval` know nothing of devices. `check` holds a GPU against the CPU, from kernels to whole rounds.
 #![deny(missing_docs)]
 
@@ -85,6 +85,7 @@ pub mod bench;
 pub mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod data;
 pub mod device;

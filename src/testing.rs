@@ -5,15 +5,15 @@ pub use crate::device::choice::{StandIn, stand_in};
 pub use crate::device::host::{HostDevice, HostKernels};
 use crate::federation::Trainer;
 
-/// `settings`, validated, for as long as the test runs.
+/// `settings`, validated.
 ///
 /// # Panics
 /// Where they are refused.
-pub fn valid(settings: &Settings) -> &'static Validated<Settings> {
-    Box::leak(Box::new(Validated::new(settings.clone()).unwrap_or_else(|e| panic!("{e}"))))
+pub fn valid(settings: &Settings) -> Validated<Settings> {
+    Validated::new(settings.clone()).unwrap_or_else(|e| panic!("{e}"))
 }
 
-impl Trainer<'_> {
+impl Trainer {
     /// Lets the clients of a chunk take at most `bytes` of the device's memory, so that a small cohort is cut into chunks. Without a device
     /// nothing happens.
     pub fn limit_chunks(&mut self, bytes: u64) {

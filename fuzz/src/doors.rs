@@ -122,7 +122,7 @@ pub fn checkpoint(bytes: &[u8]) {
         .collect();
     let (data, views) = (world(), Views::default());
     for settings in runs().map(|settings| Validated::new(settings).expect("settings of a seed are valid")) {
-        let Ok(mut trainer) = Trainer::new(&settings, &data, &views) else { panic!("the settings of a seed do not train") };
+        let Ok(mut trainer) = Trainer::new(&settings, data.clone(), views.clone()) else { panic!("the settings of a seed do not train") };
         let before = trainer.tensors().ok();
         match trainer.restore(&tensors, 1) {
             Ok(()) => drop(trainer.tensors()),

@@ -136,7 +136,7 @@ impl Step {
         self.positives.push(positives.len() as u32);
     }
 
-    /// Ends the current client: its examples are brought into the order of their outputs, which kernels rely on.
+    /// Ends the current client: its examples are sorted by their outputs, which kernels rely on.
     pub fn end_client(&mut self) {
         let first = self.client_examples.last().map_or(0, |&end| end as usize);
         if !self.example[first..].is_sorted() {

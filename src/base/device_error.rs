@@ -1,4 +1,4 @@
-//! What can go wrong with a GPU, told apart by what helps.
+//! What can go wrong with a GPU, one kind for each remedy.
 
 use std::fmt;
 
@@ -182,7 +182,7 @@ pub enum DeviceError {
     /// A kernel failed while it ran. The context is lost: nothing on this device can be used any more.
     #[error(
         "{device}: {reason}; {suspect}{}. Nothing on the GPU can be trusted now: restart from the last checkpoint, and report this \
-         with `LUMOS_CUDA_SYNC=1` set, which names the very kernel",
+         with `LUMOS_CUDA_SYNC=1` set, which names the kernel that failed",
         scoped(scope)
     )]
     Fault {

@@ -1,5 +1,6 @@
 //! Files that are either whole or not there.
 
+use super::unfinished::{self, Unfinished};
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -20,7 +21,7 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 /// [`Error::Io`] where it cannot be written; nothing is left of the new file then.
 pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
-        let file = written(path, bytes)?;
+        let (file, _unfinished) = written(path, bytes)?;
         file.as_file().sync_all()?;
         file.persist(path)?;
         sync_folder(path)
@@ -33,12 +34,15 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 /// # Errors
 /// As [`write_file`].
 pub fn write_scratch(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || written(path, bytes)?.persist(path).map_err(std::io::Error::from);
-    write().map(drop).map_err(Error::io(path, "write"))
+    let write = || {
+        let (file, _unfinished) = written(path, bytes)?;
+        file.persist(path).map(drop).map_err(std::io::Error::from)
+    };
+    write().map_err(Error::io(path, "write"))
 }
 
 /// A temporary file with `bytes` beside `path`, with the permissions of any new file.
-fn written(path: &Path, bytes: &[u8]) -> std::io::Result<NamedTempFile> {
+fn written(path: &Path, bytes: &[u8]) -> std::io::Result<(NamedTempFile, Unfinished)> {
     let mut prefix = path.file_name().unwrap_or_default().to_os_string();
     prefix.push(".");
     let mut builder = tempfile::Builder::new();
@@ -46,8 +50,9 @@ fn written(path: &Path, bytes: &[u8]) -> std::io::Result<NamedTempFile> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+    let unfinished = Unfinished::at(file.path());
     file.write_all(bytes)?;
-    Ok(file)
+    Ok((file, unfinished))
 }
 
 /// Makes a rename durable. Only Unix can open a folder for that.
@@ -69,6 +74,7 @@ fn sync_folder(_: &Path) -> std::io::Result<()> {
 pub struct Draft {
     path: PathBuf,
     _lock: Option<File>,
+    _unfinished: Option<Unfinished>,
 }
 
 impl Draft {
@@ -85,7 +91,8 @@ impl Draft {
         let path = parent.join(format!("{prefix}{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         fs::create_dir(&path).map_err(Error::io(&path, "create"))?;
         let lock = File::open(&path).ok().filter(|f| f.try_lock().is_ok());
-        Ok(Draft { path, _lock: lock })
+        let unfinished = Some(Unfinished::at(&path));
+        Ok(Draft { path, _lock: lock, _unfinished: unfinished })
     }
 
     /// Writes the file `name` in the draft and flushes it to the disk.
@@ -107,6 +114,7 @@ impl Draft {
     /// # Errors
     /// [`Error::Io`] where a rename fails; the old folder is then put back.
     pub fn replace(self, target: &Path, ours: &[&str]) -> Result<()> {
+        let _whole = unfinished::hold();
         let Ok(target) = fs::canonicalize(target) else {
             return fs::rename(&self.path, target).and_then(|()| sync_folder(target)).map_err(Error::io(target, "put in place"));
         };
@@ -136,8 +144,8 @@ impl Draft {
     }
 
     /// A rename cannot replace a full folder: the old one steps aside, and comes back where the new one cannot take its place.
-    fn exchange(self, target: &Path) -> Result<()> {
-        let old = Draft { path: self.path.with_extension("old.tmp"), _lock: None };
+    fn exchange(&self, target: &Path) -> Result<()> {
+        let old = Draft { path: self.path.with_extension("old.tmp"), _lock: None, _unfinished: None };
         fs::rename(target, &old.path).map_err(Error::io(target, "move away"))?;
         fs::rename(&self.path, target).and_then(|()| sync_folder(target)).map_err(|e| {
             // If even that fails, the first error is the one worth reporting.

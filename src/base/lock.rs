@@ -3,6 +3,7 @@
 //! The lock is `flock` on Unix and `LockFileEx` on Windows, through [`File::try_lock`]. It ends with its process however that ends,
 //! so that nothing has to be cleaned up after a kill; the file that is left behind then is taken over by the next owner.
 
+use super::unfinished::Unfinished;
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -21,6 +22,7 @@ const LONGEST: u64 = 400;
 pub struct Lock {
     file: File,
     path: PathBuf,
+    _unfinished: Unfinished,
 }
 
 impl Lock {
@@ -83,7 +85,7 @@ fn attempt(path: &Path) -> Result<Option<Lock>> {
             Ok(()) => {
                 // A lock without a name works as well, and the disk may be full.
                 let _ = file.set_len(0).and_then(|()| file.write_all(owner().as_bytes()));
-                return Ok(Some(Lock { file, path: path.to_path_buf() }));
+                return Ok(Some(Lock { file, path: path.to_path_buf(), _unfinished: Unfinished::at(path) }));
             }
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(Error::io(path, "lock")(e)),

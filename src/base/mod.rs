@@ -1,5 +1,6 @@
 //! What every layer stands on: errors, files that are whole or not there, locks that die with their process, the time of day, memory,
-//! numbers in JSON, foreign text made fit for a terminal, names and what was meant by them, random draws, threads.
+//! numbers in JSON, foreign text made fit for a terminal, names and what was meant by them, random draws, threads,
+//! what is to be removed when a signal ends the process in the middle of a step.
 
 pub mod clean;
 pub mod clock;
@@ -13,3 +14,4 @@ pub mod names;
 pub mod options;
 pub mod parallel;
 pub mod rng;
+pub mod unfinished;

@@ -176,7 +176,7 @@ fn round(device: &Arc<dyn Device>, name: &str, (precision, resident): (Precision
     (settings.precision, settings.gpu.resident) = (precision, resident);
     let settings = Validated::new(settings)?;
     device.reset_peak();
-    let mut trainer = Trainer::on_device(&settings, &data, &views, device.clone())?;
+    let mut trainer = Trainer::on_device(&settings, data, views, device.clone())?;
     trainer.round()?;
     let before = device.counters();
     let sampler = device.uuid().and_then(Sampler::start);

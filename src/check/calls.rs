@@ -120,7 +120,7 @@ fn call(variant: impl Into<String>, dense: usize, rows: RowKind, widths: (usize,
     Call { variant: variant.into(), dense, precision: Precision::Fp32, rows, widths, needs: None, script }
 }
 
-/// Slab length for `floats` weights from [`base`] on, with a few behind them that nobody reads.
+/// Slab length for `floats` weights from [`base`] on, with a few behind them that no kernel reads.
 fn slab(d: usize, floats: usize) -> usize {
     (base(d) + floats + 2).next_multiple_of(if d.is_multiple_of(4) { 4 } else { 1 })
 }

@@ -281,7 +281,7 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
         let work = |count: usize| cost(floats * count, 12.0 * count as f64);
         subjects.push(subject("server_dense", format!("{name}, {length} weights"), arrays, outs, work(length), launch));
 
-        // Slots in an order of their own, over some of the items; every ninth was uploaded by nobody.
+        // Slots in an order of their own, over some of the items; every ninth was uploaded by no client.
         let item: Vec<u32> = (0..slots).map(|s| ((s * 5 + 2) % items) as u32).collect();
         let own: Vec<i64> = (0..slots as i64).map(|s| if s % 9 == 4 { 0 } else { 1 + s % 6 }).collect();
         let sum = sums(32, slots * d);

@@ -43,7 +43,7 @@ pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// A part of the check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum CheckPart {
     /// Every kernel against plain loops in f64.
     Kernels,
     /// Rounds give the same bits again and in any pieces.
@@ -59,37 +59,39 @@ pub enum Part {
     Smoke,
 }
 
-impl Part {
+impl CheckPart {
     /// The parts of a whole check, in order.
-    pub const ALL: &[Part] = &[
-        Part::Kernels,
-        Part::Bits,
-        Part::Rounds,
+    pub const ALL: &[CheckPart] = &[
+        CheckPart::Kernels,
+        CheckPart::Bits,
+        CheckPart::Rounds,
         #[cfg(feature = "llm")]
-        Part::Text,
-        Part::Benches,
+        CheckPart::Text,
+        CheckPart::Benches,
     ];
 
     /// Name on the command line.
     pub fn name(self) -> &'static str {
         match self {
-            Part::Kernels => "kernels",
-            Part::Bits => "bits",
-            Part::Rounds => "rounds",
+            CheckPart::Kernels => "kernels",
+            CheckPart::Bits => "bits",
+            CheckPart::Rounds => "rounds",
             #[cfg(feature = "llm")]
-            Part::Text => "text",
-            Part::Benches => "benches",
-            Part::Smoke => "smoke",
+            CheckPart::Text => "text",
+            CheckPart::Benches => "benches",
+            CheckPart::Smoke => "smoke",
         }
     }
 }
 
-impl FromStr for Part {
+impl FromStr for CheckPart {
     type Err = Error;
 
-    fn from_str(text: &str) -> Result<Part> {
-        let known = || Part::ALL.iter().copied().chain([Part::Smoke]);
-        known().find(|p| p.name() == text.trim()).ok_or_else(|| Error::Usage(names::unknown("part", text.trim(), known().map(Part::name))))
+    fn from_str(text: &str) -> Result<CheckPart> {
+        let known = || CheckPart::ALL.iter().copied().chain([CheckPart::Smoke]);
+        known()
+            .find(|p| p.name() == text.trim())
+            .ok_or_else(|| Error::Usage(names::unknown("part", text.trim(), known().map(CheckPart::name))))
     }
 }
 
@@ -97,7 +99,7 @@ impl FromStr for Part {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Parts.
-    pub parts: Vec<Part>,
+    pub parts: Vec<CheckPart>,
     /// Small shapes only.
     pub quick: bool,
     /// Nothing new is begun after so much time.
@@ -111,7 +113,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Options {
         let time = Duration::from_secs(8 * 60);
-        Options { parts: Part::ALL.to_vec(), quick: false, time, driver: String::new(), kernels: String::new() }
+        Options { parts: CheckPart::ALL.to_vec(), quick: false, time, driver: String::new(), kernels: String::new() }
     }
 }
 
@@ -164,7 +166,7 @@ pub fn run(device: &Arc<dyn Device>, options: &Options, progress: Progress) -> R
 
 /// Whether all of the part was done.
 fn run_part(
-    part: Part,
+    part: CheckPart,
     device: &Arc<dyn Device>,
     options: &Options,
     progress: Progress,
@@ -172,24 +174,24 @@ fn run_part(
     report: &mut Report,
 ) -> Result<bool> {
     match part {
-        Part::Kernels => {
+        CheckPart::Kernels => {
             let seen = kernels::run(&**device, options.quick, &mut report.checks, progress)?;
             // The decoder's kernels are checked together, by the text they make.
             let single = all_kernels().into_iter().filter(|k| !k.starts_with("decoder_"));
             report.unchecked = single.filter(|k| !seen.contains(k)).map(str::to_string).collect();
             Ok(true)
         }
-        Part::Bits => rounds::bits(device, options.quick, &mut report.checks, progress).map(|()| true),
-        Part::Rounds => rounds::rounds(device, options.quick, &mut report.checks, progress).map(|()| true),
+        CheckPart::Bits => rounds::bits(device, options.quick, &mut report.checks, progress).map(|()| true),
+        CheckPart::Rounds => rounds::rounds(device, options.quick, &mut report.checks, progress).map(|()| true),
         #[cfg(feature = "llm")]
-        Part::Text => text::run(device, options.quick, &mut report.checks, progress).map(|()| true),
-        Part::Smoke => {
+        CheckPart::Text => text::run(device, options.quick, &mut report.checks, progress).map(|()| true),
+        CheckPart::Smoke => {
             rounds::smoke(device, &mut report.checks, progress)?;
             #[cfg(feature = "llm")]
             text::smoke(device, &mut report.checks)?;
             Ok(true)
         }
-        Part::Benches => {
+        CheckPart::Benches => {
             progress("copy bandwidth and arithmetic peaks");
             report.yardsticks = yardstick::measure(&**device, options.quick)?;
             // Rounds first: they are what is asked for most.
@@ -260,10 +262,10 @@ mod tests {
 
     #[test]
     fn parts_are_read_by_name() {
-        for part in Part::ALL.iter().copied().chain([Part::Smoke]) {
-            assert_eq!(part.name().parse::<Part>().unwrap(), part);
+        for part in CheckPart::ALL.iter().copied().chain([CheckPart::Smoke]) {
+            assert_eq!(part.name().parse::<CheckPart>().unwrap(), part);
         }
-        let error = "kernel".parse::<Part>().unwrap_err().to_string();
+        let error = "kernel".parse::<CheckPart>().unwrap_err().to_string();
         assert!(error.contains("did you mean `kernels`?"), "{error}");
     }
 }

@@ -161,7 +161,7 @@ pub struct Report {
     pub date: String,
     /// Version of this program.
     pub version: String,
-    /// Commit it was built from, where the build was told.
+    /// Commit it was built from, where the build knew it.
     pub commit: Option<String>,
     /// Whether only small shapes were used.
     pub quick: bool,

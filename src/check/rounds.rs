@@ -111,7 +111,7 @@ fn steps(quick: bool) -> Vec<Kind> {
 
 /// A world of clients with ragged histories and views. The last few have short ones, so that a chunk of them reaches fewer positions
 /// than one of all.
-fn world(clients: u32, items: u32, settings: &Settings) -> (Dataset, Views) {
+fn world(clients: u32, items: u32, settings: &Settings) -> (Arc<Dataset>, Arc<Views>) {
     let max_len = settings.model.max_len;
     let mut lengths = bench::default_lengths(5, max_len);
     lengths.truncate(clients as usize - 4);
@@ -183,9 +183,9 @@ pub fn rounds(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>,
             Precision::Bf16 => NEAR_BF16,
         };
         let compare = || -> Result<f64> {
-            let start = trained(Trainer::new(&exact, &data, &views)?, 0, None)?;
-            let cpu = trained(Trainer::new(&exact, &data, &views)?, 1, None)?;
-            let gpu = trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 1, None)?;
+            let start = trained(Trainer::new(&exact, data.clone(), views.clone())?, 0, None)?;
+            let cpu = trained(Trainer::new(&exact, data.clone(), views.clone())?, 1, None)?;
+            let gpu = trained(Trainer::on_device(&settings, data.clone(), views.clone(), device.clone())?, 1, None)?;
             Ok(distance(&start, &gpu, &cpu))
         };
         lines.push(line("rounds", &name, format!("{clients} clients, one round, against the CPU"), bound, compare())?);
@@ -204,7 +204,7 @@ pub fn bits(device: &Arc<dyn Device>, quick: bool, lines: &mut Vec<CheckLine>, p
         let (data, views) = world(clients, items, &settings);
         let run = |settings: &Settings, bytes| {
             let settings = Validated::new(settings.clone())?;
-            trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 2, bytes)
+            trained(Trainer::on_device(&settings, data.clone(), views.clone(), device.clone())?, 2, bytes)
         };
         let whole = match run(&settings, None) {
             Ok(whole) => whole,
@@ -241,7 +241,7 @@ pub fn smoke(device: &Arc<dyn Device>, lines: &mut Vec<CheckLine>, progress: Pro
         let finite = |tensors: &[NamedTensor]| floats(tensors).iter().all(|(_, v)| v.iter().all(|x| x.is_finite()));
         let run = || -> Result<f64> {
             let settings = Validated::new(settings.clone())?;
-            let tensors = trained(Trainer::on_device(&settings, &data, &views, device.clone())?, 1, Some(1))?;
+            let tensors = trained(Trainer::on_device(&settings, data.clone(), views.clone(), device.clone())?, 1, Some(1))?;
             Ok(if finite(&tensors) { 0.0 } else { f64::INFINITY })
         };
         lines.push(line("smoke", &name, "20 clients, one round".into(), 0.0, run())?);

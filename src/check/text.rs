@@ -22,7 +22,7 @@ const NUMBERS: [Stored; 3] = [Stored::F32, Stored::Bf16, Stored::F16];
 /// Positions of the rotary tables.
 const POSITIONS: usize = 256;
 
-/// The largest error of a logit, as a share of the largest logit: activations are rounded to so many bits in front of each product.
+/// The largest error of a logit, as a share of the largest logit: activations are rounded before each product.
 /// Four times what the CPU rendition of the kernels shows.
 fn bound(number: Stored, quick: bool) -> f64 {
     match number {

@@ -196,7 +196,7 @@ fn round(args: &RoundArgs) -> Result<()> {
 
 /// What the device did in a round, a line a kind.
 fn device_lines(d: &DeviceFigures) -> String {
-    let or = |value: Option<f64>, unit: &str| value.map_or(format!("{unit} not told"), |v| format!("{v:.1} {unit}"));
+    let or = |value: Option<f64>, unit: &str| value.map_or(format!("{unit} unknown"), |v| format!("{v:.1} {unit}"));
     let megabytes = |bytes: u64| bytes as f64 / 1e6;
     format!(
         "clients {}; calls a round: {} launches, {} replays, {} kernels in {} chunks\n\

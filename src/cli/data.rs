@@ -1,6 +1,7 @@
 //! `lumos data`: prepare, stats, synth.
 
 use super::args::{ConfigArgs, between};
+use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::pairs;
@@ -31,7 +32,7 @@ pub enum Command {
 Examples:
   lumos data prepare --format recbole --inter ml-100k/ml-100k.inter --items ml-100k/ml-100k.item --out data/ml-100k
   lumos data prepare --format csv --inter log.csv.gz --user-column who --item-column what --time-column when --out data/log --k-core 5
-Times are numbers (seconds, milliseconds, microseconds or nanoseconds since 1970, told apart by their size, or positions) or ISO dates and
+Times are numbers (seconds, milliseconds, microseconds or nanoseconds since 1970, recognised by their size, or positions) or ISO dates and
 date-times; --time-column '' takes the rows in the order of the file. Duplicates are dropped first, then repeats, then the k-core is formed.
 Relative paths are looked up from the working folder, then under $LUMOS_DATA, then under ../shared/data. gzip and zstd are read as they are.")]
 pub struct Prepare {
@@ -56,7 +57,7 @@ pub struct Prepare {
     /// Users with fewer interactions go
     #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
     min_length: Option<u32>,
-    /// Keep only the last so many interactions of a user; 0 keeps all
+    /// Most interactions of a user, the last ones; 0 keeps all
     #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
     max_length: Option<u32>,
     /// Name of the user column
@@ -147,6 +148,7 @@ pub struct Synth {
 }
 
 pub fn main(command: &Command) -> Result<()> {
+    interrupt::end_at_the_first()?;
     match command {
         Command::Prepare(args) => prepare(args),
         Command::Stats(args) => show(args),

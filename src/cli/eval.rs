@@ -1,6 +1,7 @@
 //! `lumos eval`: full ranking of a checkpoint.
 
 use super::args::{MOST_THREADS, SplitArg, Which, between, device};
+use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{metric, metric_names, table};
@@ -41,6 +42,7 @@ pub struct Args {
 }
 
 pub fn main(args: &Args) -> Result<()> {
+    interrupt::end_at_the_first()?;
     let folder = RunFolder::open(&args.run)?;
     let settings = folder.settings()?.with(|s| {
         s.threads = args.threads.unwrap_or(s.threads);

@@ -4,7 +4,7 @@ use super::output::{remark, say, say_json};
 use super::table::table_with;
 use crate::check::file::{self, Attachment};
 use crate::check::report::{BenchLine, Report};
-use crate::check::{self, Options, Part};
+use crate::check::{self, CheckPart, Options};
 use crate::device::telemetry;
 use crate::device::{Choice, Chosen, Device, choose};
 use crate::{Error, Result};
@@ -35,7 +35,7 @@ pub struct Args {
     /// Small shapes only: seconds, and no figure worth keeping
     #[arg(long)]
     quick: bool,
-    /// Nothing new is begun after so many minutes
+    /// Minutes after which no further check is begun
     #[arg(long, value_name = "N", default_value_t = 8.0)]
     minutes: f64,
     /// Result file; one that is there is added to [default: benches/results/DATE-gpu-check.json, or here where there is no such folder]
@@ -67,7 +67,7 @@ pub fn main(args: &Args) -> Result<u8> {
         return Ok(0);
     }
     let parts = match args.only.as_slice() {
-        [] => Part::ALL.to_vec(),
+        [] => CheckPart::ALL.to_vec(),
         names => names.iter().map(|n| n.parse()).collect::<Result<_>>()?,
     };
     if !(args.minutes > 0.0 && args.minutes <= 1e6) {

@@ -1,11 +1,15 @@
 //! Ctrl-C, and the signals by which a batch system announces the end of a job: the first lets the round, or the views under way, end; the
-//! second ends the program at once. Files are whole either way, for each is renamed into place when it is complete.
+//! second ends the program at once. Files are whole either way, for each is renamed into place when it is complete. A command that has nothing
+//! to save ends at the first.
 
 use super::output;
+use crate::base::unfinished;
 use crate::{Error, Result};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 static STOP: AtomicBool = AtomicBool::new(false);
+/// Whether the first signal ends the program.
+static AT_ONCE: AtomicBool = AtomicBool::new(false);
 /// Number of the first signal; 0 before it.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
@@ -16,6 +20,22 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 pub fn listen() -> Result<&'static AtomicBool> {
     start().map_err(|e| Error::Usage(format!("cannot listen for signals: {e}")))?;
     Ok(&STOP)
+}
+
+/// For a command that has nothing to save: the first signal ends the program, with a message and without what is half-written.
+///
+/// # Errors
+/// As for [`listen`].
+pub fn end_at_the_first() -> Result<()> {
+    AT_ONCE.store(true, Ordering::SeqCst);
+    listen().map(drop)
+}
+
+/// Ends the program from the thread that listens.
+fn leave() -> ! {
+    unfinished::remove_all();
+    output::complain(&Error::Interrupted("what was half-written is removed; run the same command again".into()));
+    signal_hook::low_level::exit(exit_code().into())
 }
 
 #[cfg(unix)]
@@ -38,6 +58,9 @@ fn start() -> std::io::Result<()> {
                     first = Some((signal, Instant::now()));
                     SIGNAL.store(signal, Ordering::SeqCst);
                     STOP.store(true, Ordering::SeqCst);
+                    if AT_ONCE.load(Ordering::SeqCst) {
+                        leave();
+                    }
                     let (name, again) = match signal {
                         SIGTERM => ("SIGTERM", "a second signal stops at once"),
                         SIGUSR1 => ("SIGUSR1", "a second signal stops at once"),
@@ -64,6 +87,9 @@ fn start() -> std::io::Result<()> {
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
         STOP.store(true, Ordering::SeqCst);
+        if AT_ONCE.load(Ordering::SeqCst) {
+            leave();
+        }
     };
     std::thread::Builder::new().name("lumos-signals".into()).spawn(work).map(drop)
 }

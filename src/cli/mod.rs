@@ -115,11 +115,11 @@ fn refuse(error: &clap::Error) -> u8 {
     u8::try_from(error.exit_code()).unwrap_or(2)
 }
 
-/// The exit code of an outcome; an error is told.
+/// The exit code of an outcome; an error is printed.
 fn finish(outcome: Result<u8, Error>) -> u8 {
     match outcome {
         Ok(code) => code,
-        // The reader of our output went away (`lumos ... | head`): nothing is wrong and nobody listens.
+        // The reader of our output went away (`lumos ... | head`): nothing is wrong, and there is no reader for a message.
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             output::complain(&error);

@@ -1,6 +1,7 @@
 //! `lumos recommend`: the top K for a user or a history.
 
 use super::args::Which;
+use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::table_with;
@@ -10,6 +11,7 @@ use crate::config;
 use crate::run::{self, RunFolder};
 use crate::{Error, Result, data::Dataset};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Recommend the next items for a user of the data set or for any history
 #[derive(clap::Args)]
@@ -98,10 +100,11 @@ fn token(data: &Dataset, item: u32) -> String {
 }
 
 pub fn main(args: &Args) -> Result<()> {
+    interrupt::end_at_the_first()?;
     let folder = RunFolder::open(&args.run)?;
     let settings = folder.settings()?;
     let progress = Progress::new(true);
-    let data = run::load_run_data(&folder, &settings, &progress)?;
+    let data = Arc::new(run::load_run_data(&folder, &settings, &progress)?);
     drop(progress);
     let (user, history) = match &args.input.user {
         Some(token) => {

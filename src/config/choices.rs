@@ -1,76 +1,6 @@
 //! Settings that choose among names.
 
-use super::names::Names;
-use crate::base::names::nearest;
-use serde::{Deserialize, Serialize};
-
-macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name { $($(#[$vmeta])* #[serde(rename = $text)] $variant),+ }
-
-        impl $name {
-            /// Every name that the setting accepts.
-            pub const NAMES: &'static [&'static str] = &[$($text),+];
-
-            /// The name as it stands in a configuration file.
-            pub fn name(self) -> &'static str {
-                match self { $($name::$variant => $text),+ }
-            }
-        }
-    };
-}
-
-pub(super) use choice;
-
-/// A choice to which other crates add names (see [`Names`]).
-macro_rules! open_choice {
-    ($(#[$meta:meta])* $name:ident { $($(#[$cmeta:meta])* $constant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-        #[serde(transparent)]
-        pub struct $name(&'static str);
-
-        impl $name {
-            $($(#[$cmeta])* pub const $constant: $name = $name($text);)+
-
-            /// The names of LUMOS itself.
-            pub const NAMES: &'static [&'static str] = &[$($text),+];
-
-            fn known() -> &'static Names {
-                static KNOWN: Names = Names::new($name::NAMES);
-                &KNOWN
-            }
-
-            /// Every name that the setting accepts, those that were registered last.
-            pub fn all() -> &'static [&'static str] {
-                $name::known().all()
-            }
-
-            /// The choice of this name, if it is known.
-            pub fn find(name: &str) -> Option<$name> {
-                $name::all().iter().copied().find(|known| *known == name).map($name)
-            }
-
-            /// The name as it stands in a configuration file.
-            pub fn name(self) -> &'static str {
-                self.0
-            }
-
-            /// Makes a name known in this process, for settings that are read from now on. False where it is known already.
-            pub(crate) fn register(name: &'static str) -> bool {
-                $name::known().add(name)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(reader: D) -> Result<$name, D::Error> {
-                $name::known().read(reader).map($name)
-            }
-        }
-    };
-}
+use super::choice::{choice, open_choice};
 
 choice! {
     /// What becomes of a row with the user, the item and the time of an earlier one.
@@ -186,60 +116,6 @@ choice! {
         Sgd = "sgd",
     }
 }
-/// Who is a client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clients {
-    /// `user`: every user is a client with one sequence.
-    User,
-    /// `one`: one participant holds every sequence. Centralised training with mini-batches.
-    One,
-    /// `groups:N`: each of N participants (silos) holds the sequences of its users and trains on them in mini-batches.
-    Groups(u32),
-    /// `column`: each value of `data.group_column` is a participant that holds the sequences of its users.
-    Column,
-}
-
-impl std::fmt::Display for Clients {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Clients::User => f.write_str("user"),
-            Clients::One => f.write_str("one"),
-            Clients::Column => f.write_str("column"),
-            Clients::Groups(n) => write!(f, "groups:{n}"),
-        }
-    }
-}
-
-impl std::str::FromStr for Clients {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Clients, String> {
-        let groups = || text.strip_prefix("groups:")?.parse().ok().filter(|n| *n > 0).map(Clients::Groups);
-        match text {
-            "user" => Ok(Clients::User),
-            "one" => Ok(Clients::One),
-            "column" => Ok(Clients::Column),
-            _ => groups().ok_or_else(|| {
-                let hint =
-                    nearest(text, ["user", "one", "groups:N", "column"]).map_or(String::new(), |name| format!("; did you mean `{name}`?"));
-                format!("\"user\", \"one\", \"groups:N\" with N of at least 1, or \"column\"{hint}")
-            }),
-        }
-    }
-}
-
-impl Serialize for Clients {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Clients {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Clients, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 choice! {
     /// The denominator of an item row's average.
     Average {
@@ -397,7 +273,7 @@ choice! {
 choice! {
     /// What an endpoint is asked to hold the answer to. Which server knows which: `docs/views.md`.
     AnswerFormat {
-        /// `response_format` with a JSON schema, a list of so many strings, as OpenAI writes it.
+        /// `response_format` with a JSON schema, a list with one string a line asked for, as OpenAI writes it.
         JsonSchema = "json-schema",
         /// `response_format` of type `json_object` with the schema beside it.
         JsonObjectSchema = "json-object-schema",
@@ -407,30 +283,11 @@ choice! {
         StructuredOutputs = "structured-outputs",
         /// The schema in `guided_json`, for vLLM before 0.12.
         GuidedJson = "guided-json",
-        /// llama.cpp's `grammar`: so many lines.
+        /// llama.cpp's `grammar` (GBNF), which fixes the number of lines.
         Grammar = "grammar",
         /// The same grammar in SGLang's `ebnf`.
         Ebnf = "ebnf",
         /// Nothing: plain lines, as the prompt asks.
         Lines = "lines",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_read_and_write() {
-        for clients in [Clients::User, Clients::One, Clients::Groups(7), Clients::Column] {
-            assert_eq!(clients.to_string().parse(), Ok(clients));
-        }
-        for (text, meant) in [("grups:4", "groups:N"), ("usr", "user"), ("groups", "groups:N")] {
-            let message = text.parse::<Clients>().unwrap_err();
-            assert!(message.contains(&format!("did you mean `{meant}`?")), "{text}: {message}");
-        }
-        for text in ["groups:0", "groups:-1", "groups:x", "groups:4294967296", ""] {
-            assert!(text.parse::<Clients>().unwrap_err().contains("N of at least 1"), "{text}");
-        }
     }
 }

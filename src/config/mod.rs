@@ -2,7 +2,9 @@
 //! that are set: what each part lets pass is checked by that part, and [`crate::settings`] asks them all.
 
 mod check;
+mod choice;
 mod choices;
+mod clients;
 mod load;
 pub mod methods;
 mod names;
@@ -13,6 +15,7 @@ mod settings;
 mod validated;
 
 pub use choices::*;
+pub use clients::Clients;
 pub use load::{Effective, Origin, flat};
 pub use schema::tidy;
 pub use settings::*;

@@ -161,7 +161,7 @@ impl Schema {
         format!("{of} \"{}\"", names.join("\", \""))
     }
 
-    /// The names that a key accepts, learnt from the reader itself by offering it a name that nobody has. Empty: any text.
+    /// The names that a key accepts, learnt from the reader itself by offering it a name that cannot exist. Empty: any text.
     pub fn names(&self, key: &str) -> Vec<String> {
         let probe = match self.keys.get(key) {
             Some((Kind::Text, _)) => Value::String("\u{1}".into()),

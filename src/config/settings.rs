@@ -1,97 +1,18 @@
 //! Every setting, its type, its default and what it means. Defaults are written here and nowhere else.
 
+mod data;
 mod gpu;
 mod terms;
 mod views;
 
 use super::choices::*;
+use super::clients::Clients;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 
+pub use data::*;
 pub use gpu::*;
 pub use terms::*;
 pub use views::*;
-
-/// Where the data comes from and how it is prepared.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DataSettings {
-    /// Name of the data set, used in tables and folder names.
-    pub name: String,
-    /// Source format: `recbole`, `csv` or `synthetic`.
-    pub format: String,
-    /// Interactions file (`recbole`, `csv`). A relative path is looked up from the working folder, then under
-    /// `$LUMOS_DATA`, then under `../shared/data`.
-    pub inter: Option<PathBuf>,
-    /// Catalogue file, optional.
-    pub items: Option<PathBuf>,
-    /// Folder of the prepared data set. Empty: `data/<name>` under the working folder.
-    pub dir: Option<PathBuf>,
-    /// Names of the user, item and time columns (`csv`); typed names without the type (`recbole`).
-    pub user_column: String,
-    /// See `user_column`.
-    pub item_column: String,
-    /// See `user_column`. Empty: file order.
-    pub time_column: String,
-    /// Name of the catalogue's column with the titles. Empty: `title`, `movie_title` or `name`.
-    pub title_column: String,
-    /// Name of the catalogue's column with the categories. Empty: `categories`, `category`, `class`, `genres` or `genre`.
-    pub category_column: String,
-    /// Name of the catalogue's column with the brand. Empty: `brand`.
-    pub brand_column: String,
-    /// Name of the catalogue's column with the items often bought together. Empty: `also_bought`.
-    pub also_bought_column: String,
-    /// Name of a column of the interactions file that says which group (silo, site) a user belongs to, for `federation.clients =
-    /// "column"`; a synthetic world has `site`. Empty: no groups are read.
-    pub group_column: String,
-    /// Rows with the user, the item and the time of an earlier row. Without times there are none.
-    pub duplicates: Duplicates,
-    /// Items that a user comes back to (after `duplicates`, before the k-core).
-    pub repeats: Repeats,
-    /// Iterated k-core: users and items with fewer interactions are removed until none is left. 0: off.
-    pub k_core: u32,
-    /// Users with fewer interactions are dropped (after the k-core).
-    pub min_length: u32,
-    /// Only the last so many interactions of a user are kept; 0: all.
-    pub max_length: u32,
-    /// Synthetic world: number of users.
-    pub synth_users: u32,
-    /// Synthetic world: number of items.
-    pub synth_items: u32,
-    /// Synthetic world: mean interactions of a user.
-    pub synth_mean_length: f32,
-    /// Synthetic world: seed.
-    pub synth_seed: u64,
-}
-
-impl Default for DataSettings {
-    fn default() -> Self {
-        DataSettings {
-            name: "synthetic".into(),
-            format: "synthetic".into(),
-            inter: None,
-            items: None,
-            dir: None,
-            user_column: "user_id".into(),
-            item_column: "item_id".into(),
-            time_column: "timestamp".into(),
-            title_column: String::new(),
-            category_column: String::new(),
-            brand_column: String::new(),
-            also_bought_column: String::new(),
-            group_column: String::new(),
-            duplicates: Duplicates::Drop,
-            repeats: Repeats::Keep,
-            k_core: 0,
-            min_length: 5,
-            max_length: 0,
-            synth_users: 2000,
-            synth_items: 800,
-            synth_mean_length: 12.0,
-            synth_seed: 1,
-        }
-    }
-}
 
 /// The recommender.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -347,15 +268,15 @@ impl FederationSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct EvalSettings {
-    /// Evaluate on validation every so many rounds (and after the last).
+    /// Rounds between two validations; there is one after the last round as well.
     pub every: u32,
     /// Cut-offs K.
     pub k: Vec<u32>,
     /// Selection metric on validation, such as `NDCG@20`.
     pub select: String,
-    /// Stop after so many evaluations without a better one; 0: never.
+    /// Validations without a better one after which training stops; 0: never.
     pub patience: u32,
-    /// Rank only so many users during training (the first drawn by seed); 0: all. The final test uses all.
+    /// Users ranked in a validation during training (drawn by seed); 0: all. The final test ranks all.
     pub users: u32,
     /// Items that are never recommended, in evaluation, in `lumos recommend` and in the future view alike.
     pub mask: Mask,

@@ -179,7 +179,7 @@ fn is_current(manifest: &serde_json::Value) -> bool {
     [FORMAT_VERSION, GROUPED_VERSION].map(|known| Some(u64::from(known))).contains(&version)
 }
 
-/// Whether `dir` was written by another version of the format. False where that cannot be told.
+/// Whether `dir` was written by another version of the format. False where that cannot be found out.
 pub(super) fn is_other_version(dir: &Path) -> bool {
     let text = fs::read(dir.join(MANIFEST)).unwrap_or_default();
     serde_json::from_slice(&text).is_ok_and(|v: serde_json::Value| v.get("version").is_some() && !is_current(&v))

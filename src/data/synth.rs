@@ -27,7 +27,7 @@ use crate::base::rng::{Purpose, Stream};
 use crate::config::DataSettings;
 use crate::{Error, Result};
 
-/// Every so many interactions of the world one is an exploration.
+/// One of this number of interactions is an exploration.
 const EXPLORE: u64 = 10;
 /// Percentage of steps that follow the last item.
 const FOLLOW: u64 = 50;

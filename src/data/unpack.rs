@@ -49,7 +49,7 @@ struct Frames<R: Read> {
     state: State<R>,
 }
 
-/// A frame being unpacked; its first bytes, which told what it is, stand before the stream again.
+/// A frame being unpacked; its first bytes, which say what it is, stand before the stream again.
 type Frame<R> = StreamingDecoder<io::Chain<io::Cursor<Vec<u8>>, R>, FrameDecoder>;
 
 enum State<R: Read> {

@@ -1,7 +1,7 @@
 //! The device layer on an NVIDIA GPU.
 //!
 //! One stream, plain allocations, host copies through pinned memory, recordings as CUDA graphs. With `LUMOS_CUDA_SYNC=1` every kernel
-//! is waited for, also those of a graph, so that a fault names the very kernel.
+//! is waited for, also those of a graph, so that a fault names the kernel that failed.
 
 use super::driver_error::{Kind, Suspects, full, kind, reason, refused, told};
 use super::interface::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Release, Resources, Result};

@@ -69,7 +69,7 @@ fn supported() -> Vec<i32> {
     }
 }
 
-/// Code for the very GPU where NVRTC knows it (Hopper with the instructions that only it has); otherwise PTX of the newest
+/// Code for exactly this GPU where NVRTC knows it (Hopper with the instructions that only it has); otherwise PTX of the newest
 /// architecture below, which the driver translates.
 fn architecture((major, minor): (u32, u32), supported: &[i32]) -> String {
     let own = (major * 10 + minor) as i32;

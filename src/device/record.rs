@@ -20,7 +20,7 @@ impl Op {
     pub fn launch(kernel: Kernel, geometry: Geometry, args: &[Arg]) -> Op {
         let words = args.iter().map(|arg| {
             let mut words = vec![0u64; arg.size().div_ceil(8)];
-            // SAFETY: an argument is `size` bytes long, and so many fit into the words.
+            // SAFETY: an argument is `size` bytes long, and that many bytes fit into the words.
             unsafe { std::ptr::copy_nonoverlapping(arg.address().cast::<u8>(), words.as_mut_ptr().cast(), arg.size()) };
             words
         });

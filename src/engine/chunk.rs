@@ -37,8 +37,8 @@ impl Chunk {
         Chunk { clients: vec![0], client_rows: vec![0, rows], steps: vec![step], same_layout: true, ..Chunk::default() }
     }
 
-    /// A part of a mini-batch of the participant `client`: one step whose item rows are those of `items`, none of them uploaded from here.
-    pub fn part(step: Step, client: u32, items: Vec<u32>) -> Chunk {
+    /// A micro-batch of a mini-batch of the participant `client`: one step whose item rows are those of `items`, none of them uploaded from here.
+    pub fn micro_batch(step: Step, client: u32, items: Vec<u32>) -> Chunk {
         let plan = VisitPlan { steps: 1, rows: items.len() as u32, examples: step.example.len() as u32 };
         Chunk {
             clients: vec![client],

@@ -1,11 +1,11 @@
-//! The mini-batches of a participant with many sequences, the same on every kind of hardware: which sequences, in which parts, and where
+//! The mini-batches of a participant with many sequences, the same on every kind of hardware: which sequences, in which micro-batches, and where
 //! their dropout draws from.
 
 use crate::base::rng::{Purpose, Stream};
 use crate::config::Settings;
 
-/// Sequences of a part, whose gradient is taken by itself: enough that adding it up costs little beside making it.
-pub(super) const PART: usize = 16;
+/// Sequences of a micro-batch, whose gradient is taken by itself: enough that adding it up costs little beside making it.
+pub(super) const MICRO_BATCH: usize = 16;
 
 /// The mini-batches of one visit, in their order.
 pub(super) struct MiniBatches<'v> {
@@ -49,7 +49,7 @@ impl<'v> MiniBatches<'v> {
     }
 }
 
-/// The dropout draws of part `part` (from 1) of the mini-batches of `client`; 0: those of the item table.
+/// The dropout draws of micro-batch `part` (from 1) of the mini-batches of `client`; 0: those of the item table.
 pub(super) fn draws(settings: &Settings, round: u64, client: u32, part: usize) -> Stream {
     Stream::new(settings.seed, Purpose::Dropout, round, u64::from(client) | (part as u64) << 32)
 }

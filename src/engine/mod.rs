@@ -2,7 +2,7 @@
 //!
 //! An [`Engine`] holds the global model, trains the clients of a round from it, adds their updates up in fixed point ([`fixed`]), takes
 //! the server's step and ranks users. What happens to updates on the way is the business of [`Rule`]s, what happens to sums that of a
-//! [`Reduce`]; which clients, and what for, that of the federation above.
+//! [`Reduce`](crate::cluster::Reduce); which clients, and what for, that of the federation above.
 
 mod check;
 mod chunk;
@@ -14,7 +14,6 @@ mod mini_batches;
 mod pack;
 mod participants;
 mod private;
-mod reduce;
 mod rule;
 mod server;
 mod sums;
@@ -29,7 +28,6 @@ pub use global::{Global, Tensors};
 pub use pack::{Packer, VisitPlan};
 pub use participants::Participants;
 pub use private::{PrivateShape, PrivateState, PrivateStore};
-pub use reduce::{Reduce, Solo};
 pub use rule::{Needs, Occasion, Rule, Rules};
 pub use server::Server;
 pub use sums::Sums;
@@ -38,6 +36,7 @@ pub use totals::Totals;
 pub use update::{Mean, Update};
 
 use crate::Result;
+use crate::cluster::Reduce;
 use crate::data::Split;
 use cuda::{DeviceRound, DeviceUse};
 use std::borrow::Cow;
@@ -75,7 +74,7 @@ pub struct Trained {
 pub type Moments = [Vec<f32>; 4];
 
 /// Trains clients and ranks users on one kind of hardware.
-pub trait Engine {
+pub trait Engine: Send {
     /// Trains clients from the global model and adds their updates to the round's sums. The global model stays as it is. A client whose
     /// change is not finite or too large is left out and counted.
     ///

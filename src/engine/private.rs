@@ -2,6 +2,7 @@
 //! in one file a client.
 
 use crate::base::files::write_scratch;
+use crate::base::unfinished::Unfinished;
 use crate::config::Group;
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -81,6 +82,8 @@ pub struct PrivateStore {
     used: usize,
     budget: usize,
     folder: Option<PathBuf>,
+    /// Lists the folder from the first file in it on.
+    unfinished: Option<Unfinished>,
     on_disk: BTreeSet<u32>,
     /// Tells the files of a store from those of the one that it is to replace.
     generation: u64,
@@ -110,7 +113,7 @@ impl PrivateStore {
     /// A store that keeps up to `budget_mb` megabytes in memory.
     pub fn new(budget_mb: u32) -> PrivateStore {
         let budget = budget_mb as usize * 1_000_000;
-        PrivateStore { memory: HashMap::new(), used: 0, budget, folder: None, on_disk: BTreeSet::new(), generation: 0 }
+        PrivateStore { memory: HashMap::new(), used: 0, budget, folder: None, unfinished: None, on_disk: BTreeSet::new(), generation: 0 }
     }
 
     /// Folder for what does not fit in memory.
@@ -126,6 +129,7 @@ impl PrivateStore {
             self.folder = Some(std::env::temp_dir().join(format!("lumos-private-{}-{number}", std::process::id())));
         }
         let folder = self.folder.clone().unwrap_or_default();
+        self.unfinished.get_or_insert_with(|| Unfinished::at(&folder));
         std::fs::create_dir_all(&folder).map_err(Error::io(&folder, "create"))?;
         Ok(self.path(client))
     }
@@ -194,6 +198,7 @@ impl PrivateStore {
             used: 0,
             budget: self.budget,
             folder: self.folder.clone(),
+            unfinished: None,
             on_disk: BTreeSet::new(),
             generation: self.generation + 1,
         };

@@ -1,7 +1,8 @@
 //! What clients send back, added up as it comes.
 
-use super::{Reduce, Update, fixed};
+use super::{Update, fixed};
 use crate::Result;
+use crate::cluster::Reduce;
 use crate::model::ModelSpec;
 
 /// Sums over the clients that one worker has trained. Merging two is adding integers, so who trained whom leaves no trace.

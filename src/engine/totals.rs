@@ -19,7 +19,7 @@ impl Totals {
         *self = Totals::from_array(sums);
     }
 
-    /// All numbers in one array, for a [`super::Reduce`].
+    /// All numbers in one array, for a [`crate::cluster::Reduce`].
     pub fn to_array(&self) -> [i64; 11] {
         let [a, b, c, d, e, f, g] = self.counts.map(|n| n as i64);
         let [down, up] = self.bytes.map(|n| n as i64);

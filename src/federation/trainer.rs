@@ -18,21 +18,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Federated (or, with one participant, centralised) training of one model.
-pub struct Trainer<'a> {
-    settings: &'a Settings,
+/// Federated (or, with one participant, centralised) training of one model. It owns or shares all that it needs, so that it can be returned, kept in
+/// a struct and sent to another thread.
+pub struct Trainer {
+    settings: Arc<Validated<Settings>>,
     participants: Participants,
-    protocol: Box<dyn Protocol + 'a>,
+    protocol: Box<dyn Protocol>,
     rounds: u64,
 }
 
-impl<'a> Trainer<'a> {
-    /// A trainer with initial weights on the CPU.
+impl Trainer {
+    /// A trainer with initial weights on the CPU. Settings may be given by reference (they are copied); data set and views by value, or as
+    /// an `Arc` where others use them as well.
     ///
     /// # Errors
     /// [`Error::Usage`] for a data set with nothing to train on, [`Error::Setting`] for more participants, or more negatives,
     /// than it has users and items.
-    pub fn new(settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
+    pub fn new(
+        settings: impl Into<Arc<Validated<Settings>>>,
+        data: impl Into<Arc<Dataset>>,
+        views: impl Into<Arc<Views>>,
+    ) -> Result<Trainer> {
         Trainer::of(Parts::new(settings, data, views))
     }
 
@@ -41,11 +47,11 @@ impl<'a> Trainer<'a> {
     /// # Errors
     /// As for [`Trainer::new`], and where the device fails or does not do what the settings ask.
     pub fn on_device(
-        settings: &'a Validated<Settings>,
-        data: &'a Dataset,
-        views: &'a Views,
+        settings: impl Into<Arc<Validated<Settings>>>,
+        data: impl Into<Arc<Dataset>>,
+        views: impl Into<Arc<Views>>,
         device: Arc<dyn Device>,
-    ) -> Result<Trainer<'a>> {
+    ) -> Result<Trainer> {
         Trainer::of(Parts { device: Some(device), ..Parts::new(settings, data, views) })
     }
 
@@ -54,8 +60,8 @@ impl<'a> Trainer<'a> {
     ///
     /// # Errors
     /// As for [`Trainer::on_device`], and for what several processes cannot train together.
-    pub fn of(parts: Parts<'a>) -> Result<Trainer<'a>> {
-        let (settings, data) = (parts.settings, parts.data);
+    pub fn of(parts: Parts) -> Result<Trainer> {
+        let (settings, data) = (parts.settings.clone(), &parts.data);
         if data.users() == 0 || data.item_count() < 2 {
             let (u, i) = (data.users(), data.item_count());
             return Err(Error::Usage(format!(
@@ -67,11 +73,11 @@ impl<'a> Trainer<'a> {
             let message = format!("is \"column\", and data set `{}` has no groups of users; set data.group_column", data.name);
             return Err(Error::setting("federation.clients", message));
         }
-        fits(settings, data.users() as u64)?;
-        model::fits(settings, data.item_count() as u64)?;
-        let (kind, options) = chosen(settings)?;
+        fits(&settings, data.users() as u64)?;
+        model::fits(&settings, data.item_count() as u64)?;
+        let (kind, options) = chosen(&settings)?;
         // Settings that were filled by hand may name a term that nothing has registered.
-        objectives::check(settings)?;
+        objectives::check(&settings)?;
         let participants = Participants::new(settings.federation.clients, data);
         Ok(Trainer { settings, participants, protocol: (kind.build)(&options, parts)?, rounds: 0 })
     }

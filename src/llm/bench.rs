@@ -161,7 +161,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Runs the benchmark. `progress` is told how many of the repetitions are done.
+/// Runs the benchmark. `progress` is called with the number of repetitions done.
 ///
 /// # Errors
 /// Where prompts do not fit the model, or the model fails.

@@ -115,6 +115,6 @@ pub trait Generate {
     /// needed, a few hundred ahead. An error of `on_done` stops the generation.
     ///
     /// # Errors
-    /// The device's, and those of `on_done`; a request's own failure is told with the request.
+    /// The device's, and those of `on_done`; a request's own failure is reported with the request.
     fn generate(&mut self, requests: &mut dyn Iterator<Item = Request>, on_done: &mut dyn FnMut(Done) -> Result<()>) -> Result<Report>;
 }

@@ -36,13 +36,13 @@ impl RunDevice {
     }
 
     /// A trainer there. Where any device would do and this one cannot be used after all, `self` becomes the CPU, with the reason.
-    pub fn trainer<'a>(&mut self, settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views) -> Result<Trainer<'a>> {
-        let Some(device) = &self.device else { return Trainer::new(settings, data, views) };
-        match Trainer::on_device(settings, data, views, device.clone()) {
+    pub fn trainer(&mut self, settings: &Validated<Settings>, data: &Arc<Dataset>, views: &Arc<Views>) -> Result<Trainer> {
+        let Some(device) = &self.device else { return Trainer::new(settings, data.clone(), views.clone()) };
+        match Trainer::on_device(settings, data.clone(), views.clone(), device.clone()) {
             // What was asked of the device itself stays an error.
             Err(Error::Device(e)) if self.auto && !matches!(e, DeviceError::Resident { .. }) => {
                 *self = RunDevice::cpu(&e.brief());
-                Trainer::new(settings, data, views)
+                Trainer::new(settings, data.clone(), views.clone())
             }
             trainer => trainer,
         }

@@ -33,21 +33,24 @@ pub(super) struct MetricsFile {
 
 impl MetricsFile {
     /// Opens the file to append after `round`; what was written beyond it (by a run that was killed) goes.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] with the number of a damaged line, and where a round up to `round` is missing.
     pub fn open(path: &Path, round: u64) -> Result<MetricsFile> {
         let mut kept = Vec::new();
         if path.exists() {
-            let text = std::fs::read(path).map_err(Error::io(path, "read"))?;
-            let mut rounds = 0;
-            for line in String::from_utf8_lossy(&text).lines() {
-                match serde_json::from_str::<serde_json::Value>(line).ok().and_then(|v| v.get("round")?.as_u64()) {
-                    Some(r) if r <= round => {
-                        kept.extend_from_slice(line.as_bytes());
-                        kept.push(b'\n');
-                        rounds = r;
-                    }
-                    // Beyond the checkpoint, or a line that was being written when the program died.
-                    _ => break,
+            let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+            let text = String::from_utf8_lossy(&bytes);
+            let (mut lines, mut rounds) = (Lines::of(path, &text), 0);
+            while rounds < round {
+                let Some((line, value)) = lines.next().transpose()? else { break };
+                let at = value.get("round").and_then(serde_json::Value::as_u64);
+                if at != Some(rounds + 1) {
+                    return Err(lines.damaged(&format!("it is not that of round {}", rounds + 1)));
                 }
+                kept.extend_from_slice(line.as_bytes());
+                kept.push(b'\n');
+                rounds += 1;
             }
             if rounds < round {
                 let message = format!("ends at round {rounds}, but the checkpoint stands at round {round}; restore the file or train anew");
@@ -63,9 +66,9 @@ impl MetricsFile {
 
     /// Appends one line.
     pub fn append(&mut self, line: &Line) -> Result<()> {
-        let mut text = serde_json::to_vec(line).map_err(|e| Error::mismatch(&self.path, format!("cannot write a line: {e}")))?;
-        text.push(b'\n');
-        self.file.write_all(&text).map_err(Error::io(&self.path, "append to"))
+        let text = serde_json::to_string(line).map_err(|e| Error::mismatch(&self.path, format!("cannot write a line: {e}")))?;
+        let text = with_sum(&text) + "\n";
+        self.file.write_all(text.as_bytes()).map_err(Error::io(&self.path, "append to"))
     }
 
     /// Makes every line durable; called before a checkpoint, which must never hold a round that this file lacks.
@@ -74,26 +77,115 @@ impl MetricsFile {
     }
 }
 
-/// Every whole line of a metrics file, in order.
+/// Between an object and its checksum.
+const SUM: &str = ",\"crc32c\":\"";
+
+/// `object`, a JSON object, with its checksum as the last key: the CRC-32C, in hex, of the text before that key.
+fn with_sum(object: &str) -> String {
+    let open = object.strip_suffix('}').unwrap_or(object);
+    format!("{open}{SUM}{:08x}\"}}", crc32c::crc32c(open.as_bytes()))
+}
+
+/// The lines of a metrics file with their objects. A last line without its line end, which the program was writing when it died, is left out.
+struct Lines<'t> {
+    path: &'t Path,
+    rest: &'t str,
+    /// Number of the line that was read last.
+    number: u64,
+    /// Whether a line had a checksum: from there on each one needs it. Earlier versions wrote none.
+    summed: bool,
+}
+
+impl<'t> Lines<'t> {
+    fn of(path: &'t Path, text: &'t str) -> Lines<'t> {
+        Lines { path, rest: text, number: 0, summed: false }
+    }
+
+    fn damaged(&self, why: &str) -> Error {
+        let remedy = "restore the file from a copy, or train a new run";
+        Error::mismatch(self.path, format!("line {} is damaged ({why}); {remedy}", self.number))
+    }
+
+    fn object(&mut self, line: &str) -> Result<serde_json::Value> {
+        match line.rsplit_once(SUM) {
+            Some((open, _)) if line != with_sum(open) => return Err(self.damaged("its checksum differs")),
+            Some(_) => self.summed = true,
+            None if self.summed => return Err(self.damaged("it has no checksum")),
+            None => {}
+        }
+        serde_json::from_str(line).map_err(|_| self.damaged("it is no JSON object"))
+    }
+}
+
+impl<'t> Iterator for Lines<'t> {
+    type Item = Result<(&'t str, serde_json::Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (line, rest) = self.rest.split_once('\n')?;
+        (self.rest, self.number) = (rest, self.number + 1);
+        Some(self.object(line).map(|value| (line, value)))
+    }
+}
+
+/// The object of every whole line of a metrics file, in order.
+///
+/// # Errors
+/// [`Error::Io`] where it cannot be read, [`Error::Mismatch`] with the number of a damaged line.
 pub fn read_lines(path: &Path) -> Result<Vec<serde_json::Value>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path, "read"))?;
-    Ok(text.lines().filter_map(|l| serde_json::from_str(l).ok()).collect())
+    let bytes = std::fs::read(path).map_err(Error::io(path, "read"))?;
+    let text = String::from_utf8_lossy(&bytes);
+    Lines::of(path, &text).map(|line| line.map(|(_, value)| value)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn line(round: u64) -> String {
+        with_sum(&format!("{{\"round\":{round}}}")) + "\n"
+    }
+
     #[test]
     fn lines_beyond_the_checkpoint_go() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        std::fs::write(&path, "{\"round\":1}\n{\"round\":2}\n{\"round\":3}\n{\"rou").unwrap();
+        let text: String = (1..4).map(line).collect();
+        std::fs::write(&path, text + "{\"rou").unwrap();
         drop(MetricsFile::open(&path, 2).unwrap());
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"round\":1}\n{\"round\":2}\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), line(1) + &line(2));
         assert!(MetricsFile::open(&path, 5).err().unwrap().to_string().contains("round 2"));
         assert!(MetricsFile::open(&folder.path().join("none"), 1).is_err());
         drop(MetricsFile::open(&path, 0).unwrap());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "");
+    }
+
+    #[test]
+    fn lines_of_earlier_versions_are_read_and_gone_on_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let text = "{\"round\":1}\n{\"round\":2}\n".to_string() + &line(3);
+        std::fs::write(&path, &text).unwrap();
+        drop(MetricsFile::open(&path, 3).unwrap());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(read_lines(&path).unwrap().len(), 3);
+        // One without a checksum behind one that has it has lost it.
+        std::fs::write(&path, text + "{\"round\":4}\n").unwrap();
+        assert!(read_lines(&path).unwrap_err().to_string().contains("line 4 is damaged"));
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_and_named_by_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let whole: Vec<u8> = (1..4).map(line).collect::<String>().into();
+        let (first, second) = (line(1).len(), line(2).len());
+        for bit in 8 * first..8 * (first + second - 1) {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&path, bytes).unwrap();
+            for error in [read_lines(&path).unwrap_err(), MetricsFile::open(&path, 3).err().unwrap()] {
+                assert!(error.to_string().contains("line 2 is damaged"), "bit {bit}: {error}");
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! | `config.toml` | effective settings and the origin of each |
 //! | `methods/*.toml` | files of methods that are not LUMOS's own, where the run names any |
 //! | `run.json` | seed, versions, machine, data and view fingerprints, start and end |
-//! | `metrics.jsonl` | one JSON object a round; a validation stands in the line of its round |
+//! | `metrics.jsonl` | one JSON object a round with a checksum; a validation stands in the line of its round |
 //! | `checkpoints/last.safetensors` | state after the last saved round |
 //! | `checkpoints/previous.safetensors` | the one before, for when the last one is damaged |
 //! | `checkpoints/best.safetensors` | state of the best validated round |

@@ -11,14 +11,15 @@ use crate::settings::validate_against;
 use crate::views::{self, Views};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What training needs.
 #[derive(Clone, Debug)]
 pub struct Prepared {
-    /// The data set.
-    pub data: Dataset,
-    /// Its views; none where the method uses none.
-    pub views: Views,
+    /// The data set, shared with whoever trains on it.
+    pub data: Arc<Dataset>,
+    /// Its views, shared alike; none where the method uses none.
+    pub views: Arc<Views>,
     /// Folder of the data set.
     pub data_dir: PathBuf,
     /// Folder of the views.
@@ -84,7 +85,14 @@ pub fn prepare(settings: &Validated<Settings>, observer: &dyn Observer) -> Resul
 pub fn prepare_on(settings: &Validated<Settings>, data: Dataset, data_dir: PathBuf, observer: &dyn Observer) -> Result<Prepared> {
     validate_against(settings, data.users(), data.item_count())?;
     if !needs_views(settings) {
-        return Ok(Prepared { data, views: Views::default(), data_dir, views_dir: None, views_manifest: None, views_reused: false });
+        return Ok(Prepared {
+            data: Arc::new(data),
+            views: Arc::default(),
+            data_dir,
+            views_dir: None,
+            views_manifest: None,
+            views_reused: false,
+        });
     }
     prepare_views(settings, data, data_dir, None, observer)
 }
@@ -146,7 +154,14 @@ pub fn prepare_views(
     observer.note(&format!("views {}: {how} ({})", settings.views.generator.name(), dir.display()));
     let manifest = views::load_manifest(&dir)?;
     let manifest = json::value(&manifest).map_err(|e| Error::mismatch(&dir, format!("manifest cannot be copied: {e}")))?;
-    Ok(Prepared { data, views, data_dir, views_dir: Some(dir), views_manifest: Some(manifest), views_reused: reused })
+    Ok(Prepared {
+        data: Arc::new(data),
+        views: Arc::new(views),
+        data_dir,
+        views_dir: Some(dir),
+        views_manifest: Some(manifest),
+        views_reused: reused,
+    })
 }
 
 /// The data set that a finished or interrupted run was trained on.

@@ -11,8 +11,8 @@ use crate::config::methods::{self, Family};
 use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::federation::Trainer;
-use crate::views::Views;
 use crate::{Error, Result, eval};
+use std::sync::Arc;
 
 /// Metrics of one split and what they are of.
 #[derive(Clone, Debug)]
@@ -38,14 +38,13 @@ pub struct Scored {
 }
 
 /// A trainer on `device` in the state of a checkpoint of `folder` (`best` or `last`), ready to rank and recommend.
-pub fn open_trained<'a>(
+pub fn open_trained(
     folder: &RunFolder,
     name: &str,
-    settings: &'a Validated<Settings>,
-    data: &'a Dataset,
-    views: &'a Views,
+    settings: &Validated<Settings>,
+    data: &Arc<Dataset>,
     device: &mut RunDevice,
-) -> Result<(Trainer<'a>, CheckpointMeta)> {
+) -> Result<(Trainer, CheckpointMeta)> {
     let path = folder.checkpoint(name);
     if !path.exists() {
         let message = "is not there yet; the run has saved no such checkpoint: let it train further with `lumos train ... --resume`";
@@ -53,7 +52,7 @@ pub fn open_trained<'a>(
     }
     let checkpoint = Checkpoint::load(&path)?;
     checkpoint.belongs_to(&path, settings, data)?;
-    let mut trainer = device.trainer(settings, data, views)?;
+    let mut trainer = device.trainer(settings, data, &Arc::default())?;
     // Away from the run's own folder, which a running training may be using.
     trainer.set_spill_folder(std::env::temp_dir().join(format!("lumos-private-{}", std::process::id())));
     trainer.restore(&checkpoint.tensors, checkpoint.meta.round).map_err(|e| Error::mismatch(&path, e.to_string()))?;
@@ -70,13 +69,12 @@ pub fn score(
     observer: &dyn Observer,
 ) -> Result<Scored> {
     let mut device = device.clone();
-    let data = load_run_data(folder, settings, observer)?;
+    let data = Arc::new(load_run_data(folder, settings, observer)?);
     let users: Vec<u32> = (0..data.users() as u32).collect();
     let (ranks, meta) = if methods::find(&settings.method)?.family == Family::Baseline {
         (eval::popularity_ranks(&data, settings.eval.mask, split, &users), None)
     } else {
-        let views = Views::default();
-        let (mut trainer, meta) = open_trained(folder, name, settings, &data, &views, &mut device)?;
+        let (mut trainer, meta) = open_trained(folder, name, settings, &data, &mut device)?;
         device.tell(observer);
         let ranks = trainer.rank(split, &users, &|done, total| observer.stage("ranking", done, total))?;
         observer.stage_end("ranking");
@@ -130,7 +128,7 @@ pub fn recommend(
     folder: &RunFolder,
     name: &str,
     settings: &Validated<Settings>,
-    data: &Dataset,
+    data: &Arc<Dataset>,
     user: Option<u32>,
     history: &[u32],
     k: usize,
@@ -138,10 +136,9 @@ pub fn recommend(
     if methods::find(&settings.method)?.family == Family::Baseline {
         return Ok(eval::popularity_items(data, settings.eval.mask, history, k));
     }
-    let views = Views::default();
     // One history is encoded before a GPU has as much as started.
     let mut device = Devices::default().to_rank(settings, "cpu")?;
-    let (mut trainer, _) = open_trained(folder, name, settings, data, &views, &mut device)?;
+    let (mut trainer, _) = open_trained(folder, name, settings, data, &mut device)?;
     trainer.recommend(user, history, k)
 }
 

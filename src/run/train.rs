@@ -15,13 +15,14 @@ use super::watch::Watch;
 use super::{Observer, report};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::methods::{self, Family};
-use crate::config::{Effective, Settings};
+use crate::config::{Effective, Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::DeviceError;
 use crate::federation::Trainer;
 use crate::settings::validate_against;
 use crate::{Error, Result, eval};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a stop, with everything saved; [`Error::Stopped`] where a device failed, with what was good saved;
-/// whatever data, settings and disk bring.
+/// the errors of data, settings and disk.
 pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let settings = &job.effective.settings;
     let data = &job.prepared.data;
@@ -90,8 +91,8 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let users = validation_users(settings, data);
     let notice = returning_notice(job.effective, data);
     let mut run = Run {
-        settings,
-        data,
+        settings: settings.into(),
+        data: data.clone(),
         notice,
         folder: folder.clone(),
         last,
@@ -115,9 +116,9 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
 }
 
 /// A run at work.
-struct Run<'a> {
-    settings: &'a Settings,
-    data: &'a Dataset,
+struct Run {
+    settings: Arc<Validated<Settings>>,
+    data: Arc<Dataset>,
     /// What the report says of targets that users had met before.
     notice: Option<String>,
     folder: RunFolder,
@@ -137,13 +138,13 @@ struct Run<'a> {
     warned: bool,
 }
 
-impl Run<'_> {
+impl Run {
     /// Trains round after round until rounds or patience are over.
     fn rounds(&mut self, trainer: &mut Trainer, stop: &AtomicBool, observer: &dyn Observer) -> Result<()> {
-        let settings = self.settings;
+        let settings = self.settings.clone();
         let rounds = u64::from(settings.federation.rounds);
         let mut saved = Instant::now();
-        while self.meta.round < rounds && !patience_is_over(settings, &self.meta) {
+        while self.meta.round < rounds && !patience_is_over(&settings, &self.meta) {
             self.watch.begin();
             let report = trainer.round_with(&|done, total| observer.in_round(done, total))?;
             self.meta.round = report.round;
@@ -157,7 +158,7 @@ impl Run<'_> {
             let due = self.meta.round.is_multiple_of(u64::from(settings.eval.every)) || self.meta.round == rounds;
             let late = saved.elapsed() > SAVE_EVERY;
             let mut line = Line { report, valid: None, best: None, gpu: self.watch.end(due || late) };
-            let best = due && validate(settings, trainer, &self.users, &mut self.meta, &mut line, observer)?;
+            let best = due && validate(&settings, trainer, &self.users, &mut self.meta, &mut line, observer)?;
             self.metrics.append(&line)?;
             self.written = self.meta.round;
             self.board.line(&line)?;
@@ -172,7 +173,7 @@ impl Run<'_> {
                 }
                 saved = Instant::now();
             }
-            if stop && !patience_is_over(settings, &self.meta) {
+            if stop && !patience_is_over(&settings, &self.meta) {
                 observer.trained();
                 return Err(Error::Interrupted(format!("round {} of {rounds} is saved in {}", self.meta.round, self.last.display())));
             }
@@ -213,7 +214,7 @@ impl Run<'_> {
 
     /// Tests the best checkpoint and writes what a reader wants.
     fn finish(&mut self, trainer: &mut Trainer, observer: &dyn Observer) -> Result<RunResult> {
-        let (settings, data) = (self.settings, self.data);
+        let (settings, data) = (&self.settings, &self.data);
         let path = self.folder.checkpoint("best");
         let best = Checkpoint::load(&path)?;
         best.belongs_to(&path, settings, data)?;

@@ -25,7 +25,7 @@ use crate::{Error, Result};
 pub struct Options<'a> {
     /// Threads; 0 means all cores. Changes no result.
     pub threads: usize,
-    /// Only the first so many users; the others have no views.
+    /// Number of users, from the first on, that have views; the others have none.
     pub first: Option<usize>,
     /// Told what is done, of how much, from any thread.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
@@ -57,7 +57,7 @@ pub struct Built {
 }
 
 /// Views of every user of `data`; none at all for the generator `none`. `threads` 0 means all cores and changes no result.
-/// `progress` is told what is done, of how much, from any thread.
+/// `progress` is called with what is done and of how much, from any thread.
 ///
 /// # Errors
 /// [`Error::Setting`] for settings out of range, and whatever the generator reports.
@@ -178,7 +178,7 @@ pub(super) fn run(
             Some(journal) if recipes.is_some() => {
                 let of_joules = format!("{spent}-joules");
                 journal.spend(&of_joules, joules.unwrap_or(0.0))?;
-                // Rows brought their tokens when they were written.
+                // Tokens were counted when the rows were written.
                 let tokens = |kind: &str, lost: u64| {
                     let name = format!("{spent}{kind}");
                     journal.spend(&name, lost as f64)?;

@@ -18,7 +18,7 @@ const RECENCY: f32 = 0.8;
 const LINK: f32 = 0.5;
 /// A future's item is drawn by likeness times (1 + count) to this power.
 const POPULARITY_POWER: f32 = 0.25;
-/// A future is drawn from so many best candidates.
+/// Number of best candidates that a future is drawn from.
 const POOL: usize = 50;
 /// A counterfactual item this far from the history is far enough.
 const FAR: f32 = 0.02;

@@ -86,7 +86,7 @@ impl Sink for Collector<'_> {
         let made = made.and_then(|made| self.in_catalogue(part, made));
         let place = self.parts.iter().position(|p| *p == part).unwrap_or_default();
         if let (Some(rows), Ok(made)) = (&self.rows, &made) {
-            // A writer that has ended has told its error by now.
+            // A writer that has ended has reported its error by now.
             let _ = rows.send(Row { table: self.tables[place].clone(), user, made: made.clone() });
         }
         let mut state = self.state.lock();

@@ -127,7 +127,7 @@ pub trait Generator: Sync {
     /// from many users at once overrides this.
     ///
     /// # Errors
-    /// What makes all further work pointless; what concerns one user is told to `sink`.
+    /// What makes all further work pointless; a failure of one user goes to `sink`.
     fn run(&self, jobs: &[Job<'_>], threads: usize, sink: &dyn Sink) -> Result<()> {
         let failed = parallel::map(threads, jobs.len(), 16, |index| {
             if sink.stopped() {
@@ -205,7 +205,7 @@ pub struct PublicCatalogue<'a> {
 impl<'a> PublicCatalogue<'a> {
     /// From the catalogue `[I]` and the number of times each item occurs in training items `[I]`
     /// ([`Dataset::train_counts`](crate::data::Dataset::train_counts): an aggregate over all users, taken as public).
-    /// `done` is told how many items have their neighbours.
+    /// `done` is called with the number of items that have their neighbours.
     ///
     /// # Errors
     /// [`Error::Usage`] where the two lengths differ.

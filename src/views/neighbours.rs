@@ -71,7 +71,7 @@ struct Scratch {
 }
 
 impl Neighbours {
-    /// The `keep` nearest items of each item. `done` is told the number of finished items now and then.
+    /// The `keep` nearest items of each item. `done` is called with the number of finished items now and then.
     pub fn new(features: &Features, keep: usize, threads: usize, done: &(dyn Fn(u64) + Sync)) -> Neighbours {
         let work = (ALL_WORK / features.item_count().max(1)).clamp(*WORK.start(), *WORK.end());
         Neighbours::within(work, features, keep, threads, done)

@@ -50,7 +50,7 @@ pub struct Manifest {
     pub data_fingerprint: String,
     /// Number of items that the views may name.
     pub items: u64,
-    /// Only so many users, the first ones, have views; `None`: all.
+    /// Number of users, from the first on, that have views; `None`: all.
     pub first: Option<u64>,
     /// Digests of all that future, paraphrase and counterfactual depend on, prompts and model included.
     pub recipes: Option<Vec<String>>,
@@ -69,7 +69,7 @@ pub fn store_dir(root: &Path, data: &Dataset, settings: &ViewSettings) -> PathBu
     store_dir_of_first(root, data, settings, None)
 }
 
-/// [`store_dir`], or the folder that holds the views of the first so many users alone.
+/// [`store_dir`], or the folder that holds the views of the first users alone.
 pub fn store_dir_of_first(root: &Path, data: &Dataset, settings: &ViewSettings, first: Option<usize>) -> PathBuf {
     let settings = identity(settings);
     let end = first.map_or_else(String::new, |n| format!("-first-{n}"));

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// From the lowest to the highest, as docs/architecture.md lists them.
-const LAYERS: [&str; 17] = [
+const LAYERS: [&str; 18] = [
     "base",
     "config",
     "device",
+    "cluster",
     "data",
     "eval",
     "backend",

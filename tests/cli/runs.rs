@@ -9,7 +9,7 @@ fn metrics(sandbox: &Sandbox, run: &str) -> Vec<Value> {
     text.lines()
         .map(|line| {
             let mut value: Value = serde_json::from_str(line).unwrap();
-            value.as_object_mut().unwrap().retain(|k, _| k != "seconds" && !k.ends_with("_s"));
+            value.as_object_mut().unwrap().retain(|k, _| k != "crc32c" && k != "seconds" && !k.ends_with("_s"));
             value
         })
         .collect()

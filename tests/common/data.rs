@@ -38,7 +38,7 @@ pub fn cases(n: u32) -> proptest::test_runner::Config {
     proptest::test_runner::Config { cases: n, failure_persistence: None, ..Default::default() }
 }
 
-/// Progress for nobody.
+/// Progress that goes nowhere.
 pub fn quiet(_: &str, _: u64, _: u64) {}
 
 /// The data set of `settings` in the folder `dir` and whether it was there already.

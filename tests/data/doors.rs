@@ -29,10 +29,10 @@ fn updates() {
 
 fn saved(settings: &Settings, data: &Dataset) -> Vec<u8> {
     let (views, folder) = (Views::default(), tempfile::tempdir().unwrap());
-    let mut trainer = Trainer::new(valid(settings), data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
     trainer.round().unwrap();
     let tensors = trainer.tensors().unwrap();
-    Trainer::new(valid(settings), data, &views).unwrap().restore(&tensors, 1).unwrap();
+    Trainer::new(valid(settings), data.clone(), views.clone()).unwrap().restore(&tensors, 1).unwrap();
     let path = folder.path().join("last.safetensors");
     Checkpoint { meta: CheckpointMeta::new(settings, data), tensors }.save(&path).unwrap();
     read(&path)

@@ -98,8 +98,8 @@ fn reports_agree_with_the_cpu() {
     let (data, views) = world(90, 40, 6);
     for name in ["views", "groups of few"] {
         let settings = kind(name);
-        let mut cpu = Trainer::new(lumos::testing::valid(&settings), &data, &views).unwrap();
-        let mut gpu = Trainer::on_device(lumos::testing::valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut cpu = Trainer::new(lumos::testing::valid(&settings), data.clone(), views.clone()).unwrap();
+        let mut gpu = Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         let (a, b) = (cpu.round().unwrap(), gpu.round().unwrap());
         assert_eq!((a.clients, a.client_epochs, a.tokens, a.item_rows), (b.clients, b.client_epochs, b.tokens, b.item_rows), "{name}");
         assert_eq!((a.bytes_down, a.bytes_up), (b.bytes_down, b.bytes_up), "{name}");
@@ -118,12 +118,12 @@ fn moments_go_on_from_round_to_round_and_through_a_checkpoint() {
         let settings = kind(name);
         let whole = on_device(&settings, &data, &views, 3, None);
         assert_eq!(whole.iter().any(|t| t.name.starts_with("optimizer.")), name != "groups", "{name}");
-        let mut first = Trainer::on_device(lumos::testing::valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut first = Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         first.round().unwrap();
         let after_one = first.tensors().unwrap();
         first.snapshot().unwrap();
         assert!(first.last_snapshot().unwrap() == (after_one.clone(), 1), "{name}: the snapshot");
-        let mut other = Trainer::on_device(lumos::testing::valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut other = Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         other.round().unwrap();
         other.round().unwrap();
         other.restore(&after_one, 1).unwrap();
@@ -140,15 +140,15 @@ fn too_little_memory_trains_fewer_parts_at_a_time() {
     let mut settings = kind("softmax");
     settings.local.batch = 150;
     let plenty = on_device(&settings, &data, &views, 1, None);
-    let mut all = Trainer::on_device(lumos::testing::valid(&settings), &data, &views, device(MEMORY)).unwrap();
+    let mut all = Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     all.round().unwrap();
     let peak = all.device_use().unwrap().unwrap().peak_bytes;
-    let mut short = Trainer::on_device(lumos::testing::valid(&settings), &data, &views, device(peak * 2 / 3)).unwrap();
+    let mut short = Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), device(peak * 2 / 3)).unwrap();
     short.limit_chunks(u64::MAX);
     let report = short.round().unwrap();
     assert!(report.device.unwrap().chunks > 2, "{report:?}");
     assert!(short.tensors().unwrap() == plenty);
-    let mut none = Trainer::on_device(lumos::testing::valid(&settings), &data, &views, device(60_000)).unwrap();
+    let mut none = Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), device(60_000)).unwrap();
     let message = none.round().unwrap_err().to_string();
     assert!(message.contains("memory"), "{message}");
 }
@@ -166,8 +166,8 @@ fn a_refused_round_leaves_the_moments_alone() {
     let d = settings.model.dim as usize;
     for on in ["cpu", "device"] {
         let start = || match on {
-            "cpu" => Trainer::new(lumos::testing::valid(&settings), &data, &views).unwrap(),
-            _ => Trainer::on_device(lumos::testing::valid(&settings), &data, &views, device(MEMORY)).unwrap(),
+            "cpu" => Trainer::new(lumos::testing::valid(&settings), data.clone(), views.clone()).unwrap(),
+            _ => Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap(),
         };
         let mut trainer = start();
         trainer.round().unwrap();
@@ -224,7 +224,8 @@ fn a_device_that_fails_leaves_the_last_snapshot() {
     // Three mini-batches a round, two launches each: the sixteenth is in round 3.
     let breaks = Breaks { kernel: Simt.find("step_span").expect("a kernel"), left: AtomicU64::new(16) };
     let mut trainer =
-        Trainer::on_device(lumos::testing::valid(&settings), &data, &views, Arc::new(HostDevice::new(breaks, MEMORY))).unwrap();
+        Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), Arc::new(HostDevice::new(breaks, MEMORY)))
+            .unwrap();
     trainer.round().unwrap();
     trainer.round().unwrap();
     let after_two = trainer.tensors().unwrap();
@@ -232,7 +233,7 @@ fn a_device_that_fails_leaves_the_last_snapshot() {
     let message = trainer.round().unwrap_err().to_string();
     assert!(message.contains("kernel `step_span`") && message.contains("in round 3, client 0"), "{message}");
     assert!(trainer.last_snapshot().unwrap() == (after_two.clone(), 2));
-    let mut other = Trainer::on_device(lumos::testing::valid(&settings), &data, &views, device(MEMORY)).unwrap();
+    let mut other = Trainer::on_device(lumos::testing::valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     other.restore(&after_two, 2).unwrap();
     other.round().unwrap();
     assert!(other.tensors().unwrap() == whole);

@@ -4,7 +4,7 @@ use crate::simt;
 use crate::simt::Simt;
 use lumos::check::file::{self, Attachment};
 use lumos::check::report::Report;
-use lumos::check::{self, Options, Part};
+use lumos::check::{self, CheckPart, Options};
 use lumos::device::{Choice, Chosen, Device, Geometry, choose};
 #[cfg(feature = "llm")]
 use lumos::llm::Stored;
@@ -151,11 +151,11 @@ const OUTPUTS: &[Output] = &[
     ("update_norms", 12, None),
 ];
 
-fn quick(parts: &[Part]) -> Options {
+fn quick(parts: &[CheckPart]) -> Options {
     Options { parts: parts.to_vec(), quick: true, ..Options::default() }
 }
 
-fn run(device: &Arc<dyn Device>, parts: &[Part]) -> Report {
+fn run(device: &Arc<dyn Device>, parts: &[CheckPart]) -> Report {
     check::run(device, &quick(parts), &|_| {})
 }
 
@@ -166,7 +166,7 @@ fn failing(report: &Report) -> BTreeSet<&str> {
 #[test]
 fn every_part_passes_on_right_kernels() {
     let device: Arc<dyn Device> = simt::device(MEMORY);
-    let report = run(&device, &[Part::Kernels, Part::Bits, Part::Rounds, Part::Benches, Part::Smoke]);
+    let report = run(&device, &[CheckPart::Kernels, CheckPart::Bits, CheckPart::Rounds, CheckPart::Benches, CheckPart::Smoke]);
     let failures: Vec<String> =
         report.failures().map(|c| format!("{} ({}): {}", c.name, c.case, c.fault.as_deref().unwrap_or(""))).collect();
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), report.checks.len(), failures.join("\n"));
@@ -194,7 +194,7 @@ fn every_part_passes_on_right_kernels() {
 fn a_wrong_kernel_fails_under_its_name() {
     for half in 0..2 {
         let some: Vec<_> = OUTPUTS.iter().skip(half).step_by(2).map(|&k| (k, Wrong::Off)).collect();
-        let report = run(&spoilt(&some), &[Part::Kernels]);
+        let report = run(&spoilt(&some), &[CheckPart::Kernels]);
         let expected: BTreeSet<&str> = some.iter().map(|k| k.0.0).collect();
         assert_eq!(failing(&report), expected, "half {half}");
         assert!(!report.passed() && report.parts[0].state == "failed");
@@ -224,7 +224,7 @@ const DECODER: &[(&str, usize)] = &[
 #[test]
 #[cfg(feature = "llm")]
 fn a_decoder_that_is_wrong_or_differs_is_found() {
-    let right = run(&(simt::device(MEMORY) as Arc<dyn Device>), &[Part::Text]);
+    let right = run(&(simt::device(MEMORY) as Arc<dyn Device>), &[CheckPart::Text]);
     let failures: Vec<_> = right.failures().collect();
     assert!(right.passed() && right.checks.len() > 40, "{failures:?} {:?}", right.parts);
     // Shapes in turn, until one fails.
@@ -244,7 +244,7 @@ fn a_decoder_that_is_wrong_or_differs_is_found() {
 
 #[test]
 fn other_bits_and_strays_are_found() {
-    let report = run(&spoilt(&[(("copy", 3, None), Wrong::Sometimes), (("layer_norm", 9, None), Wrong::Astray)]), &[Part::Kernels]);
+    let report = run(&spoilt(&[(("copy", 3, None), Wrong::Sometimes), (("layer_norm", 9, None), Wrong::Astray)]), &[CheckPart::Kernels]);
     assert_eq!(failing(&report), BTreeSet::from(["copy", "layer_norm"]));
     let said = |name: &str| -> Vec<&str> { report.failures().filter(|c| c.name == name).filter_map(|c| c.fault.as_deref()).collect() };
     assert!(said("copy").iter().any(|f| f.contains("other bits when the kernel runs again")), "{:?}", said("copy"));
@@ -254,12 +254,12 @@ fn other_bits_and_strays_are_found() {
 #[test]
 fn rounds_that_are_wrong_or_differ_are_found() {
     // Two steps of the optimiser in place of one, in every round of every kind.
-    let report = run(&spoilt(&[(("adam_rows", 3, None), Wrong::Twice), (("step_span", 3, None), Wrong::Twice)]), &[Part::Rounds]);
+    let report = run(&spoilt(&[(("adam_rows", 3, None), Wrong::Twice), (("step_span", 3, None), Wrong::Twice)]), &[CheckPart::Rounds]);
     // Resident clients have a kernel of their own.
     let steps = report.checks.iter().filter(|c| !c.name.ends_with(check::rounds::RESIDENT));
     let right: Vec<_> = steps.filter(|c| c.ok && c.bound < 1e-3).map(|c| (&c.name, c.error)).collect();
     assert!(!report.passed() && right.is_empty(), "{right:?}");
-    let report = run(&spoilt(&[(("adam_rows", 3, None), Wrong::Sometimes)]), &[Part::Bits]);
+    let report = run(&spoilt(&[(("adam_rows", 3, None), Wrong::Sometimes)]), &[CheckPart::Bits]);
     assert!(!report.passed() && report.failures().any(|c| c.case.contains("chunks of 64")), "{:?}", report.parts);
 }
 
@@ -267,7 +267,7 @@ fn rounds_that_are_wrong_or_differ_are_found() {
 fn a_fault_ends_the_parts_and_not_the_report() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("result.json");
-    let report = run(&spoilt(&[(("layer_norm", 8, None), Wrong::Faults)]), &[Part::Kernels, Part::Bits, Part::Benches]);
+    let report = run(&spoilt(&[(("layer_norm", 8, None), Wrong::Faults)]), &[CheckPart::Kernels, CheckPart::Bits, CheckPart::Benches]);
     let states: Vec<&str> = report.parts.iter().map(|p| p.state).collect();
     assert_eq!(states, ["failed", "not run", "not run"]);
     assert_eq!(failing(&report), BTreeSet::from(["layer_norm"]));
@@ -284,7 +284,7 @@ fn the_file_is_added_to() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("result.json");
     let device: Arc<dyn Device> = simt::device(MEMORY);
-    let report = run(&device, &[Part::Smoke]);
+    let report = run(&device, &[CheckPart::Smoke]);
     let tool = |name: &str, exit, output: &str| Attachment { name: name.into(), exit, seconds: Some(1.5), output: output.into() };
     let read = || -> serde_json::Value { serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap() };
     // A tool may come first.

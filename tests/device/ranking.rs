@@ -59,9 +59,9 @@ fn ranks_are_those_of_the_cpu_up_to_ties() {
     let (data, views) = ring(60, 140);
     let users = everyone(&data);
     for (name, settings) in kinds() {
-        let mut gpu = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut gpu = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         gpu.round().unwrap();
-        let mut cpu = Trainer::new(valid(&settings), &data, &views).unwrap();
+        let mut cpu = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
         cpu.restore(&gpu.tensors().unwrap(), 1).unwrap();
         for split in [Split::Validation, Split::Test] {
             let (a, b) = (rank(&mut gpu, split, &users), rank(&mut cpu, split, &users));
@@ -90,9 +90,9 @@ fn users_who_come_back_are_ranked_as_on_the_cpu_under_either_mask() {
     for mask in [Mask::History, Mask::None] {
         let mut settings = settings();
         settings.eval.mask = mask;
-        let mut gpu = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut gpu = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         gpu.round().unwrap();
-        let mut cpu = Trainer::new(valid(&settings), &data, &views).unwrap();
+        let mut cpu = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
         cpu.restore(&gpu.tensors().unwrap(), 1).unwrap();
         for split in [Split::Validation, Split::Test] {
             let (a, b) = (rank(&mut gpu, split, &users), rank(&mut cpu, split, &users));
@@ -114,10 +114,10 @@ fn chunks_leave_no_trace() {
     // Validation during training takes some users, in any order.
     let users: Vec<u32> = everyone(&data).into_iter().filter(|u| u % 17 != 3).rev().collect();
     for (name, settings) in kinds() {
-        let mut whole = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut whole = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         let expected = rank(&mut whole, Split::Test, &users);
         assert_eq!(rank(&mut whole, Split::Test, &users), expected, "{name}: twice");
-        let mut cut = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut cut = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         cut.limit_chunks(1);
         let told = std::sync::Mutex::new(Vec::new());
         let ranks = cut.rank(Split::Test, &users, &|done, total| told.lock().unwrap().push((done, total))).unwrap();
@@ -129,7 +129,7 @@ fn chunks_leave_no_trace() {
         assert_eq!(rank(&mut whole, Split::Test, &users[..40]), expected[..40], "{name}: some");
     }
     let settings = settings();
-    let mut none = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+    let mut none = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     assert!(rank(&mut none, Split::Test, &[]).is_empty());
     assert_eq!(rank(&mut none, Split::Test, &[120]), [0]);
 }
@@ -139,7 +139,7 @@ fn ranks_follow_training_and_do_not_depend_on_its_precision() {
     let (data, views) = ring(60, 50);
     let users = everyone(&data);
     let settings = settings();
-    let mut trainer = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+    let mut trainer = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     let before = rank(&mut trainer, Split::Test, &users);
     trainer.round().unwrap();
     trainer.round().unwrap();
@@ -148,7 +148,7 @@ fn ranks_follow_training_and_do_not_depend_on_its_precision() {
     let mean = |ranks: &[u32]| ranks.iter().map(|&r| f64::from(r)).sum::<f64>();
     assert!(mean(&after) < mean(&before), "training helps: {} {}", mean(&before), mean(&after));
     let rough = Settings { precision: Precision::Bf16, ..settings.clone() };
-    let mut other = Trainer::on_device(valid(&rough), &data, &views, device(MEMORY)).unwrap();
+    let mut other = Trainer::on_device(valid(&rough), data.clone(), views.clone(), device(MEMORY)).unwrap();
     other.restore(&trainer.tensors().unwrap(), 2).unwrap();
     assert_eq!(rank(&mut other, Split::Test, &users), after);
 }
@@ -158,7 +158,7 @@ fn too_little_memory_splits_the_users() {
     let (data, views) = ring(130, 40);
     let users = everyone(&data);
     let settings = settings();
-    let mut plenty = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+    let mut plenty = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     plenty.round().unwrap();
     let launches = |t: &Trainer| t.device_use().unwrap().unwrap().launches;
     let before = launches(&plenty);
@@ -166,20 +166,20 @@ fn too_little_memory_splits_the_users() {
     let whole = launches(&plenty) - before;
     let trained = plenty.tensors().unwrap();
     // ChunkMemory for the weights and little else.
-    let mut small = Trainer::on_device(valid(&settings), &data, &views, device(300_000)).unwrap();
+    let mut small = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(300_000)).unwrap();
     small.limit_chunks(u64::MAX);
     small.restore(&trained, 1).unwrap();
     assert_eq!(rank(&mut small, Split::Test, &users), expected);
     assert!(launches(&small) >= 2 * whole, "{} launches, {whole} for one chunk", launches(&small));
     // What training holds is given back to a ranking that needs it.
     let peak = plenty.device_use().unwrap().unwrap().peak_bytes;
-    let mut tight = Trainer::on_device(valid(&settings), &data, &views, device(peak + 1000)).unwrap();
+    let mut tight = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(peak + 1000)).unwrap();
     tight.limit_chunks(u64::MAX);
     tight.round().unwrap();
     assert_eq!(rank(&mut tight, Split::Test, &users), expected);
     tight.round().unwrap();
     // Where nothing fits, an error says so.
-    let mut none = Trainer::on_device(valid(&settings), &data, &views, device(60_000)).unwrap();
+    let mut none = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(60_000)).unwrap();
     let message = none.rank(Split::Test, &users, &|_, _| {}).unwrap_err().to_string();
     assert!(message.contains("out of memory"), "{message}");
 }
@@ -205,8 +205,8 @@ fn a_whole_run_ends_as_well_as_on_the_cpu() {
         }
         (start, rank(&mut trainer, Split::Test, &users))
     };
-    let (_, cpu) = end(Trainer::new(valid(&settings), &data, &views).unwrap());
-    let (start, gpu) = end(Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap());
+    let (_, cpu) = end(Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap());
+    let (start, gpu) = end(Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap());
     let hr = |r: u32| f64::from(u8::from((1..=5).contains(&r)));
     let ndcg = |r: u32| hr(r) / f64::from(r.max(1) + 1).log2();
     for (name, value) in [("HR@5", &hr as &dyn Fn(u32) -> f64), ("NDCG@5", &ndcg)] {

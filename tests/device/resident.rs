@@ -88,7 +88,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
 }
 
 fn trained(device: Arc<dyn Device>, settings: &Settings, (data, views): &(Dataset, Views), chunk_bytes: Option<u64>) -> Vec<NamedTensor> {
-    let mut trainer = Trainer::on_device(valid(settings), data, views, device).unwrap();
+    let mut trainer = Trainer::on_device(valid(settings), data.clone(), views.clone(), device).unwrap();
     if let Some(bytes) = chunk_bytes {
         trainer.limit_chunks(bytes);
     }
@@ -146,9 +146,9 @@ fn one_round_agrees_with_the_cpu() {
             let tensors = t.tensors().unwrap();
             tensors.iter().filter_map(|t| if let TensorData::F32(v) = &t.data { Some(v.to_vec()) } else { None }).flatten().collect()
         };
-        let mut cpu = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut cpu = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         let start = values(&cpu);
-        let mut gpu = Trainer::on_device(valid(&s), &data, &views, h100()).unwrap();
+        let mut gpu = Trainer::on_device(valid(&s), data.clone(), views.clone(), h100()).unwrap();
         let (a, b) = (cpu.round().unwrap(), gpu.round().unwrap());
         let (cpu, gpu) = (values(&cpu), values(&gpu));
         let worst =
@@ -180,13 +180,13 @@ fn chunks_threads_and_shared_memory_leave_no_trace() {
 fn a_visit_is_one_launch() {
     let world = world(20, 25);
     let s = settings();
-    let mut trainer = Trainer::on_device(valid(&s), &world.0, &world.1, h100()).unwrap();
+    let mut trainer = Trainer::on_device(valid(&s), world.0.clone(), world.1.clone(), h100()).unwrap();
     trainer.round().unwrap();
     let used = trainer.device_use().unwrap().unwrap();
     // The visits, two kernels that average and two that take the server's step.
     assert_eq!((used.launches, used.replays, used.replayed), (5, 0, 0), "{used:?}");
     let s = step_by_step(&s);
-    let mut steps = Trainer::on_device(valid(&s), &world.0, &world.1, h100()).unwrap();
+    let mut steps = Trainer::on_device(valid(&s), world.0.clone(), world.1.clone(), h100()).unwrap();
     steps.round().unwrap();
     let steps = steps.device_use().unwrap().unwrap();
     // A graph a local step; besides, global weights and rows to the clients, two that average and two of the server's step.
@@ -200,7 +200,7 @@ fn a_client_that_diverges_is_named() {
     let (data, views) = world(13, 25);
     let mut s = settings();
     (s.local.optimizer, s.local.lr) = (LocalOptimizer::Sgd, 1e20);
-    let message = Trainer::on_device(valid(&s), &data, &views, h100()).unwrap().round().unwrap_err().to_string();
+    let message = Trainer::on_device(valid(&s), data.clone(), views.clone(), h100()).unwrap().round().unwrap_err().to_string();
     assert!(message.contains("client") && message.contains("local.lr"), "{message}");
 }
 
@@ -210,13 +210,13 @@ fn what_does_not_fit_is_refused_or_goes_step_by_step() {
     let mut s = settings();
     (s.model.dim, s.model.heads) = (64, 1);
     let small = || with_shared(99 << 10, 100 << 10);
-    let message = Trainer::on_device(valid(&s), &data, &views, small()).map(|_| ()).unwrap_err().to_string();
+    let message = Trainer::on_device(valid(&s), data.clone(), views.clone(), small()).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("gpu.resident") && message.contains("shared memory"), "{message}");
     s.gpu.resident = Resident::Auto;
-    let trainer = Trainer::on_device(valid(&s), &data, &views, small()).unwrap();
+    let trainer = Trainer::on_device(valid(&s), data.clone(), views.clone(), small()).unwrap();
     assert!(!trainer.device_use().unwrap().unwrap().resident);
     // What an H100 has holds them.
-    assert!(Trainer::on_device(valid(&s), &data, &views, h100()).unwrap().device_use().unwrap().unwrap().resident);
+    assert!(Trainer::on_device(valid(&s), data.clone(), views.clone(), h100()).unwrap().device_use().unwrap().unwrap().resident);
     for f in [
         |s: &mut Settings| s.model.dim = 68,
         |s: &mut Settings| (s.model.dim, s.model.heads) = (10, 1),
@@ -230,6 +230,6 @@ fn what_does_not_fit_is_refused_or_goes_step_by_step() {
         assert!(message.contains("gpu.resident") && message.contains("because"), "{message}");
         s.gpu.resident = Resident::Auto;
         validate(&s).unwrap();
-        assert!(!Trainer::on_device(valid(&s), &data, &views, h100()).unwrap().device_use().unwrap().unwrap().resident);
+        assert!(!Trainer::on_device(valid(&s), data.clone(), views.clone(), h100()).unwrap().device_use().unwrap().unwrap().resident);
     }
 }

@@ -95,7 +95,7 @@ pub fn floats(tensors: &[NamedTensor]) -> Vec<(String, Vec<f32>)> {
 }
 
 pub fn on_device(settings: &Settings, data: &Dataset, views: &Views, rounds: u64, chunk_bytes: Option<u64>) -> Vec<NamedTensor> {
-    let mut trainer = Trainer::on_device(valid(settings), data, views, device(MEMORY)).unwrap();
+    let mut trainer = Trainer::on_device(valid(settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     if let Some(bytes) = chunk_bytes {
         trainer.limit_chunks(bytes);
     }
@@ -106,7 +106,7 @@ pub fn on_device(settings: &Settings, data: &Dataset, views: &Views, rounds: u64
 }
 
 pub fn on_cpu(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Vec<NamedTensor> {
-    let mut trainer = Trainer::new(valid(settings), data, views).unwrap();
+    let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
     for _ in 0..rounds {
         trainer.round().unwrap();
     }
@@ -163,8 +163,8 @@ fn chunks_and_runs_leave_no_trace() {
 fn reports_agree_with_the_cpu() {
     let (data, views) = world(60, 40, 6);
     let settings = settings();
-    let mut cpu = Trainer::new(valid(&settings), &data, &views).unwrap();
-    let mut gpu = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+    let mut cpu = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
+    let mut gpu = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     let (a, b) = (cpu.round().unwrap(), gpu.round().unwrap());
     assert_eq!(
         (a.clients, a.dropped, a.client_epochs, a.tokens, a.item_rows),
@@ -204,17 +204,17 @@ fn too_little_memory_splits_the_cohort() {
     let mut settings = settings();
     settings.federation.fraction = 1.0;
     let plenty = on_device(&settings, &data, &views, 1, None);
-    let mut peak = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+    let mut peak = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     peak.round().unwrap();
     let peak = peak.device_use().unwrap().unwrap().peak_bytes;
     // The plan is told of more memory than there is: the allocation fails, and the chunk is split.
-    let mut trainer = Trainer::on_device(valid(&settings), &data, &views, device(peak * 2 / 3)).unwrap();
+    let mut trainer = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(peak * 2 / 3)).unwrap();
     trainer.limit_chunks(u64::MAX);
     trainer.round().unwrap();
     assert!(trainer.tensors().unwrap() == plenty);
     // Where nothing fits, an error says so.
     let (data, views) = world(3, 40, 8);
-    let mut none = Trainer::on_device(valid(&settings), &data, &views, device(60_000)).unwrap();
+    let mut none = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(60_000)).unwrap();
     none.limit_chunks(u64::MAX);
     let message = none.round().unwrap_err().to_string();
     assert!(message.contains("memory"), "{message}");
@@ -226,7 +226,8 @@ fn a_client_that_diverges_is_named() {
     let mut settings = settings();
     settings.local.optimizer = LocalOptimizer::Sgd;
     settings.local.lr = 1e20;
-    let message = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap().round().unwrap_err().to_string();
+    let message =
+        Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap().round().unwrap_err().to_string();
     assert!(message.contains("client") && message.contains("local.lr"), "{message}");
 }
 
@@ -236,7 +237,7 @@ fn weights_stay_on_the_device_until_they_are_wanted() {
     let (data, views) = world(24, 30, 11);
     for (name, settings) in kinds().into_iter().filter(|(n, _)| ["fedadam", "momentum, cohort mean, by examples"].contains(n)) {
         let whole = on_device(&settings, &data, &views, 3, None);
-        let mut asked = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut asked = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         asked.round().unwrap();
         let after_one = asked.tensors().unwrap();
         // A slow machine has kept the round by itself.
@@ -249,7 +250,7 @@ fn weights_stay_on_the_device_until_they_are_wanted() {
         asked.round().unwrap();
         assert!(asked.tensors().unwrap() == whole, "{name}: asked in between");
         assert_eq!(asked.weights().unwrap().items, floats(&whole)[0].1, "{name}");
-        let mut moved = Trainer::on_device(valid(&settings), &data, &views, device(MEMORY)).unwrap();
+        let mut moved = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
         moved.round().unwrap();
         moved.restore(&after_one, 1).unwrap();
         moved.round().unwrap();

@@ -2,10 +2,11 @@
 
 use crate::ring::world;
 use crate::simt::device;
+use lumos::cluster::Reduce;
 use lumos::config::{Resident, Settings};
 use lumos::data::Dataset;
 use lumos::device::Device;
-use lumos::engine::{NamedTensor, Reduce, TensorData};
+use lumos::engine::{NamedTensor, TensorData};
 use lumos::federation::Trainer;
 use lumos::federation::protocol::Parts;
 use lumos::testing::valid;
@@ -33,7 +34,7 @@ fn state(mut trainer: Trainer, rounds: u64) -> Vec<NamedTensor> {
 }
 
 fn on_device(settings: &Settings, data: &Dataset, views: &Views, rounds: u64, chunk_bytes: Option<u64>) -> Vec<NamedTensor> {
-    let mut trainer = Trainer::on_device(valid(settings), data, views, device(MEMORY)).unwrap();
+    let mut trainer = Trainer::on_device(valid(settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
     if let Some(bytes) = chunk_bytes {
         trainer.limit_chunks(bytes);
     }
@@ -57,7 +58,7 @@ fn distance(start: &[NamedTensor], a: &[NamedTensor], b: &[NamedTensor]) -> f64 
 fn rules_do_on_a_device_what_they_do_on_the_cpu() {
     let (data, views) = world(40, 30, 5);
     let plain = settings(&[]);
-    let start = state(Trainer::new(valid(&plain), &data, &views).unwrap(), 0);
+    let start = state(Trainer::new(valid(&plain), data.clone(), views.clone()).unwrap(), 0);
     let without = on_device(&plain, &data, &views, 2, None);
     for rules in [
         &["norm-bound bound=1e9"][..],
@@ -71,7 +72,7 @@ fn rules_do_on_a_device_what_they_do_on_the_cpu() {
         // A mean smooths what one client's optimiser makes of a gradient near 0; a median hands it on as it is. One round, because a
         // second one would build on it.
         let bound = if rules.contains(&"median") { 5e-3 } else { 5e-4 };
-        let cpu = state(Trainer::new(valid(&s), &data, &views).unwrap(), 1);
+        let cpu = state(Trainer::new(valid(&s), data.clone(), views.clone()).unwrap(), 1);
         let far = distance(&start, &cpu, &on_device(&s, &data, &views, 1, None));
         println!("{rules:?}: {far:.1e}");
         assert!(far < bound, "{rules:?}: {far}");
@@ -88,7 +89,10 @@ fn a_client_that_diverges_under_rules_is_named() {
         let mut s = settings(rules);
         s.local.lr = 1e6;
         let name = |trainer: lumos::Result<Trainer>| trainer.unwrap().round().unwrap_err().to_string();
-        let (cpu, gpu) = (name(Trainer::new(valid(&s), &data, &views)), name(Trainer::on_device(valid(&s), &data, &views, device(MEMORY))));
+        let (cpu, gpu) = (
+            name(Trainer::new(valid(&s), data.clone(), views.clone())),
+            name(Trainer::on_device(valid(&s), data.clone(), views.clone(), device(MEMORY))),
+        );
         let client = |message: &str| message.split(':').next().unwrap().to_string();
         assert!(cpu.contains("local.lr") && client(&cpu) == client(&gpu), "{cpu} / {gpu}");
     }
@@ -161,7 +165,7 @@ fn any_number_of_processes_train_the_same_bits() {
         for gpu in [false, true] {
             let s = settings(rules);
             let trainer = |reduce: Option<Shared>| {
-                let mut parts = Parts::new(valid(&s), &data, &views);
+                let mut parts = Parts::new(valid(&s), data.clone(), views.clone());
                 if let Some(shared) = reduce {
                     parts.reduce = Box::new(shared);
                 }
@@ -203,7 +207,7 @@ fn what_lies_with_one_process_is_refused_to_several() {
         change(&mut s);
         let shares = Shared::all(2);
         let reduce = Box::new(shares.into_iter().next().unwrap());
-        Trainer::of(Parts { reduce, ..Parts::new(valid(&s), &data, &views) }).map(|_| ()).unwrap_err().to_string()
+        Trainer::of(Parts { reduce, ..Parts::new(valid(&s), data.clone(), views.clone()) }).map(|_| ()).unwrap_err().to_string()
     };
     assert!(refusal(&|s| s.federation.rules = vec!["median".into()]).contains("federation.rules"));
     assert!(refusal(&|s| s.federation.shared = vec![lumos::config::Group::Items]).contains("federation.shared"));

@@ -5,6 +5,7 @@ use lumos::bench::{RoundBench, settings, world};
 use lumos::config::Backbone;
 use lumos::engine::Packer;
 use lumos::model::{Model, ModelSpec, Weights};
+use lumos::testing::valid;
 
 use crate::{COUNT, alone};
 use std::cell::Cell;
@@ -20,7 +21,7 @@ fn a_visit_allocates_nothing_once_warm() {
         s.model.dropout = 0.1;
         let spec = ModelSpec::new(&s.model);
         let (weights, model) = (Weights::init(&spec, data.item_count(), 1), Model::new(&spec));
-        let (mut packer, mut worker) = (Packer::new(&s, &data, &views), Worker::new(WorkerShape::new(&spec)));
+        let (mut packer, mut worker) = (Packer::new(valid(&s), data.clone(), views.clone()), Worker::new(WorkerShape::new(&spec)));
         let mut visit = |client: u32| {
             let plan = packer.begin(&[client], 1);
             worker.begin_visit(&weights.dense, plan.rows as usize);

@@ -106,3 +106,37 @@ fn damaged_ranks_are_not_compared() {
     assert!(sandbox.read("a/ranks-test.safetensors") == good);
     sandbox.lumos(&["compare", "a", "a"]).done();
 }
+
+#[test]
+fn a_damaged_line_of_metrics_is_named_by_its_number_and_a_torn_one_is_cut_off() {
+    let sandbox = prepared();
+    let at = |name: &str| sandbox.path().join(name);
+    let (three, five) = (["federation.rounds=3", "eval.every=1"], ["federation.rounds=5", "eval.every=1"]);
+    sandbox.lumos(&train("base", &three, &[])).done();
+    sandbox.lumos(&train("whole", &five, &[])).done();
+    let text = std::fs::read_to_string(at("base/metrics.jsonl")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 3);
+    for number in 1..=3 {
+        let name = format!("line{number}");
+        copy(&at("base"), &at(&name));
+        // One digit of the loss is another one: still JSON, still a number.
+        let place = lines[number - 1].find("\"rec_loss\":").unwrap() + 13;
+        let mut damaged: Vec<Vec<u8>> = lines.iter().map(|line| line.as_bytes().to_vec()).collect();
+        let digit = &mut damaged[number - 1][place];
+        *digit = if *digit == b'1' { b'2' } else { b'1' };
+        std::fs::write(at(&name).join("metrics.jsonl"), damaged.join(&b'\n')).unwrap();
+        let mut file = std::fs::OpenOptions::new().append(true).open(at(&name).join("metrics.jsonl")).unwrap();
+        std::io::Write::write_all(&mut file, b"\n").unwrap();
+        let before = snapshot(&at(&name).join("checkpoints"));
+        let words = ["metrics.jsonl", &format!("line {number} is damaged"), "restore the file from a copy"];
+        sandbox.lumos(&train(&name, &five, &["--resume"])).refused(1, &words);
+        sandbox.lumos(&["plot", &name, "--out", "curves.svg"]).refused(1, &words);
+        assert!(snapshot(&at(&name).join("checkpoints")) == before, "nothing is changed further");
+    }
+    // Killed while the line of round 4 was being written.
+    copy(&at("base"), &at("torn"));
+    std::fs::write(at("torn/metrics.jsonl"), text.clone() + &lines[2][..lines[2].len() / 2]).unwrap();
+    sandbox.lumos(&train("torn", &five, &["--resume"])).done();
+    same_outcome(&at("torn"), &at("whole"), "a torn line");
+}

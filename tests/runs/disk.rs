@@ -21,7 +21,7 @@ fn may_mount(sandbox: &Sandbox) -> bool {
     works
 }
 
-/// Files of at most so many blocks, as a quota or `ulimit -f` has it: wherever a run meets the limit, it says so and can go on.
+/// Files of at most a given number of blocks, as a quota or `ulimit -f` has it: wherever a run meets the limit, it says so and can go on.
 #[test]
 fn a_limit_on_files_is_reported_and_the_run_goes_on_without_it() {
     let whole = Sandbox::new();

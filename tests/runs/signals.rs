@@ -2,7 +2,9 @@
 
 use super::cli::Sandbox;
 use super::{same_outcome, train};
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -77,4 +79,53 @@ fn a_second_signal_ends_a_run_at_once() {
     assert_eq!(line, "", "nothing was saved, and nothing is said to be");
     let claim = lumos::run::Claim::take(&sandbox.path().join("endless"), lumos::run::Start::Resume);
     assert!(claim.is_ok(), "its lock went with it");
+}
+
+/// Names of all files and folders under `root`, hidden ones as well.
+fn names(root: &Path) -> Vec<String> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(names(&path));
+        }
+        all.push(path.display().to_string());
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn a_command_with_nothing_to_save_ends_at_the_first_signal_and_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    sandbox.lumos(&train("run", &["federation.rounds=1"], &[])).done();
+    std::fs::remove_file(sandbox.path().join("run/checkpoints/best.safetensors")).unwrap();
+    let items = String::from_utf8(sandbox.read("data/small/items.csv")).unwrap();
+    let item = items.lines().nth(1).and_then(|row| row.split(',').nth(1)).unwrap();
+    let build = ["data", "build", "small.toml", "--set", "data.format=csv", "--set", "data.inter=log.csv", "--set", "data.name=built"];
+    let cases: [(&[&str], &str); 4] = [
+        (&["data", "prepare", "--format", "csv", "--inter", "log.csv", "--out", "made"], "log.csv"),
+        (&build, "log.csv"),
+        (&["eval", "run"], "run/checkpoints/best.safetensors"),
+        (&["recommend", "run", "--history", item], "run/checkpoints/best.safetensors"),
+    ];
+    for file in ["log.csv", "run/checkpoints/best.safetensors"] {
+        assert!(Command::new("mkfifo").arg(sandbox.path().join(file)).status().unwrap().success());
+    }
+    let before = names(sandbox.path());
+    for (words, file) in cases {
+        for (signal, code) in [("INT", 130), ("TERM", 143)] {
+            let mut child = spawn(&sandbox, words);
+            // A pipe is opened for writing once the program has it open; it then waits for bytes that never come.
+            let path = sandbox.path().join(file);
+            let opened = std::thread::spawn(move || OpenOptions::new().write(true).open(path).unwrap());
+            wait_for(&mut child, || opened.is_finished());
+            send(child.id(), signal);
+            let output = child.wait_with_output().unwrap();
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!((output.status.code(), stderr.lines().count()), (Some(code), 1), "{words:?}: {stderr}");
+            assert!(stderr.starts_with("error: interrupted: "), "{words:?}: {stderr}");
+            assert_eq!(names(sandbox.path()), before, "{words:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use crate::ring::world;
 use lumos::backend::Step;
 use lumos::config::{Backbone, Contrast, RecLoss, Settings, UploadRows};
 use lumos::engine::{Chunk, Packer};
+use lumos::testing::valid;
 use proptest::prelude::*;
 
 fn settings(kind: u32) -> Settings {
@@ -72,7 +73,7 @@ proptest! {
     ) {
         let settings = settings(kind);
         let (data, views) = world(40, 60, 9);
-        let mut packer = Packer::new(&settings, &data, &views);
+        let mut packer = Packer::new(valid(&settings), data.clone(), views.clone());
         // Clients of one sequence, or of a few: those have a different number of local steps each.
         let users = |c: u32| if several { (0..1 + c % 5).map(|k| (c + 7 * k) % 40).collect::<Vec<_>>() } else { vec![c] };
         let mut whole = Chunk::new();

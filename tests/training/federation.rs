@@ -1,10 +1,9 @@
 //! Rounds of the real trainer on small worlds: same bits however they are run, and the meaning of each federation setting.
 
-use crate::foreign;
+use crate::kinds::{kinds, settings, train, world};
 use crate::ring::come_back;
 use lumos::config::{
-    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, FederationSettings, Group, LocalOptimizer, Mask, OnDivergence,
-    Positions, RecLoss, Resample, ServerOptimizer, Settings, UploadRows,
+    Anchor, Average, Clients, Contrast, FederationSettings, Group, LocalOptimizer, Mask, OnDivergence, Settings, UploadRows,
 };
 use lumos::data::{Dataset, Split, UserGroups};
 use lumos::engine::cpu::CpuEngine;
@@ -13,71 +12,8 @@ use lumos::eval::{MISS, metrics};
 use lumos::federation::{Trainer, rules};
 use lumos::settings::validate;
 use lumos::testing::valid;
-use lumos::views::{UserViews, Views};
+use lumos::views::UserViews;
 use std::collections::BTreeSet;
-
-fn settings() -> Settings {
-    let mut s = Settings { seed: 3, threads: 1, ..Default::default() };
-    s.model.dim = 12;
-    s.model.heads = 2;
-    s.model.max_len = 8;
-    s.model.dropout = 0.1;
-    s.local.epochs = 2;
-    s.federation.fraction = 0.4;
-    s
-}
-
-/// The world with users of even number at one site and two each at others.
-fn world(users: u32, items: u32, seed: u64) -> (Dataset, Views) {
-    let (mut data, views) = crate::ring::world(users, items, seed);
-    let site = |u: u32| if u.is_multiple_of(2) { "main".to_string() } else { format!("site {}", u / 4) };
-    data.groups = Some(UserGroups::new("site", &(0..users).map(site).collect::<Vec<_>>()));
-    (data, views)
-}
-
-fn train(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Vec<NamedTensor> {
-    let mut trainer = Trainer::new(valid(settings), data, views).unwrap();
-    for _ in 0..rounds {
-        trainer.round().unwrap();
-    }
-    trainer.tensors().unwrap()
-}
-
-/// Every kind of training that keeps different state.
-fn kinds() -> Vec<(&'static str, Settings)> {
-    let base = settings();
-    let with = |f: &dyn Fn(&mut Settings)| {
-        let mut s = base.clone();
-        f(&mut s);
-        s
-    };
-    vec![
-        ("lumos", base.clone()),
-        ("positions from the last", with(&|s| s.model.positions = Positions::Last)),
-        ("literal", with(&|s| s.loss.contrast = Contrast::Joint)),
-        ("no views", with(&|s| s.loss.contrast = Contrast::None)),
-        ("gru", with(&|s| s.model.backbone = Backbone::GRU4REC)),
-        ("bert", with(&|s| s.model.backbone = Backbone::BERT4REC)),
-        ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::BERT4REC, vec![Group::Encoder]))),
-        ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
-        ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
-        ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
-        ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
-        ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
-        ("momentum, examples", with(&|s| (s.federation.server_momentum, s.federation.weights) = (0.5, ClientWeighting::Examples))),
-        ("private encoder", with(&|s| s.federation.shared = vec![Group::Items])),
-        ("private items", with(&|s| s.federation.shared = vec![Group::Encoder])),
-        ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),
-        ("backbone and term of another crate", foreign::with_foreign(base.clone())),
-        ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
-        ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
-        ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
-        ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
-        ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
-        ("groups by a column", with(&|s| (s.federation.clients, s.data.group_column, s.local.batch) = (Clients::Column, "site".into(), 7))),
-        ("four groups", with(&|s| (s.federation.clients, s.local.batch, s.federation.fraction) = (Clients::Groups(4), 7, 0.6))),
-    ]
-}
 
 #[test]
 fn the_number_of_threads_leaves_no_trace() {
@@ -91,28 +27,13 @@ fn the_number_of_threads_leaves_no_trace() {
     }
 }
 
-#[test]
-fn a_resumed_run_ends_with_the_same_bits() {
-    let (data, views) = world(50, 30, 2);
-    for (name, s) in kinds() {
-        let whole = train(&s, &data, &views, 4);
-        let half = train(&s, &data, &views, 2);
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
-        trainer.restore(&half, 2).unwrap();
-        for _ in 0..2 {
-            trainer.round().unwrap();
-        }
-        assert_eq!(whole, trainer.tensors().unwrap(), "{name}");
-    }
-}
-
 /// Each value of the column is a participant, whatever its size; without groups the choice is refused.
 #[test]
 fn a_column_makes_the_participants() {
     let (data, views) = world(20, 30, 3);
     let mut s = settings();
     (s.federation.clients, s.federation.fraction, s.data.group_column) = (Clients::Column, 1.0, "site".into());
-    let report = Trainer::new(lumos::testing::valid(&s), &data, &views).unwrap().round().unwrap();
+    let report = Trainer::new(lumos::testing::valid(&s), data.clone(), views.clone()).unwrap().round().unwrap();
     assert_eq!(report.clients, 6, "main and five sites of two");
     let all = Participants::new(Clients::Column, &data);
     let main = all.of(0);
@@ -124,7 +45,7 @@ fn a_column_makes_the_participants() {
     let users = Settings { federation: FederationSettings { clients: Clients::User, ..s.federation.clone() }, ..s.clone() };
     assert_eq!(train(&s, &alone, &views, 2), train(&users, &alone, &views, 2));
     let none = Dataset { groups: None, ..data };
-    let message = Trainer::new(lumos::testing::valid(&s), &none, &views).err().expect("refused").to_string();
+    let message = Trainer::new(lumos::testing::valid(&s), none.clone(), views.clone()).err().expect("refused").to_string();
     assert!(message.contains("federation.clients") && message.contains("data.group_column"), "{message}");
     s.data.group_column.clear();
     let message = validate(&s).unwrap_err().to_string();
@@ -138,93 +59,6 @@ fn another_seed_gives_another_model() {
     let one = train(&s, &data, &views, 1);
     s.seed = 4;
     assert_ne!(one, train(&s, &data, &views, 1));
-}
-
-#[test]
-fn a_checkpoint_of_another_model_is_refused_by_name() {
-    let (data, views) = world(30, 20, 1);
-    let s = settings();
-    let state = train(&s, &data, &views, 1);
-    let mut wider = s.clone();
-    wider.model.dim = 16;
-    let mut gru = s.clone();
-    gru.model.backbone = Backbone::GRU4REC;
-    let (other_data, other_views) = world(30, 21, 1);
-    for (settings, data, views, word) in
-        [(&wider, &data, &views, "items"), (&gru, &data, &views, "layer0.x.w"), (&s, &other_data, &other_views, "items")]
-    {
-        let mut trainer = Trainer::new(valid(settings), data, views).unwrap();
-        let before = trainer.tensors().unwrap();
-        let error = trainer.restore(&state, 1).unwrap_err().to_string();
-        assert!(error.contains(word), "{error}");
-        assert_eq!(before, trainer.tensors().unwrap(), "a refused checkpoint changes nothing");
-    }
-}
-
-fn advance(trainer: &mut Trainer, rounds: u64) {
-    for _ in 0..rounds {
-        trainer.round().unwrap();
-    }
-}
-
-/// What was restored is what a checkpoint holds, whether or not a round has been trained since.
-#[test]
-fn a_restored_state_is_given_back_as_it_was() {
-    let (data, views) = world(40, 30, 5);
-    for (name, s) in kinds() {
-        let state = train(&s, &data, &views, 2);
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
-        trainer.restore(&state, 2).unwrap();
-        assert_eq!(state, trainer.tensors().unwrap(), "{name}");
-        // The same over a trainer that has state of its own, and on to the next round.
-        let mut used = Trainer::new(valid(&s), &data, &views).unwrap();
-        advance(&mut used, 3);
-        used.restore(&state, 2).unwrap();
-        assert_eq!((&state, used.rounds_done()), (&used.tensors().unwrap(), 2), "{name}");
-        assert_eq!(trainer.round().unwrap().round, 3);
-        used.round().unwrap();
-        assert_eq!(trainer.tensors().unwrap(), used.tensors().unwrap(), "{name}");
-        // Back to the start, where there are no moments and no private state.
-        let start = Trainer::new(valid(&s), &data, &views).unwrap().tensors().unwrap();
-        used.restore(&start, 0).unwrap();
-        advance(&mut used, 2);
-        assert_eq!(state, used.tensors().unwrap(), "{name}: from the start");
-    }
-}
-
-/// A checkpoint that turns out wrong at its very end has changed nothing before.
-#[test]
-fn restoring_is_all_or_nothing() {
-    let (data, views) = world(40, 30, 6);
-    for (name, s) in kinds() {
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
-        let mut undisturbed = Trainer::new(valid(&s), &data, &views).unwrap();
-        for t in [&mut trainer, &mut undisturbed] {
-            advance(t, 2);
-        }
-        let (state, other) = (trainer.tensors().unwrap(), train(&s, &data, &views, 3));
-        for spoiled in 0..other.len() {
-            let mut wrong = other.clone();
-            let tensor = &mut wrong[spoiled];
-            let (tensor_name, optional) = (tensor.name.clone(), tensor.name == "private");
-            match &mut tensor.data {
-                TensorData::U8(bytes) => drop(bytes.pop()),
-                TensorData::F32(values) => drop(values.pop()),
-                other => panic!("{other:?}"),
-            }
-            tensor.shape = vec![tensor.shape.iter().product::<usize>() - 1];
-            let error = trainer.restore(&wrong, 3).unwrap_err().to_string();
-            assert!(error.contains(&tensor_name), "{name}: {error}");
-            assert_eq!(state, trainer.tensors().unwrap(), "{name}: {tensor_name} spoiled");
-            if !optional {
-                wrong.remove(spoiled);
-                assert!(trainer.restore(&wrong, 3).unwrap_err().to_string().contains(&tensor_name), "{name}");
-            }
-        }
-        assert_eq!(trainer.round().unwrap().round, 3);
-        undisturbed.round().unwrap();
-        assert_eq!(undisturbed.tensors().unwrap(), trainer.tensors().unwrap(), "{name}");
-    }
 }
 
 fn items_of(tensors: &[NamedTensor]) -> &[f32] {
@@ -273,12 +107,12 @@ fn lambda_falls_to_nothing() {
     assert_eq!(whole.loss.lambda_at(9), whole.loss.lambda);
     assert!(train(&whole, &data, &views, 1) == train(&falling, &data, &views, 1), "round 1 has all of lambda");
     assert!(train(&whole, &data, &views, 2) != train(&falling, &data, &views, 2), "round 2 has two thirds of it");
-    let mut trainer = Trainer::new(valid(&falling), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&falling), data.clone(), views.clone()).unwrap();
     let reports: Vec<_> = (0..5).map(|_| trainer.round().unwrap()).collect();
     assert!(reports[..3].iter().all(|r| r.contrast_loss != 0.0) && reports[3..].iter().all(|r| r.contrast_loss == 0.0));
     let mut without = falling.clone();
     without.loss.contrast = Contrast::None;
-    let mut plain = Trainer::new(valid(&without), &data, &views).unwrap();
+    let mut plain = Trainer::new(valid(&without), data.clone(), views.clone()).unwrap();
     plain.restore(&train(&falling, &data, &views, 3), 3).unwrap();
     plain.round().unwrap();
     plain.round().unwrap();
@@ -336,7 +170,7 @@ fn private_weights_serve_their_own_user() {
     let mut s = settings();
     s.federation.fraction = 1.0;
     s.federation.shared = vec![Group::Encoder];
-    let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
     let users: Vec<u32> = (0..40).collect();
     for _ in 0..3 {
         trainer.round().unwrap();
@@ -370,7 +204,7 @@ fn a_rank_is_a_place_in_the_list_of_recommendations_under_either_mask() {
         if shared == Group::Encoder {
             s.federation.shared = vec![Group::Encoder];
         }
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         trainer.round().unwrap();
         for split in [Split::Validation, Split::Test] {
             let ranks = trainer.rank(split, &users, &|_, _| {}).unwrap();
@@ -395,7 +229,7 @@ fn training_learns_the_ring_and_beats_an_untrained_model() {
     let users: Vec<u32> = (0..200).collect();
     for contrast in [Contrast::None, Contrast::Decoupled] {
         s.loss.contrast = contrast;
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         let hits = |t: &mut Trainer| t.rank(Split::Test, &users, &|_, _| {}).unwrap().iter().filter(|&&r| r <= 3).count();
         let before = hits(&mut trainer);
         let first = trainer.round().unwrap();
@@ -415,7 +249,7 @@ fn a_diverging_client_stops_the_round_with_its_name_and_leaves_the_weights() {
     s.local.lr = 1e6;
     for (policy, part) in [(OnDivergence::Stop, "local.lr"), (OnDivergence::Drop, "more than federation.max_diverged = 0.1 lets pass")] {
         s.federation.on_divergence = policy;
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         let before = trainer.tensors().unwrap();
         let error = trainer.round().unwrap_err().to_string();
         assert!(error.starts_with("round 1, client ") && error.contains(part), "{error}");
@@ -440,7 +274,7 @@ fn clients_that_diverge_leave_no_trace_in_the_round() {
         let private = PrivateStore::new(16);
         let trained = |clients: &[u32], threads: u32| {
             let s = Settings { threads, ..s.clone() };
-            let mut engine = CpuEngine::new(valid(&s), &data, &views);
+            let mut engine = CpuEngine::new(valid(&s), data.clone(), views.clone());
             let work = Work { round: 1, clients, next: None, rules: &rules, private: &private };
             let trained = engine.train(&work, &|_, _| ()).unwrap();
             let rows = engine.touched_rows();
@@ -473,7 +307,7 @@ fn bytes_on_the_wire_are_those_of_the_encoding() {
     let mut s = settings();
     s.federation.fraction = 1.0;
     s.federation.upload_rows = UploadRows::Touched;
-    let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
     let before = items_of(&trainer.tensors().unwrap()).to_vec();
     let report = trainer.round().unwrap();
     let after = trainer.tensors().unwrap();
@@ -503,7 +337,7 @@ fn users_too_short_for_a_target_are_left_out_and_do_not_stop_training() {
     s.federation.fraction = 1.0;
     for anchor in [Anchor::History, Anchor::Input] {
         s.loss.anchor = anchor;
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         trainer.round().unwrap();
         let ranks = trainer.rank(Split::Test, &[0, 10, 11, 12], &|_, _| {}).unwrap();
         assert!(ranks[0] > 0 && ranks[1] == 0 && ranks[2] == 0 && ranks[3] > 0, "{ranks:?}");

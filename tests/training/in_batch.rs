@@ -112,7 +112,7 @@ fn copies_are_made_anew_and_data_stay_as_they_are() {
     let settings = settings();
     let before = hash(&data);
     let users: Vec<u32> = (0..30).collect();
-    let mut packer = Packer::new(&settings, &data, &views);
+    let mut packer = Packer::new(valid(&settings), data.clone(), views.clone());
     let plan = packer.begin(&users, 1);
     let (mut step, mut copies) = (Step::default(), std::collections::BTreeSet::new());
     let (mut masked, mut sequences) = (0, 0);
@@ -133,12 +133,12 @@ fn copies_are_made_anew_and_data_stay_as_they_are() {
     }
     assert_eq!(sequences, 2 * 3 * 30);
     assert!(masked > 0 && masked < sequences && copies.len() > 60, "{masked} masked, {} different", copies.len());
-    let mut trainer = Trainer::new(valid(&settings), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
     let report = trainer.round().unwrap();
     assert!(report.contrast_loss > 0.5, "{report:?}");
     assert_eq!(hash(&data), before, "an epoch changes no stored sequence");
     // The same round again, from the same data, has the same bits.
-    let mut again = Trainer::new(valid(&settings), &data, &views).unwrap();
+    let mut again = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
     again.round().unwrap();
     assert!(trainer.tensors().unwrap() == again.tensors().unwrap());
     let last = |t: &Trainer| t.tensors().unwrap()[0].shape.clone();
@@ -152,7 +152,7 @@ fn either_kind_of_backbone_is_trained_by_it_and_it_is_off_by_default() {
         let mut settings = settings();
         settings.model.backbone = backbone;
         let train = |settings: &Settings| {
-            let mut trainer = Trainer::new(valid(settings), &data, &views).unwrap();
+            let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
             let first = trainer.round().unwrap().contrast_loss;
             for _ in 0..8 {
                 trainer.round().unwrap();
@@ -165,6 +165,26 @@ fn either_kind_of_backbone_is_trained_by_it_and_it_is_off_by_default() {
         settings.loss.in_batch.weight = 0.0;
         let without = train(&settings);
         assert!(without.0 == 0.0 && without.2 != with.2, "{backbone:?}");
+    }
+}
+
+/// A mini-batch that is packed as one is worked by all threads, operation by operation; it is large enough here to be cut.
+#[test]
+fn the_number_of_threads_leaves_no_trace() {
+    let (data, views) = world(60, 400, 4);
+    for backbone in [Backbone::SASREC, Backbone::GRU4REC, Backbone::BERT4REC] {
+        let mut settings = settings();
+        settings.model.backbone = backbone;
+        (settings.model.dim, settings.model.dropout, settings.local.batch, settings.local.epochs) = (32, 0.2, 60, 1);
+        let train = |threads: u32| {
+            let mut trainer = Trainer::new(valid(&Settings { threads, ..settings.clone() }), data.clone(), views.clone()).unwrap();
+            trainer.round().unwrap();
+            trainer.tensors().unwrap()
+        };
+        let one = train(1);
+        for threads in [2, 5] {
+            assert!(train(threads) == one, "{backbone:?} with {threads} threads");
+        }
     }
 }
 

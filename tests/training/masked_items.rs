@@ -24,7 +24,7 @@ fn settings() -> Settings {
 
 fn steps(settings: &Settings, data: &Dataset, user: u32) -> (Vec<u32>, Vec<Step>) {
     let views = Views::default();
-    let mut packer = Packer::new(settings, data, &views);
+    let mut packer = Packer::new(valid(settings), data.clone(), views.clone());
     let plan = packer.begin(&[user], 1);
     let steps = (0..plan.steps).map(|number| {
         let mut step = Step::default();
@@ -91,7 +91,7 @@ fn the_mask_row_is_trained_and_never_ranked_or_counted() {
         settings.federation.clients = clients;
         settings.federation.fraction = 1.0;
         (settings.loss.rec, settings.local.epochs, settings.local.batch) = (rec, 2, 8);
-        let mut trainer = Trainer::new(valid(&settings), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
         let before = trainer.tensors().unwrap();
         let report = trainer.round().unwrap();
         let after = trainer.tensors().unwrap();
@@ -134,7 +134,7 @@ fn a_ring_is_learned() {
     settings.loss.rec = RecLoss::Softmax;
     (settings.local.epochs, settings.local.batch, settings.local.lr) = (1, 16, 3e-3);
     let users: Vec<u32> = (0..150).collect();
-    let mut trainer = Trainer::new(valid(&settings), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
     let hits =
         |trainer: &mut Trainer| trainer.rank(Split::Test, &users, &|_, _| {}).unwrap().iter().filter(|r| (1..=5).contains(*r)).count();
     let before = hits(&mut trainer);

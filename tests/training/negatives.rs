@@ -4,6 +4,7 @@ use super::ring::world;
 use lumos::backend::Step;
 use lumos::config::{Backbone, Contrast, RecLoss, Resample, Settings};
 use lumos::engine::Packer;
+use lumos::testing::valid;
 use lumos::views::Views;
 use std::collections::BTreeSet;
 
@@ -17,7 +18,7 @@ fn negatives_are_drawn_for_a_visit_a_position_or_an_epoch() {
             (s.model.backbone, s.model.dim, s.model.max_len) = (backbone, 8, 8);
             (s.loss.rec, s.loss.negatives, s.loss.resample, s.loss.contrast) = (RecLoss::SampledSoftmax, 5, resample, Contrast::None);
             s.local.epochs = 4;
-            let mut packer = Packer::new(&s, &data, &views);
+            let mut packer = Packer::new(valid(&s), data.clone(), views.clone());
             for user in 0..12 {
                 let plan = packer.begin(&[user], 3);
                 let train = data.train(user as usize);

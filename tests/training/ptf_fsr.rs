@@ -27,7 +27,7 @@ fn settings(options: &str) -> Settings {
 
 fn train(settings: &Settings, data: &Dataset, rounds: u64) -> Vec<NamedTensor> {
     let views = Views::default();
-    let mut trainer = Trainer::new(valid(settings), data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
     for _ in 0..rounds {
         trainer.round().unwrap();
     }
@@ -62,7 +62,7 @@ fn a_resumed_run_ends_with_the_same_bits() {
     for (name, s) in kinds() {
         let whole = train(&s, &data, 4);
         let half = train(&s, &data, 2);
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         trainer.restore(&half, 2).unwrap();
         assert!(half == trainer.tensors().unwrap(), "{name}: what was restored is what is given back");
         trainer.round().unwrap();
@@ -93,14 +93,14 @@ fn a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing() {
             }
             _ => (tensor.shape, tensor.data) = (vec![1], TensorData::F32(vec![0.0])),
         }
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         let before = trainer.tensors().unwrap();
         let message = trainer.restore(&bad, 2).unwrap_err().to_string();
         assert!(message.contains(part), "{name}: {message}");
         assert!(before == trainer.tensors().unwrap(), "{name}");
     }
     let averaging = Settings { federation: Default::default(), ..s.clone() };
-    let mut trainer = Trainer::new(valid(&averaging), &data, &views).unwrap();
+    let mut trainer = Trainer::new(valid(&averaging), data.clone(), views.clone()).unwrap();
     assert!(trainer.restore(&state, 2).is_err(), "a checkpoint of another protocol");
 }
 
@@ -122,7 +122,7 @@ fn what_crosses_the_wire_are_items_and_labels() {
     let up: u64 = (0..data.users()).map(|user| 8 + 4 * (2 * lengths(user) + 1)).sum();
     for options in ["", "server-dim=32 client-dim=16"] {
         let s = settings(options);
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         let report = trainer.round().unwrap();
         assert_eq!((report.clients, report.bytes_up, report.item_rows), (40, up, 0));
         assert!(report.bytes_down > up, "labels come on top of the items");
@@ -175,7 +175,7 @@ fn the_model_that_ranks_learns_from_uploads_alone() {
     let popular = metrics(&popularity_ranks(&data, Mask::History, Split::Test, &users), &[5]).get("HR@5").unwrap();
     for (rank, least) in [(0, 0.5), (1, 0.5), (2, 0.2)] {
         let s = Settings { threads: 2, ..settings(&format!("server-dim=32 server-lr=0.003 server-batch=32 server-epochs=3 rank={rank}")) };
-        let mut trainer = Trainer::new(valid(&s), &data, &views).unwrap();
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
         let before = hit_rate(&mut trainer, &data);
         for _ in 0..8 {
             trainer.round().unwrap();

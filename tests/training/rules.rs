@@ -20,8 +20,8 @@ fn settings(rules: &[&str]) -> Settings {
     s
 }
 
-fn trained<'a>(settings: &'a Settings, data: &'a Dataset, views: &'a Views, rounds: u64) -> Trainer<'a> {
-    let mut trainer = Trainer::new(valid(settings), data, views).unwrap();
+fn trained(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) -> Trainer {
+    let mut trainer = Trainer::new(valid(settings), data.clone(), views.clone()).unwrap();
     for _ in 0..rounds {
         trainer.round().unwrap();
     }
@@ -68,7 +68,7 @@ fn floats<'t>(tensors: &'t [NamedTensor], name: &str) -> &'t [f32] {
 fn everyone_flipping_goes_the_other_way() {
     let (data, views) = world(40, 30, 2);
     let (plain, flipped) = (settings(&[]), settings(&["sign-flip share=1 scale=2"]));
-    let before = Trainer::new(valid(&plain), &data, &views).unwrap().tensors().unwrap();
+    let before = Trainer::new(valid(&plain), data.clone(), views.clone()).unwrap().tensors().unwrap();
     let honest = trained(&plain, &data, &views, 1).tensors().unwrap();
     let attacked = trained(&flipped, &data, &views, 1).tensors().unwrap();
     let (w, a, b) = (floats(&before, "items"), floats(&honest, "items"), floats(&attacked, "items"));

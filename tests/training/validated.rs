@@ -79,7 +79,7 @@ fn a_trainer_refuses_more_than_its_data_set_has() {
         let mut settings = small();
         damage(&mut settings);
         let settings = Validated::new(settings).unwrap();
-        assert!(Trainer::new(&settings, &data, &views).err().unwrap().to_string().contains(key), "{key}");
+        assert!(Trainer::new(&settings, data.clone(), views.clone()).err().unwrap().to_string().contains(key), "{key}");
     }
 }
 
@@ -162,7 +162,7 @@ proptest! {
         changes.iter().for_each(|&(at, to)| damage(&mut settings, at, to));
         let Ok(settings) = Validated::new(settings) else { return Ok(()) };
         let (data, views) = world(7, 12, 1);
-        let Ok(mut trainer) = Trainer::new(&settings, &data, &views) else { return Ok(()) };
+        let Ok(mut trainer) = Trainer::new(&settings, data.clone(), views.clone()) else { return Ok(()) };
         if trainer.round().is_ok() {
             let ranks = trainer.rank(lumos::Split::Test, &[0, 6], &|_, _| ()).unwrap();
             prop_assert!(ranks.iter().all(|&rank| rank >= 1));

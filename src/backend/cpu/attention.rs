@@ -25,6 +25,15 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The query rows `lo..hi` alone.
+    ///
+    /// # Safety
+    /// `lo <= hi <= rows`, and the pointers are valid for what they say.
+    pub unsafe fn span(self, lo: usize, hi: usize) -> Shape {
+        // SAFETY: the caller's.
+        unsafe { Shape { rows: hi - lo, start: self.start.add(lo), token: self.token.add(lo), ..self } }
+    }
+
     /// First and last token that query row `r` sees.
     ///
     /// # Safety

@@ -61,38 +61,6 @@ dispatch! {
     pub unsafe fn linear_from(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, add: bool) = wide linear_kernel
 }
 
-dispatch! {
-    /// `wt[n, k] = w[k, n]` for `w [inner, cols]`.
-    ///
-    /// # Safety
-    /// Both hold `inner * cols` numbers; `wt` overlaps nothing.
-    pub unsafe fn transpose(inner: usize, cols: usize, w: *const f32, wt: *mut f32) = transpose_kernel
-}
-
-#[inline(always)]
-unsafe fn transpose_kernel<S: Simd>(inner: usize, cols: usize, w: *const f32, wt: *mut f32) {
-    unsafe {
-        let (full_k, full_n) = (inner / LANES * LANES, cols / LANES * LANES);
-        for k in (0..full_k).step_by(LANES) {
-            for n in (0..full_n).step_by(LANES) {
-                let mut block = [S::splat(0.0); LANES];
-                for (i, row) in block.iter_mut().enumerate() {
-                    *row = S::load(w.add((k + i) * cols + n));
-                }
-                S::transpose(&mut block);
-                for (i, row) in block.iter().enumerate() {
-                    S::store(wt.add((n + i) * inner + k), *row);
-                }
-            }
-        }
-        for k in 0..inner {
-            for n in if k < full_k { full_n } else { 0 }..cols {
-                *wt.add(n * inner + k) = *w.add(k * cols + n);
-            }
-        }
-    }
-}
-
 #[inline(always)]
 unsafe fn linear_kernel<S: Vector>(
     rows: usize,
@@ -179,7 +147,7 @@ unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
 
 dispatch! {
     /// `dx[r, i] (+)= sum_n dy[r, n] w[i, n]`: products of rows with rows. Adds to `dx` where `add` is set. For a few rows
-    /// against many weights; elsewhere [`transpose`] and [`linear_from`] are faster.
+    /// against many weights; elsewhere [`transpose`](super::transpose::transpose) and [`linear_from`] are faster.
     ///
     /// # Safety
     /// `dy` holds `rows * cols` numbers, `w` `inner * cols`, `dx` `rows * inner`; `dx` overlaps nothing.
@@ -273,19 +241,39 @@ pub enum GradSink {
     Adam(*mut f32, *mut f32, *mut f32, AdamStep),
 }
 
+/// `g[i, n] = sum_r x[r, i] dy[r, n]`, handed to `sink` tile by tile.
+///
+/// # Safety
+/// `x` holds `rows * inner` numbers, `dy` `rows * cols`, every pointer of `sink` `inner * cols`; those overlap nothing.
+#[inline]
+pub unsafe fn linear_weight(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) {
+    unsafe { linear_weight_span(rows, inner, cols, 0, inner, x, dy, sink) }
+}
+
 dispatch! {
-    /// `g[i, n] = sum_r x[r, i] dy[r, n]`, handed to `sink` tile by tile.
+    /// [`linear_weight`] for the rows `from..to` of `g` alone.
     ///
     /// # Safety
-    /// `x` holds `rows * inner` numbers, `dy` `rows * cols`, every pointer of `sink` `inner * cols`; those overlap nothing.
-    pub unsafe fn linear_weight(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) = wide linear_weight_kernel
+    /// As [`linear_weight`], and `from <= to <= inner`. Nothing is written to other rows of `sink`.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn linear_weight_span(rows: usize, inner: usize, cols: usize, from: usize, to: usize, x: *const f32, dy: *const f32, sink: GradSink) = wide linear_weight_kernel
 }
 
 #[inline(always)]
-unsafe fn linear_weight_kernel<S: Vector>(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) {
+#[allow(clippy::too_many_arguments)]
+unsafe fn linear_weight_kernel<S: Vector>(
+    rows: usize,
+    inner: usize,
+    cols: usize,
+    from: usize,
+    to: usize,
+    x: *const f32,
+    dy: *const f32,
+    sink: GradSink,
+) {
     unsafe {
-        let (count, height, extra) = tiles(inner, 6);
-        let mut i = 0;
+        let (count, height, extra) = tiles(to - from, 6);
+        let mut i = from;
         for t in 0..count {
             let h = height + usize::from(t < extra);
             if let GradSink::Adam(_, m, s, _) = sink {

@@ -1,11 +1,11 @@
-//! The gradient of a part of a mini-batch at weights that several workers share.
+//! The gradient of a micro-batch of a mini-batch at weights that several workers share.
 
 use super::{RowLog, Worker};
 use crate::backend::{Act, Step};
 use crate::base::rng::Stream;
 
-/// Where the gradient of a part is taken.
-pub struct Part<'p> {
+/// Where the gradient of a micro-batch is taken.
+pub struct GradientAt<'p> {
     /// Dense weights `[P]`.
     pub dense: &'p [f32],
     /// Item rows `[I, d]`, dropped out already where that is asked for.
@@ -22,7 +22,7 @@ impl Worker {
     /// of the step.
     pub fn gradient(
         &mut self,
-        part: &Part,
+        part: &GradientAt,
         mut log: Option<&mut RowLog>,
         fill: impl FnOnce(&mut Step),
         pass: impl FnOnce(&mut Worker),

@@ -1,4 +1,4 @@
-//! Binary cross-entropy towards given labels, and gradients of hidden states that a step brings along.
+//! Binary cross-entropy towards given labels, and gradients of hidden states that come with a step.
 
 use super::Worker;
 use super::rows;
@@ -63,7 +63,7 @@ impl Worker {
 mod tests {
     use super::*;
     use crate::backend::Step;
-    use crate::backend::cpu::{Part, WorkerShape};
+    use crate::backend::cpu::{GradientAt, WorkerShape};
     use crate::base::rng::{Purpose, Stream};
     use crate::config::{Backbone, LossSettings, ModelSettings};
     use crate::model::{Model, ModelSpec, Weights};
@@ -124,7 +124,7 @@ mod tests {
             let spec = ModelSpec::new(&settings);
             let mut weights = Weights::init(&spec, ITEMS, 1);
             let (mut worker, model) = (Worker::new(WorkerShape::new(&spec)), Model::new(&spec));
-            let part = Part { dense: &weights.dense.clone(), items: &weights.items.clone(), dropout: None, number: 1 };
+            let part = GradientAt { dense: &weights.dense.clone(), items: &weights.items.clone(), dropout: None, number: 1 };
             let [value, _] = worker.gradient(&part, None, |step| pack(step, pull), |worker| model.train(worker, &loss_settings));
             let (dense, items) = (worker.dense_gradient().to_vec(), worker.item_gradient().to_vec());
             let expected = loss(&mut worker, &model, &weights.dense, &weights.items, false);
@@ -154,7 +154,7 @@ mod tests {
         let weights = Weights::init(&spec, ITEMS, 1);
         let (mut worker, model) = (Worker::new(WorkerShape::new(&spec)), Model::new(&spec));
         let mut of = |labelled: bool| {
-            let part = Part { dense: &weights.dense, items: &weights.items, dropout: None, number: 1 };
+            let part = GradientAt { dense: &weights.dense, items: &weights.items, dropout: None, number: 1 };
             let fill = |step: &mut Step| {
                 pack(step, false);
                 let labels = std::mem::take(&mut step.labels).len();

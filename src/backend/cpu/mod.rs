@@ -1,6 +1,8 @@
 //! The CPU backend: one worker trains one client at a time, start to end inside its cache, in an arena allocated once.
 
+mod attend;
 mod attention;
+mod dropout;
 mod gemm;
 mod gradient;
 mod gru;
@@ -13,15 +15,19 @@ pub mod rank;
 mod row_log;
 mod rows;
 pub mod simd;
+mod softmax;
+mod spread;
+mod transpose;
 mod visit;
 mod worker;
 
-pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight, transpose};
-pub use gradient::Part;
+pub use dropout::drop_items_span;
+pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight};
+pub use gradient::GradientAt;
 pub use labelled::{dot, sigmoid};
 pub use losses::{Group, info_nce};
-pub use ops::drop_items_span;
 pub use optim::{AdamStep, adam_span, sum_of_squares};
 pub use row_log::{BUCKET, RowLog};
+pub use transpose::transpose;
 pub use visit::{Visit, Visited};
 pub use worker::{Worker, WorkerShape};

@@ -1,18 +1,16 @@
 //! [`Backend`] on a [`Worker`]: each operation is a call of a kernel on the arena.
 
-use super::attention::{self, Shape};
+use super::dropout::{ITEM_SITE, drop_out};
 use super::gemm::{self, GradSink};
 use super::gru::Recurrence;
 use super::in_batch::Pairs;
 use super::losses::{self, Examples, Group};
 use super::rows;
+use super::spread::Shared;
+use super::transpose::transpose;
 use super::worker::Worker;
 use crate::backend::{Act, Backend, Mask, RowKind};
-use crate::base::rng::{Stream, dropout_threshold};
 use crate::config::{InBatchSettings, LossSettings, RecLoss};
-
-/// Logits of a full softmax are computed for so many examples at a time, so that the matrix is never stored.
-const SOFTMAX_ROWS: usize = 6;
 
 impl Worker {
     fn count(&self, rows: RowKind) -> usize {
@@ -22,7 +20,7 @@ impl Worker {
         }
     }
 
-    fn ptr(&mut self, a: Act) -> *mut f32 {
+    pub(super) fn ptr(&mut self, a: Act) -> *mut f32 {
         debug_assert!(a.at + self.count(a.rows) * a.width <= self.top);
         // SAFETY: `act` made the arena large enough.
         unsafe { self.arena.as_mut_ptr().add(a.at) }
@@ -42,16 +40,6 @@ impl Worker {
     fn weight(&self, at: usize) -> *const f32 {
         // SAFETY: offsets come from the model's layout.
         unsafe { self.read_dense.add(at) }
-    }
-
-    fn attention_shape(&self, mask: Mask, q: Act, heads: usize) -> Shape {
-        let (start, token) = match q.rows {
-            RowKind::Tokens => (&self.step.start, &self.step.token),
-            RowKind::Outputs => (&self.step.out_start, &self.step.out_token),
-        };
-        let whole = if mask == Mask::Full { self.step.start.as_ptr() } else { std::ptr::null() };
-        let tokens = self.step.tokens();
-        Shape { rows: token.len(), d: q.width, heads, start: start.as_ptr(), token: token.as_ptr(), whole, tokens }
     }
 
     /// Memory for a transposed weight `[out, in]`.
@@ -76,72 +64,10 @@ impl Worker {
             }
         }
     }
-
-    fn full_softmax(&mut self, h: Act, dh: Act) -> f64 {
-        // Special rows lie behind the catalogue and are no candidates.
-        let (d, n, count) = (self.shape.dim, self.row_count - self.step.special, self.step.example.len());
-        let need = SOFTMAX_ROWS * (n + 2 * d);
-        if self.scratch.len() < need {
-            self.scratch.resize(need, 0.0);
-        }
-        let (hp, dhp) = (self.ptr(h), self.ptr(dh));
-        let mut total = 0f64;
-        for lo in (0..count).step_by(SOFTMAX_ROWS) {
-            let k = (count - lo).min(SOFTMAX_ROWS);
-            let scratch = self.scratch.as_mut_ptr();
-            // SAFETY: `scratch` holds k rows of logits, hidden states and their gradients.
-            unsafe {
-                let (hidden, back) = (scratch.add(SOFTMAX_ROWS * n), scratch.add(SOFTMAX_ROWS * (n + d)));
-                for e in 0..k {
-                    let q = self.step.example[lo + e] as usize;
-                    std::ptr::copy_nonoverlapping(hp.add(q * d), hidden.add(e * d), d);
-                }
-                gemm::linear_input(k, n, d, hidden, self.read_rows, scratch, false);
-                total += losses::softmax_rows(k, n, count, self.step.cands.as_ptr().add(lo), scratch);
-                gemm::linear(k, n, d, scratch, self.read_rows, std::ptr::null(), back);
-                gemm::linear_weight(k, n, d, scratch, hidden, GradSink::Add(self.rows.g.as_mut_ptr()));
-                for e in 0..k {
-                    let q = self.step.example[lo + e] as usize;
-                    rows::axpy(d, 1.0, back.add(e * d), dhp.add(q * d));
-                }
-            }
-        }
-        total / count as f64
-    }
 }
 
 // Safety of the blocks below: activations come from `act`, which sized the arena for the step at hand; weights come from the
 // model's layout; rows and tokens were packed by `Step`, whose indices are in range.
-/// The dropout site of the item table, beyond those of any model (64 blocks have fewer than 200).
-const ITEM_SITE: u64 = 255;
-
-/// Where the draws for the item table of step `number` begin.
-fn item_base(number: u32) -> u64 {
-    u64::from(number) << 40 | ITEM_SITE << 32
-}
-
-/// Inverted dropout of the item table of step `number`, on the elements from `first` (a multiple of 8) on: the mask that
-/// [`Backend::drop_items`] puts on the whole table.
-pub fn drop_items_span(stream: &Stream, number: u32, rate: f32, first: usize, x: &mut [f32]) {
-    assert!(first.is_multiple_of(8), "a span of the item table begins at a block of draws");
-    drop_out(stream, item_base(number) + first as u64 / 8, rate, x);
-}
-
-/// Inverted dropout in place, a function of the stream and of `base` alone.
-fn drop_out(stream: &Stream, base: u64, rate: f32, x: &mut [f32]) {
-    if rate <= 0.0 {
-        return;
-    }
-    // Sixteen random bits an element: eight elements a block.
-    let (threshold, keep) = dropout_threshold(rate);
-    for (i, eight) in x.chunks_mut(8).enumerate() {
-        let words = stream.block_at(base + i as u64);
-        for (k, v) in eight.iter_mut().enumerate() {
-            let bits = (words[k / 2] >> (16 * (k as u32 % 2))) & 0xffff;
-            *v *= if bits < threshold { 0.0 } else { keep };
-        }
-    }
-}
 
 impl Backend for Worker {
     fn act(&mut self, rows: RowKind, width: usize) -> Act {
@@ -230,7 +156,11 @@ impl Backend for Worker {
     fn linear(&mut self, x: Act, w: usize, b: usize, y: Act) {
         let n = self.count(x.rows);
         let (xp, yp) = (self.ptr(x), self.ptr(y));
-        unsafe { gemm::linear(n, x.width, y.width, xp, self.weight(w), self.weight(b), yp) };
+        let at = Shared::new((xp, self.weight(w), self.weight(b), yp));
+        self.spread(n, x.width * y.width, |lo, hi| {
+            let (xp, w, b, yp) = at.get();
+            unsafe { gemm::linear(hi - lo, x.width, y.width, xp.add(lo * x.width), w, b, yp.add(lo * y.width)) };
+        });
     }
 
     fn linear_backward(&mut self, x: Act, dy: Act, w: usize, b: usize, dx: Option<Act>, add: bool) {
@@ -239,29 +169,32 @@ impl Backend for Worker {
         unsafe {
             if let Some(dx) = dx {
                 let (dp, wt) = (self.ptr(dx), self.transposed(x.width, dy.width));
-                gemm::transpose(x.width, dy.width, self.weight(w), wt);
-                gemm::linear_from(n, dy.width, x.width, gp, wt, std::ptr::null(), dp, add);
+                transpose(x.width, dy.width, self.weight(w), wt);
+                let at = Shared::new((gp, wt, dp));
+                self.spread(n, x.width * dy.width, |lo, hi| {
+                    let (gp, wt, dp) = at.get();
+                    gemm::linear_from(hi - lo, dy.width, x.width, gp.add(lo * dy.width), wt, std::ptr::null(), dp.add(lo * x.width), add);
+                });
             }
             gemm::column_sums(n, dy.width, gp, self.dense.g.as_mut_ptr().add(b));
             // Last, because it may move the weight.
             let sink = self.weight_sink(w);
-            gemm::linear_weight(n, x.width, dy.width, xp, gp, sink);
+            let at = Shared::new((xp, gp, sink));
+            self.spread(x.width, n * dy.width, |from, to| {
+                let (xp, gp, sink) = at.get();
+                gemm::linear_weight_span(n, x.width, dy.width, from, to, xp, gp, sink);
+            });
         }
     }
 
     fn attention(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, y: Act, stats: Act) {
-        let shape = self.attention_shape(mask, q, heads);
-        let (q, k, v, y, stats) = (self.ptr(q), self.ptr(k), self.ptr(v), self.ptr(y), self.ptr(stats));
-        unsafe { attention::attention(shape, q, k, v, y, stats, self.scratch.as_mut_ptr()) };
+        self.attend(mask, heads, [q, k, v], y, stats);
     }
 
     fn attention_backward(&mut self, mask: Mask, heads: usize, q: Act, k: Act, v: Act, stats: Act, dy: Act, dq: Act, dk: Act, dv: Act) {
         self.zero(dk);
         self.zero(dv);
-        let shape = self.attention_shape(mask, q, heads);
-        let (q, k, v, stats, dy) = (self.ptr(q), self.ptr(k), self.ptr(v), self.ptr(stats), self.ptr(dy));
-        let (dq, dk, dv) = (self.ptr(dq), self.ptr(dk), self.ptr(dv));
-        unsafe { attention::attention_backward(shape, q, k, v, dy, stats, dq, dk, dv, self.scratch.as_mut_ptr()) };
+        self.attend_backward(mask, heads, [q, k, v], stats, dy, [dq, dk, dv]);
     }
 
     fn gru(&mut self, xw: Act, w: usize, b: usize, h: Act, gates: Act, previous: Act) {
@@ -278,7 +211,7 @@ impl Backend for Worker {
         let (g, p, dhp, dx, du) = (self.ptr(gates), self.ptr(previous), self.ptr(dh), self.ptr(dxw), self.ptr(dhw));
         let wt = self.transposed(d, 3 * d);
         unsafe {
-            gemm::transpose(d, 3 * d, self.weight(w), wt);
+            transpose(d, 3 * d, self.weight(w), wt);
             let r = Recurrence { bounds: &self.step.bounds, d };
             r.backward(wt, g, p, dhp, dx, du, self.scratch.as_mut_ptr());
             gemm::column_sums(n, 3 * d, du, self.dense.g.as_mut_ptr().add(b));
@@ -313,7 +246,12 @@ impl Backend for Worker {
 
     fn dropout(&mut self, site: u32, rate: f32, x: Act) {
         let Some((stream, base)) = self.dropout.clone() else { return };
-        drop_out(&stream, base | (u64::from(site) << 32), rate, self.values_mut(x));
+        let (base, n, xp) = (base | (u64::from(site) << 32), self.count(x.rows) * x.width, Shared::new(self.ptr(x)));
+        // Blocks of draws, of eight elements each.
+        self.spread(n.div_ceil(8), 64, |lo, hi| {
+            let span = unsafe { std::slice::from_raw_parts_mut(xp.get().add(8 * lo), n.min(8 * hi) - 8 * lo) };
+            drop_out(&stream, base + lo as u64, rate, span);
+        });
     }
 
     fn drop_items(&mut self, rate: f32) {

@@ -69,6 +69,8 @@ pub struct Worker {
     pub(super) factors: Vec<f32>,
     /// Loss sums of the step at hand: next-item and contrast (the latter without lambda).
     pub(super) losses: (f64, f64),
+    /// Threads that operations of a large step may use (see `spread`).
+    pub(super) threads: usize,
 }
 
 // SAFETY: the raw pointers name either the worker's own slabs or a model that outlives the evaluation that set them.
@@ -100,6 +102,7 @@ impl Worker {
             row_log: None,
             factors: Vec::new(),
             losses: (0.0, 0.0),
+            threads: 1,
         }
     }
 

@@ -4,7 +4,7 @@ use super::shape::Shape;
 use crate::backend::{Act, Backend, Mask, RowKind, attention_scratch, gru_scratch, operations};
 use crate::config::{InBatchSettings, LossSettings};
 
-/// Activations begin at multiples of so many floats: 128 bytes, a line of the cache.
+/// Activations begin at multiples of this number of floats: 128 bytes, a line of the cache.
 pub const ACT_ALIGN: usize = 32;
 
 /// Where the next activation of `shape` goes; moves `top` behind it.

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Settings;
 use crate::config::choices::*;
+use crate::config::clients::Clients;
 
 /// How a GPU is used.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

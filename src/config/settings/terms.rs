@@ -1,6 +1,6 @@
 //! Settings of the terms of the objective that have a table of their own.
 
-use crate::config::choices::choice;
+use crate::config::choice::choice;
 use serde::{Deserialize, Serialize};
 
 /// Which items are masked.

@@ -66,7 +66,7 @@ impl Default for ViewSettings {
     }
 }
 
-/// What a language model is told and how its answer is read, for `views.generator` `llm` and `served`.
+/// The prompt of a language model and how its answer is read, for `views.generator` `llm` and `served`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextSettings {
@@ -136,7 +136,7 @@ pub struct LlmSettings {
     pub grounding: Grounding,
     /// Sampling temperature; 0: the likeliest token every time.
     pub temperature: f32,
-    /// Draw from the likeliest so many tokens; 0: all.
+    /// Number of the likeliest tokens to draw from (top-k); 0: all.
     pub top_k: u32,
     /// Draw from the likeliest tokens that hold this probability; 1: all.
     pub top_p: f32,

@@ -81,7 +81,7 @@ pub(super) fn fetch(owner: &Arc<Inner>, at: u64, bytes: usize) -> Result<Box<dyn
         None => Landing::new(bytes.next_power_of_two().max(4096)).map_err(|e| owner.failed(&mut state, "cuMemHostAlloc", e))?,
     };
     let stream = owner.stream.cu_stream();
-    // SAFETY: the caller checked the range on the device; the landing is long enough and nobody else's.
+    // SAFETY: the caller checked the range on the device; the landing is long enough and not shared.
     let begun = unsafe {
         let target = std::slice::from_raw_parts_mut(landing.memory, bytes);
         result::memcpy_dtoh_async(target, at, stream).and_then(|()| result::event::record(landing.event, stream))

@@ -1,18 +1,18 @@
 //! Training of a participant with many sequences: mini-batches that all threads share.
 //!
-//! A mini-batch is cut into parts of [`PART`] sequences, whatever the number of threads. Each part's gradient is taken by one worker at the
+//! A mini-batch is cut into micro-batches of [`MICRO_BATCH`] sequences, whatever the number of threads. Each micro-batch's gradient is taken by one worker at the
 //! participant's weights. Gradients of dense weights are added up in 64-bit fixed point, where the order leaves no trace; those of item
-//! rows, of which a part names some, row by row in the order of the parts. So the weights have the same bits for any number of threads.
-//! The loss of a mini-batch is the mean over its examples: a part counts by its share of them.
+//! rows, of which a micro-batch names some, row by row in the order of the micro-batches. So the weights have the same bits for any number of threads.
+//! The loss of a mini-batch is the mean over its examples: a micro-batch counts by its share of them.
 
 use super::tally::Place;
 use super::visit::Lane;
 use crate::backend::Step;
-use crate::backend::cpu::{AdamStep, BUCKET, Part, RowLog, Visited, adam_span, drop_items_span, sum_of_squares};
+use crate::backend::cpu::{AdamStep, BUCKET, GradientAt, RowLog, Visited, adam_span, drop_items_span, sum_of_squares};
 use crate::base::parallel;
 use crate::base::rng::Stream;
 use crate::config::{LossSettings, RecLoss};
-use crate::engine::mini_batches::{self, MiniBatches, PART};
+use crate::engine::mini_batches::{self, MICRO_BATCH, MiniBatches};
 use crate::engine::{Moments, Progress, fixed};
 use std::time::Instant;
 
@@ -60,12 +60,12 @@ pub(super) struct Batches {
 #[derive(Default)]
 pub(super) struct GradientSums {
     dense: Vec<i64>,
-    /// Item rows `[I, d]`, where each part has a gradient for all of them; empty otherwise.
+    /// Item rows `[I, d]`, where each micro-batch has a gradient for all of them; empty otherwise.
     items: Vec<i64>,
-    /// Number, share and row gradients of each part, where they name some rows only.
+    /// Number, share and row gradients of each micro-batch, where they name some rows only.
     logs: Vec<(usize, f32, RowLog)>,
     spare: Vec<RowLog>,
-    /// In fixed point, so that it does not matter which worker took which part.
+    /// In fixed point, so that it does not matter which worker took which micro-batch.
     losses: [i64; 2],
     tokens: u64,
     examples: usize,
@@ -171,11 +171,11 @@ impl Batches {
         (visited, true)
     }
 
-    /// One mini-batch: gradients of its parts, their sum, the optimiser. False where a gradient was not finite or too large.
+    /// One mini-batch: gradients of its micro-batches, their sum, the optimiser. False where a gradient was not finite or too large.
     #[allow(clippy::too_many_arguments)]
     fn step(&mut self, at: &Place, lanes: &mut [Lane], client: u32, batch: &[u32], epoch: u32, number: u32, visited: &mut Visited) -> bool {
         let settings = at.settings;
-        // Positions that could be trained on: how many are is known once the parts are packed.
+        // Positions that could be trained on: how many are is known once the micro-batches are packed.
         let positions = lanes[0].packer.examples_of(batch);
         if positions == 0 {
             return true;
@@ -197,7 +197,7 @@ impl Batches {
         if examples == 0 {
             return true;
         }
-        // Parts counted by their share of the positions; the loss is a mean over examples.
+        // Micro-batches counted by their share of the positions; the loss is a mean over examples.
         let factor = positions as f32 / examples as f32;
         visited.steps += 1;
         visited.tokens += lanes.iter().map(|lane| lane.gradient.tokens).sum::<u64>();
@@ -222,7 +222,7 @@ impl Batches {
         }
         let adam = |scale| AdamStep::new(&settings.local, step, u32::MAX, scale).with_stored_moments();
         if !whole {
-            // The parts in their order, whichever worker took them.
+            // The micro-batches in their order, whichever worker took them.
             let mut logs: Vec<_> = lanes.iter().flat_map(|lane| &lane.gradient.logs).collect();
             logs.sort_unstable_by_key(|(part, ..)| *part);
             // Without a clip the optimiser steps on a bucket while it is in the cache.
@@ -239,7 +239,7 @@ impl Batches {
         squares.is_finite()
     }
 
-    /// Adds the gradients of the parts of `batch`, each by its share of `positions`, to the lanes' sums.
+    /// Adds the gradients of the micro-batches of `batch`, each by its share of `positions`, to the lanes' sums.
     #[allow(clippy::too_many_arguments)]
     fn add_gradients(
         &self,
@@ -259,11 +259,14 @@ impl Batches {
         for lane in lanes.iter_mut() {
             lane.gradient.begin(self.dense.p.len(), if whole { self.items.p.len() } else { 0 });
         }
-        let part = if lanes[0].packer.whole_batches() { batch.len() } else { PART };
+        let part = if lanes[0].packer.whole_batches() { batch.len() } else { MICRO_BATCH };
         let parts: Vec<&[u32]> = batch.chunks(part).collect();
+        // Threads that have no micro-batch of their own help with one.
+        let helpers = lanes.len() / parts.len().max(1);
+        lanes.iter_mut().for_each(|lane| lane.worker.set_threads(helpers));
         parallel::for_each(lanes, parts.len(), 1, |lane, i| {
             let Lane { packer, worker, gradient: sums, .. } = lane;
-            let part = Part { dense: &self.dense.p, items, dropout: drops.then(|| draws(1 + i)), number: step };
+            let part = GradientAt { dense: &self.dense.p, items, dropout: drops.then(|| draws(1 + i)), number: step };
             let mut log = (!whole).then(|| sums.spare.pop().unwrap_or_default());
             let fill = |step: &mut Step| packer.pack_batch(parts[i], epoch, step);
             let losses = worker.gradient(&part, log.as_mut(), fill, |worker| at.model.train(worker, &loss));
@@ -281,6 +284,7 @@ impl Batches {
                 None => sums.fine &= fixed::add_gradient(&mut sums.items, worker.item_gradient(), share),
             }
         });
+        lanes.iter_mut().for_each(|lane| lane.worker.set_threads(1));
     }
 }
 
@@ -297,7 +301,7 @@ impl Parameters {
         spans.map(|(i, (((p, m), s), g))| (i * n, p, m, s, g)).collect()
     }
 
-    /// Turns the logs of all parts, times `factor`, into gradients of item rows of width `d`, bucket by bucket; `then` may change a bucket, given its first
+    /// Turns the logs of all micro-batches, times `factor`, into gradients of item rows of width `d`, bucket by bucket; `then` may change a bucket, given its first
     /// element, and `adam` steps on it. Gives the sum of squares.
     fn scatter(
         &mut self,

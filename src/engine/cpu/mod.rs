@@ -10,10 +10,11 @@ pub(crate) use ranking::{encode, in_blocks, own_state, pack_input, personal_scor
 
 use super::mini_batches::MiniBatches;
 use super::{
-    Engine, Global, Mean, Moments, Participants, PrivateState, PrivateStore, Progress, Reduce, Server, Totals, Trained, VisitPlan, Work,
+    Engine, Global, Mean, Moments, Packer, Participants, PrivateState, PrivateStore, Progress, Server, Totals, Trained, VisitPlan, Work,
     fixed,
 };
 use crate::base::parallel;
+use crate::cluster::Reduce;
 use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::model::{Model, ModelSpec, Weights};
@@ -21,43 +22,46 @@ use crate::views::Views;
 use crate::{Error, Result};
 use batches::Batches;
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tally::{After, Place, Shared, Tally};
 use visit::Lane;
 
 /// The engine of the CPU.
-pub struct CpuEngine<'a> {
-    settings: &'a Settings,
-    data: &'a Dataset,
+pub struct CpuEngine {
+    settings: Arc<Validated<Settings>>,
+    data: Arc<Dataset>,
     model: Model,
     global: Global,
     /// Round that the global model is of, and the one that was trained last.
     round: u64,
     trained: u64,
-    lanes: Vec<Lane<'a>>,
+    lanes: Vec<Lane>,
     threads: usize,
     participants: Participants,
     /// The participant with many sequences that is at work, or was last.
     batches: Batches,
 }
 
-impl<'a> CpuEngine<'a> {
+impl CpuEngine {
     /// An engine with initial weights.
-    pub fn new(settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views) -> CpuEngine<'a> {
-        let spec = ModelSpec::of(settings);
+    pub fn new(settings: impl Into<Arc<Validated<Settings>>>, data: impl Into<Arc<Dataset>>, views: impl Into<Arc<Views>>) -> CpuEngine {
+        let (settings, data, views) = (settings.into(), data.into(), views.into());
+        let (spec, items) = (ModelSpec::of(&settings), data.item_count());
+        let packer = || Packer::new(settings.clone(), data.clone(), views.clone());
         let threads = parallel::threads(settings.threads as usize);
         CpuEngine {
-            settings,
-            data,
             model: Model::for_training(&spec, &settings.loss),
-            global: Global::new(&settings.federation, Weights::init(&spec, data.item_count(), settings.seed)),
+            global: Global::new(&settings.federation, Weights::init(&spec, items, settings.seed)),
             round: 0,
             trained: 0,
-            lanes: (0..threads).map(|_| Lane::new(settings, data, views, &spec)).collect(),
+            lanes: (0..threads).map(|_| Lane::new(packer(), &spec, items)).collect(),
             threads,
-            participants: Participants::new(settings.federation.clients, data),
+            participants: Participants::new(settings.federation.clients, &data),
             batches: Batches::default(),
+            settings,
+            data,
         }
     }
 
@@ -65,7 +69,7 @@ impl<'a> CpuEngine<'a> {
     fn visit_small(&mut self, work: &Work, clients: &[u32], progress: &Progress) {
         let keeps = super::private::kept_by_clients(&self.settings.federation.shared);
         let place =
-            Place { settings: self.settings, model: &self.model, global: &self.global.weights, round: work.round, rules: work.rules };
+            Place { settings: &self.settings, model: &self.model, global: &self.global.weights, round: work.round, rules: work.rules };
         let (participants, done) = (&self.participants, AtomicU64::new(0));
         parallel::for_each(&mut self.lanes, clients.len(), 8, |lane, i| {
             let client = clients[i];
@@ -84,7 +88,7 @@ impl<'a> CpuEngine<'a> {
     /// Trains a participant with many sequences on all threads.
     fn visit_large(&mut self, work: &Work, client: u32, progress: &Progress) -> Result<()> {
         let begun = Instant::now();
-        let (settings, global) = (self.settings, &self.global.weights);
+        let (settings, global) = (&*self.settings, &self.global.weights);
         let (d, shared) = (global.spec.dim(), Shared::of(settings));
         let private = if shared.dense && shared.items { None } else { work.private.get(client)? };
         let start = Start::of(global, shared, private.as_ref(), d);
@@ -132,14 +136,14 @@ impl<'g> Start<'g> {
     }
 }
 
-impl Engine for CpuEngine<'_> {
+impl Engine for CpuEngine {
     fn train(&mut self, work: &Work, progress: &Progress) -> Result<Trained> {
         for lane in &mut self.lanes {
             lane.clear();
         }
         if self.participants.len() == 1 {
             // Who trains alone goes on with its moments from round to round.
-            self.batches.go_on(self.round, MiniBatches::steps(self.settings, self.participants.users(0).len()));
+            self.batches.go_on(self.round, MiniBatches::steps(&self.settings, self.participants.users(0).len()));
         }
         let (large, small): (Vec<u32>, Vec<u32>) = work.clients.iter().partition(|&&client| self.participants.users(client).len() > 1);
         self.visit_small(work, &small, progress);

@@ -120,7 +120,7 @@ fn rank_personal(engine: &CpuEngine, worker: &mut Worker, split: Split, users: &
     let rank = |&user: &u32| {
         let Some((input, target)) = engine.data.input_and_target(user as usize, split) else { return Ok(0) };
         let state = own_state(&engine.participants, Some(user), private)?;
-        let scores = personal_scores(worker, &engine.model, engine.settings, &engine.global.weights, &state, input);
+        let scores = personal_scores(worker, &engine.model, &engine.settings, &engine.global.weights, &state, input);
         Ok(rank_of(&scores, target, engine.settings.eval.mask.masked(input)))
     };
     users.iter().map(rank).collect()

@@ -4,33 +4,31 @@ use super::batches::GradientSums;
 use super::tally::{After, Place, Shared, Tally};
 use crate::backend::cpu::{Visit, Visited, Worker, WorkerShape};
 use crate::base::rng::{Purpose, Stream};
-use crate::config::{LossSettings, Settings};
-use crate::data::Dataset;
+use crate::config::LossSettings;
 use crate::engine::{Packer, PrivateState, VisitPlan};
 use crate::model::ModelSpec;
-use crate::views::Views;
 use std::time::Instant;
 
 /// Everything one thread needs to train clients. Allocated once a run.
-pub(super) struct Lane<'a> {
-    pub packer: Packer<'a>,
+pub(super) struct Lane {
+    pub packer: Packer,
     /// Item of each row of the client at hand.
     items: Vec<u32>,
     pub worker: Worker,
     pub tally: Tally,
-    /// Gradients of parts of mini-batches that all threads share.
+    /// Gradients of micro-batches of mini-batches that all threads share.
     pub gradient: GradientSums,
     /// Seconds spent packing, training and adding.
     pub seconds: [f64; 3],
 }
 
-impl<'a> Lane<'a> {
-    pub fn new(settings: &'a Settings, data: &'a Dataset, views: &'a Views, spec: &ModelSpec) -> Lane<'a> {
+impl Lane {
+    pub fn new(packer: Packer, spec: &ModelSpec, items: usize) -> Lane {
         Lane {
-            packer: Packer::new(settings, data, views),
+            packer,
             items: Vec::new(),
             worker: Worker::new(WorkerShape::new(spec)),
-            tally: Tally::new(spec, spec.rows(data.item_count())),
+            tally: Tally::new(spec, spec.rows(items)),
             gradient: GradientSums::default(),
             seconds: [0.0; 3],
         }

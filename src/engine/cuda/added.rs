@@ -24,7 +24,7 @@ pub(super) struct OnHost {
     pub failing: Vec<usize>,
 }
 
-impl CudaEngine<'_> {
+impl CudaEngine {
     /// Takes the updates of chunk `i` from the device, applies `rules` and adds them up.
     pub(super) fn fetch_updates(&mut self, cohort: &ReadyCohort, i: usize, rules: &Rules, host: &mut OnHost) -> Result<()> {
         let chunk = &cohort.chunks[i];

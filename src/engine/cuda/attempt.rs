@@ -21,7 +21,7 @@ pub(super) struct Attempt {
     pub diverged: Vec<(u32, String)>,
 }
 
-impl CudaEngine<'_> {
+impl CudaEngine {
     /// Trains `cohort` and then the clients of `large`, each of many sequences, and packs the round of the clients `next` meanwhile.
     pub(super) fn attempt(
         &mut self,

@@ -1,11 +1,11 @@
-//! A participant with many sequences on the device: its weights, its optimiser, and mini-batches whose parts are the clients of a launch.
+//! A participant with many sequences on the device: its weights, its optimiser, and mini-batches whose micro-batches are the clients of a launch.
 //!
-//! The parts of a mini-batch start from the participant's weights. Forward and backward run for as many of them at a time as memory takes,
+//! The micro-batches of a mini-batch start from the participant's weights. Forward and backward run for as many of them at a time as memory takes,
 //! one recorded graph a launch shape; `kernels/batches.cu` adds their gradients up in fixed point, and the optimiser steps on all of the
 //! participant's weights. So the weights have the same bits for any cutting of a mini-batch into launches.
 
 use super::activations::arena_floats;
-use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes, bytes, layout};
+use super::chunk_memory::{ChunkMemory, Layout, Region, Sizes, bytes, layout};
 use super::chunks::ChunkTrainer;
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use crate::backend::cuda::kernels::{
@@ -52,8 +52,8 @@ impl Parameters {
     }
 }
 
-/// Parts of a mini-batch that are trained by the same launches.
-pub(super) struct Parts {
+/// Micro-batches of a mini-batch that are trained by the same launches.
+pub(super) struct MicroBatches {
     /// Their packed arrays and launch shape.
     pub host: HostChunk,
     /// See `host`.
@@ -95,16 +95,16 @@ pub(super) struct BatchTrainer {
     squares: Buffer,
     scale: Buffer,
     refused: Buffer,
-    /// What the parts' memory depends on: they keep no moments.
+    /// What the micro-batches' memory depends on: they keep no moments.
     sizes: Sizes,
     room: Option<ChunkMemory>,
     arrays: Option<DeviceChunk>,
     graphs: HashMap<Shape, Graph>,
     shape: Option<Shape>,
-    /// Shares of the parts at hand, and their clocks behind a first one.
+    /// Shares of the micro-batches at hand, and their clocks behind a first one.
     share: Option<Buffer>,
     clocks: Option<Buffer>,
-    /// Losses `[parts of the visit, 2]` f64.
+    /// Losses `[micro-batches of the visit, 2]` f64.
     losses: Option<Buffer>,
     /// Moments before the round at hand, where the participant keeps them: dense first and second, rows first and second.
     before: Option<[Buffer; 4]>,
@@ -140,7 +140,7 @@ impl BatchTrainer {
         })
     }
 
-    /// Bytes of the participant's weights and what belongs to them, chunks of parts aside.
+    /// Bytes of the participant's weights and what belongs to them, chunks of micro-batches aside.
     pub fn fixed_bytes(&self) -> u64 {
         let buffers = self.dense.buffers().into_iter().chain(self.items.buffers()).chain(&self.dropped).chain(&self.losses);
         let rest = [&self.squares, &self.scale, &self.refused].into_iter().chain(self.before.iter().flatten());
@@ -180,7 +180,7 @@ impl BatchTrainer {
         self.pending = false;
     }
 
-    /// Starts a visit of `parts` parts from the global weights, with the moments of the rounds before where `goes_on`.
+    /// Starts a visit of `parts` micro-batches from the global weights, with the moments of the rounds before where `goes_on`.
     pub fn begin(&mut self, on: &ChunkTrainer, parts: usize, goes_on: bool) -> Result<()> {
         let device = on.device();
         for (of, from) in [(&self.dense, &on.dense), (&self.items, &on.table)] {
@@ -206,7 +206,7 @@ impl BatchTrainer {
         Ok(())
     }
 
-    /// Bytes that parts of `shape` take as the plan counts them, without their packed arrays.
+    /// Bytes that micro-batches of `shape` take as the plan counts them, without their packed arrays.
     pub fn part_bytes(&self, on: &ChunkTrainer, shape: &Shape) -> u64 {
         bytes(&self.layout(on, &shape.rounded()))
     }
@@ -215,7 +215,7 @@ impl BatchTrainer {
         layout(&self.sizes, shape, arena_floats(&on.model, &on.settings.loss, shape))
     }
 
-    /// Gives the memory of parts back; the next ones take what they need.
+    /// Gives the memory of micro-batches back; the next ones take what they need.
     pub fn release(&mut self, device: &dyn Device) -> Result<()> {
         device.synchronize()?;
         self.graphs.clear();
@@ -223,14 +223,14 @@ impl BatchTrainer {
         Ok(())
     }
 
-    /// Bytes of what parts hold: the room, the packed arrays, shares and clocks.
+    /// Bytes of what micro-batches hold: the room, the packed arrays, shares and clocks.
     fn held_for_parts(&self) -> u64 {
         let arrays = self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
         let buffers = self.share.iter().chain(&self.clocks).map(Buffer::bytes).sum::<usize>();
         self.room.as_ref().map_or(0, ChunkMemory::bytes) + (arrays + buffers) as u64
     }
 
-    /// Makes room for parts of `shape`, and counts what is then held.
+    /// Makes room for micro-batches of `shape`, and counts what is then held.
     fn make_room(&mut self, on: &mut ChunkTrainer, shape: &Shape, arrays: usize) -> Result<()> {
         let layout = self.layout(on, shape);
         let (share, clocks) = (4 * shape.clients as usize, size_of::<DropoutClock>() * (1 + shape.clients as usize));
@@ -268,7 +268,7 @@ impl BatchTrainer {
 
     /// Adds the gradients of `parts` to the sums of the mini-batch; their losses go to place `first` of those of the visit. Returns when
     /// everything is in the device's queue. Where memory is short nothing has been added.
-    pub fn add(&mut self, on: &mut ChunkTrainer, parts: &mut Parts, at: &StepAt, first: usize) -> Result<()> {
+    pub fn add(&mut self, on: &mut ChunkTrainer, parts: &mut MicroBatches, at: &StepAt, first: usize) -> Result<()> {
         let shape = parts.shape.rounded().of_launches();
         let shape = self.shape.map_or(shape, |held| held.larger(&shape));
         self.make_room(on, &shape, parts.host.room())?;
@@ -281,7 +281,15 @@ impl BatchTrainer {
         result
     }
 
-    fn add_on(&mut self, on: &ChunkTrainer, parts: &Parts, arrays: &DeviceChunk, at: &StepAt, first: usize, shape: &Shape) -> Result<()> {
+    fn add_on(
+        &mut self,
+        on: &ChunkTrainer,
+        parts: &MicroBatches,
+        arrays: &DeviceChunk,
+        at: &StepAt,
+        first: usize,
+        shape: &Shape,
+    ) -> Result<()> {
         let device = on.device();
         let clocks = self.clocks.as_ref().expect("made with the room");
         let mut drawn = vec![at.clock(at.key, 1)];
@@ -290,51 +298,51 @@ impl BatchTrainer {
         let share = self.share.as_ref().expect("made with the room");
         device.upload(share, 0, bytes_of(&parts.share))?;
         if !self.graphs.contains_key(shape) {
-            let label = format!("{} parts of a mini-batch, {} tokens", shape.clients, shape.tokens);
+            let label = format!("{} micro-batches of a mini-batch, {} tokens", shape.clients, shape.tokens);
             let graph = device.capture(&label, &mut || self.record(on, shape))?;
             self.graphs.insert(*shape, graph);
         }
         let room = self.room.as_ref().expect("made before");
-        let part = |p: Part| Pointer::from(room.part(p));
+        let part = |p: Region| Pointer::from(room.region(p));
         let (p, d, count) = (self.sizes.dense, self.sizes.dim as i32, arrays.clients);
         let (parts, stride, length) = (count as i32, p as i64, p as i32);
-        let kernel = Broadcast { global: (&self.dense.p).into(), slab: part(Part::Dense), clients: parts, stride, length };
+        let kernel = Broadcast { global: (&self.dense.p).into(), slab: part(Region::Dense), clients: parts, stride, length };
         on.go([count as u32, p.div_ceil(2048) as u32], kernel)?;
         let (items, table) = (Pointer(arrays.items()), self.dropped.as_ref().unwrap_or(&self.items.p).into());
-        let kernel = GatherRows { items, table, rows: part(Part::Rows), count: arrays.rows as i32, d };
+        let kernel = GatherRows { items, table, rows: part(Region::Rows), count: arrays.rows as i32, d };
         on.go([(arrays.rows.div_ceil(8) as u32).max(1), 1], kernel)?;
-        device.fill(room.part(Part::Losses), 0, 16 * count, Fill::Byte(0))?;
+        device.fill(room.region(Region::Losses), 0, 16 * count, Fill::Byte(0))?;
         device.copy(arrays.table(), 0, &room.step, 0, PACKED_BYTES)?;
         // SAFETY: the graph holds the launches of `record`, whose buffers are the room's and the clocks, and both are held with it.
         unsafe { device.replay(&self.graphs[shape]) }?;
-        device.copy(room.part(Part::Losses), 0, self.losses.as_ref().expect("made by `begin`"), 16 * first, 16 * count)?;
+        device.copy(room.region(Region::Losses), 0, self.losses.as_ref().expect("made by `begin`"), 16 * first, 16 * count)?;
 
         let (share, number, refused) = (Pointer::from(share), at.number, Pointer::from(&self.refused));
-        let (g, sums) = (part(Part::DenseGrad), (&self.dense.sums).into());
+        let (g, sums) = (part(Region::DenseGrad), (&self.dense.sums).into());
         on.go([p.div_ceil(256) as u32, 1], AddGradients { g, share, parts, stride, length, sums, number, refused })?;
-        let (g, sums, part_rows) = (part(Part::RowGrad), (&self.items.sums).into(), Pointer(arrays.client_rows()));
+        let (g, sums, part_rows) = (part(Region::RowGrad), (&self.items.sums).into(), Pointer(arrays.client_rows()));
         let blocks = shape.client_rows.div_ceil(16).clamp(1, 65_535);
         on.go([count as u32, blocks], AddRowGradients { g, item: items, part_rows, share, parts, d, sums, number, refused })
     }
 
-    /// Forward and backward of the parts, and their losses.
+    /// Forward and backward of the micro-batches, and their losses.
     fn record(&self, on: &ChunkTrainer, shape: &Shape) -> Result<()> {
         let device = on.device();
         let room = self.room.as_ref().expect("made before recording");
-        for gradient in [Part::DenseGrad, Part::RowGrad] {
-            device.zero(room.part(gradient))?;
+        for gradient in [Region::DenseGrad, Region::RowGrad] {
+            device.zero(room.region(gradient))?;
         }
         let clocks = self.clocks.as_ref().filter(|_| on.settings.model.dropout > 0.0).map_or(0, Buffer::address);
         // The rows are dropped out already.
         let places = Places { dropped: 0, ..room.places(clocks) };
-        let floats = room.part(Part::Arena).bytes() / 4;
+        let floats = room.region(Region::Arena).bytes() / 4;
         let dims = (self.sizes.dim, self.sizes.dense);
         let mut be = DeviceBackend::new(device, &on.kernels, *shape, dims, places, floats, on.settings.precision);
         on.model.train(&mut be, &on.settings.loss);
-        let at = |p: Part| Pointer::from(room.part(p));
-        let some = |on: bool, p: Part| if on { at(p) } else { Pointer::NULL };
-        let (contrast, pairs) = (some(shape.groups > 0, Part::Contrast), some(shape.pairs > 0, Part::Paired));
-        let kernel = ClientLosses { step: be.step(), loss: at(Part::Loss), contrast, pairs, out: at(Part::Losses) };
+        let at = |p: Region| Pointer::from(room.region(p));
+        let some = |on: bool, p: Region| if on { at(p) } else { Pointer::NULL };
+        let (contrast, pairs) = (some(shape.groups > 0, Region::Contrast), some(shape.pairs > 0, Region::Paired));
+        let kernel = ClientLosses { step: be.step(), loss: at(Region::Loss), contrast, pairs, out: at(Region::Losses) };
         be.go([shape.clients.div_ceil(4), 1], kernel);
         be.finish()
     }
@@ -371,7 +379,7 @@ impl BatchTrainer {
         Ok(())
     }
 
-    /// Waits for the visit. Gives the first mini-batch whose gradient is not finite or too large, and the losses of `parts` parts.
+    /// Waits for the visit. Gives the first mini-batch whose gradient is not finite or too large, and the losses of `parts` micro-batches.
     pub fn finish(&self, device: &dyn Device, parts: usize) -> Result<(Option<u32>, Vec<[f64; 2]>)> {
         let losses: Vec<f64> = device.download_vec(self.losses.as_ref().expect("made by `begin`"), 0, 2 * parts)?;
         let refused: Vec<u32> = device.download_vec(&self.refused, 0, 1)?;

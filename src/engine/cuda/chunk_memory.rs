@@ -61,18 +61,18 @@ pub fn bytes(layout: &Layout) -> u64 {
 
 /// The memory of a chunk, kept from chunk to chunk and made anew where one needs more.
 pub struct ChunkMemory {
-    parts: Vec<Buffer>,
+    regions: Vec<Buffer>,
     /// The `Packed` and the `OptimiserStep` of the step at hand.
     pub step: Buffer,
     /// See `step`.
     pub optimiser: Buffer,
 }
 
-/// Parts by their place in [`layout`].
+/// Regions by their place in [`layout`].
 #[derive(Clone, Copy)]
 #[repr(usize)]
 #[allow(missing_docs)]
-pub enum Part {
+pub enum Region {
     Dense,
     DenseGrad,
     DenseFirst,
@@ -93,48 +93,48 @@ pub enum Part {
 }
 
 impl ChunkMemory {
-    /// Allocates the parts of `layout`.
+    /// Allocates the regions of `layout`.
     pub fn new(device: &dyn Device, layout: &Layout, optimiser_bytes: usize) -> Result<ChunkMemory> {
-        let parts = layout.iter().map(|(_, bytes)| device.alloc(*bytes)).collect::<Result<_, DeviceError>>()?;
-        Ok(ChunkMemory { parts, step: device.alloc(PACKED_BYTES)?, optimiser: device.alloc(optimiser_bytes)? })
+        let regions = layout.iter().map(|(_, bytes)| device.alloc(*bytes)).collect::<Result<_, DeviceError>>()?;
+        Ok(ChunkMemory { regions, step: device.alloc(PACKED_BYTES)?, optimiser: device.alloc(optimiser_bytes)? })
     }
 
-    /// Whether every part has the bytes of `layout`.
+    /// Whether every region has the bytes of `layout`.
     pub fn holds(&self, layout: &Layout) -> bool {
-        self.parts.iter().zip(layout).all(|(part, (_, bytes))| part.bytes() >= *bytes)
+        self.regions.iter().zip(layout).all(|(region, (_, bytes))| region.bytes() >= *bytes)
     }
 
-    /// The larger of the present bytes and those of `layout`, part by part.
+    /// The larger of the present bytes and those of `layout`, region by region.
     pub fn grown(&self, layout: &Layout) -> Layout {
-        layout.iter().zip(&self.parts).map(|((name, bytes), part)| (*name, *bytes.max(&part.bytes()))).collect()
+        layout.iter().zip(&self.regions).map(|((name, bytes), region)| (*name, *bytes.max(&region.bytes()))).collect()
     }
 
     /// Bytes held.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().chain([&self.step, &self.optimiser]).map(|b| b.bytes() as u64).sum()
+        self.regions.iter().chain([&self.step, &self.optimiser]).map(|b| b.bytes() as u64).sum()
     }
 
-    /// One part.
-    pub fn part(&self, part: Part) -> &Buffer {
-        &self.parts[part as usize]
+    /// One region.
+    pub fn region(&self, region: Region) -> &Buffer {
+        &self.regions[region as usize]
     }
 
     /// Where a step finds things. `clock` is the address of the `DropoutClock`, 0 without dropout.
     pub fn places(&self, clock: u64) -> Places {
-        let at = |p: Part| self.part(p).address();
+        let at = |p: Region| self.region(p).address();
         Places {
             step: self.step.address(),
-            dense: at(Part::Dense),
-            dense_grad: at(Part::DenseGrad),
-            rows: at(Part::Rows),
-            row_grad: at(Part::RowGrad),
-            dropped: at(Part::Dropped),
-            arena: at(Part::Arena),
-            coef: at(Part::Coef),
-            loss: at(Part::Loss),
-            contrast: at(Part::Contrast),
-            paired: at(Part::Paired),
-            lse: at(Part::Lse),
+            dense: at(Region::Dense),
+            dense_grad: at(Region::DenseGrad),
+            rows: at(Region::Rows),
+            row_grad: at(Region::RowGrad),
+            dropped: at(Region::Dropped),
+            arena: at(Region::Arena),
+            coef: at(Region::Coef),
+            loss: at(Region::Loss),
+            contrast: at(Region::Contrast),
+            paired: at(Region::Paired),
+            lse: at(Region::Lse),
             clock,
         }
     }

@@ -5,7 +5,7 @@
 //! in fixed point.
 
 use super::activations::arena_floats;
-use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes, bytes, layout};
+use super::chunk_memory::{ChunkMemory, Layout, Region, Sizes, bytes, layout};
 use super::launches::{factor_bytes, slot_room};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use super::ranker::RankMemory;
@@ -338,8 +338,8 @@ impl ChunkTrainer {
     pub fn fetch_clients(&self, chunk: &ReadyChunk) -> Result<(Vec<f32>, Vec<f32>)> {
         let room = self.room.as_ref().expect("made before training");
         let (clients, rows) = (chunk.weight.len(), chunk.slot.len());
-        let dense = self.device.download_vec(room.part(Part::Dense), 0, clients * self.sizes.dense)?;
-        Ok((dense, self.device.download_vec(room.part(Part::Rows), 0, rows * self.sizes.dim)?))
+        let dense = self.device.download_vec(room.region(Region::Dense), 0, clients * self.sizes.dense)?;
+        Ok((dense, self.device.download_vec(room.region(Region::Rows), 0, rows * self.sizes.dim)?))
     }
 
     /// The sums of the round: dense `[P]`, rows `[slots, d]`.

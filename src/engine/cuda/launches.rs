@@ -1,6 +1,6 @@
 //! What a chunk launches besides the model's operations: the start of a visit, the end of a step, averaging.
 
-use super::chunk_memory::Part;
+use super::chunk_memory::Region;
 use super::chunks::{Adding, ChunkTrainer, FactorOf, ReadyChunk};
 use super::packed::DeviceChunk;
 use crate::backend::cuda::kernels::{
@@ -30,34 +30,34 @@ impl ChunkTrainer {
         let room = self.room.as_ref().expect("made before recording");
         let (sizes, local) = (&self.sizes, &self.settings.local);
         let width = sizes.dim;
-        self.device.fill(room.part(Part::RowGrad), 0, 4 * width * shape.rows as usize, Fill::Byte(0))?;
+        self.device.fill(room.region(Region::RowGrad), 0, 4 * width * shape.rows as usize, Fill::Byte(0))?;
         let places = room.places(self.clock.as_ref().map_or(0, Buffer::address));
-        let floats = room.part(Part::Arena).bytes() / 4;
+        let floats = room.region(Region::Arena).bytes() / 4;
         let dims = (width, sizes.dense);
         let mut be = DeviceBackend::new(&*self.device, &self.kernels, *shape, dims, places, floats, self.settings.precision);
         self.model.train(&mut be, &self.settings.loss);
 
-        let at = |p: Part| Pointer::from(room.part(p));
-        let some = |on: bool, p: Part| if on { at(p) } else { Pointer::NULL };
+        let at = |p: Region| Pointer::from(room.region(p));
+        let some = |on: bool, p: Region| if on { at(p) } else { Pointer::NULL };
         let positions = self.spec.positions();
         let position_at = positions.map_or(-1, |p| p.offset as i32);
         let position_rows = positions.map_or(0, |p| p.shape[0] as i32);
         let (step, d, stride, length) = (be.step(), width as i32, sizes.dense as i64, sizes.dense as i32);
-        let (scale, opt) = (some(sizes.clip, Part::Clip), Pointer::from(&room.optimiser));
-        let (g, row_grad) = (at(Part::DenseGrad), at(Part::RowGrad));
+        let (scale, opt) = (some(sizes.clip, Region::Clip), Pointer::from(&room.optimiser));
+        let (g, row_grad) = (at(Region::DenseGrad), at(Region::RowGrad));
         if sizes.clip {
             let clip = local.clip;
             let kernel = ClipNorm { step, g, row_grad, stride, length, position_at, position_rows, d, clip, scale };
             be.go([shape.clients, 1], kernel);
         }
-        let (p, m, s) = (at(Part::Dense), some(sizes.moments, Part::DenseFirst), some(sizes.moments, Part::DenseSecond));
+        let (p, m, s) = (at(Region::Dense), some(sizes.moments, Region::DenseFirst), some(sizes.moments, Region::DenseSecond));
         let kernel = AdamDense { step, opt, scale, p, m, s, g, stride, length, position_at, position_rows, d };
         be.go([shape.clients, sizes.dense.div_ceil(2048) as u32], kernel);
-        let (p, m, s) = (at(Part::Rows), some(sizes.moments, Part::RowFirst), some(sizes.moments, Part::RowSecond));
+        let (p, m, s) = (at(Region::Rows), some(sizes.moments, Region::RowFirst), some(sizes.moments, Region::RowSecond));
         let blocks = (shape.client_rows as usize * width).div_ceil(2048).clamp(1, 65_535) as u32;
         be.go([shape.clients, blocks], AdamRows { step, opt, scale, p, m, s, g: row_grad, d });
-        let (contrast, pairs) = (some(shape.groups > 0, Part::Contrast), some(shape.pairs > 0, Part::Paired));
-        let kernel = ClientLosses { step, loss: at(Part::Loss), contrast, pairs, out: at(Part::Losses) };
+        let (contrast, pairs) = (some(shape.groups > 0, Region::Contrast), some(shape.pairs > 0, Region::Paired));
+        let kernel = ClientLosses { step, loss: at(Region::Loss), contrast, pairs, out: at(Region::Losses) };
         be.go([shape.clients.div_ceil(4), 1], kernel);
         be.finish()
     }
@@ -71,14 +71,14 @@ impl ChunkTrainer {
     /// Every client takes the global weights and its item rows; its losses begin at zero.
     pub(super) fn start_from_global(&self, arrays: &DeviceChunk) -> Result<()> {
         let room = self.room.as_ref().expect("made before training");
-        let at = |p: Part| Pointer::from(room.part(p));
+        let at = |p: Region| Pointer::from(room.region(p));
         let (p, d, clients) = (self.sizes.dense, self.sizes.dim as i32, arrays.clients);
         let (global, table) = (Pointer::from(&self.dense), Pointer::from(&self.table));
-        let kernel = Broadcast { global, slab: at(Part::Dense), clients: clients as i32, stride: p as i64, length: p as i32 };
+        let kernel = Broadcast { global, slab: at(Region::Dense), clients: clients as i32, stride: p as i64, length: p as i32 };
         self.go([clients as u32, p.div_ceil(2048) as u32], kernel)?;
-        let kernel = GatherRows { items: Pointer(arrays.items()), table, rows: at(Part::Rows), count: arrays.rows as i32, d };
+        let kernel = GatherRows { items: Pointer(arrays.items()), table, rows: at(Region::Rows), count: arrays.rows as i32, d };
         self.go([(arrays.rows.div_ceil(8) as u32).max(1), 1], kernel)?;
-        self.device.fill(room.part(Part::Losses), 0, 16 * clients, Fill::Byte(0))
+        self.device.fill(room.region(Region::Losses), 0, 16 * clients, Fill::Byte(0))
     }
 
     /// Makes the factors of the chunk's clients from the norms of their changes; gives where they are.
@@ -87,11 +87,11 @@ impl ChunkTrainer {
         let (room, sums) = (self.room.as_ref().expect("made before training"), self.sums.as_ref().expect("a round has begun"));
         let [norms, factors] = self.factors.as_ref().expect("made by the caller");
         let kernel = UpdateNorms {
-            p: room.part(Part::Dense).into(),
+            p: room.region(Region::Dense).into(),
             global: (&self.dense).into(),
             stride: self.sizes.dense as i64,
             length: self.sizes.dense as i32,
-            rows: room.part(Part::Rows).into(),
+            rows: room.region(Region::Rows).into(),
             table: (&self.table).into(),
             item: Pointer(arrays.items()),
             uploads: Pointer(arrays.uploads()),
@@ -126,7 +126,7 @@ impl ChunkTrainer {
         let sums = self.sums.as_ref().expect("a round has begun");
         let room = self.room.as_ref().expect("made before training");
         device.upload(&sums.weight, 8 * chunk.first, bytes_of(&chunk.weight))?;
-        device.copy(room.part(Part::Losses), 0, &sums.losses, 16 * chunk.first, 16 * clients)?;
+        device.copy(room.region(Region::Losses), 0, &sums.losses, 16 * chunk.first, 16 * clients)?;
         let factor = match adding {
             Adding::Nowhere => return Ok(()),
             Adding::Scaled(factor_of) => self.scale(arrays, chunk, factor_of)?,
@@ -136,7 +136,7 @@ impl ChunkTrainer {
         let failing = Pointer(sums.failing.at(4 * chunk.first));
         let weight = Pointer(sums.weight.at(8 * chunk.first));
         let dense = AverageDense {
-            p: room.part(Part::Dense).into(),
+            p: room.region(Region::Dense).into(),
             global: (&self.dense).into(),
             weight,
             factor,
@@ -149,7 +149,7 @@ impl ChunkTrainer {
         };
         self.go([p.div_ceil(256) as u32, clients.div_ceil(AVERAGE_EACH) as u32], dense)?;
         let rows = AverageRows {
-            rows: room.part(Part::Rows).into(),
+            rows: room.region(Region::Rows).into(),
             table: (&self.table).into(),
             item: Pointer(arrays.items()),
             slot: slots.into(),

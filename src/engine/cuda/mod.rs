@@ -8,6 +8,7 @@ pub mod chunk_memory;
 pub mod chunks;
 mod large;
 mod launches;
+mod micro_batches;
 pub mod packed;
 mod packing;
 pub mod ranker;

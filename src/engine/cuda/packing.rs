@@ -2,7 +2,7 @@
 
 use super::CudaEngine;
 use super::chunks::ReadyChunk;
-use super::large::PackedPart;
+use super::micro_batches::PackedMicroBatch;
 use super::packed::HostChunk;
 use crate::Result;
 use crate::backend::cuda::shape::Shape;
@@ -35,22 +35,22 @@ pub(super) struct ReadyCohort {
 }
 
 /// One packing thread.
-pub(super) struct PackLane<'a> {
-    pub packer: Packer<'a>,
+pub(super) struct PackLane {
+    pub packer: Packer,
     pub pieces: Vec<(usize, Chunk)>,
-    /// Parts of a mini-batch.
-    pub parts: Vec<(usize, PackedPart)>,
-    /// Row of each item in the part being packed; `u32::MAX` where none.
+    /// Micro-batches of a mini-batch.
+    pub parts: Vec<(usize, PackedMicroBatch)>,
+    /// Row of each item in the micro-batch being packed; `u32::MAX` where none.
     pub row: Vec<u32>,
 }
 
-impl<'a> PackLane<'a> {
-    pub fn new(packer: Packer<'a>) -> PackLane<'a> {
+impl PackLane {
+    pub fn new(packer: Packer) -> PackLane {
         PackLane { packer, pieces: Vec::new(), parts: Vec::new(), row: Vec::new() }
     }
 }
 
-impl CudaEngine<'_> {
+impl CudaEngine {
     /// Packs `clients` for `round`.
     pub(super) fn pack(&mut self, clients: &[u32], round: u64) -> Result<ReadyCohort> {
         let start = Instant::now();

@@ -133,7 +133,7 @@ impl ChunkTrainer {
         let (target, bounds, masked) = (list(0), list(users), list(2 * users + 1));
         let (table, threshold, count) = (Pointer::from(&self.table), Pointer::from(&room.threshold), Pointer(counts.at(4 * first)));
         let (blocks, tiles) = (|each: usize| [users.div_ceil(each) as u32, 1], users.div_ceil(TILE));
-        // Twice as many blocks as the card holds at a time, where there are tiles for so many: few idle at the end.
+        // Twice as many blocks as the card holds at a time, where there are tiles enough: few idle at the end.
         let slices = (4 * self.device.limits().multiprocessors as usize).div_ceil(tiles).clamp(1, items.div_ceil(TILE));
         let (users, items, d) = (users as i32, items as i32, d as i32);
         self.go(blocks(128), RankTargets { h, table, target, threshold, count, users, d })?;

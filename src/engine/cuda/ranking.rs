@@ -23,7 +23,7 @@ pub(super) struct Ranked {
     chunks: Vec<RankChunk>,
 }
 
-impl CudaEngine<'_> {
+impl CudaEngine {
     /// Rank of each user's target, as [`crate::engine::Engine::rank`] gives it.
     pub(super) fn rank_users(&mut self, split: Split, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
         self.upload()?;

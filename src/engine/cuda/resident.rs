@@ -1,7 +1,7 @@
 //! The other way of local training: a whole visit of a client in one block of threads (`kernels/resident.cu`), its weights in
 //! shared memory. Same arithmetic in the same order as step by step.
 
-use super::chunk_memory::{ChunkMemory, Layout, Part, Sizes};
+use super::chunk_memory::{ChunkMemory, Layout, Region, Sizes};
 use super::packed::DeviceChunk;
 use crate::backend::cuda::shape::Shape;
 use crate::config::{Contrast, Precision, RecLoss, Resident as Choice, Settings};
@@ -217,11 +217,11 @@ impl Resident {
         let clients = shape.clients as usize;
         let mut layout = super::chunk_memory::layout(&Sizes { moments: false, item_dropout: false, clip: false, ..self.sizes }, shape, 0);
         for (part, (_, bytes)) in layout.iter_mut().enumerate() {
-            let kept = [Part::Dense, Part::Rows].iter().any(|&p| p as usize == part);
+            let kept = [Region::Dense, Region::Rows].iter().any(|&p| p as usize == part);
             *bytes = if kept { *bytes } else { 0 };
         }
-        layout[Part::Arena as usize].1 = 4 * self.slots(shape) as usize * self.slot(shape).1;
-        layout[Part::Losses as usize].1 = 16 * clients;
+        layout[Region::Arena as usize].1 = 4 * self.slots(shape) as usize * self.slot(shape).1;
+        layout[Region::Losses as usize].1 = 16 * clients;
         layout
     }
 
@@ -240,10 +240,10 @@ impl Resident {
             global: at.dense,
             table: at.table,
             items: arrays.items(),
-            dense: room.part(Part::Dense).address(),
-            rows: room.part(Part::Rows).address(),
-            losses: room.part(Part::Losses).address(),
-            slots: room.part(Part::Arena).address(),
+            dense: room.region(Region::Dense).address(),
+            rows: room.region(Region::Rows).address(),
+            losses: room.region(Region::Losses).address(),
+            slots: room.region(Region::Arena).address(),
             slot: slot as i64,
             clients: arrays.clients as i32,
             step_count: arrays.steps as i32,

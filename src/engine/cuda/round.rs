@@ -10,11 +10,12 @@ use super::packing::{PackLane, ReadyCohort};
 use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
+use crate::cluster::Reduce;
 use crate::config::{OnDivergence, Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
 use crate::engine::{
-    Engine, Global, Mean, Moments, Packer, Participants, PrivateStore, Progress, Reduce, Server, Trained, Update, Work, fixed,
+    Engine, Global, Mean, Moments, Packer, Participants, PrivateStore, Progress, Server, Trained, Update, Work, fixed,
 };
 use crate::model::{ModelSpec, Weights};
 use crate::views::Views;
@@ -55,11 +56,11 @@ enum Newest {
 }
 
 /// The engine of a device.
-pub struct CudaEngine<'a> {
+pub struct CudaEngine {
     pub(super) chunks: ChunkTrainer,
-    pub(super) settings: &'a Settings,
-    pub(super) data: &'a Dataset,
-    pub(super) lanes: Vec<PackLane<'a>>,
+    pub(super) settings: Arc<Validated<Settings>>,
+    pub(super) data: Arc<Dataset>,
+    pub(super) lanes: Vec<PackLane>,
     pub(super) next: Option<ReadyCohort>,
     /// Most bytes that a chunk may take.
     pub(super) budget: u64,
@@ -93,18 +94,24 @@ pub struct CudaEngine<'a> {
     pub(super) moments_on_host: bool,
 }
 
-impl<'a> CudaEngine<'a> {
+impl CudaEngine {
     /// An engine with initial weights.
     ///
     /// # Errors
     /// [`Error::Setting`] for what is not done on a device, [`Error::Device`] where it fails.
-    pub fn new(settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views, device: Arc<dyn Device>) -> Result<CudaEngine<'a>> {
-        if let Some(reason) = unsupported_ranking(settings) {
-            return Err(not_here(settings, reason));
+    pub fn new(
+        settings: impl Into<Arc<Validated<Settings>>>,
+        data: impl Into<Arc<Dataset>>,
+        views: impl Into<Arc<Views>>,
+        device: Arc<dyn Device>,
+    ) -> Result<CudaEngine> {
+        let (settings, data, views) = (settings.into(), data.into(), views.into());
+        if let Some(reason) = unsupported_ranking(&settings) {
+            return Err(not_here(&settings, reason));
         }
         let threads = parallel::threads(settings.threads as usize);
-        let weights = Weights::init(&ModelSpec::of(settings), data.item_count(), settings.seed);
-        let chunks = ChunkTrainer::new(device, settings, data.item_count())?;
+        let weights = Weights::init(&ModelSpec::of(&settings), data.item_count(), settings.seed);
+        let chunks = ChunkTrainer::new(device, &settings, data.item_count())?;
         let memory = chunks.device().memory()?;
         Ok(CudaEngine {
             // A tenth is left to the driver and to packed arrays.
@@ -113,9 +120,7 @@ impl<'a> CudaEngine<'a> {
             rank_budget: memory.free / 10 * 9,
             counters: chunks.device().counters(),
             chunks,
-            settings,
-            data,
-            lanes: (0..threads).map(|_| PackLane::new(Packer::new(settings, data, views))).collect(),
+            lanes: (0..threads).map(|_| PackLane::new(Packer::new(settings.clone(), data.clone(), views.clone()))).collect(),
             next: None,
             slot: vec![u32::MAX; weights.items.len() / weights.spec.dim()],
             snapshot: Global::new(&settings.federation, weights),
@@ -128,10 +133,12 @@ impl<'a> CudaEngine<'a> {
             updates: Vec::new(),
             last: (0, 0.0),
             ranked: None,
-            participants: Participants::new(settings.federation.clients, data),
+            participants: Participants::new(settings.federation.clients, &data),
             large: None,
             moments: None,
             moments_on_host: false,
+            settings,
+            data,
         })
     }
 
@@ -162,10 +169,10 @@ impl<'a> CudaEngine<'a> {
     }
 }
 
-impl Engine for CudaEngine<'_> {
+impl Engine for CudaEngine {
     fn train(&mut self, work: &Work, progress: &Progress) -> Result<Trained> {
-        if let Some(reason) = unsupported(self.settings) {
-            return Err(not_here(self.settings, reason));
+        if let Some(reason) = unsupported(&self.settings) {
+            return Err(not_here(&self.settings, reason));
         }
         let start = Instant::now();
         let mut clients = self.by_size(work.clients);
@@ -214,15 +221,16 @@ impl Engine for CudaEngine<'_> {
     }
 
     fn mean(&mut self) -> Result<Option<Mean>> {
-        let (fed, d) = (&self.settings.federation, self.snapshot.weights.spec.dim());
+        let (settings, d) = (self.settings.clone(), self.snapshot.weights.spec.dim());
         let updates = std::mem::take(&mut self.updates);
         let sums = self.host_sums()?;
         fixed::check_weight(sums.weight)?;
-        Ok((sums.weight > 0).then(|| Server::mean(fed, sums, d, updates)))
+        Ok((sums.weight > 0).then(|| Server::mean(&settings.federation, sums, d, updates)))
     }
 
     fn serve(&mut self, mean: Option<&Mean>) -> Result<()> {
-        let fed = &self.settings.federation;
+        let settings = self.settings.clone();
+        let fed = &settings.federation;
         self.chunks.device().set_scope(&format!("the server's step of round {}", self.trained));
         if let (None, RoundSums::Device { items, weight, .. }) = (mean, &self.sums) {
             let (items, weight) = (items.clone(), *weight);

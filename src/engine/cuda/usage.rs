@@ -51,7 +51,7 @@ pub struct DeviceUse {
     pub resident: bool,
 }
 
-impl CudaEngine<'_> {
+impl CudaEngine {
     /// What the device did since this was last asked.
     pub(super) fn take_round(&mut self, chunks: usize, waited_s: f64) -> Result<DeviceRound> {
         let busy_s = self.chunks.take_busy_seconds()?;

@@ -3,19 +3,21 @@
 
 use super::{Kind, Parts, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
-use crate::config::{Clients, Settings};
+use crate::cluster::Reduce;
+use crate::config::{Clients, Settings, Validated};
 use crate::data::Split;
 use crate::engine::cpu::{self, CpuEngine};
 use crate::engine::cuda::{self, CudaEngine, DeviceUse};
 use crate::engine::{
-    Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Reduce, Rules, TensorData,
-    Tensors, Totals, Trained, Work,
+    Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, TensorData, Tensors,
+    Totals, Trained, Work,
 };
 use crate::federation::{Cohort, RoundReport, divergence, rules};
 use crate::model::{Model, Weights};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub(super) const KIND: Kind = Kind {
@@ -30,25 +32,25 @@ pub(super) const KIND: Kind = Kind {
 };
 
 /// Parameter averaging over an engine.
-struct Averaging<'a> {
-    settings: &'a Settings,
+struct Averaging {
+    settings: Arc<Validated<Settings>>,
     participants: Participants,
-    engine: Box<dyn Engine + 'a>,
+    engine: Box<dyn Engine>,
     rules: Rules,
-    reduce: Box<dyn Reduce + 'a>,
+    reduce: Box<dyn Reduce>,
     private: PrivateStore,
 }
 
-impl<'a> Averaging<'a> {
-    fn new(parts: Parts<'a>) -> Result<Averaging<'a>> {
+impl Averaging {
+    fn new(parts: Parts) -> Result<Averaging> {
         let Parts { settings, data, views, device, reduce } = parts;
         let rules = rules::build(&settings.federation.rules)?;
-        together(settings, &rules, reduce.size())?;
+        together(&settings, &rules, reduce.size())?;
+        let participants = Participants::new(settings.federation.clients, &data);
         let engine: Box<dyn Engine> = match device {
-            Some(device) => Box::new(CudaEngine::new(settings, data, views, device)?),
-            None => Box::new(CpuEngine::new(settings, data, views)),
+            Some(device) => Box::new(CudaEngine::new(settings.clone(), data, views, device)?),
+            None => Box::new(CpuEngine::new(settings.clone(), data, views)),
         };
-        let participants = Participants::new(settings.federation.clients, data);
         let private = PrivateStore::new(settings.federation.private_memory_mb);
         Ok(Averaging { settings, participants, engine, rules, reduce, private })
     }
@@ -104,7 +106,7 @@ fn together(settings: &Settings, rules: &Rules, processes: usize) -> Result<()> 
     Ok(())
 }
 
-impl Protocol for Averaging<'_> {
+impl Protocol for Averaging {
     fn round(&mut self, round: u64, cohort: &Cohort, next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
         let start = Instant::now();
         let clients = self.share(&cohort.clients);
@@ -112,7 +114,7 @@ impl Protocol for Averaging<'_> {
         let work = Work { round, clients: &clients, next: next.as_deref(), rules: &self.rules, private: &self.private };
         let trained = self.engine.train(&work, progress);
         let trained = self.agree(trained)?;
-        divergence::judge(self.settings, round, cohort, trained.totals.counts[6], trained.diverged.clone())?;
+        divergence::judge(&self.settings, round, cohort, trained.totals.counts[6], trained.diverged.clone())?;
 
         let served = Instant::now();
         if self.reduce.size() > 1 {
@@ -147,7 +149,7 @@ impl Protocol for Averaging<'_> {
         let mut worker = Worker::new(WorkerShape::new(&global.weights.spec));
         let state = cpu::own_state(&self.participants, user, &self.private)?;
         let model = Model::new(&global.weights.spec);
-        Ok(cpu::personal_scores(&mut worker, &model, self.settings, &global.weights, &state, history))
+        Ok(cpu::personal_scores(&mut worker, &model, &self.settings, &global.weights, &state, history))
     }
 
     fn weights(&self) -> Result<Cow<'_, Weights>> {

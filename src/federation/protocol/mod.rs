@@ -8,11 +8,12 @@ pub mod ptf_fsr;
 
 use super::{Cohort, RoundReport};
 use crate::base::options::{self, Choice, Options};
+use crate::cluster::{Reduce, Solo};
 use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
-use crate::engine::{NamedTensor, Progress, Reduce, Solo, Tensors};
+use crate::engine::{NamedTensor, Progress, Tensors};
 use crate::model::Weights;
 use crate::views::Views;
 use crate::{Error, Result};
@@ -21,29 +22,29 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a training is put together from.
-pub struct Parts<'a> {
+/// What a training is put together from. It borrows nothing; data set and views are shared, never copied.
+pub struct Parts {
     /// Settings.
-    pub settings: &'a Validated<Settings>,
+    pub settings: Arc<Validated<Settings>>,
     /// Data set.
-    pub data: &'a Dataset,
+    pub data: Arc<Dataset>,
     /// Views of its users; none where no method looks at them.
-    pub views: &'a Views,
+    pub views: Arc<Views>,
     /// Where clients are trained; nothing for the CPU.
     pub device: Option<Arc<dyn Device>>,
     /// The other processes of the training.
-    pub reduce: Box<dyn Reduce + 'a>,
+    pub reduce: Box<dyn Reduce>,
 }
 
-impl<'a> Parts<'a> {
-    /// A training in one process on the CPU.
-    pub fn new(settings: &'a Validated<Settings>, data: &'a Dataset, views: &'a Views) -> Parts<'a> {
-        Parts { settings, data, views, device: None, reduce: Box::new(Solo) }
+impl Parts {
+    /// A training in one process on the CPU. Settings may be given by reference (they are copied), data set and views by value or shared.
+    pub fn new(settings: impl Into<Arc<Validated<Settings>>>, data: impl Into<Arc<Dataset>>, views: impl Into<Arc<Views>>) -> Parts {
+        Parts { settings: settings.into(), data: data.into(), views: views.into(), device: None, reduce: Box::new(Solo) }
     }
 }
 
 /// A way of learning together.
-pub trait Protocol {
+pub trait Protocol: Send {
     /// Trains `cohort` in `round` (counted from 1). `next` is the cohort of the round after it, where the protocol looks ahead;
     /// `progress` is called with how many of how many clients (or, with one participant, local steps) are done.
     ///
@@ -139,7 +140,7 @@ pub struct Kind {
     /// The same of ranking users.
     pub ranks_on_device: fn(&Settings) -> Option<&'static str>,
     /// Puts a training together, or says what is wrong with an option.
-    pub build: for<'a> fn(&Options, Parts<'a>) -> Result<Box<dyn Protocol + 'a>>,
+    pub build: fn(&Options, Parts) -> Result<Box<dyn Protocol>>,
 }
 
 impl Choice for Kind {

@@ -24,7 +24,7 @@ use plan::Lists;
 use std::sync::Arc;
 pub use weights::Linear;
 
-/// Rows are padded with zeros to a multiple of so many numbers.
+/// Rows are padded with zeros to a multiple of this number of elements.
 const PAD: usize = 32;
 /// Widest head.
 const WIDEST: usize = 256;

@@ -13,7 +13,7 @@ use crate::model::Layout;
 use crate::{Error, Result};
 use smallvec::SmallVec;
 
-/// Two copies of each sequence told from the copies of the others.
+/// Two augmented copies of each sequence are positives; the copies of the other sequences are negatives.
 pub struct InBatch;
 
 /// The items that copies are made of: what the history is encoded from.
@@ -136,7 +136,7 @@ impl Term for InBatch {
         for operator in [first, second] {
             let copy = augmented(items, operator, &s.settings.loss.in_batch, mask, &mut draws);
             let output = out.summary(s, &copy);
-            out.step.pair.push(output);
+            out.step.pair.push(output.0);
         }
     }
 

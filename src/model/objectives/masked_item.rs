@@ -5,7 +5,7 @@
 //! `last` of the copies only the last item is masked, as it is when a recommendation is asked for; the published code of BERT4Rec
 //! has one such copy to ten of the others, the paper says no share.
 
-use super::{Out, RowTable, Sequence, Term};
+use super::{Out, Output, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend};
 use crate::base::rng::Purpose;
 use crate::config::{LossSettings, Settings};
@@ -98,7 +98,7 @@ impl Term for MaskedItem {
         let table = &mut *out.table;
         let first = out.step.push_sequence(items.iter().zip(&hidden).map(|(&item, &h)| table.row(if h { mask } else { item }, true)));
         for (position, &item) in items.iter().enumerate().filter(|(i, _)| hidden[*i]) {
-            let output = out.step.push_output(first + position as u32);
+            let output = Output(out.step.push_output(first + position as u32));
             out.example(s, output, item, (epoch, position));
         }
     }

@@ -7,10 +7,12 @@ mod in_batch;
 mod masked_item;
 mod next_item;
 mod packing;
+mod places;
 mod registered;
 mod tri_view;
 
 pub use packing::*;
+pub use places::{Output, Token};
 pub use registered::{TermKind, register};
 
 use super::Layout;
@@ -59,7 +61,7 @@ pub trait Term: Send + Sync {
         true
     }
 
-    /// Whether the sequences of a mini-batch are compared with each other: one worker then trains all of them.
+    /// Whether the sequences of a mini-batch are compared with each other: it is then packed as one, and threads share its operations.
     fn whole_batches(&self) -> bool {
         false
     }

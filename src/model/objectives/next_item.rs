@@ -1,6 +1,6 @@
 //! The next item at every position, for backbones that read their sequences forwards: hidden state `t` predicts item `t + 1`.
 
-use super::{Out, RowTable, Sequence, Term};
+use super::{Out, Output, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend};
 use crate::config::LossSettings;
 
@@ -41,7 +41,7 @@ impl Term for NextItem {
         let table = &mut *out.table;
         let first = out.step.push_sequence(inputs.iter().map(|&item| table.row(item, false)));
         for position in 0..inputs.len() {
-            let output = out.step.push_output(first + position as u32);
+            let output = Output(out.step.push_output(first + position as u32));
             if let Some(positive) = inputs.get(position + 1).copied().or(target) {
                 out.example(s, output, positive, (epoch, position));
             }

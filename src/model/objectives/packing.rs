@@ -1,9 +1,11 @@
 //! What terms work on: a user's sequence, the item rows that a client has, and where sequences and examples are packed.
 
+use super::places::{Output, Token};
 use crate::backend::Step;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::{LossSettings, RecLoss, Resample, Settings};
 use crate::views::UserViews;
+use smallvec::SmallVec;
 
 /// One user's sequence and everything that is drawn for it. Borrowed data: a term copies before it edits.
 pub struct Sequence<'a> {
@@ -206,9 +208,9 @@ pub struct Out<'a> {
     pub(crate) step: &'a mut Step,
     /// The client's item rows.
     pub(crate) table: &'a mut RowTable,
-    /// Output row that stands for the history, once a term has packed it. Where a backbone reads forwards, the outputs of the items before
-    /// it lie right before that row, in their order.
-    pub anchor: Option<u32>,
+    /// The output that stands for the history, once a term has packed it. Where a backbone reads forwards, the outputs of the items before
+    /// it lie right before it, in their order.
+    pub anchor: Option<Output>,
     /// Where the candidates of the sequence's first example lie.
     first: Option<usize>,
 }
@@ -224,66 +226,67 @@ impl<'a> Out<'a> {
     ///
     /// # Panics
     /// For a sequence that is empty or too long.
-    pub fn sequence(&mut self, sequence: &Sequence, items: &[u32], trained: bool) -> u32 {
+    pub fn sequence(&mut self, sequence: &Sequence, items: &[u32], trained: bool) -> Token {
         let most = sequence.settings.model.max_len as usize;
         assert!((1..=most).contains(&items.len()), "a term packs {} items, and an input has 1 to {most}", items.len());
         let table = &mut *self.table;
-        self.step.push_sequence(items.iter().map(|&item| table.row(item, trained)))
+        Token(self.step.push_sequence(items.iter().map(|&item| table.row(item, trained))))
     }
 
-    /// Makes the hidden state of `token` an output and gives its row. Tokens become outputs in their order, each at most once.
+    /// Makes the hidden state of `token` an output. Tokens become outputs in their order, each at most once.
     ///
     /// # Panics
     /// For a token that was not packed, or that does not come after the last output.
-    pub fn output(&mut self, token: u32) -> u32 {
+    pub fn output(&mut self, Token(token): Token) -> Output {
         let behind = self.step.out_token.last().is_none_or(|last| *last < token);
         assert!(behind && (token as usize) < self.step.tokens(), "a term makes token {token} an output, out of order or out of range");
-        self.step.push_output(token)
+        Output(self.step.push_output(token))
     }
 
-    /// Appends a contrast group: the output row that is the anchor, its positives (at least one), and its counterfactuals.
+    /// Appends a contrast group: the anchor, its positives (at least one), and its counterfactuals.
     ///
     /// # Panics
-    /// For a group without positives, and for rows that are no outputs.
-    pub fn group(&mut self, anchor: u32, positives: &[u32], counterfactuals: &[u32]) {
+    /// For a group without positives, and for outputs that the step does not have.
+    pub fn group(&mut self, anchor: Output, positives: &[Output], counterfactuals: &[Output]) {
         assert!(!positives.is_empty(), "a term packs a group without positives");
-        [anchor].iter().chain(positives).chain(counterfactuals).for_each(|&row| self.check(row));
-        self.step.push_group(anchor, positives, counterfactuals);
+        [anchor].iter().chain(positives).chain(counterfactuals).for_each(|&output| self.check(output));
+        let rows = |outputs: &[Output]| outputs.iter().map(|output| output.0).collect::<SmallVec<[u32; 8]>>();
+        self.step.push_group(anchor.0, &rows(positives), &rows(counterfactuals));
     }
 
-    /// Appends a pair of output rows: two copies of one sequence, for the contrast within a mini-batch.
+    /// Appends a pair of outputs: two copies of one sequence, for the contrast within a mini-batch.
     ///
     /// # Panics
-    /// For rows that are no outputs.
-    pub fn pair(&mut self, one: u32, other: u32) {
-        for row in [one, other] {
-            self.check(row);
-            self.step.pair.push(row);
+    /// For outputs that the step does not have.
+    pub fn pair(&mut self, one: Output, other: Output) {
+        for output in [one, other] {
+            self.check(output);
+            self.step.pair.push(output.0);
         }
     }
 
-    fn check(&self, output: u32) {
+    fn check(&self, Output(output): Output) {
         assert!((output as usize) < self.step.outputs(), "a term names output {output}, and there are {}", self.step.outputs());
     }
 
-    /// Packs `items` (not empty) as a sequence of its own and gives the output row that stands for it: its last item, or the special
+    /// Packs `items` (not empty) as a sequence of its own and gives the output that stands for it: its last item, or the special
     /// row that the backbone is asked with, appended.
-    pub fn summary(&mut self, sequence: &Sequence, items: &[u32]) -> u32 {
+    pub fn summary(&mut self, sequence: &Sequence, items: &[u32]) -> Output {
         let (step, table) = (&mut *self.step, &mut *self.table);
         let asked = sequence.asked.map(|row| table.row(row, true));
         let first = step.push_sequence(sequence.clip(items).iter().map(|&item| table.row(item, false)).chain(asked));
         let last = step.row.len() as u32 - 1;
         debug_assert!(first <= last);
-        step.push_output(last)
+        Output(step.push_output(last))
     }
 
     /// Appends an example at `output`: the positive `item`, then its negatives, which are drawn for `epoch` and `position`.
     ///
     /// # Panics
-    /// For a row that is no output.
-    pub fn example(&mut self, sequence: &Sequence, output: u32, item: u32, (epoch, position): (u32, usize)) {
+    /// For an output that the step does not have.
+    pub fn example(&mut self, sequence: &Sequence, output: Output, item: u32, (epoch, position): (u32, usize)) {
         self.check(output);
-        self.step.example.push(output);
+        self.step.example.push(output.0);
         let row = self.table.row(item, true);
         self.step.cands.push(row);
         let (first, negatives) = (*self.first.get_or_insert(self.step.cands.len() - 1), sequence.negatives_per_example());
@@ -339,7 +342,7 @@ mod tests {
     fn what_was_touched_can_be_packed() {
         let step = packed(|s, out| {
             let first = out.sequence(s, &[3, 4], true);
-            let (a, b) = (out.output(first), out.output(first + 1));
+            let (a, b) = (out.output(first), out.output(first.after(1)));
             for epoch in 0..s.settings.local.epochs {
                 out.example(s, a, 3, (epoch, 1));
             }
@@ -359,11 +362,11 @@ mod tests {
             ("item 5, which no term has touched", &|s, out| _ = out.sequence(s, &[3, 5], true)),
             ("packs 0 items", &|s, out| _ = out.sequence(s, &[], true)),
             ("packs 51 items", &|s, out| _ = out.sequence(s, &[3; 51], true)),
-            ("token 2 an output", &|s, out| _ = (out.sequence(s, &[3, 4], true), out.output(2))),
-            ("token 0 an output", &|s, out| _ = (out.sequence(s, &[3, 4], true), out.output(1), out.output(0))),
+            ("token 2 an output", &|s, out| _ = (out.sequence(s, &[3, 4], true), out.output(Token(2)))),
+            ("token 0 an output", &|s, out| _ = (out.sequence(s, &[3, 4], true), out.output(Token(1)), out.output(Token(0)))),
             ("names output 1", &|s, out| {
                 let output = out.summary(s, &[3]);
-                out.example(s, output + 1, 3, (0, 1));
+                out.example(s, Output(output.0 + 1), 3, (0, 1));
             }),
         ];
         for (part, pack) in wrong {

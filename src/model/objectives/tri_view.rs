@@ -1,7 +1,7 @@
 //! The contrast of a history with its views: future, paraphrase, counterfactuals (LUMOS, arXiv 2602.09306). Its settings are
 //! `loss.contrast`, `lambda`, `lambda_rounds`, `tau`, `anchor`, `future`, `paraphrase` and `counterfactual`.
 
-use super::{Out, RowTable, Sequence, Term};
+use super::{Out, Output, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend};
 use crate::config::{Anchor, Contrast, LossSettings};
 use crate::views::UserViews;
@@ -60,8 +60,8 @@ impl Term for TriView {
             (None, Some(anchor)) => anchor,
             (None, None) => return,
         };
-        let outs: SmallVec<[u32; 8]> = views.iter().map(|view| out.summary(s, view)).collect();
-        out.step.push_group(anchor, &outs[..positives], &outs[positives..]);
+        let outs: SmallVec<[Output; 8]> = views.iter().map(|view| out.summary(s, view)).collect();
+        out.group(anchor, &outs[..positives], &outs[positives..]);
     }
 
     fn backward(&self, be: &mut dyn Backend, loss: &LossSettings, h: Act, dh: Act) {

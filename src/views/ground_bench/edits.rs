@@ -167,7 +167,7 @@ pub const TALK: [&str; 20] = [
     "End of list.",
 ];
 
-/// A title that nobody gave to anything: words of three of `titles`, where they are not one of these.
+/// A title that no item has: words of three of `titles`, where they are not one of these.
 pub fn made_up(titles: &[String], stream: &mut Stream) -> String {
     let mut words = Vec::new();
     for _ in 0..3 {

@@ -67,7 +67,7 @@ pub struct Timed {
     pub titles_per_s: f64,
     /// Lines matched a second, asked about all together.
     pub lines_per_s: f64,
-    /// Lines matched a second, five at a time as an answer brings them.
+    /// Lines matched a second, five at a time, as an answer has them.
     pub lines_per_s_by_five: f64,
 }
 

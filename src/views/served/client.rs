@@ -187,7 +187,7 @@ impl Client {
         let mut read = Vec::new();
         let whole = response.body_mut().as_reader().take(MOST_BYTES + 1).read_to_end(&mut read);
         let text = String::from_utf8_lossy(&read);
-        // Hidden before it is cut: half a key is told too much.
+        // Hidden before it is cut, or half a key would be shown.
         let told = || short(&self.hide(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))));
         let again = || {
             let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());

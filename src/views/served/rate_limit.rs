@@ -1,4 +1,4 @@
-//! When the next request may go out: at most so many a minute, and none while the endpoint asked for patience.
+//! When the next request may go out: at most a given number a minute, and none while the endpoint asks to wait.
 
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};

@@ -25,7 +25,7 @@ pub use upload::{Labelled, Upload};
 use super::{Kind, Parts, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::base::parallel;
-use crate::config::Settings;
+use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::engine::{NamedTensor, PrivateStore, Progress, Tensors, Totals, fixed};
 use crate::federation::{Cohort, RoundReport, divergence};
@@ -35,6 +35,7 @@ use client::{Outcome, Round};
 use server::{Lane, Pair, Server, Training};
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -49,13 +50,13 @@ pub(super) const KIND: Kind = Kind {
     check: |options, settings| Constants::read(options, settings).map(|_| ()),
     on_device: |_| Some(ON_CPU),
     ranks_on_device: |_| Some(ON_CPU),
-    build: |options, parts| Ok(Box::new(PtfFsr::new(Constants::read(options, parts.settings)?, parts)?)),
+    build: |options, parts| Ok(Box::new(PtfFsr::new(Constants::read(options, &parts.settings)?, parts)?)),
 };
 
 /// The state of a training.
-struct PtfFsr<'a> {
-    settings: &'a Settings,
-    data: &'a Dataset,
+struct PtfFsr {
+    settings: Arc<Validated<Settings>>,
+    data: Arc<Dataset>,
     constants: Constants,
     threads: usize,
     client_model: Model,
@@ -87,8 +88,8 @@ struct Visitor {
     seconds: f64,
 }
 
-impl<'a> PtfFsr<'a> {
-    fn new(constants: Constants, parts: Parts<'a>) -> Result<PtfFsr<'a>> {
+impl PtfFsr {
+    fn new(constants: Constants, parts: Parts) -> Result<PtfFsr> {
         let Parts { settings, data, device, reduce, .. } = parts;
         if device.is_some() {
             return Err(Error::setting("device", format!("{ON_CPU}; use `auto` or `cpu`")));
@@ -125,7 +126,7 @@ impl<'a> PtfFsr<'a> {
 
     /// Trains the clients; what came of them, ascending, and those that diverged, ascending.
     fn visit(&mut self, round: u64, clients: &[u32], progress: &Progress) -> Result<(Vec<Outcome>, Vec<Diverged>)> {
-        let (settings, constants, data) = (self.settings, &self.constants, self.data);
+        let (settings, constants, data) = (&self.settings, &self.constants, &self.data);
         let at = Round { settings, constants, data, model: &self.client_model, initial: &self.initial, round };
         let (private, received, done) = (&self.private, &self.received, AtomicU64::new(0));
         parallel::for_each(&mut self.visitors, clients.len(), 8, |visitor, i| {
@@ -159,12 +160,12 @@ impl<'a> PtfFsr<'a> {
     }
 }
 
-impl Protocol for PtfFsr<'_> {
+impl Protocol for PtfFsr {
     fn round(&mut self, round: u64, cohort: &Cohort, _next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
         let start = Instant::now();
         self.visitors.iter_mut().for_each(|v| v.seconds = 0.0);
         let (outcomes, diverged) = self.visit(round, &cohort.clients, progress)?;
-        divergence::judge(self.settings, round, cohort, diverged.len() as u64, diverged.first().cloned())?;
+        divergence::judge(&self.settings, round, cohort, diverged.len() as u64, diverged.first().cloned())?;
         let train_s = self.visitors.iter().map(|v| v.seconds).sum::<f64>() / self.threads as f64;
 
         let served = Instant::now();

@@ -11,7 +11,7 @@ use crate::eval::rank_of;
 use crate::model::Weights;
 use std::borrow::Cow;
 
-impl PtfFsr<'_> {
+impl PtfFsr {
     /// What the server's model reads in place of `history`: the upload of `user` and the true items from the last training item on, where
     /// that is what ranks and there is one.
     fn asked<'h>(&self, user: Option<u32>, history: &'h [u32]) -> Cow<'h, [u32]> {

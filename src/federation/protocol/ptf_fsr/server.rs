@@ -1,6 +1,6 @@
 //! The server's model: trained on what clients uploaded, and asked for its opinion of it.
 //!
-//! A mini-batch is cut into parts of [`PART`] uploads whatever the number of threads, and their gradients are added up in fixed point, so
+//! A mini-batch is cut into parts of [`MICRO_BATCH`] uploads whatever the number of threads, and their gradients are added up in fixed point, so
 //! that the weights have the same bits for any number of threads. Both contrasts look at a whole mini-batch: where one of them is on, a
 //! forward pass over all parts comes first, and its gradients join those of the parts in a second pass with the same dropout.
 
@@ -8,7 +8,7 @@ use super::constants::Constants;
 use super::contrast::{Batch, pulls};
 use super::upload::{Labelled, Upload};
 use crate::backend::Step;
-use crate::backend::cpu::{AdamStep, Part, Worker, WorkerShape, adam_span, dot, sigmoid, sum_of_squares};
+use crate::backend::cpu::{AdamStep, GradientAt, Worker, WorkerShape, adam_span, dot, sigmoid, sum_of_squares};
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::LossSettings;
@@ -17,7 +17,7 @@ use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 
 /// Uploads of a part.
-const PART: usize = 32;
+const MICRO_BATCH: usize = 32;
 
 /// Weights of a span that one thread steps on.
 const SPAN: usize = 1 << 14;
@@ -133,10 +133,10 @@ impl Server {
         Ok([loss, contrast])
     }
 
-    fn part(&self, at: &Training, number: usize) -> Part<'_> {
+    fn part(&self, at: &Training, number: usize) -> GradientAt<'_> {
         let draws = || Stream::new(at.seed, Purpose::Dropout, at.round, SERVER * (1 + number as u64));
         let dropout = (at.constants.server.dropout > 0.0).then(draws);
-        Part { dense: &self.weights.dense, items: &self.weights.items, dropout, number: self.steps }
+        GradientAt { dense: &self.weights.dense, items: &self.weights.items, dropout, number: self.steps }
     }
 
     /// The contrasts of a mini-batch without weights, and for each part gradients of its last hidden states, in the order of [`pack`];
@@ -148,7 +148,7 @@ impl Server {
             return (0.0, Vec::new());
         }
         let (d, align) = (self.weights.spec.dim(), constants.server.align());
-        let parts: Vec<&[Pair]> = batch.chunks(PART).collect();
+        let parts: Vec<&[Pair]> = batch.chunks(MICRO_BATCH).collect();
         parallel::for_each(lanes, parts.len(), 1, |Lane { worker, found, .. }, i| {
             let (mut last, mut hidden) = (Vec::new(), Vec::new());
             let encode = |worker: &mut Worker| {
@@ -184,7 +184,7 @@ impl Server {
         }
         let examples = |pairs: &[Pair]| pairs.iter().map(|pair| pair.now.items.len()).sum::<usize>() as f32;
         let all = examples(batch);
-        let parts: Vec<&[Pair]> = batch.chunks(PART).collect();
+        let parts: Vec<&[Pair]> = batch.chunks(MICRO_BATCH).collect();
         parallel::for_each(lanes, parts.len(), 1, |lane, i| {
             // A part's loss is a mean over its examples; that of the mini-batch over all of them.
             let share = examples(parts[i]) / all;
@@ -215,7 +215,7 @@ impl Server {
     pub fn replies(&self, at: &Training, lanes: &mut [Lane], uploads: &[&Upload]) -> Vec<Option<Labelled>> {
         let (d, align) = (self.weights.spec.dim(), at.constants.server.align());
         let pairs: Vec<Pair> = uploads.iter().map(|&now| Pair { now, before: None }).collect();
-        let parts: Vec<&[Pair]> = pairs.chunks(PART).collect();
+        let parts: Vec<&[Pair]> = pairs.chunks(MICRO_BATCH).collect();
         let threads = lanes.len();
         parallel::for_each(lanes, parts.len(), 1, |Lane { worker, found, .. }, i| {
             let fill = |step: &mut Step| drop(pack(parts[i], align, step));

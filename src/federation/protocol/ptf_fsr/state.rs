@@ -25,7 +25,7 @@ fn damaged(name: &str) -> impl FnOnce() -> Error {
     move || Error::Usage(message)
 }
 
-impl PtfFsr<'_> {
+impl PtfFsr {
     /// The server's model as `items [I, d]` and the dense tensors by name, its optimiser, clients' models (`private`), their last uploads
     /// and what they were sent last.
     pub(super) fn name_tensors(&self) -> Result<Vec<NamedTensor>> {

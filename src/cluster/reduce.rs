@@ -1,4 +1,4 @@
-//! The one reduction of a round, between the sums of a process and the server's step.
+//! What a transport between processes does.
 
 use crate::Result;
 
@@ -23,26 +23,4 @@ pub trait Reduce: Send {
     /// # Errors
     /// Where the transport fails.
     fn union(&self, values: &[u32]) -> Result<Vec<u32>>;
-}
-
-/// One process alone.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Solo;
-
-impl Reduce for Solo {
-    fn rank(&self) -> usize {
-        0
-    }
-
-    fn size(&self) -> usize {
-        1
-    }
-
-    fn sum(&self, _: &mut [i64]) -> Result<()> {
-        Ok(())
-    }
-
-    fn union(&self, values: &[u32]) -> Result<Vec<u32>> {
-        Ok(values.to_vec())
-    }
 }

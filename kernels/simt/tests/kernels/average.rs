@@ -1,5 +1,6 @@
 //! Averaging in fixed point and the server's step against the same operations written in Rust, exactly.
 
+use lumos::testing::ServerStep;
 use lumos_simt::check::Random;
 use lumos_simt::launch;
 
@@ -284,17 +285,6 @@ fn small_changes_and_subnormal_numbers_are_kept_or_rounded() {
         }
     }
     assert_eq!(cohort.launched(&[5], 5, 1), cohort.reference());
-}
-
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct ServerStep {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    adam: i32,
-    momentum: i32,
 }
 
 fn serve(o: &ServerStep, sum: i64, share: f64, first: &mut f32, second: &mut f32, w: &mut f32) {

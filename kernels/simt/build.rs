@@ -22,7 +22,7 @@ fn main() {
 
     let sanitize = std::env::var("LUMOS_SIMT_SANITIZE").unwrap_or_default();
     let mut b = cc::Build::new();
-    b.cpp(true).std("c++17").opt_level(1).warnings(true).extra_warnings(true).include(here.join("include")).include(&kernels);
+    b.cpp(true).std("c++17").opt_level(2).warnings(true).extra_warnings(true).include(here.join("include")).include(&kernels);
     // No contraction: a fused multiply-add only where a kernel asks for one, so that results can be held against the same
     // formula in Rust to the last bit.
     for flag in ["-ffp-contract=off", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable"] {

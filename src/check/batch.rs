@@ -1,15 +1,17 @@
 //! Kernels over batches of users, as subjects: full ranking.
 
 use super::case::Normals;
-use super::direct::{at, cost, go, int, subject, whole, words};
-use super::subject::{Array, Launch, Subject, Want};
+use super::single::{Given, cost, int, whole, words};
+use super::subject::{Array, Subject, Want};
+use crate::backend::cuda::kernels::{RankCount, RankMasked, RankTargets};
 use crate::base::rng::{Purpose, Stream};
+use crate::device::launch::Pointer;
 use crate::eval::MISS;
 use std::collections::BTreeSet;
 
 /// The three kernels of full ranking: `users` users against `items` items. Every fifth item is the one before again, so that scores
-/// tie; every eleventh user has no target, and every fourth one that is masked.
-pub fn rank(normals: &Normals, users: usize, items: usize, d: usize, judged: bool) -> Vec<Subject<'static>> {
+/// tie; every eleventh user has no target, and every fourth one that is masked. The GPU that is timed has `multiprocessors`.
+pub fn rank(normals: &Normals, [users, items, d]: [usize; 3], multiprocessors: u32, judged: bool) -> Vec<Subject<'static>> {
     let mut s = Stream::new(3, Purpose::Bench, 4, users as u64);
     let h = normals.take(43, users * d, 1.0);
     let mut table = normals.take(44, items * d, 1.0);
@@ -55,29 +57,32 @@ pub fn rank(normals: &Normals, users: usize, items: usize, d: usize, judged: boo
         whole("thresholds", &first, 3, judged.then(|| Want::Bits(words(&threshold)))),
         whole("counts", &first, 4, judged.then(|| Want::Bits(vec![0; users]))),
     ];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), at(&b[4]), int(users), int(d)];
-        go(device, "rank_targets", [users.div_ceil(128), 1], 128, 0, &args)
-    });
-    let mut subjects = vec![subject("rank_targets", case.clone(), first, outs, cost(2 * ud + 3 * users, 2.0 * ud as f64), launch)];
+    let (across, u, i, width) = (users.div_ceil(128), int(users), int(items), int(d));
+    let given = Given { case: case.clone(), arrays: first, outputs: outs, cost: cost(2 * ud + 3 * users, 2.0 * ud as f64) };
+    let targets = move |b: &[Pointer]| RankTargets { h: b[0], table: b[1], target: b[2], threshold: b[3], count: b[4], users: u, d: width };
+    let mut subjects = vec![given.to([across, 1], targets)];
     let second = arrays(&threshold, &vec![0; users]);
     let outs = vec![whole("counts", &second, 4, judged.then(|| Want::Bits(counts.clone())))];
-    let launch: Launch = Box::new(move |device, b| {
-        // Enough blocks for every multiprocessor twice over; any number is right.
-        let (across, blocks) = (users.div_ceil(128), 4 * device.limits().multiprocessors as usize);
-        let down = blocks.div_ceil(across).clamp(1, items.div_ceil(128)).min(65_535);
-        let args = [at(&b[0]), at(&b[1]), at(&b[3]), at(&b[4]), int(users), int(items), int(d)];
-        go(device, "rank_count", [across, down], 256, 33_792, &args)
-    });
-    let operations = 2.0 * users as f64 * id as f64;
-    subjects.push(subject("rank_count", case.clone(), second, outs, cost(ud + id + 3 * users, operations), launch));
+    // Enough blocks for every multiprocessor twice over; any number is right.
+    let down = (4 * multiprocessors as usize).div_ceil(across).clamp(1, items.div_ceil(128)).min(65_535);
+    let work = cost(ud + id + 3 * users, 2.0 * users as f64 * id as f64);
+    let given = Given { case: case.clone(), arrays: second, outputs: outs, cost: work };
+    let counted = move |b: &[Pointer]| RankCount { h: b[0], table: b[1], threshold: b[3], count: b[4], users: u, items: i, d: width };
+    subjects.push(given.to([across, down], counted));
     let third = arrays(&threshold, &counts);
     let outs = vec![whole("ranks", &third, 4, judged.then_some(Want::Bits(ranks)))];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), at(&b[5]), at(&b[6]), at(&b[4]), int(users), int(d)];
-        go(device, "rank_masked", [users.div_ceil(4), 1], 128, 0, &args)
-    });
     let listed = masked_items.len();
-    subjects.push(subject("rank_masked", case, third, outs, cost(ud + listed * d + listed + 5 * users, 2.0 * (listed * d) as f64), launch));
+    let work = cost(ud + listed * d + listed + 5 * users, 2.0 * (listed * d) as f64);
+    subjects.push(Given { case, arrays: third, outputs: outs, cost: work }.to([users.div_ceil(4), 1], move |b| RankMasked {
+        h: b[0],
+        table: b[1],
+        target: b[2],
+        threshold: b[3],
+        bounds: b[5],
+        masked: b[6],
+        count: b[4],
+        users: u,
+        d: width,
+    }));
     subjects
 }

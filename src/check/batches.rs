@@ -2,12 +2,13 @@
 //! over spans, and the optimiser's step.
 
 use super::case::Normals;
-use super::direct::{at, cost, go, int, subject, whole, words};
 use super::local::{self, Rule};
-use super::subject::{Array, Launch, Subject, Want};
+use super::single::{Given, cost, int, whole, words};
+use super::subject::{Array, Subject, Want};
+use crate::backend::cuda::kernels::{AddGradients, AddRowGradients, ClipFactor, DropTable, GradientSquares, StepSpan, TakeGradients};
 use crate::backend::cuda::optimiser::{DropoutClock, OptimiserStep};
 use crate::base::rng::{self, Purpose, Stream};
-use crate::device::interface::Arg;
+use crate::device::launch::Pointer;
 use crate::engine::fixed::GRADIENT_SCALE;
 
 /// `refused` while no mini-batch is.
@@ -40,12 +41,18 @@ pub fn add_gradients(n: &Normals, parts: usize, length: usize, judged: bool) -> 
         Want::Bits(words(&sums))
     });
     let outs = vec![whole("sums", &arrays, 2, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), int(parts), Arg::Long(stride as i64), int(length), at(&b[2]), Arg::Uint(3), at(&b[3])];
-        go(device, "add_gradients", [length.div_ceil(256), 1], 256, 0, &args)
-    });
     let work = cost(parts * length + 4 * length, 3.0 * (parts * length) as f64);
-    subject("add_gradients", format!("{parts} parts, {length} weights"), arrays, outs, work, launch)
+    let given = Given { case: format!("{parts} parts, {length} weights"), arrays, outputs: outs, cost: work };
+    given.to([length.div_ceil(256), 1], move |b| AddGradients {
+        g: b[0],
+        share: b[1],
+        parts: int(parts),
+        stride: stride as i64,
+        length: int(length),
+        sums: b[2],
+        number: 3,
+        refused: b[3],
+    })
 }
 
 /// `add_row_gradients`: `parts` parts of `each` item rows, of a catalogue of `items`.
@@ -72,12 +79,19 @@ pub fn add_row_gradients(n: &Normals, parts: usize, each: usize, items: usize, d
         Want::Bits(words(&sums))
     });
     let outs = vec![whole("sums", &arrays, 4, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), int(parts), int(d), at(&b[4]), Arg::Uint(3), at(&b[5])];
-        go(device, "add_row_gradients", [parts, each.div_ceil(16).max(1)], 128, 0, &args)
-    });
     let work = cost(5 * rows * d, 3.0 * (rows * d) as f64);
-    subject("add_row_gradients", format!("{parts} parts of {each} rows, d {d}"), arrays, outs, work, launch)
+    let given = Given { case: format!("{parts} parts of {each} rows, d {d}"), arrays, outputs: outs, cost: work };
+    given.to([parts, each.div_ceil(16).max(1)], move |b| AddRowGradients {
+        g: b[0],
+        item: b[1],
+        part_rows: b[2],
+        share: b[3],
+        parts: int(parts),
+        d: int(d),
+        sums: b[4],
+        number: 3,
+        refused: b[5],
+    })
 }
 
 /// `take_gradients`: `count` sums.
@@ -91,10 +105,8 @@ pub fn take_gradients(n: &Normals, count: usize, judged: bool) -> Subject<'stati
     });
     let [zeros, g] = wants.map_or([None, None], |w| w.map(Some));
     let outs = vec![whole("sums", &arrays, 0, zeros), whole("gradients", &arrays, 1, g)];
-    let launch: Launch = Box::new(move |device, b| {
-        go(device, "take_gradients", blocks(count), 256, 0, &[at(&b[0]), Arg::Float(factor), at(&b[1]), Arg::Long(count as i64)])
-    });
-    subject("take_gradients", format!("{count} weights"), arrays, outs, cost(5 * count, 2.0 * count as f64), launch)
+    let given = Given { case: format!("{count} weights"), arrays, outputs: outs, cost: cost(5 * count, 2.0 * count as f64) };
+    given.to(blocks(count), move |b| TakeGradients { sums: b[0], factor, g: b[1], n: count as i64 })
 }
 
 /// `drop_table`: `count` numbers.
@@ -112,11 +124,8 @@ pub fn drop_table(n: &Normals, count: usize, judged: bool) -> Subject<'static> {
         Want::Bits(words(&x.iter().enumerate().map(kept).collect::<Vec<f32>>()))
     });
     let outs = vec![whole("dropped", &arrays, 1, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let head = [Arg::value(&clock), Arg::Uint(number), Arg::Uint(client), Arg::Uint(threshold), Arg::Float(keep)];
-        go(device, "drop_table", blocks(count), 256, 0, &[&head[..], &[at(&b[0]), at(&b[1]), Arg::Long(count as i64)]].concat())
-    });
-    subject("drop_table", format!("{count} numbers"), arrays, outs, cost(2 * count, count as f64), launch)
+    let given = Given { case: format!("{count} numbers"), arrays, outputs: outs, cost: cost(2 * count, count as f64) };
+    given.to(blocks(count), move |b| DropTable { clock, number, client, threshold, keep, x: b[0], y: b[1], n: count as i64 })
 }
 
 /// `gradient_squares` and `clip_factor`: `count` gradients in spans of `span`.
@@ -125,11 +134,9 @@ pub fn clip(n: &Normals, count: usize, span: usize, judged: bool) -> [Subject<'s
     let squares: Vec<f64> = g.chunks(span).map(|s| s.iter().map(|&x| f64::from(x).powi(2)).sum()).collect();
     let arrays = vec![Array::of("gradients", &g), Array::of("squares", &vec![0f64; spans])];
     let outs = vec![whole("squares", &arrays, 1, judged.then(|| Want::Doubles(squares.clone())))];
-    let launch: Launch = Box::new(move |device, b| {
-        go(device, "gradient_squares", [spans, 1], 256, 256, &[at(&b[0]), Arg::Long(count as i64), int(span), at(&b[1])])
-    });
     let case = format!("{count} gradients in {spans} spans");
-    let sums = subject("gradient_squares", case.clone(), arrays, outs, cost(count + 2 * spans, 2.0 * count as f64), launch);
+    let given = Given { case: case.clone(), arrays, outputs: outs, cost: cost(count + 2 * spans, 2.0 * count as f64) };
+    let sums = given.to([spans, 1], move |b| GradientSquares { g: b[0], n: count as i64, span: int(span), squares: b[1] });
 
     let arrays = vec![Array::of("squares", &squares), Array::of("factor", &[0f32])];
     let want = judged.then(|| {
@@ -138,9 +145,9 @@ pub fn clip(n: &Normals, count: usize, span: usize, judged: bool) -> [Subject<'s
         Want::Near { plain: vec![exact as f32], exact: vec![exact] }
     });
     let outs = vec![whole("factor", &arrays, 1, want)];
-    let launch: Launch =
-        Box::new(move |device, b| go(device, "clip_factor", [1, 1], 256, 256, &[at(&b[0]), int(spans), Arg::Float(limit), at(&b[1])]));
-    [sums, subject("clip_factor", case, arrays, outs, cost(2 * spans + 1, spans as f64), launch)]
+    let given = Given { case, arrays, outputs: outs, cost: cost(2 * spans + 1, spans as f64) };
+    let factor = move |b: &[Pointer]| ClipFactor { squares: b[0], count: int(spans), clip: limit, scale: b[1] };
+    [sums, given.to([1, 1], factor)]
 }
 
 /// `step_span` with every optimiser: `count` weights; and after a refusal, when nothing moves.
@@ -169,12 +176,19 @@ pub fn step_span(n: &Normals, count: usize, judged: bool) -> Vec<Subject<'static
         });
         let outs = local::moment_outputs(&arrays, wants);
         let coefficients = OptimiserStep::new(&settings, t);
-        let launch: Launch = Box::new(move |device, b| {
-            let head = [Arg::value(&coefficients), at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5])];
-            go(device, "step_span", blocks(count), 256, 0, &[&head[..], &[Arg::Long(count as i64)]].concat())
-        });
         let name = if refused == NOT_REFUSED { name } else { "refused" };
-        all.push(subject("step_span", format!("{name}, {count} weights"), arrays, outs, cost(7 * count, 14.0 * count as f64), launch));
+        let work = cost(7 * count, 14.0 * count as f64);
+        let given = Given { case: format!("{name}, {count} weights"), arrays, outputs: outs, cost: work };
+        all.push(given.to(blocks(count), move |b| StepSpan {
+            opt: coefficients,
+            scale: b[0],
+            refused: b[1],
+            p: b[2],
+            m: b[3],
+            s: b[4],
+            g: b[5],
+            n: count as i64,
+        }));
     }
     all
 }

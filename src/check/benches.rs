@@ -74,7 +74,8 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     batches::timed(&normals, weights, 1_500, sizes.rank.1, d).iter().try_for_each(&mut *each)?;
     direct::server(&normals, weights, rows, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
     on(&case::pairs(sizes.batch / 2, d), &|case| calls::in_batch(case, Similarity::Cosine), each)?;
-    batch::rank(&normals, sizes.rank.0, sizes.rank.1, d, false).iter().try_for_each(&mut *each)?;
+    let ranked = batch::rank(&normals, [sizes.rank.0, sizes.rank.1, d], device.limits().multiprocessors, false);
+    ranked.iter().try_for_each(&mut *each)?;
     #[cfg(feature = "llm")]
     super::decoder::for_each(quick, each)?;
     Ok(())

@@ -2,15 +2,18 @@
 //! checked by what they make together ([`super::text`]).
 
 use super::case::Normals;
-use super::direct::{at, go, int, subject, whole};
-use super::subject::{Array, Cost, Launch, Subject};
+use super::single::{Given, int, whole};
+use super::subject::{Array, Cost, Subject};
 use crate::Result;
 use crate::config::Precision;
-use crate::device::{Arg, Geometry};
-use crate::llm::gpu::ask::{CHOICE_SHARED, TokenAsk};
+use crate::device::launch::Pointer;
+use crate::llm::gpu::ask::TokenAsk;
 use crate::llm::gpu::attention::AttentionShape;
-use crate::llm::gpu::kernels::{attend_shared, products};
-use crate::llm::{Gpu, Sampling};
+use crate::llm::gpu::kernels::{self, Attend, ChooseTokens, Gate, Multiply, Normalise};
+use crate::llm::{Gpu, Sampling, Stored};
+
+/// Numbers of the timed model.
+const NUMBER: Stored = Stored::Bf16;
 
 /// Sizes of a step.
 struct Sizes {
@@ -45,17 +48,23 @@ fn linear(n: &Normals, what: &str, rows: usize, depth: usize, outputs: usize) ->
         Array { name: "rows", words: halves(n, 50, rows * Gpu::ld(depth)) },
         Array { name: "weights", words: halves(n, 51, outputs * Gpu::ld(depth)) },
     ];
-    let one = |(kernel, g): (&'static str, Geometry)| {
-        let launch: Launch = Box::new(move |device, b| {
-            let args = [at(&b[0]), at(&b[1]), at(&b[2]), Arg::Pointer(0), int(rows), int(outputs), int(Gpu::ld(depth)), int(0)];
-            go(device, kernel, [g.grid[0] as usize, g.grid[1] as usize], g.block[0], g.shared, &args)
-        });
-        let bytes = 2 * (rows + outputs) * Gpu::ld(depth) + 4 * rows * outputs;
-        let cost = cost(bytes, 2.0 * (rows * outputs * depth) as f64, Precision::Bf16);
+    let bytes = 2 * (rows + outputs) * Gpu::ld(depth) + 4 * rows * outputs;
+    let cost = cost(bytes, 2.0 * (rows * outputs * depth) as f64, Precision::Bf16);
+    let one = |(place, blocks): (usize, [u32; 2])| {
         let case = format!("{what}: {rows} rows, {depth} to {outputs}");
-        subject(kernel, case, arrays.clone(), vec![whole("sums", &arrays, 0, None)], cost, launch)
+        let given = Given { case, arrays: arrays.clone(), outputs: vec![whole("sums", &arrays, 0, None)], cost };
+        given.under(place, blocks.map(|n| n as usize), move |b| Multiply {
+            y: b[0],
+            x: b[1],
+            w: b[2],
+            bias: Pointer::NULL,
+            rows: int(rows),
+            outputs: int(outputs),
+            ld: int(Gpu::ld(depth)),
+            add: 0,
+        })
     };
-    products(rows, outputs).into_iter().map(one).collect()
+    kernels::products(NUMBER, rows, outputs).into_iter().map(one).collect()
 }
 
 /// Attention of one new token of each text.
@@ -72,7 +81,6 @@ fn attend(n: &Normals, s: &Sizes) -> Subject<'static> {
         Array::of("tiles", &tiles),
         Array::of("tables", &tables),
     ];
-    let kernel = "decoder_attend_bf16_2";
     let shape = AttentionShape {
         heads: heads as i32,
         kv_heads: kv as i32,
@@ -85,15 +93,12 @@ fn attend(n: &Normals, s: &Sizes) -> Subject<'static> {
         cap: 0.0,
         ld: Gpu::ld(used) as i32,
     };
-    let shared = attend_shared(width, 2);
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3]), at(&b[4]), Arg::value(&shape)];
-        go(device, kernel, [texts, kv], 128, shared, &args)
-    });
     let positions = texts * s.positions;
     let cost = cost(4 * positions * kv * width + 6 * texts * used, 4.0 * (positions * used) as f64, Precision::Fp32);
-    let outputs = vec![whole("out", &arrays, 0, None)];
-    subject(kernel, format!("{texts} texts at position {}, {heads} heads of {width}", s.positions - 1), arrays, outputs, cost, launch)
+    let case = format!("{texts} texts at position {}, {heads} heads of {width}", s.positions - 1);
+    let given = Given { case, outputs: vec![whole("out", &arrays, 0, None)], arrays, cost };
+    let attend = move |b: &[Pointer]| Attend { out: b[0], qkv: b[1], cache: b[2], tiles: b[3], tables: b[4], shape };
+    given.under(kernels::attend(NUMBER, width), [texts, kv], attend)
 }
 
 /// The choice of a token for each text, greedy or drawn.
@@ -106,13 +111,19 @@ fn choose(n: &Normals, s: &Sizes, drawn: bool) -> Subject<'static> {
         Array::of("logits", &n.take(54, texts * vocab, 3.0)),
         Array::of("asks", &asks),
     ];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), at(&b[1]), at(&b[2]), at(&b[2]), at(&b[2]), int(vocab), Arg::Float(0.0)];
-        go(device, "decoder_choose", [texts, 1], 512, CHOICE_SHARED, &args)
-    });
     let case = format!("{texts} of {vocab} tokens, {}", if drawn { "drawn, top-p 0.95" } else { "greedy" });
-    let outputs = vec![whole("tokens", &arrays, 0, None)];
-    subject("decoder_choose", case, arrays, outputs, cost(4 * texts * vocab, 0.0, Precision::Fp32), launch)
+    let work = cost(4 * texts * vocab, 0.0, Precision::Fp32);
+    let given = Given { case, outputs: vec![whole("tokens", &arrays, 0, None)], arrays, cost: work };
+    given.to([texts, 1], move |b| ChooseTokens {
+        tokens: b[0],
+        logits: b[1],
+        some: b[1],
+        asks: b[2],
+        allowed: b[2],
+        seen: b[2],
+        vocab: int(vocab),
+        cap: 0.0,
+    })
 }
 
 /// Norm and gate.
@@ -123,23 +134,29 @@ fn rows(n: &Normals, s: &Sizes) -> [Subject<'static>; 2] {
         Array::of("sums", &n.take(55, texts * width, 1.0)),
         Array::of("weights", &n.take(56, width, 1.0)),
     ];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), at(&b[2]), int(width), int(Gpu::ld(width)), Arg::Float(1e-6)];
-        go(device, "decoder_norm_bf16", [texts, 1], 128, 128, &args)
-    });
-    let outputs = vec![whole("out", &arrays, 0, None)];
     let work = cost(6 * texts * width, 4.0 * (texts * width) as f64, Precision::Fp32);
-    let norm = subject("decoder_norm_bf16", format!("{texts} rows of {width}"), arrays, outputs, work, launch);
+    let given = Given { case: format!("{texts} rows of {width}"), outputs: vec![whole("out", &arrays, 0, None)], arrays, cost: work };
+    let number = NUMBER as usize;
+    let norm = given.under(number, [texts, 1], move |b| Normalise {
+        y: b[0],
+        x: b[1],
+        weight: b[2],
+        width: int(width),
+        ld: int(Gpu::ld(width)),
+        eps: 1e-6,
+    });
 
     let arrays =
         vec![Array { name: "out", words: vec![0; texts * Gpu::ld(inner) / 2] }, Array::of("sums", &n.take(57, texts * 2 * inner, 1.0))];
-    let launch: Launch = Box::new(move |device, b| {
-        let grid = [texts, Gpu::ld(inner).div_ceil(128).min(8)];
-        go(device, "decoder_gated_bf16", grid, 128, 0, &[at(&b[0]), at(&b[1]), int(inner), int(Gpu::ld(inner)), int(0)])
-    });
-    let outputs = vec![whole("out", &arrays, 0, None)];
     let work = cost(10 * texts * inner, 10.0 * (texts * inner) as f64, Precision::Fp32);
-    let gate = subject("decoder_gated_bf16", format!("{texts} rows of {inner}"), arrays, outputs, work, launch);
+    let given = Given { case: format!("{texts} rows of {inner}"), outputs: vec![whole("out", &arrays, 0, None)], arrays, cost: work };
+    let gate = given.under(number, [texts, Gpu::ld(inner).div_ceil(128).min(8)], move |b| Gate {
+        y: b[0],
+        gate_up: b[1],
+        inner: int(inner),
+        ld: int(Gpu::ld(inner)),
+        gelu: 0,
+    });
     [norm, gate]
 }
 

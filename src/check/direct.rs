@@ -1,55 +1,13 @@
 //! Kernels that are no operation of the backend, as subjects: copies from the global weights, averaging and the server's step.
 
 use super::case::Normals;
-use super::subject::{Array, Cost, Launch, Output, Subject, Want};
-use crate::Result;
+use super::single::{Given, cost, int, whole, words};
+use super::subject::{Array, Output, Subject, Want};
+use crate::backend::cuda::kernels::{AverageDense, AverageRows, Broadcast, GatherRows, ServerDense, ServerRows, UpdateNorms};
 use crate::backend::cuda::optimiser::ServerStep;
 use crate::base::rng::{Purpose, Stream};
-use crate::config::Precision;
-use crate::device::Geometry;
-use crate::device::interface::{Arg, Buffer, Device, Plain, bytes_of};
+use crate::device::launch::Pointer;
 use crate::engine::fixed;
-use std::rc::Rc;
-
-/// Launches a kernel on buffers that hold what it asks for.
-pub(super) fn go(device: &dyn Device, name: &'static str, grid: [usize; 2], block: u32, shared: usize, args: &[Arg]) -> Result<()> {
-    let kernel = device.kernel(name)?;
-    let geometry = Geometry { grid: [grid[0] as u32, grid[1] as u32, 1], block: [block, 1, 1], shared };
-    // SAFETY: the arrays of a subject are as long as its kernel asks for.
-    Ok(unsafe { device.launch(kernel, geometry, args) }?)
-}
-
-pub(super) fn int(n: usize) -> Arg<'static> {
-    Arg::Int(n as i32)
-}
-
-pub(super) fn at(buffer: &Buffer) -> Arg<'static> {
-    Arg::Pointer(buffer.address())
-}
-
-pub(super) fn cost(floats: usize, operations: f64) -> Cost {
-    Cost { bytes: 4.0 * floats as f64, operations, precision: Precision::Fp32 }
-}
-
-/// The words of values.
-pub(super) fn words<T: Plain>(values: &[T]) -> Vec<u32> {
-    Array::of("", values).words
-}
-
-pub(super) fn whole(what: &'static str, arrays: &[Array], array: usize, want: Option<Want>) -> Output {
-    Output { what, array, words: 0..arrays[array].words.len(), want: want.unwrap_or(Want::Any) }
-}
-
-pub(super) fn subject<'a>(
-    kernel: &'static str,
-    case: String,
-    arrays: Vec<Array>,
-    outputs: Vec<Output>,
-    cost: Cost,
-    launch: Launch<'a>,
-) -> Subject<'a> {
-    Subject { kernel, with: Vec::new(), case, arrays, launch: Rc::new(launch), outputs, cost }
-}
 
 /// `broadcast`: `clients` slabs of `length` weights, `stride` apart.
 pub fn broadcast(n: &Normals, clients: usize, length: usize, stride: usize, judged: bool) -> Subject<'static> {
@@ -61,11 +19,14 @@ pub fn broadcast(n: &Normals, clients: usize, length: usize, stride: usize, judg
         Want::Bits(words(&slab))
     });
     let outputs = vec![whole("slab", &arrays, 1, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), int(clients), Arg::Long(stride as i64), int(length)];
-        go(device, "broadcast", [clients, length.div_ceil(2048)], 256, 0, &args)
-    });
-    subject("broadcast", format!("{clients} clients, {length} weights"), arrays, outputs, cost((clients + 1) * length, 0.0), launch)
+    let case = format!("{clients} clients, {length} weights");
+    Given { case, arrays, outputs, cost: cost((clients + 1) * length, 0.0) }.to([clients, length.div_ceil(2048)], move |b| Broadcast {
+        global: b[0],
+        slab: b[1],
+        clients: int(clients),
+        stride: stride as i64,
+        length: int(length),
+    })
 }
 
 /// `gather_rows`: `rows` rows out of `items`.
@@ -76,11 +37,8 @@ pub fn gather(n: &Normals, rows: usize, items: usize, d: usize, judged: bool) ->
     let arrays = vec![Array::of("items", &list), Array::of("item table", &table), Array::of("rows", &n.take(23, rows * d, 1.0))];
     let want = judged.then(|| Want::Bits(list.iter().flat_map(|&i| words(&table[i as usize * d..][..d])).collect()));
     let outputs = vec![whole("rows", &arrays, 2, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(&b[0]), at(&b[1]), at(&b[2]), int(rows), int(d)];
-        go(device, "gather_rows", [rows.div_ceil(8).max(1), 1], 256, 0, &args)
-    });
-    subject("gather_rows", format!("{rows} rows of {items}, d {d}"), arrays, outputs, cost(2 * rows * d + rows, 0.0), launch)
+    let given = Given { case: format!("{rows} rows of {items}, d {d}"), arrays, outputs, cost: cost(2 * rows * d + rows, 0.0) };
+    given.to([rows.div_ceil(8).max(1), 1], move |b| GatherRows { items: b[0], table: b[1], rows: b[2], count: int(rows), d: int(d) })
 }
 
 /// Clients that one thread of `average_dense` adds up, as in the engine.
@@ -111,13 +69,20 @@ pub fn average_dense(n: &Normals, clients: usize, length: usize, judged: bool) -
         Want::Bits(words(&sums))
     });
     let outputs = vec![whole("sums", &arrays, 3, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let head = [at(&b[0]), at(&b[1]), at(&b[2]), at(&b[5]), int(clients), int(EACH), Arg::Long(stride as i64), int(length)];
-        let args = [&head[..], &[at(&b[3]), at(&b[4])]].concat();
-        go(device, "average_dense", [length.div_ceil(256), clients.div_ceil(EACH)], 256, 0, &args)
-    });
     let work = cost(clients * length + 5 * length, 3.0 * (clients * length) as f64);
-    subject("average_dense", format!("{clients} clients, {length} weights"), arrays, outputs, work, launch)
+    let given = Given { case: format!("{clients} clients, {length} weights"), arrays, outputs, cost: work };
+    given.to([length.div_ceil(256), clients.div_ceil(EACH)], move |b| AverageDense {
+        p: b[0],
+        global: b[1],
+        weight: b[2],
+        factor: b[5],
+        clients: int(clients),
+        each: int(EACH),
+        stride: stride as i64,
+        length: int(length),
+        sums: b[3],
+        failing: b[4],
+    })
 }
 
 /// `average_rows`: `clients` clients of `each` item rows.
@@ -165,15 +130,24 @@ pub fn average_rows(n: &Normals, clients: usize, each: usize, items: usize, d: u
     });
     let [a, b, c] = wants.map_or([None, None, None], |w| w.map(Some));
     let outputs = vec![whole("sums", &arrays, 6, a), whole("weights of slots", &arrays, 7, b), whole("uploaded rows", &arrays, 8, c)];
-    let launch: Launch = Box::new(move |device, b| {
-        let head =
-            [&[at(&b[0]), at(&b[1]), at(&b[2]), at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5]), Arg::Pointer(0)][..], &[int(clients), int(d)]]
-                .concat();
-        let args = [&head[..], &[at(&b[6]), at(&b[7]), at(&b[8]), at(&b[9])]].concat();
-        go(device, "average_rows", [clients, each.div_ceil(16).max(1)], 128, 0, &args)
-    });
     let work = cost(2 * rows * d + 4 * items * d, 3.0 * (rows * d) as f64);
-    subject("average_rows", format!("{clients} clients of {each} rows, d {d}"), arrays, outputs, work, launch)
+    let given = Given { case: format!("{clients} clients of {each} rows, d {d}"), arrays, outputs, cost: work };
+    given.to([clients, each.div_ceil(16).max(1)], move |b| AverageRows {
+        rows: b[0],
+        table: b[1],
+        item: b[2],
+        slot: b[2],
+        uploads: b[3],
+        client_rows: b[4],
+        weight: b[5],
+        factor: Pointer::NULL,
+        clients: int(clients),
+        d: int(d),
+        sums: b[6],
+        slot_weight: b[7],
+        uploaded: b[8],
+        failing: b[9],
+    })
 }
 
 /// `update_norms`: `clients` clients of `length` dense weights and `each` item rows.
@@ -207,13 +181,23 @@ pub fn update_norms(n: &Normals, clients: usize, length: usize, each: usize, d: 
         Want::Doubles((0..clients).map(norm).collect())
     });
     let outputs = vec![whole("norms", &arrays, 8, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let dense = [at(&b[0]), at(&b[1]), Arg::Long(stride as i64), int(length)];
-        let rows = [at(&b[2]), at(&b[3]), at(&b[4]), at(&b[5]), at(&b[6]), at(&b[7]), int(clients), int(d), at(&b[8])];
-        go(device, "update_norms", [clients, 1], 256, 256, &[&dense[..], &rows].concat())
-    });
     let work = cost(clients * length + 2 * rows * d, 3.0 * (clients * length + rows * d) as f64);
-    subject("update_norms", format!("{clients} clients, {length} weights, {each} rows of {d}"), arrays, outputs, work, launch)
+    let given = Given { case: format!("{clients} clients, {length} weights, {each} rows of {d}"), arrays, outputs, cost: work };
+    given.to([clients, 1], move |b| UpdateNorms {
+        p: b[0],
+        global: b[1],
+        stride: stride as i64,
+        length: int(length),
+        rows: b[2],
+        table: b[3],
+        item: b[4],
+        uploads: b[5],
+        client_rows: b[6],
+        weight: b[7],
+        clients: int(clients),
+        d: int(d),
+        norms: b[8],
+    })
 }
 
 impl ServerStep {
@@ -256,7 +240,7 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
     let mut subjects = Vec::new();
     for (name, step) in ServerStep::kinds() {
         let plain = step.second == 0 && step.momentum == 0;
-        let pointer = move |b: &Buffer| if plain { Arg::Pointer(0) } else { at(b) };
+        let pointer = move |at: Pointer| if plain { Pointer::NULL } else { at };
         let moved = |w: &[f32], first: &[f32], second: &[f32]| [w.to_vec(), first.to_vec(), second.to_vec()];
         let (total, sum) = (37i64, sums(28, length));
         let (w, first, second) = (n.take(29, length, 1.0), n.take(30, length, 0.1), squares(31, length));
@@ -273,13 +257,18 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
             names.into_iter().zip(wants).enumerate().map(|(i, (what, want))| whole(what, arrays, at + i, want)).collect()
         };
         let outs = outputs(&arrays, 1, wants);
-        let launch: Launch = Box::new(move |device, b| {
-            let args = [Arg::value(&step), at(&b[0]), Arg::Long(total), at(&b[1]), pointer(&b[2]), pointer(&b[3]), int(length)];
-            go(device, "server_dense", [length.div_ceil(256), 1], 256, 0, &args)
-        });
         let floats = if plain { 4 } else { 8 };
         let work = |count: usize| cost(floats * count, 12.0 * count as f64);
-        subjects.push(subject("server_dense", format!("{name}, {length} weights"), arrays, outs, work(length), launch));
+        let given = Given { case: format!("{name}, {length} weights"), arrays, outputs: outs, cost: work(length) };
+        subjects.push(given.to([length.div_ceil(256), 1], move |b| ServerDense {
+            step,
+            sums: b[0],
+            weight: total,
+            w: b[1],
+            first: pointer(b[2]),
+            second: pointer(b[3]),
+            length: int(length),
+        }));
 
         // Slots in an order of their own, over some of the items; every ninth was uploaded by no client.
         let item: Vec<u32> = (0..slots).map(|s| ((s * 5 + 2) % items) as u32).collect();
@@ -307,21 +296,22 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
                 [table, first, second].map(|v| Want::Bits(words(&v)))
             });
             let outs = outputs(&arrays, 3, wants);
-            let launch: Launch = Box::new(move |device, b| {
-                let weight = Arg::Long(if per_item { 0 } else { total });
-                let head = [Arg::value(&step), at(&b[0]), at(&b[1]), at(&b[2]), weight, at(&b[3]), pointer(&b[4]), pointer(&b[5])];
-                let args = [&head[..], &[int(slots), int(d)]].concat();
-                go(device, "server_rows", [(slots * d).div_ceil(256), 1], 256, 0, &args)
-            });
             let by = if per_item { "per item" } else { "cohort" };
-            subjects.push(subject("server_rows", format!("{name}, {by}, {slots} rows, d {d}"), arrays, outs, work(slots * d), launch));
+            let case = format!("{name}, {by}, {slots} rows, d {d}");
+            let given = Given { case, arrays, outputs: outs, cost: work(slots * d) };
+            subjects.push(given.to([(slots * d).div_ceil(256), 1], move |b| ServerRows {
+                step,
+                sums: b[0],
+                slot_weight: b[1],
+                item: b[2],
+                weight: if per_item { 0 } else { total },
+                table: b[3],
+                first: pointer(b[4]),
+                second: pointer(b[5]),
+                slots: int(slots),
+                d: int(d),
+            }));
         }
     }
     subjects
-}
-
-/// The bytes of a value as an array of its own.
-pub(super) fn value<T: Plain>(name: &'static str, value: &T) -> Array {
-    let bytes = bytes_of(std::slice::from_ref(value));
-    Array::of(name, bytes)
 }

@@ -61,7 +61,7 @@ fn cases(quick: bool) -> Vec<Case> {
 }
 
 /// Checks that need no packed step.
-fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
+fn direct_subjects(n: &Normals, multiprocessors: u32, quick: bool) -> Vec<Subject<'static>> {
     let mut all = vec![
         direct::broadcast(n, 5, 131, 137, true),
         direct::gather(n, 61, 43, 4, true),
@@ -75,7 +75,7 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
     ];
     all.extend(direct::server(n, 131, 17, 23, 5, true));
     for (users, items, d) in [(1, 1, 1), (37, 131, 33), (129, 257, 8), (13, 129, 68)] {
-        all.extend(batch::rank(n, users, items, d, true));
+        all.extend(batch::rank(n, [users, items, d], multiprocessors, true));
     }
     for (parts, length, each, items, d) in [(1, 5, 1, 3, 1), (9, 131, 11, 17, 33)] {
         all.push(batches::add_gradients(n, parts, length, true));
@@ -96,7 +96,7 @@ fn direct_subjects(n: &Normals, quick: bool) -> Vec<Subject<'static>> {
         all.push(direct::average_rows(n, 700, 25, 10_429, 64, true));
         all.push(direct::update_norms(n, 700, 54_001, 25, 64, true));
         all.extend(direct::server(n, 54_001, 9_000, 10_429, 64, true));
-        all.extend(batch::rank(n, 300, 10_429, 64, true));
+        all.extend(batch::rank(n, [300, 10_429, 64], multiprocessors, true));
     }
     all
 }
@@ -119,7 +119,7 @@ pub fn run(device: &dyn Device, quick: bool, lines: &mut Vec<CheckLine>, progres
         }
     }
     progress("kernels of averaging, the server and ranking");
-    for subject in direct_subjects(&normals, quick) {
+    for subject in direct_subjects(&normals, device.limits().multiprocessors, quick) {
         judge.judge(&subject)?;
     }
     for subject in yardstick::subjects() {

@@ -1,11 +1,12 @@
 //! The local optimiser, clipping and the sums of losses over packed clients, as subjects.
 
-use super::direct::{at, cost, go, int, subject, value, whole, words};
 use super::packed::Placed;
-use super::subject::{Array, Launch, Output, Subject, Want};
+use super::single::{Given, cost, int, value, whole, words};
+use super::subject::{Array, Output, Subject, Want};
+use crate::backend::cuda::kernels::{AdamDense, AdamRows, ClientLosses, ClipNorm};
 use crate::backend::cuda::optimiser::OptimiserStep;
 use crate::config::{LocalOptimizer, LocalSettings};
-use crate::device::interface::{Arg, Buffer};
+use crate::device::launch::Pointer;
 use std::ops::Range;
 
 /// One step on one weight: what `backend::cpu::optim` does, operation by operation.
@@ -131,10 +132,9 @@ pub(super) fn moment_outputs(arrays: &[Array], wants: Option<[Vec<f32>; 3]>) -> 
     names.into_iter().zip(wants).enumerate().map(|(i, (what, want))| whole(what, arrays, 2 + i, want)).collect()
 }
 
-/// Step coefficients, factors of clients, weights, both moments (not for gradient descent), gradients.
-fn moment_args(b: &[Buffer], sgd: bool, scaled: bool) -> [Arg<'static>; 6] {
-    let or = |null: bool, b: &Buffer| if null { Arg::Pointer(0) } else { at(b) };
-    [at(&b[0]), or(!scaled, &b[1]), at(&b[2]), or(sgd, &b[3]), or(sgd, &b[4]), at(&b[5])]
+/// Both moments among a subject's arrays, which gradient descent has not.
+fn moments(b: &[Pointer], sgd: bool) -> [Pointer; 2] {
+    if sgd { [Pointer::NULL; 2] } else { [b[3], b[4]] }
 }
 
 fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u32, extra: usize, judged: bool) -> Subject<'a> {
@@ -170,14 +170,26 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
     });
     let outs = moment_outputs(&arrays, wants);
     let d = case.d;
-    let launch: Launch = Box::new(move |device, b| {
-        let tail = [Arg::Long(stride as i64), int(length), int(table), int(rows), int(d)];
-        let args = [&[at(placed.chunk.table())], &moment_args(b, sgd, true)[..], &tail].concat();
-        go(device, "adam_dense", [clients, length.div_ceil(2048)], 256, 0, &args)
-    });
     let floats = if sgd { 3 } else { 7 };
     let work = cost(floats * clients * length, 14.0 * (clients * length) as f64);
-    subject("adam_dense", case_name(placed, name), arrays, outs, work, launch)
+    let given = Given { case: case_name(placed, name), arrays, outputs: outs, cost: work };
+    given.to([clients, length.div_ceil(2048)], move |b| {
+        let [m, s] = moments(b, sgd);
+        AdamDense {
+            step: placed.chunk.table().into(),
+            opt: b[0],
+            scale: b[1],
+            p: b[2],
+            m,
+            s,
+            g: b[5],
+            stride: stride as i64,
+            length: int(length),
+            position_at: int(table),
+            position_rows: int(rows),
+            d: int(d),
+        }
+    })
 }
 
 fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u32, judged: bool) -> Subject<'a> {
@@ -210,12 +222,12 @@ fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u3
     });
     let outs = moment_outputs(&arrays, wants);
     let blocks = (case.shape.client_rows as usize * d).div_ceil(2048).clamp(1, 65_535);
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [&[at(placed.chunk.table())], &moment_args(b, sgd, false)[..], &[int(d)]].concat();
-        go(device, "adam_rows", [clients, blocks], 256, 0, &args)
-    });
     let floats = if sgd { 3 } else { 7 };
-    subject("adam_rows", case_name(placed, name), arrays, outs, cost(floats * count, 14.0 * count as f64), launch)
+    let work = cost(floats * count, 14.0 * count as f64);
+    Given { case: case_name(placed, name), arrays, outputs: outs, cost: work }.to([clients, blocks], move |b| {
+        let [m, s] = moments(b, sgd);
+        AdamRows { step: placed.chunk.table().into(), opt: b[0], scale: Pointer::NULL, p: b[2], m, s, g: b[5], d: int(d) }
+    })
 }
 
 fn clip_norm<'a>(placed: &'a Placed, clip: f32, extra: usize, judged: bool) -> Subject<'a> {
@@ -240,13 +252,20 @@ fn clip_norm<'a>(placed: &'a Placed, clip: f32, extra: usize, judged: bool) -> S
         Want::Near { plain, exact }
     });
     let outs = vec![whole("factors", &arrays, 2, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let head = [at(placed.chunk.table()), at(&b[0]), at(&b[1]), Arg::Long(stride as i64), int(length), int(table), int(rows)];
-        let args = [&head[..], &[int(d), Arg::Float(clip), at(&b[2])]].concat();
-        go(device, "clip_norm", [clients, 1], 256, 256, &args)
-    });
     let work = cost(clients * length + count + clients, 2.0 * (clients * length + count) as f64);
-    subject("clip_norm", case_name(placed, &format!("clip {clip}")), arrays, outs, work, launch)
+    let given = Given { case: case_name(placed, &format!("clip {clip}")), arrays, outputs: outs, cost: work };
+    given.to([clients, 1], move |b| ClipNorm {
+        step: placed.chunk.table().into(),
+        g: b[0],
+        row_grad: b[1],
+        stride: stride as i64,
+        length: int(length),
+        position_at: int(table),
+        position_rows: int(rows),
+        d: int(d),
+        clip,
+        scale: b[2],
+    })
 }
 
 fn client_losses<'a>(placed: &'a Placed, judged: bool) -> Subject<'a> {
@@ -274,10 +293,13 @@ fn client_losses<'a>(placed: &'a Placed, judged: bool) -> Subject<'a> {
         Want::Doubles(sums)
     });
     let outs = vec![whole("sums of clients", &arrays, 3, want)];
-    let launch: Launch = Box::new(move |device, b| {
-        let args = [at(placed.chunk.table()), at(&b[0]), at(&b[1]), at(&b[2]), at(&b[3])];
-        go(device, "client_losses", [clients.div_ceil(4), 1], 128, 0, &args)
-    });
-    let work = cost(loss.len() + contrast.len() + paired.len() + 8 * clients, (loss.len() + contrast.len() + paired.len()) as f64);
-    subject("client_losses", case_name(placed, "means"), arrays, outs, work, launch)
+    let numbers = loss.len() + contrast.len() + paired.len();
+    let given = Given { case: case_name(placed, "means"), arrays, outputs: outs, cost: cost(numbers + 8 * clients, numbers as f64) };
+    given.to([clients.div_ceil(4), 1], move |b| ClientLosses {
+        step: placed.chunk.table().into(),
+        loss: b[0],
+        contrast: b[1],
+        pairs: b[2],
+        out: b[3],
+    })
 }

@@ -21,15 +21,16 @@ pub mod reference;
 pub mod report;
 mod round;
 pub mod rounds;
+mod single;
 pub mod subject;
 #[cfg(feature = "llm")]
 pub mod text;
 pub mod timing;
 pub mod yardstick;
 
-use crate::backend::cuda::kernels::KERNELS;
 use crate::base::names;
 use crate::device::interface::Device;
+use crate::device::launch::Signature;
 use crate::device::telemetry;
 use crate::run::Machine;
 use crate::{Error, Result};
@@ -207,9 +208,12 @@ fn run_part(
     }
 }
 
-/// What the crate says of its kernels' parameters, for whoever wants to hold it against their sources.
-pub fn declared_kernels() -> &'static [crate::device::launch::Signature] {
-    KERNELS
+/// What the crate's tables say of kernels, for whoever wants to hold it against their sources.
+pub fn declared_kernels() -> Vec<Signature> {
+    let mut all = [crate::backend::cuda::kernels::KERNELS, crate::engine::cuda::resident::KERNELS, yardstick::KERNELS].concat();
+    #[cfg(feature = "llm")]
+    all.extend_from_slice(crate::llm::gpu::kernels::KERNELS);
+    all
 }
 
 /// What the crate says of the structs that it shares with kernels.
@@ -226,7 +230,7 @@ pub fn declared_structs() -> Vec<crate::device::mirror::Mirror> {
     all
 }
 
-/// Kernels of this build; where none are embedded, those that the backend asks for.
+/// Kernels of this build; where none are embedded, those that the tables declare.
 fn all_kernels() -> Vec<&'static str> {
     #[cfg(feature = "cuda")]
     {
@@ -235,7 +239,7 @@ fn all_kernels() -> Vec<&'static str> {
             return families.iter().flat_map(|f| f.kernels.iter().copied()).collect();
         }
     }
-    KERNELS.iter().flat_map(|kernel| kernel.names).copied().collect()
+    declared_kernels().iter().flat_map(|kernel| kernel.names).copied().collect()
 }
 
 fn describe(device: &dyn Device, options: &Options) -> DeviceLine {

@@ -4,7 +4,7 @@ use super::calls::{Call, Compare, Phase, Place, Result as CallResult};
 use super::case::{Case, LAMBDA, NUMBER, Normals};
 use super::cost;
 use super::reference::{FIELDS, Field, Real, Reference, field_floats};
-use super::subject::{Array, Launch, Output, Subject, Want};
+use super::subject::{Array, Launcher, Output, Subject, Want};
 use crate::Result;
 use crate::backend::cuda::meter::Meter;
 use crate::backend::cuda::ops::{DeviceBackend, Places};
@@ -134,7 +134,7 @@ impl<'a> Placed<'a> {
         }
     }
 
-    fn launch<'s>(&'s self, call: &'s Call, floats: usize) -> Launch<'s> {
+    fn launch<'s>(&'s self, call: &'s Call, floats: usize) -> Launcher<'s> {
         Box::new(move |device: &dyn Device, buffers: &[Buffer]| {
             let at = |f: Field| buffers[f as usize].address();
             let places = Places {

@@ -75,7 +75,7 @@ pub struct Cost {
 }
 
 /// What launches a subject on buffers that hold its arrays.
-pub type Launch<'a> = Box<dyn Fn(&dyn Device, &[Buffer]) -> Result<()> + 'a>;
+pub type Launcher<'a> = Box<dyn Fn(&dyn Device, &[Buffer]) -> Result<()> + 'a>;
 
 /// A kernel, its inputs, and what it should make of them.
 pub struct Subject<'a> {
@@ -88,7 +88,7 @@ pub struct Subject<'a> {
     /// Inputs.
     pub arrays: Vec<Array>,
     /// The call.
-    pub launch: Rc<Launch<'a>>,
+    pub launch: Rc<Launcher<'a>>,
     /// Outputs.
     pub outputs: Vec<Output>,
     /// Least work.

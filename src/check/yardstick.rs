@@ -1,17 +1,25 @@
 //! What shares of a GPU are measured against: the bandwidth of a copy and the rate of multiply-adds, from kernels that do nothing else.
 
-use super::direct::{at, cost, go, int, subject, whole, words};
 use super::report::Yardstick;
-use super::subject::{Array, Launch, Subject, Want};
+use super::single::{Given, cost, int, whole, words};
+use super::subject::{Array, Subject, Want};
 use super::timing::{self, Sample};
 use crate::Result;
 use crate::config::Precision;
-use crate::device::interface::{Arg, Device};
+use crate::device::interface::Device;
+use crate::device::launch::{Pointer, kernels};
 
 /// Accumulators of a thread of `yardstick_fma`.
 const CHAINS: usize = 16;
 /// Independent sums of a warp of the tensor-core yardsticks.
 const TILES: usize = 8;
+
+kernels! {
+    // yardstick.cu
+    Copy = yardstick_copy (from: Pointer, to: Pointer, fours: i64) 256, 0;
+    MultiplyAdd = yardstick_fma (a: f32, b: f32, rounds: i32, sums: Pointer) 256, 0;
+    MultiplyTiles = yardstick_tf32 yardstick_bf16 (x: f32, rounds: i32, sums: Pointer) 256, 0;
+}
 
 /// Name of the yardstick of a precision.
 pub fn name(precision: Precision) -> &'static str {
@@ -22,22 +30,13 @@ pub fn name(precision: Precision) -> &'static str {
     }
 }
 
-fn kernel(precision: Precision) -> &'static str {
-    match precision {
-        Precision::Fp32 => "yardstick_fma",
-        Precision::Tf32 => "yardstick_tf32",
-        Precision::Bf16 => "yardstick_bf16",
-    }
-}
-
 /// A copy of `fours` groups of four floats by `blocks` blocks.
 fn copy(fours: usize, blocks: usize, judged: bool) -> Subject<'static> {
     let from: Vec<f32> = (0..4 * fours).map(|i| (i % 1021) as f32 - 500.0).collect();
     let arrays = vec![Array::of("from", &from), Array::of("to", &vec![0f32; 4 * fours])];
     let outs = vec![whole("to", &arrays, 1, judged.then(|| Want::Bits(words(&from))))];
-    let launch: Launch =
-        Box::new(move |device, b| go(device, "yardstick_copy", [blocks, 1], 256, 0, &[at(&b[0]), at(&b[1]), Arg::Long(fours as i64)]));
-    subject("yardstick_copy", format!("{fours} x 16 bytes"), arrays, outs, cost(8 * fours, 0.0), launch)
+    let given = Given { case: format!("{fours} x 16 bytes"), arrays, outputs: outs, cost: cost(8 * fours, 0.0) };
+    given.to([blocks, 1], move |b| Copy { from: b[0], to: b[1], fours: fours as i64 })
 }
 
 /// `rounds` rounds of multiply-adds on every thread (or warp) of `blocks` blocks. All threads come to the same sum.
@@ -59,16 +58,15 @@ fn multiply(precision: Precision, blocks: usize, rounds: usize, judged: bool) ->
         }
     };
     let outs = vec![whole("sums", &arrays, 0, judged.then(|| Want::Bits(words(&vec![want; threads]))))];
-    let launch: Launch = Box::new(move |device, b| {
-        let args: &[Arg] = match precision {
-            Precision::Fp32 => &[Arg::Float(0.5), Arg::Float(1.25), int(rounds), at(&b[0])],
-            _ => &[Arg::Float(0.25), int(rounds), at(&b[0])],
-        };
-        go(device, kernel(precision), [blocks, 1], 256, 0, args)
-    });
-    let mut work = cost(threads, operations);
+    let (mut work, rounds_done) = (cost(threads, operations), int(rounds));
     work.precision = precision;
-    subject(kernel(precision), format!("{blocks} blocks, {rounds} rounds"), arrays, outs, work, launch)
+    let given = Given { case: format!("{blocks} blocks, {rounds} rounds"), arrays, outputs: outs, cost: work };
+    let tiles = move |b: &[Pointer]| MultiplyTiles { x: 0.25, rounds: rounds_done, sums: b[0] };
+    match precision {
+        Precision::Fp32 => given.to([blocks, 1], move |b| MultiplyAdd { a: 0.5, b: 1.25, rounds: rounds_done, sums: b[0] }),
+        Precision::Tf32 => given.under(0, [blocks, 1], tiles),
+        Precision::Bf16 => given.under(1, [blocks, 1], tiles),
+    }
 }
 
 /// The yardsticks as kernels to be checked.

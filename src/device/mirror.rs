@@ -24,7 +24,7 @@ pub struct Mirror {
 }
 
 /// Declares a struct that kernels read. It has C's layout, its fields are [`Plain`](super::Plain) and no bytes lie between them, which
-/// the compiler checks; so it is plain itself. `MIRROR` says where its fields lie.
+/// the compiler checks; so it is plain itself, and may be a parameter of a kernel. `MIRROR` says where its fields lie.
 macro_rules! mirrored {
     ($(#[$meta:meta])* $vis:vis struct $name:ident { $($(#[$doc:meta])* $seen:vis $field:ident: $kind:ty,)* }) => {
         $(#[$meta])*
@@ -42,6 +42,13 @@ macro_rules! mirrored {
 
         // SAFETY: the layout is C's; every field is plain and no bytes lie between them, by the assertion above.
         unsafe impl $crate::device::Plain for $name {}
+
+        impl $crate::device::launch::Parameter for $name {
+            const KIND: $crate::device::launch::Kind = $crate::device::launch::Kind::Struct(size_of::<$name>());
+            fn arg(&self) -> $crate::device::interface::Arg<'_> {
+                $crate::device::interface::Arg::value(self)
+            }
+        }
 
         impl $name {
             /// Where the fields lie.

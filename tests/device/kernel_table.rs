@@ -6,7 +6,7 @@ use lumos::device::mirror::{Field, Mirror};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Names of the parameters of every kernel that is written out in `kernels/*.cu`.
+/// Names of the parameters of every kernel in `kernels/*.cu`, those that a macro writes out for several kinds of numbers among them.
 fn parameter_names() -> BTreeMap<String, Vec<String>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let mut all = BTreeMap::new();
@@ -16,20 +16,32 @@ fn parameter_names() -> BTreeMap<String, Vec<String>> {
             continue;
         }
         let text = std::fs::read_to_string(&path).unwrap();
-        let plain: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap()).collect();
-        for rest in plain.join(" ").split("__global__ void").skip(1) {
-            let rest = rest.trim_start();
-            let rest = match rest.strip_prefix("__launch_bounds__(") {
-                Some(rest) => rest.split_once(')').unwrap().1,
-                None => rest,
-            };
-            let (name, rest) = rest.split_once('(').unwrap();
-            let list = rest.split_once(')').unwrap().0;
-            let last = |p: &str| p.rsplit(|c: char| !c.is_alphanumeric() && c != '_').find(|w| !w.is_empty()).unwrap().to_string();
-            all.insert(name.trim().to_string(), list.split(',').map(last).collect());
+        let plain: Vec<&str> = text.lines().map(|line| line.split("//").next().unwrap().trim_end_matches('\\')).collect();
+        let mut before = String::new();
+        for part in plain.join(" ").split("__global__ void") {
+            if !before.is_empty() {
+                let (name, own) = signature(part);
+                // A macro's parameter stands for the names that it is called with.
+                let called = before.rsplit_once("#define ").map(|(_, m)| m.split('(').next().unwrap().to_string());
+                let names: Vec<&str> = match called.filter(|_| name == "name") {
+                    Some(called) => text.lines().filter_map(|l| l.strip_prefix(&called)?.strip_prefix('(')?.split(',').next()).collect(),
+                    None => vec![&name],
+                };
+                all.extend(names.into_iter().map(|name| (name.to_string(), own.clone())));
+            }
+            before = part.to_string();
         }
     }
     all
+}
+
+/// Name and names of the parameters of a kernel, from the text behind its result.
+fn signature(text: &str) -> (String, Vec<String>) {
+    let text = text.trim_start();
+    let text = text.strip_prefix("__launch_bounds__(").map_or(text, |rest| rest.split_once(')').unwrap().1);
+    let (name, rest) = text.split_once('(').unwrap();
+    let last = |p: &str| p.rsplit(|c: char| !c.is_alphanumeric() && c != '_').find(|w| !w.is_empty()).unwrap().to_string();
+    (name.trim().to_string(), rest.split_once(')').unwrap().0.split(',').map(last).collect())
 }
 
 /// What is wrong with a declaration, if anything.
@@ -63,15 +75,45 @@ fn letter(kind: Kind) -> (usize, char) {
 #[test]
 fn every_declared_kernel_has_the_parameters_of_its_source() {
     let names = parameter_names();
-    assert!(declared_kernels().len() > 40, "the table is there");
     let faults: Vec<String> = declared_kernels().iter().filter_map(|k| fault(k, &names)).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
 #[test]
+fn every_kernel_is_declared_once() {
+    let mut declared: Vec<&str> = declared_kernels().iter().flat_map(|k| k.names).copied().collect();
+    declared.sort_unstable();
+    let known = |name: &&str| !name.starts_with("selftest_") && (cfg!(feature = "llm") || !name.starts_with("decoder_"));
+    assert_eq!(declared, lumos_simt::kernels().filter(known).collect::<Vec<_>>());
+}
+
+/// Arguments are put together by the tables' own code alone.
+#[test]
+fn every_launch_is_of_a_declared_kernel() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut folders, mut seen) = (vec![root.join("src"), root.join("benches")], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                if !path.ends_with("src/device") {
+                    folders.push(path);
+                }
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let own = |at: usize| !text[..at].ends_with(|c: char| c.is_alphanumeric());
+            assert!(!text.match_indices("Arg::").any(|(at, _)| own(at)), "{}: an argument outside a table of kernels", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 100, "the sources are there");
+}
+
+#[test]
 fn a_wrong_declaration_is_caught() {
     let names = parameter_names();
-    let with = |parameters| Signature { names: &["zero"], parameters, block: 256 };
+    let with = |parameters| Signature { names: &["zero"], parameters };
     let right = with(&[("step", Kind::Pointer), ("kind", Kind::Int), ("x", Kind::Pointer), ("width", Kind::Int)]);
     assert_eq!(fault(&right, &names), None);
     // Two of one type in the wrong order, one of another type and the same size, one too few.

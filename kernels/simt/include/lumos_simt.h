@@ -55,20 +55,22 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 
 namespace simt {
 
-// Where the running thread is. One copy an OS thread, kept by the scheduler.
+// Where the running thread is. One copy an OS thread, kept by the scheduler. `__thread`: unlike `thread_local` it is read without a call,
+// as it needs no constructor.
 struct Place {
     uint3 thread, block;
     dim3 dim, grid;
     unsigned lane;
     unsigned char* shared;
 };
-extern thread_local Place here;
+extern __thread Place here;
 // Optimisers may keep the address of a thread-local over a call; a fiber stays on its OS thread, so that is right here.
 
 // Waits for the block; returns how many threads brought a true predicate to this barrier.
 int barrier(int predicate);
-// Every lane of `mask` brings up to 64 bytes; returns the 32 slots of 64 bytes that the lanes brought.
-const unsigned char* exchange(unsigned mask, const void* value, size_t size);
+// Every lane of `mask` brings up to 64 bytes: first the slot of the calling lane, to be filled, then all 32 slots of 64 bytes.
+unsigned char* slot(unsigned mask);
+const unsigned char* exchange();
 // Lanes of the warp that have not returned.
 unsigned live_lanes();
 [[noreturn]] void fail(const char* what);
@@ -83,7 +85,8 @@ template <class T> struct Lanes {
 };
 template <class T> Lanes<T> share(unsigned mask, const T& value) {
     static_assert(sizeof(T) <= 64 && std::is_trivially_copyable<T>::value, "a lane brings at most 64 plain bytes");
-    return {exchange(mask, &value, sizeof(T))};
+    std::memcpy(slot(mask), &value, sizeof(T));
+    return {exchange()};
 }
 
 struct Launch {

@@ -1,8 +1,13 @@
 // The scheduler of fibers behind lumos_simt.h.
 #include "lumos_simt.h"
+// The standard library says it with underscores.
+#undef __noinline__
 
 #include <atomic>
 #include <cstdio>
+#include <deque>
+#include <memory>
+#include <mutex>
 #include <sys/mman.h>
 #include <thread>
 #include <vector>
@@ -19,7 +24,7 @@
 #endif
 
 namespace simt {
-thread_local Place here;
+__thread Place here = {{}, {}, {1, 1, 1}, {1, 1, 1}, 0, nullptr};
 namespace {
 
 constexpr size_t STACK = 128 * 1024;
@@ -131,6 +136,7 @@ struct Fiber {
     uint3 thread;
     unsigned lane;
     Warp* warp;
+    Meeting* meeting; // of the warp operation at hand
     bool over;
     // Where it waits: until `*counter` is no longer `seen`.
     const uint64_t* counter;
@@ -143,7 +149,7 @@ struct Block {
     const Launch* launch;
     void (*body)(void**);
     std::vector<Fiber> fibers;
-    std::vector<Warp> warps;
+    std::deque<Warp> warps; // of the largest launch so far
     unsigned char* stacks = nullptr;
     size_t stack_bytes = 0;
     std::vector<unsigned char> shared;
@@ -154,9 +160,11 @@ struct Block {
     uint64_t barriers = 0;
     bool failed = false;
     std::atomic<bool>* stop = nullptr;
+    // For the address sanitizer: the scheduler's stack, where it and the fiber that was left last keep what they must find again.
     const void* bottom = nullptr;
     size_t bottom_size = 0;
     void* fake = nullptr;
+    void** fake_of_last = nullptr;
 
     ~Block() {
         if (stacks) munmap(stacks, stack_bytes);
@@ -174,17 +182,49 @@ struct Block {
         }
     }
 };
-thread_local Block* block = nullptr;
+__thread Block* block = nullptr;
 
-void to_scheduler() {
+unsigned char* stack_of(Block& b, size_t i) { return b.stacks + i * STACK; }
+bool can_go_on(const Fiber& f) { return !f.over && !(f.counter && *f.counter == f.seen); }
+
+// The next fiber behind `f`, in turn, that can go on; nothing where none can.
+Fiber* next_behind(Block& b, const Fiber* f) {
+    Fiber* const first = b.fibers.data();
+    Fiber* const end = first + b.fibers.size();
+    Fiber* at = first + (f - first);
+    for (size_t k = b.fibers.size(); k > 0; k--) {
+        if (++at == end) at = first;
+        if (can_go_on(*at)) return at;
+    }
+    return nullptr;
+}
+void enter_on(Block& b, Fiber* f) {
+    b.now = f;
+    here.thread = f->thread;
+    here.lane = f->lane;
+#if defined(SIMT_ASAN)
+    __sanitizer_start_switch_fiber(b.fake_of_last, stack_of(b, size_t(f - b.fibers.data())), STACK);
+#endif
+}
+// Leaves the running fiber for the next one that can go on, and for the scheduler where there is none.
+void pass_on() {
     Block* b = block;
     Fiber* f = b->now;
+    Fiber* next = b->failed ? nullptr : next_behind(*b, f);
 #if defined(SIMT_ASAN)
-    __sanitizer_start_switch_fiber(f->over ? nullptr : &f->fake, b->bottom, b->bottom_size);
+    b->fake_of_last = f->over ? nullptr : &f->fake;
 #endif
-    jump(f->context, b->scheduler);
+    if (next) {
+        enter_on(*b, next);
+        jump(f->context, next->context);
+    } else {
 #if defined(SIMT_ASAN)
-    __sanitizer_finish_switch_fiber(f->fake, &b->bottom, &b->bottom_size);
+        __sanitizer_start_switch_fiber(b->fake_of_last, b->bottom, b->bottom_size);
+#endif
+        jump(f->context, b->scheduler);
+    }
+#if defined(SIMT_ASAN)
+    __sanitizer_finish_switch_fiber(f->fake, nullptr, nullptr);
 #endif
 }
 void wait_for(const uint64_t* counter, uint64_t seen, const char* what) {
@@ -192,7 +232,7 @@ void wait_for(const uint64_t* counter, uint64_t seen, const char* what) {
     f->counter = counter;
     f->seen = seen;
     f->waits = what;
-    to_scheduler();
+    pass_on();
 }
 void leave() {
     Block* b = block;
@@ -203,13 +243,17 @@ void leave() {
     for (unsigned i = 0; i < f->warp->used; i++) Block::open_if_met(*f->warp, *f->warp->meetings[i]);
     b->live--;
     if (b->live && b->waiting == b->live) b->open_barrier();
-    to_scheduler();
+    pass_on();
     __builtin_unreachable();
 }
 void enter() {
     Block* b = block;
 #if defined(SIMT_ASAN)
-    __sanitizer_finish_switch_fiber(nullptr, &b->bottom, &b->bottom_size);
+    // The first fiber of a block comes from the scheduler, the others from a fiber.
+    const void* bottom;
+    size_t bottom_size;
+    __sanitizer_finish_switch_fiber(nullptr, &bottom, &bottom_size);
+    if (!b->bottom) b->bottom = bottom, b->bottom_size = bottom_size;
 #endif
     b->body(b->launch->args);
     leave();
@@ -218,14 +262,34 @@ void enter() {
 extern "C" void lumos_simt_start() { enter(); }
 #endif
 
-unsigned char* stack_of(Block& b, size_t i) { return b.stacks + i * STACK; }
+// Blocks between launches. Stacks that have been used cost nothing to use again, fresh ones a fault for each page.
+std::mutex idle_lock;
+std::vector<std::unique_ptr<Block>> idle;
+
+std::unique_ptr<Block> take_block() {
+    std::lock_guard<std::mutex> held(idle_lock);
+    if (idle.empty()) return std::make_unique<Block>();
+    std::unique_ptr<Block> b = std::move(idle.back());
+    idle.pop_back();
+    return b;
+}
+void give_back(std::unique_ptr<Block> b) {
+    // Fibers of a launch that failed were left in the middle: their stacks are not used again.
+    if (b->failed) return;
+    std::lock_guard<std::mutex> held(idle_lock);
+    idle.push_back(std::move(b));
+}
 
 void prepare(Block& b, const Launch& launch, void (*body)(void**)) {
     b.launch = &launch;
     b.body = body;
+    b.bottom = nullptr;
     size_t n = size_t(launch.block.x) * launch.block.y * launch.block.z;
     b.fibers.resize(n);
-    b.warps = std::vector<Warp>((n + 31) / 32);
+    while (b.warps.size() < (n + 31) / 32) b.warps.emplace_back();
+    b.shared.resize(launch.shared + 256);
+    if (b.stack_bytes >= n * STACK) return;
+    if (b.stacks) munmap(b.stacks, b.stack_bytes);
     b.stack_bytes = n * STACK;
     b.stacks = static_cast<unsigned char*>(mmap(nullptr, b.stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (b.stacks == MAP_FAILED) {
@@ -233,7 +297,6 @@ void prepare(Block& b, const Launch& launch, void (*body)(void**)) {
         std::snprintf(launch.error, 512, "no memory for the stacks of %zu threads", n);
         b.failed = true;
     }
-    b.shared.resize(launch.shared + 256);
 }
 
 void report(Block& b, const Fiber& f, const char* what) {
@@ -293,31 +356,22 @@ void run_block(Block& b, uint3 at) {
         f.context.sp = sp;
 #endif
     }
-    while (b.live && !b.failed) {
-        bool moved = false;
-        for (unsigned i = 0; i < n && !b.failed; i++) {
-            Fiber& f = b.fibers[i];
-            if (f.over || (f.counter && *f.counter == f.seen)) continue;
-            moved = true;
-            b.now = &f;
-            here.thread = f.thread;
-            here.lane = f.lane;
 #if defined(SIMT_ASAN)
-            __sanitizer_start_switch_fiber(&b.fake, stack_of(b, i), STACK);
+    b.fake_of_last = &b.fake;
 #endif
-            jump(b.scheduler, f.context);
+    // Fibers pass on to each other; they come back here when all are over, when one failed, and when none can go on.
+    enter_on(b, &b.fibers[0]);
+    jump(b.scheduler, b.fibers[0].context);
 #if defined(SIMT_ASAN)
-            __sanitizer_finish_switch_fiber(b.fake, nullptr, nullptr);
+    __sanitizer_finish_switch_fiber(b.fake, nullptr, nullptr);
 #endif
-        }
-        if (!moved && b.live) {
-            for (auto& f : b.fibers) {
-                if (f.over) continue;
-                char what[160];
-                std::snprintf(what, sizeof what, "deadlock: it waits at a %s that the others never reach", f.waits);
-                report(b, f, what);
-                break;
-            }
+    if (b.live && !b.failed) {
+        for (auto& f : b.fibers) {
+            if (f.over) continue;
+            char what[160];
+            std::snprintf(what, sizeof what, "deadlock: it waits at a %s that the others never reach", f.waits);
+            report(b, f, what);
+            break;
         }
     }
     block = nullptr;
@@ -349,14 +403,18 @@ int barrier(int predicate) {
     return b->result[number & 1];
 }
 
-const unsigned char* exchange(unsigned mask, const void* value, size_t size) {
-    Block* b = block;
-    Fiber* f = b->now;
+unsigned char* slot(unsigned mask) {
+    Fiber* f = block->now;
     if (!(mask >> f->lane & 1)) fail("a lane calls a warp operation with a mask that leaves the lane out");
     Meeting& m = f->warp->meeting(mask);
+    f->meeting = &m;
+    return m.slots[m.done & 1] + 64 * f->lane;
+}
+
+const unsigned char* exchange() {
+    Fiber* f = block->now;
+    Meeting& m = *f->meeting;
     const uint64_t number = m.done;
-    unsigned char* slots = m.slots[number & 1];
-    std::memcpy(slots + 64 * f->lane, value, size);
     m.arrived |= 1u << f->lane;
     if ((m.mask & f->warp->live) == m.arrived) {
         m.arrived = 0;
@@ -364,14 +422,14 @@ const unsigned char* exchange(unsigned mask, const void* value, size_t size) {
     } else {
         wait_for(&m.done, number, "warp operation");
     }
-    return slots;
+    return m.slots[number & 1];
 }
 
 unsigned live_lanes() { return block->now->warp->live; }
 
 void fail(const char* what) {
     report(*block, *block->now, what);
-    to_scheduler();
+    pass_on();
     __builtin_unreachable();
 }
 
@@ -380,16 +438,17 @@ int run(const Launch& launch, void (*body)(void**)) {
     std::atomic<uint64_t> next{0};
     std::atomic<bool> stop{false};
     auto work = [&] {
-        Block b;
-        b.stop = &stop;
-        prepare(b, launch, body);
-        if (b.failed) {
+        std::unique_ptr<Block> b = take_block();
+        b->stop = &stop;
+        prepare(*b, launch, body);
+        if (b->failed) {
             stop = true;
             return;
         }
         for (uint64_t i; !stop && (i = next++) < total;) {
-            run_block(b, {unsigned(i % launch.grid.x), unsigned(i / launch.grid.x % launch.grid.y), unsigned(i / (uint64_t(launch.grid.x) * launch.grid.y))});
+            run_block(*b, {unsigned(i % launch.grid.x), unsigned(i / launch.grid.x % launch.grid.y), unsigned(i / (uint64_t(launch.grid.x) * launch.grid.y))});
         }
+        give_back(std::move(b));
     };
     std::vector<std::thread> others;
     for (unsigned i = 1; i < launch.threads && i < total; i++) others.emplace_back(work);

@@ -1,29 +1,30 @@
 //! The coefficients of a local step and of the server's, as kernels take them.
 
 use crate::config::{FederationSettings, LocalOptimizer, LocalSettings, ServerOptimizer};
-use crate::device::interface::Arg;
-use crate::device::launch::{Kind, Parameter};
 use crate::device::mirror::mirrored;
 
 mirrored! {
     /// `struct OptimiserStep` of `kernels/packed.cuh`: one step of Adam, AdamW or gradient descent.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct OptimiserStep {
-        beta1: f32,
-        beta2: f32,
+        /// Decay of the first moments.
+        pub beta1: f32,
+        /// Decay of the second moments.
+        pub beta2: f32,
         /// `lr / (1 - beta1^t)`; `lr` for gradient descent.
-        rate: f32,
+        pub rate: f32,
         /// `1 / sqrt(1 - beta2^t)`.
-        correction: f32,
-        eps: f32,
+        pub correction: f32,
+        /// Added to the root of the second moment.
+        pub eps: f32,
         /// Weight decay added to the gradient.
-        l2: f32,
+        pub l2: f32,
         /// `1 - lr * weight_decay` of decoupled decay.
-        shrink: f32,
+        pub shrink: f32,
         /// 1 at the first step of a visit.
-        first: i32,
+        pub first: i32,
         /// 1 for gradient descent.
-        sgd: i32,
+        pub sgd: i32,
     }
 }
 
@@ -70,14 +71,18 @@ mirrored! {
     /// `struct ServerStep` of `kernels/average.cu`.
     #[derive(Clone, Copy, Debug, PartialEq)]
     pub struct ServerStep {
-        pub(crate) lr: f32,
-        pub(crate) beta1: f32,
-        pub(crate) beta2: f32,
-        pub(crate) eps: f32,
+        /// Learning rate.
+        pub lr: f32,
+        /// Decay of the first moments, or the momentum.
+        pub beta1: f32,
+        /// Decay of the second moments.
+        pub beta2: f32,
+        /// Added to the root of the second moment.
+        pub eps: f32,
         /// Which second moments: 0 none, 1 FedAdam, 2 FedAdagrad, 3 FedYogi.
-        pub(crate) second: i32,
+        pub second: i32,
         /// 1 for gradient descent with momentum.
-        pub(crate) momentum: i32,
+        pub momentum: i32,
     }
 }
 
@@ -122,15 +127,3 @@ impl DropoutClock {
         [self.key_low, self.key_high]
     }
 }
-
-macro_rules! by_value {
-    ($($name:ident),*) => {
-        $(impl Parameter for $name {
-            const KIND: Kind = Kind::Struct(size_of::<$name>());
-            fn arg(&self) -> Arg<'_> {
-                Arg::value(self)
-            }
-        })*
-    };
-}
-by_value!(DropoutClock, OptimiserStep, ServerStep);

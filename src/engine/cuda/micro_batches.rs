@@ -56,7 +56,6 @@ impl CudaEngine {
         let settings = self.settings.clone();
         let mut batches = MiniBatches::new(&settings, round, client, users);
         let steps = batches.len();
-        self.lanes.iter_mut().for_each(|lane| lane.packer.begin_batches(round));
         let size = settings.local.batch.max(1) as usize;
         let part = if self.lanes[0].packer.whole_batches() { size } else { MICRO_BATCH };
         let most = steps as usize * size.min(users.len()).div_ceil(part);

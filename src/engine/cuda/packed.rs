@@ -10,48 +10,90 @@ mirrored! {
     /// `struct Packed` of `kernels/packed.cuh`, field by field.
     #[derive(Clone, Copy, Debug, Default)]
     pub struct Packed {
-        clients: i32,
-        tokens: i32,
-        sequences: i32,
-        outputs: i32,
-        examples: i32,
-        groups: i32,
-        rows: i32,
-        width: i32,
-        longest: i32,
-        token_tiles: i32,
-        output_tiles: i32,
-        position_low: i32,
-        position_high: i32,
-        number: i32,
-        gbce_beta: f32,
-        lambda: f32,
-        pairs: i32,
-        special: i32,
-        client_tokens: u64,
-        client_sequences: u64,
-        client_outs: u64,
-        client_examples: u64,
-        client_groups: u64,
-        client_pairs: u64,
-        client_rows: u64,
-        client_id: u64,
-        row: u64,
-        position: u64,
-        start: u64,
-        token_client: u64,
-        bounds: u64,
-        out_token: u64,
-        out_start: u64,
-        out_client: u64,
-        example: u64,
-        cands: u64,
-        group: u64,
-        group_bounds: u64,
-        positives: u64,
-        pair: u64,
-        tiles_tokens: u64,
-        tiles_outputs: u64,
+        /// Clients `C`.
+        pub clients: i32,
+        /// Packed tokens `T`.
+        pub tokens: i32,
+        /// Sequences `S`.
+        pub sequences: i32,
+        /// Outputs `Q`.
+        pub outputs: i32,
+        /// Examples `E`.
+        pub examples: i32,
+        /// Groups of views `G`.
+        pub groups: i32,
+        /// Item rows `R`.
+        pub rows: i32,
+        /// Candidates of an example, the positive first.
+        pub width: i32,
+        /// Tokens of the longest sequence.
+        pub longest: i32,
+        /// Tiles over tokens.
+        pub token_tiles: i32,
+        /// Tiles over outputs.
+        pub output_tiles: i32,
+        /// First position that a sequence of the step may have.
+        pub position_low: i32,
+        /// The position after the last one.
+        pub position_high: i32,
+        /// Number of the step within the visit, from 1.
+        pub number: i32,
+        /// gBCE's power on the positive's probability; 1 otherwise.
+        pub gbce_beta: f32,
+        /// Weight of the contrast in this round.
+        pub lambda: f32,
+        /// Pairs `N`.
+        pub pairs: i32,
+        /// Rows at the end of a client's table that are no items, where the table is the whole catalogue.
+        pub special: i32,
+        /// Bounds of clients in tokens `[C + 1]`.
+        pub client_tokens: u64,
+        /// Bounds of clients in sequences `[C + 1]`.
+        pub client_sequences: u64,
+        /// Bounds of clients in outputs `[C + 1]`.
+        pub client_outs: u64,
+        /// Bounds of clients in examples `[C + 1]`.
+        pub client_examples: u64,
+        /// Bounds of clients in groups `[C + 1]`.
+        pub client_groups: u64,
+        /// Bounds of clients in pairs `[C + 1]`.
+        pub client_pairs: u64,
+        /// Bounds of clients in item rows `[C + 1]`.
+        pub client_rows: u64,
+        /// The clients' numbers in the population `[C]`, which key their random streams.
+        pub client_id: u64,
+        /// Item row of each token `[T]`.
+        pub row: u64,
+        /// Position of each token in its sequence `[T]`.
+        pub position: u64,
+        /// First token of each token's sequence `[T]`.
+        pub start: u64,
+        /// Owner of each token `[T]`.
+        pub token_client: u64,
+        /// Bounds of sequences in tokens `[S + 1]`.
+        pub bounds: u64,
+        /// Token of each output `[Q]`.
+        pub out_token: u64,
+        /// First token of each output's sequence `[Q]`.
+        pub out_start: u64,
+        /// Owner of each output `[Q]`.
+        pub out_client: u64,
+        /// Output of each example `[E]`.
+        pub example: u64,
+        /// Candidate rows `[E, width]`.
+        pub cands: u64,
+        /// Outputs of the groups' members: anchor, positives, counterfactuals.
+        pub group: u64,
+        /// Bounds of groups in members `[G + 1]`.
+        pub group_bounds: u64,
+        /// Positives of each group `[G]`.
+        pub positives: u64,
+        /// Outputs of two copies of one sequence `[N, 2]`.
+        pub pair: u64,
+        /// Client and first row of each tile over tokens.
+        pub tiles_tokens: u64,
+        /// Client and first row of each tile over outputs.
+        pub tiles_outputs: u64,
     }
 }
 

@@ -4,10 +4,11 @@
 use super::chunk_memory::{ChunkMemory, Layout, Region, Sizes};
 use super::packed::DeviceChunk;
 use crate::backend::cuda::shape::Shape;
-use crate::config::{Contrast, Precision, RecLoss, Resident as Choice, Settings};
-use crate::device::interface::{Arg, Buffer, Device, Fill, Kernel, Limits, Result};
+use crate::config::{Contrast, RecLoss, Resident as Choice, Settings};
+use crate::device::DeviceError;
+use crate::device::interface::{Buffer, Device, Fill, Limits, Result};
+use crate::device::launch::{KernelSet, kernels};
 use crate::device::mirror::mirrored;
-use crate::device::{DeviceError, Geometry};
 use crate::model::{ModelSpec, Sasrec};
 
 /// Activations of a block and behind the blocks, as in `kernels/resident.cuh`.
@@ -78,6 +79,12 @@ mirrored! {
     }
 }
 
+kernels! {
+    // resident.cu: shared memory ends where the part of it for activations does.
+    ResidentVisits = resident_visits resident_visits_tf32 resident_visits_bf16 (job: Job; threads: u32)
+        threads as usize, (job.fast_at + 4 * job.arena_fast) as usize;
+}
+
 /// Addresses of a launch that do not belong to the chunk's room.
 pub(super) struct Addresses {
     /// Coefficients of steps 1, 2, ...
@@ -92,7 +99,9 @@ pub(super) struct Addresses {
 
 /// How clients of a model are resident on a device.
 pub(super) struct Resident {
-    kernel: Kernel,
+    kernels: KernelSet,
+    /// Place of the kernel's name: that of the precision.
+    precision: usize,
     /// Threads of a block, and bytes of shared memory that a block has.
     threads: u32,
     shared: usize,
@@ -148,14 +157,11 @@ impl Resident {
             }
             Err(_) => return Ok(None),
         };
-        let kernel = device.kernel(match settings.precision {
-            Precision::Fp32 => "resident_visits",
-            Precision::Tf32 => "resident_visits_tf32",
-            Precision::Bf16 => "resident_visits_bf16",
-        })?;
-        let resident = device.resident_blocks(kernel, threads, shared)?.max(1);
+        let (kernels, precision) = (KernelSet::load(device, &[KERNELS])?, settings.precision as usize);
+        let resident = device.resident_blocks(kernels.find::<ResidentVisits>(precision)?, threads, shared)?.max(1);
         let most_slots = device.limits().multiprocessors.max(1) * resident;
-        Ok(Some(Resident { kernel, threads, shared, most_slots, weights_bytes: weights_bytes(&job), job, sizes, next: device.alloc(4)? }))
+        let (weights_bytes, next) = (weights_bytes(&job), device.alloc(4)?);
+        Ok(Some(Resident { kernels, precision, threads, shared, most_slots, weights_bytes, job, sizes, next }))
     }
 
     /// Whether the warps' scratch fits beside the weights, and a slot's floats can be counted.
@@ -254,9 +260,8 @@ impl Resident {
             ..job
         };
         device.fill(&self.next, 0, 4, Fill::Byte(0))?;
-        let geometry = Geometry { grid: [slots, 1, 1], block: [self.threads, 1, 1], shared: self.shared };
         // SAFETY: every address is that of a buffer of the engine or of the chunk, sized by `layout` for a shape that holds it.
-        unsafe { device.launch(self.kernel, geometry, &[Arg::value(&job)]) }
+        unsafe { self.kernels.launch(device, self.precision, [slots, 1], &ResidentVisits { job, threads: self.threads }) }
     }
 }
 

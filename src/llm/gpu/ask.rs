@@ -9,23 +9,31 @@ use std::ops::Range;
 mirrored! {
     /// `TokenAsk` of `decoder_choice.cu`.
     #[derive(Clone, Copy, Debug, PartialEq)]
-    pub(crate) struct TokenAsk {
+    pub struct TokenAsk {
+        /// The draw, in `[0, 1)`.
         pub unit: f64,
+        /// Temperature; 0 is greedy.
         pub temperature: f32,
+        /// Share of the probability that candidates hold.
         pub top_p: f32,
+        /// Repetition penalty on tokens that were seen.
         pub penalty: f32,
+        /// Most candidates; 0: any number.
         pub top_k: u32,
+        /// Row of the logits; -1: the logits of the allowed tokens stand one by one.
         pub row: i32,
+        /// Where the list of allowed tokens begins.
         pub allowed: i32,
+        /// Allowed tokens; -1: any token.
         pub allowed_n: i32,
+        /// Where the list of seen tokens begins.
         pub seen: i32,
+        /// Seen tokens.
         pub seen_n: i32,
+        /// Fills the struct to a multiple of 8 bytes.
         pub unused: i32,
     }
 }
-
-/// Bytes of shared memory of `decoder_choose`.
-pub(crate) const CHOICE_SHARED: usize = 24_856;
 
 impl TokenAsk {
     /// A token of any kind by `sampling`, from the logits of `row`, with the draw `unit`.

@@ -15,10 +15,11 @@ use super::network::{Attention, BLOCK, Batch, Norm, Ops, SampleRequest, StoredMa
 use super::spec::{Activation, Spec};
 use super::weights::Stored;
 use crate::device::interface::{Arriving, bytes_of_mut};
-use crate::device::{Arg, Buffer, Device, DeviceError, Geometry, Kernel, bytes_of};
+use crate::device::launch::{Blocks, KernelSet, Launch, Pointer};
+use crate::device::{Buffer, Device, DeviceError, bytes_of};
 use crate::{Error, Result};
 use ask::RequestBytes;
-use kernels::{Kernels, blocks};
+use kernels::{AddRows, ChooseTokens, Embed, Gate, KERNELS, Multiply, Normalise, PickRows, SomeOutputs};
 use memory::{Lent, Spare};
 use plan::Lists;
 use std::sync::Arc;
@@ -35,6 +36,12 @@ pub struct Array {
     rows: usize,
     width: usize,
     is_input: bool,
+}
+
+impl Array {
+    fn at(&self) -> Pointer {
+        Pointer(self.memory.address())
+    }
 }
 
 /// Factors of a norm `[width]`.
@@ -61,8 +68,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    fn at(&self, range: &std::ops::Range<usize>) -> Arg<'static> {
-        Arg::Pointer(self.memory.buffer().at(4 * range.start))
+    fn at(&self, range: &std::ops::Range<usize>) -> Pointer {
+        Pointer(self.memory.buffer().at(4 * range.start))
     }
 }
 
@@ -76,7 +83,8 @@ pub struct Answers {
 /// A GPU with the kernels of one model.
 pub struct Gpu {
     device: Arc<dyn Device>,
-    kernels: Kernels,
+    kernels: KernelSet,
+    multiprocessors: u32,
     spare: Arc<Spare>,
     number: Stored,
     group: usize,
@@ -94,9 +102,9 @@ impl Gpu {
                 spec.head_dim
             )));
         }
-        let kernels = Kernels::load(&*device, number)?;
-        let spare = Spare::new(device.clone());
-        Ok(Gpu { device, kernels, spare, number, group: spec.group() })
+        let kernels = KernelSet::load(&*device, &[KERNELS])?;
+        let (spare, multiprocessors) = (Spare::new(device.clone()), device.limits().multiprocessors);
+        Ok(Gpu { device, kernels, multiprocessors, spare, number, group: spec.group() })
     }
 
     /// Whether the kernels take a model of this shape.
@@ -109,10 +117,16 @@ impl Gpu {
         &self.device
     }
 
-    fn launch(&self, kernel: Kernel, geometry: Geometry, args: &[Arg<'_>]) -> Result<()> {
+    /// Launches a kernel under the name of this GPU's numbers.
+    fn go<L: Launch>(&self, blocks: impl Into<Blocks>, kernel: L) -> Result<()> {
+        self.go_as(self.number as usize, blocks, kernel)
+    }
+
+    /// Launches a kernel under the name at `place`.
+    fn go_as<L: Launch>(&self, place: usize, blocks: impl Into<Blocks>, kernel: L) -> Result<()> {
         // SAFETY: every pointer is of a buffer that outlives the queue's use of it (weights and cache by their owner, activations by
         // `Spare`), and sizes follow from the arrays' own.
-        Ok(unsafe { self.device.launch(kernel, geometry, args) }?)
+        Ok(unsafe { self.kernels.launch(&*self.device, place, blocks, &kernel) }?)
     }
 
     /// Numbers of a padded row.
@@ -160,29 +174,28 @@ impl Gpu {
     /// `y = x w`, or `y += x w`.
     fn multiply(&self, y: &Array, x: &Array, w: &Linear, add: bool) -> Result<()> {
         let x = Gpu::expect(x, true, "a product")?;
-        let (kernel, geometry) = self.kernels.linear(x.rows, w.outputs);
-        let args = [
-            Arg::Pointer(y.memory.address()),
-            Arg::Pointer(x.memory.address()),
-            (&w.weights).into(),
-            Arg::Pointer(w.bias.as_ref().map_or(0, Buffer::address)),
-            (x.rows as i32).into(),
-            (w.outputs as i32).into(),
-            (Gpu::ld(w.inputs) as i32).into(),
-            i32::from(add).into(),
-        ];
-        self.launch(kernel, geometry, &args)
+        let (place, blocks) = kernels::product(self.number, x.rows, w.outputs, self.multiprocessors);
+        let kernel = Multiply {
+            y: y.at(),
+            x: x.at(),
+            w: (&w.weights).into(),
+            bias: w.bias(),
+            rows: x.rows as i32,
+            outputs: w.outputs as i32,
+            ld: Gpu::ld(w.inputs) as i32,
+            add: i32::from(add),
+        };
+        self.go_as(place, blocks, kernel)
     }
 
     /// `rows` of `x`, which are numbers at `list`.
-    fn gather(&self, x: &Array, list: Arg<'_>, rows: usize) -> Result<Array> {
+    fn gather(&self, x: &Array, list: Pointer, rows: usize) -> Result<Array> {
         let (to, words) = if x.is_input {
             (self.input(rows, x.width)?, Gpu::ld(x.width) * self.number.bytes() / 4)
         } else {
             (self.sums(rows, x.width)?, x.width)
         };
-        let args = [Arg::Pointer(to.memory.address()), Arg::Pointer(x.memory.address()), list, (words as i32).into()];
-        self.launch(self.kernels.pick, blocks(rows, 128), &args)?;
+        self.go([rows as u32, 1], PickRows { to: to.at(), from: x.at(), rows: list, words: words as i32 })?;
         Ok(to)
     }
 }
@@ -247,24 +260,17 @@ impl Ops for Gpu {
         let rows = batch.tokens.len();
         let x = self.sums(rows, table.inputs)?;
         let (width, ld) = (table.inputs as i32, Gpu::ld(table.inputs) as i32);
-        let args =
-            [Arg::Pointer(x.memory.address()), (&table.weights).into(), plan.at(&plan.lists.tokens), width.into(), ld.into(), scale.into()];
-        self.launch(self.kernels.embed, blocks(rows, 128), &args)?;
+        let tokens = plan.at(&plan.lists.tokens);
+        self.go([rows as u32, 1], Embed { x: x.at(), table: (&table.weights).into(), tokens, width, ld, scale })?;
         Ok(x)
     }
 
     fn norm(&self, x: &Array, norm: &Norm<Vector>) -> Result<Array> {
         let x = Gpu::expect(x, false, "a norm")?;
         let y = self.input(x.rows, x.width)?;
-        let args = [
-            Arg::Pointer(y.memory.address()),
-            Arg::Pointer(x.memory.address()),
-            (&norm.weight.buffer).into(),
-            (x.width as i32).into(),
-            (Gpu::ld(x.width) as i32).into(),
-            norm.eps.into(),
-        ];
-        self.launch(self.kernels.norm, Geometry { shared: 128, ..blocks(x.rows, 128) }, &args)?;
+        let (width, ld) = (x.width as i32, Gpu::ld(x.width) as i32);
+        let kernel = Normalise { y: y.at(), x: x.at(), weight: (&norm.weight.buffer).into(), width, ld, eps: norm.eps };
+        self.go([x.rows as u32, 1], kernel)?;
         Ok(y)
     }
 
@@ -282,23 +288,16 @@ impl Ops for Gpu {
         let inner = gate_up.width / 2;
         let y = self.input(gate_up.rows, inner)?;
         let ld = Gpu::ld(inner);
-        let args = [
-            Arg::Pointer(y.memory.address()),
-            Arg::Pointer(gate_up.memory.address()),
-            (inner as i32).into(),
-            (ld as i32).into(),
-            i32::from(activation == Activation::GeluTanh).into(),
-        ];
-        let grid = [gate_up.rows as u32, ld.div_ceil(128).min(8) as u32, 1];
-        self.launch(self.kernels.gated, Geometry { grid, block: [128, 1, 1], shared: 0 }, &args)?;
+        let gelu = i32::from(activation == Activation::GeluTanh);
+        let kernel = Gate { y: y.at(), gate_up: gate_up.at(), inner: inner as i32, ld: ld as i32, gelu };
+        self.go([gate_up.rows as u32, ld.div_ceil(128).min(8) as u32], kernel)?;
         Ok(y)
     }
 
     fn add(&self, x: &mut Array, y: Array) -> Result<()> {
         let y = Gpu::expect(&y, true, "a sum")?;
-        let args =
-            [Arg::Pointer(x.memory.address()), Arg::Pointer(y.memory.address()), (x.width as i32).into(), (Gpu::ld(x.width) as i32).into()];
-        self.launch(self.kernels.add, blocks(x.rows, 128), &args)
+        let (width, ld) = (x.width as i32, Gpu::ld(x.width) as i32);
+        self.go([x.rows as u32, 1], AddRows { x: x.at(), y: y.at(), width, ld })
     }
 
     fn add_linear(&self, x: &mut Array, y: &Array, w: &Linear) -> Result<()> {
@@ -324,35 +323,35 @@ impl Ops for Gpu {
         let packed = RequestBytes::new(asks, vocab);
         let lists = self.spare.take(packed.bytes.len())?;
         self.device.upload(lists.buffer(), 0, &packed.bytes)?;
-        let at = |range: &std::ops::Range<usize>| Arg::Pointer(lists.buffer().at(range.start));
+        let at = |range: &std::ops::Range<usize>| Pointer(lists.buffer().at(range.start));
         let wide = if packed.row_count == x.rows && asks.iter().enumerate().all(|(i, ask)| ask.row == i) {
             self.linear(&x, head)?
         } else {
             self.linear(&self.gather(&x, at(&packed.rows), packed.row_count)?, head)?
         };
         let narrow = self.spare.take(4 * packed.pair_count)?;
-        let args = [
-            Arg::Pointer(narrow.address()),
-            Arg::Pointer(x.memory.address()),
-            (&head.weights).into(),
-            Arg::Pointer(head.bias.as_ref().map_or(0, Buffer::address)),
-            at(&packed.pairs),
-            (packed.pair_count as i32).into(),
-            (Gpu::ld(head.inputs) as i32).into(),
-        ];
-        self.launch(self.kernels.some, blocks(packed.pair_count.div_ceil(8), 256), &args)?;
+        let some = SomeOutputs {
+            y: Pointer(narrow.address()),
+            x: x.at(),
+            w: (&head.weights).into(),
+            bias: head.bias(),
+            pairs: at(&packed.pairs),
+            count: packed.pair_count as i32,
+            ld: Gpu::ld(head.inputs) as i32,
+        };
+        self.go([packed.pair_count.div_ceil(8) as u32, 1], some)?;
         let tokens = self.spare.take(4 * asks.len())?;
-        let args = [
-            Arg::Pointer(tokens.address()),
-            Arg::Pointer(wide.memory.address()),
-            Arg::Pointer(narrow.address()),
-            at(&packed.asks),
-            at(&packed.allowed),
-            at(&packed.seen),
-            (vocab as i32).into(),
-            cap.unwrap_or(0.0).into(),
-        ];
-        self.launch(self.kernels.choose, Geometry { shared: ask::CHOICE_SHARED, ..blocks(asks.len(), 512) }, &args)?;
+        let choose = ChooseTokens {
+            tokens: Pointer(tokens.address()),
+            logits: wide.at(),
+            some: Pointer(narrow.address()),
+            asks: at(&packed.asks),
+            allowed: at(&packed.allowed),
+            seen: at(&packed.seen),
+            vocab: vocab as i32,
+            cap: cap.unwrap_or(0.0),
+        };
+        self.go([asks.len() as u32, 1], choose)?;
         let arriving = self.device.fetch(tokens.buffer(), 0, 4 * asks.len())?;
         Ok(Answers { arriving, count: asks.len(), vocab })
     }

@@ -4,6 +4,7 @@ use super::super::gguf::first_line;
 use super::super::network::StoredMatrix;
 use super::super::weights::Stored;
 use super::Gpu;
+use crate::device::launch::Pointer;
 use crate::device::{Buffer, Device};
 use crate::{Error, Result};
 use half::{bf16, f16};
@@ -12,7 +13,7 @@ use rayon::prelude::*;
 /// Weights `[outputs, ld]` and a bias `[outputs]`.
 pub struct Linear {
     pub(super) weights: Buffer,
-    pub(super) bias: Option<Buffer>,
+    bias: Option<Buffer>,
     pub(super) outputs: usize,
     pub(super) inputs: usize,
 }
@@ -30,6 +31,11 @@ fn convert(number: Stored, values: &[f32], bytes: &mut [u8]) {
 }
 
 impl Linear {
+    /// Where the bias lies; null where there is none.
+    pub(super) fn bias(&self) -> Pointer {
+        self.bias.as_ref().map_or(Pointer::NULL, Pointer::from)
+    }
+
     /// Stacks `parts` along the outputs.
     pub(super) fn upload(device: &dyn Device, number: Stored, parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Linear> {
         let shape = |part: &StoredMatrix<'_>| match part {

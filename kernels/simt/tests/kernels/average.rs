@@ -1,5 +1,6 @@
 //! Averaging in fixed point and the server's step against the same operations written in Rust, exactly.
 
+use lumos::testing::ServerStep;
 use lumos_simt::check::Random;
 use lumos_simt::launch;
 
@@ -289,22 +290,18 @@ fn small_changes_and_subnormal_numbers_are_kept_or_rounded() {
     assert_eq!(cohort.launched(&[5], 5, 1), cohort.reference());
 }
 
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-struct ServerStep {
-    lr: f32,
-    beta1: f32,
-    beta2: f32,
-    eps: f32,
-    adam: i32,
-    momentum: i32,
-}
-
 fn serve(o: &ServerStep, sum: i64, share: f64, first: &mut f32, second: &mut f32, w: &mut f32) {
     let change = ((sum as f64 / SCALE) * share) as f32;
-    *w += if o.adam != 0 {
+    let (square, part) = (change * change, (1.0 - o.beta2) * change * change);
+    *w += if o.second != 0 {
         *first = o.beta1 * *first + (1.0 - o.beta1) * change;
-        *second = o.beta2 * *second + (1.0 - o.beta2) * change * change;
+        *second = match o.second {
+            1 => o.beta2 * *second + part,
+            2 => *second + square,
+            _ if *second > square => *second - part,
+            _ if *second < square => *second + part,
+            _ => *second,
+        };
         o.lr * *first / (second.sqrt() + o.eps)
     } else if o.momentum != 0 {
         *first = o.beta1 * *first + change;
@@ -319,11 +316,12 @@ fn the_server_takes_the_steps_of_the_cpu() {
     let cohort = cohort(7, 30, 5);
     let sums = cohort.reference();
     let weight: i64 = cohort.weight.iter().sum();
-    let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, adam: 0, momentum: 0 };
-    for o in [sgd, ServerStep { beta1: 0.9, momentum: 1, ..sgd }, ServerStep { beta1: 0.9, adam: 1, ..sgd }] {
+    let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, second: 0, momentum: 0 };
+    let adaptive = [1, 2, 3].map(|second| ServerStep { beta1: 0.9, second, ..sgd });
+    for o in [sgd, ServerStep { beta1: 0.9, momentum: 1, ..sgd }].into_iter().chain(adaptive) {
         for per_item in [true, false] {
             let mut r = Random::new(8);
-            let plain = o.adam == 0 && o.momentum == 0;
+            let plain = o.second == 0 && o.momentum == 0;
             let (mut w, mut table) = (cohort.global.clone(), cohort.table.clone());
             let moments = |r: &mut Random, n: usize| r.normals(0.1, n).iter().map(|x| x.abs()).collect::<Vec<f32>>();
             let (mut f, mut s) = (moments(&mut r, w.len()), moments(&mut r, w.len()));
@@ -381,7 +379,7 @@ fn the_server_takes_the_steps_of_the_cpu() {
             assert_eq!((w, table), (w2, table2), "{o:?} per item {per_item}");
             if !plain {
                 assert_eq!((f, tf), (f2, tf2));
-                assert!(o.adam == 0 || (s, ts) == (s2, ts2));
+                assert!(o.second == 0 || (s, ts) == (s2, ts2));
             }
             assert!(cohort.items > cohort.touched.len() || sums.row_weight.contains(&0), "some row is nobody's");
         }

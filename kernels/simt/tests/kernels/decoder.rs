@@ -1,6 +1,7 @@
 //! The small parts of a decoder against f64: embedding, norm, gate, sum, rotation with storing, picking.
 
 use super::numbers::{Memory, Number};
+use lumos::testing::Heads;
 use lumos_simt::check::{Random, close};
 use lumos_simt::launch;
 
@@ -124,19 +125,6 @@ fn gate() {
             }
         }
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Heads {
-    heads: i32,
-    kv_heads: i32,
-    width: i32,
-    padded: i32,
-    rotated: i32,
-    layer: i32,
-    layers: i32,
-    eps: f32,
 }
 
 #[test]

@@ -1,23 +1,9 @@
 //! Attention to cached keys and values against f64, and the same bits however a prompt is cut.
 
 use super::numbers::{Memory, Number};
+use lumos::testing::AttentionShape;
 use lumos_simt::check::{Random, close};
 use lumos_simt::launch;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Shape {
-    heads: i32,
-    kv_heads: i32,
-    width: i32,
-    padded: i32,
-    layer: i32,
-    layers: i32,
-    window: i32,
-    scale: f32,
-    cap: f32,
-    ld: i32,
-}
 
 /// Sequences with their keys in scattered blocks; `queries` of each are its last ones.
 struct Case {
@@ -119,7 +105,7 @@ impl Case {
         let used = self.heads * self.width;
         let ld = used.next_multiple_of(32);
         let mut out = Memory::new(rows * ld * number.bytes());
-        let shape = Shape {
+        let shape = AttentionShape {
             heads: self.heads as i32,
             kv_heads: self.kv as i32,
             width: self.width as i32,

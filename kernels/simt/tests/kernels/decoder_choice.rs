@@ -1,23 +1,8 @@
 //! The choice of a token against one that sorts all candidates.
 
+use lumos::testing::TokenAsk;
 use lumos_simt::check::Random;
 use lumos_simt::launch;
-
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct TokenAsk {
-    unit: f64,
-    temperature: f32,
-    top_p: f32,
-    penalty: f32,
-    top_k: u32,
-    row: i32,
-    allowed: i32,
-    allowed_n: i32,
-    seen: i32,
-    seen_n: i32,
-    unused: i32,
-}
 
 /// A text's wish in plain form.
 #[derive(Clone, Debug)]

@@ -1,14 +1,13 @@
 //! Element-wise operations and dropout, to the last bit.
 
 use super::packed::{OUTPUTS, PackedStep, TOKENS, same_bits};
+use lumos::testing::DropoutClock;
 use lumos_simt::check::Random;
 use lumos_simt::launch;
 
 const CLIENTS: &[&[usize]] = &[&[5, 2, 1], &[], &[1], &[13, 7, 7, 3], &[2, 1], &[]];
 const LONG: &[&[usize]] = &[&[], &[67, 3, 5], &[31]];
 const THREADS: [u32; 3] = [256, 1, 1];
-/// `DropoutClock` of packed.cuh: the key's two words, the round, and whether the clients' own follow.
-type Clock = [u32; 4];
 
 /// Philox-4x32 with ten rounds, written from its definition as in `rng::philox`.
 fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
@@ -21,12 +20,12 @@ fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
 }
 
 /// `drop_out` of the CPU backend: the stream's block at `(number << 40 | site << 32) + i` for the elements of one client.
-fn drop_out(clock: Clock, client: u32, number: u32, site: u32, rate: f32, x: &mut [f32]) {
+fn drop_out(clock: DropoutClock, client: u32, number: u32, site: u32, rate: f32, x: &mut [f32]) {
     let (threshold, keep) = threshold(rate);
     let base = (u64::from(number) << 40) | (u64::from(site) << 32);
     for (i, eight) in x.chunks_mut(8).enumerate() {
         let index = base + i as u64;
-        let words = philox([index as u32, (index >> 32) as u32, clock[2], client], [clock[0], clock[1]]);
+        let words = philox([index as u32, (index >> 32) as u32, clock.round, client], clock.key());
         for (k, v) in eight.iter_mut().enumerate() {
             let bits = (words[k / 2] >> (16 * (k as u32 % 2))) & 0xffff;
             *v *= if bits < threshold { 0.0 } else { keep };
@@ -193,7 +192,7 @@ fn selection_of_outputs_and_back() {
 #[test]
 fn dropout_has_the_bits_of_the_cpu_backend() {
     let mut random = Random::new(4);
-    let clock: Clock = [0x1234_5678, 0x9abc_def0, 7, 0];
+    let clock = DropoutClock::new([0x1234_5678, 0x9abc_def0], 7);
     let cases = [
         (64, TOKENS, 0, 0.5),
         (8, OUTPUTS, 3, 0.2),
@@ -243,7 +242,7 @@ fn dropout_has_the_bits_of_the_cpu_backend() {
 #[test]
 fn dropout_of_the_item_table_and_of_its_gradients() {
     let mut random = Random::new(6);
-    let clock: Clock = [77, 0xffff_ffff, 19, 0];
+    let clock = DropoutClock::new([77, 0xffff_ffff], 19);
     for (d, shift, rate, blocks) in [(64, 0, 0.3, 1), (6, 0, 0.5, 2), (5, 1, 0.1, 1), (1, 0, 0.5, 1)] {
         for clients in [CLIENTS, LONG] {
             let mut step = PackedStep::random(7, 3, clients);

@@ -1,22 +1,9 @@
 //! The local optimiser against the same operations written in Rust, bit for bit.
 
 use super::packed::PackedStep;
+use lumos::testing::OptimiserStep;
 use lumos_simt::check::Random;
 use lumos_simt::launch;
-
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct OptimiserStep {
-    beta1: f32,
-    beta2: f32,
-    rate: f32,
-    correction: f32,
-    eps: f32,
-    l2: f32,
-    shrink: f32,
-    first: i32,
-    sgd: i32,
-}
 
 fn one(o: &OptimiserStep, scale: f32, first: bool, p: &mut f32, m: &mut f32, s: &mut f32, g: f32) {
     let g = p.mul_add(o.l2, g * scale);

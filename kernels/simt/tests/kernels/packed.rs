@@ -1,6 +1,7 @@
-//! Packed steps for kernel tests: the mirror of `Packed` in packed.cuh and a builder of random steps.
+//! Packed steps for kernel tests, and a builder of random ones.
 #![allow(dead_code)] // Every test file uses a part.
 
+use lumos::testing::Packed;
 use lumos_simt::check::Random;
 use std::ops::Range;
 
@@ -10,65 +11,6 @@ pub const TOKENS: i32 = 0;
 pub const OUTPUTS: i32 = 1;
 /// Rows of a tile.
 pub const TILE_ROWS: usize = 32;
-
-/// `Tile` of packed.cuh.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tile {
-    pub client: i32,
-    pub first: i32,
-}
-
-/// `Packed` of packed.cuh, field by field.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-pub struct Packed {
-    pub clients: i32,
-    pub tokens: i32,
-    pub sequences: i32,
-    pub outputs: i32,
-    pub examples: i32,
-    pub groups: i32,
-    pub rows: i32,
-    pub width: i32,
-    pub longest: i32,
-    pub token_tiles: i32,
-    pub output_tiles: i32,
-    pub position_low: i32,
-    pub position_high: i32,
-    pub number: i32,
-    pub gbce_beta: f32,
-    pub lambda: f32,
-    pub pairs: i32,
-    pub special: i32,
-    pub client_tokens: *const i32,
-    pub client_sequences: *const i32,
-    pub client_outs: *const i32,
-    pub client_examples: *const i32,
-    pub client_groups: *const i32,
-    pub client_pairs: *const i32,
-    pub client_rows: *const i32,
-    pub client_id: *const u32,
-    pub row: *const i32,
-    pub position: *const i32,
-    pub start: *const i32,
-    pub token_client: *const i32,
-    pub bounds: *const i32,
-    pub out_token: *const i32,
-    pub out_start: *const i32,
-    pub out_client: *const i32,
-    pub example: *const i32,
-    pub cands: *const i32,
-    pub group: *const i32,
-    pub group_bounds: *const i32,
-    pub positives: *const i32,
-    pub pair: *const i32,
-    pub tiles_tokens: *const Tile,
-    pub tiles_outputs: *const Tile,
-}
-
-// The counts fill 72 bytes, so no padding lies between them and the pointers on any 64-bit host.
-const _: () = assert!(std::mem::size_of::<Packed>() == 72 + 24 * 8);
 
 /// Which rows of an activation belong to whom.
 #[derive(Clone, Copy)]
@@ -124,8 +66,10 @@ pub struct PackedStep {
     pub group_bounds: Vec<i32>,
     pub positives: Vec<i32>,
     pub pair: Vec<i32>,
-    pub tiles_tokens: Vec<Tile>,
-    pub tiles_outputs: Vec<Tile>,
+    /// Client and first row of each tile.
+    pub tiles_tokens: Vec<[i32; 2]>,
+    /// See `tiles_tokens`.
+    pub tiles_outputs: Vec<[i32; 2]>,
     header: Option<Box<Packed>>,
 }
 
@@ -168,30 +112,30 @@ impl PackedStep {
             lambda: self.lambda,
             pairs: self.pair.len() as i32 / 2,
             special: self.special,
-            client_tokens: self.client_tokens.as_ptr(),
-            client_sequences: self.client_sequences.as_ptr(),
-            client_outs: self.client_outs.as_ptr(),
-            client_examples: self.client_examples.as_ptr(),
-            client_groups: self.client_groups.as_ptr(),
-            client_pairs: self.client_pairs.as_ptr(),
-            client_rows: self.client_rows.as_ptr(),
-            client_id: self.client_id.as_ptr(),
-            row: self.row.as_ptr(),
-            position: self.position.as_ptr(),
-            start: self.start.as_ptr(),
-            token_client: self.token_client.as_ptr(),
-            bounds: self.bounds.as_ptr(),
-            out_token: self.out_token.as_ptr(),
-            out_start: self.out_start.as_ptr(),
-            out_client: self.out_client.as_ptr(),
-            example: self.example.as_ptr(),
-            cands: self.cands.as_ptr(),
-            group: self.group.as_ptr(),
-            group_bounds: self.group_bounds.as_ptr(),
-            positives: self.positives.as_ptr(),
-            pair: self.pair.as_ptr(),
-            tiles_tokens: self.tiles_tokens.as_ptr(),
-            tiles_outputs: self.tiles_outputs.as_ptr(),
+            client_tokens: self.client_tokens.as_ptr() as u64,
+            client_sequences: self.client_sequences.as_ptr() as u64,
+            client_outs: self.client_outs.as_ptr() as u64,
+            client_examples: self.client_examples.as_ptr() as u64,
+            client_groups: self.client_groups.as_ptr() as u64,
+            client_pairs: self.client_pairs.as_ptr() as u64,
+            client_rows: self.client_rows.as_ptr() as u64,
+            client_id: self.client_id.as_ptr() as u64,
+            row: self.row.as_ptr() as u64,
+            position: self.position.as_ptr() as u64,
+            start: self.start.as_ptr() as u64,
+            token_client: self.token_client.as_ptr() as u64,
+            bounds: self.bounds.as_ptr() as u64,
+            out_token: self.out_token.as_ptr() as u64,
+            out_start: self.out_start.as_ptr() as u64,
+            out_client: self.out_client.as_ptr() as u64,
+            example: self.example.as_ptr() as u64,
+            cands: self.cands.as_ptr() as u64,
+            group: self.group.as_ptr() as u64,
+            group_bounds: self.group_bounds.as_ptr() as u64,
+            positives: self.positives.as_ptr() as u64,
+            pair: self.pair.as_ptr() as u64,
+            tiles_tokens: self.tiles_tokens.as_ptr() as u64,
+            tiles_outputs: self.tiles_outputs.as_ptr() as u64,
         }
     }
 
@@ -230,7 +174,7 @@ impl PackedStep {
     }
 
     /// Tiles of the rows of `kind`.
-    pub fn tiles(&self, kind: i32) -> &[Tile] {
+    pub fn tiles(&self, kind: i32) -> &[[i32; 2]] {
         if kind == TOKENS { &self.tiles_tokens } else { &self.tiles_outputs }
     }
 
@@ -404,10 +348,10 @@ impl Builder {
     }
 }
 
-fn tiles(bounds: &[i32]) -> Vec<Tile> {
+fn tiles(bounds: &[i32]) -> Vec<[i32; 2]> {
     let mut tiles = Vec::new();
     for (c, b) in bounds.windows(2).enumerate() {
-        tiles.extend((b[0]..b[1]).step_by(TILE_ROWS).map(|first| Tile { client: c as i32, first }));
+        tiles.extend((b[0]..b[1]).step_by(TILE_ROWS).map(|first| [c as i32, first]));
     }
     tiles
 }

@@ -87,7 +87,8 @@ fn an_existing_run_is_not_overwritten() {
     // A rate that falls towards the last round makes every round depend on how many there are.
     let falling = |rounds: &'static str| ["--set", "federation.server_decay=0.5", "--set", rounds];
     sandbox.lumos(&[&["train", &small(), "--out", "b"][..], &falling("federation.rounds=2")].concat()).done();
-    let more = [&["train", &small(), "--out", "b", "--resume"][..], &falling("federation.rounds=4")].concat();
+    let config = small();
+    let more = [&["train", &config, "--out", "b", "--resume"][..], &falling("federation.rounds=4")].concat();
     sandbox.lumos(&more).refused(1, &["federation.rounds was 2, is 4"]);
     sandbox.lumos(&["train", &small(), "--out", "none", "--resume"]).refused(1, &["none", "no run to resume"]);
     std::fs::create_dir(sandbox.path().join("full")).unwrap();

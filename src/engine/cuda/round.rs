@@ -14,9 +14,7 @@ use crate::cluster::Reduce;
 use crate::config::{OnDivergence, Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
-use crate::engine::{
-    Engine, Global, Mean, Moments, Packer, Participants, PrivateStore, Progress, Server, Trained, Update, Work, fixed,
-};
+use crate::engine::{Engine, Global, Mean, Moments, Packer, Participants, PrivateStore, Progress, Server, Trained, Update, Work, fixed};
 use crate::model::{ModelSpec, Weights};
 use crate::views::Views;
 use crate::{Error, Result};

@@ -2,7 +2,7 @@
 
 use crate::ring::world;
 use lumos::backend::Step;
-use lumos::config::{Backbone, Contrast, RecLoss, Settings, UploadRows};
+use lumos::config::{Backbone, Clients, Contrast, RecLoss, Settings, UploadRows};
 use lumos::engine::{Chunk, Packer};
 use lumos::testing::valid;
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ fn settings(kind: u32) -> Settings {
         2 => (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 4),
         3 => s.loss.rec = RecLoss::Softmax,
         4 => s.model.backbone = Backbone::BERT4REC,
-        5 => s.loss.in_batch.weight = 0.1,
+        5 => (s.loss.in_batch.weight, s.federation.clients) = (0.1, Clients::One),
         _ => s.federation.upload_rows = UploadRows::Touched,
     }
     s

@@ -10,14 +10,17 @@ use smallvec::SmallVec;
 /// Examples whose logits are computed together.
 const EXAMPLES: usize = 6;
 
+/// Numbers that blocks of examples under way take together: 16 MB.
+const MOST: usize = 1 << 22;
+
 impl Worker {
     /// Adds to `dh [Q, d]` and to the gradients of all rows; gives the mean loss.
     pub(super) fn full_softmax(&mut self, h: Act, dh: Act) -> f64 {
         // Special rows lie behind the catalogue and are no candidates.
         let (d, n, count) = (self.shape.dim, self.row_count - self.step.special, self.step.example.len());
-        // Blocks of examples under way at a time, and what one needs: its logits, hidden states and their gradients.
-        let most = if self.threads > 1 { 4 * self.threads } else { 1 };
+        // What a block of examples needs: its logits, hidden states and their gradients; and how many blocks are under way at a time.
         let room = EXAMPLES * (n + 2 * d);
+        let most = if self.threads > 1 { (4 * self.threads).min(MOST / room).max(1) } else { 1 };
         if self.scratch.len() < most * room {
             self.scratch.resize(most * room, 0.0);
         }

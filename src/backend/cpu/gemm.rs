@@ -50,6 +50,7 @@ macro_rules! by_rows {
 /// `x` holds `rows * inner` numbers, `w` `inner * cols`, `bias` `cols`, `y` `rows * cols`; `y` overlaps nothing.
 #[inline]
 pub unsafe fn linear(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe { linear_from(rows, inner, cols, x, w, bias, y, false) }
 }
 
@@ -71,6 +72,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn transpose_kernel<S: Simd>(inner: usize, cols: usize, w: *const f32, wt: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (full_k, full_n) = (inner / LANES * LANES, cols / LANES * LANES);
         for k in (0..full_k).step_by(LANES) {
@@ -104,6 +106,7 @@ unsafe fn linear_kernel<S: Vector>(
     y: *mut f32,
     add: bool,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (count, height, extra) = tiles(rows, 6);
         let mut c = 0;
@@ -138,6 +141,7 @@ unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
     y: *mut f32,
     add: bool,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         if !bias.is_null() {
@@ -188,6 +192,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn linear_input_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, dy: *const f32, w: *const f32, dx: *mut f32, add: bool) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (count, height, extra) = tiles(rows, 3);
         let mut i = 0;
@@ -225,6 +230,7 @@ unsafe fn input_tile<S: Simd, const MR: usize, const NR: usize>(
     dx: *mut f32,
     add: bool,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = [[S::splat(0.0); NR]; MR];
         let mut c = 0;
@@ -283,6 +289,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn linear_weight_kernel<S: Vector>(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (count, height, extra) = tiles(inner, 6);
         let mut i = 0;
@@ -327,6 +334,7 @@ unsafe fn weight_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
     at: usize,
     sink: GradSink,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         for r in 0..rows {
@@ -365,6 +373,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn column_sums_kernel<S: Vector>(rows: usize, cols: usize, dy: *const f32, db: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut c = 0;
         while c < cols {

@@ -1,13 +1,12 @@
 //! Kernels over batches of users, as subjects: full ranking.
 
 use super::case::Normals;
+use super::reference::{self, Ranked};
 use super::single::{Given, cost, int, whole, words};
 use super::subject::{Array, Subject, Want};
 use crate::backend::cuda::kernels::{RankCount, RankMasked, RankTargets};
 use crate::base::rng::{Purpose, Stream};
 use crate::device::launch::Pointer;
-use crate::eval::MISS;
-use std::collections::BTreeSet;
 
 /// The three kernels of full ranking: `users` users against `items` items. Every fifth item is the one before again, so that scores
 /// tie; every eleventh user has no target, and every fourth one that is masked. The GPU that is timed has `multiprocessors`.
@@ -26,19 +25,8 @@ pub fn rank(normals: &Normals, [users, items, d]: [usize; 3], multiprocessors: u
     let mut bounds = vec![0u32];
     masked.iter().for_each(|l| bounds.push(bounds[bounds.len() - 1] + l.len() as u32));
     let masked_items = masked.concat();
-    // Scores by fused multiply-adds in order, the same everywhere, so that ties are ties.
-    let score = |u: usize, i: usize| (0..d).fold(0f32, |sum, k| h[u * d + k].mul_add(table[i * d + k], sum));
-    let (mut threshold, mut counts, mut ranks) = (vec![0f32; users], vec![0u32; users], vec![0u32; users]);
-    for u in (0..users).filter(|_| judged) {
-        threshold[u] = if target[u] < 0 { 0.0 } else { score(u, target[u] as usize) };
-        let above: Vec<usize> = (0..items).filter(|&i| score(u, i) >= threshold[u]).collect();
-        counts[u] = above.len() as u32;
-        if target[u] >= 0 {
-            let masked: BTreeSet<usize> = masked[u].iter().map(|&i| i as usize).collect();
-            let open = above.iter().filter(|i| !masked.contains(i)).count() as u32;
-            ranks[u] = if masked.contains(&(target[u] as usize)) { MISS } else { open };
-        }
-    }
+    let none = || Ranked { threshold: vec![0.0; users], counts: vec![0; users], ranks: vec![0; users] };
+    let Ranked { threshold, counts, ranks } = if judged { reference::rank(&h, &table, d, &target, &masked) } else { none() };
     let arrays = |threshold: &[f32], counts: &[u32]| {
         vec![
             Array::of("hidden states", &h),

@@ -2,7 +2,8 @@
 //! over spans, and the optimiser's step.
 
 use super::case::Normals;
-use super::local::{self, Rule};
+use super::local;
+use super::reference::LocalStep;
 use super::single::{Given, cost, int, whole, words};
 use super::subject::{Array, Subject, Want};
 use crate::backend::cuda::kernels::{AddGradients, AddRowGradients, ClipFactor, DropTable, GradientSquares, StepSpan, TakeGradients};
@@ -155,7 +156,7 @@ pub fn step_span(n: &Normals, count: usize, judged: bool) -> Vec<Subject<'static
     let mut all = Vec::new();
     for ((name, settings, t), refused) in local::kinds().into_iter().map(|kind| (kind, NOT_REFUSED)).chain([(local::kinds()[1].clone(), 4)])
     {
-        let rule = Rule::new(&settings, t as i32);
+        let rule = LocalStep::new(&settings, t as i32);
         let (p, m, g) = (n.take(77, count, 1.0), n.take(78, count, 0.1), n.take(79, count, 1.0));
         let s: Vec<f32> = (0..count).map(|i| n.at(80, i).powi(2)).collect();
         let scale = 0.6f32;

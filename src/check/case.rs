@@ -6,9 +6,9 @@ use crate::base::rng::{Purpose, Stream};
 use crate::engine::Chunk;
 
 /// Local step of the visit that a case stands for: not the first, so that dropout counts it.
-pub const NUMBER: u32 = 3;
+const NUMBER: u32 = 3;
 /// Weight of the contrast.
-pub const LAMBDA: f32 = 0.25;
+const LAMBDA: f32 = 0.25;
 /// Item rows that a client of the reference shape touches besides those of its own sequences.
 const SPARE_ROWS: usize = 2;
 
@@ -24,9 +24,19 @@ pub struct Case {
     pub d: usize,
     /// See `d`.
     pub heads: usize,
+    /// Number of the local step in the visit.
+    pub number: u32,
+    /// Weight of the contrast.
+    pub lambda: f32,
 }
 
 impl Case {
+    /// A case of one step, with item rows of a width and heads of attention.
+    pub fn new(name: &str, chunk: Chunk, (d, heads): (usize, usize)) -> Case {
+        let shape = Shape::of(&chunk).rounded();
+        Case { name: name.into(), chunk, shape, d, heads, number: NUMBER, lambda: LAMBDA }
+    }
+
     /// The step.
     pub fn step(&self) -> &Step {
         &self.chunk.steps[0]
@@ -112,8 +122,7 @@ pub fn build(seed: u64, plan: &Plan) -> Case {
         chunk.uploads.extend((0..rows).map(|r| r % 5 != 4));
     }
     chunk.steps.push(step);
-    let shape = Shape::of(&chunk).rounded();
-    Case { name: plan.name.into(), chunk, shape, d: plan.dims.0, heads: plan.dims.1 }
+    Case::new(plan.name, chunk, plan.dims)
 }
 
 /// One history with its views for each list of lengths.

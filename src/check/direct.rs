@@ -1,6 +1,7 @@
 //! Kernels that are no operation of the backend, as subjects: copies from the global weights, averaging and the server's step.
 
 use super::case::Normals;
+use super::reference::server_step;
 use super::single::{Given, cost, int, whole, words};
 use super::subject::{Array, Output, Subject, Want};
 use crate::backend::cuda::kernels::{AverageDense, AverageRows, Broadcast, GatherRows, ServerDense, ServerRows, UpdateNorms};
@@ -208,29 +209,6 @@ impl ServerStep {
         let adaptive = |second| ServerStep { beta1: 0.9, second, ..sgd };
         [("sgd", sgd), ("momentum", momentum), ("fedadam", adaptive(1)), ("fedadagrad", adaptive(2)), ("fedyogi", adaptive(3))]
     }
-
-    fn one(&self, sum: i64, weight: i64, first: &mut f32, second: &mut f32, w: &mut f32) {
-        let change = (fixed::to_f64(sum) * (1.0 / weight as f64)) as f32;
-        let (square, part) = (change * change, (1.0 - self.beta2) * change * change);
-        *w += match (self.second, self.momentum) {
-            (kind @ 1..=3, _) => {
-                *first = self.beta1 * *first + (1.0 - self.beta1) * change;
-                *second = match kind {
-                    1 => self.beta2 * *second + part,
-                    2 => *second + square,
-                    _ if *second > square => *second - part,
-                    _ if *second < square => *second + part,
-                    _ => *second,
-                };
-                self.lr * *first / (second.sqrt() + self.eps)
-            }
-            (_, 1) => {
-                *first = self.beta1 * *first + change;
-                self.lr * *first
-            }
-            _ => self.lr * change,
-        };
-    }
 }
 
 /// `server_dense` and `server_rows` with every optimiser: `length` weights, `slots` rows of `items`.
@@ -248,7 +226,7 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
             vec![Array::of("sums", &sum), Array::of("weights", &w), Array::of("momentum", &first), Array::of("second moments", &second)];
         let wants = judged.then(|| {
             let [mut w, mut first, mut second] = moved(&w, &first, &second);
-            (0..length).for_each(|i| step.one(sum[i], total, &mut first[i], &mut second[i], &mut w[i]));
+            (0..length).for_each(|i| server_step(&step, sum[i], total, [&mut w[i], &mut first[i], &mut second[i]]));
             [w, first, second].map(|v| Want::Bits(words(&v)))
         });
         let outputs = |arrays: &[Array], at: usize, wants: Option<[Want; 3]>| -> Vec<Output> {
@@ -290,7 +268,7 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
                     for k in 0..d {
                         let i = item[s] as usize * d + k;
                         let weight = if per_item { own[s] } else { total };
-                        step.one(sum[s * d + k], weight, &mut first[i], &mut second[i], &mut table[i]);
+                        server_step(&step, sum[s * d + k], weight, [&mut table[i], &mut first[i], &mut second[i]]);
                     }
                 }
                 [table, first, second].map(|v| Want::Bits(words(&v)))

@@ -1,6 +1,7 @@
 //! The local optimiser, clipping and the sums of losses over packed clients, as subjects.
 
 use super::packed::Placed;
+use super::reference::LocalStep;
 use super::single::{Given, cost, int, value, whole, words};
 use super::subject::{Array, Output, Subject, Want};
 use crate::backend::cuda::kernels::{AdamDense, AdamRows, ClientLosses, ClipNorm};
@@ -8,51 +9,6 @@ use crate::backend::cuda::optimiser::OptimiserStep;
 use crate::config::{LocalOptimizer, LocalSettings};
 use crate::device::launch::Pointer;
 use std::ops::Range;
-
-/// One step on one weight: what `backend::cpu::optim` does, operation by operation.
-pub(super) struct Rule {
-    beta1: f32,
-    beta2: f32,
-    rate: f32,
-    correction: f32,
-    eps: f32,
-    l2: f32,
-    shrink: f32,
-    first: bool,
-    sgd: bool,
-}
-
-impl Rule {
-    pub fn new(s: &LocalSettings, t: i32) -> Rule {
-        let sgd = s.optimizer == LocalOptimizer::Sgd;
-        let decoupled = s.optimizer == LocalOptimizer::Adamw;
-        let left = |beta: f32| 1.0 - f64::from(beta).powi(t);
-        Rule {
-            beta1: s.beta1,
-            beta2: s.beta2,
-            rate: if sgd { s.lr } else { (f64::from(s.lr) / left(s.beta1)) as f32 },
-            correction: (1.0 / left(s.beta2).sqrt()) as f32,
-            eps: s.eps,
-            l2: if decoupled { 0.0 } else { s.weight_decay },
-            shrink: if decoupled { 1.0 - s.lr * s.weight_decay } else { 1.0 },
-            first: t == 1,
-            sgd,
-        }
-    }
-
-    pub fn one(&self, scale: f32, [p, m, s]: [&mut f32; 3], g: f32) {
-        let g = p.mul_add(self.l2, g * scale);
-        let w = *p * self.shrink;
-        if self.sgd {
-            *p = (-self.rate).mul_add(g, w);
-            return;
-        }
-        let (m0, s0) = if self.first { (0.0, 0.0) } else { (*m, *s) };
-        *m = self.beta1.mul_add(m0, (1.0 - self.beta1) * g);
-        *s = self.beta2.mul_add(s0, ((1.0 - self.beta2) * g) * g);
-        *p = w - (self.rate * *m) / s.sqrt().mul_add(self.correction, self.eps);
-    }
-}
 
 /// Settings, their name, and the step of a visit.
 pub(super) fn kinds() -> [(&'static str, LocalSettings, u32); 4] {
@@ -140,7 +96,7 @@ fn moments(b: &[Pointer], sgd: bool) -> [Pointer; 2] {
 fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u32, extra: usize, judged: bool) -> Subject<'a> {
     let (case, n) = (placed.case, placed.normals());
     let (table, rows, length, stride) = slab(placed, extra);
-    let (clients, rule) = (case.clients(), Rule::new(settings, t as i32));
+    let (clients, rule) = (case.clients(), LocalStep::new(settings, t as i32));
     let count = clients * stride;
     let scale: Vec<f32> = (0..clients).map(|c| 0.5 + n.at(50, c).abs()).collect();
     let (p, m, g) = (n.take(51, count, 1.0), n.take(52, count, 0.1), n.take(54, count, 1.0));
@@ -153,7 +109,7 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
         Array::of("second moments", &s),
         Array::of("gradients", &g),
     ];
-    let sgd = rule.sgd;
+    let sgd = rule.is_sgd();
     let wants = judged.then(|| {
         let (mut p, mut m, mut s) = (p, m, s);
         for (c, &factor) in scale.iter().enumerate() {
@@ -161,7 +117,7 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
             for i in (0..length).map(|i| c * stride + i) {
                 if trains(placed, c) && reached(placed, (table, rows), &reach, i - c * stride) {
                     rule.one(factor, [&mut p[i], &mut m[i], &mut s[i]], g[i]);
-                } else if rule.first && !rule.sgd {
+                } else if rule.is_first() && !rule.is_sgd() {
                     (m[i], s[i]) = (0.0, 0.0);
                 }
             }
@@ -193,7 +149,7 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
 }
 
 fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u32, judged: bool) -> Subject<'a> {
-    let (case, n, rule) = (placed.case, placed.normals(), Rule::new(settings, t as i32));
+    let (case, n, rule) = (placed.case, placed.normals(), LocalStep::new(settings, t as i32));
     let (clients, d, count) = (case.clients(), case.d, case.chunk.rows() * case.d);
     let (p, m, g) = (n.take(55, count, 1.0), n.take(56, count, 0.1), n.take(58, count, 1.0));
     let s: Vec<f32> = (0..count).map(|i| n.at(57, i).powi(2)).collect();
@@ -205,7 +161,7 @@ fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u3
         Array::of("second moments", &s),
         Array::of("gradients", &g),
     ];
-    let sgd = rule.sgd;
+    let sgd = rule.is_sgd();
     let wants = judged.then(|| {
         let (mut p, mut m, mut s) = (p, m, s);
         for c in 0..clients {
@@ -213,7 +169,7 @@ fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u3
             for i in rows.start * d..rows.end * d {
                 if trains(placed, c) {
                     rule.one(1.0, [&mut p[i], &mut m[i], &mut s[i]], g[i]);
-                } else if rule.first && !rule.sgd {
+                } else if rule.is_first() && !rule.is_sgd() {
                     (m[i], s[i]) = (0.0, 0.0);
                 }
             }

@@ -103,14 +103,14 @@ impl Device for Tap<'_> {
         if !self.lets(kernel.name) {
             return Ok(());
         }
-        // SAFETY: what the caller promised.
+        // SAFETY: the caller's promise.
         unsafe { self.inner.launch(kernel, geometry, args) }
     }
     fn capture(&self, label: &str, record: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
         self.inner.capture(label, record)
     }
     unsafe fn replay(&self, graph: &Graph) -> Result<()> {
-        // SAFETY: what the caller promised.
+        // SAFETY: the caller's promise.
         unsafe { self.inner.replay(graph) }
     }
     fn synchronize(&self) -> Result<()> {

@@ -71,6 +71,7 @@ struct Point {
 
 // SAFETY: handles of a context that any thread may use; events are only used under the device's lock.
 unsafe impl Send for Point {}
+// SAFETY: as above.
 unsafe impl Sync for Point {}
 
 impl Drop for Point {
@@ -396,7 +397,7 @@ impl Device for CudaDevice {
             Recording::No => state.counters.launches += 1,
         }
         let pointers: SmallVec<[*const c_void; 32]> = args.iter().map(Arg::address).collect();
-        // SAFETY: what the caller promised.
+        // SAFETY: the caller's promise.
         unsafe { self.0.launch(state, kernel, geometry, &pointers) }?;
         if self.0.one_by_one && matches!(state.recording, Recording::No) { self.0.wait(state) } else { Ok(()) }
     }
@@ -406,7 +407,7 @@ impl Device for CudaDevice {
     }
 
     unsafe fn replay(&self, graph: &Graph) -> Result<()> {
-        // SAFETY: what the caller promised.
+        // SAFETY: the caller's promise.
         unsafe { graph::replay(&self.0, graph) }
     }
 

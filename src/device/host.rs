@@ -129,7 +129,7 @@ impl<K: HostKernels> HostDevice<K> {
     fn run(&self, state: &mut State, op: &Op) -> Result<()> {
         match *op {
             Op::Launch(kernel, geometry, ref args) => {
-                // SAFETY: what the caller of `launch` or `replay` promised.
+                // SAFETY: the promise of the caller of `launch` or `replay`.
                 let result = unsafe { self.kernels.launch(kernel.handle, geometry, &record::pointers(args)) };
                 result.map_err(|reason| {
                     let suspect = format!("kernel `{}` ({geometry})", kernel.name);
@@ -342,6 +342,7 @@ mod tests {
             if handle == 1 {
                 return Err("an illegal address was read".into());
             }
+            // SAFETY: the arguments are those of the tests below: two arrays of `n` floats, a factor and `n`.
             unsafe {
                 let (x, y) = (*args[0].cast::<*const f32>(), *args[1].cast::<*mut f32>());
                 let (a, n) = (*args[2].cast::<f32>(), *args[3].cast::<i32>() as usize);
@@ -357,6 +358,16 @@ mod tests {
         Arc::new(HostDevice::new(Axpy, 4096))
     }
 
+    fn launch(device: &dyn Device, kernel: Kernel, geometry: Geometry, args: &[Arg]) -> Result<()> {
+        // SAFETY: arrays of a test outlive it and are as long as it says; what is of another size is refused.
+        unsafe { device.launch(kernel, geometry, args) }
+    }
+
+    fn replay(device: &dyn Device, graph: &Graph) {
+        // SAFETY: as for the launches that were recorded.
+        unsafe { device.replay(graph) }.unwrap();
+    }
+
     #[test]
     fn launches_and_graphs_run_in_order() {
         let device = device();
@@ -365,22 +376,22 @@ mod tests {
         let axpy = device.kernel("axpy").unwrap();
         let args = [Arg::from(&x), Arg::from(&y), 2f32.into(), 3i32.into()];
         device.fill(&y, 0, 12, Fill::float(1.0)).unwrap();
-        unsafe { device.launch(axpy, ONE, &args) }.unwrap();
+        launch(&*device, axpy, ONE, &args).unwrap();
         assert_eq!(device.download_vec::<f32>(&y, 0, 3).unwrap(), [3.0, 5.0, 7.0]);
 
         // A graph does nothing when recorded, and everything again each time.
         let graph = device.capture("twice", &mut || {
             device.fill(&y, 4, 8, Fill::float(0.5))?;
-            unsafe { device.launch(axpy, ONE, &args)? };
+            launch(&*device, axpy, ONE, &args)?;
             device.copy(&y, 0, &x, 0, 4)?;
-            unsafe { device.launch(axpy, ONE, &args) }
+            launch(&*device, axpy, ONE, &args)
         });
         let graph = graph.unwrap();
         assert_eq!(device.download_vec::<f32>(&y, 0, 3).unwrap(), [3.0, 5.0, 7.0]);
-        unsafe { device.replay(&graph) }.unwrap();
+        replay(&*device, &graph);
         // y = [3 + 2, 4.5, 6.5], x[0] = 5, y = [5 + 10, 4.5 + 4, 6.5 + 6]
         assert_eq!(device.download_vec::<f32>(&y, 0, 3).unwrap(), [15.0, 8.5, 12.5]);
-        unsafe { device.replay(&graph) }.unwrap();
+        replay(&*device, &graph);
         assert_eq!(device.download_vec::<f32>(&y, 4, 2).unwrap(), [8.5, 12.5]);
         let counters = device.counters();
         assert_eq!((graph.launches, counters.launches, counters.replays, counters.replayed), (2, 1, 2, 4));
@@ -421,10 +432,10 @@ mod tests {
         assert!(matches!(device.upload(&x, 12, &[0; 5]), Err(DeviceError::Range { from: 12, to: 17, len: 16, .. })));
         assert!(matches!(device.fill(&x, 2, 4, Fill::Word(1)), Err(DeviceError::Misuse(_))));
         assert!(matches!(device.kernel("axpi"), Err(DeviceError::UnknownKernel { .. })));
-        let few = unsafe { device.launch(axpy, ONE, &[Arg::from(&x)]) }.unwrap_err();
+        let few = launch(&*device, axpy, ONE, &[Arg::from(&x)]).unwrap_err();
         assert!(few.to_string().contains("takes 4 values of 8, 8, 4, 4 bytes, it was given 1 values of 8 bytes"), "{few}");
         let wide = Geometry { block: [1025, 1, 1], ..ONE };
-        let wide = unsafe { device.launch(axpy, wide, &[]) }.unwrap_err();
+        let wide = launch(&*device, axpy, wide, &[]).unwrap_err();
         assert!(wide.to_string().contains("`axpy`") && wide.to_string().contains("1 to 1024 threads"), "{wide}");
         let inside = device.capture("g", &mut || device.alloc(4).map(|_| ()));
         assert!(matches!(inside, Err(DeviceError::Misuse(_))));
@@ -438,7 +449,7 @@ mod tests {
         let device = device();
         let x = device.alloc(16).unwrap();
         device.set_scope("round 7, clients 0 to 9");
-        let error = unsafe { device.launch(device.kernel("breaks").unwrap(), ONE, &[]) }.unwrap_err();
+        let error = launch(&*device, device.kernel("breaks").unwrap(), ONE, &[]).unwrap_err();
         let text = error.to_string();
         assert!(error.is_sticky() && text.contains("`breaks`") && text.contains("round 7, clients 0 to 9"), "{text}");
         assert_eq!(device.zero(&x).unwrap_err(), error);

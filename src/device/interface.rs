@@ -18,7 +18,10 @@ pub type Result<T, E = DeviceError> = std::result::Result<T, E>;
 pub unsafe trait Plain: Copy + 'static {}
 
 macro_rules! plain {
-    ($($t:ty),*) => { $(unsafe impl Plain for $t {})* };
+    ($($t:ty),*) => { $(
+        // SAFETY: a number of C, of which every bit pattern is one.
+        unsafe impl Plain for $t {}
+    )* };
 }
 plain!(u8, i8, u16, i16, u32, i32, u64, i64, usize, isize, f32, f64);
 

@@ -34,6 +34,7 @@ impl Staging {
             let made = unsafe { result::malloc_host(BLOCK, 0) }.and_then(|memory| {
                 let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
                 if event.is_err() {
+                    // SAFETY: allocated above, and handed to nothing yet.
                     let _ = unsafe { result::free_host(memory) };
                 }
                 Ok(Block { memory: memory.cast(), event: event? })

@@ -5,6 +5,7 @@
 pub(super) struct Pointer(pub *mut f32);
 // SAFETY: tasks write disjoint parts.
 unsafe impl Send for Pointer {}
+// SAFETY: as above.
 unsafe impl Sync for Pointer {}
 
 impl Pointer {

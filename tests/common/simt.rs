@@ -18,7 +18,7 @@ impl HostKernels for Simt {
 
     unsafe fn launch(&self, handle: usize, g: Geometry, args: &[*const c_void]) -> Result<(), String> {
         let kernel = lumos_simt::nth(handle).ok_or("no such kernel")?;
-        // SAFETY: what the caller promised; sizes were checked by the device.
+        // SAFETY: the caller's promise; sizes were checked by the device.
         unsafe { lumos_simt::launch_pointers(kernel, g.grid, g.block, g.shared, args, 2) }
     }
 }

@@ -210,7 +210,7 @@ impl HostKernels for Breaks {
         if handle == self.kernel && self.left.fetch_sub(1, Relaxed) == 1 {
             return Err("an illegal address was read".into());
         }
-        // SAFETY: what the caller promised.
+        // SAFETY: the caller's promise.
         unsafe { Simt.launch(handle, geometry, args) }
     }
 }

@@ -35,7 +35,7 @@ impl HostKernels for Faulty {
         {
             return Err("an illegal memory access was encountered".into());
         }
-        // SAFETY: what the caller promised.
+        // SAFETY: the caller's promise.
         unsafe { self.kernels.launch(handle, geometry, args) }
     }
 }

@@ -51,13 +51,13 @@ impl HostKernels for Spoilt {
     }
 
     unsafe fn launch(&self, handle: usize, g: Geometry, args: &[*const c_void]) -> Result<(), String> {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe { Simt.launch(handle, g, args)? };
         let name = lumos_simt::nth(handle).ok_or("no such kernel")?.name();
         let Some(&((_, output, offset), how)) = self.kernels.iter().find(|k| k.0.0 == name) else { return Ok(()) };
         let run = self.runs.fetch_add(1, Relaxed);
         match how {
-            // SAFETY: the caller's.
+            // SAFETY: the caller's promise.
             Wrong::Twice => return unsafe { Simt.launch(handle, g, args) },
             Wrong::Faults => return Err("an illegal address was read".into()),
             Wrong::Sometimes if run.is_multiple_of(2) => return Ok(()),

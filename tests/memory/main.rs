@@ -27,11 +27,13 @@ unsafe impl GlobalAlloc for Counting {
         // The count of a thread that is ending is gone.
         let _ = COUNT.try_with(|c| c.set(c.get() + 1));
         MOST.fetch_max(NOW.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
         NOW.fetch_sub(layout.size(), Relaxed);
+        // SAFETY: the caller's promise.
         unsafe { System.dealloc(at, layout) }
     }
 }

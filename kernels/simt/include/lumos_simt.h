@@ -68,8 +68,8 @@ extern __thread Place here;
 
 // Waits for the block; returns how many threads brought a true predicate to this barrier.
 int barrier(int predicate);
-// Every lane of `mask` brings up to 64 bytes: first the slot of the calling lane, to be filled, then all 32 slots of 64 bytes.
-unsigned char* slot(unsigned mask);
+// Every lane of `mask` brings `size` bytes, 64 at most: first the slot of the calling lane, to be filled, then all 32 slots side by side.
+unsigned char* slot(unsigned mask, size_t size);
 const unsigned char* exchange();
 // Lanes of the warp that have not returned.
 unsigned live_lanes();
@@ -79,13 +79,13 @@ template <class T> struct Lanes {
     const unsigned char* slots;
     T get(unsigned lane) const {
         T value;
-        std::memcpy(&value, slots + 64 * (lane & 31), sizeof(T));
+        std::memcpy(&value, slots + sizeof(T) * (lane & 31), sizeof(T));
         return value;
     }
 };
 template <class T> Lanes<T> share(unsigned mask, const T& value) {
     static_assert(sizeof(T) <= 64 && std::is_trivially_copyable<T>::value, "a lane brings at most 64 plain bytes");
-    std::memcpy(slot(mask), &value, sizeof(T));
+    std::memcpy(slot(mask, sizeof(T)), &value, sizeof(T));
     return {exchange()};
 }
 

@@ -28,6 +28,8 @@ __thread Place here = {{}, {}, {1, 1, 1}, {1, 1, 1}, 0, nullptr};
 namespace {
 
 constexpr size_t STACK = 128 * 1024;
+// Stacks begin at places of their own within a page: threads that take turns would otherwise all use the same lines of the caches.
+constexpr size_t STAGGER = 384, STAGGERED = 64;
 constexpr uint64_t CANARY = 0x4c554d4f535f5349ull;
 
 // --- Switching between stacks.
@@ -136,7 +138,7 @@ struct Fiber {
     uint3 thread;
     unsigned lane;
     Warp* warp;
-    Meeting* meeting; // of the warp operation at hand
+    Meeting* meeting; // of the latest warp operation
     bool over;
     // Where it waits: until `*counter` is no longer `seen`.
     const uint64_t* counter;
@@ -332,6 +334,7 @@ void run_block(Block& b, uint3 at) {
         f.warp->live |= 1u << f.lane;
         f.over = false;
         f.counter = nullptr;
+        f.meeting = nullptr;
         unsigned char* stack = stack_of(b, i);
         std::memcpy(stack, &CANARY, 8);
 #if defined(LUMOS_SIMT_UCONTEXT)
@@ -341,7 +344,7 @@ void run_block(Block& b, uint3 at) {
         f.context.state.uc_link = nullptr;
         makecontext(&f.context.state, enter, 0);
 #else
-        uintptr_t top = reinterpret_cast<uintptr_t>(stack + STACK) & ~uintptr_t(15);
+        uintptr_t top = reinterpret_cast<uintptr_t>(stack + STACK - i % STAGGERED * STAGGER) & ~uintptr_t(15);
 #if defined(__x86_64__)
         void** sp = reinterpret_cast<void**>(top - 8);
         *sp = nullptr;
@@ -403,12 +406,12 @@ int barrier(int predicate) {
     return b->result[number & 1];
 }
 
-unsigned char* slot(unsigned mask) {
+unsigned char* slot(unsigned mask, size_t size) {
     Fiber* f = block->now;
     if (!(mask >> f->lane & 1)) fail("a lane calls a warp operation with a mask that leaves the lane out");
-    Meeting& m = f->warp->meeting(mask);
-    f->meeting = &m;
-    return m.slots[m.done & 1] + 64 * f->lane;
+    if (!f->meeting || f->meeting->mask != mask) f->meeting = &f->warp->meeting(mask);
+    Meeting& m = *f->meeting;
+    return m.slots[m.done & 1] + size * f->lane;
 }
 
 const unsigned char* exchange() {

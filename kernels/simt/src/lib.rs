@@ -138,7 +138,7 @@ pub unsafe fn launch(kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: us
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) };
     }
     let pointers: Vec<*const c_void> = values.iter().map(|v| v.as_ptr().cast()).collect();
-    // SAFETY: the caller's, and the sizes are the parameters'.
+    // SAFETY: the caller's promise; the sizes are the parameters'.
     unsafe { launch_pointers(kernel, grid, block, shared, &pointers, threads) }
 }
 
@@ -157,7 +157,7 @@ pub unsafe fn launch_pointers(
     let mut pointers: Vec<*mut c_void> = args.iter().map(|p| p.cast_mut()).collect();
     let mut error = [0 as c_char; 512];
     let threads = threads.clamp(1, 64) as u32;
-    // SAFETY: the caller vouches for the pointers.
+    // SAFETY: the caller's promise.
     let failed = unsafe { (kernel.0.run)(grid.as_ptr(), block.as_ptr(), shared, pointers.as_mut_ptr(), threads, error.as_mut_ptr()) };
     if failed == 0 {
         return Ok(());
@@ -188,6 +188,6 @@ macro_rules! launch {
 /// As [`launch()`].
 pub unsafe fn launch_boxed(kernel: Kernel, grid: [u32; 3], block: [u32; 3], shared: usize, args: &[Vec<u8>]) -> Result<(), String> {
     let args: Vec<&[u8]> = args.iter().map(Vec::as_slice).collect();
-    // SAFETY: the caller's.
+    // SAFETY: the caller's promise.
     unsafe { launch(kernel, grid, block, shared, &args, 2) }
 }

@@ -5,7 +5,6 @@ use super::spread::Shared;
 use super::worker::Worker;
 use crate::backend::{Act, Mask, RowKind};
 
-// Safety of the blocks below: as in `ops`; a span reads and writes its own query rows, and going back its own sequences.
 /// Calls `work` with `own`, the worker's scratch memory, where it has it to itself, else with `n` numbers of its own.
 fn with_scratch(own: *mut f32, n: usize, alone: bool, work: impl FnOnce(*mut f32)) {
     if alone { work(own) } else { work(vec![0f32; n].as_mut_ptr()) }
@@ -34,9 +33,11 @@ impl Worker {
         let at = Shared::new((shape, q, k, v, y, stats, self.scratch.as_mut_ptr()));
         self.spread(shape.rows, self.attention_cost(shape), |lo, hi| {
             let (shape, q, k, v, y, stats, scratch) = at.get();
+            // SAFETY: row `lo` lies inside the activations.
             let (q, y, stats) = unsafe { (q.add(lo * shape.d), y.add(lo * shape.d), stats.add(lo * heads)) };
-            with_scratch(scratch, longest, shape.rows == hi - lo, |scratch| unsafe {
-                attention::attention(shape.span(lo, hi), q, k, v, y, stats, scratch);
+            with_scratch(scratch, longest, shape.rows == hi - lo, |scratch| {
+                // SAFETY: the activations of a step lie apart, and a span of query rows writes its own rows alone.
+                unsafe { attention::attention(shape.span(lo, hi), q, k, v, y, stats, scratch) }
             });
         });
     }
@@ -50,16 +51,20 @@ impl Worker {
         // Rows of one sequence add to the same keys and values.
         let cut = |mut row: usize| {
             let (shape, ..) = at.get();
-            while row > 0 && row < shape.rows && unsafe { *shape.start.add(row) == *shape.start.add(row - 1) } {
+            // SAFETY: a row below the number of rows has a start, and so has the one before it.
+            let goes_on = |row: usize| unsafe { *shape.start.add(row) == *shape.start.add(row - 1) };
+            while row > 0 && row < shape.rows && goes_on(row) {
                 row += 1;
             }
             row
         };
         self.spread_at(shape.rows, 2 * self.attention_cost(shape), cut, |lo, hi| {
             let (shape, q, k, v, dy, stats, dq, dk, dv, scratch) = at.get();
+            // SAFETY: row `lo` lies inside the activations.
             let (q, dy, stats, dq) = unsafe { (q.add(lo * shape.d), dy.add(lo * shape.d), stats.add(lo * heads), dq.add(lo * shape.d)) };
-            with_scratch(scratch, 2 * longest, shape.rows == hi - lo, |scratch| unsafe {
-                attention::attention_backward(shape.span(lo, hi), q, k, v, dy, stats, dq, dk, dv, scratch);
+            with_scratch(scratch, 2 * longest, shape.rows == hi - lo, |scratch| {
+                // SAFETY: the activations of a step lie apart, and a span of whole sequences adds to its own keys and values alone.
+                unsafe { attention::attention_backward(shape.span(lo, hi), q, k, v, dy, stats, dq, dk, dv, scratch) }
             });
         });
     }

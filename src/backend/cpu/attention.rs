@@ -40,7 +40,7 @@ impl Shape {
     /// `r` is below `rows`, and the pointers are valid for what they say.
     #[inline(always)]
     unsafe fn seen(&self, r: usize) -> (usize, usize) {
-        // SAFETY: the caller's.
+        // SAFETY: the caller's promise.
         unsafe {
             let (lo, mut hi) = (*self.start.add(r) as usize, *self.token.add(r) as usize);
             if !self.whole.is_null() {
@@ -55,6 +55,7 @@ impl Shape {
 
 #[inline(always)]
 pub(super) unsafe fn softmax_row<S: Simd>(n: usize, s: *mut f32) -> f32 {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut max = *s;
         for j in 1..n {
@@ -106,6 +107,7 @@ unsafe fn forward_kernel<S: Simd>(
     stats: *mut f32,
     scratch: *mut f32,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let Shape { rows, d, heads, .. } = shape;
         let w = d / heads;
@@ -151,6 +153,7 @@ unsafe fn backward_kernel<S: Simd>(
     dv: *mut f32,
     scratch: *mut f32,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let Shape { rows, d, heads, .. } = shape;
         let w = d / heads;

@@ -50,6 +50,7 @@ macro_rules! by_rows {
 /// `x` holds `rows * inner` numbers, `w` `inner * cols`, `bias` `cols`, `y` `rows * cols`; `y` overlaps nothing.
 #[inline]
 pub unsafe fn linear(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe { linear_from(rows, inner, cols, x, w, bias, y, false) }
 }
 
@@ -72,6 +73,7 @@ unsafe fn linear_kernel<S: Vector>(
     y: *mut f32,
     add: bool,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (count, height, extra) = tiles(rows, 6);
         let mut c = 0;
@@ -106,6 +108,7 @@ unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
     y: *mut f32,
     add: bool,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         if !bias.is_null() {
@@ -156,6 +159,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn linear_input_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, dy: *const f32, w: *const f32, dx: *mut f32, add: bool) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (count, height, extra) = tiles(rows, 3);
         let mut i = 0;
@@ -193,6 +197,7 @@ unsafe fn input_tile<S: Simd, const MR: usize, const NR: usize>(
     dx: *mut f32,
     add: bool,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = [[S::splat(0.0); NR]; MR];
         let mut c = 0;
@@ -247,6 +252,7 @@ pub enum GradSink {
 /// `x` holds `rows * inner` numbers, `dy` `rows * cols`, every pointer of `sink` `inner * cols`; those overlap nothing.
 #[inline]
 pub unsafe fn linear_weight(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) {
+    // SAFETY: the caller's promise, for all rows of the weight.
     unsafe { linear_weight_span(rows, inner, cols, 0, inner, x, dy, sink) }
 }
 
@@ -271,6 +277,7 @@ unsafe fn linear_weight_kernel<S: Vector>(
     dy: *const f32,
     sink: GradSink,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (count, height, extra) = tiles(to - from, 6);
         let mut i = from;
@@ -315,6 +322,7 @@ unsafe fn weight_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
     at: usize,
     sink: GradSink,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = [[S::splat(0.0); NV]; MR];
         for r in 0..rows {
@@ -353,6 +361,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn column_sums_kernel<S: Vector>(rows: usize, cols: usize, dy: *const f32, db: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut c = 0;
         while c < cols {

@@ -25,7 +25,7 @@ impl Pairs<'_> {
     pub unsafe fn info_nce(&self, h: *const f32, z: *mut f32, dh: *mut f32, scratch: *mut f32) -> f64 {
         let (n, d, cosine) = (self.rows.len(), self.d, self.settings.similarity == Similarity::Cosine);
         let tau = self.settings.tau;
-        // SAFETY: the caller's; every pointer below stays inside what it promises.
+        // SAFETY: the caller's promise; every pointer below stays inside what it promises.
         unsafe {
             // `z [n, d]`: the hidden states, of length 1 under the cosine; `inverse [n]`: their inverse lengths.
             let (scores, back, vectors) = (scratch, scratch.add(n * n), scratch.add(n * (n + d)));

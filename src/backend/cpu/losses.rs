@@ -56,6 +56,7 @@ unsafe fn next_item_kernel<S: Simd>(
     factors: *mut f32,
     scratch: *mut f32,
 ) -> f64 {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let Examples { count, row, cands, width, d, kind, beta } = ex;
         let share = 1.0 / count as f32;
@@ -110,6 +111,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn softmax_rows_kernel<S: Simd>(rows: usize, n: usize, count: usize, target: *const u32, logits: *mut f32) -> f64 {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let share = 1.0 / count as f32;
         let mut total = 0f64;

@@ -84,6 +84,7 @@ impl Backend for Worker {
         let yp = self.ptr(y);
         for t in 0..self.step.tokens() {
             let row = self.step.row[t] as usize;
+            // SAFETY: tokens, rows and positions of the step lie inside the activation, the table and the slab.
             unsafe {
                 let out = std::slice::from_raw_parts_mut(yp.add(t * d), d);
                 let item = std::slice::from_raw_parts(self.read_rows.add(row * d), d);
@@ -109,6 +110,7 @@ impl Backend for Worker {
         let g = self.ptr(dy);
         for t in 0..self.step.tokens() {
             let row = self.step.row[t] as usize;
+            // SAFETY: `dy` holds a row a token; rows of the step lie inside the table.
             unsafe {
                 match &mut self.row_log {
                     None => rows::axpy(d, scale, g.add(t * d), self.rows.g[row * d..][..d].as_mut_ptr()),
@@ -128,6 +130,7 @@ impl Backend for Worker {
     fn select(&mut self, x: Act, y: Act) {
         let (xp, yp) = (self.ptr(x), self.ptr(y));
         for (q, &t) in self.step.out_token.iter().enumerate() {
+            // SAFETY: outputs name tokens of the step, and the two activations lie apart.
             unsafe { std::ptr::copy_nonoverlapping(xp.add(t as usize * x.width), yp.add(q * x.width), x.width) };
         }
     }
@@ -135,6 +138,7 @@ impl Backend for Worker {
     fn select_backward(&mut self, dy: Act, dx: Act) {
         let (gp, xp) = (self.ptr(dy), self.ptr(dx));
         for (q, &t) in self.step.out_token.iter().enumerate() {
+            // SAFETY: outputs name tokens of the step, and the two activations lie apart.
             unsafe { rows::axpy(dx.width, 1.0, gp.add(q * dx.width), xp.add(t as usize * dx.width)) };
         }
     }
@@ -142,6 +146,7 @@ impl Backend for Worker {
     fn layer_norm(&mut self, x: Act, g: usize, b: usize, y: Act, stats: Act) {
         let n = self.count(x.rows);
         let (xp, yp, sp) = (self.ptr(x), self.ptr(y), self.ptr(stats));
+        // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
         unsafe { rows::layer_norm(n, x.width, xp, self.weight(g), self.weight(b), yp, sp) };
     }
 
@@ -150,6 +155,7 @@ impl Backend for Worker {
         let (xp, sp, gp, dp) = (self.ptr(x), self.ptr(stats), self.ptr(dy), self.ptr(dx));
         let w = self.weight(g);
         let grads = self.dense.g.as_mut_ptr();
+        // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
         unsafe { rows::layer_norm_backward(n, x.width, xp, sp, w, gp, dp, grads.add(g), grads.add(b)) };
     }
 
@@ -159,6 +165,7 @@ impl Backend for Worker {
         let at = Shared::new((xp, self.weight(w), self.weight(b), yp));
         self.spread(n, x.width * y.width, |lo, hi| {
             let (xp, w, b, yp) = at.get();
+            // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
             unsafe { gemm::linear(hi - lo, x.width, y.width, xp.add(lo * x.width), w, b, yp.add(lo * y.width)) };
         });
     }
@@ -166,6 +173,7 @@ impl Backend for Worker {
     fn linear_backward(&mut self, x: Act, dy: Act, w: usize, b: usize, dx: Option<Act>, add: bool) {
         let n = self.count(x.rows);
         let (xp, gp) = (self.ptr(x), self.ptr(dy));
+        // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
         unsafe {
             if let Some(dx) = dx {
                 let (dp, wt) = (self.ptr(dx), self.transposed(x.width, dy.width));
@@ -201,6 +209,7 @@ impl Backend for Worker {
         let (x, hp, g, p) = (self.ptr(xw), self.ptr(h), self.ptr(gates), self.ptr(previous));
         let r = Recurrence { bounds: &self.step.bounds, d: h.width };
         debug_assert!(self.scratch.len() >= r.scratch_len());
+        // SAFETY: as for all activations; the scratch is as long as the recurrence asks, which is asserted above.
         unsafe { r.forward(x, self.weight(w), self.weight(b), hp, g, p, self.scratch.as_mut_ptr()) };
     }
 
@@ -210,6 +219,7 @@ impl Backend for Worker {
         let dhw = self.act(RowKind::Tokens, 3 * d);
         let (g, p, dhp, dx, du) = (self.ptr(gates), self.ptr(previous), self.ptr(dh), self.ptr(dxw), self.ptr(dhw));
         let wt = self.transposed(d, 3 * d);
+        // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
         unsafe {
             transpose(d, 3 * d, self.weight(w), wt);
             let r = Recurrence { bounds: &self.step.bounds, d };
@@ -227,6 +237,7 @@ impl Backend for Worker {
     fn relu_backward(&mut self, y: Act, dx: Act) {
         let n = self.count(y.rows) * y.width;
         let (yp, dp) = (self.ptr(y), self.ptr(dx));
+        // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
         unsafe { rows::relu_backward(std::slice::from_raw_parts(yp, n), std::slice::from_raw_parts_mut(dp, n)) };
     }
 
@@ -249,6 +260,7 @@ impl Backend for Worker {
         let (base, n, xp) = (base | (u64::from(site) << 32), self.count(x.rows) * x.width, Shared::new(self.ptr(x)));
         // Blocks of draws, of eight elements each.
         self.spread(n.div_ceil(8), 64, |lo, hi| {
+            // SAFETY: spans are apart, and each ends with the activation at most.
             let span = unsafe { std::slice::from_raw_parts_mut(xp.get().add(8 * lo), n.min(8 * hi) - 8 * lo) };
             drop_out(&stream, base + lo as u64, rate, span);
         });
@@ -279,18 +291,21 @@ impl Backend for Worker {
     fn add(&mut self, x: Act, y: Act) {
         let n = self.count(y.rows) * y.width;
         let (xp, yp) = (self.ptr(x), self.ptr(y));
+        // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
         unsafe { rows::axpy(n, 1.0, xp, yp) };
     }
 
     fn add_mean(&mut self, factor: f32, x: Act, y: Act) {
         let rows = self.count(y.rows);
         let (xp, yp) = (self.ptr(x), self.ptr(y));
+        // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
         unsafe { rows::axpy(rows * y.width, factor / rows as f32, xp, yp) };
     }
 
     fn copy(&mut self, x: Act, y: Act) {
         let n = self.count(y.rows) * y.width;
         let (xp, yp) = (self.ptr(x), self.ptr(y));
+        // SAFETY: activations and weights of a step lie apart in their arenas, each as long as the operation reads or writes.
         unsafe { std::ptr::copy_nonoverlapping(xp, yp, n) };
     }
 
@@ -323,6 +338,7 @@ impl Backend for Worker {
             let (hp, dhp) = (self.ptr(h), self.ptr(dh));
             self.factors.resize(if self.row_log.is_some() { count * width } else { 0 }, 0.0);
             let factors = if self.row_log.is_some() { self.factors.as_mut_ptr() } else { std::ptr::null_mut() };
+            // SAFETY: examples name outputs and rows of the step; the scratch holds an example's candidates, the factors all of them.
             let loss =
                 unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), factors, self.scratch.as_mut_ptr()) };
             self.log_candidates(h);
@@ -353,6 +369,7 @@ impl Backend for Worker {
         let d = self.shape.dim;
         let n = self.count(h.rows) * d;
         let (hp, dhp) = (self.ptr(h), self.ptr(dh));
+        // SAFETY: both activations hold `n` numbers and lie apart.
         let (h, dh) = unsafe { (std::slice::from_raw_parts(hp, n), std::slice::from_raw_parts_mut(dhp, n)) };
         let mut total = 0f64;
         for g in 0..groups {

@@ -58,6 +58,7 @@ impl AdamStep {
     /// The pointers are valid for the lanes.
     #[inline(always)]
     pub unsafe fn apply<S: Vector, const TAIL: bool>(&self, p: *mut f32, m: *mut f32, s: *mut f32, g: S::V, n: usize) {
+        // SAFETY: the caller's promise: all pointers are valid for the lanes.
         unsafe {
             let w = load::<S, TAIL>(p, n);
             let g = S::fma(w, S::splat(self.l2), S::mul(g, S::splat(self.scale)));
@@ -89,6 +90,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn adam_kernel<S: Vector>(n: usize, p: *mut f32, m: *mut f32, s: *mut f32, g: *const f32, step: &AdamStep) {
+    // SAFETY: the caller's promise: all pointers are valid for the lanes.
     unsafe {
         let step = *step;
         let mut i = 0;

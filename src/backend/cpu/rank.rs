@@ -69,6 +69,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn score_kernel<S: Simd>(d: usize, h: *const f32, column: *const f32) -> f32 {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = 0.0;
         for k in 0..d {
@@ -88,6 +89,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn count_kernel<S: Simd>(panels: &Panels, h: *const f32, threshold: *const f32, counts: *mut u32, n: usize) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         // A few panels at a time stay in the first cache while every user passes over them.
         const GROUP: usize = 4;
@@ -120,6 +122,7 @@ unsafe fn count_kernel<S: Simd>(panels: &Panels, h: *const f32, threshold: *cons
 
 #[inline(always)]
 unsafe fn tile<S: Simd, const MR: usize>(d: usize, panel: *const f32, h: *const f32, threshold: *const f32, counts: *mut u32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = [[S::splat(0.0); 2]; MR];
         for k in 0..d {
@@ -139,6 +142,7 @@ unsafe fn tile<S: Simd, const MR: usize>(d: usize, panel: *const f32, h: *const 
 
 #[inline(always)]
 unsafe fn partial<S: Simd>(d: usize, panel: *const f32, valid: usize, h: *const f32, threshold: f32, count: *mut u32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let mut acc = [S::splat(0.0); 2];
         for k in 0..d {

@@ -7,6 +7,7 @@ pub const NORM_EPS: f32 = 1e-5;
 
 #[inline(always)]
 pub(super) unsafe fn dot_kernel<S: Simd>(n: usize, a: *const f32, b: *const f32) -> f32 {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (mut x, mut y) = (S::splat(0.0), S::splat(0.0));
         let mut i = 0;
@@ -28,6 +29,7 @@ pub(super) unsafe fn dot_kernel<S: Simd>(n: usize, a: *const f32, b: *const f32)
 
 #[inline(always)]
 pub(super) unsafe fn axpy_kernel<S: Simd>(n: usize, alpha: f32, x: *const f32, y: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let a = S::splat(alpha);
         let mut i = 0;
@@ -68,6 +70,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn norm_kernel<S: Simd>(rows: usize, d: usize, x: *const f32, g: *const f32, b: *const f32, y: *mut f32, stats: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         for r in 0..rows {
             let (xp, yp) = (x.add(r * d), y.add(r * d));
@@ -134,6 +137,7 @@ unsafe fn norm_backward_kernel<S: Simd>(
     dg: *mut f32,
     db: *mut f32,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         std::ptr::write_bytes(dg, 0, d);
         std::ptr::write_bytes(db, 0, d);
@@ -224,7 +228,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn gelu_kernel<S: Simd>(n: usize, x: *const f32, y: *mut f32) {
-    // SAFETY: the caller's; a tail is read and written in part.
+    // SAFETY: the caller's promise; a tail is read and written in part.
     unsafe {
         let mut i = 0;
         while i < n {
@@ -251,7 +255,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn gelu_backward_kernel<S: Simd>(n: usize, x: *const f32, dx: *mut f32) {
-    // SAFETY: the caller's; a tail is read and written in part.
+    // SAFETY: the caller's promise; a tail is read and written in part.
     unsafe {
         let mut i = 0;
         while i < n {

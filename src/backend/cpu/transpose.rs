@@ -12,6 +12,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn transpose_kernel<S: Simd>(inner: usize, cols: usize, w: *const f32, wt: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (full_k, full_n) = (inner / LANES * LANES, cols / LANES * LANES);
         for k in (0..full_k).step_by(LANES) {

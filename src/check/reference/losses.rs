@@ -4,8 +4,6 @@ use super::real::{Real, inner, log_sum, softplus};
 use super::{Act, Field, Reference};
 use crate::config::{Contrast, InBatchSettings, LossSettings, RecLoss, Similarity};
 
-use super::super::case::LAMBDA;
-
 /// Added to a squared norm, so that a zero row has a finite cosine.
 const NORM_FLOOR: f64 = 1e-24;
 
@@ -117,7 +115,7 @@ impl<R: Real> Reference<'_, R> {
             let (anchor, views) = (members[0], &members[1..]);
             let c = self.owner(anchor);
             let groups = R::of(f64::from(step.client_groups[c + 1] - step.client_groups[c]));
-            let weight = R::of(f64::from(LAMBDA)) / groups;
+            let weight = R::of(f64::from(self.case.lambda)) / groups;
             let of = |q: usize| self.row(h, q).to_vec();
             let norm = |x: &[R]| (inner(x, x) + R::of(NORM_FLOOR)).sqrt();
             let a = of(anchor);

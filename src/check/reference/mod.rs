@@ -1,15 +1,21 @@
 //! The packed operations as plain loops, in f64 for what is right and in f32 for the error that a plain program would make.
 //!
 //! Written from the definitions in [`Backend`] and nothing else, without a thought for speed, so that a kernel and its reference do not
-//! share a mistake.
+//! share a mistake. They stand here, beside the check that a user runs, because they are written over the product's own steps and shapes;
+//! the kernels' tests (`kernels/simt`) take them from here. Independent of both are the formulas of `tests/oracle`, which candle
+//! differentiates.
 
 mod losses;
+mod rank;
 mod real;
 mod sequence;
+mod steps;
 
-pub use real::Real;
+pub use rank::{Ranked, rank};
+pub use real::{Real, gelu};
+pub use steps::{LocalStep, server_step};
 
-use super::case::{Case, NUMBER};
+use super::case::Case;
 use super::round::rounded;
 use crate::backend::cuda::meter::place;
 use crate::backend::cuda::optimiser::DropoutClock;
@@ -210,7 +216,8 @@ impl<'a, R: Real> Reference<'a, R> {
     /// client's stream.
     fn kept(&self, c: usize, site: u32, i: usize, rate: f32) -> R {
         let (threshold, keep) = rng::dropout_threshold(rate);
-        let words = rng::philox([(i / 8) as u32, (NUMBER << 8) | site, self.clock.round, self.case.chunk.clients[c]], self.clock.key());
+        let words =
+            rng::philox([(i / 8) as u32, (self.case.number << 8) | site, self.clock.round, self.case.chunk.clients[c]], self.clock.key());
         let bits = (words[i % 8 / 2] >> (16 * (i % 2))) & 0xffff;
         if bits < threshold { R::ZERO } else { R::of(f64::from(keep)) }
     }

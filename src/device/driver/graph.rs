@@ -17,6 +17,7 @@ struct Captured {
 
 // SAFETY: handles of a context that any thread may use; graphs are only used under the device's lock.
 unsafe impl Send for Captured {}
+// SAFETY: as above.
 unsafe impl Sync for Captured {}
 
 impl Drop for Captured {
@@ -66,6 +67,7 @@ pub(super) fn capture(inner: &Arc<Inner>, label: &str, record: &mut dyn FnMut() 
     inner.free(&freed);
     let ended = ended.map_err(|e| inner.failed(&mut state, "cuStreamEndCapture", e));
     let discard = |graph: sys::CUgraph| {
+        // SAFETY: a graph of this context that nothing uses any more.
         let _ = unsafe { result::graph::destroy(graph) };
     };
     if !matches!(recorded, Ok(Ok(()))) {
@@ -75,6 +77,7 @@ pub(super) fn capture(inner: &Arc<Inner>, label: &str, record: &mut dyn FnMut() 
         return Err(DeviceError::Misuse(format!("graph `{label}` was not recorded")));
     }
     let graph = ended?;
+    // SAFETY: the graph was just captured in this context.
     let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }.map_err(|error| {
         discard(graph);
         match kind(error.0) {

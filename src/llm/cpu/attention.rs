@@ -90,6 +90,7 @@ pub(super) fn store(qkv: &mut [f32], a: &Attention<'_, Cpu>, batch: &Batch, cach
 
 /// One head: norm, then the rotation of pairs `(i, i + rotated / 2)`.
 unsafe fn turn(x: *mut f32, head_dim: usize, norm: Option<&Norm<Vec<f32>>>, rope: &Table, position: usize) {
+    // SAFETY: the caller's promise: a head of `head_dim` numbers at `x`; norms and halves of the rotation are no longer.
     unsafe {
         if let Some(norm) = norm {
             rows::norm(head_dim, x, norm.weight.as_ptr(), norm.eps, x);
@@ -155,6 +156,7 @@ unsafe fn head(
     let s = a.spec;
     let (group, width) = (s.group(), s.qkv_width());
     let table = &batch.tables[segment.table.clone()];
+    // SAFETY: the cache holds a cell for each layer and key head.
     let cells = unsafe { cache.data.as_ptr().add((a.layer * s.kv_heads + h) * cache.cell) };
     let shape = Shape { head_dim: s.head_dim, scale: s.query_scale, cap: a.attention_cap(), block: cache.block };
     let queries = rows.len() * group;
@@ -167,6 +169,7 @@ unsafe fn head(
             let head = h * group + i % group;
             let position = segment.position + row;
             let start = a.window.map_or(0, |w| (position + 1).saturating_sub(w));
+            // SAFETY: `row` and `head` are of the batch, for whose rows and heads both arrays have room.
             unsafe {
                 tile.q[tile.count] = qkv.as_ptr().add((segment.row + row) * width + head * s.head_dim);
                 tile.out[tile.count] = out.add(((segment.row + row) * s.heads + head) * s.head_dim);
@@ -202,6 +205,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn tile_kernel<S: Simd>(shape: &Shape, tile: &Tile, cells: *const f32, table: *const u32, scores: *mut f32, length: usize) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         match tile.count {
             1 => queries::<S, 1>(shape, tile, cells, table, scores, length),
@@ -223,6 +227,7 @@ unsafe fn queries<S: Simd, const Q: usize>(
     scores: *mut f32,
     length: usize,
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let from = tile.sees[..Q].iter().map(|s| s.0).min().unwrap_or(0) / BLOCK;
         let to = tile.sees[..Q].iter().map(|s| s.1).max().unwrap_or(0);
@@ -270,6 +275,7 @@ unsafe fn queries<S: Simd, const Q: usize>(
 /// Turns scores into weights `e^(score - max)`, 0 where the query does not see; gives their sum.
 #[inline(always)]
 unsafe fn softmax<S: Simd>(scores: *mut f32, from: usize, (start, end): (usize, usize), to: usize) -> f32 {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         for i in (from..start).chain(end..to) {
             *scores.add(i) = f32::NEG_INFINITY;
@@ -308,6 +314,7 @@ unsafe fn values<S: Simd, const Q: usize, const NV: usize, const TAIL: bool>(
     d: usize,
     scale: &[f32; Q],
 ) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let n = shape.head_dim - d;
         let mut acc = [[S::splat(0.0); NV]; Q];

@@ -34,12 +34,14 @@ impl Element for f32 {
     type Aligned = Aligned64;
     #[inline(always)]
     unsafe fn load8<S: Simd>(p: *const f32) -> S::V {
+        // SAFETY: the caller's promise: eight numbers at `p`.
         unsafe { S::load(p) }
     }
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512f")]
     unsafe fn load16(p: *const f32) -> std::arch::x86_64::__m512 {
+        // SAFETY: the caller's promise: sixteen numbers at `p`, and AVX-512.
         unsafe { std::arch::x86_64::_mm512_loadu_ps(p) }
     }
     fn widen(self) -> f32 {
@@ -53,8 +55,10 @@ impl Element for u16 {
     unsafe fn load8<S: Simd>(p: *const u16) -> S::V {
         let mut wide = [0f32; LANES];
         for (i, x) in wide.iter_mut().enumerate() {
+            // SAFETY: the caller's promise: eight numbers at `p`.
             *x = f32::from_bits(u32::from(unsafe { *p.add(i) }) << 16);
         }
+        // SAFETY: `wide` holds eight numbers.
         unsafe { S::load(wide.as_ptr()) }
     }
     #[cfg(target_arch = "x86_64")]
@@ -62,6 +66,7 @@ impl Element for u16 {
     #[target_feature(enable = "avx512f")]
     unsafe fn load16(p: *const u16) -> std::arch::x86_64::__m512 {
         use std::arch::x86_64::*;
+        // SAFETY: the caller's promise: sixteen numbers at `p`, and AVX-512.
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast())))) }
     }
     fn widen(self) -> f32 {
@@ -215,6 +220,7 @@ impl Matrix {
     /// # Safety
     /// `at` points to as many rows as it says.
     unsafe fn block<T: Element>(&self, lines: &[Line<T>], at: Block, width: usize) {
+        // SAFETY: the caller's promise; a level is detected only where the processor has its instructions.
         unsafe {
             match Level::detect() {
                 #[cfg(target_arch = "x86_64")]
@@ -255,7 +261,9 @@ impl Block {
     unsafe fn target(&self, row: usize, panel: usize, width: usize) -> (*mut f32, usize) {
         // A lone panel (`apply_at`) is written at the start of its buffer.
         let column = if self.stride == PANEL && width == PANEL { 0 } else { panel * PANEL };
-        (unsafe { self.y.add(row * self.stride + column) }, PANEL.min(width - column))
+        // SAFETY: the caller's promise: `y` holds as many rows and panels as the block says.
+        let outputs = unsafe { self.y.add(row * self.stride + column) };
+        (outputs, PANEL.min(width - column))
     }
 }
 
@@ -285,6 +293,7 @@ fn pack<T: Element>(parts: &[Plain<'_>], inputs: usize, outputs: usize, zero: T,
 /// [`Matrix::block`] on eight lanes.
 #[inline(always)]
 unsafe fn block<S: Simd, T: Element>(inputs: usize, lines: &[Line<T>], at: Block, width: usize) {
+    // SAFETY: the caller's promise; `at` and `lines` hold as many rows and panels as they say.
     unsafe {
         for panel in at.first..at.first + at.count {
             let w = lines.as_ptr().add(panel * inputs).cast::<T>();
@@ -313,6 +322,7 @@ unsafe fn block<S: Simd, T: Element>(inputs: usize, lines: &[Line<T>], at: Block
 
 #[inline(always)]
 unsafe fn tile<S: Simd, T: Element, const MR: usize>(inputs: usize, x: *const f32, w: *const T, out: &mut [[f32; PANEL]; 6]) {
+    // SAFETY: the caller's promise; `at` and `lines` hold as many rows and panels as they say.
     unsafe {
         let mut acc = [[S::splat(0.0); 2]; MR];
         for k in 0..inputs {
@@ -338,12 +348,14 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn block2<T: Element>(inputs: usize, lines: &[Line<T>], at: Block, width: usize) {
+        // SAFETY: the caller's promise; `at` and `lines` hold as many rows and panels as they say.
         unsafe { block::<Avx2, T>(inputs, lines, at, width) }
     }
 
     /// Eight rows by two panels, or fewer rows by four: sixteen sums hide the latency of the multiply-adds.
     #[target_feature(enable = "avx512f,avx2,fma")]
     pub(super) unsafe fn block512<T: Element>(inputs: usize, lines: &[Line<T>], at: Block, width: usize) {
+        // SAFETY: the caller's promise; `at` and `lines` hold as many rows and panels as they say.
         unsafe {
             let tall = at.rows > 4;
             let mut panel = at.first;
@@ -392,6 +404,7 @@ mod x86 {
         panel: usize,
         width: usize,
     ) {
+        // SAFETY: the caller's promise; `at` and `lines` hold as many rows and panels as they say.
         unsafe {
             let mut acc = [[_mm512_setzero_ps(); NP]; MR];
             for k in 0..inputs {

@@ -12,6 +12,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn norm_kernel<S: Simd>(n: usize, x: *const f32, w: *const f32, eps: f32, y: *mut f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let full = n / LANES * LANES;
         let mut squares = S::splat(0.0);
@@ -37,6 +38,7 @@ unsafe fn norm_kernel<S: Simd>(n: usize, x: *const f32, w: *const f32, eps: f32,
 /// `x / (1 + e^-z)`.
 #[inline(always)]
 unsafe fn sigmoid_of<S: Simd>(x: S::V, z: S::V) -> S::V {
+    // SAFETY: the caller's promise: the processor has the level's instructions.
     unsafe {
         let e = S::exp(S::sub(S::splat(0.0), z));
         S::div(x, S::add(S::splat(1.0), e))
@@ -55,6 +57,7 @@ macro_rules! gate {
 
         #[inline(always)]
         unsafe fn $kernel<$S: Simd>(n: usize, gate: *const f32, up: *const f32, y: *mut f32) {
+            // SAFETY: the caller's promise; no index leaves the lengths that it names.
             unsafe {
                 let full = n / LANES * LANES;
                 for i in (0..full).step_by(LANES) {
@@ -89,6 +92,7 @@ dispatch! {
 
 #[inline(always)]
 unsafe fn soft_cap_kernel<S: Simd>(n: usize, x: *mut f32, cap: f32) {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let full = n / LANES * LANES;
         for i in (0..full).step_by(LANES) {
@@ -103,6 +107,7 @@ unsafe fn soft_cap_kernel<S: Simd>(n: usize, x: *mut f32, cap: f32) {
 /// `cap * tanh(x / cap)` as `cap - 2 cap / (1 + e^(2 x / cap))`.
 #[inline(always)]
 pub unsafe fn capped<S: Simd>(x: S::V, cap: f32) -> S::V {
+    // SAFETY: the caller's promise: the processor has the level's instructions.
     unsafe {
         let e = S::exp(S::mul(x, S::splat(2.0 / cap)));
         S::sub(S::splat(cap), S::div(S::splat(2.0 * cap), S::add(S::splat(1.0), e)))

@@ -1,9 +1,10 @@
-//! Self-attention, causal and over whole sequences, and its gradients against plain loops in f64.
+//! Self-attention, causal and over whole sequences, and its gradients against the reference.
 
 use super::packed::{Builder, OUTPUTS, PackedStep, TOKENS, close, same_bits};
+use super::reference::{Plain, Real, case, numbers, rows_of};
 use super::steps::{accept, alone, part, steps};
+use lumos::backend::{Backend, Mask, RowKind};
 use lumos_simt::check::Random;
-use lumos_simt::launch;
 
 /// Tokens of queries and the first tokens of their sequences.
 fn queries(s: &PackedStep, kind: i32) -> Vec<(usize, usize)> {
@@ -13,63 +14,6 @@ fn queries(s: &PackedStep, kind: i32) -> Vec<(usize, usize)> {
     } else {
         s.start.iter().enumerate().map(|(t, &start)| (t, start as usize)).collect()
     }
-}
-
-reference! {
-    fn inner(a: &[Real], b: &[Real]) -> Real {
-        a.iter().zip(b).map(|(a, b)| a * b).sum()
-    }
-
-    /// Probabilities of the tokens that a query sees, and the log of the partition sum.
-    fn softmax(query: &[Real], k: &[Real], d: usize, at: usize, seen: std::ops::RangeInclusive<usize>) -> (Vec<Real>, Real) {
-        let w = query.len();
-        let scores: Vec<Real> = seen.map(|t| inner(query, &k[t * d + at..][..w]) / (w as Real).sqrt()).collect();
-        let top = scores.iter().fold(Real::NEG_INFINITY, |a, &b| a.max(b));
-        let z: Real = scores.iter().map(|s| (s - top).exp()).sum();
-        (scores.iter().map(|s| (s - top).exp() / z).collect(), top + z.ln())
-    }
-
-    /// `y` and `stats`.
-    pub fn forward(queries: &[(usize, usize)], heads: usize, q: &[Real], k: &[Real], v: &[Real], d: usize) -> (Vec<Real>, Vec<Real>) {
-        let (w, mut y, mut stats) = (d / heads, vec![0.0; queries.len() * d], vec![]);
-        for (r, &(token, start)) in queries.iter().enumerate() {
-            for at in (0..d).step_by(w) {
-                let (p, lse) = softmax(&q[r * d + at..][..w], k, d, at, start..=token);
-                stats.push(lse);
-                for (t, p) in (start..).zip(p) {
-                    (at..at + w).for_each(|c| y[r * d + c] += p * v[t * d + c]);
-                }
-            }
-        }
-        (y, stats)
-    }
-
-    /// `dq`, `dk`, `dv` for the gradient `dy`.
-    pub fn backward(queries: &[(usize, usize)], heads: usize, q: &[Real], k: &[Real], v: &[Real], dy: &[Real], d: usize) -> [Vec<Real>; 3] {
-        let w = d / heads;
-        let (mut dq, mut dk, mut dv) = (vec![0.0; q.len()], vec![0.0; k.len()], vec![0.0; v.len()]);
-        for (r, &(token, start)) in queries.iter().enumerate() {
-            for at in (0..d).step_by(w) {
-                let (p, _) = softmax(&q[r * d + at..][..w], k, d, at, start..=token);
-                let slope = &dy[r * d + at..][..w];
-                let dp: Vec<Real> = (start..=token).map(|t| inner(slope, &v[t * d + at..][..w])).collect();
-                let mean = inner(&p, &dp);
-                for (i, t) in (start..=token).enumerate() {
-                    let ds = p[i] * (dp[i] - mean) / (w as Real).sqrt();
-                    for c in at..at + w {
-                        dq[r * d + c] += ds * k[t * d + c];
-                        dk[t * d + c] += ds * q[r * d + c];
-                        dv[t * d + c] += p[i] * dy[r * d + c];
-                    }
-                }
-            }
-        }
-        [dq, dk, dv]
-    }
-}
-
-fn wide(v: &[f32]) -> Vec<f64> {
-    v.iter().map(|&x| f64::from(x)).collect()
 }
 
 /// `MaskKind` of attention.cuh.
@@ -118,14 +62,19 @@ impl Case {
         Case { mask: FULL, ..self }
     }
 
-    /// Last and first token that each query sees.
-    fn seen(&self) -> Vec<(usize, usize)> {
-        let mut list = queries(&self.step, self.kind);
-        if self.mask == FULL {
-            let end = |start: usize| self.step.bounds.iter().map(|&b| b as usize).find(|&b| b > start).expect("a sequence ends") - 1;
-            list.iter_mut().for_each(|(token, start)| *token = end(*start));
-        }
-        list
+    /// `y`, `stats`, `dq`, `dk`, `dv` of the reference for queries, keys, values and the gradient of `y`.
+    fn plain<R: Real>(&self, [q, k, v, dy]: [&[R]; 4]) -> [Vec<R>; 5] {
+        let (case, rows, tokens) = (case(&self.step, self.d), rows_of(self.kind), RowKind::Tokens);
+        let mut plain = Plain::new(&case, 0);
+        let mask = if self.mask == FULL { Mask::Full } else { Mask::Causal };
+        let (heads, d) = (self.heads, self.d);
+        let [q, dy] = [q, dy].map(|x| plain.load(rows, d, x));
+        let [k, v] = [k, v].map(|x| plain.load(tokens, d, x));
+        let ([y, dq], [dk, dv], stats) =
+            ([d; 2].map(|d| plain.0.act(rows, d)), [d; 2].map(|d| plain.0.act(tokens, d)), plain.0.act(rows, heads));
+        plain.0.attention(mask, heads, q, k, v, y, stats);
+        plain.0.attention_backward(mask, heads, q, k, v, stats, dy, dq, dk, dv);
+        [y, stats, dq, dk, dv].map(|x| plain.values(x))
     }
 
     fn run(&mut self) -> Results {
@@ -146,25 +95,20 @@ impl Case {
         // One block more than needed: grids are sized for the largest step.
         let grid = |rows: usize| [(rows * self.heads).div_ceil(8) as u32 + 1, 1, 1];
         let block = [256, 1, 1];
-        unsafe {
-            launch!("attention_forward", grid(rows), block, 0, step, kind, mask, h, q, k, v, d, y, stats).unwrap();
-            launch!("attention_backward_q", grid(rows), block, 0, step, kind, mask, h, q, k, v, d, stats, dy, dq, scratch).unwrap();
-            launch!("attention_backward_kv", grid(tokens), block, 0, step, kind, mask, h, q, k, v, d, stats, dy, scratch, dk, dv).unwrap();
-        }
+        launch!("attention_forward", grid(rows), block, 0, step, kind, mask, h, q, k, v, d, y, stats).unwrap();
+        launch!("attention_backward_q", grid(rows), block, 0, step, kind, mask, h, q, k, v, d, stats, dy, dq, scratch).unwrap();
+        launch!("attention_backward_kv", grid(tokens), block, 0, step, kind, mask, h, q, k, v, d, stats, dy, scratch, dk, dv).unwrap();
         r
     }
 
     fn check(&mut self) -> Results {
         let got = self.run();
-        let (list, heads, d) = (self.seen(), self.heads, self.d);
-        let [q, k, v, dy] = [&self.q, &self.k, &self.v, &self.dy].map(|x| wide(x));
-        let exact = exact::forward(&list, heads, &q, &k, &v, d);
-        let plain = plain::forward(&list, heads, &self.q, &self.k, &self.v, d);
-        accept("y", &got.y, &plain.0, &exact.0);
-        accept("stats", &got.stats, &plain.1, &exact.1);
-        let exact = exact::backward(&list, heads, &q, &k, &v, &dy, d);
-        let plain = plain::backward(&list, heads, &self.q, &self.k, &self.v, &self.dy, d);
-        for ((name, got), (plain, exact)) in [("dq", &got.dq), ("dk", &got.dk), ("dv", &got.dv)].into_iter().zip(plain.iter().zip(&exact)) {
+        let given = [&self.q, &self.k, &self.v, &self.dy];
+        let plain = self.plain(given.map(|x| &x[..]));
+        let wide = given.map(|x| numbers::<f64>(x));
+        let exact = self.plain(wide.each_ref().map(|x| &x[..]));
+        let ours = [("y", &got.y), ("stats", &got.stats), ("dq", &got.dq), ("dk", &got.dk), ("dv", &got.dv)];
+        for ((name, got), (plain, exact)) in ours.into_iter().zip(plain.iter().zip(&exact)) {
             accept(name, got, plain, exact);
         }
         got
@@ -174,14 +118,13 @@ impl Case {
 #[test]
 fn the_reference_is_the_gradient_of_its_forward_pass() {
     let case = Case::new(1, PackedStep::random(1, 1, &[&[4, 2, 3], &[1], &[5]]), OUTPUTS, 2, 3);
-    let list = queries(&case.step, OUTPUTS);
-    let dy = wide(&case.dy);
-    let inputs = [&case.q, &case.k, &case.v].map(|x| wide(x));
+    let dy = numbers::<f64>(&case.dy);
+    let inputs = [&case.q, &case.k, &case.v].map(|x| numbers::<f64>(x));
     let value = |x: &[Vec<f64>; 3]| -> f64 {
-        let (y, _) = exact::forward(&list, 2, &x[0], &x[1], &x[2], case.d);
+        let [y, ..] = case.plain([&x[0], &x[1], &x[2], &dy]);
         y.iter().zip(&dy).map(|(y, dy)| y * dy).sum()
     };
-    let gradients = exact::backward(&list, 2, &inputs[0], &inputs[1], &inputs[2], &dy, case.d);
+    let [_, _, gradients @ ..] = case.plain([&inputs[0], &inputs[1], &inputs[2], &dy]);
     for (i, gradient) in gradients.iter().enumerate() {
         for (j, &g) in gradient.iter().enumerate() {
             let at = |step: f64| {

@@ -1,8 +1,8 @@
 //! Averaging in fixed point and the server's step against the same operations written in Rust, exactly.
 
+use lumos::check::reference::server_step;
 use lumos::testing::ServerStep;
 use lumos_simt::check::Random;
-use lumos_simt::launch;
 
 const SCALE: f64 = 4_294_967_296.0;
 
@@ -101,47 +101,43 @@ impl Cohort {
             let (p, w) = (self.p[from * self.stride..].as_ptr(), self.weight[from..].as_ptr());
             let factor = self.factor.as_ref().map_or(std::ptr::null(), |f| f[from..].as_ptr());
             let blocks = self.length.div_ceil(64) as u32;
-            unsafe {
-                launch!(
-                    "average_dense",
-                    [blocks, slices, 1],
-                    [64, 1, 1],
-                    0,
-                    p,
-                    self.global.as_ptr(),
-                    w,
-                    factor,
-                    n,
-                    each,
-                    self.stride as i64,
-                    self.length as i32,
-                    sums.dense.as_mut_ptr(),
-                    sums.failing[from..].as_mut_ptr()
-                )
-            }
+            launch!(
+                "average_dense",
+                [blocks, slices, 1],
+                [64, 1, 1],
+                0,
+                p,
+                self.global.as_ptr(),
+                w,
+                factor,
+                n,
+                each,
+                self.stride as i64,
+                self.length as i32,
+                sums.dense.as_mut_ptr(),
+                sums.failing[from..].as_mut_ptr()
+            )
             .unwrap();
-            unsafe {
-                launch!(
-                    "average_rows",
-                    [n as u32 + 1, 2, 1],
-                    [64, 1, 1],
-                    0,
-                    self.rows.as_ptr(),
-                    self.table.as_ptr(),
-                    self.item.as_ptr(),
-                    slot.as_ptr(),
-                    self.uploads.as_ptr(),
-                    self.client_rows[from..].as_ptr(),
-                    w,
-                    factor,
-                    n,
-                    self.d as i32,
-                    sums.rows.as_mut_ptr(),
-                    sums.row_weight.as_mut_ptr(),
-                    sums.uploaded[from..].as_mut_ptr(),
-                    sums.failing[from..].as_mut_ptr()
-                )
-            }
+            launch!(
+                "average_rows",
+                [n as u32 + 1, 2, 1],
+                [64, 1, 1],
+                0,
+                self.rows.as_ptr(),
+                self.table.as_ptr(),
+                self.item.as_ptr(),
+                slot.as_ptr(),
+                self.uploads.as_ptr(),
+                self.client_rows[from..].as_ptr(),
+                w,
+                factor,
+                n,
+                self.d as i32,
+                sums.rows.as_mut_ptr(),
+                sums.row_weight.as_mut_ptr(),
+                sums.uploaded[from..].as_mut_ptr(),
+                sums.failing[from..].as_mut_ptr()
+            )
             .unwrap();
             from = to;
         }
@@ -212,27 +208,25 @@ fn norms_are_those_of_dense_weights_and_uploaded_rows() {
     for (seed, clients, d, threads) in [(21, 1, 1, 32), (22, 13, 8, 256), (23, 40, 33, 256)] {
         let cohort = cohort(seed, clients, d);
         let mut norms = vec![-1.0f64; clients];
-        unsafe {
-            launch!(
-                "update_norms",
-                [clients as u32 + 1, 1, 1],
-                [threads, 1, 1],
-                256,
-                cohort.p.as_ptr(),
-                cohort.global.as_ptr(),
-                cohort.stride as i64,
-                cohort.length as i32,
-                cohort.rows.as_ptr(),
-                cohort.table.as_ptr(),
-                cohort.item.as_ptr(),
-                cohort.uploads.as_ptr(),
-                cohort.client_rows.as_ptr(),
-                cohort.weight.as_ptr(),
-                clients as i32,
-                d as i32,
-                norms.as_mut_ptr()
-            )
-        }
+        launch!(
+            "update_norms",
+            [clients as u32 + 1, 1, 1],
+            [threads, 1, 1],
+            256,
+            cohort.p.as_ptr(),
+            cohort.global.as_ptr(),
+            cohort.stride as i64,
+            cohort.length as i32,
+            cohort.rows.as_ptr(),
+            cohort.table.as_ptr(),
+            cohort.item.as_ptr(),
+            cohort.uploads.as_ptr(),
+            cohort.client_rows.as_ptr(),
+            cohort.weight.as_ptr(),
+            clients as i32,
+            d as i32,
+            norms.as_mut_ptr()
+        )
         .unwrap();
         for (c, &norm) in norms.iter().enumerate() {
             let mut sum = 0.0;
@@ -290,27 +284,6 @@ fn small_changes_and_subnormal_numbers_are_kept_or_rounded() {
     assert_eq!(cohort.launched(&[5], 5, 1), cohort.reference());
 }
 
-fn serve(o: &ServerStep, sum: i64, share: f64, first: &mut f32, second: &mut f32, w: &mut f32) {
-    let change = ((sum as f64 / SCALE) * share) as f32;
-    let (square, part) = (change * change, (1.0 - o.beta2) * change * change);
-    *w += if o.second != 0 {
-        *first = o.beta1 * *first + (1.0 - o.beta1) * change;
-        *second = match o.second {
-            1 => o.beta2 * *second + part,
-            2 => *second + square,
-            _ if *second > square => *second - part,
-            _ if *second < square => *second + part,
-            _ => *second,
-        };
-        o.lr * *first / (second.sqrt() + o.eps)
-    } else if o.momentum != 0 {
-        *first = o.beta1 * *first + change;
-        o.lr * *first
-    } else {
-        o.lr * change
-    };
-}
-
 #[test]
 fn the_server_takes_the_steps_of_the_cpu() {
     let cohort = cohort(7, 30, 5);
@@ -329,53 +302,51 @@ fn the_server_takes_the_steps_of_the_cpu() {
             let (mut w2, mut f2, mut s2) = (w.clone(), f.clone(), s.clone());
             let (mut table2, mut tf2, mut ts2) = (table.clone(), tf.clone(), ts.clone());
             for i in 0..w2.len() {
-                serve(&o, sums.dense[i], 1.0 / weight as f64, &mut f2[i], &mut s2[i], &mut w2[i]);
+                server_step(&o, sums.dense[i], weight, [&mut w2[i], &mut f2[i], &mut s2[i]]);
             }
             for (slot, &item) in cohort.touched.iter().enumerate().filter(|(slot, _)| sums.row_weight[*slot] > 0) {
-                let share = 1.0 / if per_item { sums.row_weight[slot] } else { weight } as f64;
+                let weight = if per_item { sums.row_weight[slot] } else { weight };
                 for k in 0..cohort.d {
                     let i = item as usize * cohort.d + k;
-                    serve(&o, sums.rows[slot * cohort.d + k], share, &mut tf2[i], &mut ts2[i], &mut table2[i]);
+                    server_step(&o, sums.rows[slot * cohort.d + k], weight, [&mut table2[i], &mut tf2[i], &mut ts2[i]]);
                 }
             }
             let pointer = |v: &mut Vec<f32>| if plain { std::ptr::null_mut() } else { v.as_mut_ptr() };
             let n = w.len();
             let (fp, sp, tfp, tsp) = (pointer(&mut f), pointer(&mut s), pointer(&mut tf), pointer(&mut ts));
-            unsafe {
-                launch!(
-                    "server_dense",
-                    [n.div_ceil(32) as u32, 1, 1],
-                    [32, 1, 1],
-                    0,
-                    o,
-                    sums.dense.as_ptr(),
-                    weight,
-                    w.as_mut_ptr(),
-                    fp,
-                    sp,
-                    n as i32
-                )
-                .unwrap();
-                let slots = cohort.touched.len();
-                let blocks = (slots * cohort.d).div_ceil(64) as u32;
-                launch!(
-                    "server_rows",
-                    [blocks, 1, 1],
-                    [64, 1, 1],
-                    0,
-                    o,
-                    sums.rows.as_ptr(),
-                    sums.row_weight.as_ptr(),
-                    cohort.touched.as_ptr(),
-                    if per_item { 0 } else { weight },
-                    table.as_mut_ptr(),
-                    tfp,
-                    tsp,
-                    slots as i32,
-                    cohort.d as i32
-                )
-                .unwrap();
-            }
+            launch!(
+                "server_dense",
+                [n.div_ceil(32) as u32, 1, 1],
+                [32, 1, 1],
+                0,
+                o,
+                sums.dense.as_ptr(),
+                weight,
+                w.as_mut_ptr(),
+                fp,
+                sp,
+                n as i32
+            )
+            .unwrap();
+            let slots = cohort.touched.len();
+            let blocks = (slots * cohort.d).div_ceil(64) as u32;
+            launch!(
+                "server_rows",
+                [blocks, 1, 1],
+                [64, 1, 1],
+                0,
+                o,
+                sums.rows.as_ptr(),
+                sums.row_weight.as_ptr(),
+                cohort.touched.as_ptr(),
+                if per_item { 0 } else { weight },
+                table.as_mut_ptr(),
+                tfp,
+                tsp,
+                slots as i32,
+                cohort.d as i32
+            )
+            .unwrap();
             assert_eq!((w, table), (w2, table2), "{o:?} per item {per_item}");
             if !plain {
                 assert_eq!((f, tf), (f2, tf2));

@@ -3,7 +3,6 @@
 use super::numbers::{Memory, Number};
 use lumos::testing::Heads;
 use lumos_simt::check::{Random, close};
-use lumos_simt::launch;
 
 /// Widths with and without padding, and more than the threads of a block.
 const WIDTHS: [usize; 5] = [2, 31, 32, 100, 300];
@@ -45,7 +44,7 @@ fn halves_are_rounded_by_their_definition() {
         let ones = vec![1f32; n];
         let (w, l) = (n as i32, n.next_multiple_of(32) as i32);
         let name = format!("decoder_norm_{}", number.suffix());
-        unsafe { launch!(&name, [1, 1, 1], [128, 1, 1], 128, y.pointer_mut(), ones.as_ptr(), x.as_ptr(), w, l, 0f32) }.unwrap();
+        launch!(&name, [1, 1, 1], [128, 1, 1], 128, y.pointer_mut(), ones.as_ptr(), x.as_ptr(), w, l, 0f32).unwrap();
         for (got, v) in number.read(&y).iter().zip(&x) {
             let expected = number.round(*v);
             let subnormal_f32 = v.abs() < f32::MIN_POSITIVE;
@@ -68,7 +67,7 @@ fn embedding() {
             let mut x = vec![f32::NAN; 4 * width];
             let (w, l) = (width as i32, ld(width) as i32);
             let name = format!("decoder_embed_{}", number.suffix());
-            unsafe { launch!(&name, [4, 1, 1], [128, 1, 1], 0, x.as_mut_ptr(), memory.pointer(), tokens.as_ptr(), w, l, 1.5f32) }.unwrap();
+            launch!(&name, [4, 1, 1], [128, 1, 1], 0, x.as_mut_ptr(), memory.pointer(), tokens.as_ptr(), w, l, 1.5f32).unwrap();
             let row = |t: &i32| table[*t as usize * width..][..width].iter().map(|v| 1.5 * number.round(*v)).collect::<Vec<_>>();
             close(&format!("{number:?} {width}"), &x, &tokens.iter().flat_map(row).collect::<Vec<f64>>(), 1e-7, 0.0);
         }
@@ -84,7 +83,7 @@ fn norm_and_sum() {
             let mut y = Memory::new(3 * ld(width) * number.bytes());
             let (w, l) = (width as i32, ld(width) as i32);
             let name = format!("decoder_norm_{}", number.suffix());
-            unsafe { launch!(&name, [3, 1, 1], [128, 1, 1], 128, y.pointer_mut(), x.as_ptr(), weight.as_ptr(), w, l, 1e-5f32) }.unwrap();
+            launch!(&name, [3, 1, 1], [128, 1, 1], 128, y.pointer_mut(), x.as_ptr(), weight.as_ptr(), w, l, 1e-5f32).unwrap();
             let expected: Vec<f64> = x
                 .chunks(width)
                 .flat_map(|row| {
@@ -97,7 +96,7 @@ fn norm_and_sum() {
 
             let mut sum = x.clone();
             let name = format!("decoder_add_{}", number.suffix());
-            unsafe { launch!(&name, [3, 1, 1], [128, 1, 1], 0, sum.as_mut_ptr(), y.pointer(), w, l) }.unwrap();
+            launch!(&name, [3, 1, 1], [128, 1, 1], 0, sum.as_mut_ptr(), y.pointer(), w, l).unwrap();
             let expected: Vec<f64> = x.iter().zip(&ours).map(|(a, b)| f64::from(a + b)).collect();
             close("sum", &sum, &expected, 0.0, 0.0);
         }
@@ -114,7 +113,7 @@ fn gate() {
                 let mut y = Memory::new(2 * ld(width) * number.bytes());
                 let (w, l) = (width as i32, ld(width) as i32);
                 let name = format!("decoder_gated_{}", number.suffix());
-                unsafe { launch!(&name, [2, slices, 1], [128, 1, 1], 0, y.pointer_mut(), x.as_ptr(), w, l, gelu) }.unwrap();
+                launch!(&name, [2, slices, 1], [128, 1, 1], 0, y.pointer_mut(), x.as_ptr(), w, l, gelu).unwrap();
                 let active = |g: f64| match gelu {
                     0 => g / (1.0 + (-g).exp()),
                     _ => 0.5 * g * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3))).tanh()),
@@ -168,7 +167,7 @@ fn rotation_and_storing() {
             let name = format!("decoder_store_{}", number.suffix());
             let (ps, pl, t) = (positions.as_ptr(), places.as_ptr(), turns.as_ptr());
             let (qn, kn) = (norm(&query_norm), norm(&key_norm));
-            unsafe { launch!(&name, grid, [256, 1, 1], 0, qkv.as_mut_ptr(), cache.pointer_mut(), ps, pl, qn, kn, t, shape, n) }.unwrap();
+            launch!(&name, grid, [256, 1, 1], 0, qkv.as_mut_ptr(), cache.pointer_mut(), ps, pl, qn, kn, t, shape, n).unwrap();
 
             let turned = |row: usize, head: usize, weight: &[f32]| -> Vec<f64> {
                 let x: Vec<f64> = before[(row * all + head) * width..][..width].iter().map(|v| f64::from(*v)).collect();
@@ -219,7 +218,7 @@ fn picking() {
     let from: Vec<u32> = (0..7 * 130).collect();
     let rows = [6, 0, 6, 2];
     let mut to = vec![0u32; 4 * 130];
-    unsafe { launch!("decoder_pick", [4, 1, 1], [128, 1, 1], 0, to.as_mut_ptr(), from.as_ptr(), rows.as_ptr(), 130i32) }.unwrap();
+    launch!("decoder_pick", [4, 1, 1], [128, 1, 1], 0, to.as_mut_ptr(), from.as_ptr(), rows.as_ptr(), 130i32).unwrap();
     for (row, got) in rows.iter().zip(to.chunks(130)) {
         assert_eq!(got, &from[*row as usize * 130..][..130]);
     }

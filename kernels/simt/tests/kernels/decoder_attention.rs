@@ -3,7 +3,6 @@
 use super::numbers::{Memory, Number};
 use lumos::testing::AttentionShape;
 use lumos_simt::check::{Random, close};
-use lumos_simt::launch;
 
 /// Sequences with their keys in scattered blocks; `queries` of each are its last ones.
 struct Case {
@@ -123,7 +122,7 @@ impl Case {
         let grid = [tiles.len() as u32 / 4, self.kv as u32, group.div_ceil(16) as u32];
         let shared = 64 * padded + 2048 + 32 * number.bytes() * (2 * padded + per);
         let (q, c, t, b) = (qkv.as_ptr(), cache.pointer(), tiles.as_ptr(), tables.as_ptr());
-        unsafe { launch!(&name, grid, [128, 1, 1], shared, out.pointer_mut(), q, c, t, b, shape) }.unwrap();
+        launch!(&name, grid, [128, 1, 1], shared, out.pointer_mut(), q, c, t, b, shape).unwrap();
         let all = number.read(&out);
         all.chunks(ld)
             .flat_map(|row| {

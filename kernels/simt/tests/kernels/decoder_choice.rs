@@ -2,7 +2,6 @@
 
 use lumos::testing::TokenAsk;
 use lumos_simt::check::Random;
-use lumos_simt::launch;
 
 /// A text's wish in plain form.
 #[derive(Clone, Debug)]
@@ -106,7 +105,7 @@ fn chosen(wishes: &[Wish], vocab: usize, cap: f32) -> Vec<i32> {
     let grid = [asks.len() as u32, 1, 1];
     let (t, l, s, a) = (tokens.as_mut_ptr(), logits.as_mut_ptr(), some.as_mut_ptr(), asks.as_ptr());
     let (w, e) = (allowed.as_ptr(), seen.as_ptr());
-    unsafe { launch!("decoder_choose", grid, [512, 1, 1], 24_856, t, l, s, a, w, e, vocab as i32, cap) }.unwrap();
+    launch!("decoder_choose", grid, [512, 1, 1], 24_856, t, l, s, a, w, e, vocab as i32, cap).unwrap();
     tokens
 }
 

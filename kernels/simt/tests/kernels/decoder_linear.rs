@@ -2,7 +2,6 @@
 
 use super::numbers::Number;
 use lumos_simt::check::{Random, close};
-use lumos_simt::launch;
 
 /// Rows of a tile, its outputs, threads, shared memory for halves and for f32.
 const TILES: [(usize, usize, u32, [usize; 2]); 3] =
@@ -54,7 +53,7 @@ impl Case {
         let shared = shared[usize::from(self.number == Number::F32)];
         let bias = self.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr());
         let (r, o, ld, add) = (self.rows as i32, self.outputs as i32, self.ld() as i32, i32::from(self.before.is_some()));
-        unsafe { launch!(&name, grid, [threads, 1, 1], shared, y.as_mut_ptr(), x.pointer(), w.pointer(), bias, r, o, ld, add) }.unwrap();
+        launch!(&name, grid, [threads, 1, 1], shared, y.as_mut_ptr(), x.pointer(), w.pointer(), bias, r, o, ld, add).unwrap();
         y
     }
 }
@@ -107,7 +106,7 @@ fn some_outputs() {
             let grid = [count.div_ceil(8).max(1) as u32, 1, 1];
             let bias = case.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr());
             let (p, n, ld) = (pairs.as_ptr(), count as i32, case.ld() as i32);
-            unsafe { launch!(&name, grid, [256, 1, 1], 0, y.as_mut_ptr(), x.pointer(), w.pointer(), bias, p, n, ld) }.unwrap();
+            launch!(&name, grid, [256, 1, 1], 0, y.as_mut_ptr(), x.pointer(), w.pointer(), bias, p, n, ld).unwrap();
             let wanted: Vec<f64> = pairs.chunks(2).map(|p| expected[p[0] as usize * outputs + p[1] as usize]).collect();
             close(&format!("{number:?}, {depth} deep"), &y, &wanted, 1e-5, 2e-5 * (depth as f64).sqrt());
         }

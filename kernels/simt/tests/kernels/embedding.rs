@@ -1,39 +1,29 @@
-//! Kernels of `embedding.cu` against plain loops in f64.
+//! Kernels of `embedding.cu` against the reference.
 
 use super::packed::{PackedStep, same_bits};
+use super::reference::{Plain, Real, case, numbers};
 use super::steps::{accept, alone, largest, part, steps};
+use lumos::backend::{Backend, RowKind};
+use lumos::check::reference::Field;
 use lumos_simt::check::Random;
-use lumos_simt::launch;
 
 const WIDTHS: [usize; 8] = [1, 3, 4, 17, 32, 64, 130, 136];
 
-reference! {
-    pub fn embed(s: &PackedStep, scale: f32, positions: Option<usize>, rows: &[f32], dense: &[f32], stride: usize, d: usize) -> Vec<Real> {
-        let mut y = vec![0.0; s.tokens() * d];
-        for t in 0..s.tokens() {
-            for k in 0..d {
-                y[t * d + k] = Real::from(scale) * Real::from(rows[s.row[t] as usize * d + k]);
-                if let Some(at) = positions {
-                    y[t * d + k] += Real::from(dense[s.token_client[t] as usize * stride + at + s.position[t] as usize * d + k]);
-                }
-            }
-        }
-        y
-    }
+fn embed<R: Real>(s: &PackedStep, scale: f32, positions: Option<usize>, rows: &[f32], dense: &[f32], stride: usize, d: usize) -> Vec<R> {
+    let case = case(s, d);
+    let mut plain = Plain::<R>::new(&case, stride).set(Field::Rows, numbers(rows)).set(Field::Dense, numbers(dense));
+    let y = plain.0.act(RowKind::Tokens, d);
+    plain.0.embed(scale, positions, y);
+    plain.values(y)
+}
 
-    /// Row gradients added to `before`, and the position tables `[C, max_len, d]`.
-    pub fn backward(s: &PackedStep, scale: f32, dy: &[f32], before: &[f32], max_len: usize, d: usize) -> (Vec<Real>, Vec<Real>) {
-        let mut rows: Vec<Real> = before.iter().map(|&x| Real::from(x)).collect();
-        let mut table = vec![0.0; s.clients() * max_len * d];
-        for t in 0..s.tokens() {
-            for k in 0..d {
-                let g = Real::from(dy[t * d + k]);
-                rows[s.row[t] as usize * d + k] += Real::from(scale) * g;
-                table[(s.token_client[t] as usize * max_len + s.position[t] as usize) * d + k] += g;
-            }
-        }
-        (rows, table)
-    }
+/// Row gradients added to `before`, and the position tables `[C, max_len, d]`.
+fn embed_backward<R: Real>(s: &PackedStep, scale: f32, dy: &[f32], before: &[f32], max_len: usize, d: usize) -> (Vec<R>, Vec<R>) {
+    let case = case(s, d);
+    let mut plain = Plain::<R>::new(&case, max_len * d).set(Field::RowGrad, numbers(before));
+    let dy = plain.load(RowKind::Tokens, d, &numbers::<R>(dy));
+    plain.0.embed_backward(scale, Some(0), dy);
+    (plain.field(Field::RowGrad), plain.field(Field::DenseGrad))
 }
 
 #[test]
@@ -50,51 +40,36 @@ fn forward() {
             let at = positions.map_or(-1, |p| p as i32);
             // One block goes round over all tokens, or there is one for every few.
             let blocks = if j % 2 == 0 { 1 } else { s.tokens() as u32 };
-            unsafe {
-                launch!(
-                    "embed",
-                    [blocks, 1, 1],
-                    [256, 1, 1],
-                    0,
-                    s.ptr(),
-                    scale,
-                    at,
-                    rows.as_ptr(),
-                    dense.as_ptr(),
-                    stride as i64,
-                    y.as_mut_ptr(),
-                    d as i32
-                )
-            }
+            launch!(
+                "embed",
+                [blocks, 1, 1],
+                [256, 1, 1],
+                0,
+                s.ptr(),
+                scale,
+                at,
+                rows.as_ptr(),
+                dense.as_ptr(),
+                stride as i64,
+                y.as_mut_ptr(),
+                d as i32
+            )
             .unwrap();
-            let plain = plain::embed(&s, scale, positions, &rows, &dense, stride, d);
-            accept(&format!("step {i}, d {d}"), &y, &plain, &exact::embed(&s, scale, positions, &rows, &dense, stride, d));
+            let plain = embed::<f32>(&s, scale, positions, &rows, &dense, stride, d);
+            accept(&format!("step {i}, d {d}"), &y, &plain, &embed::<f64>(&s, scale, positions, &rows, &dense, stride, d));
         }
     }
 }
 
 fn row_gradient(s: &mut PackedStep, scale: f32, dy: &[f32], grad: &mut [f32], slices: u32, d: usize) {
     let grid = [s.clients() as u32, slices, 1];
-    unsafe { launch!("embed_backward_rows", grid, [128, 1, 1], 6160, s.ptr(), scale, dy.as_ptr(), grad.as_mut_ptr(), d as i32) }.unwrap();
+    launch!("embed_backward_rows", grid, [128, 1, 1], 6160, s.ptr(), scale, dy.as_ptr(), grad.as_mut_ptr(), d as i32).unwrap();
 }
 
 fn position_gradient(s: &mut PackedStep, dy: &[f32], grad: &mut [f32], stride: usize, at: usize, slices: u32, d: usize) {
     let grid = [s.clients() as u32, slices, 1];
-    unsafe {
-        launch!(
-            "embed_backward_positions",
-            grid,
-            [128, 1, 1],
-            0,
-            s.ptr(),
-            dy.as_ptr(),
-            grad.as_mut_ptr(),
-            stride as i64,
-            at as i32,
-            d as i32
-        )
-    }
-    .unwrap();
+    launch!("embed_backward_positions", grid, [128, 1, 1], 0, s.ptr(), dy.as_ptr(), grad.as_mut_ptr(), stride as i64, at as i32, d as i32)
+        .unwrap();
 }
 
 #[test]
@@ -112,8 +87,8 @@ fn backward() {
             let mut dense = vec![f32::NAN; s.clients() * stride];
             position_gradient(&mut s, &dy, &mut dense, stride, at, if j % 2 == 0 { 1 } else { high as u32 }, d);
 
-            let (plain_rows, plain_table) = plain::backward(&s, scale, &dy, &before, high, d);
-            let (exact_rows, exact_table) = exact::backward(&s, scale, &dy, &before, high, d);
+            let (plain_rows, plain_table) = embed_backward::<f32>(&s, scale, &dy, &before, high, d);
+            let (exact_rows, exact_table) = embed_backward::<f64>(&s, scale, &dy, &before, high, d);
             accept(&format!("rows of step {i}, d {d}"), &rows, &plain_rows, &exact_rows);
             let mut table = vec![0f32; s.clients() * high * d];
             for (c, slab) in dense.chunks(stride).enumerate() {
@@ -178,10 +153,8 @@ fn gather() {
         let table = r.normals(1.0, items * d);
         let list: Vec<i32> = (0..count).map(|_| r.below(items) as i32).collect();
         let mut rows = vec![f32::NAN; count * d];
-        unsafe {
-            launch!("gather_rows", [blocks, 1, 1], [256, 1, 1], 0, list.as_ptr(), table.as_ptr(), rows.as_mut_ptr(), count as i32, d as i32)
-        }
-        .unwrap();
+        launch!("gather_rows", [blocks, 1, 1], [256, 1, 1], 0, list.as_ptr(), table.as_ptr(), rows.as_mut_ptr(), count as i32, d as i32)
+            .unwrap();
         let expected: Vec<f32> = list.iter().flat_map(|&i| &table[i as usize * d..][..d]).copied().collect();
         assert!(same_bits(&rows, &expected), "d {d}");
     }

@@ -1,99 +1,36 @@
-//! Kernels of `info_nce.cu` against plain loops in f64.
+//! Kernels of `info_nce.cu` against the reference.
 
 use super::packed::{Builder, PackedStep, same_bits};
+use super::reference::{Plain, Real, case, numbers};
 use super::steps::{accept, alone, largest, part, steps};
+use lumos::backend::{Backend, RowKind};
+use lumos::check::reference::Field;
+use lumos::config::{Contrast, InBatchSettings, LossSettings, Similarity};
 use lumos_simt::check::{Random, close};
-use lumos_simt::launch;
 
 const NONE: i32 = 0;
 const JOINT: i32 = 1;
 const DECOUPLED: i32 = 2;
 
-reference! {
-    fn norm(x: &[Real]) -> Real {
-        (x.iter().map(|v| v * v).sum::<Real>() + 1e-24).sqrt()
-    }
-
-    fn cosine(x: &[Real], y: &[Real]) -> Real {
-        x.iter().zip(y).map(|(a, b)| a * b).sum::<Real>() / (norm(x) * norm(y))
-    }
-
-    /// Adds `g` times the gradient of the cosine of rows `i` of `a` and `j` of `b` to `da[i]`.
-    fn pull(a: &[Real], i: usize, b: &[Real], j: usize, g: Real, d: usize, da: &mut [Real]) {
-        let (x, y) = (&a[i * d..][..d], &b[j * d..][..d]);
-        let (c, nx, ny) = (cosine(x, y), norm(x), norm(y));
-        for k in 0..d {
-            da[i * d + k] += g * (y[k] / ny - c * x[k] / nx) / nx;
-        }
-    }
-
-    /// Losses of the groups, and `dh` with what is added to it.
-    pub fn tri_view(s: &PackedStep, contrast: i32, tau: f32, h: &[Real], dh: &[f32], d: usize) -> (Vec<Real>, Vec<Real>) {
-        let mut out: Vec<Real> = dh.iter().map(|&x| Real::from(x)).collect();
-        let mut losses = vec![];
-        let tau = Real::from(tau);
-        for (g, &positives) in s.positives.iter().enumerate() {
-            let members: Vec<usize> =
-                s.group[s.group_bounds[g] as usize..s.group_bounds[g + 1] as usize].iter().map(|&q| q as usize).collect();
-            let (anchor, views, positives) = (members[0], &members[1..], positives as usize);
-            let c = s.out_client[anchor] as usize;
-            let groups = s.client_groups[c + 1] - s.client_groups[c];
-            let weight = Real::from(s.lambda) / groups as Real;
-            let score: Vec<Real> = views.iter().map(|&v| cosine(&h[anchor * d..][..d], &h[v * d..][..d]) / tau).collect();
-            let mut loss = 0.0;
-            let mut slope = vec![0.0; views.len()];
-            for a in (0..positives).filter(|_| contrast != NONE) {
-                let inside: Vec<usize> = (0..views.len()).filter(|&v| contrast == JOINT || v == a || v >= positives).collect();
-                let top = inside.iter().map(|&v| score[v]).fold(Real::NEG_INFINITY, |x, y| x.max(y));
-                let z: Real = inside.iter().map(|&v| (score[v] - top).exp()).sum();
-                loss += top + z.ln() - score[a];
-                for &v in &inside {
-                    slope[v] += (score[v] - top).exp() / z - if v == a { 1.0 } else { 0.0 };
-                }
-            }
-            for (&v, &g) in views.iter().zip(&slope) {
-                pull(h, anchor, h, v, g * weight / tau, d, &mut out);
-                pull(h, v, h, anchor, g * weight / tau, d, &mut out);
-            }
-            losses.push(loss);
-        }
-        (losses, out)
-    }
-
-    /// Losses of the pairs of every client, and the gradients added to `dh`.
-    pub fn in_batch(s: &PackedStep, cosines: bool, tau: f32, weight: f32, h: &[Real], dh: &[f32], d: usize) -> (Vec<Real>, Vec<Real>) {
-        let tau = Real::from(tau);
-        let mut out: Vec<Real> = dh.iter().map(|&x| Real::from(x)).collect();
-        let mut losses = vec![];
-        for c in 0..s.clients() {
-            let own: Vec<usize> =
-                s.pair[2 * s.client_pairs[c] as usize..2 * s.client_pairs[c + 1] as usize].iter().map(|&q| q as usize).collect();
-            let row = |i: usize| &h[own[i] * d..][..d];
-            let n = own.len();
-            for i in 0..n {
-                let alike = |j: usize| if cosines { cosine(row(i), row(j)) } else { row(i).iter().zip(row(j)).map(|(x, y)| x * y).sum() };
-                let score: Vec<Real> = (0..n).map(|j| if j == i { Real::NEG_INFINITY } else { alike(j) / tau }).collect();
-                let top = score.iter().fold(Real::NEG_INFINITY, |x, &y| x.max(y));
-                let z: Real = score.iter().map(|s| (s - top).exp()).sum();
-                losses.push(top + z.ln() - score[i ^ 1]);
-                for j in (0..n).filter(|&j| j != i) {
-                    let g = ((score[j] - top).exp() / z - if j == i ^ 1 { 1.0 } else { 0.0 }) * Real::from(weight) / n as Real / tau;
-                    if cosines {
-                        pull(h, own[i], h, own[j], g, d, &mut out);
-                        pull(h, own[j], h, own[i], g, d, &mut out);
-                    } else {
-                        (0..d).for_each(|k| out[own[i] * d + k] += g * h[own[j] * d + k]);
-                        (0..d).for_each(|k| out[own[j] * d + k] += g * h[own[i] * d + k]);
-                    }
-                }
-            }
-        }
-        (losses, out)
-    }
+/// Losses of the groups, and `dh` with what is added to it.
+fn plain_tri_view<R: Real>(s: &PackedStep, contrast: i32, tau: f32, h: &[R], dh: &[f32], d: usize) -> (Vec<R>, Vec<R>) {
+    let case = case(s, d);
+    let mut plain = Plain::new(&case, 0);
+    let (h, dh) = (plain.load(RowKind::Outputs, d, h), plain.load(RowKind::Outputs, d, &numbers::<R>(dh)));
+    let contrast = [Contrast::None, Contrast::Joint, Contrast::Decoupled][contrast as usize];
+    plain.0.info_nce(&LossSettings { contrast, tau, ..LossSettings::default() }, h, dh);
+    (plain.field(Field::Contrast), plain.values(dh))
 }
 
-fn real(v: &[f32]) -> Vec<f64> {
-    v.iter().map(|&x| f64::from(x)).collect()
+/// Losses of the pairs of every client, and the gradients added to `dh`.
+fn plain_in_batch<R: Real>(s: &PackedStep, cosines: bool, tau: f32, weight: f32, h: &[R], dh: &[f32], d: usize) -> (Vec<R>, Vec<R>) {
+    let case = case(s, d);
+    let mut plain = Plain::new(&case, 0);
+    let (h, dh) = (plain.load(RowKind::Outputs, d, h), plain.load(RowKind::Outputs, d, &numbers::<R>(dh)));
+    let scratch = [d, 1, 1].map(|width| plain.0.act(RowKind::Outputs, width));
+    let similarity = if cosines { Similarity::Cosine } else { Similarity::Dot };
+    plain.0.in_batch_info_nce(&InBatchSettings { weight, tau, similarity, ..InBatchSettings::default() }, h, scratch, dh);
+    (plain.field(Field::Paired), plain.values(dh))
 }
 
 fn most_views(s: &PackedStep) -> i32 {
@@ -104,7 +41,7 @@ fn tri_view(s: &mut PackedStep, contrast: i32, tau: f32, h: &[f32], dh: &[f32], 
     let (mut dh, mut loss) = (dh.to_vec(), vec![f32::NAN; s.positives.len()]);
     let shared = 48 * views as usize;
     let (hp, dhp, lp) = (h.as_ptr(), dh.as_mut_ptr(), loss.as_mut_ptr());
-    unsafe { launch!("info_nce", [blocks, 1, 1], [128, 1, 1], shared, s.ptr(), contrast, tau, hp, dhp, lp, views, d as i32) }.unwrap();
+    launch!("info_nce", [blocks, 1, 1], [128, 1, 1], shared, s.ptr(), contrast, tau, hp, dhp, lp, views, d as i32).unwrap();
     (loss, dh)
 }
 
@@ -137,8 +74,8 @@ fn groups() {
                 let (h, dh) = (r.normals(1.0, s.outputs() * d), r.normals(0.1, s.outputs() * d));
                 let (views, groups) = (most_views(&s) + j as i32 % 2, s.positives.len() as u32);
                 let (loss, got) = tri_view(&mut s, contrast, tau, &h, &dh, views, if j % 2 == 0 { 1 } else { groups + 1 }, d);
-                let plain = plain::tri_view(&s, contrast, tau, &h, &dh, d);
-                let exact = exact::tri_view(&s, contrast, tau, &real(&h), &dh, d);
+                let plain = plain_tri_view::<f32>(&s, contrast, tau, &h, &dh, d);
+                let exact = plain_tri_view::<f64>(&s, contrast, tau, &numbers(&h), &dh, d);
                 let name = format!("step {i}, contrast {contrast}, d {d}");
                 accept(&format!("loss of {name}"), &loss, &plain.0, &exact.0);
                 accept(&format!("dh of {name}"), &got, &plain.1, &exact.1);
@@ -187,30 +124,30 @@ fn a_client_depends_on_itself_alone() {
 fn reference_gradients_are_differences() {
     let (d, tau, step) = (4, 0.3, 1e-5);
     let s = PackedStep::random(4, 1, &[&[4, 2, 3, 1], &[3, 2]]);
-    let mut h = real(&Random::new(1).normals(1.0, s.outputs() * d));
+    let mut h = numbers(&Random::new(1).normals(1.0, s.outputs() * d));
     for contrast in [JOINT, DECOUPLED] {
         let dh = vec![0f32; h.len()];
         // One group a client, so lambda weighs each loss.
-        let total = |h: &[f64]| exact::tri_view(&s, contrast, tau, h, &dh, d).0.iter().sum::<f64>() * f64::from(s.lambda);
-        let (_, gradient) = exact::tri_view(&s, contrast, tau, &h, &dh, d);
+        let total = |h: &[f64]| plain_tri_view::<f64>(&s, contrast, tau, h, &dh, d).0.iter().sum::<f64>() * f64::from(s.lambda);
+        let (_, gradient) = plain_tri_view::<f64>(&s, contrast, tau, &h, &dh, d);
         for (i, &g) in gradient.iter().enumerate() {
             close("dh", &[slope(&total, &mut h, i, step)], &[g], 1e-5, 1e-6);
         }
     }
     let s = batch(5);
-    let mut h = real(&Random::new(2).normals(1.0, s.outputs() * d));
+    let mut h = numbers(&Random::new(2).normals(1.0, s.outputs() * d));
     let zeros = vec![0f32; h.len()];
     for cosines in [true, false] {
         // The mean over each client's paired outputs.
         let total = |h: &[f64]| {
-            let (losses, _) = exact::in_batch(&s, cosines, tau, 1.5, h, &zeros, d);
+            let (losses, _) = plain_in_batch::<f64>(&s, cosines, tau, 1.5, h, &zeros, d);
             let mean = |c: usize| {
                 let own = &losses[2 * s.client_pairs[c] as usize..2 * s.client_pairs[c + 1] as usize];
                 own.iter().sum::<f64>() / own.len().max(1) as f64
             };
             1.5 * (0..s.clients()).map(mean).sum::<f64>()
         };
-        let (_, gradient) = exact::in_batch(&s, cosines, tau, 1.5, &h, &zeros, d);
+        let (_, gradient) = plain_in_batch::<f64>(&s, cosines, tau, 1.5, &h, &zeros, d);
         for (i, &g) in gradient.iter().enumerate() {
             close("dh", &[slope(&total, &mut h, i, step)], &[g], 1e-5, 1e-6);
         }
@@ -259,14 +196,12 @@ fn in_batch(
     let (mut inverse, mut lse, mut loss) = (vec![f32::NAN; n], vec![f32::NAN; n], vec![f32::NAN; n]);
     let (step, cosine, dim, block) = (s.ptr(), i32::from(cosines), d as i32, [128, 1, 1]);
     let grid = [clients, (most.div_ceil(16) as u32).min(blocks).max(1), 1];
-    unsafe {
-        let rows = [(n.div_ceil(4) as u32).min(blocks).max(1), 1, 1];
-        launch!("in_batch_gather", rows, block, 0, step, cosine, h.as_ptr(), z.as_mut_ptr(), inverse.as_mut_ptr(), dim).unwrap();
-        let (zp, ip) = (z.as_ptr(), inverse.as_ptr());
-        launch!("in_batch_info_nce_stats", grid, block, 19456, step, zp, ip, tau, lse.as_mut_ptr(), loss.as_mut_ptr(), dim).unwrap();
-        let (lp, dhp) = (lse.as_ptr(), dh.as_mut_ptr());
-        launch!("in_batch_info_nce_grad", grid, block, 27648, step, cosine, zp, ip, lp, tau, weight, dhp, dim).unwrap();
-    }
+    let rows = [(n.div_ceil(4) as u32).min(blocks).max(1), 1, 1];
+    launch!("in_batch_gather", rows, block, 0, step, cosine, h.as_ptr(), z.as_mut_ptr(), inverse.as_mut_ptr(), dim).unwrap();
+    let (zp, ip) = (z.as_ptr(), inverse.as_ptr());
+    launch!("in_batch_info_nce_stats", grid, block, 19456, step, zp, ip, tau, lse.as_mut_ptr(), loss.as_mut_ptr(), dim).unwrap();
+    let (lp, dhp) = (lse.as_ptr(), dh.as_mut_ptr());
+    launch!("in_batch_info_nce_grad", grid, block, 27648, step, cosine, zp, ip, lp, tau, weight, dhp, dim).unwrap();
     (loss, dh)
 }
 
@@ -280,8 +215,8 @@ fn batches() {
             let (tau, weight) = (if cosines { [0.5, 0.1][j % 2] } else { 2.0 * (d as f32).sqrt() }, 0.7);
             let (h, dh) = (r.normals(1.0, s.outputs() * d), r.normals(0.01, s.outputs() * d));
             let got = in_batch(&mut s, cosines, tau, weight, &h, &dh, d, u32::MAX);
-            let plain = plain::in_batch(&s, cosines, tau, weight, &h, &dh, d);
-            let exact = exact::in_batch(&s, cosines, tau, weight, &real(&h), &dh, d);
+            let plain = plain_in_batch::<f32>(&s, cosines, tau, weight, &h, &dh, d);
+            let exact = plain_in_batch::<f64>(&s, cosines, tau, weight, &numbers(&h), &dh, d);
             accept(&format!("loss of {pairs} x {d}"), &got.0, &plain.0, &exact.0);
             accept(&format!("dh of {pairs} x {d}"), &got.1, &plain.1, &exact.1);
             for blocks in [u32::MAX, 1] {

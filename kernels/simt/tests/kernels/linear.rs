@@ -1,41 +1,21 @@
-//! Grouped linear layers in three precisions against f64.
+//! Grouped linear layers in three precisions against the reference.
 
 use super::packed::{OUTPUTS, PackedStep, TOKENS, close, same_bits};
+use super::reference::{self, case, numbers, rows_of};
+use lumos::backend::Backend;
+use lumos::check::reference::Field;
+use lumos::config::Precision::{self, Bf16, Fp32 as Plain, Tf32};
+use lumos::testing::DropoutClock;
 use lumos_simt::check::Random;
-use lumos_simt::launch;
 
 const PRODUCT_SHARED: usize = 27_648;
 const WEIGHT_SHARED: usize = 18_432;
 
-/// How operands are rounded before they are multiplied: the reference rounds likewise, so that what is left is the error of
-/// float32 sums.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Precision {
-    Plain,
-    Tf32,
-    Bf16,
-}
-use Precision::{Bf16, Plain, Tf32};
-
-impl Precision {
-    fn suffix(self) -> &'static str {
-        match self {
-            Plain => "",
-            Tf32 => "_tf32",
-            Bf16 => "_bf16",
-        }
-    }
-
-    fn round(self, v: f32) -> f64 {
-        // To `bits` fewer bits of mantissa, half of the last kept one added in the magnitude: ties away from zero.
-        let away = |bits: u32| f32::from_bits((v.to_bits() + (1 << (bits - 1))) >> bits << bits);
-        f64::from(match self {
-            Plain => v,
-            Tf32 => away(13),
-            // Ties to even: where the dropped bits are exactly a half and the kept ones even, nothing is added.
-            Bf16 if v.to_bits() & 0x1_ffff == 0x8000 => f32::from_bits(v.to_bits() & 0xffff_0000),
-            Bf16 => away(16),
-        })
+fn suffix(precision: Precision) -> &'static str {
+    match precision {
+        Plain => "",
+        Tf32 => "_tf32",
+        Bf16 => "_bf16",
     }
 }
 
@@ -88,52 +68,40 @@ impl Case {
         let (stride, w, b) = (self.stride as i64, self.w as i32, self.b.map_or(-1, |b| b as i32));
         let (y, dx, grad) = (r.y.as_mut_ptr(), r.dx.as_mut_ptr(), r.grad.as_mut_ptr());
         let blocks = |width: i32| (width as u32).div_ceil(64);
-        let name = |kernel: &str| format!("{kernel}{}", self.precision.suffix());
+        let name = |kernel: &str| format!("{kernel}{}", suffix(self.precision));
         // One block more than needed: grids are sized for the largest step.
         let forward = [tiles + 1, blocks(outs), 1];
         let input = [tiles + 1, blocks(ins), 1];
         let weight = [clients as u32 + 1, blocks(ins) * blocks(outs), 1];
         let threads = [128, 1, 1];
-        unsafe {
-            launch!(&name("linear_forward"), forward, threads, PRODUCT_SHARED, step, kind, x, ins, dense, stride, w, b, y, outs).unwrap();
-            let add = i32::from(self.add);
-            launch!(&name("linear_input"), input, threads, PRODUCT_SHARED, step, kind, dy, outs, dense, stride, w, dx, ins, add).unwrap();
-            launch!(&name("linear_weight"), weight, threads, WEIGHT_SHARED, step, kind, x, ins, dy, outs, grad, stride, w, b).unwrap();
-        }
+        launch!(&name("linear_forward"), forward, threads, PRODUCT_SHARED, step, kind, x, ins, dense, stride, w, b, y, outs).unwrap();
+        let add = i32::from(self.add);
+        launch!(&name("linear_input"), input, threads, PRODUCT_SHARED, step, kind, dy, outs, dense, stride, w, dx, ins, add).unwrap();
+        launch!(&name("linear_weight"), weight, threads, WEIGHT_SHARED, step, kind, x, ins, dy, outs, grad, stride, w, b).unwrap();
         r
     }
 
-    /// The same in f64: y, dx, grad.
+    /// The same in f64: y, dx, grad. Operands are rounded as the kernels round them, so that what is left is the error of float32 sums.
     fn reference(&self) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
-        let (ins, outs, p) = (self.ins, self.outs, self.precision);
-        let mut y = vec![0f64; self.dy.len()];
-        let mut dx: Vec<f64> = self.dx.iter().map(|&v| if self.add { f64::from(v) } else { 0.0 }).collect();
-        let mut grad = vec![7f64; self.stride * self.step.clients()];
-        let view = self.step.row_view(self.kind);
-        for c in 0..self.step.clients() {
-            let own = &self.dense[c * self.stride..][..self.stride];
-            let grad = &mut grad[c * self.stride..][..self.stride];
-            grad[self.w..][..ins * outs].fill(0.0);
-            if let Some(b) = self.b {
-                grad[b..][..outs].fill(0.0);
-            }
-            for r in view.of(c) {
-                for o in 0..outs {
-                    let dy = self.dy[r * outs + o];
-                    for i in 0..ins {
-                        let (x, w) = (p.round(self.x[r * ins + i]), p.round(own[self.w + i * outs + o]));
-                        y[r * outs + o] += x * w;
-                        dx[r * ins + i] += p.round(dy) * w;
-                        grad[self.w + i * outs + o] += x * p.round(dy);
-                    }
-                    if let Some(b) = self.b {
-                        y[r * outs + o] += f64::from(own[b + o]);
-                        grad[b + o] += f64::from(dy);
-                    }
-                }
-            }
-        }
-        (y, dx, grad)
+        let (ins, outs, rows, stride) = (self.ins, self.outs, rows_of(self.kind), self.stride);
+        let case = case(&self.step, 1);
+        // A layer without a bias has one of zeros behind the slab.
+        let spare = if self.b.is_some() { 0 } else { outs };
+        let slab = |values: &mut dyn Iterator<Item = f64>| -> Vec<f64> {
+            let values: Vec<f64> = values.collect();
+            values.chunks(stride).flat_map(|own| own.iter().copied().chain(std::iter::repeat_n(0.0, spare))).collect()
+        };
+        let dense = slab(&mut self.dense.iter().map(|&v| f64::from(v)));
+        let grad = slab(&mut std::iter::repeat_n(7.0, self.dense.len()));
+        let mut plain = reference::Plain::with(&case, stride + spare, self.precision, DropoutClock::default());
+        plain = plain.set(Field::Dense, dense).set(Field::DenseGrad, grad);
+        let (x, dy) = (plain.load(rows, ins, &numbers::<f64>(&self.x)), plain.load(rows, outs, &numbers::<f64>(&self.dy)));
+        let (y, dx) = (plain.0.act(rows, outs), plain.load(rows, ins, &numbers::<f64>(&self.dx)));
+        let b = self.b.unwrap_or(stride);
+        plain.0.linear(x, self.w, b, y);
+        plain.0.linear_backward(x, dy, self.w, b, Some(dx), self.add);
+        let grad = plain.field(Field::DenseGrad).chunks(stride + spare).flat_map(|own| own[..stride].to_vec()).collect();
+        (plain.values(y), plain.values(dx), grad)
     }
 
     fn check(&mut self) {

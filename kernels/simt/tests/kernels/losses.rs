@@ -1,63 +1,33 @@
-//! Kernels of `losses.cu` and `full_softmax.cu` against plain loops in f64.
+//! Kernels of `losses.cu` and `full_softmax.cu` against the reference.
 
 use super::packed::{PackedStep, same_bits};
+use super::reference::{Plain, Real, case, numbers};
 use super::steps::{accept, alone, largest, part, spread, steps};
+use lumos::backend::{Backend, RowKind};
+use lumos::check::reference::Field;
+use lumos::config::{LossSettings, RecLoss};
 use lumos_simt::check::{Random, close};
-use lumos_simt::launch;
 
 const BCE: i32 = 0;
 const SAMPLED_SOFTMAX: i32 = 1;
 const GBCE: i32 = 2;
-/// Of the reference alone: the softmax over all rows of the client, with the first candidate as positive.
+/// The softmax over all rows of the client, with the first candidate as positive: kernels of its own.
 const SOFTMAX: i32 = 3;
 
-reference! {
-    /// Losses of examples, and their gradients by hidden states and rows added to what `dh` and `rows` hold.
-    pub struct Losses {
-        pub loss: Vec<Real>,
-        pub dh: Vec<Real>,
-        pub rows: Vec<Real>,
-    }
+/// Losses of examples, and their gradients by hidden states and rows added to what `dh` and `rows` hold.
+struct Losses<R> {
+    loss: Vec<R>,
+    dh: Vec<R>,
+    rows: Vec<R>,
+}
 
-    fn softplus(x: Real) -> Real {
-        x.max(0.0) + (-x.abs()).exp().ln_1p()
-    }
-
-    pub fn next_item(s: &PackedStep, kind: i32, h: &[Real], table: &[Real], dh: &[f32], rows: &[f32], d: usize) -> Losses {
-        let real = |v: &[f32]| v.iter().map(|&x| Real::from(x)).collect::<Vec<_>>();
-        let mut out = Losses { loss: vec![], dh: real(dh), rows: real(rows) };
-        for (e, &q) in s.example.iter().enumerate() {
-            let (q, c) = (q as usize, s.out_client[q as usize] as usize);
-            let count = s.client_examples[c + 1] - s.client_examples[c];
-            let cands = &s.cands[e * s.width..][..s.width];
-            let list: Vec<usize> = if kind == SOFTMAX { s.rows_of(c).collect() } else { cands.iter().map(|&r| r as usize).collect() };
-            let logits: Vec<Real> = list.iter().map(|&r| (0..d).map(|k| h[q * d + k] * table[r * d + k]).sum()).collect();
-            let positive = if kind == SOFTMAX { cands[0] as usize - list[0] } else { 0 };
-            let top = logits.iter().fold(Real::NEG_INFINITY, |a, &b| a.max(b));
-            let z: Real = logits.iter().map(|&x| (x - top).exp()).sum();
-            let power = if kind == GBCE { Real::from(s.gbce_beta) } else { 1.0 };
-            let mut loss = if kind == SAMPLED_SOFTMAX || kind == SOFTMAX { top + z.ln() - logits[positive] } else { 0.0 };
-            for (i, (&r, &x)) in list.iter().zip(&logits).enumerate() {
-                let g = match (kind, i == positive) {
-                    (SAMPLED_SOFTMAX | SOFTMAX, own) => (x - top).exp() / z - if own { 1.0 } else { 0.0 },
-                    (_, true) => {
-                        loss += power * softplus(-x);
-                        -power / (1.0 + x.exp())
-                    }
-                    (_, false) => {
-                        loss += softplus(x);
-                        1.0 / (1.0 + (-x).exp())
-                    }
-                };
-                for k in 0..d {
-                    out.dh[q * d + k] += g / count as Real * table[r * d + k];
-                    out.rows[r * d + k] += g / count as Real * h[q * d + k];
-                }
-            }
-            out.loss.push(loss);
-        }
-        out
-    }
+fn next_item<R: Real>(s: &PackedStep, kind: i32, h: &[R], table: &[R], dh: &[f32], rows: &[f32], d: usize) -> Losses<R> {
+    let case = case(s, d);
+    let mut plain = Plain::new(&case, 0).set(Field::Rows, table.to_vec()).set(Field::RowGrad, numbers(rows));
+    let (h, dh) = (plain.load(RowKind::Outputs, d, h), plain.load(RowKind::Outputs, d, &numbers::<R>(dh)));
+    let rec = [RecLoss::Bce, RecLoss::SampledSoftmax, RecLoss::Gbce, RecLoss::Softmax][kind as usize];
+    plain.0.next_item_loss(&LossSettings { rec, ..LossSettings::default() }, h, dh);
+    Losses { loss: plain.field(Field::Loss), dh: plain.values(dh), rows: plain.field(Field::RowGrad) }
 }
 
 /// What the kernels of a loss leave behind.
@@ -74,25 +44,23 @@ fn sampled(s: &mut PackedStep, kind: i32, h: &[f32], table: &[f32], dh: &[f32], 
     let blocks = if few { 1 } else { examples.div_ceil(4).max(1) as u32 };
     let slices = if few { 1 } else { largest(&s.client_rows).div_ceil(64) as u32 };
     let (step, clients) = (s.ptr(), s.clients() as u32);
-    unsafe {
-        launch!(
-            "next_item_loss",
-            [blocks, 1, 1],
-            [128, 1, 1],
-            0,
-            step,
-            kind,
-            h.as_ptr(),
-            table.as_ptr(),
-            dh.as_mut_ptr(),
-            coef.as_mut_ptr(),
-            loss.as_mut_ptr(),
-            d as i32
-        )
+    launch!(
+        "next_item_loss",
+        [blocks, 1, 1],
+        [128, 1, 1],
+        0,
+        step,
+        kind,
+        h.as_ptr(),
+        table.as_ptr(),
+        dh.as_mut_ptr(),
+        coef.as_mut_ptr(),
+        loss.as_mut_ptr(),
+        d as i32
+    )
+    .unwrap();
+    launch!("next_item_rows", [clients, slices, 1], [128, 1, 1], 6160, step, h.as_ptr(), coef.as_ptr(), rows.as_mut_ptr(), d as i32)
         .unwrap();
-        launch!("next_item_rows", [clients, slices, 1], [128, 1, 1], 6160, step, h.as_ptr(), coef.as_ptr(), rows.as_mut_ptr(), d as i32)
-            .unwrap();
-    }
     Outcome { loss, dh, rows }
 }
 
@@ -105,20 +73,14 @@ fn full(s: &mut PackedStep, h: &[f32], table: &[f32], dh: &[f32], rows: &[f32], 
     let (step, clients) = (s.ptr(), s.clients() as u32);
     let (hp, tp, dim) = (h.as_ptr(), table.as_ptr(), d as i32);
     let block = [128, 1, 1];
-    unsafe {
-        launch!("full_softmax_stats", [clients, tiles, 1], block, 19456, step, hp, tp, lse.as_mut_ptr(), loss.as_mut_ptr(), dim).unwrap();
-        launch!("full_softmax_hidden", [clients, tiles, 1], block, 27648, step, hp, tp, lse.as_ptr(), dh.as_mut_ptr(), dim).unwrap();
-        launch!("full_softmax_rows", [clients, slices, 1], block, 27904, step, hp, tp, lse.as_ptr(), rows.as_mut_ptr(), dim).unwrap();
-    }
+    launch!("full_softmax_stats", [clients, tiles, 1], block, 19456, step, hp, tp, lse.as_mut_ptr(), loss.as_mut_ptr(), dim).unwrap();
+    launch!("full_softmax_hidden", [clients, tiles, 1], block, 27648, step, hp, tp, lse.as_ptr(), dh.as_mut_ptr(), dim).unwrap();
+    launch!("full_softmax_rows", [clients, slices, 1], block, 27904, step, hp, tp, lse.as_ptr(), rows.as_mut_ptr(), dim).unwrap();
     Outcome { loss, dh, rows }
 }
 
 fn run(s: &mut PackedStep, kind: i32, h: &[f32], table: &[f32], dh: &[f32], rows: &[f32], few: bool, d: usize) -> Outcome {
     if kind == SOFTMAX { full(s, h, table, dh, rows, few, d) } else { sampled(s, kind, h, table, dh, rows, few, d) }
-}
-
-fn real(v: &[f32]) -> Vec<f64> {
-    v.iter().map(|&x| f64::from(x)).collect()
 }
 
 fn check(name: &str, mut s: PackedStep, kind: i32, seed: u64, d: usize) {
@@ -127,8 +89,8 @@ fn check(name: &str, mut s: PackedStep, kind: i32, seed: u64, d: usize) {
     let (h, table) = (r.normals(std, s.outputs() * d), r.normals(std, s.rows() * d));
     let (dh, rows) = (r.normals(0.1, s.outputs() * d), r.normals(0.1, s.rows() * d));
     let got = run(&mut s, kind, &h, &table, &dh, &rows, seed.is_multiple_of(2), d);
-    let plain = plain::next_item(&s, kind, &h, &table, &dh, &rows, d);
-    let exact = exact::next_item(&s, kind, &real(&h), &real(&table), &dh, &rows, d);
+    let plain = next_item::<f32>(&s, kind, &h, &table, &dh, &rows, d);
+    let exact = next_item::<f64>(&s, kind, &numbers(&h), &numbers(&table), &dh, &rows, d);
     let name = format!("{name}, loss {kind}, d {d}");
     accept(&format!("loss of {name}"), &got.loss, &plain.loss, &exact.loss);
     accept(&format!("dh of {name}"), &got.dh, &plain.dh, &exact.dh);
@@ -166,17 +128,17 @@ fn reference_gradients_are_differences() {
         let mut s = PackedStep::random(4, 3, &[&[4, 2], &[], &[3]]);
         s.gbce_beta = 0.6;
         let mut r = Random::new(8);
-        let (mut h, mut table) = (real(&r.normals(1.0, s.outputs() * d)), real(&r.normals(1.0, s.rows() * d)));
+        let (mut h, mut table) = (numbers(&r.normals(1.0, s.outputs() * d)), numbers(&r.normals(1.0, s.rows() * d)));
         let (dh, rows) = (vec![0f32; h.len()], vec![0f32; table.len()]);
         let total = |h: &[f64], table: &[f64]| {
-            let loss = exact::next_item(&s, kind, h, table, &dh, &rows, d).loss;
+            let loss = next_item::<f64>(&s, kind, h, table, &dh, &rows, d).loss;
             let mean = |c: usize| {
                 let own = &loss[s.client_examples[c] as usize..s.client_examples[c + 1] as usize];
                 own.iter().sum::<f64>() / own.len().max(1) as f64
             };
             (0..s.clients()).map(mean).sum::<f64>()
         };
-        let out = exact::next_item(&s, kind, &h, &table, &dh, &rows, d);
+        let out = next_item::<f64>(&s, kind, &h, &table, &dh, &rows, d);
         for i in 0..h.len() {
             let x = h[i];
             h[i] = x + step;
@@ -222,7 +184,7 @@ fn large_logits_stay_finite() {
         let (h, table) = (r.normals(60.0, s.outputs() * d), r.normals(60.0, s.rows() * d));
         let (dh, rows) = (vec![0f32; h.len()], vec![0f32; table.len()]);
         let got = run(&mut s, kind, &h, &table, &dh, &rows, false, d);
-        let exact = exact::next_item(&s, kind, &real(&h), &real(&table), &dh, &rows, d);
+        let exact = next_item::<f64>(&s, kind, &numbers(&h), &numbers(&table), &dh, &rows, d);
         close("loss", &got.loss, &exact.loss, 1e-4, 1e-2);
         assert!(got.dh.iter().chain(&got.rows).all(|x| x.is_finite()));
     }
@@ -279,7 +241,7 @@ fn losses_of_clients() {
             let mut out = before.clone();
             let p = if with_pairs { paired.as_ptr() } else { none };
             let (l, g) = (if with_loss { loss.as_ptr() } else { none }, if with_contrast { contrast.as_ptr() } else { none });
-            unsafe { launch!("client_losses", [blocks, 1, 1], [128, 1, 1], 0, s.ptr(), l, g, p, out.as_mut_ptr()) }.unwrap();
+            launch!("client_losses", [blocks, 1, 1], [128, 1, 1], 0, s.ptr(), l, g, p, out.as_mut_ptr()).unwrap();
             for c in 0..s.clients() {
                 let l = if with_loss { mean(&loss, &s.client_examples, c) } else { 0.0 };
                 let g = if with_contrast { mean(&contrast, &s.client_groups, c) } else { 0.0 };

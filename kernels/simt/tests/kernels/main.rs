@@ -1,7 +1,13 @@
 //! The kernels on the CPU, each against plain loops. One binary holds them all, so that the kernels are linked once.
 
-#[macro_use]
-mod steps;
+/// Launches a kernel as [`lumos_simt::launch!`] does, on arrays of the test.
+macro_rules! launch {
+    ($($arg:tt)*) => {
+        // SAFETY: pointers are of arrays of the test that outlive the call and are as long as the kernel asks for.
+        unsafe { lumos_simt::launch!($($arg)*) }
+    };
+}
+
 mod attention;
 mod average;
 mod decoder;
@@ -18,4 +24,6 @@ mod numbers;
 mod optimiser;
 mod packed;
 mod rank;
+mod reference;
 mod selftest;
+mod steps;

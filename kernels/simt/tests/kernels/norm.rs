@@ -1,8 +1,10 @@
-//! Layer norm and its gradients against f64.
+//! Layer norm and its gradients against the reference.
 
 use super::packed::{OUTPUTS, PackedStep, TOKENS, close, same_bits};
+use super::reference::{Plain, case, numbers, rows_of};
+use lumos::backend::Backend;
+use lumos::check::reference::Field;
 use lumos_simt::check::Random;
-use lumos_simt::launch;
 
 /// Where the gain and the bias lie in a client's slab, and the slab's length. Not a multiple of anything, so that slabs of
 /// neighbours are aligned differently.
@@ -55,55 +57,48 @@ impl Case {
         // One block more than needed: grids are sized for the largest step.
         let by_rows = [(rows as u32).div_ceil(8) + 1, 1, 1];
         let by_clients = [clients as u32 + 1, (width as u32).div_ceil(32), 1];
-        unsafe {
-            launch!("layer_norm", by_rows, [256, 1, 1], 0, step, kind, x, w, dense, s, g, b, y, stats).unwrap();
-            launch!("layer_norm_backward", by_rows, [256, 1, 1], 0, step, kind, x, stats, w, dense, s, g, dy, dx).unwrap();
-            launch!("layer_norm_weight", by_clients, [256, 1, 1], 2048, step, kind, x, stats, w, dy, grad, s, g, b).unwrap();
-        }
+        launch!("layer_norm", by_rows, [256, 1, 1], 0, step, kind, x, w, dense, s, g, b, y, stats).unwrap();
+        launch!("layer_norm_backward", by_rows, [256, 1, 1], 0, step, kind, x, stats, w, dense, s, g, dy, dx).unwrap();
+        launch!("layer_norm_weight", by_clients, [256, 1, 1], 2048, step, kind, x, stats, w, dy, grad, s, g, b).unwrap();
         r
     }
 
     /// The same in f64: y, dx (added), grad.
     fn reference(&self) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
-        let (g, b, stride) = layout(self.width);
-        let d = self.width;
-        let view = self.step.row_view(self.kind);
-        let (mut y, mut dx, mut grad) = (vec![], vec![], vec![7.0; stride * self.step.clients()]);
-        for c in 0..self.step.clients() {
-            let own = &self.dense[c * stride..][..stride];
-            grad[c * stride + g..][..d].fill(0.0);
-            grad[c * stride + b..][..d].fill(0.0);
-            for r in view.of(c) {
-                let x: Vec<f64> = self.x[r * d..][..d].iter().map(|&v| f64::from(v)).collect();
-                let dy: Vec<f64> = self.dy[r * d..][..d].iter().map(|&v| f64::from(v)).collect();
-                let y_of = |x: &[f64]| normalise(x, &own[g..][..d], &own[b..][..d]);
-                y.extend(y_of(&x));
-                // The gradient of the sum of dy * y by central differences of the forward pass.
-                for k in 0..d {
-                    let at = |step: f64| {
-                        let mut moved = x.clone();
-                        moved[k] += step;
-                        y_of(&moved).iter().zip(&dy).map(|(y, dy)| y * dy).sum::<f64>()
-                    };
-                    dx.push(f64::from(self.dx[r * d + k]) + (at(1e-5) - at(-1e-5)) / 2e-5);
-                }
-                let h = normalise(&x, &vec![1.0; d], &vec![0.0; d]);
-                for k in 0..d {
-                    grad[c * stride + g + k] += dy[k] * h[k];
-                    grad[c * stride + b + k] += dy[k];
-                }
-            }
-        }
-        (y, dx, grad)
+        self.plain(&numbers(&self.x), &numbers(&self.dx))
+    }
+
+    fn plain(&self, x: &[f64], dx: &[f64]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+        let ((g, b, stride), rows) = (layout(self.width), rows_of(self.kind));
+        let case = case(&self.step, self.width);
+        let mut plain = Plain::new(&case, stride).set(Field::Dense, numbers(&self.dense));
+        let count = self.dense.len();
+        plain = plain.set(Field::DenseGrad, vec![7.0; count]);
+        let (x, dy, dx) =
+            (plain.load(rows, self.width, x), plain.load(rows, self.width, &numbers::<f64>(&self.dy)), plain.load(rows, self.width, dx));
+        let (y, stats) = (plain.0.act(rows, self.width), plain.0.act(rows, 2));
+        plain.0.layer_norm(x, g, b, y, stats);
+        plain.0.layer_norm_backward(x, stats, g, b, dy, dx);
+        (plain.values(y), plain.values(dx), plain.field(Field::DenseGrad))
     }
 }
 
-fn normalise(x: &[f64], g: &[f32], b: &[f32]) -> Vec<f64> {
-    let d = x.len() as f64;
-    let mean = x.iter().sum::<f64>() / d;
-    let variance = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / d;
-    let scale = 1.0 / (variance + 1e-5).sqrt();
-    x.iter().zip(g).zip(b).map(|((v, g), b)| (v - mean) * scale * f64::from(*g) + f64::from(*b)).collect()
+#[test]
+fn reference_gradients_are_differences() {
+    let case = Case::new(3, OUTPUTS, 5, &[&[3, 2], &[1]]);
+    let (mut x, zeros) = (numbers::<f64>(&case.x), vec![0.0; case.x.len()]);
+    let (_, gradient, _) = case.plain(&x, &zeros);
+    for (i, &slope) in gradient.iter().enumerate() {
+        let mut at = |step: f64| {
+            let before = x[i];
+            x[i] += step;
+            let (y, ..) = case.plain(&x, &zeros);
+            x[i] = before;
+            y.iter().zip(&case.dy).map(|(y, &dy)| y * f64::from(dy)).sum::<f64>()
+        };
+        let difference = (at(1e-5) - at(-1e-5)) / 2e-5;
+        assert!((difference - slope).abs() < 1e-7 * (1.0 + slope.abs()), "element {i}: {slope} and {difference}");
+    }
 }
 
 const CLIENTS: [&[&[usize]]; 4] =

@@ -1,22 +1,9 @@
 //! The local optimiser against the same operations written in Rust, bit for bit.
 
 use super::packed::PackedStep;
+use lumos::check::reference::LocalStep;
 use lumos::testing::OptimiserStep;
 use lumos_simt::check::Random;
-use lumos_simt::launch;
-
-fn one(o: &OptimiserStep, scale: f32, first: bool, p: &mut f32, m: &mut f32, s: &mut f32, g: f32) {
-    let g = p.mul_add(o.l2, g * scale);
-    let w = *p * o.shrink;
-    if o.sgd != 0 {
-        *p = (-o.rate).mul_add(g, w);
-        return;
-    }
-    let (m0, s0) = if first { (0.0, 0.0) } else { (*m, *s) };
-    *m = o.beta1.mul_add(m0, (1.0 - o.beta1) * g);
-    *s = o.beta2.mul_add(s0, ((1.0 - o.beta2) * g) * g);
-    *p = w - (o.rate * *m) / s.sqrt().mul_add(o.correction, o.eps);
-}
 
 fn kinds() -> Vec<OptimiserStep> {
     let adam = OptimiserStep { beta1: 0.9, beta2: 0.98, rate: 0.02, correction: 3.0, eps: 1e-8, l2: 0.01, shrink: 1.0, first: 0, sgd: 0 };
@@ -73,7 +60,7 @@ fn dense_weights_and_positions() {
                         let reached = place.is_none_or(|row| reach.contains(&row));
                         let first = o.first != 0;
                         if trains && reached {
-                            one(&o, scale, first, &mut p2[at], &mut m2[at], &mut s2[at], g[at]);
+                            LocalStep::of(&o).one(scale, [&mut p2[at], &mut m2[at], &mut s2[at]], g[at]);
                         } else if first && o.sgd == 0 {
                             (m2[at], s2[at]) = (0.0, 0.0);
                         }
@@ -82,26 +69,24 @@ fn dense_weights_and_positions() {
                 let packed = step.header();
                 let at = table_at.map_or(-1, |t| t as i32);
                 let (pp, mp, sp, gp) = (p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr(), g.as_ptr());
-                unsafe {
-                    launch!(
-                        "adam_dense",
-                        [9, 2, 1],
-                        [64, 1, 1],
-                        0,
-                        &raw const packed,
-                        &raw const o,
-                        scale.as_ptr(),
-                        pp,
-                        mp,
-                        sp,
-                        gp,
-                        stride as i64,
-                        length as i32,
-                        at,
-                        table_rows as i32,
-                        d as i32
-                    )
-                }
+                launch!(
+                    "adam_dense",
+                    [9, 2, 1],
+                    [64, 1, 1],
+                    0,
+                    &raw const packed,
+                    &raw const o,
+                    scale.as_ptr(),
+                    pp,
+                    mp,
+                    sp,
+                    gp,
+                    stride as i64,
+                    length as i32,
+                    at,
+                    table_rows as i32,
+                    d as i32
+                )
                 .unwrap();
                 assert_eq!(bits(&p), bits(&p2), "weights, kind {k}, table {table_at:?}");
                 assert_eq!((bits(&m), bits(&s)), (bits(&m2), bits(&s2)), "moments, kind {k}, table {table_at:?}");
@@ -124,7 +109,7 @@ fn item_rows() {
             let trains = step.client_tokens[c] < step.client_tokens[c + 1];
             for i in step.client_rows[c] as usize * d..step.client_rows[c + 1] as usize * d {
                 if trains {
-                    one(&o, 1.0, o.first != 0, &mut p2[i], &mut m2[i], &mut s2[i], g[i]);
+                    LocalStep::of(&o).one(1.0, [&mut p2[i], &mut m2[i], &mut s2[i]], g[i]);
                 } else if o.first != 0 && o.sgd == 0 {
                     (m2[i], s2[i]) = (0.0, 0.0);
                 }
@@ -133,8 +118,7 @@ fn item_rows() {
         let packed = step.header();
         let none: *const f32 = std::ptr::null();
         let (pp, mp, sp) = (p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr());
-        unsafe { launch!("adam_rows", [8, 3, 1], [32, 1, 1], 0, &raw const packed, &raw const o, none, pp, mp, sp, g.as_ptr(), d as i32) }
-            .unwrap();
+        launch!("adam_rows", [8, 3, 1], [32, 1, 1], 0, &raw const packed, &raw const o, none, pp, mp, sp, g.as_ptr(), d as i32).unwrap();
         assert_eq!((bits(&p), bits(&m), bits(&s)), (bits(&p2), bits(&m2), bits(&s2)), "kind {k}");
     }
 }
@@ -148,24 +132,22 @@ fn gradients_are_clipped_by_their_norm() {
     for clip in [0.5f32, 26.0, 1e9] {
         let mut scale = vec![f32::NAN; step.clients()];
         let packed = step.header();
-        unsafe {
-            launch!(
-                "clip_norm",
-                [step.clients() as u32 + 2, 1, 1],
-                [256, 1, 1],
-                256,
-                &raw const packed,
-                g.as_ptr(),
-                rows.as_ptr(),
-                stride as i64,
-                length as i32,
-                table_at as i32,
-                table_rows as i32,
-                d as i32,
-                clip,
-                scale.as_mut_ptr()
-            )
-        }
+        launch!(
+            "clip_norm",
+            [step.clients() as u32 + 2, 1, 1],
+            [256, 1, 1],
+            256,
+            &raw const packed,
+            g.as_ptr(),
+            rows.as_ptr(),
+            stride as i64,
+            length as i32,
+            table_at as i32,
+            table_rows as i32,
+            d as i32,
+            clip,
+            scale.as_mut_ptr()
+        )
         .unwrap();
         for c in 0..step.clients() {
             let outside = |i: usize| {
@@ -186,10 +168,8 @@ fn every_client_starts_from_the_global_weights() {
     let (clients, length, stride) = (5usize, 301usize, 304usize);
     let global = Random::new(80).normals(1.0, length);
     let mut slab = vec![f32::NAN; clients * stride];
-    unsafe {
-        launch!("broadcast", [7, 2, 1], [128, 1, 1], 0, global.as_ptr(), slab.as_mut_ptr(), clients as i32, stride as i64, length as i32)
-    }
-    .unwrap();
+    launch!("broadcast", [7, 2, 1], [128, 1, 1], 0, global.as_ptr(), slab.as_mut_ptr(), clients as i32, stride as i64, length as i32)
+        .unwrap();
     for client in slab.chunks(stride) {
         assert_eq!(client[..length], global[..]);
         assert!(client[length..].iter().all(|x| x.is_nan()), "written past the end");

@@ -1,8 +1,7 @@
 //! Kernels of `rank.cu` against ranks counted from a stored row of scores, exactly.
 
+use lumos::check::reference;
 use lumos_simt::check::Random;
-use lumos_simt::launch;
-use std::collections::BTreeSet;
 
 /// Rank of a target that is masked.
 const MISS: i32 = -1;
@@ -32,27 +31,9 @@ impl Case {
         Case { d, h, table, target, masked }
     }
 
-    /// Scores of user `u`, rounded as the kernels say.
-    fn scores(&self, u: usize) -> Vec<f32> {
-        let user = &self.h[u * self.d..][..self.d];
-        self.table.chunks(self.d).map(|item| user.iter().zip(item).fold(0f32, |sum, (&x, &y)| x.mul_add(y, sum))).collect()
-    }
-
     fn expected(&self) -> Vec<i32> {
-        let rank = |u: usize| {
-            if self.target[u] < 0 {
-                return 0;
-            }
-            let (scores, target) = (self.scores(u), self.target[u] as usize);
-            let masked: BTreeSet<usize> = self.masked[u].iter().map(|&i| i as usize).collect();
-            if masked.contains(&target) {
-                return MISS;
-            }
-            let counts = |i: &usize| !masked.contains(i);
-            let not_below = |s: f32| s.is_nan() || scores[target].is_nan() || s >= scores[target];
-            (0..scores.len()).filter(counts).filter(|&i| not_below(scores[i])).count() as i32
-        };
-        (0..self.target.len()).map(rank).collect()
+        let masked: Vec<Vec<u32>> = self.masked.iter().map(|list| list.iter().map(|&i| i as u32).collect()).collect();
+        reference::rank(&self.h, &self.table, self.d, &self.target, &masked).ranks.into_iter().map(|r| r as i32).collect()
     }
 
     /// Ranks by the kernels, `slices` blocks over the items. `shift` moves the matrices off 16 bytes by so many floats.
@@ -71,12 +52,10 @@ impl Case {
         let (u, i, d) = (users as i32, (self.table.len() / self.d) as i32, self.d as i32);
         let (tg, th, ct) = (self.target.as_ptr(), threshold.as_mut_ptr(), count.as_mut_ptr());
         let blocks = |each: usize| users.div_ceil(each) as u32;
-        unsafe {
-            launch!("rank_targets", [blocks(128), 1, 1], [128, 1, 1], 0, hp, tp, tg, th, ct, u, d).unwrap();
-            launch!("rank_count", [blocks(128), slices, 1], [256, 1, 1], 33792, hp, tp, th, ct, u, i, d).unwrap();
-            let (bp, lp) = (bounds.as_ptr(), masked.as_ptr());
-            launch!("rank_masked", [blocks(4), 1, 1], [128, 1, 1], 0, hp, tp, tg, th, bp, lp, ct, u, d).unwrap();
-        }
+        launch!("rank_targets", [blocks(128), 1, 1], [128, 1, 1], 0, hp, tp, tg, th, ct, u, d).unwrap();
+        launch!("rank_count", [blocks(128), slices, 1], [256, 1, 1], 33792, hp, tp, th, ct, u, i, d).unwrap();
+        let (bp, lp) = (bounds.as_ptr(), masked.as_ptr());
+        launch!("rank_masked", [blocks(4), 1, 1], [128, 1, 1], 0, hp, tp, tg, th, bp, lp, ct, u, d).unwrap();
         count
     }
 }

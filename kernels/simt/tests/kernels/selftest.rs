@@ -1,6 +1,6 @@
 //! The rendition of CUDA on the CPU, tested by kernels of its own.
 
-use lumos_simt::{check::Random, find, kernels, launch};
+use lumos_simt::{check::Random, find, kernels};
 
 #[test]
 fn blocks_add_up() {
@@ -9,8 +9,7 @@ fn blocks_add_up() {
     let x = r.normals(1.0, blocks * n);
     let mut y = vec![0f32; 3 * blocks];
     for threads in [32, 96, 1024] {
-        unsafe { launch!("selftest_block_sum", [blocks as u32, 1, 1], [threads, 1, 1], 128, x.as_ptr(), y.as_mut_ptr(), n as i32) }
-            .unwrap();
+        launch!("selftest_block_sum", [blocks as u32, 1, 1], [threads, 1, 1], 128, x.as_ptr(), y.as_mut_ptr(), n as i32).unwrap();
         for b in 0..blocks {
             let sum: f64 = x[b * n..(b + 1) * n].iter().map(|&v| f64::from(v)).sum();
             assert!((f64::from(y[3 * b]) - sum).abs() < 1e-4);
@@ -23,7 +22,7 @@ fn blocks_add_up() {
 fn half_warps_and_early_exit() {
     let n = 2 * 64 + 37;
     let mut out = vec![-1i32; n];
-    unsafe { launch!("selftest_half_warps", [3, 1, 1], [64, 1, 1], 0, out.as_mut_ptr(), n as i32) }.unwrap();
+    launch!("selftest_half_warps", [3, 1, 1], [64, 1, 1], 0, out.as_mut_ptr(), n as i32).unwrap();
     // The last half warp that is whole; the one after it holds 5 lanes.
     for (i, &v) in out.iter().enumerate().take(2 * 64 + 32) {
         let first = i / 16 * 16;
@@ -35,7 +34,7 @@ fn half_warps_and_early_exit() {
 #[test]
 fn votes() {
     let mut out = vec![0u32; 6 * 96];
-    unsafe { launch!("selftest_votes", [1, 1, 1], [96, 1, 1], 0, out.as_mut_ptr()) }.unwrap();
+    launch!("selftest_votes", [1, 1, 1], [96, 1, 1], 0, out.as_mut_ptr()).unwrap();
     for (t, o) in out.chunks(6).enumerate() {
         assert_eq!(o, [0xaaaa_aaaa, u32::from(t < 64), u32::from(t < 32), 32, 0, 1], "{t}");
     }
@@ -46,25 +45,25 @@ fn atomics_over_blocks_and_threads() {
     let mut r = Random::new(2);
     let x: Vec<u32> = (0..5000).map(|_| r.bits() as u32).collect();
     let (mut sum, mut low) = (0i64, u32::MAX);
-    unsafe { launch!("selftest_atomics", [40, 1, 1], [128, 1, 1], 0, &raw mut sum, &raw mut low, x.as_ptr(), 5000i32) }.unwrap();
+    launch!("selftest_atomics", [40, 1, 1], [128, 1, 1], 0, &raw mut sum, &raw mut low, x.as_ptr(), 5000i32).unwrap();
     assert_eq!((sum, low), (x.iter().map(|&v| i64::from(v)).sum(), *x.iter().min().unwrap()));
 }
 
 #[test]
 fn shared_memory_nobody_wrote_is_not_a_number() {
     let mut out = vec![0f32; 64];
-    unsafe { launch!("selftest_unwritten", [1, 1, 1], [64, 1, 1], 256, out.as_mut_ptr()) }.unwrap();
+    launch!("selftest_unwritten", [1, 1, 1], [64, 1, 1], 256, out.as_mut_ptr()).unwrap();
     assert!(out.iter().enumerate().all(|(i, v)| v.is_nan() == (i == 5)));
 }
 
 #[test]
 fn what_hangs_or_overruns_is_reported() {
-    let error = |name: &str, shared: usize| unsafe { launch!(name, [2, 1, 1], [64, 1, 1], shared, 16i32) }.unwrap_err();
+    let error = |name: &str, shared: usize| launch!(name, [2, 1, 1], [64, 1, 1], shared, 16i32).unwrap_err();
     let message = error("selftest_deadlock", 0);
     assert!(message.contains("selftest_deadlock") && message.contains("deadlock") && message.contains("thread ("), "{message}");
     assert!(error("selftest_wrong_mask", 0).contains("mask"));
     assert!(error("selftest_overrun", 64).contains("past the end"));
-    unsafe { launch!("selftest_overrun", [2, 1, 1], [64, 1, 1], 68, 16i32) }.unwrap();
+    launch!("selftest_overrun", [2, 1, 1], [64, 1, 1], 68, 16i32).unwrap();
 }
 
 #[test]
@@ -72,7 +71,7 @@ fn a_launch_the_gpu_would_refuse_is_refused() {
     let mut out = vec![0i32; 8];
     let p = out.as_mut_ptr();
     let refused = |grid: [u32; 3], block: [u32; 3], shared: usize, word: &str| {
-        let message = unsafe { launch!("selftest_places", grid, block, shared, p) }.unwrap_err();
+        let message = launch!("selftest_places", grid, block, shared, p).unwrap_err();
         assert!(message.contains(word), "{message}");
     };
     refused([1, 1, 1], [1025, 1, 1], 0, "1025");
@@ -80,8 +79,8 @@ fn a_launch_the_gpu_would_refuse_is_refused() {
     refused([0, 1, 1], [1, 1, 1], 0, "grid");
     refused([1, 70_000, 1], [1, 1, 1], 0, "grid");
     refused([1, 1, 1], [1, 1, 1], 300_000, "shared");
-    assert!(unsafe { launch!("selftest_places", [1, 1, 1], [1, 1, 1], 0, p, 1i32) }.unwrap_err().contains("arguments"));
-    assert!(unsafe { launch!("selftest_places", [1, 1, 1], [1, 1, 1], 0, 1i32) }.unwrap_err().contains("arguments"));
+    assert!(launch!("selftest_places", [1, 1, 1], [1, 1, 1], 0, p, 1i32).unwrap_err().contains("arguments"));
+    assert!(launch!("selftest_places", [1, 1, 1], [1, 1, 1], 0, 1i32).unwrap_err().contains("arguments"));
     assert!(find("no_such_kernel").is_none());
     assert!(kernels().any(|k| k == "selftest_places"));
 }
@@ -91,7 +90,7 @@ fn places_in_three_dimensions() {
     let (grid, block) = ([3u32, 2, 4], [5u32, 3, 2]);
     let n: u32 = grid.iter().chain(&block).product();
     let mut out = vec![0i32; n as usize];
-    unsafe { launch!("selftest_places", grid, block, 0, out.as_mut_ptr()) }.unwrap();
+    launch!("selftest_places", grid, block, 0, out.as_mut_ptr()).unwrap();
     assert!(out.iter().enumerate().all(|(i, &v)| v == i as i32 + 1));
 }
 
@@ -114,8 +113,7 @@ fn random_words() {
     let counters: Vec<u32> = (0..4 * 32).map(|_| r.bits() as u32).collect();
     let mut out = vec![0u32; 4 * 32];
     let (k0, k1) = (r.bits() as u32, r.bits() as u32);
-    unsafe { launch!("selftest_philox", [1, 1, 1], [32, 1, 1], 0, counters.as_ptr(), out.as_mut_ptr(), k0, k1, Pair(3.0, 7), 2i8) }
-        .unwrap();
+    launch!("selftest_philox", [1, 1, 1], [32, 1, 1], 0, counters.as_ptr(), out.as_mut_ptr(), k0, k1, Pair(3.0, 7), 2i8).unwrap();
     for (c, o) in counters.chunks(4).zip(out.chunks(4)) {
         let expected = philox([c[0], c[1], c[2], c[3]], [k0, k1]).map(|w| w.wrapping_add(42));
         assert_eq!(o, expected);

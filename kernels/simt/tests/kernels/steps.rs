@@ -97,16 +97,6 @@ pub fn largest(bounds: &[i32]) -> usize {
     bounds.windows(2).map(|b| (b[1] - b[0]) as usize).max().unwrap_or(0)
 }
 
-/// A plain computation once in f32 and once in f64, from one text: modules `plain` and `exact` with `Real` the number type.
-macro_rules! reference {
-    ($($item:item)*) => {
-        #[allow(dead_code)]
-        mod plain { #[allow(unused_imports)] use super::*; pub type Real = f32; $($item)* }
-        #[allow(dead_code)]
-        mod exact { #[allow(unused_imports)] use super::*; pub type Real = f64; $($item)* }
-    };
-}
-
 /// Fails where the worst error of `actual` is over four times that of the plain f32 computation, or not a number.
 #[track_caller]
 pub fn accept(what: &str, actual: &[f32], plain: &[f32], exact: &[f64]) {

@@ -13,92 +13,77 @@ static MASKS: [i32; 16] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 
 #[inline(always)]
 unsafe fn mask(n: usize) -> __m256i {
     debug_assert!(n <= 8);
+    // SAFETY: eight words begin at each of the first nine places; the instructions are the caller's promise.
     unsafe { _mm256_loadu_si256(MASKS.as_ptr().add(8 - n).cast()) }
 }
 
 /// Sum of the two halves. A function and not a closure: a closure would not take the caller's instruction set.
 #[inline(always)]
 unsafe fn fold(v: __m256) -> __m128 {
+    // SAFETY: the caller's promise: the processor has the instructions.
     unsafe { _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)) }
 }
 
 impl Vector for Avx2 {
     const WIDTH: usize = LANES;
     type V = __m256;
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> __m256 {
-        unsafe { _mm256_set1_ps(x) }
-    }
-    #[inline(always)]
-    unsafe fn load(p: *const f32) -> __m256 {
-        unsafe { _mm256_loadu_ps(p) }
-    }
-    #[inline(always)]
-    unsafe fn store(p: *mut f32, v: __m256) {
-        unsafe { _mm256_storeu_ps(p, v) }
-    }
-    #[inline(always)]
-    unsafe fn load_n(p: *const f32, n: usize) -> __m256 {
-        unsafe { _mm256_maskload_ps(p, mask(n)) }
-    }
-    #[inline(always)]
-    unsafe fn store_n(p: *mut f32, v: __m256, n: usize) {
-        unsafe { _mm256_maskstore_ps(p, mask(n), v) }
-    }
-    #[inline(always)]
-    unsafe fn add(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sub(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_sub_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn mul(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn div(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_div_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn sqrt(a: __m256) -> __m256 {
-        unsafe { _mm256_sqrt_ps(a) }
-    }
-    #[inline(always)]
-    unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
-        unsafe { _mm256_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    unsafe fn prefetch(p: *const f32) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    by_contract! {
+        unsafe fn splat(x: f32) -> __m256 {
+            _mm256_set1_ps(x)
+        }
+        unsafe fn load(p: *const f32) -> __m256 {
+            _mm256_loadu_ps(p)
+        }
+        unsafe fn store(p: *mut f32, v: __m256) {
+            _mm256_storeu_ps(p, v)
+        }
+        unsafe fn load_n(p: *const f32, n: usize) -> __m256 {
+            _mm256_maskload_ps(p, mask(n))
+        }
+        unsafe fn store_n(p: *mut f32, v: __m256, n: usize) {
+            _mm256_maskstore_ps(p, mask(n), v)
+        }
+        unsafe fn add(a: __m256, b: __m256) -> __m256 {
+            _mm256_add_ps(a, b)
+        }
+        unsafe fn sub(a: __m256, b: __m256) -> __m256 {
+            _mm256_sub_ps(a, b)
+        }
+        unsafe fn mul(a: __m256, b: __m256) -> __m256 {
+            _mm256_mul_ps(a, b)
+        }
+        unsafe fn div(a: __m256, b: __m256) -> __m256 {
+            _mm256_div_ps(a, b)
+        }
+        unsafe fn sqrt(a: __m256) -> __m256 {
+            _mm256_sqrt_ps(a)
+        }
+        unsafe fn fma(a: __m256, b: __m256, c: __m256) -> __m256 {
+            _mm256_fmadd_ps(a, b, c)
+        }
+        unsafe fn prefetch(p: *const f32) {
+            _mm_prefetch::<_MM_HINT_T0>(p.cast())
+        }
     }
 }
 
 impl Simd for Avx2 {
-    #[inline(always)]
-    unsafe fn max(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_max_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn min(a: __m256, b: __m256) -> __m256 {
-        unsafe { _mm256_min_ps(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn fma1(a: f32, b: f32, c: f32) -> f32 {
-        unsafe { _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c))) }
-    }
-    #[inline(always)]
-    unsafe fn sum(a: __m256) -> f32 {
-        unsafe {
+    by_contract! {
+        unsafe fn max(a: __m256, b: __m256) -> __m256 {
+            _mm256_max_ps(a, b)
+        }
+        unsafe fn min(a: __m256, b: __m256) -> __m256 {
+            _mm256_min_ps(a, b)
+        }
+        unsafe fn fma1(a: f32, b: f32, c: f32) -> f32 {
+            _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)))
+        }
+        unsafe fn sum(a: __m256) -> f32 {
             let x = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
             _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
         }
-    }
-    #[inline(always)]
-    unsafe fn sum4(a: __m256, b: __m256, c: __m256, d: __m256) -> [f32; 4] {
-        unsafe {
+        unsafe fn sum4(a: __m256, b: __m256, c: __m256, d: __m256) -> [f32; 4] {
             // Fold the halves first: the order of `sum`, for four vectors with six shuffles.
             let (a, b, c, d) = (fold(a), fold(b), fold(c), fold(d));
             // Lanes 0,1 hold the even and odd partial sums of each.
@@ -110,18 +95,13 @@ impl Simd for Avx2 {
             _mm_storeu_ps(out.as_mut_ptr(), _mm_add_ps(even, odd));
             out
         }
-    }
-    #[inline(always)]
-    unsafe fn exp2i(k: __m256) -> __m256 {
-        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127)))) }
-    }
-    #[inline(always)]
-    unsafe fn round(a: __m256) -> __m256 {
-        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-    }
-    #[inline(always)]
-    unsafe fn transpose(r: &mut [__m256; 8]) {
-        unsafe {
+        unsafe fn exp2i(k: __m256) -> __m256 {
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127))))
+        }
+        unsafe fn round(a: __m256) -> __m256 {
+            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
+        }
+        unsafe fn transpose(r: &mut [__m256; 8]) {
             // Pairs, then fours, inside the halves; then the halves change places.
             let mut a = *r;
             for i in 0..4 {
@@ -141,9 +121,8 @@ impl Simd for Avx2 {
                 r[i + 4] = _mm256_permute2f128_ps::<0x31>(b[i], b[i + 4]);
             }
         }
-    }
-    #[inline(always)]
-    unsafe fn count_not_less(a: __m256, b: __m256) -> u32 {
-        unsafe { (_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(a, b)) as u32).count_ones() }
+        unsafe fn count_not_less(a: __m256, b: __m256) -> u32 {
+            (_mm256_movemask_ps(_mm256_cmp_ps::<_CMP_NLT_UQ>(a, b)) as u32).count_ones()
+        }
     }
 }

@@ -5,6 +5,18 @@
 //! Every operation has the same order of additions at all levels; only fused multiply-add differs in rounding, so AVX-512 and AVX2
 //! give the same bits.
 
+/// Methods of a level. Each body may use the level's instructions and its pointers.
+macro_rules! by_contract {
+    ($($(#[$meta:meta])* unsafe fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block)*) => { $(
+        $(#[$meta])*
+        #[inline(always)]
+        unsafe fn $name($($arg: $ty),*) $(-> $ret)? {
+            // SAFETY: the caller's promise: pointers are valid for the lanes, and the processor has the level's instructions.
+            unsafe { $body }
+        }
+    )* };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -128,6 +140,7 @@ pub trait Simd: Vector {
     /// these (so e^-87.3, about 1e-38, is the least).
     #[inline(always)]
     unsafe fn exp(a: Self::V) -> Self::V {
+        // SAFETY: the caller's promise: the processor has the level's instructions.
         unsafe {
             let x = Self::min(Self::max(a, Self::splat(-87.3)), Self::splat(88.0));
             let k = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
@@ -149,6 +162,7 @@ pub trait Simd: Vector {
 /// `p` is valid for the lanes read.
 #[inline(always)]
 pub unsafe fn load<S: Vector, const TAIL: bool>(p: *const f32, n: usize) -> S::V {
+    // SAFETY: the caller's promise.
     unsafe { if TAIL { S::load_n(p, n) } else { S::load(p) } }
 }
 
@@ -158,6 +172,7 @@ pub unsafe fn load<S: Vector, const TAIL: bool>(p: *const f32, n: usize) -> S::V
 /// `p` is valid for the lanes written.
 #[inline(always)]
 pub unsafe fn store<S: Vector, const TAIL: bool>(p: *mut f32, v: S::V, n: usize) {
+    // SAFETY: the caller's promise.
     unsafe { if TAIL { S::store_n(p, v, n) } else { S::store(p, v) } }
 }
 
@@ -179,18 +194,23 @@ macro_rules! dispatch {
                 use $crate::backend::cpu::simd::{self, Level};
                 #[target_feature(enable = "avx512f,avx2,fma")]
                 unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    // SAFETY: the caller's promise; the instructions are this function's.
                     unsafe { $kernel::<simd::$best>($($arg),*) }
                 }
                 #[target_feature(enable = "avx2,fma")]
                 unsafe fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    // SAFETY: as above.
                     unsafe { $kernel::<simd::Avx2>($($arg),*) }
                 }
                 match Level::detect() {
+                    // SAFETY: the caller's promise; the processor was found to have the instructions.
                     Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
                     Level::Avx2 => return unsafe { avx2($($arg),*) },
                     Level::Portable => {}
                 }
             }
+            // SAFETY: the caller's promise; plain arrays need no instructions.
             unsafe { $kernel::<$crate::backend::cpu::simd::Portable>($($arg),*) }
         }
     };

@@ -25,16 +25,19 @@ impl Vector for Portable {
     }
     #[inline(always)]
     unsafe fn load(p: *const f32) -> Self::V {
+        // SAFETY: the caller's promise: `p` is valid for the lanes.
         unsafe { p.cast::<[f32; LANES]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn store(p: *mut f32, v: Self::V) {
+        // SAFETY: the caller's promise: `p` is valid for the lanes.
         unsafe { p.cast::<[f32; LANES]>().write_unaligned(v) }
     }
     #[inline(always)]
     unsafe fn load_n(p: *const f32, n: usize) -> Self::V {
         let mut out = [0f32; LANES];
         for (i, o) in out.iter_mut().enumerate().take(n) {
+            // SAFETY: the caller's promise: `p` is valid for the lanes.
             *o = unsafe { *p.add(i) };
         }
         out
@@ -42,6 +45,7 @@ impl Vector for Portable {
     #[inline(always)]
     unsafe fn store_n(p: *mut f32, v: Self::V, n: usize) {
         for (i, x) in v.iter().enumerate().take(n) {
+            // SAFETY: the caller's promise: `p` is valid for the lanes.
             unsafe { *p.add(i) = *x };
         }
     }
@@ -69,6 +73,7 @@ impl Vector for Portable {
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         let mut out = [0f32; LANES];
         for i in 0..LANES {
+            // SAFETY: plain arrays need no instructions.
             out[i] = unsafe { Self::fma1(a[i], b[i], c[i]) };
         }
         out
@@ -97,6 +102,7 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn sum4(a: Self::V, b: Self::V, c: Self::V, d: Self::V) -> [f32; 4] {
+        // SAFETY: plain arrays need no instructions.
         unsafe { [Self::sum(a), Self::sum(b), Self::sum(c), Self::sum(d)] }
     }
     #[inline(always)]

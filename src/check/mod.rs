@@ -210,6 +210,7 @@ fn run_part(
 
 /// What the crate's tables say of kernels, for whoever wants to hold it against their sources.
 pub fn declared_kernels() -> Vec<Signature> {
+    #[allow(unused_mut)] // without the feature `llm` there are no more
     let mut all = [crate::backend::cuda::kernels::KERNELS, crate::engine::cuda::resident::KERNELS, yardstick::KERNELS].concat();
     #[cfg(feature = "llm")]
     all.extend_from_slice(crate::llm::gpu::kernels::KERNELS);

@@ -2,7 +2,7 @@
 //!
 //! An [`Engine`] holds the global model, trains the clients of a round from it, adds their updates up in fixed point ([`fixed`]), takes
 //! the server's step and ranks users. What happens to updates on the way is the business of [`Rule`]s, what happens to sums that of a
-//! [`Reduce`](crate::cluster::Reduce); which clients, and what for, that of the federation above.
+//! [`Reduce`]; which clients, and what for, that of the federation above.
 
 mod check;
 mod chunk;

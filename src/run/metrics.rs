@@ -67,7 +67,7 @@ impl MetricsFile {
     /// Appends one line.
     pub fn append(&mut self, line: &Line) -> Result<()> {
         let text = serde_json::to_string(line).map_err(|e| Error::mismatch(&self.path, format!("cannot write a line: {e}")))?;
-        let text = with_sum(&text) + "\n";
+        let text = with_sum(text.strip_suffix('}').unwrap_or(&text)) + "\n";
         self.file.write_all(text.as_bytes()).map_err(Error::io(&self.path, "append to"))
     }
 
@@ -80,9 +80,8 @@ impl MetricsFile {
 /// Between an object and its checksum.
 const SUM: &str = ",\"crc32c\":\"";
 
-/// `object`, a JSON object, with its checksum as the last key: the CRC-32C, in hex, of the text before that key.
-fn with_sum(object: &str) -> String {
-    let open = object.strip_suffix('}').unwrap_or(object);
+/// A line from `open`, a JSON object without its last brace: the checksum becomes the last key, the CRC-32C of `open` in hex.
+fn with_sum(open: &str) -> String {
     format!("{open}{SUM}{:08x}\"}}", crc32c::crc32c(open.as_bytes()))
 }
 
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
 
     fn line(round: u64) -> String {
-        with_sum(&format!("{{\"round\":{round}}}")) + "\n"
+        with_sum(&format!("{{\"round\":{round},\"device\":{{\"kernels\":1}}")) + "\n"
     }
 
     #[test]

@@ -39,6 +39,13 @@ fn kinds() -> Vec<(&'static str, Settings)> {
     vec![
         ("sasrec", with(&|s| s.local.epochs = 2)),
         ("views", with(&|s| s.loss.contrast = Contrast::Decoupled)),
+        (
+            "views as targets, inputs and negatives",
+            with(&|s| {
+                s.loss.contrast = Contrast::Decoupled;
+                crate::rounds::every_view(s);
+            }),
+        ),
         ("dropout", with(&|s| (s.model.dropout, s.model.item_dropout) = (0.2, 0.1))),
         ("gru4rec", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::GRU4REC, 0.1))),
         ("bert4rec", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::BERT4REC, 0.2))),

@@ -27,6 +27,12 @@ pub fn settings() -> Settings {
     s
 }
 
+/// Terms that learn from views beside the contrast, all of them.
+pub fn every_view(s: &mut Settings) {
+    (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5);
+    (s.loss.future_targets, s.loss.paraphrase_inputs, s.loss.counterfactual_negatives) = (0.3, 0.2, 2);
+}
+
 fn kinds() -> Vec<(&'static str, Settings)> {
     let base = settings();
     let with = |f: &dyn Fn(&mut Settings)| {
@@ -62,6 +68,14 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
+        ("views as targets, inputs and negatives", with(&every_view)),
+        (
+            "views as targets, inputs and negatives, bce",
+            with(&|s| {
+                every_view(s);
+                s.loss.rec = RecLoss::Bce;
+            }),
+        ),
         ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
         (
             "momentum, cohort mean, by examples",

@@ -19,3 +19,4 @@ mod ptf_fsr;
 mod real;
 mod rules;
 mod validated;
+mod view_terms;

@@ -52,6 +52,7 @@ mirrored! {
         pair: u64,
         tiles_tokens: u64,
         tiles_outputs: u64,
+        share: u64,
     }
 }
 
@@ -211,6 +212,8 @@ impl HostChunk {
                     pair: w.put(step.pair.iter().copied()),
                     tiles_tokens: w.put(tile_list(&step.client_tokens)),
                     tiles_outputs: w.put(tile_list(&step.client_outs)),
+                    // 0 is the place of the first array: no shares.
+                    share: if step.share.is_empty() { 0 } else { w.put(step.share.iter().map(|share| share.to_bits())) },
                     ..p
                 };
             }
@@ -342,6 +345,9 @@ impl Packed {
             &mut p.tiles_outputs,
         ] {
             *at += base;
+        }
+        if p.share != 0 {
+            p.share += base;
         }
         p
     }

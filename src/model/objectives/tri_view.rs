@@ -60,7 +60,10 @@ impl Term for TriView {
             (None, Some(anchor)) => anchor,
             (None, None) => return,
         };
-        let outs: SmallVec<[u32; 8]> = views.iter().map(|view| out.summary(s, view)).collect();
+        // The paraphrase may be packed already, as an input of its own.
+        let paraphrase = s.views.map(|views| views.paraphrase.as_slice()).zip(out.paraphrase);
+        let packed = |view: &[u32]| paraphrase.filter(|(items, _)| std::ptr::eq(*items, view)).map(|(_, output)| output);
+        let outs: SmallVec<[u32; 8]> = views.iter().map(|view| packed(view).unwrap_or_else(|| out.summary(s, view))).collect();
         out.step.push_group(anchor, &outs[..positives], &outs[positives..]);
     }
 

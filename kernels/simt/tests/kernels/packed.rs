@@ -65,10 +65,11 @@ pub struct Packed {
     pub pair: *const i32,
     pub tiles_tokens: *const Tile,
     pub tiles_outputs: *const Tile,
+    pub share: *const f32,
 }
 
 // The counts fill 72 bytes, so no padding lies between them and the pointers on any 64-bit host.
-const _: () = assert!(std::mem::size_of::<Packed>() == 72 + 24 * 8);
+const _: () = assert!(std::mem::size_of::<Packed>() == 72 + 25 * 8);
 
 /// Which rows of an activation belong to whom.
 #[derive(Clone, Copy)]
@@ -192,6 +193,7 @@ impl PackedStep {
             pair: self.pair.as_ptr(),
             tiles_tokens: self.tiles_tokens.as_ptr(),
             tiles_outputs: self.tiles_outputs.as_ptr(),
+            share: std::ptr::null(),
         }
     }
 

@@ -174,6 +174,8 @@ pub struct LossSettings {
     pub tau: f32,
     /// Hidden state that stands for the history in the contrast and for `future_targets`.
     pub anchor: Anchor,
+    /// What stands for the history and for a view in the contrast.
+    pub pool: Pool,
     /// Use the future view.
     pub future: bool,
     /// Use the paraphrase view.
@@ -216,6 +218,7 @@ impl Default for LossSettings {
             lambda_rounds: 0,
             tau: 0.5,
             anchor: Anchor::History,
+            pool: Pool::Last,
             future: true,
             paraphrase: true,
             counterfactual: true,

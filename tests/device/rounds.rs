@@ -4,7 +4,7 @@ use crate::foreign;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
-    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resample, Resident, Residual,
+    Average, Backbone, ClientWeighting, Contrast, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resample, Resident, Residual,
     ServerOptimizer, Settings, UploadRows,
 };
 use lumos::data::Dataset;
@@ -69,6 +69,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("views as targets, inputs and negatives", with(&every_view)),
+        ("means of states", with(&|s| s.loss.pool = Pool::Mean)),
         (
             "views as targets, inputs and negatives, bce",
             with(&|s| {

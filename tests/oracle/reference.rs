@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use lumos::backend::{Mask, Step};
-use lumos::config::{Backbone, Contrast, LossSettings, ModelSettings, RecLoss, Residual};
+use lumos::config::{Backbone, Contrast, LossSettings, ModelSettings, Pool, RecLoss, Residual};
 
 /// Named weights; the item table is `items`.
 pub type Named = HashMap<String, Tensor>;
@@ -220,6 +220,15 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     (x * 0.5)? * (inside.tanh()? + 1.0)?
 }
 
+/// Of each output row the mean over the output rows of its sequence up to its own.
+fn means(h: &Tensor, step: &Step) -> Result<Tensor> {
+    let of = |q: usize| {
+        let seen: Vec<u32> = (0..=q as u32).filter(|&p| step.out_start[p as usize] == step.out_start[q]).collect();
+        h.index_select(&indices(&seen)?, 0)?.mean_keepdim(0)
+    };
+    Tensor::cat(&(0..step.outputs()).map(of).collect::<Result<Vec<_>>>()?, 0)
+}
+
 /// `L_rec + lambda L_tri`.
 pub fn objective(p: &Named, s: &ModelSettings, loss: &LossSettings, step: &Step, masks: Masks) -> Result<Tensor> {
     let h = encode(p, s, step, masks)?;
@@ -227,5 +236,6 @@ pub fn objective(p: &Named, s: &ModelSettings, loss: &LossSettings, step: &Step,
     if !step.example.is_empty() {
         total = (total + next_item(loss.rec, &h, &p["items"], step)?)?;
     }
-    total + (info_nce(loss.contrast, loss.tau, &h, step)? * f64::from(loss.lambda))?
+    let states = if loss.pool == Pool::Mean { means(&h, step)? } else { h };
+    total + (info_nce(loss.contrast, loss.tau, &states, step)? * f64::from(loss.lambda))?
 }

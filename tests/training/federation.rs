@@ -3,7 +3,7 @@
 use crate::foreign;
 use crate::ring::come_back;
 use lumos::config::{
-    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, FederationSettings, Group, LocalOptimizer, Mask, OnDivergence,
+    Anchor, Average, Backbone, ClientWeighting, Clients, Contrast, FederationSettings, Group, LocalOptimizer, Mask, OnDivergence, Pool,
     Positions, RecLoss, Resample, ServerOptimizer, Settings, UploadRows,
 };
 use lumos::data::{Dataset, Split, UserGroups};
@@ -76,6 +76,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),
         ("backbone and term of another crate", foreign::with_foreign(base.clone())),
         ("views as targets, inputs and negatives", with(&every_view)),
+        ("means of states", with(&|s| s.loss.pool = Pool::Mean)),
         (
             "views as targets, inputs and negatives, in groups",
             with(&|s| {

@@ -2,7 +2,7 @@
 
 use crate::ring::world;
 use lumos::backend::Step;
-use lumos::config::{Anchor, Backbone, Contrast, GeneratorKind, RecLoss, Resample, Settings, UploadRows};
+use lumos::config::{Anchor, Backbone, Contrast, GeneratorKind, Pool, RecLoss, Resample, Settings, UploadRows};
 use lumos::data::Dataset;
 use lumos::engine::Packer;
 use lumos::settings::validate;
@@ -221,4 +221,23 @@ fn what_cannot_be_meant_is_refused() {
     refused(&|s| s.loss.counterfactual_negatives = 6, &["loss.counterfactual_negatives", "loss.negatives = 5"]);
     refused(&|s| (s.loss.counterfactual_negatives, s.loss.rec) = (1, RecLoss::Softmax), &["counterfactual_negatives", "softmax"]);
     refused(&|s| (s.loss.counterfactual_negatives, s.views.generator) = (1, GeneratorKind::NONE), &["views.generator", "counterfactual"]);
+}
+
+#[test]
+fn means_of_states_make_every_item_of_a_view_an_output() {
+    let world = worlds();
+    for (pool, paraphrase_inputs) in [(Pool::Last, 0.0), (Pool::Mean, 0.0), (Pool::Mean, 0.2)] {
+        let mut s = settings();
+        (s.loss.contrast, s.loss.pool, s.loss.paraphrase_inputs) = (Contrast::Decoupled, pool, paraphrase_inputs);
+        for user in 0..24 {
+            let (_, step) = examples(&s, &world, user);
+            let last = |q: u32| step.bounds.contains(&(step.out_token[q as usize] + 1));
+            assert!(step.group.iter().all(|&q| last(q)), "an item at the end stands for its sequence");
+            assert_eq!(step.outputs() == step.tokens(), pool == Pool::Mean);
+        }
+    }
+    let mut s = settings();
+    (s.loss.contrast, s.loss.pool, s.model.backbone) = (Contrast::Decoupled, Pool::Mean, Backbone::BERT4REC);
+    let message = validate(&s).unwrap_err().to_string();
+    assert!(message.contains("loss.pool") && message.contains("last"), "{message}");
 }

@@ -304,6 +304,13 @@ impl<'a> Out<'a> {
         step.push_output(last)
     }
 
+    /// The same with the hidden state of every item an output. `sequence` belongs to a backbone that reads forwards.
+    pub fn states(&mut self, sequence: &Sequence, items: &[u32]) -> u32 {
+        let items = sequence.clip(items);
+        let first = self.sequence(sequence, items, false);
+        (first..first + items.len() as u32).fold(0, |_, token| self.output(token))
+    }
+
     /// Appends an example at `output`: the positive `item`, then its negatives, which are drawn for `epoch` and `position`.
     ///
     /// # Panics

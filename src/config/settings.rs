@@ -168,7 +168,7 @@ pub struct LossSettings {
     pub contrast: Contrast,
     /// Weight lambda of the contrastive term.
     pub lambda: f32,
-    /// Rounds over which lambda falls linearly to 0, after which no view is trained on; 0: it stays.
+    /// Rounds over which lambda falls linearly to 0, after which the history is contrasted with no view; 0: it stays.
     pub lambda_rounds: u32,
     /// Temperature tau.
     pub tau: f32,
@@ -182,7 +182,8 @@ pub struct LossSettings {
     pub paraphrase: bool,
     /// Use the counterfactual views.
     pub counterfactual: bool,
-    /// Weight of the next-item loss of the future view's items at the state that `anchor` names, beside the mean over the training positions; 0: off.
+    /// Weight of the next-item loss of the future view's items at the state that `anchor` names, beside the mean over the training
+    /// positions; 0: off.
     pub future_targets: f32,
     /// Weight of the next-item loss of the paraphrase with the history's next items as targets; 0: off.
     pub paraphrase_inputs: f32,

@@ -3,10 +3,10 @@
 #include "scatter.cuh"
 
 // Next-item losses of all examples and their gradient by the hidden states: BCE, gBCE (the positive's term times the step's
-// gbce_beta) and the softmax over the candidates, each example weighing 1 / (examples of its client).
+// gbce_beta) and the softmax over the candidates, each example weighing its share, where the step has none 1 / (examples of its client).
 //
 // h, dh [Q, d] (dh is added to), rows [R, d], coef [E, width] (out: derivatives by the logits, times the weight), loss [E]
-// (out: without the weight), all f32, apart in memory; `kind` is a NextItemKind. One warp an example; examples of one output must be
+// (out: without the weight, or times weight and examples of the client where the step has shares), all f32, apart in memory; `kind` is a NextItemKind. One warp an example; examples of one output must be
 // neighbours: the warp of the first then does all of them in order.
 // Grid: ceil(E / 4) blocks of 128, or fewer (they go round); shared memory: none. Bit-reproducible.
 // Bytes: E d (12 + 8 width) + 12 E width; operations: 4 E width d.
@@ -22,14 +22,13 @@ extern "C" __global__ void __launch_bounds__(128, 8)
         if (e > first && step->example[e - 1] == q) {
             continue;
         }
-        const float share = 1.0f / static_cast<float>(last - first);
         for (int i = e; i < last && step->example[i] == q; i++) {
             const int* cands = step->cands + static_cast<long long>(i) * width;
             float* own = coef + static_cast<long long>(i) * width;
             next_item_logits(cands, width, 0, h + static_cast<long long>(q) * d, rows, own, d);
-            const float value = next_item_derivatives(kind, step->gbce_beta, share, width, own);
+            const float value = next_item_derivatives(kind, step->gbce_beta, example_share(step, i, last - first), width, own);
             if (lane == 0) {
-                loss[i] = value;
+                loss[i] = example_loss(step, i, last - first, value);
             }
             next_item_hidden(cands, width, 0, own, rows, dh + static_cast<long long>(q) * d, d);
         }

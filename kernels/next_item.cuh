@@ -10,6 +10,16 @@ enum NextItemKind : int {
     LOSS_GBCE = 2,
 };
 
+// What the loss of example `i` is multiplied by, an example of a client with `examples` of them.
+__device__ __forceinline__ float example_share(const Packed* step, int i, int examples) {
+    return step->share != nullptr ? step->share[i] : 1.0f / static_cast<float>(examples);
+}
+
+// The loss of example `i` as it is averaged over the client's examples: with shares the mean is the sum of shares times losses.
+__device__ __forceinline__ float example_loss(const Packed* step, int i, int examples, float loss) {
+    return step->share != nullptr ? loss * (step->share[i] * static_cast<float>(examples)) : loss;
+}
+
 // ln(1 + e^x) without overflow.
 __device__ __forceinline__ float loss_softplus(float x) {
     return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));

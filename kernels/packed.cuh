@@ -83,6 +83,9 @@ struct Packed {
     // Tiles over tokens and over outputs.
     const Tile* tiles_tokens;
     const Tile* tiles_outputs;
+
+    // What the loss of each example is multiplied by [E]; null: 1 / examples of its client.
+    const float* share;
 };
 EXPORT_STRUCT(Packed)
 

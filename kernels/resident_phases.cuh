@@ -198,7 +198,6 @@ __device__ __noinline__ void next_items(const Visit& visit) {
     const Job& job = visit.job;
     const Packed* step = visit.at.step;
     const int width = step->width, d = job.dim, end = visit.at.example + visit.at.examples;
-    const float share = 1.0f / static_cast<float>(visit.at.examples);
     for (int e = visit.at.example + warp_index(); e < end; e += warp_count()) {
         const int q = step->example[e];
         // The warp of an output's first example does all of them.
@@ -210,9 +209,9 @@ __device__ __noinline__ void next_items(const Visit& visit) {
             const int* cands = step->cands + static_cast<long long>(i) * width;
             float* coef = visit.slot + job.at_coef + (i - visit.at.example) * width;
             next_item_logits(cands, width, visit.at.row, visit.tail(HIDDEN) + own, visit.at.items, coef, d);
-            const float value = next_item_derivatives(job.rec, step->gbce_beta, share, width, coef);
+            const float value = next_item_derivatives(job.rec, step->gbce_beta, example_share(step, i, visit.at.examples), width, coef);
             if (lane_index() == 0) {
-                visit.slot[job.at_loss + i - visit.at.example] = value;
+                visit.slot[job.at_loss + i - visit.at.example] = example_loss(step, i, visit.at.examples, value);
             }
             next_item_hidden(cands, width, visit.at.row, coef, visit.at.items, visit.tail(D_HIDDEN) + own, d);
         }

@@ -22,6 +22,8 @@ pub struct Step {
     pub example: Vec<u32>,
     /// Candidate rows `[E, width]`, the positive first; for the full softmax only the positive.
     pub cands: Vec<u32>,
+    /// What the loss of each example is multiplied by `[E]`; empty: 1 / examples of its client. Positive.
+    pub share: Vec<f32>,
     /// Labels of the candidates in `[0, 1]` `[E, width]`; empty: 1 for the positive, 0 for the others. The CPU alone reads them.
     pub labels: Vec<f32>,
     /// Gradients of hidden states from outside the step `[Q, d]`, added to its own; empty: none. The CPU alone reads them.
@@ -44,6 +46,10 @@ pub struct Step {
     pub client_outs: Vec<u32>,
     /// Example bounds of clients `[C + 1]`.
     pub client_examples: Vec<u32>,
+    /// Bounds of clients `[C + 1]` in examples with a weight of their own (see [`Step::push_weighted`]).
+    pub client_weighted: Vec<u32>,
+    /// Examples with a weight of their own.
+    pub weighted: u32,
     /// Group bounds of clients `[C + 1]`.
     pub client_groups: Vec<u32>,
     /// Pair bounds of clients `[C + 1]`.
@@ -80,12 +86,15 @@ impl Step {
             &mut self.client_tokens,
             &mut self.client_outs,
             &mut self.client_examples,
+            &mut self.client_weighted,
             &mut self.client_groups,
             &mut self.client_pairs,
         ] {
             v.clear();
             v.push(0);
         }
+        self.share.clear();
+        self.weighted = 0;
         self.labels.clear();
         self.pull.clear();
         self.longest = 0;
@@ -136,20 +145,54 @@ impl Step {
         self.positives.push(positives.len() as u32);
     }
 
+    /// Appends an example at `output`, its candidates without. Its loss counts as one of the client's training positions.
+    pub fn push_example(&mut self, output: u32) {
+        self.example.push(output);
+        if !self.share.is_empty() {
+            self.share.push(1.0);
+        }
+    }
+
+    /// The same for an example that is no training position: its loss counts as `weight` of them, beside those that there are.
+    pub fn push_weighted(&mut self, output: u32, weight: f32) {
+        self.write_shares();
+        // Those of the current client are weights until it ends.
+        self.share.resize(self.example.len(), 1.0);
+        self.example.push(output);
+        self.share.push(weight);
+        self.weighted += 1;
+    }
+
+    /// Turns the weights of the current client's examples, from example `first` on, into shares.
+    fn end_shares(&mut self, first: usize) {
+        if self.share.is_empty() {
+            return;
+        }
+        let before = self.client_weighted.last().map_or(0, |&end| end);
+        let positions = self.example.len() - first - (self.weighted - before) as usize;
+        self.share[first..].iter_mut().for_each(|weight| *weight /= positions.max(1) as f32);
+    }
+
     /// Ends the current client: its examples are sorted by their outputs, which kernels rely on.
     pub fn end_client(&mut self) {
         let first = self.client_examples.last().map_or(0, |&end| end as usize);
+        self.end_shares(first);
         if !self.example[first..].is_sorted() {
             let mut order: Vec<usize> = (first..self.example.len()).collect();
             order.sort_by_key(|&e| self.example[e]);
             let cands: Vec<u32> = order.iter().flat_map(|&e| &self.cands[e * self.width..(e + 1) * self.width]).copied().collect();
             self.cands[first * self.width..].copy_from_slice(&cands);
+            if !self.share.is_empty() {
+                let share: Vec<f32> = order.iter().map(|&e| self.share[e]).collect();
+                self.share[first..].copy_from_slice(&share);
+            }
             // Equal outputs keep the order in which they were packed.
             self.example[first..].sort_unstable();
         }
         self.client_tokens.push(self.row.len() as u32);
         self.client_outs.push(self.out_token.len() as u32);
         self.client_examples.push(self.example.len() as u32);
+        self.client_weighted.push(self.weighted);
         self.client_groups.push(self.positives.len() as u32);
         self.client_pairs.push(self.pair.len() as u32 / 2);
     }
@@ -161,6 +204,10 @@ impl Step {
         self.longest = self.longest.max(other.longest);
         let (tokens, outs, examples) = (self.tokens() as u32, self.outputs() as u32, self.example.len() as u32);
         let (members, groups, pairs) = (self.group.len() as u32, self.positives.len() as u32, self.pair.len() as u32 / 2);
+        if !(self.share.is_empty() && other.share.is_empty()) {
+            self.write_shares();
+            self.share.extend(other.shares());
+        }
         let shifted = |to: &mut Vec<u32>, from: &[u32], by: u32| to.extend(from.iter().map(|x| x + by));
         shifted(&mut self.row, &other.row, first_row);
         self.position.extend_from_slice(&other.position);
@@ -177,9 +224,29 @@ impl Step {
         shifted(&mut self.client_tokens, &other.client_tokens[1..], tokens);
         shifted(&mut self.client_outs, &other.client_outs[1..], outs);
         shifted(&mut self.client_examples, &other.client_examples[1..], examples);
+        shifted(&mut self.client_weighted, &other.client_weighted[1..], self.weighted);
+        self.weighted += other.weighted;
         shifted(&mut self.client_groups, &other.client_groups[1..], groups);
         shifted(&mut self.pair, &other.pair, outs);
         shifted(&mut self.client_pairs, &other.client_pairs[1..], pairs);
+    }
+
+    /// What the loss of each example is multiplied by `[E]`, of clients that have ended.
+    pub fn shares(&self) -> impl Iterator<Item = f32> + '_ {
+        let equal = self.client_examples.windows(2).flat_map(|b| std::iter::repeat_n(1.0 / (b[1] - b[0]) as f32, (b[1] - b[0]) as usize));
+        let (own, equal) = if self.share.is_empty() { (&[][..], Some(equal)) } else { (&self.share[..], None) };
+        own.iter().copied().chain(equal.into_iter().flatten())
+    }
+
+    fn write_shares(&mut self) {
+        if self.share.is_empty() {
+            self.share = self.shares().collect();
+        }
+    }
+
+    /// Examples that are training positions: all but those with a weight of their own.
+    pub fn training_positions(&self) -> usize {
+        self.example.len() - self.weighted as usize
     }
 
     /// Packed tokens `T`.

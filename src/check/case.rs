@@ -155,8 +155,15 @@ pub fn odd() -> Vec<Case> {
         build(1, &Plan { name: "few clients", clients: &few, width: 3, align: 0, dims: (12, 2), spare: 1 }),
         build(2, &Plan { name: "long sequences", clients: &long, width: 2, align: 0, dims: (65, 5), spare: 2 }),
         build(3, &Plan { name: "one token", clients: &one, width: 1, align: 0, dims: (1, 1), spare: 0 }),
-        build(4, &Plan { name: "many histories", clients: &crowd, width: 35, align: 20, dims: (36, 3), spare: 3 }),
+        weighted(build(4, &Plan { name: "many histories", clients: &crowd, width: 35, align: 20, dims: (36, 3), spare: 3 })),
     ]
+}
+
+/// The same case with shares of the examples that differ.
+fn weighted(mut case: Case) -> Case {
+    let step = &mut case.chunk.steps[0];
+    step.share = step.shares().zip([1.0, 0.1, 2.5].into_iter().cycle()).map(|(share, weight)| share * weight).collect();
+    case
 }
 
 /// A client whose softmax runs over a table of many rows, most of which are never a target.

@@ -99,7 +99,8 @@ choice! {
 choice! {
     /// Which hidden state stands for the history in the contrast (ours; the paper is silent).
     Anchor {
-        /// The whole training sequence is encoded, its last item included.
+        /// The whole training sequence is encoded, its last item included. No next item is known there: with `model.positions = "last"` the
+        /// position of all recommendations is then trained by the contrast alone.
         History = "history",
         /// Only the inputs of next-item training: all but the last item.
         Input = "input",

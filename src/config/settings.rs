@@ -89,18 +89,27 @@ pub struct LossSettings {
     pub contrast: Contrast,
     /// Weight lambda of the contrastive term.
     pub lambda: f32,
-    /// Rounds over which lambda falls linearly to 0, after which no view is trained on; 0: it stays.
+    /// Rounds over which lambda falls linearly to 0, after which the history is contrasted with no view; 0: it stays.
     pub lambda_rounds: u32,
     /// Temperature tau.
     pub tau: f32,
-    /// Hidden state that stands for the history.
+    /// Hidden state that stands for the history in the contrast and for `future_targets`.
     pub anchor: Anchor,
+    /// What stands for the history and for a view in the contrast.
+    pub pool: Pool,
     /// Use the future view.
     pub future: bool,
     /// Use the paraphrase view.
     pub paraphrase: bool,
     /// Use the counterfactual views.
     pub counterfactual: bool,
+    /// Weight of the next-item loss of the future view's items at the state that `anchor` names, beside the mean over the training
+    /// positions; 0: off.
+    pub future_targets: f32,
+    /// Weight of the next-item loss of the paraphrase with the history's next items as targets; 0: off.
+    pub paraphrase_inputs: f32,
+    /// Sampled negatives of a position that are drawn from the counterfactual views instead of the catalogue; 0: off.
+    pub counterfactual_negatives: u32,
     /// Terms of other crates, by name with options; see [`crate::model::objectives::register`].
     pub terms: Vec<String>,
     /// See [`MaskedSettings`].
@@ -131,9 +140,13 @@ impl Default for LossSettings {
             lambda_rounds: 0,
             tau: 0.5,
             anchor: Anchor::History,
+            pool: Pool::Last,
             future: true,
             paraphrase: true,
             counterfactual: true,
+            future_targets: 0.0,
+            paraphrase_inputs: 0.0,
+            counterfactual_negatives: 0,
             terms: Vec::new(),
             masked: MaskedSettings::default(),
             in_batch: InBatchSettings::default(),

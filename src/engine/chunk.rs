@@ -39,7 +39,7 @@ impl Chunk {
 
     /// A micro-batch of a mini-batch of the participant `client`: one step whose item rows are those of `items`, none of them uploaded from here.
     pub fn micro_batch(step: Step, client: u32, items: Vec<u32>) -> Chunk {
-        let plan = VisitPlan { steps: 1, rows: items.len() as u32, examples: step.example.len() as u32 };
+        let plan = VisitPlan { steps: 1, rows: items.len() as u32, examples: step.training_positions() as u32 };
         Chunk {
             clients: vec![client],
             plans: vec![plan],

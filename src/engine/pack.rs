@@ -55,7 +55,7 @@ impl Source {
             round: self.round,
             train: self.data.train(user as usize),
             contrast,
-            views: if contrast { self.views.get(user as usize) } else { None },
+            views: self.views.get(user as usize),
             items: self.data.item_count(),
             asked: self.special.1,
             mask: self.special.2,

@@ -2,7 +2,7 @@
 
 use crate::rounds::{MEMORY, distance, on_cpu, on_device, settings};
 use crate::simt::{Simt, device};
-use lumos::config::{Backbone, Clients, Contrast, LocalOptimizer, Positions, RecLoss, Settings, Similarity};
+use lumos::config::{Backbone, Clients, Contrast, LocalOptimizer, Pool, Positions, RecLoss, Settings, Similarity};
 use lumos::data::{Dataset, UserGroups};
 use lumos::device::Geometry;
 use lumos::engine::TensorData;
@@ -39,6 +39,14 @@ fn kinds() -> Vec<(&'static str, Settings)> {
     vec![
         ("sasrec", with(&|s| s.local.epochs = 2)),
         ("views", with(&|s| s.loss.contrast = Contrast::Decoupled)),
+        (
+            "views as targets, inputs and negatives",
+            with(&|s| {
+                s.loss.contrast = Contrast::Decoupled;
+                crate::rounds::every_view(s);
+            }),
+        ),
+        ("views, means of states", with(&|s| (s.loss.contrast, s.loss.pool) = (Contrast::Decoupled, Pool::Mean))),
         ("dropout", with(&|s| (s.model.dropout, s.model.item_dropout) = (0.2, 0.1))),
         ("gru4rec", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::GRU4REC, 0.1))),
         ("bert4rec", with(&|s| (s.model.backbone, s.model.dropout) = (Backbone::BERT4REC, 0.2))),

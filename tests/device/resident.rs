@@ -83,6 +83,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         }),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 35))),
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
+        ("views as targets, inputs and negatives", with(&crate::rounds::every_view)),
         ("every touched row", with(&|s| s.federation.upload_rows = UploadRows::Touched)),
     ]
 }

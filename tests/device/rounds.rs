@@ -5,8 +5,8 @@ use crate::resident::h100;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
-    Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resample, Resident, Residual,
-    ServerOptimizer, Settings, UploadRows,
+    Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resample, Resident,
+    Residual, ServerOptimizer, Settings, UploadRows,
 };
 use lumos::data::Dataset;
 use lumos::engine::cpu::CpuEngine;
@@ -28,6 +28,12 @@ pub fn settings() -> Settings {
     // Resident clients have tests of their own.
     s.gpu.resident = Resident::Off;
     s
+}
+
+/// Terms that learn from views beside the contrast, all of them.
+pub fn every_view(s: &mut Settings) {
+    (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5);
+    (s.loss.future_targets, s.loss.paraphrase_inputs, s.loss.counterfactual_negatives) = (0.3, 0.2, 2);
 }
 
 fn kinds() -> Vec<(&'static str, Settings)> {
@@ -65,6 +71,15 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
+        ("views as targets, inputs and negatives", with(&every_view)),
+        ("means of states", with(&|s| s.loss.pool = Pool::Mean)),
+        (
+            "views as targets, inputs and negatives, bce",
+            with(&|s| {
+                every_view(s);
+                s.loss.rec = RecLoss::Bce;
+            }),
+        ),
         ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
         (
             "fedyogi, a rate that falls",

@@ -164,6 +164,8 @@ pub struct ClientShape {
     pub counterfactuals: usize,
     /// Negatives an example; duplicates are likely where rows are few.
     pub negatives: usize,
+    /// Whether every item of a view is an output, not its last alone.
+    pub states: bool,
     /// Next-item loss.
     pub rec: RecLoss,
 }
@@ -189,7 +191,8 @@ pub fn client_step(stream: &mut Stream, shape: &ClientShape) -> Step {
         for view in 0..shape.positives + shape.counterfactuals {
             let m = if view == 0 { n + 3 } else { n };
             let first = step.push_sequence((0..m).map(|_| draw(stream)));
-            members.push(step.push_output(first + m as u32 - 1));
+            let from = if shape.states { 0 } else { m as u32 - 1 };
+            members.push((from..m as u32).fold(0, |_, i| step.push_output(first + i)));
         }
         step.push_group(anchor, &members[..shape.positives], &members[shape.positives..]);
     }

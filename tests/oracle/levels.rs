@@ -40,6 +40,7 @@ fn gradients(dims: &[u32]) -> Vec<f32> {
                 positives: 2,
                 counterfactuals: 1,
                 negatives: 3,
+                states: false,
                 rec: RecLoss::SampledSoftmax,
             };
             let step = client_step(&mut s, &shape);

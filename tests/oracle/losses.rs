@@ -12,6 +12,22 @@ fn flat(t: &Tensor) -> candle_core::Result<Tensor> {
 }
 
 fn next_item_case(case: u64, rec: RecLoss, d: usize, outputs: usize, examples: usize, negatives: usize, rows: usize, spread: f32) {
+    weighted_case(case, rec, d, outputs, examples, &[], negatives, rows, spread);
+}
+
+/// Every `weights.len()` examples one that is no training position, with a weight of its own.
+#[allow(clippy::too_many_arguments)]
+fn weighted_case(
+    case: u64,
+    rec: RecLoss,
+    d: usize,
+    outputs: usize,
+    examples: usize,
+    weights: &[f32],
+    negatives: usize,
+    rows: usize,
+    spread: f32,
+) {
     let mut s = stream(case);
     let mut step = pack(&mut s, &vec![1; outputs], rows, Outs::Nothing);
     for t in 0..outputs as u32 {
@@ -19,10 +35,21 @@ fn next_item_case(case: u64, rec: RecLoss, d: usize, outputs: usize, examples: u
     }
     step.width = if rec == RecLoss::Softmax { 1 } else { 1 + negatives };
     step.gbce_beta = if rec == RecLoss::Gbce { 0.21 } else { 1.0 };
-    for _ in 0..examples {
+    step.end_client();
+    for e in 0..examples {
         // Several examples may share a hidden row, and candidates repeat.
-        step.example.push(s.below(outputs as u64) as u32);
+        let output = s.below(outputs as u64) as u32;
+        match weights.get(e % 5) {
+            Some(&weight) => step.push_weighted(output, weight),
+            None => step.push_example(output),
+        }
         step.cands.extend((0..step.width).map(|_| s.below(rows as u64) as u32));
+    }
+    step.end_client();
+    if !weights.is_empty() {
+        let own = (0..examples).filter(|e| e % 5 < weights.len()).count();
+        let ordinary = step.share.iter().filter(|&&share| share == 1.0 / (examples - own).max(1) as f32).count();
+        assert_eq!((step.weighted as usize, ordinary), (own, examples - own));
     }
     let h = Input::normal(&mut s, spread, &[outputs, d]);
     let items = Input::normal(&mut s, 1.0, &[rows, d]);
@@ -31,7 +58,7 @@ fn next_item_case(case: u64, rec: RecLoss, d: usize, outputs: usize, examples: u
     let ha = load(&mut w, RowKind::Outputs, d, &h.values);
     let dh = load(&mut w, RowKind::Outputs, d, &base);
     w.next_item_loss(&LossSettings { rec, ..LossSettings::default() }, ha, dh);
-    let what = format!("{} d {d} outputs {outputs} examples {examples} negatives {negatives} rows {rows}", rec.name());
+    let what = format!("{} d {d} outputs {outputs} examples {examples} weights {weights:?} negatives {negatives} rows {rows}", rec.name());
     let up = [&[1.0], base.as_slice()].concat();
     let f = |t: &[Tensor]| Tensor::cat(&[&flat(&next_item(rec, &t[0], &t[1], &step)?)?, &flat(&t[0])?], 0);
     let (exact, single) = both(&[h, items], &up, &f);
@@ -63,6 +90,19 @@ fn next_item_losses() {
         }
         // More negatives than there are rows, and more examples than a chunk of the full softmax.
         next_item_case(8900 + k as u64, rec, 17, 40, 41, 256, 300, 1.0);
+    }
+}
+
+/// Examples beside the training positions, each with a weight, some of them alone.
+#[test]
+fn weighted_examples() {
+    for (k, &rec) in KINDS[..3].iter().enumerate() {
+        for (i, &d) in widths().iter().enumerate() {
+            let case = 8400 + (100 * k + 10 * i) as u64;
+            weighted_case(case, rec, d, 1, 1, &[0.3], 1, 2, 1.0);
+            weighted_case(case + 1, rec, d, 5, 13, &[0.1, 2.5], 3, 4, 1.0);
+            weighted_case(case + 2, rec, d, 31, 29, &[0.02], 8, 53, 0.3);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use candle_core::{Result, Tensor};
 use lumos::backend::cpu::{Worker, WorkerShape};
 use lumos::backend::{Backend, RowKind, Step};
 use lumos::base::rng::{Purpose, Stream};
-use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, RecLoss, Residual};
+use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, Pool, RecLoss, Residual};
 use lumos::model::{Model, ModelSpec};
 
 use crate::check::{ClientShape, Input, Outs, accept, client_step, evaluate, normal, pack, poison, stream};
@@ -171,6 +171,7 @@ fn clients(i: usize, rec: RecLoss) -> ClientShape {
         positives: 1 + (i % 5 != 3) as usize,
         counterfactuals: i % 4,
         negatives: [1, 4, 7][(i / 2) % 3],
+        states: false,
         rec,
     }
 }
@@ -231,6 +232,18 @@ fn gru4rec_gradients() {
     }
 }
 
+/// The contrast of means, over steps in which every item of a view is an output.
+#[test]
+fn gradients_of_means() {
+    for (i, backbone) in [Backbone::SASREC, Backbone::GRU4REC].into_iter().enumerate() {
+        for j in 0..4 {
+            let loss = LossSettings { pool: Pool::Mean, ..losses(3 * i + j) };
+            let shape = ClientShape { states: true, ..clients(i + j, loss.rec) };
+            check(600 + 10 * i as u64 + j as u64, &model(backbone, [5, 8, 17, 64][j], 1 + j as u32 % 2, 1, 0, 0.0), &loss, &shape);
+        }
+    }
+}
+
 /// 250 histories with three views each: a thousand sequences in one step.
 #[test]
 fn a_thousand_sequences() {
@@ -241,6 +254,7 @@ fn a_thousand_sequences() {
             positives: 2,
             counterfactuals: 1,
             negatives: 2,
+            states: false,
             rec: RecLoss::Bce,
         };
         check(case, &model(backbone, 5, 1, 1, 3, 0.0), &losses(4), &shape);

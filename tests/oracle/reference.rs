@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 use lumos::backend::{Mask, Step};
-use lumos::config::{Backbone, Contrast, LossSettings, ModelSettings, RecLoss, Residual};
+use lumos::config::{Backbone, Contrast, LossSettings, ModelSettings, Pool, RecLoss, Residual};
 
 /// Named weights; the item table is `items`.
 pub type Named = HashMap<String, Tensor>;
@@ -91,30 +91,33 @@ fn softplus(x: &Tensor) -> Result<Tensor> {
     x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 
-/// Mean next-item loss over the step's examples.
+/// Next-item losses of the step's examples, each times its share; without shares their mean.
 pub fn next_item(kind: RecLoss, h: &Tensor, items: &Tensor, step: &Step) -> Result<Tensor> {
     let (count, d) = (step.example.len(), h.dim(1)?);
     let hidden = h.index_select(&indices(&step.example)?, 0)?;
-    let total = if kind == RecLoss::Softmax {
+    let each = if kind == RecLoss::Softmax {
         let logits = hidden.matmul(&items.t()?.contiguous()?)?;
         let target = indices(&step.cands)?.unsqueeze(1)?;
-        (logits.log_sum_exp(1)? - logits.gather(&target, 1)?.squeeze(1)?)?.sum_all()?
+        (logits.log_sum_exp(1)? - logits.gather(&target, 1)?.squeeze(1)?)?
     } else {
         let cands = items.index_select(&indices(&step.cands)?, 0)?.reshape((count, step.width, d))?;
         let scores = cands.broadcast_mul(&hidden.unsqueeze(1)?)?.sum(2)?;
         let positive = scores.narrow(1, 0, 1)?;
         if kind == RecLoss::SampledSoftmax {
-            (scores.log_sum_exp(1)? - positive.squeeze(1)?)?.sum_all()?
+            (scores.log_sum_exp(1)? - positive.squeeze(1)?)?
         } else {
             let power = if kind == RecLoss::Gbce { f64::from(step.gbce_beta) } else { 1.0 };
-            let first = (softplus(&positive.neg()?)?.sum_all()? * power)?;
+            let first = (softplus(&positive.neg()?)?.squeeze(1)? * power)?;
             match step.width {
                 1 => first,
-                w => (first + softplus(&scores.narrow(1, 1, w - 1)?)?.sum_all()?)?,
+                w => (first + softplus(&scores.narrow(1, 1, w - 1)?)?.sum(1)?)?,
             }
         }
     };
-    total / count as f64
+    if step.share.is_empty() {
+        return each.sum_all()? / count as f64;
+    }
+    (each * Tensor::from_slice(&step.share, count, &Device::Cpu)?.to_dtype(h.dtype())?)?.sum_all()
 }
 
 fn norm(x: &Tensor) -> Result<Tensor> {
@@ -217,6 +220,15 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     (x * 0.5)? * (inside.tanh()? + 1.0)?
 }
 
+/// Of each output row the mean over the output rows of its sequence up to its own.
+fn means(h: &Tensor, step: &Step) -> Result<Tensor> {
+    let of = |q: usize| {
+        let seen: Vec<u32> = (0..=q as u32).filter(|&p| step.out_start[p as usize] == step.out_start[q]).collect();
+        h.index_select(&indices(&seen)?, 0)?.mean_keepdim(0)
+    };
+    Tensor::cat(&(0..step.outputs()).map(of).collect::<Result<Vec<_>>>()?, 0)
+}
+
 /// `L_rec + lambda L_tri`.
 pub fn objective(p: &Named, s: &ModelSettings, loss: &LossSettings, step: &Step, masks: Masks) -> Result<Tensor> {
     let h = encode(p, s, step, masks)?;
@@ -224,5 +236,6 @@ pub fn objective(p: &Named, s: &ModelSettings, loss: &LossSettings, step: &Step,
     if !step.example.is_empty() {
         total = (total + next_item(loss.rec, &h, &p["items"], step)?)?;
     }
-    total + (info_nce(loss.contrast, loss.tau, &h, step)? * f64::from(loss.lambda))?
+    let states = if loss.pool == Pool::Mean { means(&h, step)? } else { h };
+    total + (info_nce(loss.contrast, loss.tau, &states, step)? * f64::from(loss.lambda))?
 }

@@ -36,6 +36,7 @@ impl Visit {
                     positives: 2,
                     counterfactuals: 1 + i % 2,
                     negatives: 2,
+                    states: false,
                     rec,
                 };
                 client_step(&mut s, &shape)

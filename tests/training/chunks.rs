@@ -18,6 +18,9 @@ fn settings(kind: u32) -> Settings {
         3 => s.loss.rec = RecLoss::Softmax,
         4 => s.model.backbone = Backbone::BERT4REC,
         5 => (s.loss.in_batch.weight, s.federation.clients) = (0.1, Clients::One),
+        6 => {
+            (s.loss.future_targets, s.loss.paraphrase_inputs, s.loss.counterfactual_negatives) = (0.3, 0.2, 1);
+        }
         _ => s.federation.upload_rows = UploadRows::Touched,
     }
     s
@@ -42,6 +45,7 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
         out_token: less(&step.out_token[outs.clone()], t0),
         out_start: less(&step.out_start[outs.clone()], t0),
         example: less(&step.example[examples.clone()], q0),
+        share: step.share.get(examples.clone()).unwrap_or_default().to_vec(),
         cands: less(&step.cands[examples.start * step.width..examples.end * step.width], first_row),
         width: step.width,
         gbce_beta: step.gbce_beta,
@@ -51,6 +55,8 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
         client_tokens: vec![0, tokens.len() as u32],
         client_outs: vec![0, outs.len() as u32],
         client_examples: vec![0, examples.len() as u32],
+        client_weighted: vec![0, span(&step.client_weighted).len() as u32],
+        weighted: span(&step.client_weighted).len() as u32,
         client_groups: vec![0, groups.len() as u32],
         pair: less(&step.pair[2 * pairs.start..2 * pairs.end], q0),
         client_pairs: vec![0, pairs.len() as u32],
@@ -66,7 +72,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(36))]
     #[test]
     fn a_client_packs_the_same_alone_and_among_others(
-        kind in 0u32..7,
+        kind in 0u32..8,
         clients in prop::collection::vec(0u32..40, 1..12),
         cut in 0usize..12,
         several in any::<bool>(),

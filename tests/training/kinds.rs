@@ -35,6 +35,12 @@ pub fn train(settings: &Settings, data: &Dataset, views: &Views, rounds: u64) ->
     trainer.tensors().unwrap()
 }
 
+/// Terms that learn from views beside the contrast, all of them.
+fn every_view(s: &mut Settings) {
+    (s.loss.rec, s.loss.negatives, s.loss.anchor) = (RecLoss::SampledSoftmax, 5, Anchor::Input);
+    (s.loss.future_targets, s.loss.paraphrase_inputs, s.loss.counterfactual_negatives) = (0.3, 0.2, 2);
+}
+
 /// Every kind of training that keeps different state.
 pub fn kinds() -> Vec<(&'static str, Settings)> {
     let base = settings();
@@ -61,6 +67,15 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ("private items", with(&|s| s.federation.shared = vec![Group::Encoder])),
         ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),
         ("backbone and term of another crate", foreign::with_foreign(base.clone())),
+        ("views as targets, inputs and negatives", with(&every_view)),
+        ("means of states", with(&|s| s.loss.pool = Pool::Mean)),
+        (
+            "views as targets, inputs and negatives, in groups",
+            with(&|s| {
+                every_view(s);
+                (s.federation.clients, s.local.batch) = (Clients::Groups(4), 7);
+            }),
+        ),
         ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
         ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),

@@ -23,3 +23,4 @@ mod resumption;
 mod rules;
 mod server;
 mod validated;
+mod view_terms;

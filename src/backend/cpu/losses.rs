@@ -17,6 +17,8 @@ pub struct Examples {
     pub cands: *const u32,
     /// One positive and the negatives.
     pub width: usize,
+    /// What the loss of each is multiplied by `[E]`; null: 1 / E.
+    pub share: *const f32,
     /// Width `d`.
     pub d: usize,
     /// Which loss.
@@ -37,7 +39,7 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 dispatch! {
-    /// Mean loss over the examples; adds gradients to `dh [Q, d]` and `dtable [R, d]`. `scratch` holds `width` numbers. Where `factors`
+    /// Sum of the losses of the examples, each times its share; adds gradients to `dh [Q, d]` and `dtable [R, d]`. `scratch` holds `width` numbers. Where `factors`
     /// `[E, width]` is not null, `dtable` is left alone: what the hidden row of example `e` is to be multiplied by for the gradient of
     /// candidate `c` is written there.
     ///
@@ -58,10 +60,12 @@ unsafe fn next_item_kernel<S: Simd>(
 ) -> f64 {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
-        let Examples { count, row, cands, width, d, kind, beta } = ex;
-        let share = 1.0 / count as f32;
+        let Examples { count, row, cands, width, share: shares, d, kind, beta } = ex;
         let mut total = 0f64;
         for e in 0..count {
+            let share = if shares.is_null() { 1.0 / count as f32 } else { *shares.add(e) };
+            // Equal shares are applied to the sum, at the end.
+            let counted = if shares.is_null() { 1.0 } else { f64::from(share) };
             let q = *row.add(e) as usize;
             let (hp, dhp, cp) = (h.add(q * d), dh.add(q * d), cands.add(e * width));
             for c in 0..width {
@@ -72,17 +76,17 @@ unsafe fn next_item_kernel<S: Simd>(
                 RecLoss::Bce | RecLoss::Gbce => {
                     let power = if kind == RecLoss::Gbce { beta } else { 1.0 };
                     let s = *scratch;
-                    total += f64::from(power * softplus(-s));
+                    total += counted * f64::from(power * softplus(-s));
                     *scratch = power * (sigmoid(s) - 1.0);
                     for c in 1..width {
                         let s = *scratch.add(c);
-                        total += f64::from(softplus(s));
+                        total += counted * f64::from(softplus(s));
                         *scratch.add(c) = sigmoid(s);
                     }
                 }
                 RecLoss::SampledSoftmax | RecLoss::Softmax => {
                     let s = *scratch;
-                    total += f64::from(softmax_row::<S>(width, scratch) - s);
+                    total += counted * f64::from(softmax_row::<S>(width, scratch) - s);
                     *scratch -= 1.0;
                 }
             }
@@ -96,7 +100,7 @@ unsafe fn next_item_kernel<S: Simd>(
                 }
             }
         }
-        total / count as f64
+        if shares.is_null() { total / count as f64 } else { total }
     }
 }
 

@@ -322,6 +322,7 @@ impl Backend for Worker {
         self.losses.0 = if !self.step.labels.is_empty() {
             self.labelled_loss(h, dh)
         } else if loss.rec == RecLoss::Softmax {
+            debug_assert!(self.step.share.is_empty(), "settings refuse weighted examples of the full softmax");
             self.full_softmax(h, dh)
         } else {
             let width = self.step.width;
@@ -331,6 +332,7 @@ impl Backend for Worker {
                 row: self.step.example.as_ptr(),
                 cands: self.step.cands.as_ptr(),
                 width,
+                share: if self.step.share.is_empty() { std::ptr::null() } else { self.step.share.as_ptr() },
                 d: self.shape.dim,
                 kind: loss.rec,
                 beta: self.step.gbce_beta,

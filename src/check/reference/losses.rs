@@ -13,10 +13,10 @@ impl<R: Real> Reference<'_, R> {
         self.step().client_outs.partition_point(|&b| b as usize <= q) - 1
     }
 
-    /// One over the examples of the client that owns output `q`.
-    fn share(&self, q: usize) -> R {
+    /// Examples of the client that owns output `q`.
+    fn examples(&self, q: usize) -> R {
         let (c, bounds) = (self.owner(q), &self.step().client_examples);
-        R::ONE / R::of(f64::from(bounds[c + 1] - bounds[c]))
+        R::of(f64::from(bounds[c + 1] - bounds[c]))
     }
 
     /// Adds `g` times row `r` of the table to the gradient of output `q`, and `g` times its hidden state to the row's gradient.
@@ -32,7 +32,8 @@ impl<R: Real> Reference<'_, R> {
         let (step, d) = (self.step(), self.d());
         let power = if rec == RecLoss::Gbce { R::of(f64::from(step.gbce_beta)) } else { R::ONE };
         for (e, &q) in step.example.iter().enumerate() {
-            let (q, share) = (q as usize, self.share(q as usize));
+            let (q, examples) = (q as usize, self.examples(q as usize));
+            let share = step.share.get(e).map_or(R::ONE / examples, |&share| R::of(f64::from(share)));
             let cands = &step.cands[e * step.width..][..step.width];
             let logits: Vec<R> = cands.iter().map(|&r| inner(self.row(h, q), &self.table()[r as usize * d..][..d])).collect();
             let lse = log_sum(&logits);
@@ -53,14 +54,15 @@ impl<R: Real> Reference<'_, R> {
                 self.set(Field::Coef)[e * step.width + i] = g * share;
                 self.meet(q, r as usize, g * share, h, dh);
             }
-            self.set(Field::Loss)[e] = loss;
+            // With shares the mean over a client's examples is the sum of its losses times their shares.
+            self.set(Field::Loss)[e] = if step.share.is_empty() { loss } else { loss * (share * examples) };
         }
     }
 
     pub(super) fn full_softmax(&mut self, h: Act, dh: Act) {
         let (step, d) = (self.step(), self.d());
         for (e, &q) in step.example.iter().enumerate() {
-            let (q, share) = (q as usize, self.share(q as usize));
+            let (q, share) = (q as usize, R::ONE / self.examples(q as usize));
             let rows = self.case.rows_of(self.owner(q));
             let positive = step.cands[e * step.width] as usize;
             let logits: Vec<R> = rows.clone().map(|r| inner(self.row(h, q), &self.table()[r * d..][..d])).collect();

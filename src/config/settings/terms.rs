@@ -29,6 +29,16 @@ choice! {
     }
 }
 
+choice! {
+    /// What stands for a sequence in the tri-view contrast (ours; the paper takes the last hidden state).
+    Pool {
+        /// Its last hidden state.
+        Last = "last",
+        /// The mean of its hidden states.
+        Mean = "mean",
+    }
+}
+
 /// Contrast within a mini-batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -273,8 +273,9 @@ impl Batches {
             if worker.step.tokens() == 0 {
                 return;
             }
-            let share = worker.step.example.len() as f32 / positions as f32;
-            sums.examples += worker.step.example.len();
+            let examples = worker.step.training_positions();
+            let share = examples as f32 / positions as f32;
+            sums.examples += examples;
             sums.losses.iter_mut().zip(losses).for_each(|(sum, loss)| *sum += fixed::from_f64(f64::from(share) * loss));
             sums.tokens += worker.step.tokens() as u64;
             sums.fine &= losses.iter().all(|loss| loss.is_finite());

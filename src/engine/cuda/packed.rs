@@ -94,6 +94,8 @@ mirrored! {
         pub tiles_tokens: u64,
         /// Client and first row of each tile over outputs.
         pub tiles_outputs: u64,
+        /// Share of each example in its client's loss `[E]`; null where all have the same.
+        pub share: u64,
     }
 }
 
@@ -253,6 +255,8 @@ impl HostChunk {
                     pair: w.put(step.pair.iter().copied()),
                     tiles_tokens: w.put(tile_list(&step.client_tokens)),
                     tiles_outputs: w.put(tile_list(&step.client_outs)),
+                    // 0 is the place of the first array: no shares.
+                    share: if step.share.is_empty() { 0 } else { w.put(step.share.iter().map(|share| share.to_bits())) },
                     ..p
                 };
             }
@@ -384,6 +388,9 @@ impl Packed {
             &mut p.tiles_outputs,
         ] {
             *at += base;
+        }
+        if p.share != 0 {
+            p.share += base;
         }
         p
     }

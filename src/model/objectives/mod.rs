@@ -3,13 +3,17 @@
 //! One more term is a file beside this one and a line in [`TERMS`]. One of another crate is made known by [`register`] and switched on by an
 //! entry of `loss.terms`, a name with options such as `"two-ahead weight=0.5"`.
 
+mod future_targets;
+mod hard_negatives;
 mod in_batch;
 mod masked_item;
 mod next_item;
 mod packing;
+mod paraphrase_inputs;
 mod places;
 mod registered;
 mod tri_view;
+mod view_checks;
 
 pub use packing::*;
 pub use places::{Output, Token};
@@ -22,7 +26,14 @@ use crate::{Error, Result};
 use std::sync::Arc;
 
 /// Every term, in the order in which their rows are taken, their sequences packed and their gradients added.
-pub const TERMS: &[&dyn Term] = &[&next_item::NextItem, &masked_item::MaskedItem, &tri_view::TriView, &in_batch::InBatch];
+pub const TERMS: &[&dyn Term] = &[
+    &next_item::NextItem,
+    &masked_item::MaskedItem,
+    &future_targets::FutureTargets,
+    &paraphrase_inputs::ParaphraseInputs,
+    &tri_view::TriView,
+    &in_batch::InBatch,
+];
 
 /// One term of the objective.
 pub trait Term: Send + Sync {
@@ -146,6 +157,7 @@ impl TermRef {
 /// # Errors
 /// [`crate::Error::Setting`] with the key and what to do.
 pub fn check(settings: &Settings) -> Result<()> {
+    hard_negatives::check(settings)?;
     TERMS.iter().try_for_each(|term| term.check(settings))?;
     made(&settings.loss)?.iter().try_for_each(|term| term.check(settings))
 }

@@ -17,7 +17,7 @@ pub struct Sequence<'a> {
     pub round: u64,
     /// Training items, oldest first.
     pub train: &'a [u32],
-    /// Whether views are trained on in this round.
+    /// Whether the history is contrasted with its views in this round.
     pub contrast: bool,
     /// The user's views, where there are any.
     pub views: Option<&'a UserViews>,
@@ -54,6 +54,12 @@ impl<'a> Sequence<'a> {
         }
     }
 
+    /// Training positions of a backbone that reads forwards: shown items with a target.
+    pub fn positions(&self) -> usize {
+        let (inputs, target) = self.inputs();
+        inputs.len().saturating_sub(usize::from(target.is_none()))
+    }
+
     /// Sampled negatives of an example.
     pub fn negatives_per_example(&self) -> usize {
         self.settings.loss.sampled() as usize
@@ -64,18 +70,36 @@ impl<'a> Sequence<'a> {
         if self.settings.loss.resample == Resample::Epoch { self.settings.local.epochs } else { 1 }
     }
 
-    /// Negative number `k` of the example at `position` in `epoch`: uniform over the catalogue without the user's training items
-    /// (after 32 tries whatever came last, so that a user of every item does not stall).
-    pub fn negative(&self, epoch: u32, position: usize, k: usize) -> u32 {
+    /// Where in the stream of negatives number `k` of the example at `position` in `epoch` has its 16 blocks.
+    pub(super) fn place(&self, epoch: u32, position: usize, k: usize) -> u64 {
         let (epoch, position) = match self.settings.loss.resample {
             Resample::Epoch => (epoch, position),
             Resample::Visit => (0, position),
             Resample::Shared => (0, 0),
         };
-        let items = self.items as u64;
         let k_total = self.settings.loss.negatives as u64;
+        (u64::from(epoch) << 44) | (((position as u64) * k_total + k as u64) << 4)
+    }
+
+    /// Negative number `k` of the example at `position` in `epoch`: the first `loss.counterfactual_negatives` from the counterfactuals, where
+    /// the user has any, the others uniform over the catalogue without the user's training items (after 32 tries whatever came last, so that
+    /// a user of every item does not stall).
+    pub fn negative(&self, epoch: u32, position: usize, k: usize) -> u32 {
+        self.drawn(epoch, position, k).0
+    }
+
+    /// The same, and whether its row counts as trained: an item of a view does not.
+    fn drawn(&self, epoch: u32, position: usize, k: usize) -> (u32, bool) {
+        match self.hard_negative(epoch, position, k) {
+            Some(item) => (item, false),
+            None => (self.uniform_negative(epoch, position, k), true),
+        }
+    }
+
+    fn uniform_negative(&self, epoch: u32, position: usize, k: usize) -> u32 {
+        let items = self.items as u64;
         // One block of four words a draw: the first three tries come from it, further tries from later blocks.
-        let at = (u64::from(epoch) << 44) | (((position as u64) * k_total + k as u64) << 4);
+        let at = self.place(epoch, position, k);
         let mut item = 0;
         'tries: for block in 0..8u64 {
             for word in self.negatives.block_at(at + block) {
@@ -95,7 +119,8 @@ impl<'a> Sequence<'a> {
             return;
         }
         for k in 0..self.negatives_per_example() {
-            table.row(self.negative(epoch, position, k), true);
+            let (item, trained) = self.drawn(epoch, position, k);
+            table.row(item, trained);
         }
     }
 
@@ -211,6 +236,8 @@ pub struct Out<'a> {
     /// The output that stands for the history, once a term has packed it. Where a backbone reads forwards, the outputs of the items before
     /// it lie right before it, in their order.
     pub anchor: Option<Output>,
+    /// The output that stands for the paraphrase, once a term has packed all of it.
+    pub paraphrase: Option<Output>,
     /// Where the candidates of the sequence's first example lie.
     first: Option<usize>,
 }
@@ -218,7 +245,7 @@ pub struct Out<'a> {
 impl<'a> Out<'a> {
     /// A place at the end of `step`, for a client with the rows of `table`.
     pub fn new(step: &'a mut Step, table: &'a mut RowTable) -> Out<'a> {
-        Out { step, table, anchor: None, first: None }
+        Out { step, table, anchor: None, paraphrase: None, first: None }
     }
 
     /// Packs `items`, from 1 to `model.max_len` of them, as a sequence of its own and gives its first token; the others follow it. No hidden
@@ -280,14 +307,43 @@ impl<'a> Out<'a> {
         Output(step.push_output(last))
     }
 
+    /// The same with the hidden state of every item an output. `sequence` belongs to a backbone that reads forwards.
+    pub fn states(&mut self, sequence: &Sequence, items: &[u32]) -> Output {
+        let items = sequence.clip(items);
+        let first = self.sequence(sequence, items, false);
+        (1..items.len()).fold(self.output(first), |_, n| self.output(first.after(n)))
+    }
+
     /// Appends an example at `output`: the positive `item`, then its negatives, which are drawn for `epoch` and `position`.
     ///
     /// # Panics
     /// For an output that the step does not have.
     pub fn example(&mut self, sequence: &Sequence, output: Output, item: u32, (epoch, position): (u32, usize)) {
         self.check(output);
-        self.step.example.push(output.0);
+        self.step.push_example(output.0);
         let row = self.table.row(item, true);
+        self.candidates(sequence, row, (epoch, position));
+    }
+
+    /// Appends an example that is no training position of the sequence: its loss counts as `weight` of them. The row of `item` does not count
+    /// as trained. A negative that is the item itself gives way to another.
+    ///
+    /// # Panics
+    /// For an output that the step does not have.
+    pub fn weighted_example(&mut self, sequence: &Sequence, output: Output, item: u32, weight: f32, at: (u32, usize)) {
+        self.check(output);
+        self.step.push_weighted(output.0, weight);
+        let row = self.table.row(item, false);
+        let first = self.step.cands.len() + 1;
+        self.candidates(sequence, row, at);
+        let negatives = &mut self.step.cands[first..];
+        if let Some(other) = negatives.iter().copied().find(|negative| *negative != row) {
+            negatives.iter_mut().filter(|negative| **negative == row).for_each(|negative| *negative = other);
+        }
+    }
+
+    /// Appends the candidates of an example: its positive's row, then its negatives.
+    fn candidates(&mut self, sequence: &Sequence, row: u32, (epoch, position): (u32, usize)) {
         self.step.cands.push(row);
         let (first, negatives) = (*self.first.get_or_insert(self.step.cands.len() - 1), sequence.negatives_per_example());
         if first + 1 < self.step.cands.len() && sequence.settings.loss.resample == Resample::Shared {
@@ -295,8 +351,8 @@ impl<'a> Out<'a> {
             return;
         }
         for k in 0..sequence.negatives_per_example() {
-            let negative = sequence.negative(epoch, position, k);
-            let row = self.table.row(negative, true);
+            let (negative, trained) = sequence.drawn(epoch, position, k);
+            let row = self.table.row(negative, trained);
             self.step.cands.push(row);
         }
     }

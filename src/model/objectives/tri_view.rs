@@ -1,9 +1,12 @@
 //! The contrast of a history with its views: future, paraphrase, counterfactuals (LUMOS, arXiv 2602.09306). Its settings are
-//! `loss.contrast`, `lambda`, `lambda_rounds`, `tau`, `anchor`, `future`, `paraphrase` and `counterfactual`.
+//! `loss.contrast`, `lambda`, `lambda_rounds`, `tau`, `anchor`, `pool`, `future`, `paraphrase` and `counterfactual`.
 
 use super::{Out, Output, RowTable, Sequence, Term};
-use crate::backend::{Act, Backend};
-use crate::config::{Anchor, Contrast, LossSettings};
+use crate::Result;
+use crate::backend::{Act, Backend, Mask, RowKind};
+use crate::config::range::refuse;
+use crate::config::{Anchor, Contrast, LossSettings, Pool, Settings};
+use crate::model::ModelSpec;
 use crate::views::UserViews;
 use smallvec::SmallVec;
 
@@ -26,6 +29,28 @@ fn used<'a>(loss: &LossSettings, views: &'a UserViews) -> (SmallVec<[&'a [u32]; 
     (used, positives)
 }
 
+/// The contrast of means of hidden states. `h`, `dh [Q, d]`; every token that is averaged is an output.
+///
+/// Attention whose scores are all 0 is a mean over the tokens that a query sees, which a causal mask lets end with its own.
+fn contrast_of_means(be: &mut dyn Backend, loss: &LossSettings, h: Act, dh: Act) {
+    let mut zeros = |rows| {
+        let x = be.act(rows, h.width);
+        be.zero(x);
+        x
+    };
+    let [k, v] = [RowKind::Tokens; 2].map(&mut zeros);
+    let [q, d_means] = [RowKind::Outputs; 2].map(&mut zeros);
+    let [means, dq] = [h.width; 2].map(|width| be.act(RowKind::Outputs, width));
+    let [dk, dv] = [h.width; 2].map(|width| be.act(RowKind::Tokens, width));
+    let stats = be.act(RowKind::Outputs, 1);
+    be.select_backward(h, v);
+    be.attention(Mask::Causal, 1, q, k, v, means, stats);
+    be.info_nce(loss, means, d_means);
+    be.attention_backward(Mask::Causal, 1, q, k, v, stats, d_means, dq, dk, dv);
+    be.select(dv, dq);
+    be.add(dq, dh);
+}
+
 impl Term for TriView {
     fn name(&self) -> &'static str {
         "tri-view contrast"
@@ -33,6 +58,16 @@ impl Term for TriView {
 
     fn on(&self, loss: &LossSettings, _: bool) -> bool {
         loss.contrast != Contrast::None
+    }
+
+    fn check(&self, settings: &Settings) -> Result<()> {
+        let asked = || ModelSpec::new(&settings.model).asked.is_some();
+        if settings.loss.contrast != Contrast::None && settings.loss.pool != Pool::Last && asked() {
+            let backbone = settings.model.backbone.name();
+            let wanted = format!("last, because {backbone} is asked about a sequence at one row of its own");
+            return refuse("loss.pool", settings.loss.pool.name(), &wanted);
+        }
+        Ok(())
     }
 
     fn takes_target(&self, s: &Sequence) -> bool {
@@ -60,11 +95,21 @@ impl Term for TriView {
             (None, Some(anchor)) => anchor,
             (None, None) => return,
         };
-        let outs: SmallVec<[Output; 8]> = views.iter().map(|view| out.summary(s, view)).collect();
+        // The paraphrase may be packed already, as an input of its own.
+        let paraphrase = s.views.map(|views| views.paraphrase.as_slice()).zip(out.paraphrase);
+        let packed = |view: &[u32]| paraphrase.filter(|(items, _)| std::ptr::eq(*items, view)).map(|(_, output)| output);
+        let state = |out: &mut Out, view: &[u32]| match s.settings.loss.pool {
+            Pool::Last => out.summary(s, view),
+            Pool::Mean => out.states(s, view),
+        };
+        let outs: SmallVec<[Output; 8]> = views.iter().map(|view| packed(view).unwrap_or_else(|| state(out, view))).collect();
         out.group(anchor, &outs[..positives], &outs[positives..]);
     }
 
     fn backward(&self, be: &mut dyn Backend, loss: &LossSettings, h: Act, dh: Act) {
-        be.info_nce(loss, h, dh);
+        match loss.pool {
+            Pool::Last => be.info_nce(loss, h, dh),
+            Pool::Mean => contrast_of_means(be, loss, h, dh),
+        }
     }
 }

@@ -136,6 +136,7 @@ impl PackedStep {
             pair: self.pair.as_ptr() as u64,
             tiles_tokens: self.tiles_tokens.as_ptr() as u64,
             tiles_outputs: self.tiles_outputs.as_ptr() as u64,
+            share: 0,
         }
     }
 

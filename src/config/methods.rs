@@ -33,6 +33,7 @@ const EMBEDDED: &[(&str, &str)] = embed![
     "lumos-adam",
     "lumos-gru4rec",
     "fed-sasrec",
+    "fedsgd-sasrec",
     "fed-gru4rec",
     "fed-bert4rec",
     "ptf-fsr",

@@ -81,14 +81,7 @@ pub const MARKOV: BackboneKind = BackboneKind::of::<Markov>("markov", "the last 
 pub fn run(folder: &Path) -> lumos::Result<f64> {
     // Before the settings are read, which name it.
     model::register_backbone(MARKOV)?;
-    let sets = [
-        "data.format=synthetic",
-        "data.synth_users=200",
-        "data.synth_items=80",
-        "views.generator=none",
-        "loss.contrast=none",
-        "model.backbone=markov",
-    ];
+    let sets = ["method=fed-sasrec", "data.format=synthetic", "data.synth_users=200", "data.synth_items=80", "model.backbone=markov"];
     let settings = load_settings(None, &sets.map(String::from))?.settings.with(|s| s.data.dir = Some(folder.join("world")))?;
     let prepared = prepare(&settings, &Silent)?;
     let mut trainer = Trainer::new(&settings, prepared.data.clone(), prepared.views.clone())?;

@@ -110,7 +110,7 @@ fn a_term_with_a_gradient_of_its_own_does_its_work_and_is_refused_where_it_canno
         (&["loss.terms=[\"activation weight=0\"]"], &["wanted above 0"]),
         (&["loss.terms=[\"activation\", \" activation weight=1\"]"], &["lists `activation` twice"]),
         // The kernel that trains whole visits knows the terms of LUMOS alone, and so does this protocol.
-        (&["loss.terms=[\"activation\"]", "gpu.resident=on"], &["gpu.resident", "loss.terms"]),
+        (&["method=fed-sasrec", "loss.terms=[\"activation\"]", "gpu.resident=on"], &["gpu.resident", "loss.terms"]),
         (&["loss.terms=[\"activation\"]", "method=ptf-fsr"], &["loss.terms", "ptf-fsr", "wanted none"]),
     ] {
         let message = refused(sets);

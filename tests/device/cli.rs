@@ -89,7 +89,7 @@ fn lumos(sandbox: &Sandbox, words: &[&str], env: &[(&str, &str)]) -> Ran {
 }
 
 /// A configuration that the rendition trains in a second or two.
-const TINY: [&str; 10] = [
+const TINY: [&str; 12] = [
     "--set",
     "data.synth_users=60",
     "--set",
@@ -100,6 +100,9 @@ const TINY: [&str; 10] = [
     "local.epochs=1",
     "--set",
     "loss.negatives=1",
+    // Clients that are resident on a multiprocessor contrast last states.
+    "--set",
+    "loss.pool=last",
 ];
 
 fn train(sandbox: &Sandbox, out: &str, more: &[&str], env: &[(&str, &str)]) -> Ran {

@@ -20,7 +20,7 @@ fn spoil(path: &Path, seed: u64) {
 fn the_checkpoint_before_takes_the_place_of_a_damaged_one() {
     let sandbox = prepared();
     let at = |name: &str| sandbox.path().join(name);
-    let (three, six) = (["federation.rounds=3", "eval.every=1"], ["federation.rounds=6", "eval.every=1"]);
+    let (three, six) = (["federation.rounds=3", "eval.every=1", "local.lr=0.3"], ["federation.rounds=6", "eval.every=1", "local.lr=0.3"]);
     sandbox.lumos(&train("whole", &six, &[])).done();
     sandbox.lumos(&train("base", &three, &[])).done();
     let best: u64 = serde_json::from_slice::<serde_json::Value>(&std::fs::read(at("base/result.json")).unwrap()).unwrap()["best_round"]

@@ -44,7 +44,7 @@ impl Term for FutureTargets {
     fn pack(&self, s: &Sequence, epoch: u32, out: &mut Out) {
         let (items, positions) = (appended(s), s.positions());
         let (Some(state), 1..) = (out.anchor, positions) else { return };
-        // The mean over the items weighs as much as the mean over the positions, times the setting.
+        // Together the items weigh `loss.future_targets` times what all training positions weigh.
         let weight = s.settings.loss.future_targets * positions as f32 / items.len() as f32;
         for &item in items {
             // The negatives of the last training position: no more rows for the client to take.

@@ -11,6 +11,7 @@ mod account;
 mod build;
 mod catalogue;
 mod check;
+mod codebook;
 mod collect;
 mod compare;
 mod features;

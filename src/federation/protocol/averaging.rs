@@ -99,6 +99,9 @@ fn together(settings: &Settings, rules: &Rules, processes: usize) -> Result<()> 
     if processes > 1 && rules.needs() == Needs::All {
         return Err(Error::setting("federation.rules", "holds a rule that needs every update in one place; train it with one process"));
     }
+    if processes > 1 && settings.federation.personal > 0.0 {
+        return Err(Error::setting("federation.personal", "keeps weights with a client between rounds; train it with one process"));
+    }
     if processes > 1 && (shared.len() < 2 || settings.federation.clients == Clients::One) {
         let key = if shared.len() < 2 { "federation.shared" } else { "federation.clients" };
         return Err(Error::setting(key, "keeps state with a client between rounds; train it with one process"));

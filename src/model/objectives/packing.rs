@@ -1,6 +1,7 @@
 //! What terms work on: a user's sequence, the item rows that a client has, and where sequences and examples are packed.
 
 use super::places::{Output, Token};
+use super::same_target::SameTarget;
 use crate::backend::Step;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::{LossSettings, RecLoss, Resample, Settings};
@@ -21,6 +22,8 @@ pub struct Sequence<'a> {
     pub contrast: bool,
     /// The user's views, where there are any.
     pub views: Option<&'a UserViews>,
+    /// Where each item is a target, for the contrast of sequences with the same one.
+    pub same_target: Option<&'a SameTarget>,
     /// Items of the catalogue `I`.
     pub items: usize,
     /// The special row at which hidden states are asked for, if any.
@@ -370,6 +373,7 @@ mod tests {
             train,
             contrast: false,
             views: None,
+            same_target: None,
             items: 9,
             asked: None,
             mask: None,

@@ -21,6 +21,7 @@ mod output;
 mod plot;
 mod progress;
 mod recommend;
+mod reproduce;
 mod run;
 mod table;
 mod train;
@@ -64,6 +65,7 @@ enum Command {
     Compare(compare::Args),
     Plot(plot::Args),
     Recommend(recommend::Args),
+    Reproduce(reproduce::Args),
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
@@ -94,6 +96,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
         Command::Recommend(args) => recommend::main(&args),
+        Command::Reproduce(args) => reproduce::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),

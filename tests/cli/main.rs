@@ -17,6 +17,7 @@ mod layers;
 mod method_file;
 mod plot;
 mod progress;
+mod reproduce;
 mod runs;
 mod settings;
 mod skipped;

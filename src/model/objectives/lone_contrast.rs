@@ -10,6 +10,7 @@ use super::{Out, Output, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend};
 use crate::base::rng::Purpose;
 use crate::config::{Clients, Contrast, Copies, LossSettings, Settings, Similarity};
+use crate::model::Layout;
 use crate::{Error, Result};
 use smallvec::SmallVec;
 
@@ -61,6 +62,10 @@ impl Term for LoneContrast {
 
     fn on(&self, loss: &LossSettings, _: bool) -> bool {
         loss.in_batch.weight > 0.0 && loss.in_batch.strangers > 0
+    }
+
+    fn declare(&self, layout: &mut Layout) {
+        layout.special("mask");
     }
 
     fn steady(&self) -> bool {

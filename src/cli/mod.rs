@@ -13,6 +13,8 @@ mod config;
 mod data;
 mod doctor;
 mod eval;
+#[cfg(feature = "llm")]
+mod generate;
 mod gpu_check;
 mod interrupt;
 mod log;
@@ -66,6 +68,8 @@ enum Command {
     Plot(plot::Args),
     Recommend(recommend::Args),
     Reproduce(reproduce::Args),
+    #[cfg(feature = "llm")]
+    Generate(generate::Args),
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
@@ -96,6 +100,8 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
         Command::Recommend(args) => recommend::main(&args),
+        #[cfg(feature = "llm")]
+        Command::Generate(args) => generate::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),

@@ -47,6 +47,7 @@ const EMBEDDED: &[(&str, &str)] = embed![
     "bert4rec",
     "cl4srec",
     "duorec",
+    "gcl4sr",
     "transitions",
     "popularity",
     "lumos-no-future",

@@ -93,7 +93,7 @@ impl Model {
         let spec = Spec::parse(file, &config)?;
         let tokenizer = Tokenizer::parse(file, &tokenizer, tokenizer_config)?.fitting(spec.vocab)?;
         let chat = Chat::of(file, &tokenizer)?;
-        let defaults = Defaults { eos: spec.eos.clone(), ..Defaults::default() };
+        let defaults = Defaults::parse(file, &serde_json::json!({}), &spec)?;
         let source = Source::Gguf(Gguf::open(file, &spec)?);
         Model::with(Parts { folder: file.into(), spec, tokenizer, chat, defaults, source }, options, None)
     }

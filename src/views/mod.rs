@@ -30,6 +30,7 @@ mod pack;
 mod popularity;
 mod random;
 mod recipe;
+mod score;
 #[cfg(feature = "endpoint")]
 pub mod served;
 mod statistics;
@@ -48,6 +49,7 @@ pub use ground_bench::{GroundBench, GroundFigures, Outcome, Scored, Timed, bench
 pub use inspect::{inspect, user_matching};
 pub use neighbours::Neighbours;
 pub use popularity::Popularity;
+pub use score::{Hits, Score, score};
 pub use statistics::Statistics;
 pub use store::{
     FORMAT_VERSION, Manifest, costly, ensure, ensure_with, is_made, journaled, load, load_manifest, save, store_dir, store_dir_of_first,

@@ -3,7 +3,7 @@
 use super::sandbox::Sandbox;
 
 /// The names that scripts and tables rely on.
-const AGREED: [&str; 21] = [
+const AGREED: [&str; 22] = [
     "transitions",
     "fed-transitions",
     "sasrec",
@@ -12,6 +12,7 @@ const AGREED: [&str; 21] = [
     "bert4rec",
     "cl4srec",
     "duorec",
+    "gcl4sr",
     "fed-sasrec",
     "fed-gru4rec",
     "fed-cl4srec",

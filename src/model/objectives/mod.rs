@@ -15,6 +15,7 @@ mod paraphrase_inputs;
 mod places;
 mod registered;
 mod same_target;
+mod transition_graph;
 mod tri_view;
 mod view_checks;
 
@@ -22,6 +23,7 @@ pub use packing::*;
 pub use places::{Output, Token};
 pub use registered::{TermKind, register};
 pub use same_target::SameTarget;
+pub use transition_graph::TransitionGraph;
 
 use super::Layout;
 use crate::backend::{Act, Backend, RowKind};

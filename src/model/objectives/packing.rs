@@ -2,6 +2,7 @@
 
 use super::places::{Output, Token};
 use super::same_target::SameTarget;
+use super::transition_graph::TransitionGraph;
 use crate::backend::Step;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::{LossSettings, RecLoss, Resample, Settings};
@@ -24,6 +25,8 @@ pub struct Sequence<'a> {
     pub views: Option<&'a UserViews>,
     /// Where each item is a target, for the contrast of sequences with the same one.
     pub same_target: Option<&'a SameTarget>,
+    /// The graph of item transitions, for the contrast of neighbours.
+    pub graph: Option<&'a TransitionGraph>,
     /// Items of the catalogue `I`.
     pub items: usize,
     /// The special row at which hidden states are asked for, if any.
@@ -374,6 +377,7 @@ mod tests {
             contrast: false,
             views: None,
             same_target: None,
+            graph: None,
             items: 9,
             asked: None,
             mask: None,

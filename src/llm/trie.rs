@@ -13,6 +13,10 @@ use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// A place in a trie's order of titles. It is not the item: [`TitleTrie::item`] says which item is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(u32);
+
 /// A run of titles that share their first tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
@@ -24,8 +28,13 @@ pub struct Node {
 
 impl Node {
     /// Places, in the trie's order, of the items under this node.
-    pub fn places(&self) -> Range<u32> {
-        self.places.clone()
+    pub fn places(&self) -> Range<Place> {
+        Place(self.places.start)..Place(self.places.end)
+    }
+
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.places.len()
     }
 }
 
@@ -218,19 +227,24 @@ impl TitleTrie {
     }
 
     /// Places of the items whose titles end at `node`.
-    pub fn ends(&self, node: &Node) -> impl Iterator<Item = u32> + '_ {
+    pub fn ends(&self, node: &Node) -> impl Iterator<Item = Place> + '_ {
         let depth = node.depth;
-        node.places.clone().take_while(move |p| self.length(*p) == depth)
+        node.places.clone().take_while(move |p| self.length(*p) == depth).map(Place)
     }
 
     /// The item at `place`.
-    pub fn item(&self, place: u32) -> u32 {
+    pub fn item(&self, Place(place): Place) -> u32 {
         self.items[place as usize]
     }
 
     /// The place of `item`, if it has a title.
-    pub fn place(&self, item: u32) -> Option<u32> {
-        self.places.get(item as usize).copied().filter(|p| *p != u32::MAX)
+    pub fn place(&self, item: u32) -> Option<Place> {
+        self.places.get(item as usize).copied().filter(|p| *p != u32::MAX).map(Place)
+    }
+
+    /// Every place, in order.
+    pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        (0..self.items.len() as u32).map(Place)
     }
 
     /// Number of items with a title.
@@ -244,7 +258,7 @@ impl TitleTrie {
     }
 
     /// Tokens of the item at `place`.
-    pub fn title(&self, place: u32) -> Vec<u32> {
+    pub fn title(&self, Place(place): Place) -> Vec<u32> {
         (0..self.length(place)).map(|d| self.token(place, d)).collect()
     }
 

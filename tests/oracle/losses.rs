@@ -1,7 +1,7 @@
 //! Next-item losses and the tri-view contrast.
 
 use candle_core::Tensor;
-use lumos::backend::{Backend, RowKind, Step};
+use lumos::backend::{Backend, RowKind, Step, TableRow};
 use lumos::config::{Contrast, LossSettings, RecLoss};
 
 use crate::check::{Input, Outs, accept, evaluate, load, normal, pack, stream, widths, worker};
@@ -43,7 +43,7 @@ fn weighted_case(
             Some(&weight) => step.push_weighted(output, weight),
             None => step.push_example(output),
         }
-        step.cands.extend((0..step.width).map(|_| s.below(rows as u64) as u32));
+        step.cands.extend((0..step.width).map(|_| TableRow(s.below(rows as u64) as u32)));
     }
     step.end_client();
     if !weights.is_empty() {

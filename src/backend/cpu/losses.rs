@@ -3,6 +3,7 @@
 use super::attention::softmax_row;
 use super::rows::{axpy_kernel, dot_kernel};
 use super::simd::{Simd, dispatch};
+use crate::backend::TableRow;
 use crate::config::{Contrast, RecLoss};
 
 /// Next-item examples of one client. Example `e` predicts from hidden row `row[e]`; its candidates are
@@ -14,7 +15,7 @@ pub struct Examples {
     /// Hidden row of each `[E]`.
     pub row: *const u32,
     /// Candidates `[E, width]`.
-    pub cands: *const u32,
+    pub cands: *const TableRow,
     /// One positive and the negatives.
     pub width: usize,
     /// What the loss of each is multiplied by `[E]`; null: 1 / E.
@@ -69,7 +70,7 @@ unsafe fn next_item_kernel<S: Simd>(
             let q = *row.add(e) as usize;
             let (hp, dhp, cp) = (h.add(q * d), dh.add(q * d), cands.add(e * width));
             for c in 0..width {
-                *scratch.add(c) = dot_kernel::<S>(d, hp, table.add(*cp.add(c) as usize * d));
+                *scratch.add(c) = dot_kernel::<S>(d, hp, table.add((*cp.add(c)).index() * d));
             }
             // `scratch` turns from logits into derivatives of this example's loss.
             match kind {
@@ -91,7 +92,7 @@ unsafe fn next_item_kernel<S: Simd>(
                 }
             }
             for c in 0..width {
-                let (g, at) = (*scratch.add(c) * share, *cp.add(c) as usize * d);
+                let (g, at) = (*scratch.add(c) * share, (*cp.add(c)).index() * d);
                 axpy_kernel::<S>(d, g, table.add(at), dhp);
                 if factors.is_null() {
                     axpy_kernel::<S>(d, g, hp, dtable.add(at));
@@ -110,18 +111,18 @@ dispatch! {
     ///
     /// # Safety
     /// `logits` holds `rows * n` numbers, targets are below `n`.
-    pub unsafe fn softmax_rows(rows: usize, n: usize, count: usize, target: *const u32, logits: *mut f32) -> f64 = softmax_rows_kernel
+    pub unsafe fn softmax_rows(rows: usize, n: usize, count: usize, target: *const TableRow, logits: *mut f32) -> f64 = softmax_rows_kernel
 }
 
 #[inline(always)]
-unsafe fn softmax_rows_kernel<S: Simd>(rows: usize, n: usize, count: usize, target: *const u32, logits: *mut f32) -> f64 {
+unsafe fn softmax_rows_kernel<S: Simd>(rows: usize, n: usize, count: usize, target: *const TableRow, logits: *mut f32) -> f64 {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let share = 1.0 / count as f32;
         let mut total = 0f64;
         for r in 0..rows {
             let p = logits.add(r * n);
-            let t = *target.add(r) as usize;
+            let t = (*target.add(r)).index();
             let s = *p.add(t);
             total += f64::from(softmax_row::<S>(n, p) - s);
             *p.add(t) -= 1.0;

@@ -83,7 +83,7 @@ impl Backend for Worker {
         let d = self.shape.dim;
         let yp = self.ptr(y);
         for t in 0..self.step.tokens() {
-            let row = self.step.row[t] as usize;
+            let row = self.step.row[t].index();
             // SAFETY: tokens, rows and positions of the step lie inside the activation, the table and the slab.
             unsafe {
                 let out = std::slice::from_raw_parts_mut(yp.add(t * d), d);
@@ -109,14 +109,14 @@ impl Backend for Worker {
         let d = self.shape.dim;
         let g = self.ptr(dy);
         for t in 0..self.step.tokens() {
-            let row = self.step.row[t] as usize;
+            let row = self.step.row[t];
             // SAFETY: `dy` holds a row a token; rows of the step lie inside the table.
             unsafe {
                 match &mut self.row_log {
-                    None => rows::axpy(d, scale, g.add(t * d), self.rows.g[row * d..][..d].as_mut_ptr()),
+                    None => rows::axpy(d, scale, g.add(t * d), self.rows.g[row.index() * d..][..d].as_mut_ptr()),
                     Some(log) => {
                         let vector = log.push_vector(std::slice::from_raw_parts(g.add(t * d), d));
-                        log.push(row as u32, vector, scale);
+                        log.push(row, vector, scale);
                     }
                 }
                 if let Some(at) = positions {

@@ -195,7 +195,7 @@ impl TitleTrie {
         Node { places: 0..self.items.len() as u32, depth: 0, list: if self.lists.len() > 1 { 0 } else { NO_LIST } }
     }
 
-    /// Tells `each` every token that can follow at `node`, in order, and where it leads.
+    /// Gives `each` every token that can follow at `node`, in order, and where it leads.
     pub fn children(&self, node: &Node, mut each: impl FnMut(u32, Node)) {
         if node.list != NO_LIST {
             let range = self.lists[node.list as usize] as usize..self.lists[node.list as usize + 1] as usize;
@@ -275,7 +275,7 @@ impl TitleTrie {
     }
 }
 
-/// An order of items that tells nothing of their numbers.
+/// An order of items that is independent of their numbers.
 fn mixed(item: u32) -> [u32; 4] {
     rng::philox([item, 0, 0, 0], [0x7469_746C, 0x6573_0001])
 }
@@ -283,7 +283,7 @@ fn mixed(item: u32) -> [u32; 4] {
 const MAGIC: &[u8; 8] = b"LUMTRIE1";
 
 impl TitleTrie {
-    /// The trie of a catalogue and a tokenizer: read from `folder` where it was made before, else built and kept there. Tells
+    /// The trie of a catalogue and a tokenizer: read from `folder` where it was made before, else built and stored there. Says
     /// whether it was read.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use super::gru::Recurrence;
 use super::in_batch::Pairs;
 use super::losses::{self, Examples, Group};
 use super::rows;
+use super::shared_negatives::has_shared_negatives;
 use super::spread::Shared;
 use super::transpose::transpose;
 use super::worker::Worker;
@@ -340,11 +341,16 @@ impl Backend for Worker {
             let (hp, dhp) = (self.ptr(h), self.ptr(dh));
             self.factors.resize(if self.row_log.is_some() { count * width } else { 0 }, 0.0);
             let factors = if self.row_log.is_some() { self.factors.as_mut_ptr() } else { std::ptr::null_mut() };
-            // SAFETY: examples name outputs and rows of the step; the scratch holds an example's candidates, the factors all of them.
-            let loss =
-                unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), factors, self.scratch.as_mut_ptr()) };
-            self.log_candidates(h);
-            loss
+            if self.row_log.is_none() && has_shared_negatives(&self.step) {
+                // SAFETY: examples name outputs and rows of the step.
+                unsafe { self.shared_loss(ex, hp, dhp) }
+            } else {
+                // SAFETY: examples name outputs and rows of the step; the scratch holds an example's candidates, the factors all of them.
+                let loss =
+                    unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), factors, self.scratch.as_mut_ptr()) };
+                self.log_candidates(h);
+                loss
+            }
         };
     }
 

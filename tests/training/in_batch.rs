@@ -2,7 +2,7 @@
 
 use super::ring::world;
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Act, Backend, RowKind, Step};
+use lumos::backend::{Act, Backend, RowKind, Step, TableRow};
 use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{Backbone, Clients, Contrast, Copies, InBatchSettings, RecLoss, Settings, Similarity};
 use lumos::data::Dataset;
@@ -32,7 +32,7 @@ fn paired(pairs: usize) -> Step {
     let mut step = Step::default();
     step.clear();
     step.width = 1;
-    step.push_sequence((0..4 * pairs as u32 + 1).map(|_| 0));
+    step.push_sequence((0..4 * pairs as u32 + 1).map(|_| TableRow(0)));
     (0..4 * pairs as u32 + 1).for_each(|t| {
         step.push_output(t);
     });
@@ -124,7 +124,7 @@ fn copies_are_made_anew_and_data_stay_as_they_are() {
             for &output in pair {
                 let (last, first) = (step.out_token[output as usize] as usize, step.out_start[output as usize] as usize);
                 let copy = step.row[first..=last].to_vec();
-                masked += usize::from(copy.contains(&40));
+                masked += usize::from(copy.contains(&TableRow::of_item(40)));
                 assert!(step.bounds.contains(&(last as u32 + 1)), "a copy stands for itself by its last item");
                 copies.insert(copy);
                 sequences += 1;
@@ -222,7 +222,7 @@ fn a_same_target_pair_is_a_sequence_and_another_that_leads_to_its_target() {
         for pair in step.pair.chunks(2) {
             let [one, two] = [pair[0], pair[1]].map(|output| {
                 let (last, first) = (step.out_token[output as usize] as usize, step.out_start[output as usize] as usize);
-                step.row[first..=last].to_vec()
+                step.row[first..=last].iter().map(|row| row.0).collect::<Vec<u32>>()
             });
             let mut found = users.iter().map(|&user| data.train(user as usize)).filter(|train| last(&train[..train.len() - 1]) == one);
             let fits = found.any(|train| {
@@ -275,7 +275,7 @@ fn a_client_of_one_sequence_has_strangers_for_negatives() {
             assert_eq!((step.positives.as_slice(), step.group.len(), step.pair.len()), (&[1][..], 2 + 3, 0));
             for (k, &output) in step.group.iter().enumerate() {
                 let (last, first) = (step.out_token[output as usize] as usize, step.out_start[output as usize] as usize);
-                let copy: Vec<u32> = step.row[first..=last].iter().map(|&row| items[row as usize]).collect();
+                let copy: Vec<u32> = step.row[first..=last].iter().map(|row| items[row.0 as usize]).collect();
                 let own = |item: &u32| train.contains(item) || *item == 40;
                 assert!(if k < 2 { copy.iter().all(own) } else { copy.iter().all(|item| *item == 40 || !own(item)) }, "{copy:?}");
             }

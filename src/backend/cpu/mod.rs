@@ -14,6 +14,7 @@ mod optim;
 pub mod rank;
 mod row_log;
 mod rows;
+mod shared_negatives;
 pub mod simd;
 mod softmax;
 mod spread;

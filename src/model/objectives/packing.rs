@@ -3,7 +3,7 @@
 use super::places::{Output, Token};
 use super::same_target::SameTarget;
 use super::transition_graph::TransitionGraph;
-use crate::backend::Step;
+use crate::backend::{Step, TableRow};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::{LossSettings, RecLoss, Resample, Settings};
 use crate::views::UserViews;
@@ -143,14 +143,14 @@ impl LossSettings {
     }
 }
 
-/// Marks an item without a local row.
-const NONE: u32 = u32::MAX;
+/// Marks an item without a row.
+const NONE: TableRow = TableRow(u32::MAX);
 
 /// The item rows of a client: which item each local row is, and whether it is trained.
 #[derive(Default)]
 pub struct RowTable {
     /// Local row of each item and special row `[I + S]`, [`NONE`] where it has none.
-    local: Vec<u32>,
+    local: Vec<TableRow>,
     /// Item of each local row.
     items: Vec<u32>,
     /// Whether a local row is trained by other terms than views (uploaded under `upload_rows = "trained"`).
@@ -207,20 +207,20 @@ impl RowTable {
     ///
     /// # Panics
     /// Where a term packs an item that it did not touch, or one that is not in the catalogue: the client has no such row.
-    pub fn row(&mut self, item: u32, trained: bool) -> u32 {
+    pub fn row(&mut self, item: u32, trained: bool) -> TableRow {
         if self.whole {
             assert!((item as usize) < self.local.len(), "a term packs item {item}, and the table has {} rows", self.local.len());
-            return item;
+            return TableRow::of_item(item);
         }
         let slot = &mut self.local[item as usize];
         if *slot == NONE {
             assert!(!self.sealed, "a term packs item {item}, which no term has touched: `touch` must take every row that `pack` uses");
-            *slot = self.items.len() as u32;
+            *slot = TableRow(self.items.len() as u32);
             self.items.push(item);
             self.trained.push(false);
         }
         let row = *slot;
-        self.trained[row as usize] |= trained;
+        self.trained[row.index()] |= trained;
         row
     }
 
@@ -349,7 +349,7 @@ impl<'a> Out<'a> {
     }
 
     /// Appends the candidates of an example: its positive's row, then its negatives.
-    fn candidates(&mut self, sequence: &Sequence, row: u32, (epoch, position): (u32, usize)) {
+    fn candidates(&mut self, sequence: &Sequence, row: TableRow, (epoch, position): (u32, usize)) {
         self.step.cands.push(row);
         let (first, negatives) = (*self.first.get_or_insert(self.step.cands.len() - 1), sequence.negatives_per_example());
         if first + 1 < self.step.cands.len() && sequence.settings.loss.resample == Resample::Shared {

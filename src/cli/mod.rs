@@ -28,6 +28,7 @@ mod run;
 mod table;
 mod train;
 mod views;
+mod views_score;
 
 use crate::Error;
 use crate::base::clean;

@@ -1,11 +1,11 @@
 //! `lumos views`: build, inspect, compare, score.
 
-use super::args::{MOST_THREADS, Overrides, between};
+use super::args::Overrides;
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{table, table_with};
-use crate::base::{clean, json, parallel};
+use crate::base::{clean, json};
 use crate::config::{Settings, Validated};
 use crate::data::Dataset;
 use crate::run::Observer;
@@ -22,7 +22,7 @@ pub enum Command {
     Build(Build),
     Inspect(Inspect),
     Compare(Compare),
-    Score(Score),
+    Score(super::views_score::Args),
 }
 
 /// A configuration file, or a prepared data set and settings.
@@ -96,34 +96,12 @@ pub struct Compare {
     json: bool,
 }
 
-/// Measure whether views are any good: against what really came next, against chance, popularity and transitions
-#[derive(clap::Args)]
-#[command(after_help = "\
-Examples:
-  lumos views score data/ml-100k-views/FOLDER
-  lumos views score data/ml-100k-views/FOLDER --json       one object with next_item_hit, category_hit, neighbour_hit
-The item that came next is the validation item: it is looked at here alone, and never by a generator or in training. Popularity,
-transitions and random items name as many items as the future does.")]
-pub struct Score {
-    /// Folder of views
-    dir: PathBuf,
-    /// Folder of the data set [default: DATA where the views lie in DATA-views]
-    #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
-    /// Threads; 0 means all cores
-    #[arg(long, value_name = "N", default_value_t = 0, value_parser = between::<usize>(0, MOST_THREADS))]
-    threads: usize,
-    /// One JSON object instead of a table
-    #[arg(long)]
-    json: bool,
-}
-
 pub fn main(command: &Command) -> Result<()> {
     match command {
         Command::Build(args) => build(args),
         Command::Inspect(args) => inspect(args),
         Command::Compare(args) => compare(args),
-        Command::Score(args) => score(args),
+        Command::Score(args) => super::views_score::main(args),
     }
 }
 
@@ -289,45 +267,8 @@ fn compare(args: &Compare) -> Result<()> {
     Ok(())
 }
 
-fn score(args: &Score) -> Result<()> {
-    interrupt::end_at_the_first()?;
-    let dir = match &args.data {
-        Some(dir) => dir.clone(),
-        None => data_dir(&args.dir)?,
-    };
-    let data = data::load(&dir)?;
-    let (found, manifest) = (views::load(&args.dir, &data)?, views::load_manifest(&args.dir)?);
-    let model = manifest.generation.as_ref().map(|g| g.provenance.model.as_str());
-    let score = views::score(&data, &found, &manifest.generator, model, parallel::threads(args.threads))?;
-    if args.json {
-        return say_json(&score);
-    }
-    say(format!("{} on {}: {} users, {:.2} items appended\n", score.generator, score.data, score.users, score.appended))?;
-    let row = |name: &str, h: &views::Hits| {
-        let place = |n: usize| h.hit_by_place.get(n).map_or("-".to_string(), |x| format!("{x:.4}"));
-        let shares = [h.next_item_hit, h.category_hit, h.neighbour_hit].map(|x| format!("{x:.4}"));
-        [name.to_string()].into_iter().chain(shares).chain([place(0), place(1), place(2)]).collect::<Vec<_>>()
-    };
-    let rows = [
-        row("the future", &score.future),
-        row("transitions", &score.transitions),
-        row("popularity", &score.popularity),
-        row("random", &score.random),
-    ];
-    say(table(&["names the next item", "itself", "its category", "near it", "at place 1", "2", "3"], &rows))?;
-    let likeness = [
-        ("random items", score.likeness_random),
-        ("future", score.likeness_future),
-        ("paraphrase", score.likeness_paraphrase),
-        ("counterfactual", score.likeness_counterfactual),
-    ];
-    let rows: Vec<Vec<String>> = likeness.iter().map(|(name, x)| vec![name.to_string(), format!("{x:.4}")]).collect();
-    say(format!("\n{}", table(&["likeness to the history", "mean cosine"], &rows)))?;
-    say(format!("\nfutures name {:.1} % of the catalogue", 100.0 * score.catalogue_share))
-}
-
 /// The data set beside whose views `folder` lies.
-fn data_dir(folder: &Path) -> Result<PathBuf> {
+pub(super) fn data_dir(folder: &Path) -> Result<PathBuf> {
     let whole = folder.canonicalize().map_err(Error::io(folder, "open as a folder"))?;
     let parent = whole.parent().and_then(|p| Some((p, p.file_name()?.to_str()?.strip_suffix("-views")?)));
     match parent {

@@ -54,6 +54,7 @@ mod rope;
 pub(crate) mod sample;
 mod slot;
 mod spec;
+mod stored_matrix;
 mod tokenizer;
 mod trie;
 mod weights;

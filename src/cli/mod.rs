@@ -19,6 +19,7 @@ mod log;
 mod methods;
 mod output;
 mod plot;
+mod privacy;
 mod progress;
 mod recommend;
 mod run;
@@ -63,6 +64,8 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Plot(plot::Args),
+    #[command(subcommand)]
+    Privacy(privacy::Command),
     Recommend(recommend::Args),
     Config(config::Args),
     Methods(methods::Args),
@@ -93,6 +96,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Eval(args) => eval::main(&args),
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
+        Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),

@@ -8,7 +8,7 @@ mod report;
 pub mod rules;
 mod trainer;
 
-pub use check::{check, fits};
+pub use check::{check, fits, privacy_of};
 pub use draw::*;
 pub use report::RoundReport;
 pub use trainer::Trainer;

@@ -17,6 +17,7 @@ mod masked_items;
 mod metrics;
 mod negatives;
 mod owned;
+mod privacy;
 mod ptf_fsr;
 mod real;
 mod resumption;

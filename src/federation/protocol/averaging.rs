@@ -12,8 +12,8 @@ use crate::engine::{
     Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, TensorData, Tensors,
     Totals, Trained, Work,
 };
-use crate::federation::{Cohort, RoundReport, divergence, rules};
-use crate::model::{Model, Weights};
+use crate::federation::{Cohort, RoundReport, divergence, privacy_of, rules};
+use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -44,9 +44,10 @@ struct Averaging {
 impl Averaging {
     fn new(parts: Parts) -> Result<Averaging> {
         let Parts { settings, data, views, device, reduce } = parts;
-        let rules = rules::build(&settings.federation.rules)?;
-        together(&settings, &rules, reduce.size())?;
         let participants = Participants::new(settings.federation.clients, &data);
+        let privacy = privacy_of(&settings, participants.len())?;
+        let rules = rules::of(&settings, privacy, ModelSpec::of(&settings).rows(data.item_count()))?;
+        together(&settings, &rules, reduce.size())?;
         let engine: Box<dyn Engine> = match device {
             Some(device) => Box::new(CudaEngine::new(settings.clone(), data, views, device)?),
             None => Box::new(CpuEngine::new(settings.clone(), data, views)),

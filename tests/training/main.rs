@@ -4,6 +4,8 @@
 mod common;
 #[path = "../common/foreign.rs"]
 mod foreign;
+#[path = "../common/ranks.rs"]
+mod ranks;
 #[path = "../common/ring.rs"]
 mod ring;
 #[path = "../common/cli.rs"]
@@ -20,6 +22,7 @@ mod owned;
 mod ptf_fsr;
 mod real;
 mod resumption;
+mod rounds_of_ranks;
 mod rules;
 mod server;
 mod validated;

@@ -205,8 +205,9 @@ impl Engine for CudaEngine {
         Ok(Trained { totals, private: Vec::new(), diverged, seconds: [waited, seconds, 0.0] })
     }
 
-    fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
-        self.host_sums()?.reduce(reduce)
+    fn reduce(&mut self, reduce: &dyn Reduce, updates: bool) -> Result<()> {
+        self.host_sums()?.reduce(reduce)?;
+        if updates { crate::engine::update::gather(&mut self.updates, reduce) } else { Ok(()) }
     }
 
     fn touched_rows(&self) -> u64 {

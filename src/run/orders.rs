@@ -219,7 +219,9 @@ mod tests {
             assert_eq!(Order::decode(&order.encode().unwrap()).unwrap(), order);
         }
         // Saving fills in its checksum.
-        let Order::Restore(back) = Order::decode(&Order::Restore(Box::new(checkpoint.clone())).encode().unwrap()).unwrap() else { panic!() };
+        let Order::Restore(back) = Order::decode(&Order::Restore(Box::new(checkpoint.clone())).encode().unwrap()).unwrap() else {
+            panic!()
+        };
         assert_eq!((back.meta.round, back.tensors), (3, checkpoint.tensors));
         assert!(Order::decode(&Order::Rank(Split::Test, vec![1]).encode().unwrap()[..20]).is_err());
     }

@@ -23,7 +23,7 @@ use crate::{Error, Result};
 use client::{Client, Outcome};
 use reply::Answer;
 
-/// So many requests without any answer, and never one, mean that the endpoint is not there at all.
+/// This many requests without any answer, and never one, mean that the endpoint is not there at all.
 const HOPELESS: usize = 8;
 /// Tokens that an answer may have besides its lines: braces, quotes, a fence.
 const SPARE_TOKENS: u32 = 64;

@@ -215,7 +215,7 @@ pub fn dismiss(ranks: &dyn Reduce) -> Result<()> {
 /// decides.
 ///
 /// # Errors
-/// Where this process fails by itself, after which the others must be told by the transport: they wait for it.
+/// Where this process fails by itself. The caller then has to end all processes, for the others wait for it.
 pub fn follow(ranks: &Arc<dyn Reduce>, devices: &mut Devices, stop: &AtomicBool) -> Result<()> {
     let mut open: Option<Trainer> = None;
     let worked = |_, _| cluster::worked();

@@ -90,7 +90,7 @@ fn a_state_is_gone_on_from_by_another_number_of_ranks() {
 
 /// A client that diverges is named and counted alike, whichever process met it.
 #[test]
-fn divergence_is_told_as_by_one_process() {
+fn divergence_is_reported_as_by_one_process() {
     let (data, views) = world(40, 30, 1);
     let mut s = settings();
     s.local.lr = 1e6;

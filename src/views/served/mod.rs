@@ -75,7 +75,7 @@ impl<'a> ServedGenerator<'a> {
         client: impl FnOnce() -> Result<Option<Client>>,
     ) -> Result<ServedGenerator<'a>> {
         let writer = Writer::new(public, settings, Grounding::Retrieval)?;
-        // Before an encoder is loaded: a wrong address is told at once.
+        // Before an encoder is loaded: a wrong address is refused at once.
         let client = client()?;
         let ground = Ground::new(writer.names.lines(), &settings.text, threads, cache)?;
         Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, folded: AtomicBool::new(false) })

@@ -57,11 +57,11 @@ impl Trainer {
         Trainer::of(Parts { device: Some(device), ..Parts::new(settings, data, views) })
     }
 
-    /// A trainer of the protocol that the settings name. Where `parts.reduce` stands for several processes, each trains every `size`-th
-    /// client of a cohort, and the model has the bits of one process that trains them all.
+    /// A trainer of the protocol that the settings name. Where `parts.reduce` stands for several processes, each trains a
+    /// share of the clients of a cohort, and the model has the bits of one process that trains them all.
     ///
     /// # Errors
-    /// As for [`Trainer::on_device`], and for what several processes cannot train together.
+    /// As for [`Trainer::on_device`].
     pub fn of(parts: Parts) -> Result<Trainer> {
         let (settings, data) = (parts.settings.clone(), &parts.data);
         if data.users() == 0 || data.item_count() < 2 {

@@ -4,6 +4,8 @@
 mod common;
 #[path = "../common/foreign.rs"]
 mod foreign;
+#[path = "../common/ranks.rs"]
+mod ranks;
 #[path = "../common/ring.rs"]
 mod ring;
 #[path = "../common/cli.rs"]
@@ -21,6 +23,7 @@ mod privacy;
 mod ptf_fsr;
 mod real;
 mod resumption;
+mod rounds_of_ranks;
 mod rules;
 mod server;
 mod validated;

@@ -1,0 +1,7 @@
+//! The driver's calls.
+
+mod device;
+mod graph;
+mod memory;
+mod module;
+mod stream;

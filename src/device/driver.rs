@@ -8,8 +8,9 @@ use super::interface::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Gra
 use super::interface::{check_args, check_geometry, fill_range};
 use super::record::{self, Op};
 use super::staging::Staging;
+use super::waits::Waits;
 use super::{DeviceError, Geometry};
-use super::{functions::Functions, probe};
+use super::{functions, functions::Functions, modules, probe};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 use cudarc::driver::{CudaContext, CudaStream};
@@ -18,6 +19,7 @@ use smallvec::SmallVec;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::ThreadId;
 
 mod fetch;
 mod graph;
@@ -35,6 +37,7 @@ struct Inner {
     held: AtomicU64,
     peak: AtomicU64,
     one_by_one: bool,
+    waits: Waits,
     state: Mutex<State>,
 }
 
@@ -44,7 +47,7 @@ struct State {
     counters: Counters,
     suspects: Suspects,
     scope: String,
-    staging: Option<Staging>,
+    staging: Pinned,
     /// Memory of copies that have arrived.
     landings: Vec<fetch::Landing>,
     recording: Recording,
@@ -57,10 +60,21 @@ struct State {
 enum Recording {
     #[default]
     No,
-    /// The driver records; launches so far.
-    Graph(usize),
+    /// The driver records; launches so far, and the thread that records.
+    Graph(usize, ThreadId),
     /// We do, for `LUMOS_CUDA_SYNC`.
-    Ops(Vec<Op>),
+    Ops(Vec<Op>, ThreadId),
+}
+
+/// Pinned memory that copies pass through.
+#[derive(Default)]
+enum Pinned {
+    /// Nothing was copied so far.
+    #[default]
+    Untried,
+    Ready(Staging),
+    /// The host had none to give: it is not asked again at every copy.
+    None,
 }
 
 /// A point of the stream.
@@ -87,7 +101,7 @@ impl Drop for Inner {
         let state = self.state.get_mut();
         if self.context.bind_to_thread().is_ok() {
             let _ = self.stream.synchronize();
-            if let Some(staging) = &mut state.staging {
+            if let Pinned::Ready(staging) = &mut state.staging {
                 staging.free();
             }
             state.landings.drain(..).for_each(fetch::Landing::free);
@@ -101,7 +115,7 @@ impl Release for Inner {
         let mut state = self.lock();
         self.held.fetch_sub(bytes as u64, Relaxed);
         match state.recording {
-            Recording::Graph(_) => state.freed.push(address),
+            Recording::Graph(..) => state.freed.push(address),
             _ => self.free(&[address]),
         }
     }
@@ -158,11 +172,29 @@ impl Inner {
     }
 
     /// Pinned memory, taken at the first copy; nothing where the host has none to give.
-    fn with_staging(state: &mut State) -> Option<&mut Staging> {
-        if state.staging.is_none() {
-            state.staging = Staging::new().ok();
+    fn with_staging<'a>(&self, state: &'a mut State) -> Result<Option<&'a mut Staging>> {
+        if let Pinned::Untried = state.staging {
+            state.staging = match Staging::new(self.waits) {
+                Ok(staging) => Pinned::Ready(staging),
+                Err(error) if kind(error.0) == Kind::Memory => Pinned::None,
+                Err(error) => return Err(self.failed(state, "cuMemHostAlloc", error)),
+            };
         }
-        state.staging.as_mut()
+        Ok(match &mut state.staging {
+            Pinned::Ready(staging) => Some(staging),
+            _ => None,
+        })
+    }
+
+    /// The state for a call that a recording keeps, which only the thread that records may make.
+    fn recordable(&self, what: &str) -> Result<MutexGuard<'_, State>> {
+        let state = self.enter()?;
+        match state.recording {
+            Recording::Graph(_, thread) | Recording::Ops(_, thread) if thread != std::thread::current().id() => {
+                Err(DeviceError::Misuse(format!("{what} from another thread while a graph is recorded")))
+            }
+            _ => Ok(state),
+        }
     }
 
     /// # Safety
@@ -171,6 +203,9 @@ impl Inner {
         let ([gx, gy, gz], [bx, by, bz]) = (geometry.grid, geometry.block);
         let mut pointers: SmallVec<[*mut c_void; 32]> = args.iter().map(|&p| p.cast_mut()).collect();
         let function = state.functions.handle(kernel);
+        if geometry.shared > functions::PLAIN_SHARED {
+            state.functions.prefer_shared(kernel).map_err(|e| self.failed(state, "cuFuncSetAttribute", e))?;
+        }
         state.suspects.launch(kernel, geometry);
         // SAFETY: the function is of this context and takes these arguments; the rest is the caller's promise.
         let launched = unsafe {
@@ -206,9 +241,9 @@ impl Inner {
 
     /// Does `op`, or keeps it.
     fn put(&self, op: Op) -> Result<()> {
-        let mut state = self.enter()?;
+        let mut state = self.recordable("a fill or copy")?;
         match &mut state.recording {
-            Recording::Ops(ops) => {
+            Recording::Ops(ops, _) => {
                 ops.push(op);
                 Ok(())
             }
@@ -229,6 +264,10 @@ impl CudaDevice {
         let context = CudaContext::new(ordinal).map_err(started)?;
         // SAFETY: there is one stream, so no copy of cudarc's has to wait for another stream; and the waits would be recorded in graphs.
         unsafe { context.disable_event_tracking() };
+        let waits = Waits::here();
+        if waits == Waits::Asleep {
+            context.set_blocking_synchronize().map_err(started)?;
+        }
         let stream = context.new_stream().map_err(started)?;
         let number = |attribute| context.attribute(attribute).map(|v| v as usize).map_err(started);
         let limits = Limits {
@@ -249,6 +288,7 @@ impl CudaDevice {
             total: gpu.total_bytes,
             held: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            waits,
             one_by_one: std::env::var_os("LUMOS_CUDA_SYNC").is_some_and(|v| !v.is_empty() && v != "0"),
             state: Mutex::new(State::default()),
         })))
@@ -313,7 +353,7 @@ impl Device for CudaDevice {
         let stream = self.0.stream.cu_stream();
         // SAFETY: the range lies within the buffer. Without pinned memory the driver keeps what it has not copied yet.
         let copied = unsafe {
-            match Inner::with_staging(&mut state) {
+            match self.0.with_staging(&mut state)? {
                 Some(staging) => staging.upload(stream, at, bytes),
                 None => result::memcpy_htod_async(at, bytes, stream),
             }
@@ -330,7 +370,7 @@ impl Device for CudaDevice {
             let stream = self.0.stream.cu_stream();
             // SAFETY: the range lies within the buffer, and `wait` follows.
             let copied = unsafe {
-                match Inner::with_staging(&mut state) {
+                match self.0.with_staging(&mut state)? {
                     Some(staging) => staging.download(stream, at, bytes),
                     None => result::memcpy_dtoh_async(bytes, at, stream),
                 }
@@ -353,6 +393,14 @@ impl Device for CudaDevice {
     fn copy(&self, from: &Buffer, from_offset: usize, to: &Buffer, to_offset: usize, bytes: usize) -> Result<()> {
         let source = from.range("copy from", from_offset, bytes)?;
         self.0.put(Op::Copy(source, to.range("copy to", to_offset, bytes)?, bytes))
+    }
+
+    fn prepare(&self, names: &[&'static str]) -> Result<()> {
+        // Compiled without the lock: others go on meanwhile.
+        let missing = self.0.enter()?.functions.families(names)?;
+        let codes = modules::codes(&missing, self.0.limits.capability)?;
+        self.0.enter()?.functions.keep(codes);
+        Ok(())
     }
 
     fn kernel(&self, name: &'static str) -> Result<Kernel> {
@@ -385,15 +433,15 @@ impl Device for CudaDevice {
             return Ok(());
         }
         check_geometry(kernel, geometry, &self.0.limits)?;
-        let mut guard = self.0.enter()?;
+        let mut guard = self.0.recordable("a launch")?;
         let state = &mut *guard;
         check_args(kernel, state.functions.parameters(kernel), args)?;
         match &mut state.recording {
-            Recording::Ops(ops) => {
+            Recording::Ops(ops, _) => {
                 ops.push(Op::launch(kernel, geometry, args));
                 return Ok(());
             }
-            Recording::Graph(launches) => *launches += 1,
+            Recording::Graph(launches, _) => *launches += 1,
             Recording::No => state.counters.launches += 1,
         }
         let pointers: SmallVec<[*const c_void; 32]> = args.iter().map(Arg::address).collect();
@@ -418,7 +466,7 @@ impl Device for CudaDevice {
 
     fn event(&self) -> Result<Event> {
         let mut state = self.0.idle("an event was asked for")?;
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = self.0.waits.event(true);
         let event = event.map_err(|e| self.0.failed(&mut state, "cuEventCreate", e))?;
         // SAFETY: just made, on this stream; `Point` destroys it.
         let recorded = unsafe { result::event::record(event, self.0.stream.cu_stream()) };

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::ThreadId;
 use std::time::Instant;
 
 /// Runs kernels on the CPU.
@@ -42,7 +43,7 @@ pub struct HostDevice<K> {
 
 #[derive(Default)]
 struct State {
-    recording: Option<Vec<Op>>,
+    recording: Option<(Vec<Op>, ThreadId)>,
     /// Kernels looked up: on a GPU the first time loads code, which no recording may.
     known: HashSet<&'static str>,
     counters: Counters,
@@ -116,7 +117,10 @@ impl<K: HostKernels> HostDevice<K> {
     /// Does `op`, or keeps it while recording.
     fn put(&self, op: Op) -> Result<()> {
         let mut state = self.state()?;
-        if let Some(ops) = &mut state.recording {
+        if let Some((ops, thread)) = &mut state.recording {
+            if *thread != std::thread::current().id() {
+                return Err(DeviceError::Misuse("a launch, fill or copy from another thread while a graph is recorded".into()));
+            }
             ops.push(op);
             return Ok(());
         }
@@ -289,9 +293,9 @@ impl<K: HostKernels> Device for HostDevice<K> {
     }
 
     fn capture(&self, label: &str, record: &mut dyn FnMut() -> Result<()>) -> Result<Graph> {
-        self.idle("a recording was begun")?.recording = Some(Vec::new());
+        self.idle("a recording was begun")?.recording = Some((Vec::new(), std::thread::current().id()));
         let result = record();
-        let ops = self.state()?.recording.take().unwrap_or_default();
+        let ops = self.state()?.recording.take().map(|(ops, _)| ops).unwrap_or_default();
         result?;
         Ok(Graph { label: label.into(), launches: record::launches(&ops), inner: Box::new(ops) })
     }

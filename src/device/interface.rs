@@ -318,6 +318,11 @@ pub trait Device: Send + Sync {
     /// Copies within the device. The ranges must not overlap.
     fn copy(&self, from: &Buffer, from_offset: usize, to: &Buffer, to_offset: usize, bytes: usize) -> Result<()>;
 
+    /// Compiles what these kernels need that is not compiled yet, several files at a time. Not needed before [`Device::kernel`], only faster.
+    fn prepare(&self, _names: &[&'static str]) -> Result<()> {
+        Ok(())
+    }
+
     /// Looks a kernel up, compiling or loading its family at the first time, which must not be while recording.
     fn kernel(&self, name: &'static str) -> Result<Kernel>;
 

@@ -118,6 +118,7 @@ impl State {
             &Op::ToHost { to, from, bytes } => {
                 self.alive("a copy to the host", from, bytes);
                 if self.faults.copy.hit() {
+                    eprintln!("fake driver: a copy that never ends");
                     self.hangs = true;
                     return 0;
                 }

@@ -1,7 +1,7 @@
 //! The driver's calls.
 
-mod device;
-mod graph;
-mod memory;
-mod module;
-mod stream;
+pub mod device;
+pub mod graph;
+pub mod memory;
+pub mod module;
+pub mod stream;

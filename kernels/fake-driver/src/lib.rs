@@ -33,3 +33,5 @@ mod nvml;
 mod nvrtc;
 mod queue;
 mod state;
+#[cfg(test)]
+mod tests;

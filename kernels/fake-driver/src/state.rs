@@ -111,7 +111,7 @@ impl State {
 
     /// Now and then some of what is queued runs early, as on a GPU.
     pub fn pump(&mut self) {
-        if self.queue.is_empty() || self.draw() % 4 != 0 {
+        if self.queue.is_empty() || !self.draw().is_multiple_of(4) {
             return;
         }
         let some = self.draw() as usize % self.queue.len() + 1;

@@ -11,7 +11,7 @@ const NAME: &[u8] = b"Stand-in for a GPU\0";
 pub const UUID: [u8; 16] = *b"LUMOS\0\0\0\0\0\0\0\0\0\0\0";
 
 #[unsafe(no_mangle)]
-extern "C" fn cuInit(_: u32) -> Code {
+pub extern "C" fn cuInit(_: u32) -> Code {
     plain("cuInit", |state| {
         state.started = true;
         0
@@ -19,32 +19,32 @@ extern "C" fn cuInit(_: u32) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDriverGetVersion(version: *mut i32) -> Code {
+pub extern "C" fn cuDriverGetVersion(version: *mut i32) -> Code {
     plain("cuDriverGetVersion", |_| give(version, VERSION))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGetErrorName(code: Code, text: *mut *const c_char) -> Code {
+pub extern "C" fn cuGetErrorName(code: Code, text: *mut *const c_char) -> Code {
     codes::texts(code).map_or(codes::INVALID_VALUE, |(name, _)| give(text, name.as_ptr().cast()))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGetErrorString(code: Code, text: *mut *const c_char) -> Code {
+pub extern "C" fn cuGetErrorString(code: Code, text: *mut *const c_char) -> Code {
     codes::texts(code).map_or(codes::INVALID_VALUE, |(_, what)| give(text, what.as_ptr().cast()))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDeviceGetCount(count: *mut i32) -> Code {
+pub extern "C" fn cuDeviceGetCount(count: *mut i32) -> Code {
     plain("cuDeviceGetCount", |_| give(count, 1))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDeviceGet(device: *mut i32, ordinal: i32) -> Code {
+pub extern "C" fn cuDeviceGet(device: *mut i32, ordinal: i32) -> Code {
     plain("cuDeviceGet", |_| if ordinal == 0 { give(device, 0) } else { codes::INVALID_DEVICE })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDeviceGetName(name: *mut c_char, length: i32, device: i32) -> Code {
+pub extern "C" fn cuDeviceGetName(name: *mut c_char, length: i32, device: i32) -> Code {
     plain("cuDeviceGetName", |_| {
         if device != 0 || name.is_null() || (length as usize) < NAME.len() {
             return codes::INVALID_VALUE;
@@ -56,18 +56,18 @@ extern "C" fn cuDeviceGetName(name: *mut c_char, length: i32, device: i32) -> Co
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: i32) -> Code {
+pub extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: i32) -> Code {
     plain("cuDeviceGetUuid", |_| if device == 0 { give(uuid, UUID) } else { codes::INVALID_DEVICE })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: i32) -> Code {
+pub extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: i32) -> Code {
     plain("cuDeviceTotalMem", |state| if device == 0 { give(bytes, state.memory.total as usize) } else { codes::INVALID_DEVICE })
 }
 
 /// The attributes that the program asks for, as an H100 has them but for the number of multiprocessors: each of them costs time here.
 #[unsafe(no_mangle)]
-extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: i32, device: i32) -> Code {
+pub extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: i32, device: i32) -> Code {
     let known = match attribute {
         1 => 1024,      // threads a block
         16 => 4,        // multiprocessors
@@ -85,7 +85,7 @@ extern "C" fn cuDeviceGetAttribute(value: *mut i32, attribute: i32, device: i32)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: i32) -> Code {
+pub extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: i32) -> Code {
     plain("cuDevicePrimaryCtxRetain", |state| {
         if device != 0 {
             return codes::INVALID_DEVICE;
@@ -99,7 +99,7 @@ extern "C" fn cuDevicePrimaryCtxRetain(context: *mut usize, device: i32) -> Code
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuDevicePrimaryCtxRelease_v2(_: i32) -> Code {
+pub extern "C" fn cuDevicePrimaryCtxRelease_v2(_: i32) -> Code {
     plain("cuDevicePrimaryCtxRelease", |state| {
         if state.retained == 0 {
             return codes::INVALID_CONTEXT;
@@ -117,12 +117,12 @@ extern "C" fn cuDevicePrimaryCtxRelease_v2(_: i32) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuCtxGetCurrent(context: *mut usize) -> Code {
+pub extern "C" fn cuCtxGetCurrent(context: *mut usize) -> Code {
     plain("cuCtxGetCurrent", |_| give(context, CURRENT.get()))
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuCtxSetCurrent(context: usize) -> Code {
+pub extern "C" fn cuCtxSetCurrent(context: usize) -> Code {
     plain("cuCtxSetCurrent", |state| {
         if context != 0 && (context != CONTEXT || state.retained == 0) {
             return codes::INVALID_CONTEXT;
@@ -133,7 +133,7 @@ extern "C" fn cuCtxSetCurrent(context: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuCtxSetFlags(flags: u32) -> Code {
+pub extern "C" fn cuCtxSetFlags(flags: u32) -> Code {
     current_idle("cuCtxSetFlags", |state| {
         state.flags = flags;
         0
@@ -141,6 +141,6 @@ extern "C" fn cuCtxSetFlags(flags: u32) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuCtxSynchronize() -> Code {
+pub extern "C" fn cuCtxSynchronize() -> Code {
     current_idle("cuCtxSynchronize", |state| state.drain())
 }

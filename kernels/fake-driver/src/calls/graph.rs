@@ -5,7 +5,7 @@ use crate::queue::{Op, Source};
 use crate::state::{Capture, State, current, current_idle, give};
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: i32) -> Code {
+pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: i32) -> Code {
     current("cuStreamBeginCapture", |state| {
         if !state.streams.contains(&stream) {
             // Not the stream 0 either, which every other waits for.
@@ -21,7 +21,7 @@ extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: i32) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> Code {
+pub extern "C" fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> Code {
     current("cuStreamEndCapture", |state| {
         let Some(capture) = state.capture.take_if(|c| c.stream == stream) else { return codes::CAPTURE_UNMATCHED };
         if capture.mode != 2 && capture.thread != std::thread::current().id() {
@@ -38,7 +38,7 @@ extern "C" fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphInstantiateWithFlags(exec: *mut usize, graph: usize, _: u64) -> Code {
+pub extern "C" fn cuGraphInstantiateWithFlags(exec: *mut usize, graph: usize, _: u64) -> Code {
     current_idle("cuGraphInstantiate", |state| {
         let Some(ops) = state.graphs.get(&graph).cloned() else { return codes::INVALID_VALUE };
         let handle = state.handle();
@@ -48,7 +48,7 @@ extern "C" fn cuGraphInstantiateWithFlags(exec: *mut usize, graph: usize, _: u64
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphUpload(exec: usize, stream: usize) -> Code {
+pub extern "C" fn cuGraphUpload(exec: usize, stream: usize) -> Code {
     current_idle(
         "cuGraphUpload",
         |state| {
@@ -80,7 +80,7 @@ fn check(state: &State, op: &Op) {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphLaunch(exec: usize, stream: usize) -> Code {
+pub extern "C" fn cuGraphLaunch(exec: usize, stream: usize) -> Code {
     current("cuGraphLaunch", |state| {
         let Some(ops) = state.execs.get(&exec).cloned() else { return codes::INVALID_VALUE };
         if state.capture.as_ref().is_some_and(|c| c.stream == stream) {
@@ -92,11 +92,11 @@ extern "C" fn cuGraphLaunch(exec: usize, stream: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphExecDestroy(exec: usize) -> Code {
+pub extern "C" fn cuGraphExecDestroy(exec: usize) -> Code {
     current("cuGraphExecDestroy", |state| if state.execs.remove(&exec).is_some() { 0 } else { codes::INVALID_VALUE })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuGraphDestroy(graph: usize) -> Code {
+pub extern "C" fn cuGraphDestroy(graph: usize) -> Code {
     current("cuGraphDestroy", |state| if state.graphs.remove(&graph).is_some() { 0 } else { codes::INVALID_VALUE })
 }

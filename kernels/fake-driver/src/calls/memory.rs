@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
+pub extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
     current_idle("cuMemAlloc", |state| {
         if bytes == 0 {
             return codes::INVALID_VALUE;
@@ -21,7 +21,7 @@ extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemFree_v2(address: u64) -> Code {
+pub extern "C" fn cuMemFree_v2(address: u64) -> Code {
     // A driver waits before it frees.
     current_idle("cuMemFree", |state| match state.drain() {
         0 if state.memory.free(address as usize) => 0,
@@ -31,7 +31,7 @@ extern "C" fn cuMemFree_v2(address: u64) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Code {
+pub extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Code {
     current("cuMemGetInfo", |state| {
         let all = state.memory.total;
         give(free, (all - state.memory.held) as usize) | give(total, all as usize)
@@ -43,7 +43,7 @@ fn pinned_layout(bytes: usize) -> Option<Layout> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: u32) -> Code {
+pub extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: u32) -> Code {
     current_idle("cuMemHostAlloc", |state| {
         if bytes == 0 {
             return codes::INVALID_VALUE;
@@ -63,7 +63,7 @@ extern "C" fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, _: u32) ->
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemFreeHost(address: *mut c_void) -> Code {
+pub extern "C" fn cuMemFreeHost(address: *mut c_void) -> Code {
     current_idle("cuMemFreeHost", |state| {
         let uses = |op: &Op| match *op {
             Op::ToDevice { from: Source::Pinned(at), .. } | Op::ToHost { to: at, .. } => Some(at),
@@ -88,7 +88,7 @@ fn there(state: &State, at: u64, bytes: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: usize) -> Code {
+pub extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: usize) -> Code {
     current("cuMemcpyHtoDAsync", |state| {
         let code = there(state, to, bytes);
         if code != 0 || bytes == 0 {
@@ -108,7 +108,7 @@ extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, s
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: usize) -> Code {
+pub extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: usize) -> Code {
     current("cuMemcpyDtoHAsync", |state| {
         let code = there(state, from, bytes);
         if code != 0 || bytes == 0 {
@@ -125,7 +125,7 @@ extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, str
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) -> Code {
+pub extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) -> Code {
     current("cuMemcpyDtoDAsync", |state| match there(state, to, bytes) | there(state, from, bytes) {
         0 if bytes == 0 => 0,
         0 => state.put(stream, Op::Within { to: to as usize, from: from as usize, bytes }),
@@ -147,11 +147,11 @@ fn fill(name: &'static str, to: u64, word: u32, unit: usize, count: usize, strea
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemsetD8Async(to: u64, byte: u8, count: usize, stream: usize) -> Code {
+pub extern "C" fn cuMemsetD8Async(to: u64, byte: u8, count: usize, stream: usize) -> Code {
     fill("cuMemsetD8Async", to, byte.into(), 1, count, stream)
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuMemsetD32Async(to: u64, word: u32, count: usize, stream: usize) -> Code {
+pub extern "C" fn cuMemsetD32Async(to: u64, word: u32, count: usize, stream: usize) -> Code {
     fill("cuMemsetD32Async", to, word, 4, count, stream)
 }

@@ -29,7 +29,7 @@ fn kernels(image: *const c_char) -> Result<Option<Vec<String>>, Code> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuModuleLoadDataEx(module: *mut usize, image: *const c_char, _: u32, _: *mut i32, _: *mut *mut c_void) -> Code {
+pub extern "C" fn cuModuleLoadDataEx(module: *mut usize, image: *const c_char, _: u32, _: *mut i32, _: *mut *mut c_void) -> Code {
     current_idle("cuModuleLoadData", |state| {
         if image.is_null() {
             return codes::INVALID_VALUE;
@@ -46,7 +46,7 @@ extern "C" fn cuModuleLoadDataEx(module: *mut usize, image: *const c_char, _: u3
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuModuleUnload(module: usize) -> Code {
+pub extern "C" fn cuModuleUnload(module: usize) -> Code {
     current_idle("cuModuleUnload", |state| {
         let code = state.drain();
         state.functions.retain(|_, (of, _)| *of != module);
@@ -55,7 +55,7 @@ extern "C" fn cuModuleUnload(module: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) -> Code {
+pub extern "C" fn cuModuleGetFunction(function: *mut usize, module: usize, name: *const c_char) -> Code {
     current_idle("cuModuleGetFunction", |state| {
         let Some(names) = state.modules.get(&module) else { return codes::INVALID_HANDLE };
         // SAFETY: a name ends in zero.
@@ -69,7 +69,7 @@ extern "C" fn cuModuleGetFunction(function: *mut usize, module: usize, name: *co
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuFuncGetAttribute(value: *mut i32, attribute: i32, function: usize) -> Code {
+pub extern "C" fn cuFuncGetAttribute(value: *mut i32, attribute: i32, function: usize) -> Code {
     current("cuFuncGetAttribute", |state| {
         let Some((_, function)) = state.functions.get(&function) else { return codes::INVALID_HANDLE };
         match attribute {
@@ -84,7 +84,7 @@ extern "C" fn cuFuncGetAttribute(value: *mut i32, attribute: i32, function: usiz
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuFuncSetAttribute(function: usize, attribute: i32, value: i32) -> Code {
+pub extern "C" fn cuFuncSetAttribute(function: usize, attribute: i32, value: i32) -> Code {
     current("cuFuncSetAttribute", |state| {
         let Some((_, function)) = state.functions.get_mut(&function) else { return codes::INVALID_HANDLE };
         match attribute {
@@ -97,7 +97,7 @@ extern "C" fn cuFuncSetAttribute(function: usize, attribute: i32, value: i32) ->
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuFuncGetParamInfo(function: usize, index: usize, offset: *mut usize, size: *mut usize) -> Code {
+pub extern "C" fn cuFuncGetParamInfo(function: usize, index: usize, offset: *mut usize, size: *mut usize) -> Code {
     current("cuFuncGetParamInfo", |state| {
         let Some((_, function)) = state.functions.get(&function) else { return codes::INVALID_HANDLE };
         let sizes = function.kernel.parameters();
@@ -109,7 +109,7 @@ extern "C" fn cuFuncGetParamInfo(function: usize, index: usize, offset: *mut usi
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks: *mut i32, function: usize, threads: i32, shared: usize) -> Code {
+pub extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks: *mut i32, function: usize, threads: i32, shared: usize) -> Code {
     current("cuOccupancyMaxActiveBlocksPerMultiprocessor", |state| {
         let Some((_, function)) = state.functions.get(&function) else { return codes::INVALID_HANDLE };
         if threads < 1 {
@@ -123,7 +123,7 @@ extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(blocks: *mut i32, func
 
 #[unsafe(no_mangle)]
 #[allow(clippy::too_many_arguments)] // the driver's
-extern "C" fn cuLaunchKernel(
+pub extern "C" fn cuLaunchKernel(
     function: usize,
     gx: u32,
     gy: u32,

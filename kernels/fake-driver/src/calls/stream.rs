@@ -5,7 +5,7 @@ use crate::queue::Op;
 use crate::state::{Event, current, current_idle, give};
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamCreate(stream: *mut usize, _: u32) -> Code {
+pub extern "C" fn cuStreamCreate(stream: *mut usize, _: u32) -> Code {
     current_idle("cuStreamCreate", |state| {
         let handle = state.handle();
         state.streams.insert(handle);
@@ -14,7 +14,7 @@ extern "C" fn cuStreamCreate(stream: *mut usize, _: u32) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamDestroy_v2(stream: usize) -> Code {
+pub extern "C" fn cuStreamDestroy_v2(stream: usize) -> Code {
     current_idle("cuStreamDestroy", |state| {
         let code = state.drain();
         if state.streams.remove(&stream) { code } else { codes::INVALID_HANDLE }
@@ -22,7 +22,7 @@ extern "C" fn cuStreamDestroy_v2(stream: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuStreamSynchronize(stream: usize) -> Code {
+pub extern "C" fn cuStreamSynchronize(stream: usize) -> Code {
     current_idle("cuStreamSynchronize", |state| {
         if stream != 0 && !state.streams.contains(&stream) {
             return codes::INVALID_HANDLE;
@@ -39,7 +39,7 @@ extern "C" fn cuStreamSynchronize(stream: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventCreate(event: *mut usize, flags: u32) -> Code {
+pub extern "C" fn cuEventCreate(event: *mut usize, flags: u32) -> Code {
     current("cuEventCreate", |state| {
         let handle = state.handle();
         // 2: without times.
@@ -49,12 +49,12 @@ extern "C" fn cuEventCreate(event: *mut usize, flags: u32) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventDestroy_v2(event: usize) -> Code {
+pub extern "C" fn cuEventDestroy_v2(event: usize) -> Code {
     current("cuEventDestroy", |state| if state.events.remove(&event).is_some() { 0 } else { codes::INVALID_HANDLE })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventRecord(event: usize, stream: usize) -> Code {
+pub extern "C" fn cuEventRecord(event: usize, stream: usize) -> Code {
     current("cuEventRecord", |state| {
         let Some(known) = state.events.get_mut(&event) else { return codes::INVALID_HANDLE };
         known.record += 1;
@@ -65,7 +65,7 @@ extern "C" fn cuEventRecord(event: usize, stream: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventSynchronize(event: usize) -> Code {
+pub extern "C" fn cuEventSynchronize(event: usize) -> Code {
     current_idle("cuEventSynchronize", |state| {
         let Some(known) = state.events.get(&event) else { return codes::INVALID_HANDLE };
         let record = known.record;
@@ -78,7 +78,7 @@ extern "C" fn cuEventSynchronize(event: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: usize, end: usize) -> Code {
+pub extern "C" fn cuEventElapsedTime_v2(milliseconds: *mut f32, start: usize, end: usize) -> Code {
     current("cuEventElapsedTime", |state| {
         let (Some(start), Some(end)) = (state.events.get(&start), state.events.get(&end)) else { return codes::INVALID_HANDLE };
         if !start.timing || !end.timing || start.record == 0 || end.record == 0 {

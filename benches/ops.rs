@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use lumos::backend::cpu::rank::Panels;
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Act, Backend, Mask, RowKind, Step};
+use lumos::backend::{Act, Backend, Mask, RowKind, Step, TableRow};
 use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, RecLoss};
 use lumos::model::{Model, ModelSpec, Weights};
@@ -29,7 +29,7 @@ fn normal(n: usize, case: u64) -> Vec<f32> {
 /// The reference step: every token of the history and the last of each view are outputs.
 fn step(negatives: usize) -> Step {
     let mut s = Stream::new(2, Purpose::Bench, 0, 0);
-    let mut draw = || s.below(ITEM_ROWS as u64) as u32;
+    let mut draw = || TableRow(s.below(ITEM_ROWS as u64) as u32);
     let mut step = Step { width: 1 + negatives, gbce_beta: 1.0, ..Step::default() };
     step.clear();
     let mut last = Vec::new();

@@ -169,7 +169,7 @@ pub struct DeviceFigures {
     pub peak_device_bytes: u64,
     /// Share of a round's wall time between the first and the last call of each chunk, by the device's clock.
     pub busy_share: f64,
-    /// Share of time in which a kernel ran, in percent, as the GPU tells: mean over the timed rounds.
+    /// Share of time in which a kernel ran, in percent, as the GPU reports it: mean over the timed rounds.
     pub utilisation_percent: Option<f64>,
     /// Energy of a round in joules.
     pub joules_per_round: Option<f64>,

@@ -7,8 +7,10 @@
 pub mod cpu;
 pub mod cuda;
 mod step;
+mod table_row;
 
 pub use step::*;
+pub use table_row::TableRow;
 
 use crate::config::{InBatchSettings, LossSettings};
 

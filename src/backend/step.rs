@@ -1,11 +1,13 @@
 //! One packed mini-batch: plain arrays with offsets, no padding.
 
+use super::TableRow;
+
 /// Packed input of one local step. Offsets of clients come last in each group of fields, so that the same arrays serve
 /// one client on a CPU worker and thousands on a GPU.
 #[derive(Clone, Debug, Default)]
 pub struct Step {
     /// Row of the owner's item table, per token `[T]`.
-    pub row: Vec<u32>,
+    pub row: Vec<TableRow>,
     /// Position inside its sequence, per token `[T]`.
     pub position: Vec<u32>,
     /// First token of its sequence, per token `[T]`.
@@ -18,10 +20,10 @@ pub struct Step {
     pub out_token: Vec<u32>,
     /// First token of their sequences `[Q]`.
     pub out_start: Vec<u32>,
-    /// Output row of each next-item example `[E]`.
+    /// Output of each next-item example `[E]`.
     pub example: Vec<u32>,
     /// Candidate rows `[E, width]`, the positive first; for the full softmax only the positive.
-    pub cands: Vec<u32>,
+    pub cands: Vec<TableRow>,
     /// What the loss of each example is multiplied by `[E]`; empty: 1 / examples of its client. Positive.
     pub share: Vec<f32>,
     /// Labels of the candidates in `[0, 1]` `[E, width]`; empty: 1 for the positive, 0 for the others. The CPU alone reads them.
@@ -32,17 +34,17 @@ pub struct Step {
     pub width: usize,
     /// gBCE's power on the positive's probability (equation 11 of gSASRec); 1 otherwise.
     pub gbce_beta: f32,
-    /// Output rows of contrast groups: anchor, positives, counterfactuals; bounds in [`Step::group_bounds`].
+    /// Outputs of contrast groups: anchor, positives, counterfactuals; bounds in [`Step::group_bounds`].
     pub group: Vec<u32>,
     /// Bounds of groups `[G + 1]`.
     pub group_bounds: Vec<u32>,
     /// Positives of each group `[G]`.
     pub positives: Vec<u32>,
-    /// Output rows of two copies of one sequence each `[N, 2]`, for the contrast within a mini-batch.
+    /// Outputs of two copies of one sequence each `[N, 2]`, for the contrast within a mini-batch.
     pub pair: Vec<u32>,
     /// Token bounds of clients `[C + 1]`.
     pub client_tokens: Vec<u32>,
-    /// Output-row bounds of clients `[C + 1]`.
+    /// Output bounds of clients `[C + 1]`.
     pub client_outs: Vec<u32>,
     /// Example bounds of clients `[C + 1]`.
     pub client_examples: Vec<u32>,
@@ -66,14 +68,12 @@ impl Step {
     /// Empties the step; capacity and alignment stay.
     pub fn clear(&mut self) {
         for v in [
-            &mut self.row,
             &mut self.position,
             &mut self.start,
             &mut self.token,
             &mut self.out_token,
             &mut self.out_start,
             &mut self.example,
-            &mut self.cands,
             &mut self.group,
             &mut self.positives,
             &mut self.pair,
@@ -93,6 +93,8 @@ impl Step {
             v.clear();
             v.push(0);
         }
+        self.row.clear();
+        self.cands.clear();
         self.share.clear();
         self.weighted = 0;
         self.labels.clear();
@@ -101,7 +103,7 @@ impl Step {
     }
 
     /// Appends a sequence given as item-table rows; returns its first token.
-    pub fn push_sequence(&mut self, rows: impl IntoIterator<Item = u32>) -> u32 {
+    pub fn push_sequence(&mut self, rows: impl IntoIterator<Item = TableRow>) -> u32 {
         let first = self.row.len() as u32;
         for (i, row) in rows.into_iter().enumerate() {
             self.row.push(row);
@@ -129,7 +131,7 @@ impl Step {
         }
     }
 
-    /// Marks `token` as one whose hidden state is used; returns its output row.
+    /// Marks `token` as one whose hidden state is used; returns its output.
     pub fn push_output(&mut self, token: u32) -> u32 {
         self.out_token.push(token);
         self.out_start.push(self.start[token as usize]);
@@ -180,7 +182,7 @@ impl Step {
         if !self.example[first..].is_sorted() {
             let mut order: Vec<usize> = (first..self.example.len()).collect();
             order.sort_by_key(|&e| self.example[e]);
-            let cands: Vec<u32> = order.iter().flat_map(|&e| &self.cands[e * self.width..(e + 1) * self.width]).copied().collect();
+            let cands: Vec<TableRow> = order.iter().flat_map(|&e| &self.cands[e * self.width..(e + 1) * self.width]).copied().collect();
             self.cands[first * self.width..].copy_from_slice(&cands);
             if !self.share.is_empty() {
                 let share: Vec<f32> = order.iter().map(|&e| self.share[e]).collect();
@@ -209,7 +211,7 @@ impl Step {
             self.share.extend(other.shares());
         }
         let shifted = |to: &mut Vec<u32>, from: &[u32], by: u32| to.extend(from.iter().map(|x| x + by));
-        shifted(&mut self.row, &other.row, first_row);
+        self.row.extend(other.row.iter().map(|row| row.behind(first_row)));
         self.position.extend_from_slice(&other.position);
         shifted(&mut self.start, &other.start, tokens);
         shifted(&mut self.token, &other.token, tokens);
@@ -217,7 +219,7 @@ impl Step {
         shifted(&mut self.out_token, &other.out_token, tokens);
         shifted(&mut self.out_start, &other.out_start, tokens);
         shifted(&mut self.example, &other.example, outs);
-        shifted(&mut self.cands, &other.cands, first_row);
+        self.cands.extend(other.cands.iter().map(|row| row.behind(first_row)));
         shifted(&mut self.group, &other.group, outs);
         shifted(&mut self.group_bounds, &other.group_bounds[1..], members);
         self.positives.extend_from_slice(&other.positives);
@@ -254,7 +256,7 @@ impl Step {
         self.row.len()
     }
 
-    /// Output rows `Q`.
+    /// Outputs `Q`.
     pub fn outputs(&self) -> usize {
         self.out_token.len()
     }

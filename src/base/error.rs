@@ -22,7 +22,7 @@ pub enum Error {
     Data {
         /// The file concerned.
         path: PathBuf,
-        /// Line number, counted from 1; 0 where the whole file is meant.
+        /// Line number, counted from 1; 0 for the whole file.
         line: u64,
         /// What is wrong and what to do.
         message: String,

@@ -57,6 +57,25 @@ pub fn philox(mut c: [u32; 4], mut k: [u32; 2]) -> [u32; 4] {
     c
 }
 
+/// [`philox`] of `N` counters, word `w` of counter `i` at `[w][i]`: loops that a compiler turns into vectors.
+#[inline(always)]
+fn philox_many<const N: usize>(mut c: [[u32; N]; 4], mut k: [u32; 2]) -> [[u32; N]; 4] {
+    for _ in 0..10 {
+        let mut next = [[0; N]; 4];
+        for i in 0..N {
+            let p0 = u64::from(M0) * u64::from(c[0][i]);
+            let p1 = u64::from(M1) * u64::from(c[2][i]);
+            next[0][i] = (p1 >> 32) as u32 ^ c[1][i] ^ k[0];
+            next[1][i] = p1 as u32;
+            next[2][i] = (p0 >> 32) as u32 ^ c[3][i] ^ k[1];
+            next[3][i] = p0 as u32;
+        }
+        c = next;
+        k = [k[0].wrapping_add(W0), k[1].wrapping_add(W1)];
+    }
+    c
+}
+
 /// Inverted dropout at `rate` with sixteen random bits an element: elements whose bits are below the threshold are dropped, the
 /// others multiplied by the factor. The kept share is exact for the rounded threshold.
 pub fn dropout_threshold(rate: f32) -> (u32, f32) {
@@ -91,6 +110,15 @@ impl Stream {
     #[inline]
     pub fn block_at(&self, index: u64) -> [u32; 4] {
         philox([index as u32, (index >> 32) as u32, self.round, self.client], self.key)
+    }
+
+    /// Word `w` of the block at `first + i * stride` at `[w][i]`, without moving the stream.
+    #[inline(always)]
+    pub fn blocks_at<const N: usize>(&self, first: u64, stride: u64) -> [[u32; N]; 4] {
+        let index = |i: usize| first + i as u64 * stride;
+        let low = std::array::from_fn(|i| index(i) as u32);
+        let high = std::array::from_fn(|i| (index(i) >> 32) as u32);
+        philox_many([low, high, [self.round; N], [self.client; N]], self.key)
     }
 
     /// The word at `position`, without moving the stream.
@@ -164,6 +192,17 @@ mod tests {
         let jump = walk.clone();
         for i in 0..41 {
             assert_eq!(walk.u32(), jump.u32_at(i));
+        }
+    }
+
+    #[test]
+    fn blocks_side_by_side_are_blocks() {
+        let stream = Stream::new(3, Purpose::Bench, 9, 5);
+        for (first, stride) in [(0, 1), (u64::from(u32::MAX) - 5, 1), (1 << 44 | 7 << 4, 16)] {
+            let blocks = stream.blocks_at::<11>(first, stride);
+            for i in 0..11 {
+                assert_eq!(blocks.map(|words| words[i]), stream.block_at(first + i as u64 * stride));
+            }
         }
     }
 

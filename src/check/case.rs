@@ -1,7 +1,7 @@
 //! Packed steps that kernels are checked and timed on, and the random numbers that fill their inputs.
 
-use crate::backend::Step;
 use crate::backend::cuda::shape::Shape;
+use crate::backend::{Step, TableRow};
 use crate::base::rng::{Purpose, Stream};
 use crate::engine::Chunk;
 
@@ -82,7 +82,7 @@ pub fn build(seed: u64, plan: &Plan) -> Case {
         let tokens: usize = users.iter().flatten().sum();
         // Fewer rows than tokens, so that gradients of a row meet.
         let rows = if tokens == 0 { 0 } else { (tokens * 3).div_ceil(4) + plan.spare };
-        let mut draw = || first_row + s.below(rows as u64) as u32;
+        let mut draw = || TableRow(first_row + s.below(rows as u64) as u32);
         for lengths in users {
             let Some((&history, views)) = lengths.split_first() else { continue };
             let first = step.push_sequence((0..history).map(|_| draw()));

@@ -18,7 +18,7 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<()> {
     let machine = Machine::here();
     let survey = Survey::take();
-    // The kernel module tells its version here, also where the driver's library is missing.
+    // The kernel module gives its version here, also where the driver's library is missing.
     let module = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
     let module = module.and_then(|text| text.lines().next().map(|l| l.trim_start_matches("NVRM version:").trim().to_string()));
     if args.json {

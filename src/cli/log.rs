@@ -1,4 +1,4 @@
-//! Where stderr is no terminal, a line every so often tells a log file where a long run is. A short run prints none.
+//! Where stderr is no terminal, a log file gets a line now and then that says where a long run is. A short run prints none.
 //!
 //! The first line comes after a third of `LUMOS_PROGRESS_S` seconds (30 where it is not set), the next ones that many seconds apart; with
 //! 0 there are none.

@@ -102,7 +102,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     finish(outcome.map(|()| 0))
 }
 
-/// Tells what is wrong with a command line, or shows the help that was asked for; gives the exit code.
+/// Prints what is wrong with a command line, or shows the help that was asked for; gives the exit code.
 fn refuse(error: &clap::Error) -> u8 {
     let plain = error.render().to_string();
     // Words of a command line are foreign as well: a script may have them from a file.

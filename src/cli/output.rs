@@ -21,7 +21,7 @@ pub fn say_json(value: &impl Serialize) -> Result<()> {
 
 /// One message to stderr.
 pub fn complain(error: &Error) {
-    // If stderr is gone, the exit code still tells.
+    // If stderr is gone, the exit code still says so.
     let _ = writeln!(std::io::stderr(), "{}", clean::message(&format!("error: {error}")));
 }
 

@@ -87,7 +87,7 @@ pub struct Compare {
     /// Folder of the data set [default: DATA where the views lie in DATA-views]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// So many users item by item
+    /// This many users, item by item
     #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "json")]
     show: usize,
     /// One JSON object instead of tables

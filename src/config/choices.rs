@@ -259,7 +259,7 @@ choice! {
     }
 }
 choice! {
-    /// Numbers that a local language model is kept in.
+    /// Numbers that the weights of a local language model are stored in.
     WeightType {
         /// As stored.
         Auto = "auto",

@@ -81,7 +81,7 @@ pub struct Steps<'a> {
 
 /// The data set of `settings`: loaded where a folder of it is up to date, else prepared.
 ///
-/// With `data.dir` that folder is meant and no other. Without it the first set of a name lies in `data/<name>`, and every other one, made
+/// With `data.dir` it is that folder and no other. Without it the first set of a name lies in `data/<name>`, and every other one, made
 /// from another source or with other settings, in `data/<name>-<start of its fingerprint>`. A data set is replaced only where
 /// `overwrite` asks for it. Where a source cannot be found any more, a folder made with equal settings from files of the same names
 /// is taken, so that a prepared folder can be carried to a machine without the sources. A process that is preparing the same data

@@ -200,7 +200,7 @@ pub fn resolve_source(path: &Path) -> Result<PathBuf> {
     Err(Error::mismatch(path, format!("there is no such file: looked for {}; {remedy}", list.join(", "))))
 }
 
-/// Size and change time (nanoseconds since 1970) of a file: what tells cheaply whether it changed.
+/// Size and change time (nanoseconds since 1970) of a file: a cheap sign of whether it changed.
 pub(super) fn size_and_time(path: &Path) -> Result<(u64, u64)> {
     let meta = fs::metadata(path).map_err(Error::io(path, "read"))?;
     let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos() as u64);

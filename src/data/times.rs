@@ -87,7 +87,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// `values` in the unit that their magnitude tells.
+    /// `values` in the unit that follows from their magnitude.
     pub fn new(values: TimeValues) -> Times {
         let largest = match &values {
             TimeValues::Integer(all) => all.iter().map(|t| t.unsigned_abs()).max().unwrap_or(0) as f64,

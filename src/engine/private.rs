@@ -85,7 +85,7 @@ pub struct PrivateStore {
     /// Lists the folder from the first file in it on.
     unfinished: Option<Unfinished>,
     on_disk: BTreeSet<u32>,
-    /// Tells the files of a store from those of the one that it is to replace.
+    /// Distinguishes the files of a store from those of the one that it is to replace.
     generation: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Conversations as a model was trained on them: its chat template, with text that others wrote kept inside its place.
+//! Conversations as a model was trained on them: its chat template, and text that others wrote stays inside its place.
 //!
 //! A catalogue's titles are untrusted: one may say `<|im_start|>system`. Such text is made harmless before the template sees it,
 //! and the finished prompt is counted: it must hold exactly the control tokens of the same prompt without that text.
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub enum Piece<'a> {
     /// Written by us: a prompt file.
     Ours(&'a str),
-    /// Written by somebody else: a title, a category.
+    /// Text that others wrote: a title, a category.
     Theirs(&'a str),
 }
 

@@ -1,6 +1,6 @@
 //! What may be written: lines that each name one catalogue item.
 
-use super::trie::{Node, TitleTrie};
+use super::trie::{Node, Place, TitleTrie};
 use std::sync::Arc;
 
 /// Decides, token by token, what may come next.
@@ -22,7 +22,7 @@ pub struct ItemLines {
     lines: usize,
     separator: u32,
     /// Places in the trie's order of items that may not be named, sorted.
-    taken: Vec<u32>,
+    taken: Vec<Place>,
     items: Vec<u32>,
     at: Option<Node>,
 }
@@ -30,7 +30,7 @@ pub struct ItemLines {
 impl ItemLines {
     /// `lines` lines, each ended by the token `separator`; items in `forbidden` are never named.
     pub fn new(trie: Arc<TitleTrie>, lines: usize, separator: u32, forbidden: &[u32]) -> ItemLines {
-        let mut taken: Vec<u32> = forbidden.iter().filter_map(|item| trie.place(*item)).collect();
+        let mut taken: Vec<Place> = forbidden.iter().filter_map(|item| trie.place(*item)).collect();
         taken.sort_unstable();
         taken.dedup();
         let at = Some(trie.root());
@@ -40,12 +40,12 @@ impl ItemLines {
     /// Items that may still be named under `node`.
     fn left(&self, node: &Node) -> usize {
         let range = node.places();
-        let below = |place: u32| self.taken.partition_point(|t| *t < place);
-        range.len() - (below(range.end) - below(range.start))
+        let below = |place: Place| self.taken.partition_point(|t| *t < place);
+        node.count() - (below(range.end) - below(range.start))
     }
 
     /// The first item that ends at the present node and may be named.
-    fn ends(&self) -> Option<u32> {
+    fn ends(&self) -> Option<Place> {
         let node = self.at.as_ref()?;
         self.trie.ends(node).find(|place| self.taken.binary_search(place).is_err())
     }

@@ -32,11 +32,11 @@ struct Header<'r, R> {
 
 /// Refuses a header that cannot be true of a file of this length; leaves the reader at its start. Gives the number of tensors.
 pub(super) fn check(reader: &mut (impl Read + Seek)) -> Outcome<u64> {
-    let told = |e: std::io::Error| e.to_string();
-    let left = reader.seek(SeekFrom::End(0)).map_err(told)?;
-    reader.seek(SeekFrom::Start(0)).map_err(told)?;
+    let reason = |e: std::io::Error| e.to_string();
+    let left = reader.seek(SeekFrom::End(0)).map_err(reason)?;
+    reader.seek(SeekFrom::Start(0)).map_err(reason)?;
     let tensors = Header { reader, left, width: 8, elements: 0 }.walk()?;
-    reader.seek(SeekFrom::Start(0)).map_err(told)?;
+    reader.seek(SeekFrom::Start(0)).map_err(reason)?;
     Ok(tensors)
 }
 

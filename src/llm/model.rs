@@ -162,7 +162,7 @@ impl Model {
         }
     }
 
-    /// How weights are kept while computing. Arithmetic is f32 on the CPU, of this kind on a GPU.
+    /// How weights are stored while computing. Arithmetic is f32 on the CPU, of this kind on a GPU.
     pub fn dtype(&self) -> &str {
         &self.dtype
     }

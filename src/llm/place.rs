@@ -108,7 +108,7 @@ fn stored(source: &Source) -> Option<Stored> {
 }
 
 impl Placed {
-    /// Puts weights where `place` says, and tells what they are kept in.
+    /// Puts weights where `place` says, and says in which numbers.
     pub fn new(place: Place, dtype: Dtype, spec: Spec, source: &Source, max_len: usize) -> Result<(Placed, String)> {
         let choice = match place {
             Place::Candle => return Placed::candle(dtype, spec, source, max_len),

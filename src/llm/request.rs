@@ -111,7 +111,7 @@ pub trait Generate {
     fn share(&mut self, tokens: &[u32]) -> Result<usize>;
     /// Forgets all shared prefixes.
     fn forget(&mut self);
-    /// Writes a text for every request and tells `on_done` of each as it ends, in no promised order. Requests are taken as they are
+    /// Writes a text for every request and gives `on_done` each as it ends, in no promised order. Requests are taken as they are
     /// needed, a few hundred ahead. An error of `on_done` stops the generation.
     ///
     /// # Errors

@@ -13,6 +13,10 @@ use sha2::{Digest, Sha256};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+/// A place in a trie's order of titles. It is not the item: [`TitleTrie::item`] says which item is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(u32);
+
 /// A run of titles that share their first tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
@@ -24,8 +28,13 @@ pub struct Node {
 
 impl Node {
     /// Places, in the trie's order, of the items under this node.
-    pub fn places(&self) -> Range<u32> {
-        self.places.clone()
+    pub fn places(&self) -> Range<Place> {
+        Place(self.places.start)..Place(self.places.end)
+    }
+
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.places.len()
     }
 }
 
@@ -186,7 +195,7 @@ impl TitleTrie {
         Node { places: 0..self.items.len() as u32, depth: 0, list: if self.lists.len() > 1 { 0 } else { NO_LIST } }
     }
 
-    /// Tells `each` every token that can follow at `node`, in order, and where it leads.
+    /// Gives `each` every token that can follow at `node`, in order, and where it leads.
     pub fn children(&self, node: &Node, mut each: impl FnMut(u32, Node)) {
         if node.list != NO_LIST {
             let range = self.lists[node.list as usize] as usize..self.lists[node.list as usize + 1] as usize;
@@ -218,19 +227,24 @@ impl TitleTrie {
     }
 
     /// Places of the items whose titles end at `node`.
-    pub fn ends(&self, node: &Node) -> impl Iterator<Item = u32> + '_ {
+    pub fn ends(&self, node: &Node) -> impl Iterator<Item = Place> + '_ {
         let depth = node.depth;
-        node.places.clone().take_while(move |p| self.length(*p) == depth)
+        node.places.clone().take_while(move |p| self.length(*p) == depth).map(Place)
     }
 
     /// The item at `place`.
-    pub fn item(&self, place: u32) -> u32 {
+    pub fn item(&self, Place(place): Place) -> u32 {
         self.items[place as usize]
     }
 
     /// The place of `item`, if it has a title.
-    pub fn place(&self, item: u32) -> Option<u32> {
-        self.places.get(item as usize).copied().filter(|p| *p != u32::MAX)
+    pub fn place(&self, item: u32) -> Option<Place> {
+        self.places.get(item as usize).copied().filter(|p| *p != u32::MAX).map(Place)
+    }
+
+    /// Every place, in order.
+    pub fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        (0..self.items.len() as u32).map(Place)
     }
 
     /// Number of items with a title.
@@ -244,7 +258,7 @@ impl TitleTrie {
     }
 
     /// Tokens of the item at `place`.
-    pub fn title(&self, place: u32) -> Vec<u32> {
+    pub fn title(&self, Place(place): Place) -> Vec<u32> {
         (0..self.length(place)).map(|d| self.token(place, d)).collect()
     }
 
@@ -261,7 +275,7 @@ impl TitleTrie {
     }
 }
 
-/// An order of items that tells nothing of their numbers.
+/// An order of items that is independent of their numbers.
 fn mixed(item: u32) -> [u32; 4] {
     rng::philox([item, 0, 0, 0], [0x7469_746C, 0x6573_0001])
 }
@@ -269,7 +283,7 @@ fn mixed(item: u32) -> [u32; 4] {
 const MAGIC: &[u8; 8] = b"LUMTRIE1";
 
 impl TitleTrie {
-    /// The trie of a catalogue and a tokenizer: read from `folder` where it was made before, else built and kept there. Tells
+    /// The trie of a catalogue and a tokenizer: read from `folder` where it was made before, else built and stored there. Says
     /// whether it was read.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use super::layout::{Layout, ParamInfo, Treatment};
 use super::objectives::Terms;
 use crate::config::{ModelSettings, Settings};
 
-/// Shape of a model and the layout of its dense slab `[P]`. The item table `[I + S, d]` is kept apart: `I` items of the
+/// Shape of a model and the layout of its dense slab `[P]`. The item table `[I + S, d]` is a table of its own: `I` items of the
 /// catalogue, then `S` special rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {

@@ -46,7 +46,7 @@ impl Claim {
         if !made.is_empty() && start == Start::Resume {
             return Err(Error::mismatch(root, "there is no run to resume; leave --resume out to start one"));
         }
-        // Before anything is written. An owner may be at work on its first files: then it is the lock that tells.
+        // Before anything is written. An owner may be at work on its first files: then the lock decides.
         if made.is_empty() && folder.refuse_foreign().is_err() && !folder.lock().exists() {
             folder.refuse_foreign()?;
         }

@@ -48,7 +48,7 @@ impl RunDevice {
         }
     }
 
-    /// Tells which device it is.
+    /// Says which device it is.
     pub fn tell(&self, observer: &dyn Observer) {
         observer.note(&self.line);
     }

@@ -57,7 +57,7 @@ pub use watch::{GpuSpan, Watch};
 
 use crate::federation::RoundReport;
 
-/// Told what a run is doing. Every method has a silent default.
+/// Receives what a run is doing. Every method has a silent default.
 pub trait Observer: Sync {
     /// A step of preparation or evaluation: `done` of `total`.
     fn stage(&self, _name: &str, _done: u64, _total: u64) {}

@@ -7,7 +7,7 @@ use crate::eval::ReturningTargets;
 /// Share of targets in the history above which it is said.
 const SHARE: f64 = 0.01;
 
-/// Settings that say what is meant with items that users come back to.
+/// Settings that decide about items that users come back to.
 const CHOICES: [&str; 2] = ["eval.mask", "data.repeats"];
 
 /// What to tell where more than one target in a hundred lies in its user's history and neither `eval.mask` nor `data.repeats` was

@@ -260,7 +260,7 @@ fn patience_is_over(settings: &Settings, meta: &CheckpointMeta) -> bool {
     settings.eval.patience > 0 && meta.stale >= u64::from(settings.eval.patience)
 }
 
-/// Validates, notes the outcome in `meta` and `line`, and tells whether it is the best so far.
+/// Validates, notes the outcome in `meta` and `line`, and says whether it is the best so far.
 fn validate(
     settings: &Settings,
     trainer: &mut Trainer,

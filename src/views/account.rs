@@ -28,7 +28,7 @@ pub struct Provenance {
     pub names: NameCounts,
     /// What computed.
     pub device: String,
-    /// Numbers that the weights were kept in.
+    /// Numbers that the weights were stored in.
     pub dtype: String,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Spent {
     pub prompt_tokens: f64,
     /// Tokens of their answers.
     pub output_tokens: f64,
-    /// Energy of the GPU in joules, where it tells.
+    /// Energy of the GPU in joules, where it reports it.
     pub joules: Option<f64>,
 }
 
@@ -73,7 +73,7 @@ pub struct Generation {
     pub output_tokens: u64,
     /// Seconds of wall time in which views were asked for, over all starts of a build.
     pub seconds: f64,
-    /// Energy of the GPU over all starts of a build in joules, where it tells.
+    /// Energy of the GPU over all starts of a build in joules, where it reports it.
     pub joules: Option<f64>,
     /// Tokens of the prompts of these starts over their wall time. What a shared start of prompts saved counts as read.
     pub prompt_tokens_per_s: Option<f64>,

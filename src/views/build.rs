@@ -27,13 +27,13 @@ pub struct Options<'a> {
     pub threads: usize,
     /// Number of users, from the first on, that have views; the others have none.
     pub first: Option<usize>,
-    /// Told what is done, of how much, from any thread.
+    /// Receives how much is done, of how much, from any thread.
     pub progress: &'a (dyn Fn(u64, u64) + Sync),
-    /// Joules that the GPU has used since some moment, where it tells.
+    /// Joules that the GPU has used since some moment, where it reports them.
     pub joules: &'a (dyn Fn() -> Option<f64> + Sync),
     /// Whether the build should end early: what is finished is kept where there is a journal.
     pub stopped: &'a (dyn Fn() -> bool + Sync),
-    /// Told what is worth a line: that another process is waited for, or what was damaged.
+    /// Receives what is worth a line: that another process is waited for, or what was damaged.
     pub note: &'a (dyn Fn(&str) + Sync),
 }
 

@@ -176,7 +176,7 @@ impl Generator for CatalogueGenerator<'_> {
         let n = self.public.item_count();
         let known = (0..n as u32).filter(|i| self.public.features.known(*i)).count();
         if !self.public.features.any() {
-            return vec!["nothing in the catalogue tells items apart: popularity bands stand in for likeness".into()];
+            return vec!["the catalogue has nothing that distinguishes items: popularity bands stand in for likeness".into()];
         }
         let note = |known: usize| format!("nothing is known of {} of {n} items: never substituted or near", n - known);
         if known < n { vec![note(known)] } else { Vec::new() }

@@ -27,7 +27,7 @@ pub enum ViewKind {
     Future,
     /// The same intent in other items.
     Paraphrase,
-    /// What this user would not produce; the number tells several apart.
+    /// What this user would not produce; the number distinguishes several.
     Counterfactual(u32),
 }
 
@@ -100,7 +100,7 @@ pub struct Failed {
     pub counts: Counts,
 }
 
-/// Told of every view as it is finished, from any thread and in any order.
+/// Receives every view as it is finished, from any thread and in any order.
 pub trait Sink: Sync {
     /// `part` of job number `job` is finished.
     fn done(&self, job: usize, part: ViewKind, made: Result<Made, Failed>);
@@ -123,7 +123,7 @@ pub trait Generator: Sync {
     /// [`Error::Usage`] where an item is not in the catalogue; generators of other kinds may fail in other ways.
     fn generate(&self, user: u32, history: &[u32]) -> Result<UserViews>;
 
-    /// Works off `jobs` with at most `threads` threads and tells `sink` of every view asked for, once each. A generator that gains
+    /// Works off `jobs` with at most `threads` threads and gives `sink` every view asked for, once each. A generator that gains
     /// from many users at once overrides this.
     ///
     /// # Errors

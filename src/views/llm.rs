@@ -96,7 +96,7 @@ impl<'a> LlmGenerator<'a> {
                     Some(folder) => TitleTrie::cached(folder, &lines, &model.tokenizer, separator)?.0,
                     None => TitleTrie::build(&lines, &model.tokenizer, separator)?,
                 };
-                let mut lengths: Vec<usize> = (0..trie.len() as u32).map(|place| trie.title(place).len() + 1).collect();
+                let mut lengths: Vec<usize> = trie.places().map(|place| trie.title(place).len() + 1).collect();
                 lengths.sort_unstable();
                 let at = |share: f64| lengths.get((share * lengths.len().saturating_sub(1) as f64) as usize).copied().unwrap_or(1);
                 Decoding::Constrained { longest: at(1.0), usual: at(0.95), separator, trie: Arc::new(trie) }

@@ -88,7 +88,7 @@ impl Views {
     }
 }
 
-/// A fixed hash of two numbers: an order of items that tells nothing about their place in the source file.
+/// A fixed hash of two numbers: an order of items that is independent of their place in the source file.
 fn mix(a: u32, b: u32) -> u32 {
     // The finaliser of SplitMix64: a tie can concern thousands of items, so the hash has to be cheap.
     let mut z = (u64::from(a) << 32 | u64::from(b)).wrapping_add(0x9E37_79B9_7F4A_7C15);

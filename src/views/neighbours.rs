@@ -229,7 +229,7 @@ mod tests {
         assert!((0..200u32).all(|i| one.of(i).len() == 3 && one.of(i).all(|(j, _)| j % 2 == i % 2 && j != i)));
         distinct.sort_unstable();
         distinct.dedup();
-        // An item's place in the source file tells what its first buyer took next: it must not make neighbours.
+        // An item's place in the source file shows what its first buyer took next: it must not make neighbours.
         let beside = (0..2000).flat_map(|i| one.of(i).map(move |(j, _)| i.abs_diff(j))).filter(|d| *d <= 20).count();
         assert!(beside < 250, "{beside} of 6000 neighbours stand within 20 places, chance is 120");
         assert!(distinct.len() > 300, "equal items give every item other neighbours, not the same few: {}", distinct.len());

@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Act, Backend, RowKind, Step};
+use lumos::backend::{Act, Backend, RowKind, Step, TableRow};
 use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{LocalSettings, RecLoss};
 
@@ -140,7 +140,7 @@ pub fn pack(stream: &mut Stream, lengths: &[usize], rows: usize, outs: Outs) -> 
     step.width = 1;
     step.gbce_beta = 1.0;
     for (s, &n) in lengths.iter().enumerate() {
-        let first = step.push_sequence((0..n).map(|_| stream.below(rows as u64) as u32));
+        let first = step.push_sequence((0..n).map(|_| TableRow(stream.below(rows as u64) as u32)));
         if outs == Outs::History {
             let from = if s == 0 { 0 } else { n - 1 };
             for i in from..n {
@@ -176,7 +176,7 @@ pub fn client_step(stream: &mut Stream, shape: &ClientShape) -> Step {
     step.clear();
     step.width = if shape.rec == RecLoss::Softmax { 1 } else { 1 + shape.negatives };
     step.gbce_beta = if shape.rec == RecLoss::Gbce { 0.37 } else { 1.0 };
-    let draw = |s: &mut Stream| s.below(shape.rows as u64) as u32;
+    let draw = |s: &mut Stream| TableRow(s.below(shape.rows as u64) as u32);
     for &n in &shape.histories {
         let first = step.push_sequence((0..n).map(|_| draw(stream)));
         let mut anchor = 0;

@@ -1,7 +1,7 @@
 //! Next-item losses and the tri-view contrast.
 
 use candle_core::Tensor;
-use lumos::backend::{Backend, RowKind, Step};
+use lumos::backend::{Backend, RowKind, Step, TableRow};
 use lumos::config::{Contrast, LossSettings, RecLoss};
 
 use crate::check::{Input, Outs, accept, evaluate, load, normal, pack, stream, widths, worker};
@@ -28,6 +28,19 @@ fn weighted_case(
     rows: usize,
     spread: f32,
 ) {
+    loss_case(case, rec, d, (outputs, examples), weights, (negatives, rows), (spread, false));
+}
+
+/// `shared`: all examples have the negatives of the first.
+fn loss_case(
+    case: u64,
+    rec: RecLoss,
+    d: usize,
+    (outputs, examples): (usize, usize),
+    weights: &[f32],
+    (negatives, rows): (usize, usize),
+    (spread, shared): (f32, bool),
+) {
     let mut s = stream(case);
     let mut step = pack(&mut s, &vec![1; outputs], rows, Outs::Nothing);
     for t in 0..outputs as u32 {
@@ -43,7 +56,11 @@ fn weighted_case(
             Some(&weight) => step.push_weighted(output, weight),
             None => step.push_example(output),
         }
-        step.cands.extend((0..step.width).map(|_| s.below(rows as u64) as u32));
+        let own = if shared && e > 0 { 1 } else { step.width };
+        step.cands.extend((0..own).map(|_| TableRow(s.below(rows as u64) as u32)));
+        if own < step.width {
+            step.cands.extend_from_within(1..step.width);
+        }
     }
     step.end_client();
     if !weights.is_empty() {
@@ -103,6 +120,20 @@ fn weighted_examples() {
             weighted_case(case + 1, rec, d, 5, 13, &[0.1, 2.5], 3, 4, 1.0);
             weighted_case(case + 2, rec, d, 31, 29, &[0.02], 8, 53, 0.3);
         }
+    }
+}
+
+/// Negatives that all examples share, some of them twice and some of them a positive.
+#[test]
+fn shared_negatives() {
+    for (k, &rec) in KINDS[..3].iter().enumerate() {
+        for (i, &d) in widths().iter().enumerate() {
+            let case = 8600 + (100 * k + 10 * i) as u64;
+            loss_case(case, rec, d, (5, 2), &[], (8, 11), (1.0, true));
+            loss_case(case + 1, rec, d, (6, 13), &[], (19, 12), (1.0, true));
+            loss_case(case + 2, rec, d, (31, 29), &[0.02, 1.5], (64, 153), (0.3, true));
+        }
+        loss_case(8990 + k as u64, rec, 17, (40, 41), &[], (256, 300), (1.0, true));
     }
 }
 

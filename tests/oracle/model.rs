@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use candle_core::{Result, Tensor};
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Backend, RowKind, Step};
+use lumos::backend::{Backend, RowKind, Step, TableRow};
 use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{Backbone, Contrast, LocalSettings, LossSettings, ModelSettings, Pool, RecLoss, Residual};
 use lumos::model::{Model, ModelSpec};
@@ -73,7 +73,7 @@ fn item_mask(spec: &ModelSpec, rows: usize, rate: f32, dropout: Option<Stream>) 
     let d = spec.dim();
     let mut w = new_worker(spec, &vec![0.0; spec.dense_len], &vec![1.0; rows * d]);
     w.step.clear();
-    w.step.push_sequence(0..rows as u32);
+    w.step.push_sequence((0..rows as u32).map(TableRow));
     w.step.end_client();
     w.begin_step(&LocalSettings::default(), 2, 5, false, dropout);
     w.drop_items(rate);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use candle_core::{D, DType, Device, Result, Tensor};
-use lumos::backend::{Mask, Step};
+use lumos::backend::{Mask, Step, TableRow};
 use lumos::config::{Backbone, Contrast, LossSettings, ModelSettings, Pool, RecLoss, Residual};
 
 /// Named weights; the item table is `items`.
@@ -15,6 +15,10 @@ pub type Masks<'a> = Option<&'a dyn Fn(u32, usize) -> Result<Tensor>>;
 
 pub fn indices(values: &[u32]) -> Result<Tensor> {
     Tensor::from_slice(values, values.len(), &Device::Cpu)
+}
+
+fn rows(rows: &[TableRow]) -> Result<Tensor> {
+    indices(&rows.iter().map(|row| row.0).collect::<Vec<_>>())
 }
 
 pub fn linear(x: &Tensor, w: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -28,7 +32,7 @@ pub fn layer_norm(x: &Tensor, g: &Tensor, b: &Tensor) -> Result<Tensor> {
 }
 
 pub fn embed(items: &Tensor, positions: Option<&Tensor>, scale: f64, step: &Step) -> Result<Tensor> {
-    let x = (items.index_select(&indices(&step.row)?, 0)? * scale)?;
+    let x = (items.index_select(&rows(&step.row)?, 0)? * scale)?;
     match positions {
         Some(p) => x + p.index_select(&indices(&step.position)?, 0)?,
         None => Ok(x),
@@ -97,10 +101,10 @@ pub fn next_item(kind: RecLoss, h: &Tensor, items: &Tensor, step: &Step) -> Resu
     let hidden = h.index_select(&indices(&step.example)?, 0)?;
     let each = if kind == RecLoss::Softmax {
         let logits = hidden.matmul(&items.t()?.contiguous()?)?;
-        let target = indices(&step.cands)?.unsqueeze(1)?;
+        let target = rows(&step.cands)?.unsqueeze(1)?;
         (logits.log_sum_exp(1)? - logits.gather(&target, 1)?.squeeze(1)?)?
     } else {
-        let cands = items.index_select(&indices(&step.cands)?, 0)?.reshape((count, step.width, d))?;
+        let cands = items.index_select(&rows(&step.cands)?, 0)?.reshape((count, step.width, d))?;
         let scores = cands.broadcast_mul(&hidden.unsqueeze(1)?)?.sum(2)?;
         let positive = scores.narrow(1, 0, 1)?;
         if kind == RecLoss::SampledSoftmax {

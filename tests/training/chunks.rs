@@ -1,7 +1,7 @@
 //! A chunk of clients packed for one launch holds, for each client, exactly what the client packs alone.
 
 use crate::ring::world;
-use lumos::backend::Step;
+use lumos::backend::{Step, TableRow};
 use lumos::config::{Backbone, Clients, Contrast, RecLoss, Settings, UploadRows};
 use lumos::engine::{Chunk, Packer};
 use lumos::testing::valid;
@@ -33,11 +33,12 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
     let (examples, groups) = (span(&step.client_examples), span(&step.client_groups));
     let pairs = span(&step.client_pairs);
     let less = |v: &[u32], by: u32| v.iter().map(|x| x - by).collect::<Vec<_>>();
+    let rows = |rows: &[TableRow]| rows.iter().map(|row| TableRow(row.0 - first_row)).collect::<Vec<_>>();
     let (t0, q0) = (tokens.start as u32, outs.start as u32);
     let members = step.group_bounds[groups.start] as usize..step.group_bounds[groups.end] as usize;
     let bounds: Vec<u32> = step.bounds.iter().copied().filter(|b| (t0..=tokens.end as u32).contains(b)).collect();
     Step {
-        row: less(&step.row[tokens.clone()], first_row),
+        row: rows(&step.row[tokens.clone()]),
         position: step.position[tokens.clone()].to_vec(),
         start: less(&step.start[tokens.clone()], t0),
         token: less(&step.token[tokens.clone()], t0),
@@ -46,7 +47,7 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
         out_start: less(&step.out_start[outs.clone()], t0),
         example: less(&step.example[examples.clone()], q0),
         share: step.share.get(examples.clone()).unwrap_or_default().to_vec(),
-        cands: less(&step.cands[examples.start * step.width..examples.end * step.width], first_row),
+        cands: rows(&step.cands[examples.start * step.width..examples.end * step.width]),
         width: step.width,
         gbce_beta: step.gbce_beta,
         group: less(&step.group[members.clone()], q0),

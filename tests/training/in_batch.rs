@@ -2,7 +2,7 @@
 
 use super::ring::world;
 use lumos::backend::cpu::{Worker, WorkerShape};
-use lumos::backend::{Act, Backend, RowKind, Step};
+use lumos::backend::{Act, Backend, RowKind, Step, TableRow};
 use lumos::base::rng::{Purpose, Stream};
 use lumos::config::{Backbone, Clients, Contrast, InBatchSettings, RecLoss, Settings, Similarity};
 use lumos::data::Dataset;
@@ -32,7 +32,7 @@ fn paired(pairs: usize) -> Step {
     let mut step = Step::default();
     step.clear();
     step.width = 1;
-    step.push_sequence((0..4 * pairs as u32 + 1).map(|_| 0));
+    step.push_sequence((0..4 * pairs as u32 + 1).map(|_| TableRow(0)));
     (0..4 * pairs as u32 + 1).for_each(|t| {
         step.push_output(t);
     });
@@ -124,7 +124,7 @@ fn copies_are_made_anew_and_data_stay_as_they_are() {
             for &output in pair {
                 let (last, first) = (step.out_token[output as usize] as usize, step.out_start[output as usize] as usize);
                 let copy = step.row[first..=last].to_vec();
-                masked += usize::from(copy.contains(&40));
+                masked += usize::from(copy.contains(&TableRow::of_item(40)));
                 assert!(step.bounds.contains(&(last as u32 + 1)), "a copy stands for itself by its last item");
                 copies.insert(copy);
                 sequences += 1;

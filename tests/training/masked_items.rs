@@ -49,14 +49,14 @@ fn masked_positions_and_nothing_else_are_examples() {
             let train = &train[train.len().saturating_sub(8)..];
             let (items, steps) = steps(&settings, &data, user);
             for step in steps {
-                let read: Vec<u32> = step.row.iter().map(|&row| items[row as usize]).collect();
+                let read: Vec<u32> = step.row.iter().map(|&row| items[row.index()]).collect();
                 let masked: Vec<usize> = (0..read.len()).filter(|&t| read[t] == 30).collect();
                 assert_eq!(read.len(), train.len());
                 assert!(!masked.is_empty(), "at least one item is masked");
                 assert!((0..read.len()).all(|t| read[t] == train[t] || masked.contains(&t)), "other items stay");
                 assert_eq!(step.out_token, masked.iter().map(|&t| t as u32).collect::<Vec<_>>());
                 for (e, &t) in masked.iter().enumerate() {
-                    let cands: Vec<u32> = step.cands[3 * e..3 * e + 3].iter().map(|&row| items[row as usize]).collect();
+                    let cands: Vec<u32> = step.cands[3 * e..3 * e + 3].iter().map(|&row| items[row.index()]).collect();
                     assert_eq!(cands[0], train[t]);
                     assert!(cands[1..].iter().all(|c| *c < 30 && !train.contains(c)), "negatives are items of the catalogue");
                 }

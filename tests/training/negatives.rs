@@ -34,7 +34,7 @@ fn negatives_are_drawn_for_a_visit_a_position_or_an_epoch() {
                             Resample::Visit => (0, position),
                             Resample::Epoch => (number, position),
                         });
-                        let items: Vec<u32> = cands.iter().map(|&row| packer.items()[row as usize]).collect();
+                        let items: Vec<u32> = cands.iter().map(|&row| packer.items()[row.index()]).collect();
                         assert!(items[1..].iter().all(|item| *item < 200 && !train.contains(item)));
                         named.extend(items.iter().copied());
                         sets.insert(items[1..].to_vec());

@@ -1,7 +1,7 @@
 //! Views as targets, as inputs and as negatives: what is packed, what it weighs, which rows go up, and which settings are refused.
 
 use crate::ring::world;
-use lumos::backend::Step;
+use lumos::backend::{Step, TableRow};
 use lumos::config::{Anchor, Backbone, Contrast, GeneratorKind, Pool, RecLoss, Resample, Settings, UploadRows};
 use lumos::data::Dataset;
 use lumos::engine::Packer;
@@ -44,7 +44,7 @@ fn examples(settings: &Settings, (data, views): &(Dataset, Views), user: u32) ->
     let mut step = Step::default();
     packer.pack(0, &mut step);
     let shares: Vec<f32> = step.shares().collect();
-    let item = |row: &u32| packer.items()[*row as usize];
+    let item = |row: &TableRow| packer.items()[row.index()];
     let of = |e: usize| {
         let (q, cands) = (step.example[e] as usize, &step.cands[e * step.width..][..step.width]);
         let input = step.row[step.out_start[q] as usize..=step.out_token[q] as usize].iter().map(item).collect();

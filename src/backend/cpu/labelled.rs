@@ -33,7 +33,7 @@ impl Worker {
         for e in 0..count {
             let q = self.step.example[e] as usize * d;
             for c in e * width..(e + 1) * width {
-                let (row, y) = (self.step.cands[c] as usize * d, self.step.labels[c]);
+                let (row, y) = (self.step.cands[c].index() * d, self.step.labels[c]);
                 assert!(row + d <= self.row_count * d);
                 // SAFETY: the row is one of those that the worker reads.
                 let row_at = unsafe { std::slice::from_raw_parts(self.read_rows.add(row), d) };
@@ -62,8 +62,8 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Step;
     use crate::backend::cpu::{GradientAt, WorkerShape};
+    use crate::backend::{Step, TableRow};
     use crate::base::rng::{Purpose, Stream};
     use crate::config::{Backbone, LossSettings, ModelSettings};
     use crate::model::{Model, ModelSpec, Weights};
@@ -81,11 +81,11 @@ mod tests {
         (step.width, step.gbce_beta) = (2, 1.0);
         let mut draws = Stream::new(3, Purpose::Bench, 0, 0);
         for rows in [&[0u32, 3, 2][..], &[5, 1, 3, 6, 2]] {
-            let first = step.push_sequence(rows.iter().copied());
+            let first = step.push_sequence(rows.iter().map(|&row| TableRow(row)));
             for i in 0..rows.len() as u32 {
                 let out = step.push_output(first + i);
                 step.example.push(out);
-                step.cands.extend([draws.below(ITEMS as u64) as u32, draws.below(ITEMS as u64) as u32]);
+                step.cands.extend([(); 2].map(|()| TableRow(draws.below(ITEMS as u64) as u32)));
                 step.labels.extend([draws.unit(), draws.unit()]);
             }
         }
@@ -105,9 +105,9 @@ mod tests {
                 let h = model.encode(worker);
                 let (h, step, d) = (worker.values(h).to_vec(), &worker.step, 5);
                 let mut total = 0f64;
-                for (c, (&item, &y)) in step.cands.iter().zip(&step.labels).enumerate() {
+                for (c, (&row, &y)) in step.cands.iter().zip(&step.labels).enumerate() {
                     let q = step.example[c / step.width] as usize;
-                    let products = h[q * d..][..d].iter().zip(&items[item as usize * d..][..d]);
+                    let products = h[q * d..][..d].iter().zip(&items[row.index() * d..][..d]);
                     let (s, y) = (products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>(), f64::from(y));
                     total += y * (1.0 + (-s).exp()).ln() + (1.0 - y) * (1.0 + s.exp()).ln();
                 }

@@ -3,6 +3,7 @@
 use super::attention::softmax_row;
 use super::rows::{axpy_kernel, dot_kernel};
 use super::simd::{Simd, dispatch};
+use crate::backend::TableRow;
 use crate::config::{Contrast, RecLoss};
 
 /// Next-item examples of one client. Example `e` predicts from hidden row `row[e]`; its candidates are
@@ -14,7 +15,7 @@ pub struct Examples {
     /// Hidden row of each `[E]`.
     pub row: *const u32,
     /// Candidates `[E, width]`.
-    pub cands: *const u32,
+    pub cands: *const TableRow,
     /// One positive and the negatives.
     pub width: usize,
     /// What the loss of each is multiplied by `[E]`; null: 1 / E.
@@ -60,38 +61,17 @@ unsafe fn next_item_kernel<S: Simd>(
 ) -> f64 {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
-        let Examples { count, row, cands, width, share: shares, d, kind, beta } = ex;
+        let Examples { count, row, cands, width, d, .. } = ex;
         let mut total = 0f64;
         for e in 0..count {
-            let share = if shares.is_null() { 1.0 / count as f32 } else { *shares.add(e) };
-            // Equal shares are applied to the sum, at the end.
-            let counted = if shares.is_null() { 1.0 } else { f64::from(share) };
-            let q = *row.add(e) as usize;
-            let (hp, dhp, cp) = (h.add(q * d), dh.add(q * d), cands.add(e * width));
+            let (q, cp) = (*row.add(e) as usize, cands.add(e * width));
+            let (hp, dhp) = (h.add(q * d), dh.add(q * d));
             for c in 0..width {
-                *scratch.add(c) = dot_kernel::<S>(d, hp, table.add(*cp.add(c) as usize * d));
+                *scratch.add(c) = dot_kernel::<S>(d, hp, table.add((*cp.add(c)).index() * d));
             }
-            // `scratch` turns from logits into derivatives of this example's loss.
-            match kind {
-                RecLoss::Bce | RecLoss::Gbce => {
-                    let power = if kind == RecLoss::Gbce { beta } else { 1.0 };
-                    let s = *scratch;
-                    total += counted * f64::from(power * softplus(-s));
-                    *scratch = power * (sigmoid(s) - 1.0);
-                    for c in 1..width {
-                        let s = *scratch.add(c);
-                        total += counted * f64::from(softplus(s));
-                        *scratch.add(c) = sigmoid(s);
-                    }
-                }
-                RecLoss::SampledSoftmax | RecLoss::Softmax => {
-                    let s = *scratch;
-                    total += counted * f64::from(softmax_row::<S>(width, scratch) - s);
-                    *scratch -= 1.0;
-                }
-            }
+            let share = example_kernel::<S>(&ex, e, scratch, &mut total);
             for c in 0..width {
-                let (g, at) = (*scratch.add(c) * share, *cp.add(c) as usize * d);
+                let (g, at) = (*scratch.add(c) * share, (*cp.add(c)).index() * d);
                 axpy_kernel::<S>(d, g, table.add(at), dhp);
                 if factors.is_null() {
                     axpy_kernel::<S>(d, g, hp, dtable.add(at));
@@ -100,7 +80,45 @@ unsafe fn next_item_kernel<S: Simd>(
                 }
             }
         }
-        if shares.is_null() { total / count as f64 } else { total }
+        if ex.share.is_null() { total / count as f64 } else { total }
+    }
+}
+
+dispatch! {
+    /// Turns the scores of example `e`, `width` at `scores`, the positive's first, into derivatives of its loss without its share, which it
+    /// gives; adds the loss to `total`. (Equal shares are applied to the sum, at the end.)
+    ///
+    /// # Safety
+    /// `scores` holds `width` numbers, `ex.share` is null or holds one for each example.
+    pub unsafe fn example_at(ex: &Examples, e: usize, scores: *mut f32, total: &mut f64) -> f32 = example_kernel
+}
+
+#[inline(always)]
+unsafe fn example_kernel<S: Simd>(ex: &Examples, e: usize, scores: *mut f32, total: &mut f64) -> f32 {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
+    unsafe {
+        let &Examples { count, width, share, kind, beta, .. } = ex;
+        let share = if share.is_null() { None } else { Some(*share.add(e)) };
+        let counted = share.map_or(1.0, f64::from);
+        match kind {
+            RecLoss::Bce | RecLoss::Gbce => {
+                let power = if kind == RecLoss::Gbce { beta } else { 1.0 };
+                let s = *scores;
+                *total += counted * f64::from(power * softplus(-s));
+                *scores = power * (sigmoid(s) - 1.0);
+                for c in 1..width {
+                    let s = *scores.add(c);
+                    *total += counted * f64::from(softplus(s));
+                    *scores.add(c) = sigmoid(s);
+                }
+            }
+            RecLoss::SampledSoftmax | RecLoss::Softmax => {
+                let s = *scores;
+                *total += counted * f64::from(softmax_row::<S>(width, scores) - s);
+                *scores -= 1.0;
+            }
+        }
+        share.unwrap_or(1.0 / count as f32)
     }
 }
 
@@ -110,18 +128,18 @@ dispatch! {
     ///
     /// # Safety
     /// `logits` holds `rows * n` numbers, targets are below `n`.
-    pub unsafe fn softmax_rows(rows: usize, n: usize, count: usize, target: *const u32, logits: *mut f32) -> f64 = softmax_rows_kernel
+    pub unsafe fn softmax_rows(rows: usize, n: usize, count: usize, target: *const TableRow, logits: *mut f32) -> f64 = softmax_rows_kernel
 }
 
 #[inline(always)]
-unsafe fn softmax_rows_kernel<S: Simd>(rows: usize, n: usize, count: usize, target: *const u32, logits: *mut f32) -> f64 {
+unsafe fn softmax_rows_kernel<S: Simd>(rows: usize, n: usize, count: usize, target: *const TableRow, logits: *mut f32) -> f64 {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let share = 1.0 / count as f32;
         let mut total = 0f64;
         for r in 0..rows {
             let p = logits.add(r * n);
-            let t = *target.add(r) as usize;
+            let t = (*target.add(r)).index();
             let s = *p.add(t);
             total += f64::from(softmax_row::<S>(n, p) - s);
             *p.add(t) -= 1.0;

@@ -6,6 +6,7 @@ use super::gru::Recurrence;
 use super::in_batch::Pairs;
 use super::losses::{self, Examples, Group};
 use super::rows;
+use super::shared_negatives::has_shared_negatives;
 use super::spread::Shared;
 use super::transpose::transpose;
 use super::worker::Worker;
@@ -83,7 +84,7 @@ impl Backend for Worker {
         let d = self.shape.dim;
         let yp = self.ptr(y);
         for t in 0..self.step.tokens() {
-            let row = self.step.row[t] as usize;
+            let row = self.step.row[t].index();
             // SAFETY: tokens, rows and positions of the step lie inside the activation, the table and the slab.
             unsafe {
                 let out = std::slice::from_raw_parts_mut(yp.add(t * d), d);
@@ -109,14 +110,14 @@ impl Backend for Worker {
         let d = self.shape.dim;
         let g = self.ptr(dy);
         for t in 0..self.step.tokens() {
-            let row = self.step.row[t] as usize;
+            let row = self.step.row[t];
             // SAFETY: `dy` holds a row a token; rows of the step lie inside the table.
             unsafe {
                 match &mut self.row_log {
-                    None => rows::axpy(d, scale, g.add(t * d), self.rows.g[row * d..][..d].as_mut_ptr()),
+                    None => rows::axpy(d, scale, g.add(t * d), self.rows.g[row.index() * d..][..d].as_mut_ptr()),
                     Some(log) => {
                         let vector = log.push_vector(std::slice::from_raw_parts(g.add(t * d), d));
-                        log.push(row as u32, vector, scale);
+                        log.push(row, vector, scale);
                     }
                 }
                 if let Some(at) = positions {
@@ -340,11 +341,16 @@ impl Backend for Worker {
             let (hp, dhp) = (self.ptr(h), self.ptr(dh));
             self.factors.resize(if self.row_log.is_some() { count * width } else { 0 }, 0.0);
             let factors = if self.row_log.is_some() { self.factors.as_mut_ptr() } else { std::ptr::null_mut() };
-            // SAFETY: examples name outputs and rows of the step; the scratch holds an example's candidates, the factors all of them.
-            let loss =
-                unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), factors, self.scratch.as_mut_ptr()) };
-            self.log_candidates(h);
-            loss
+            if self.row_log.is_none() && has_shared_negatives(&self.step) {
+                // SAFETY: examples name outputs and rows of the step.
+                unsafe { self.shared_loss(ex, hp, dhp) }
+            } else {
+                // SAFETY: examples name outputs and rows of the step; the scratch holds an example's candidates, the factors all of them.
+                let loss =
+                    unsafe { losses::next_item(ex, hp, self.read_rows, dhp, self.rows.g.as_mut_ptr(), factors, self.scratch.as_mut_ptr()) };
+                self.log_candidates(h);
+                loss
+            }
         };
     }
 

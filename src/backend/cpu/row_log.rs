@@ -1,14 +1,16 @@
 //! Gradients of item rows as a list instead of a table: which vector, times which number, belongs to which row. A part of a mini-batch
 //! touches a row here and there; whoever owns a range of rows adds up what all parts say of it, in their order.
 
+use crate::backend::TableRow;
+
 /// Rows of a bucket: their gradients `[BUCKET, d]` stay in the second cache.
 pub const BUCKET: usize = 512;
 
 /// One addition: `gradient[row] += factor * vectors[vector]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowEntry {
-    /// Item row.
-    pub row: u32,
+    /// Row of the table.
+    pub row: TableRow,
     /// Vector of the log.
     pub vector: u32,
     /// Factor.
@@ -42,13 +44,13 @@ impl RowLog {
     }
 
     /// Notes one addition.
-    pub fn push(&mut self, row: u32, vector: u32, factor: f32) {
+    pub fn push(&mut self, row: TableRow, vector: u32, factor: f32) {
         self.entries.push(RowEntry { row, vector, factor });
     }
 
     /// Sorts the additions into buckets of a table of `rows` rows.
     pub fn sort(&mut self, rows: usize) {
-        let bucket = |entry: &RowEntry| entry.row as usize / BUCKET;
+        let bucket = |entry: &RowEntry| entry.row.index() / BUCKET;
         self.bounds.clear();
         self.bounds.resize(rows.div_ceil(BUCKET) + 1, 0);
         for entry in &self.entries {
@@ -70,7 +72,7 @@ impl RowLog {
     /// Adds `share` times what the log says of bucket `bucket` to its gradients `[up to BUCKET, d]`.
     pub fn add_to(&self, bucket: usize, share: f32, d: usize, gradient: &mut [f32]) {
         for entry in &self.sorted[self.bounds[bucket] as usize..self.bounds[bucket + 1] as usize] {
-            let to = &mut gradient[(entry.row as usize - bucket * BUCKET) * d..][..d];
+            let to = &mut gradient[(entry.row.index() - bucket * BUCKET) * d..][..d];
             let from = &self.vectors[entry.vector as usize * d..][..d];
             // SAFETY: both hold `d` numbers.
             unsafe { super::rows::axpy(d, share * entry.factor, from.as_ptr(), to.as_mut_ptr()) };
@@ -89,7 +91,7 @@ mod tests {
             let vectors: Vec<f32> = (0..7 * d).map(|i| (i as f32 * 0.37).sin()).collect();
             let mut log = RowLog::default();
             vectors.chunks(d).for_each(|vector| { log.push_vector(vector); });
-            entries.iter().for_each(|&(row, vector, factor)| log.push(row, vector, factor));
+            entries.iter().for_each(|&(row, vector, factor)| log.push(TableRow(row), vector, factor));
             log.sort(1300);
             let (mut got, mut want) = (vec![0f32; 1300 * d], vec![0f64; 1300 * d]);
             for (bucket, gradient) in got.chunks_mut(BUCKET * d).enumerate() {

@@ -35,7 +35,7 @@ impl<R: Real> Reference<'_, R> {
             let (q, examples) = (q as usize, self.examples(q as usize));
             let share = step.share.get(e).map_or(R::ONE / examples, |&share| R::of(f64::from(share)));
             let cands = &step.cands[e * step.width..][..step.width];
-            let logits: Vec<R> = cands.iter().map(|&r| inner(self.row(h, q), &self.table()[r as usize * d..][..d])).collect();
+            let logits: Vec<R> = cands.iter().map(|&r| inner(self.row(h, q), &self.table()[r.index() * d..][..d])).collect();
             let lse = log_sum(&logits);
             let mut loss = if rec == RecLoss::SampledSoftmax { lse - logits[0] } else { R::ZERO };
             for (i, (&r, &x)) in cands.iter().zip(&logits).enumerate() {
@@ -52,7 +52,7 @@ impl<R: Real> Reference<'_, R> {
                     }
                 };
                 self.set(Field::Coef)[e * step.width + i] = g * share;
-                self.meet(q, r as usize, g * share, h, dh);
+                self.meet(q, r.index(), g * share, h, dh);
             }
             // With shares the mean over a client's examples is the sum of its losses times their shares.
             self.set(Field::Loss)[e] = if step.share.is_empty() { loss } else { loss * (share * examples) };
@@ -64,7 +64,7 @@ impl<R: Real> Reference<'_, R> {
         for (e, &q) in step.example.iter().enumerate() {
             let (q, share) = (q as usize, R::ONE / self.examples(q as usize));
             let rows = self.case.rows_of(self.owner(q));
-            let positive = step.cands[e * step.width] as usize;
+            let positive = step.cands[e * step.width].index();
             let logits: Vec<R> = rows.clone().map(|r| inner(self.row(h, q), &self.table()[r * d..][..d])).collect();
             let lse = log_sum(&logits);
             self.set(Field::Lse)[e] = lse;

@@ -237,7 +237,7 @@ impl<R: Real> Backend for Reference<'_, R> {
         let (step, d, scale) = (self.step(), self.d(), R::of(f64::from(scale)));
         for c in 0..self.case.clients() {
             for t in self.own(RowKind::Tokens, c) {
-                let mut row: Vec<R> = self.table()[step.row[t] as usize * d..][..d].iter().map(|&x| scale * x).collect();
+                let mut row: Vec<R> = self.table()[step.row[t].index() * d..][..d].iter().map(|&x| scale * x).collect();
                 if let Some(at) = positions {
                     let place = self.weight(c, at + step.position[t] as usize * d, d);
                     row.iter_mut().zip(place).for_each(|(x, &p)| *x += p);
@@ -256,7 +256,7 @@ impl<R: Real> Backend for Reference<'_, R> {
                 let slope: Vec<R> = self.row(dy, t).to_vec();
                 let place = (step.position[t] as usize - low) * d;
                 table[place..][..d].iter_mut().zip(&slope).for_each(|(x, &g)| *x += g);
-                let row = step.row[t] as usize * d;
+                let row = step.row[t].index() * d;
                 self.set(Field::RowGrad)[row..][..d].iter_mut().zip(&slope).for_each(|(x, &g)| *x += scale * g);
             }
             if let Some(at) = positions {

@@ -22,7 +22,7 @@ pub struct ViewSettings {
     pub substitute: f32,
     /// Share of neighbouring pairs swapped in a paraphrase.
     pub reorder: f32,
-    /// Nearest items kept per item when substitutes are looked for.
+    /// Nearest items of each item that are considered when substitutes are looked for.
     pub neighbours: u32,
     /// Seed of the generator's draws.
     pub seed: u64,
@@ -128,7 +128,7 @@ pub struct LlmSettings {
     /// Where it computes: `auto` (the first GPU that can be used, else the CPU), `cpu`, `cuda`, `cuda:N`, or `candle` (the first GPU by
     /// candle's kernels, where built for it). The manifest says where views were made; another device does not make them anew.
     pub device: String,
-    /// Numbers that weights are kept in.
+    /// Numbers that weights are stored in.
     pub dtype: WeightType,
     /// Texts written at once; 0: 64, on a GPU by our own kernels up to 256 as memory allows. Never changes a text.
     pub batch: u32,

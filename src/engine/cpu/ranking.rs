@@ -1,9 +1,9 @@
 //! Full ranking of users' targets, and the scores of all items for one history, private groups included.
 
 use super::CpuEngine;
-use crate::backend::Step;
 use crate::backend::cpu::rank::Panels;
 use crate::backend::cpu::{Worker, WorkerShape};
+use crate::backend::{Step, TableRow};
 use crate::base::parallel;
 use crate::config::{Group, Mask, Settings};
 use crate::data::Split;
@@ -26,7 +26,7 @@ struct RankLane {
 
 /// Packs the last items of a history as one sequence of at most `max` rows, whose last hidden state is used: that of the last item,
 /// or of the special row `asked` behind it.
-pub(crate) fn pack_input(step: &mut Step, input: &[u32], max: usize, asked: Option<u32>) {
+pub(crate) fn pack_input(step: &mut Step, input: &[TableRow], max: usize, asked: Option<TableRow>) {
     let input = &input[input.len().saturating_sub(max - usize::from(asked.is_some()))..];
     step.push_sequence(input.iter().copied().chain(asked));
     step.push_output(step.tokens() as u32 - 1);
@@ -47,7 +47,7 @@ pub(crate) fn encode(
         step.clear();
         step.align = settings.align();
         for input in inputs {
-            pack_input(step, input.as_ref(), settings.max_len as usize, asked);
+            pack_input(step, TableRow::of_items(input.as_ref()), settings.max_len as usize, asked.map(TableRow::of_item));
         }
         step.end_client();
     };

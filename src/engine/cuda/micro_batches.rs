@@ -6,8 +6,8 @@ use super::packed::HostChunk;
 use super::packing::PackLane;
 use super::round::CudaEngine;
 use crate::Result;
-use crate::backend::Step;
 use crate::backend::cuda::shape::Shape;
+use crate::backend::{Step, TableRow};
 use crate::base::parallel;
 use crate::config::RecLoss;
 use crate::engine::mini_batches::{self, MICRO_BATCH, MiniBatches};
@@ -167,12 +167,12 @@ impl PackLane {
         self.row.resize(items, u32::MAX);
         let mut named = Vec::new();
         for row in step.row.iter_mut().chain(&mut step.cands) {
-            let own = &mut self.row[*row as usize];
+            let own = &mut self.row[row.index()];
             if *own == u32::MAX {
                 *own = named.len() as u32;
-                named.push(*row);
+                named.push(row.0);
             }
-            *row = *own;
+            *row = TableRow(*own);
         }
         named.iter().for_each(|&item| self.row[item as usize] = u32::MAX);
         named

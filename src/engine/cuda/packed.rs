@@ -211,7 +211,7 @@ impl HostChunk {
             let same = chunk.same_layout && i > 0;
             let mut p = if same { steps[0] } else { Packed::default() };
             p.number = (first_number as usize + i) as i32;
-            p.cands = w.put(step.cands.iter().copied());
+            p.cands = w.put(step.cands.iter().map(|row| row.0));
             if !same {
                 let (low, high) = step.positions();
                 p = Packed {
@@ -240,7 +240,7 @@ impl HostChunk {
                     client_pairs: w.put(step.client_pairs.iter().copied()),
                     client_rows,
                     client_id,
-                    row: w.put(step.row.iter().copied()),
+                    row: w.put(step.row.iter().map(|row| row.0)),
                     position: w.put(step.position.iter().copied()),
                     start: w.put(step.start.iter().copied()),
                     token_client: w.put(owners(&step.client_tokens)),

@@ -3,6 +3,7 @@
 use super::round::CudaEngine;
 use crate::Result;
 use crate::backend::Step;
+use crate::backend::TableRow;
 use crate::backend::cuda::shape::{Shape, TILE_ROWS};
 use crate::data::Split;
 use crate::engine::cpu::pack_input;
@@ -133,7 +134,7 @@ impl CudaEngine {
         step.align = weights.spec.settings.align();
         let asked = weights.spec.asked_row(self.data.item_count());
         for (input, _) in inputs.clone() {
-            pack_input(&mut step, input, weights.spec.settings.max_len as usize, asked);
+            pack_input(&mut step, TableRow::of_items(input), weights.spec.settings.max_len as usize, asked.map(TableRow::of_item));
         }
         let targets: Vec<u32> = inputs.clone().map(|(_, target)| target).collect();
         RankChunk::new(

@@ -3,6 +3,7 @@
 
 mod attention;
 pub(super) mod matrix;
+mod panels;
 mod rows;
 
 use super::answer::{self, HostLogits};

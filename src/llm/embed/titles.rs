@@ -30,7 +30,7 @@ pub struct TitleVectors {
 
 impl TitleVectors {
     /// The vectors of `titles` `[L]`, each with `prefix` before it: read from `cache` where they were made before, else computed
-    /// and kept there. `hash` tells encoders apart. Says whether they were read.
+    /// and stored there. `hash` distinguishes encoders. Says whether they were read.
     ///
     /// # Errors
     /// As [`Encoder::encode`]; and where the folder cannot be written. A damaged file is made again.

@@ -1,5 +1,5 @@
-//! Places in a step that a term names while it packs. A token, an output, an item and a row of the client's table are four different
-//! numbers; the two that a term passes on from call to call have types of their own.
+//! Places in a step that a term names while it packs. A token, an output, an item and a row of the client's table
+//! ([`crate::backend::TableRow`]) are four different numbers; an item is a plain number, the others have types of their own.
 
 /// A packed token: a place of the step's sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -90,7 +90,7 @@ pub struct GroundFigures {
     pub timed: Vec<Timed>,
 }
 
-/// Lines of one kind, each with the title that is meant.
+/// Lines of one kind, each with the title that it stands for.
 struct Kind {
     name: &'static str,
     lines: Vec<(String, Option<u32>)>,

@@ -188,10 +188,10 @@ impl Client {
         let whole = response.body_mut().as_reader().take(MOST_BYTES + 1).read_to_end(&mut read);
         let text = String::from_utf8_lossy(&read);
         // Hidden before it is cut, or half a key would be shown.
-        let told = || short(&self.hide(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))));
+        let complaint = || short(&self.hide(&format!("status {status}: {}", text.split_whitespace().collect::<Vec<_>>().join(" "))));
         let again = || {
             let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-            Try::Again(told(), header("retry-after").and_then(|text| retry_after(text, header("date"), SystemTime::now())))
+            Try::Again(complaint(), header("retry-after").and_then(|text| retry_after(text, header("date"), SystemTime::now())))
         };
         match status {
             200 if whole.is_err() => Try::Again("the answer broke off".into(), None),
@@ -202,13 +202,13 @@ impl Client {
                 Err(Trouble::Never(why)) => Try::Never(short(&self.hide(&why))),
             },
             408 | 409 | 425 | 429 | 501..=599 => again(),
-            401 | 403 => Try::Fatal(Error::setting("views.served.key_env", format!("the endpoint refused the key, {}", told()))),
+            401 | 403 => Try::Fatal(Error::setting("views.served.key_env", format!("the endpoint refused the key, {}", complaint()))),
             300..=399 | 404 | 405 => {
-                Try::Fatal(Error::setting("views.served.url", format!("no chat completions at {}, {}", self.url, told())))
+                Try::Fatal(Error::setting("views.served.url", format!("no chat completions at {}, {}", self.url, complaint())))
             }
             400..=500 if has_system && refuses_system(&text) => Try::NoSystem,
             _ if format::is_meant(self.settings.format, status, &text) => {
-                let known = told();
+                let known = complaint();
                 Try::Fatal(Error::setting(
                     "views.served.format",
                     format!(
@@ -218,7 +218,7 @@ impl Client {
                 ))
             }
             500 => again(),
-            _ => Try::Never(told()),
+            _ => Try::Never(complaint()),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
 use client::{Client, Outcome};
 
-/// So many requests without any answer, and never one, mean that the endpoint is not there at all.
+/// This many requests without any answer, and never one, mean that the endpoint is not there at all.
 const HOPELESS: usize = 8;
 /// Tokens that an answer may have besides its lines: braces, quotes, a fence.
 const SPARE_TOKENS: u32 = 64;

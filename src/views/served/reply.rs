@@ -11,7 +11,7 @@ use crate::views::text::{REMEDY, answer_of, is_json, unfinished};
 pub struct Answer {
     /// What stands behind the model's thoughts.
     pub text: String,
-    /// The text ended for want of room, and nothing tells that it is more than thoughts which the prompt began: it follows no thoughts,
+    /// The text ended for want of room, and nothing shows that it is more than thoughts which the prompt began: it follows no thoughts,
     /// and it does not begin as JSON.
     pub doubtful: bool,
     pub prompt_tokens: u32,
@@ -87,7 +87,7 @@ fn content(value: &Value) -> Option<String> {
 }
 
 /// How long a `Retry-After` of `text` asks to wait: a number of seconds or a date (RFC 9110, 10.2.3). `None` for anything else. A date is
-/// compared with the endpoint's own clock where its `Date` tells, else with ours, which says `now`.
+/// compared with the endpoint's own clock where its `Date` gives it, else with ours, which says `now`.
 pub fn retry_after(text: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
     let text = text.trim();
     if let Ok(seconds) = text.parse::<f64>() {

@@ -1,6 +1,6 @@
 //! Prompt files: a system and a user part with named places.
 //!
-//! A place is written `{name}`; a brace that is meant is written twice. What is put into a place is never read again, and it stays
+//! A place is written `{name}`; a literal brace is written twice. What is put into a place is never read again, and it stays
 //! known who wrote it, so that nothing in a title can open a place or pass for a part of the template.
 
 use std::path::Path;
@@ -21,7 +21,7 @@ const REPLACE: &str = "replace";
 pub enum Piece {
     /// Written by the template's author.
     Ours(String),
-    /// Written by somebody else (a title, a category), on one line; see [`one_line`](super::one_line).
+    /// Text that others wrote (a title, a category), on one line; see [`one_line`](super::one_line).
     Theirs(String),
 }
 
@@ -165,14 +165,14 @@ fn parts(text: &str, places: &[&str]) -> std::result::Result<Vec<Fragment>, Stri
         match c {
             '{' if chars.next_if_eq(&'{').is_some() => plain.push('{'),
             '}' if chars.next_if_eq(&'}').is_some() => plain.push('}'),
-            '}' => return Err("a `}` without a `{` before it; write `}}` where a brace is meant".into()),
+            '}' => return Err("a `}` without a `{` before it; write `}}` for a literal brace".into()),
             '{' => {
                 let mut name = String::new();
                 loop {
                     match chars.next() {
                         Some('}') => break,
                         Some(c) if c != '{' && c != '\n' => name.push(c),
-                        _ => return Err(format!("`{{{name}` is not closed by `}}`; write `{{{{` where a brace is meant")),
+                        _ => return Err(format!("`{{{name}` is not closed by `}}`; write `{{{{` for a literal brace")),
                     }
                 }
                 if !places.contains(&name.as_str()) {

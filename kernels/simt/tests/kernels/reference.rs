@@ -1,7 +1,7 @@
 //! The reference of `lumos::check`, plain loops in f32 and in f64, on the steps of these tests.
 
 use super::packed::{OUTPUTS, PackedStep};
-use lumos::backend::{Act, Backend, RowKind, Step};
+use lumos::backend::{Act, Backend, RowKind, Step, TableRow};
 use lumos::check::case::Case;
 use lumos::check::reference::{Field, Reference, field_floats};
 pub use lumos::check::reference::{Real, gelu};
@@ -12,12 +12,13 @@ use lumos::testing::DropoutClock;
 /// A step as a case of the check, with item rows of width `d`.
 pub fn case(s: &PackedStep, d: usize) -> Case {
     let list = |values: &[i32]| values.iter().map(|&v| v as u32).collect::<Vec<u32>>();
+    let rows = |values: &[i32]| list(values).into_iter().map(TableRow).collect::<Vec<_>>();
     let mut chunk = Chunk::new();
     chunk.clients = s.client_id.clone();
     chunk.client_rows = list(&s.client_rows);
     chunk.items = (0..s.rows() as u32).collect();
     chunk.steps.push(Step {
-        row: list(&s.row),
+        row: rows(&s.row),
         position: list(&s.position),
         start: list(&s.start),
         token: (0..s.tokens() as u32).collect(),
@@ -25,7 +26,7 @@ pub fn case(s: &PackedStep, d: usize) -> Case {
         out_token: list(&s.out_token),
         out_start: list(&s.out_start),
         example: list(&s.example),
-        cands: list(&s.cands),
+        cands: rows(&s.cands),
         width: s.width,
         gbce_beta: s.gbce_beta,
         group: list(&s.group),

@@ -3,8 +3,8 @@
 use super::constants::Constants;
 use super::perturb::{Pool, negatives};
 use super::upload::{Labelled, Upload};
-use crate::backend::Step;
 use crate::backend::cpu::{Visit, Visited, Worker, dot};
+use crate::backend::{Step, TableRow};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::Settings;
 use crate::data::Dataset;
@@ -44,8 +44,8 @@ struct Sequences<'s> {
 }
 
 impl Sequences<'_> {
-    fn row(&self, item: u32) -> u32 {
-        self.items.binary_search(&item).expect("the table has every item of the round") as u32
+    fn row(&self, item: u32) -> TableRow {
+        TableRow(self.items.binary_search(&item).expect("the table has every item of the round") as u32)
     }
 
     /// Both sequences as one step; each position has its item and a negative as candidates.
@@ -156,7 +156,7 @@ impl Round<'_> {
         let fill = |step: &mut Step| {
             start(align, step);
             for candidate in &candidates {
-                let candidate: Vec<u32> = candidate.iter().map(|&item| sequences.row(item)).collect();
+                let candidate: Vec<TableRow> = candidate.iter().map(|&item| sequences.row(item)).collect();
                 cpu::pack_input(step, &candidate, max, None);
             }
             step.end_client();
@@ -165,7 +165,7 @@ impl Round<'_> {
             let hidden = self.model.encode(worker);
             worker.values(hidden).to_vec()
         });
-        let target = &table[sequences.row(*last) as usize * d..][..d];
+        let target = &table[sequences.row(*last).index() * d..][..d];
         let scores = hidden.chunks_exact(d).map(|h| dot(h, target));
         // The first of equal ones.
         let best = scores.enumerate().reduce(|best, next| if next.1 > best.1 { next } else { best }).map_or(0, |(k, _)| k);

@@ -7,8 +7,8 @@
 use super::constants::Constants;
 use super::contrast::{Batch, pulls};
 use super::upload::{Labelled, Upload};
-use crate::backend::Step;
 use crate::backend::cpu::{AdamStep, GradientAt, Worker, WorkerShape, adam_span, dot, sigmoid, sum_of_squares};
+use crate::backend::{Step, TableRow};
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::LossSettings;
@@ -70,22 +70,22 @@ pub struct Training<'t> {
 }
 
 /// Packs the uploads of `part`, every position an example, then those before them, of which the last hidden state alone is used.
-/// Output rows of the last items of both.
+/// Outputs of the last items of both.
 fn pack(part: &[Pair], align: u32, step: &mut Step) -> Vec<u32> {
     step.clear();
     (step.align, step.width, step.gbce_beta) = (align, 2, 1.0);
     let mut last = Vec::new();
     for Pair { now, .. } in part {
-        let first = step.push_sequence(now.items.iter().copied());
+        let first = step.push_sequence(now.items.iter().map(|&item| TableRow::of_item(item)));
         for position in 0..now.items.len() {
             let out = step.push_output(first + position as u32);
             step.example.push(out);
-            step.cands.extend([now.target(position), now.negatives[position]]);
+            step.cands.extend([now.target(position), now.negatives[position]].map(TableRow::of_item));
         }
         last.push(step.outputs() as u32 - 1);
     }
     for before in part.iter().filter_map(|pair| pair.before) {
-        let first = step.push_sequence(before.items.iter().copied());
+        let first = step.push_sequence(before.items.iter().map(|&item| TableRow::of_item(item)));
         last.push(step.push_output(first + before.items.len() as u32 - 1));
     }
     step.end_client();
@@ -201,10 +201,10 @@ impl Server {
             let [loss, _] = worker.gradient(&self.part(at, i), None, fill, |worker| at.model.train(worker, at.loss));
             lane.loss += fixed::from_f64(f64::from(share) * loss);
             lane.fine &= loss.is_finite() && fixed::add_gradient(&mut lane.dense, worker.dense_gradient(), share);
-            let mut touched: Vec<u32> = worker.step.row.iter().chain(&worker.step.cands).copied().collect();
+            let mut touched: Vec<TableRow> = worker.step.row.iter().chain(&worker.step.cands).copied().collect();
             touched.sort_unstable();
             touched.dedup();
-            for row in touched.iter().map(|&row| row as usize * d) {
+            for row in touched.iter().map(|row| row.index() * d) {
                 lane.fine &= fixed::add_gradient(&mut lane.items[row..][..d], &worker.item_gradient()[row..][..d], share);
             }
         });

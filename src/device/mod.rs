@@ -5,6 +5,8 @@
 //! kernels on the CPU.
 
 mod check;
+#[cfg(any(feature = "cuda", feature = "testing"))]
+mod checks;
 pub mod choice;
 #[cfg(feature = "cuda")]
 pub mod driver;

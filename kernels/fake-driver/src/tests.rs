@@ -137,8 +137,10 @@ fn pinned_memory_outlives_its_copies() {
     cuMemFreeHost(source);
 }
 
-/// Each by name, with what it ends in: nothing, or a message of the stand-in.
-const CASES: [(&str, fn(), Option<&str>); 7] = [
+/// A name, and what the case ends in: nothing, or a message of the stand-in.
+type Case = (&'static str, fn(), Option<&'static str>);
+
+const CASES: [Case; 7] = [
     ("copies", copies_read_their_sources_when_a_driver_does, None),
     ("launches", launches_are_checked, None),
     ("captures", captures_keep_the_rules, None),

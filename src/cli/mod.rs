@@ -15,6 +15,8 @@ mod config;
 mod data;
 mod doctor;
 mod eval;
+#[cfg(feature = "llm")]
+mod generate;
 mod gpu_check;
 mod interrupt;
 mod log;
@@ -25,12 +27,14 @@ mod privacy;
 mod progress;
 mod ranks;
 mod recommend;
+mod reproduce;
 mod run;
 mod table;
 mod train;
 mod views;
 #[cfg(feature = "endpoint")]
 mod views_batch;
+mod views_score;
 
 use crate::Error;
 use crate::base::clean;
@@ -72,6 +76,9 @@ enum Command {
     #[command(subcommand)]
     Privacy(privacy::Command),
     Recommend(recommend::Args),
+    Reproduce(reproduce::Args),
+    #[cfg(feature = "llm")]
+    Generate(generate::Args),
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
@@ -115,6 +122,9 @@ fn perform(command: Command) -> u8 {
         Command::Plot(args) => plot::main(&args),
         Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
+        #[cfg(feature = "llm")]
+        Command::Generate(args) => generate::main(&args),
+        Command::Reproduce(args) => reproduce::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),

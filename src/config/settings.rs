@@ -218,6 +218,8 @@ pub struct FederationSettings {
     pub upload_rows: UploadRows,
     /// Parameter groups that are averaged; the others stay on the client between rounds.
     pub shared: Vec<Group>,
+    /// Share of the dense weights that each client keeps to itself, those that its visit changes most, in `[0, 1)`; 0: none.
+    pub personal: f32,
     /// Share of a cohort that never reports back, in `[0, 1)`.
     pub dropout_rate: f32,
     /// What becomes of a client whose change is not finite or larger than 256 in some weight.
@@ -257,6 +259,7 @@ impl Default for FederationSettings {
             weights: ClientWeighting::Equal,
             upload_rows: UploadRows::Trained,
             shared: vec![Group::Items, Group::Encoder],
+            personal: 0.0,
             dropout_rate: 0.0,
             on_divergence: OnDivergence::Drop,
             max_diverged: 0.1,

@@ -22,6 +22,13 @@ pub fn check(settings: &Settings) -> Result<()> {
         ensure(!twice, "federation.shared", format!("a list with `{}` twice", group.name()), "each group once")?;
     }
     ensure(!s.shared.is_empty(), "federation.shared", "empty", "at least one group; with none the clients would learn alone")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.personal", s.personal, "at least 0 and below 1 (a share)")?;
+    if s.personal > 0.0 && s.clients != Clients::User {
+        return refuse("federation.personal", s.personal, "0, because participants of several users share all that they train");
+    }
+    if s.personal > 0.0 && s.shared.len() < 2 {
+        return refuse("federation.personal", s.personal, "0, or both groups in federation.shared: a private encoder is kept whole");
+    }
     number(|x| (0.0..1.0).contains(&x), "federation.max_diverged", s.max_diverged, "at least 0 and below 1 (a share)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "at least 0 and below 1 (a share)")?;
     number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;

@@ -18,6 +18,7 @@ mod method_file;
 mod plot;
 mod privacy;
 mod progress;
+mod reproduce;
 mod runs;
 mod settings;
 mod skipped;

@@ -1,10 +1,12 @@
 //! The command line: one file a sub-command, no logic of its own.
 //!
 //! Tables and JSON go to stdout; progress goes to stderr: bars where that is a terminal, else a line now and then. Exit codes: 0 done, 1 an error, 2 a wrong
-//! command line, 130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1.
+//! command line, 130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1; 75 in place of the last two in a batch job and with several processes: what was
+//! under way is saved, start it again.
 
 mod args;
 mod bench;
+mod bench_cluster;
 #[cfg(feature = "llm")]
 mod bench_generate;
 mod bench_ground;
@@ -21,13 +23,17 @@ mod log;
 mod methods;
 mod output;
 mod plot;
+mod privacy;
 mod progress;
+mod ranks;
 mod recommend;
 mod reproduce;
 mod run;
 mod table;
 mod train;
 mod views;
+#[cfg(feature = "endpoint")]
+mod views_batch;
 mod views_score;
 
 use crate::Error;
@@ -67,6 +73,8 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Plot(plot::Args),
+    #[command(subcommand)]
+    Privacy(privacy::Command),
     Recommend(recommend::Args),
     Reproduce(reproduce::Args),
     #[cfg(feature = "llm")]
@@ -90,6 +98,18 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(cli) => cli.command,
         Err(error) => return refuse(&error),
     };
+    match ranks::meet(&command) {
+        Ok(None) => {}
+        Ok(Some(code)) => return code,
+        Err(error) => return finish(Err(error)),
+    }
+    let code = perform(command);
+    ranks::leave();
+    code
+}
+
+/// Runs a command of a process alone, or of rank 0; gives the exit code.
+fn perform(command: Command) -> u8 {
     let outcome = match command {
         // Its exit code says whether the GPU passed.
         Command::GpuCheck(args) => return finish(gpu_check::main(&args)),
@@ -100,6 +120,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Eval(args) => eval::main(&args),
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
+        Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
         #[cfg(feature = "llm")]
         Command::Generate(args) => generate::main(&args),

@@ -22,6 +22,10 @@ pub enum Command {
     Build(Build),
     Inspect(Inspect),
     Compare(Compare),
+    #[cfg(feature = "endpoint")]
+    ExportRequests(super::views_batch::Export),
+    #[cfg(feature = "endpoint")]
+    ImportAnswers(super::views_batch::Import),
     Score(super::views_score::Args),
 }
 
@@ -30,12 +34,12 @@ pub enum Command {
 pub struct Source {
     /// Configuration file (TOML), such as configs/quickstart.toml
     #[arg(required_unless_present = "data")]
-    config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     /// Folder of a prepared data set, instead of the one that the configuration describes
     #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    pub data: Option<PathBuf>,
     #[command(flatten)]
-    over: Overrides,
+    pub over: Overrides,
 }
 
 /// Make the views that a configuration asks for, unless they are up to date
@@ -101,6 +105,10 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Build(args) => build(args),
         Command::Inspect(args) => inspect(args),
         Command::Compare(args) => compare(args),
+        #[cfg(feature = "endpoint")]
+        Command::ExportRequests(args) => super::views_batch::export(args),
+        #[cfg(feature = "endpoint")]
+        Command::ImportAnswers(args) => super::views_batch::import(args),
         Command::Score(args) => super::views_score::main(args),
     }
 }
@@ -186,7 +194,7 @@ fn build(args: &Build) -> Result<()> {
 }
 
 /// Figures of a manifest, and who failed.
-fn figures(manifest: &Manifest) -> Result<Vec<(String, String)>> {
+pub fn figures(manifest: &Manifest) -> Result<Vec<(String, String)>> {
     let fail = |e: serde_json::Error| Error::Usage(format!("cannot show the figures: {e}"));
     let mut rows = Vec::new();
     for value in [json::value(&manifest.statistics).map_err(fail)?, json::value(&manifest.generation).map_err(fail)?] {

@@ -25,6 +25,15 @@ choice! {
     }
 }
 choice! {
+    /// How the clients of a round are drawn.
+    CohortSampling {
+        /// A fixed number of them, without replacement.
+        Fixed = "fixed",
+        /// Each by itself, with the probability that makes the fixed number their mean.
+        Poisson = "poisson",
+    }
+}
+choice! {
     /// What becomes of a client that diverges.
     OnDivergence {
         /// It is left out of the round and counted, unless `federation.max_diverged` is exceeded.

@@ -2,6 +2,7 @@
 
 mod data;
 mod gpu;
+mod privacy;
 mod terms;
 mod views;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use data::*;
 pub use gpu::*;
+pub use privacy::*;
 pub use terms::*;
 pub use views::*;
 
@@ -204,6 +206,8 @@ pub struct FederationSettings {
     pub fraction: f32,
     /// Number of clients drawn for a round; 0: use `fraction`.
     pub cohort: u32,
+    /// How the clients of a round are drawn.
+    pub sampling: CohortSampling,
     /// Rounds.
     pub rounds: u32,
     /// Denominator of item rows.
@@ -249,6 +253,7 @@ impl Default for FederationSettings {
             clients: Clients::User,
             fraction: 0.1,
             cohort: 0,
+            sampling: CohortSampling::Fixed,
             rounds: 100,
             average: Average::PerItem,
             weights: ClientWeighting::Equal,
@@ -334,6 +339,8 @@ pub struct Settings {
     pub local: LocalSettings,
     /// See [`FederationSettings`].
     pub federation: FederationSettings,
+    /// See [`PrivacySettings`].
+    pub privacy: PrivacySettings,
     /// See [`EvalSettings`].
     pub eval: EvalSettings,
 }
@@ -354,6 +361,7 @@ impl Default for Settings {
             loss: LossSettings::default(),
             local: LocalSettings::default(),
             federation: FederationSettings::default(),
+            privacy: PrivacySettings::default(),
             eval: EvalSettings::default(),
         }
     }

@@ -94,7 +94,9 @@ impl Chunk {
         let first = self.items.len() as u32;
         for number in 0..self.steps.len() as u32 {
             if number < plan.steps {
-                packer.pack(number, &mut self.one);
+                if number == 0 || !packer.repeats() {
+                    packer.pack(number, &mut self.one);
+                }
                 self.steps[number as usize].append(&self.one, first);
             } else {
                 self.steps[number as usize].end_client();

@@ -87,10 +87,17 @@ fn add<const WEIGHTED: bool>(sums: &mut [i64], before: &[f32], after: &[f32], we
         unsafe fn avx2<const W: bool>(sums: &mut [i64], before: &[f32], after: &[f32], weight: i64) -> bool {
             body::<W>(sums, before, after, weight)
         }
+        #[target_feature(enable = "avx512f,avx2,fma")]
+        unsafe fn avx512<const W: bool>(sums: &mut [i64], before: &[f32], after: &[f32], weight: i64) -> bool {
+            body::<W>(sums, before, after, weight)
+        }
         use crate::backend::cpu::simd::Level;
-        if Level::detect() >= Level::Avx2 {
+        match Level::detect() {
             // SAFETY: the processor has the instructions.
-            return unsafe { avx2::<WEIGHTED>(sums, before, after, weight) };
+            Level::Avx512 => return unsafe { avx512::<WEIGHTED>(sums, before, after, weight) },
+            // SAFETY: as above.
+            Level::Avx2 => return unsafe { avx2::<WEIGHTED>(sums, before, after, weight) },
+            Level::Portable => {}
         }
     }
     body::<WEIGHTED>(sums, before, after, weight)

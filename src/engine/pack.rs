@@ -3,7 +3,7 @@
 
 use crate::backend::Step;
 use crate::base::rng::{Purpose, Stream};
-use crate::config::{Contrast, RecLoss, Settings, UploadRows, Validated};
+use crate::config::{Contrast, RecLoss, Resample, Settings, UploadRows, Validated};
 use crate::data::Dataset;
 use crate::model::ModelSpec;
 use crate::model::objectives::{Out, RowTable, SameTarget, Sequence, Terms, TransitionGraph};
@@ -130,6 +130,11 @@ impl Packer {
     /// Whether the steps of a visit of a client with one sequence differ in their candidates only.
     pub fn steady(&self) -> bool {
         self.source.terms.iter().all(|term| term.steady())
+    }
+
+    /// Whether every step of the visit is the same as its first.
+    pub fn repeats(&self) -> bool {
+        self.users.len() == 1 && self.steady() && self.source.settings.loss.resample != Resample::Epoch
     }
 
     /// Plans a visit of the client that holds the sequences of `users`. Afterwards [`Packer::items`] lists its rows.

@@ -2,6 +2,7 @@
 
 use super::sums::Sums;
 use super::{Mean, Update, fixed};
+use crate::backend::cpu::simd::{Simd, dispatch};
 use crate::config::{Average, FederationSettings, Group, ServerOptimizer};
 use crate::model::Weights;
 
@@ -31,6 +32,7 @@ impl Server {
         let dense = if settings.shared.contains(&Group::Encoder) { &sums.dense[..] } else { &[] };
         Mean {
             d,
+            weight: sums.weight,
             dense: averaged(dense, sums.weight).collect(),
             items: order.iter().map(|&slot| sums.items[slot]).collect(),
             rows: order.iter().flat_map(|&slot| averaged(&sums.rows[slot * d..][..d], row_weight(settings, sums, slot))).collect(),
@@ -43,12 +45,12 @@ impl Server {
         let d = mean.d;
         let step = Step::of(settings, round);
         let (first, second) = (&mut self.first.0, &mut self.second.0);
-        step.take(mean.dense.iter().copied(), first, second, &mut weights.dense);
+        step.take(&mean.dense, first, second, &mut weights.dense);
         for (&item, row) in mean.items.iter().zip(mean.rows.chunks_exact(d)) {
             let span = item as usize * d..(item as usize + 1) * d;
             let first = self.first.1.get_mut(span.clone()).unwrap_or_default();
             let second = self.second.1.get_mut(span.clone()).unwrap_or_default();
-            step.take(row.iter().copied(), first, second, &mut weights.items[span]);
+            step.take(row, first, second, &mut weights.items[span]);
         }
     }
 
@@ -60,9 +62,11 @@ impl Server {
         }
         let d = weights.spec.dim();
         let step = Step::of(settings, round);
+        let mut change = Vec::new();
         if settings.shared.contains(&Group::Encoder) {
             let (first, second) = (&mut self.first.0, &mut self.second.0);
-            step.take(averaged(&sums.dense, sums.weight), first, second, &mut weights.dense);
+            change.extend(averaged(&sums.dense, sums.weight));
+            step.take(&change, first, second, &mut weights.dense);
         }
         if settings.shared.contains(&Group::Items) {
             for (i, &item) in sums.items.iter().enumerate() {
@@ -70,7 +74,9 @@ impl Server {
                 let span = item as usize * d..(item as usize + 1) * d;
                 let first = self.first.1.get_mut(span.clone()).unwrap_or_default();
                 let second = self.second.1.get_mut(span.clone()).unwrap_or_default();
-                step.take(averaged(&sums.rows[i * d..][..d], weight), first, second, &mut weights.items[span]);
+                change.clear();
+                change.extend(averaged(&sums.rows[i * d..][..d], weight));
+                step.take(&change, first, second, &mut weights.items[span]);
             }
         }
     }
@@ -109,29 +115,48 @@ impl Step {
     }
 
     /// The step on a span of weights by averaged changes. The moments are empty where the optimiser has none.
-    fn take(&self, changes: impl Iterator<Item = f32>, first: &mut [f32], second: &mut [f32], w: &mut [f32]) {
-        let Step { lr, beta1, beta2, .. } = *self;
-        for (k, (w, change)) in w.iter_mut().zip(changes).enumerate() {
-            *w += match self.optimizer {
-                ServerOptimizer::Sgd if first.is_empty() => lr * change,
-                ServerOptimizer::Sgd => {
-                    first[k] = beta1 * first[k] + change;
-                    lr * first[k]
-                }
-                adaptive => {
-                    first[k] = beta1 * first[k] + (1.0 - beta1) * change;
-                    let (old, square) = (second[k], change * change);
-                    let part = (1.0 - beta2) * change * change;
-                    second[k] = match adaptive {
-                        ServerOptimizer::Fedadagrad => old + square,
-                        ServerOptimizer::Fedyogi if old > square => old - part,
-                        ServerOptimizer::Fedyogi if old < square => old + part,
-                        ServerOptimizer::Fedyogi => old,
-                        _ => beta2 * old + part,
-                    };
-                    lr * first[k] / (second[k].sqrt() + self.eps)
-                }
-            };
+    fn take(&self, changes: &[f32], first: &mut [f32], second: &mut [f32], w: &mut [f32]) {
+        // SAFETY: no instruction but those of the level.
+        unsafe { take_at(self, changes, first, second, w) }
+    }
+}
+
+dispatch! {
+    unsafe fn take_at(step: &Step, changes: &[f32], first: &mut [f32], second: &mut [f32], w: &mut [f32]) = take_kernel
+}
+
+// Plain loops: what the level changes is the instructions that they are compiled to.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn take_kernel<S: Simd>(step: &Step, changes: &[f32], first: &mut [f32], second: &mut [f32], w: &mut [f32]) {
+    let Step { lr, beta1, beta2, .. } = *step;
+    match step.optimizer {
+        ServerOptimizer::Sgd if first.is_empty() => w.iter_mut().zip(changes).for_each(|(w, change)| *w += lr * change),
+        ServerOptimizer::Sgd => {
+            for ((w, change), first) in w.iter_mut().zip(changes).zip(first) {
+                *first = beta1 * *first + change;
+                *w += lr * *first;
+            }
+        }
+        ServerOptimizer::Fedadam => step.adapt(changes, first, second, w, |old, _, part| beta2 * old + part),
+        ServerOptimizer::Fedadagrad => step.adapt(changes, first, second, w, |old, square, _| old + square),
+        ServerOptimizer::Fedyogi => step.adapt(changes, first, second, w, |old, square, part| match old {
+            old if old > square => old - part,
+            old if old < square => old + part,
+            old => old,
+        }),
+    }
+}
+
+impl Step {
+    /// The step of an optimiser whose second moment becomes `next(second moment, change^2, (1 - beta2) change^2)`.
+    #[inline(always)]
+    fn adapt(&self, changes: &[f32], first: &mut [f32], second: &mut [f32], w: &mut [f32], next: impl Fn(f32, f32, f32) -> f32) {
+        let Step { lr, beta1, beta2, eps, .. } = *self;
+        for (((w, &change), first), second) in w.iter_mut().zip(changes).zip(first).zip(second) {
+            *first = beta1 * *first + (1.0 - beta1) * change;
+            *second = next(*second, change * change, (1.0 - beta2) * change * change);
+            *w += lr * *first / (second.sqrt() + eps);
         }
     }
 }

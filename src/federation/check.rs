@@ -1,9 +1,11 @@
 //! Which settings of the federation can be meant, by themselves and beside a number of users.
 
-use super::{protocol, rules};
+use super::rules::Needs;
+use super::{cohort_size, protocol, rules};
 use crate::Result;
 use crate::config::range::{at_least_one, ensure, number, range, refuse};
 use crate::config::{Clients, Settings};
+use crate::privacy::UserPrivacy;
 
 /// Refuses rates out of range, and protocols and rules that are not known or do not go with the rest.
 ///
@@ -39,7 +41,20 @@ pub fn check(settings: &Settings) -> Result<()> {
         return refuse("federation.clients", "column", wanted);
     }
     protocol::chosen(settings)?;
-    rules::build(&s.rules).map(|_| ())
+    let rules = rules::build(&s.rules)?;
+    if settings.privacy.is_on() && rules.needs() == Needs::All {
+        let wanted = "rules that leave the mean as it is under user-level privacy: what another puts in its place has no noise";
+        return refuse("federation.rules", s.rules.join(", "), wanted);
+    }
+    Ok(())
+}
+
+/// The user-level privacy that `settings` ask for among `users`, if any.
+///
+/// # Errors
+/// As [`UserPrivacy::of`].
+pub fn privacy_of(settings: &Settings, users: usize) -> Result<Option<UserPrivacy>> {
+    UserPrivacy::of(settings, users, cohort_size(&settings.federation, users) as f64 / users.max(1) as f64)
 }
 
 /// Refuses more participants than `users` users can be.

@@ -8,6 +8,7 @@
 //! may prefer an item for its index: ties are broken by a hash of it (`mix`).
 
 mod account;
+mod batch;
 mod build;
 mod catalogue;
 mod check;
@@ -29,6 +30,7 @@ mod neighbours;
 mod pack;
 mod popularity;
 mod random;
+mod ranks;
 mod recipe;
 mod score;
 #[cfg(feature = "endpoint")]
@@ -38,6 +40,7 @@ mod store;
 pub mod text;
 
 pub use account::{Failure, Generation, Provenance};
+pub use batch::Batch;
 pub use build::{Built, Options, build, build_with, build_with_statistics};
 pub use check::check;
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
@@ -48,7 +51,9 @@ pub use ground::Ground;
 pub use ground_bench::{GroundBench, GroundFigures, Outcome, Scored, Timed, bench_ground};
 pub use inspect::{inspect, user_matching};
 pub use neighbours::Neighbours;
+pub(crate) use pack::{decode, encode};
 pub use popularity::Popularity;
+pub use ranks::{Helpers, help};
 pub use score::{Hits, Score, score};
 pub use statistics::Statistics;
 pub use store::{

@@ -16,6 +16,7 @@ mod hostile;
 mod layers;
 mod method_file;
 mod plot;
+mod privacy;
 mod progress;
 mod reproduce;
 mod runs;

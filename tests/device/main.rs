@@ -2,6 +2,8 @@
 
 #[path = "../common/foreign.rs"]
 mod foreign;
+#[path = "../common/ranks.rs"]
+mod ranks;
 #[cfg(feature = "llm")]
 #[path = "../common/real.rs"]
 mod real;
@@ -14,6 +16,8 @@ mod simt;
 
 mod batches;
 mod cli;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod driver;
 mod gpu_check;
 mod kernel_table;
 mod ranking;

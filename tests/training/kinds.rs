@@ -93,6 +93,13 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ),
         ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
         ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
+        (
+            "privacy, each client by itself",
+            with(&|s| {
+                (s.federation.average, s.federation.sampling) = (Average::Cohort, CohortSampling::Poisson);
+                (s.federation.fraction, s.privacy.noise, s.privacy.clip) = (1.0, 0.5, 0.3);
+            }),
+        ),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
         ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),

@@ -37,6 +37,8 @@ dispatch! {
     unsafe fn drop_out_at(stream: &Stream, base: u64, at: (u32, f32), x: &mut [f32]) = drop_out_kernel
 }
 
+// Plain loops: what the level changes is the instructions that they are compiled to.
+#[allow(clippy::extra_unused_type_parameters)]
 #[inline(always)]
 unsafe fn drop_out_kernel<S: Simd>(stream: &Stream, base: u64, (threshold, factor): (u32, f32), x: &mut [f32]) {
     for (n, span) in x.chunks_mut(BLOCKS * ELEMENTS).enumerate() {

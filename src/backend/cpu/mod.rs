@@ -2,6 +2,7 @@
 
 mod attend;
 mod attention;
+mod draws;
 mod dropout;
 mod gemm;
 mod gradient;
@@ -22,6 +23,7 @@ mod transpose;
 mod visit;
 mod worker;
 
+pub use draws::{DRAWS, draws};
 pub use dropout::drop_items_span;
 pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight};
 pub use gradient::GradientAt;

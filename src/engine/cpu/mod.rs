@@ -181,8 +181,10 @@ impl Engine for CpuEngine {
         Ok(Trained { totals, private, diverged, seconds })
     }
 
-    fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
-        self.lanes[0].tally.sums.reduce(reduce)
+    fn reduce(&mut self, reduce: &dyn Reduce, updates: bool) -> Result<()> {
+        let tally = &mut self.lanes[0].tally;
+        tally.sums.reduce(reduce)?;
+        if updates { super::update::gather(&mut tally.updates, reduce) } else { Ok(()) }
     }
 
     fn touched_rows(&self) -> u64 {

@@ -2,6 +2,7 @@
 
 use super::batches::GradientSums;
 use super::tally::{After, Place, Shared, Tally};
+use crate::backend::Step;
 use crate::backend::cpu::{Visit, Visited, Worker, WorkerShape};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::LossSettings;
@@ -80,7 +81,13 @@ impl Lane {
             let own = kept(shared.items).and_then(|p| p.row(item, d));
             own.unwrap_or_else(|| global.item(item as usize))
         });
+        let repeats = self.packer.repeats();
         let packer = &mut self.packer;
-        self.worker.visit(&visit, rows, |number, step| packer.pack(number, step), |worker| at.model.train(worker, &loss))
+        let pack = |number, step: &mut Step| {
+            if number == 0 || !repeats {
+                packer.pack(number, step);
+            }
+        };
+        self.worker.visit(&visit, rows, pack, |worker| at.model.train(worker, &loss))
     }
 }

@@ -10,7 +10,7 @@ use super::packing::{PackLane, ReadyCohort};
 use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
-use crate::cluster::Reduce;
+use crate::cluster::{Reduce, agree};
 use crate::config::{OnDivergence, Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
@@ -207,8 +207,11 @@ impl Engine for CudaEngine {
         Ok(Trained { totals, private: Vec::new(), diverged, seconds: [waited, seconds, 0.0] })
     }
 
-    fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
-        self.host_sums()?.reduce(reduce)
+    fn reduce(&mut self, reduce: &dyn Reduce, updates: bool) -> Result<()> {
+        // A device that fails to hand them over must not leave the others waiting.
+        agree(reduce, self.host_sums().map(|_| ()))?;
+        self.host_sums()?.reduce(reduce)?;
+        if updates { crate::engine::update::gather(&mut self.updates, reduce) } else { Ok(()) }
     }
 
     fn touched_rows(&self) -> u64 {

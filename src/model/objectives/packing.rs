@@ -1,6 +1,7 @@
 //! What terms work on: a user's sequence, the item rows that a client has, and where sequences and examples are packed.
 
 use super::places::{Output, Token};
+use crate::backend::cpu::{DRAWS, draws};
 use super::same_target::SameTarget;
 use super::transition_graph::TransitionGraph;
 use crate::backend::{Step, TableRow};
@@ -76,7 +77,7 @@ impl<'a> Sequence<'a> {
         if self.settings.loss.resample == Resample::Epoch { self.settings.local.epochs } else { 1 }
     }
 
-    /// Where in the stream of negatives number `k` of the example at `position` in `epoch` has its 16 blocks.
+    /// Where in the stream of negatives number `k` of the example at `position` in `epoch` has its 2^[`PLACE`] blocks.
     pub(super) fn place(&self, epoch: u32, position: usize, k: usize) -> u64 {
         let (epoch, position) = match self.settings.loss.resample {
             Resample::Epoch => (epoch, position),
@@ -84,50 +85,55 @@ impl<'a> Sequence<'a> {
             Resample::Shared => (0, 0),
         };
         let k_total = self.settings.loss.negatives as u64;
-        (u64::from(epoch) << 44) | (((position as u64) * k_total + k as u64) << 4)
+        (u64::from(epoch) << 44) | (((position as u64) * k_total + k as u64) << PLACE)
     }
 
-    /// Negative number `k` of the example at `position` in `epoch`: the first `loss.counterfactual_negatives` from the counterfactuals, where
-    /// the user has any, the others uniform over the catalogue without the user's training items (after 32 tries whatever came last, so that
-    /// a user of every item does not stall).
-    pub fn negative(&self, epoch: u32, position: usize, k: usize) -> u32 {
-        self.drawn(epoch, position, k).0
-    }
-
-    /// The same, and whether its row counts as trained: an item of a view does not.
-    fn drawn(&self, epoch: u32, position: usize, k: usize) -> (u32, bool) {
-        match self.hard_negative(epoch, position, k) {
-            Some(item) => (item, false),
-            None => (self.uniform_negative(epoch, position, k), true),
-        }
-    }
-
-    fn uniform_negative(&self, epoch: u32, position: usize, k: usize) -> u32 {
-        let items = self.items as u64;
-        // One block of four words a draw: the first three tries come from it, further tries from later blocks.
-        let at = self.place(epoch, position, k);
-        let mut item = 0;
-        'tries: for block in 0..8u64 {
-            for word in self.negatives.block_at(at + block) {
-                item = ((u64::from(word) * items) >> 32) as u32;
-                if !self.train.contains(&item) {
-                    break 'tries;
+    /// Gives `each` the negatives of the example at `position` in `epoch`, and whether their rows count as trained (an item of a view does not):
+    /// the first `loss.counterfactual_negatives` from the counterfactuals, where the user has any, the others uniform over the catalogue without
+    /// the user's training items (after 32 tries whatever came last, so that a user of every item does not stall).
+    pub fn each_negative(&self, (epoch, position): (u32, usize), mut each: impl FnMut(u32, bool)) {
+        let count = self.negatives_per_example();
+        for first in (0..count).step_by(DRAWS) {
+            let now = (count - first).min(DRAWS);
+            let words = (now > 2).then(|| draws(&self.negatives, self.place(epoch, position, first), 1 << PLACE));
+            for i in 0..now {
+                let at = self.place(epoch, position, first + i);
+                match self.hard_negative(epoch, position, first + i) {
+                    Some(item) => each(item, false),
+                    None => each(self.uniform_negative(words.map_or_else(|| self.negatives.block_at(at), |w| w.map(|w| w[i])), at), true),
                 }
             }
         }
-        item
+    }
+
+    /// A draw from the `words` of block `at` and, where those give nothing but training items, of the blocks behind it.
+    fn uniform_negative(&self, words: [u32; 4], at: u64) -> u32 {
+        let items = self.items as u64;
+        let item = |word: u32| ((u64::from(word) * items) >> 32) as u32;
+        let new = |word: &u32| !self.train.contains(&item(*word));
+        if let Some(word) = words.into_iter().find(new) {
+            return item(word);
+        }
+        let later = (1..8).flat_map(|block| self.negatives.block_at(at + block));
+        let mut last = words[3];
+        for word in later {
+            last = word;
+            if new(&word) {
+                break;
+            }
+        }
+        item(last)
     }
 
     /// Takes the rows of the negatives of the example at `position` in `epoch`.
-    pub fn touch_negatives(&self, table: &mut RowTable, (epoch, position): (u32, usize)) {
+    pub fn touch_negatives(&self, table: &mut RowTable, at: (u32, usize)) {
         let shared = self.settings.loss.resample == Resample::Shared;
         if shared && std::mem::replace(&mut table.shared, true) {
             return;
         }
-        for k in 0..self.negatives_per_example() {
-            let (item, trained) = self.drawn(epoch, position, k);
+        self.each_negative(at, |item, trained| {
             table.row(item, trained);
-        }
+        });
     }
 
     /// A stream of draws of this user in this round for `purpose`.
@@ -142,6 +148,9 @@ impl LossSettings {
         if self.rec == RecLoss::Softmax { 0 } else { self.negatives }
     }
 }
+
+/// Bits of the number of blocks that a negative has in the stream.
+const PLACE: u32 = 4;
 
 /// Marks an item without a row.
 const NONE: TableRow = TableRow(u32::MAX);
@@ -320,15 +329,15 @@ impl<'a> Out<'a> {
         (1..items.len()).fold(self.output(first), |_, n| self.output(first.after(n)))
     }
 
-    /// Appends an example at `output`: the positive `item`, then its negatives, which are drawn for `epoch` and `position`.
+    /// Appends an example at `output`: the positive `item`, then its negatives, which are drawn for the local epoch and the position `at`.
     ///
     /// # Panics
     /// For an output that the step does not have.
-    pub fn example(&mut self, sequence: &Sequence, output: Output, item: u32, (epoch, position): (u32, usize)) {
+    pub fn example(&mut self, sequence: &Sequence, output: Output, item: u32, at: (u32, usize)) {
         self.check(output);
         self.step.push_example(output.0);
         let row = self.table.row(item, true);
-        self.candidates(sequence, row, (epoch, position));
+        self.candidates(sequence, row, at);
     }
 
     /// Appends an example that is no training position of the sequence: its loss counts as `weight` of them. The row of `item` does not count
@@ -349,18 +358,17 @@ impl<'a> Out<'a> {
     }
 
     /// Appends the candidates of an example: its positive's row, then its negatives.
-    fn candidates(&mut self, sequence: &Sequence, row: TableRow, (epoch, position): (u32, usize)) {
+    fn candidates(&mut self, sequence: &Sequence, row: TableRow, at: (u32, usize)) {
         self.step.cands.push(row);
         let (first, negatives) = (*self.first.get_or_insert(self.step.cands.len() - 1), sequence.negatives_per_example());
         if first + 1 < self.step.cands.len() && sequence.settings.loss.resample == Resample::Shared {
             self.step.cands.extend_from_within(first + 1..first + 1 + negatives);
             return;
         }
-        for k in 0..sequence.negatives_per_example() {
-            let (negative, trained) = sequence.drawn(epoch, position, k);
+        sequence.each_negative(at, |negative, trained| {
             let row = self.table.row(negative, trained);
             self.step.cands.push(row);
-        }
+        });
     }
 }
 

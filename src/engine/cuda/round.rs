@@ -40,8 +40,9 @@ pub fn unsupported(settings: &Settings) -> Option<&'static str> {
 
 /// Why users cannot be ranked on a device under a model trained with these settings, if so.
 pub fn unsupported_ranking(settings: &Settings) -> Option<&'static str> {
+    let personal = (settings.federation.personal > 0.0).then_some("weights that clients keep (federation.personal) stay on the CPU");
     let private = crate::engine::private::kept_by_clients(&settings.federation);
-    private.then_some("private parameters (federation.shared, federation.personal) are kept on the CPU")
+    personal.or_else(|| private.then_some("private parameter groups (federation.shared) are kept on the CPU"))
 }
 
 /// Where the newest global model is.

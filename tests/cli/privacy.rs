@@ -12,8 +12,7 @@ fn epsilon_on_paper() {
     let paper = "--rate 0.1 --rounds 100 --delta 1e-5";
     let text = account(&format!("--noise 1 {paper}")).done();
     assert!(text.contains("7.903850"), "{text}");
-    let json: serde_json::Value =
-        serde_json::from_str(&account(&format!("--epsilon 2.5805709505 {paper} --json")).done()).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&account(&format!("--epsilon 2.5805709505 {paper} --json")).done()).unwrap();
     assert!((json["noise"].as_f64().unwrap() - 2.0).abs() < 1e-3 && json["epsilon"].as_f64().unwrap() <= 2.5805709505, "{json}");
     // Two clips are what replacing a user can move.
     let fixed: serde_json::Value =

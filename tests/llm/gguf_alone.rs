@@ -135,7 +135,8 @@ fn digits_are_cut_where_the_header_says_so() {
 #[test]
 fn what_a_header_does_not_tell_is_refused_with_what_to_do() {
     let at = tempfile::tempdir().unwrap();
-    let refused = |architecture: &str, change: &dyn Fn(&mut Vec<(&'static str, Meta)>), part: &str| {
+    type Change<'c> = &'c dyn Fn(&mut Vec<(&'static str, Meta)>);
+    let refused = |architecture: &str, change: Change, part: &str| {
         let mut header = header("gpt-2");
         change(&mut header);
         let message = load(&file(at.path(), architecture, &header)).err().expect("refused").to_string();

@@ -49,8 +49,8 @@ fn stranger(s: &Sequence, k: u32) -> Copy {
     let stream = s.stream(Purpose::Views);
     let draw = |place: usize| {
         let at = ((u64::from(k) << 32) | place as u64) << 3;
-        let tries = (0..8).map(|n| stream.below_at(at + n, s.items as u64) as u32);
-        tries.clone().find(|item| !s.train.contains(item)).or(tries.last()).unwrap_or_default()
+        let mut tries = (0..8).map(|n| stream.below_at(at + n, s.items as u64) as u32);
+        tries.clone().find(|item| !s.train.contains(item)).or(tries.next_back()).unwrap_or_default()
     };
     (0..inputs(s).len()).map(draw).collect()
 }

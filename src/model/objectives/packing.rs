@@ -1,9 +1,9 @@
 //! What terms work on: a user's sequence, the item rows that a client has, and where sequences and examples are packed.
 
 use super::places::{Output, Token};
-use crate::backend::cpu::{DRAWS, draws};
 use super::same_target::SameTarget;
 use super::transition_graph::TransitionGraph;
+use crate::backend::cpu::{DRAWS, draws};
 use crate::backend::{Step, TableRow};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::{LossSettings, RecLoss, Resample, Settings};

@@ -33,7 +33,18 @@ fn every_agreed_name_trains_and_is_tested() {
     let sandbox = Sandbox::new();
     for method in AGREED {
         let set = format!("method={method}");
-        let short = ["--set", "federation.rounds=2", "--set", "eval.every=2", "--set", "local.batch=64", "--set", "model.dim=8"];
+        let short = [
+            "--set",
+            "federation.rounds=2",
+            "--set",
+            "eval.every=2",
+            "--set",
+            "local.batch=64",
+            "--set",
+            "model.dim=8",
+            "--set",
+            "loss.negatives=16",
+        ];
         let words = ["train", "small.toml", "--out", method, "--set", &set, "--json"];
         let run = sandbox.lumos(&[&words[..], &short].concat()).json();
         assert_eq!(run["method"], method);

@@ -10,9 +10,6 @@ use std::path::{Path, PathBuf};
 
 const TEMPLATE: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
 const MERGES: [&str; 4] = ["t h", "th e", "Ġ the", "1 2"];
-/// Entries of a header.
-type Entries = Vec<(&'static str, Meta)>;
-
 const CONTROLS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
 
 /// The letters of byte-level byte pairs, what merges make of them, and two control tokens.
@@ -39,7 +36,7 @@ fn texts(all: &[String]) -> Meta {
 }
 
 /// The header of a whole model.
-fn header(pre: &str) -> Entries {
+fn header(pre: &str) -> Vec<(&'static str, Meta)> {
     let tokens = tokens();
     let kind = |i: usize| Meta::I32(if i + 2 < tokens.len() { 1 } else { 3 });
     vec![
@@ -138,13 +135,14 @@ fn digits_are_cut_where_the_header_says_so() {
 #[test]
 fn what_a_header_does_not_tell_is_refused_with_what_to_do() {
     let at = tempfile::tempdir().unwrap();
-    let refused = |architecture: &str, change: &dyn Fn(&mut Entries), part: &str| {
+    type Change<'c> = &'c dyn Fn(&mut Vec<(&'static str, Meta)>);
+    let refused = |architecture: &str, change: Change, part: &str| {
         let mut header = header("gpt-2");
         change(&mut header);
         let message = load(&file(at.path(), architecture, &header)).err().expect("refused").to_string();
         assert!(message.contains(part) && message.contains("model.gguf"), "{part}: {message}");
     };
-    let put = |header: &mut Entries, key: &'static str, value: Meta| {
+    let put = |header: &mut Vec<(&'static str, Meta)>, key: &'static str, value: Meta| {
         header.retain(|(k, _)| *k != key);
         header.push((key, value));
     };

@@ -10,7 +10,7 @@ const PANEL: usize = 256;
 /// Vectors whose products one task takes.
 const SPAN: usize = 96;
 
-/// Inner products `[n, n]` of `vectors`, `n` of equal lengths. Each is one chain of fused multiply-adds for each [`PANEL`], so that threads change no
+/// Inner products `[n, n]` of `vectors`, `n` of equal lengths. Each is one chain of fused multiply-adds for each `PANEL`, so that threads change no
 /// bit.
 ///
 /// # Panics

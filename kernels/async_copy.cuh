@@ -5,17 +5,35 @@
 
 #ifdef LUMOS_SIMT
 
-inline void copy_async(float* to, const float* from) { std::memcpy(to, from, 16); }
+// On the CPU a copy is carried out when the thread waits for its group, the latest moment that a GPU may choose.
 inline void copy_async_or_zero(void* to, const void* from, bool there) {
-    if (there) {
-        std::memcpy(to, from, 16);
-    } else {
-        std::memset(to, 0, 16);
+    if (reinterpret_cast<size_t>(to) % 16 != 0 || reinterpret_cast<size_t>(from) % 16 != 0) {
+        simt::fail("an asynchronous copy to or from an address that is no multiple of 16");
     }
+    simt::copies().waiting.push_back({to, there ? from : nullptr, simt::copies().group});
 }
-inline void close_copies() {}
-template <int LATE> inline void wait_for_older_copies() {}
-inline void wait_for_copies() {}
+inline void copy_async(float* to, const float* from) { copy_async_or_zero(to, from, true); }
+
+// Carries out the copies of groups below `group`.
+inline void finish_copies(unsigned group) {
+    std::vector<simt::Copy>& waiting = simt::copies().waiting;
+    size_t done = 0;
+    for (; done < waiting.size() && waiting[done].group < group; done++) {
+        const simt::Copy& copy = waiting[done];
+        for (int i = 0; i < 4; i++) {
+            static_cast<unsigned*>(copy.to)[i] = copy.from ? static_cast<const unsigned*>(copy.from)[i] : 0u;
+        }
+    }
+    waiting.erase(waiting.begin(), waiting.begin() + std::ptrdiff_t(done));
+}
+inline void close_copies() { simt::copies().group++; }
+template <int LATE> inline void wait_for_older_copies(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    const unsigned closed = simt::copies().group;
+    if (!simt::left_out(file, line) && closed > LATE) finish_copies(closed - LATE);
+}
+inline void wait_for_copies(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    if (!simt::left_out(file, line)) finish_copies(~0u);
+}
 
 #else
 

@@ -68,6 +68,7 @@ __device__ __forceinline__ void turn(const float* x, const float* weight, const 
         float squares = 0.0f;
         for (int i = lane; i < h.width; i += 32) squares = fmaf(x[i], x[i], squares);
         scale = 1.0f / sqrtf(warp_sum(squares) / h.width + h.eps);
+        __syncwarp(); // `write` may replace numbers that another lane has just read for the norm.
     }
     auto number = [&](int i) { return weight ? x[i] * scale * weight[i] : x[i]; };
     for (int i = lane; i < half; i += 32) {

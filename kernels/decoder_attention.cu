@@ -128,7 +128,10 @@ __device__ __forceinline__ void attend(void* out, const float* qkv, const void* 
                 if (warp + WARPS * r < n) {
                     const float weight = weights[(warp + WARPS * r) * KEYS + key];
 #pragma unroll
-                    for (int j = 0; j < J; j++) acc[r][j] = fmaf(weight, v[j], acc[r][j]);
+                    for (int j = 0; j < J; j++) {
+                        // Nothing even where the value is infinite or none: a key that is not seen leaves no trace.
+                        acc[r][j] = weight != 0.0f ? fmaf(weight, v[j], acc[r][j]) : acc[r][j];
+                    }
                 }
             }
         }

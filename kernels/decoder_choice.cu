@@ -88,12 +88,12 @@ __device__ inline Key block_sum_of(Key v, Shared* s) {
     return total;
 }
 
+// The first use of `s->chunks` by a block: no barrier has to come before it.
 __device__ inline Key block_most(Key v, Shared* s) {
     for (int o = 16; o > 0; o >>= 1) {
         const Key other = __shfl_xor_sync(FULL_WARP, v, o);
         v = other > v ? other : v;
     }
-    __syncthreads();
     if (lane_index() == 0) s->chunks[warp_index()] = v;
     __syncthreads();
     for (int w = 0; w < THREADS / 32; w++) v = s->chunks[w] > v ? s->chunks[w] : v;

@@ -95,6 +95,7 @@ pub mod federation;
 #[cfg(feature = "llm")]
 pub mod llm;
 pub mod model;
+pub mod privacy;
 pub mod run;
 pub mod settings;
 #[cfg(feature = "testing")]

@@ -1,7 +1,7 @@
 //! Kernels that are no operation of the backend, as subjects: copies from the global weights, averaging and the server's step.
 
 use super::case::Normals;
-use super::reference::server_step;
+use super::reference::{self, server_step};
 use super::single::{Given, cost, int, whole, words};
 use super::subject::{Array, Output, Subject, Want};
 use crate::backend::cuda::kernels::{AverageDense, AverageRows, Broadcast, GatherRows, ServerDense, ServerRows, UpdateNorms};
@@ -42,6 +42,11 @@ pub fn gather(n: &Normals, rows: usize, items: usize, d: usize, judged: bool) ->
     given.to([rows.div_ceil(8).max(1), 1], move |b| GatherRows { items: b[0], table: b[1], rows: b[2], count: int(rows), d: int(d) })
 }
 
+/// A change in fixed point; those of this file are small.
+fn change(before: f32, after: f32, factor: f32) -> i64 {
+    reference::fixed_change(before, after, factor).expect("a small change")
+}
+
 /// Clients that one thread of `average_dense` adds up, as in the engine.
 const EACH: usize = 64;
 
@@ -64,7 +69,7 @@ pub fn average_dense(n: &Normals, clients: usize, length: usize, judged: bool) -
     let want = judged.then(|| {
         for (c, &w) in weight.iter().enumerate() {
             for (i, sum) in sums.iter_mut().enumerate() {
-                *sum += w * fixed::from_f64(f64::from((slab[c * stride + i] - global[i]) * factor[c]));
+                *sum += w * change(global[i], slab[c * stride + i], factor[c]);
             }
         }
         Want::Bits(words(&sums))
@@ -122,7 +127,7 @@ pub fn average_rows(n: &Normals, clients: usize, each: usize, items: usize, d: u
                 continue;
             }
             for k in 0..d {
-                sums[i * d + k] += weight[c] * fixed::from_f64(f64::from(new[k] - old[k]));
+                sums[i * d + k] += weight[c] * change(old[k], new[k], 1.0);
             }
             slot_weight[i] += weight[c];
             uploaded[c] += 1;
@@ -173,11 +178,10 @@ pub fn update_norms(n: &Normals, clients: usize, length: usize, each: usize, d: 
     ];
     let want = judged.then(|| {
         let norm = |c: usize| {
-            let dense = (0..length).map(|i| slab[c * stride + i] - global[i]);
+            let dense = (0..length).map(|i| (global[i], slab[c * stride + i]));
             let uploaded = (c * each..(c + 1) * each).filter(|&r| uploads[r] != 0);
-            let rows = uploaded.flat_map(|r| (0..d).map(move |k| (r, k))).map(|(r, k)| after[r * d + k] - table[item[r] as usize * d + k]);
-            let sum: f64 = dense.chain(rows).map(|x| f64::from(x).powi(2)).sum();
-            if weight[c] == 0 { 0.0 } else { sum.sqrt() }
+            let rows = uploaded.flat_map(|r| (0..d).map(move |k| (r, k))).map(|(r, k)| (table[item[r] as usize * d + k], after[r * d + k]));
+            if weight[c] == 0 { 0.0 } else { reference::update_norm(dense.chain(rows)) }
         };
         Want::Doubles((0..clients).map(norm).collect())
     });

@@ -1,7 +1,7 @@
 //! The local optimiser, clipping and the sums of losses over packed clients, as subjects.
 
 use super::packed::Placed;
-use super::reference::LocalStep;
+use super::reference::{self, LocalStep};
 use super::single::{Given, cost, int, value, whole, words};
 use super::subject::{Array, Output, Subject, Want};
 use crate::backend::cuda::kernels::{AdamDense, AdamRows, ClientLosses, ClipNorm};
@@ -200,8 +200,7 @@ fn clip_norm<'a>(placed: &'a Placed, clip: f32, extra: usize, judged: bool) -> S
             let own = (0..length).filter(|&i| reached(placed, (table, rows), &reach, i)).map(|i| g[c * stride + i]);
             let rows = case.rows_of(c);
             let all: Vec<f32> = own.chain(row_grad[rows.start * d..rows.end * d].iter().copied()).collect();
-            let norm = all.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt();
-            exact.push(if norm > f64::from(clip) { f64::from(clip) / norm } else { 1.0 });
+            exact.push(reference::clip_factor(all.iter().copied(), clip));
             let norm = all.iter().map(|x| x * x).sum::<f32>().sqrt();
             plain.push(if norm > clip { clip / norm } else { 1.0 });
         }
@@ -237,10 +236,7 @@ fn client_losses<'a>(placed: &'a Placed, judged: bool) -> Subject<'a> {
         Array::of("sums of clients", &sums),
     ];
     let want = judged.then(|| {
-        let mean = |values: &[f32], bounds: &[u32], c: usize| {
-            let own = &values[bounds[c] as usize..bounds[c + 1] as usize];
-            own.iter().map(|&x| f64::from(x)).sum::<f64>() / own.len().max(1) as f64
-        };
+        let mean = |values: &[f32], bounds: &[u32], c: usize| reference::mean(&values[bounds[c] as usize..bounds[c + 1] as usize]);
         let twice: Vec<u32> = step.client_pairs.iter().map(|b| 2 * b).collect();
         for c in 0..clients {
             sums[2 * c] += mean(&loss, &step.client_examples, c);

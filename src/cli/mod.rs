@@ -15,21 +15,26 @@ mod config;
 mod data;
 mod doctor;
 mod eval;
+#[cfg(feature = "llm")]
+mod generate;
 mod gpu_check;
 mod interrupt;
 mod log;
 mod methods;
 mod output;
 mod plot;
+mod privacy;
 mod progress;
 mod ranks;
 mod recommend;
+mod reproduce;
 mod run;
 mod table;
 mod train;
 mod views;
 #[cfg(feature = "endpoint")]
 mod views_batch;
+mod views_score;
 
 use crate::Error;
 use crate::base::clean;
@@ -68,7 +73,12 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Plot(plot::Args),
+    #[command(subcommand)]
+    Privacy(privacy::Command),
     Recommend(recommend::Args),
+    Reproduce(reproduce::Args),
+    #[cfg(feature = "llm")]
+    Generate(generate::Args),
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
@@ -110,7 +120,11 @@ fn perform(command: Command) -> u8 {
         Command::Eval(args) => eval::main(&args),
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
+        Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
+        #[cfg(feature = "llm")]
+        Command::Generate(args) => generate::main(&args),
+        Command::Reproduce(args) => reproduce::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),

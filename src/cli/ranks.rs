@@ -50,7 +50,7 @@ pub fn engine() -> String {
 ///
 /// # Errors
 /// Where the processes cannot work together, or were not started with the same words and settings.
-#[cfg_attr(not(feature = "mpi"), allow(unreachable_code, unused_variables))]
+#[cfg_attr(not(feature = "mpi"), allow(unreachable_code, unused_variables, clippy::clone_on_copy))]
 pub fn meet(command: &Command) -> Result<Option<u8>> {
     // It shows what is there, and needs nothing of it.
     if matches!(command, Command::Doctor(_)) && !cfg!(feature = "mpi") {

@@ -1,4 +1,4 @@
-//! `lumos views`: build, inspect, compare.
+//! `lumos views`: build, inspect, compare, score.
 
 use super::args::Overrides;
 use super::interrupt;
@@ -26,6 +26,7 @@ pub enum Command {
     ExportRequests(super::views_batch::Export),
     #[cfg(feature = "endpoint")]
     ImportAnswers(super::views_batch::Import),
+    Score(super::views_score::Args),
 }
 
 /// A configuration file, or a prepared data set and settings.
@@ -108,6 +109,7 @@ pub fn main(command: &Command) -> Result<()> {
         Command::ExportRequests(args) => super::views_batch::export(args),
         #[cfg(feature = "endpoint")]
         Command::ImportAnswers(args) => super::views_batch::import(args),
+        Command::Score(args) => super::views_score::main(args),
     }
 }
 
@@ -274,7 +276,7 @@ fn compare(args: &Compare) -> Result<()> {
 }
 
 /// The data set beside whose views `folder` lies.
-fn data_dir(folder: &Path) -> Result<PathBuf> {
+pub(super) fn data_dir(folder: &Path) -> Result<PathBuf> {
     let whole = folder.canonicalize().map_err(Error::io(folder, "open as a folder"))?;
     let parent = whole.parent().and_then(|p| Some((p, p.file_name()?.to_str()?.strip_suffix("-views")?)));
     match parent {

@@ -3,17 +3,17 @@
 //! One stream, plain allocations, host copies through pinned memory, recordings as CUDA graphs. With `LUMOS_CUDA_SYNC=1` every kernel
 //! is waited for, also those of a graph, so that a fault names the kernel that failed.
 
-use super::driver_error::{Kind, Suspects, full, kind, reason, refused, told};
-use super::interface::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Release, Resources, Result};
-use super::interface::{check_args, check_geometry, fill_range};
-use super::record::{self, Op};
-use super::staging::Staging;
+use super::checks::{check_args, check_geometry, fill_range};
+use super::driver_error::{Kind, Suspects, full, kind, reason, told};
+use super::interface::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Resources, Result};
+use super::record::Op;
+use super::waits::Waits;
 use super::{DeviceError, Geometry};
-use super::{functions::Functions, probe};
+use super::{modules, probe};
+use cudarc::driver::CudaContext;
 use cudarc::driver::result::{self, DriverError};
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
-use cudarc::driver::{CudaContext, CudaStream};
-use parking_lot::{Mutex, MutexGuard};
+use cudarc::driver::sys::CUdevice_attribute as Attribute;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -21,201 +21,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 mod fetch;
 mod graph;
+mod inner;
+
+use inner::{Inner, Point, Recording, State};
 
 /// An NVIDIA GPU.
 pub struct CudaDevice(Arc<Inner>);
-
-struct Inner {
-    context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
-    name: String,
-    uuid: String,
-    limits: Limits,
-    total: u64,
-    held: AtomicU64,
-    peak: AtomicU64,
-    one_by_one: bool,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    functions: Functions,
-    counters: Counters,
-    suspects: Suspects,
-    scope: String,
-    staging: Option<Staging>,
-    /// Memory of copies that have arrived.
-    landings: Vec<fetch::Landing>,
-    recording: Recording,
-    /// Freed while a graph was recorded, when the driver takes no such call.
-    freed: Vec<u64>,
-    fault: Option<DeviceError>,
-}
-
-#[derive(Default)]
-enum Recording {
-    #[default]
-    No,
-    /// The driver records; launches so far.
-    Graph(usize),
-    /// We do, for `LUMOS_CUDA_SYNC`.
-    Ops(Vec<Op>),
-}
-
-/// A point of the stream.
-struct Point {
-    event: sys::CUevent,
-    owner: Arc<Inner>,
-}
-
-// SAFETY: handles of a context that any thread may use; events are only used under the device's lock.
-unsafe impl Send for Point {}
-// SAFETY: as above.
-unsafe impl Sync for Point {}
-
-impl Drop for Point {
-    fn drop(&mut self) {
-        let _ = self.owner.context.bind_to_thread();
-        // SAFETY: made by `event`, destroyed once.
-        let _ = unsafe { result::event::destroy(self.event) };
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        let state = self.state.get_mut();
-        if self.context.bind_to_thread().is_ok() {
-            let _ = self.stream.synchronize();
-            if let Some(staging) = &mut state.staging {
-                staging.free();
-            }
-            state.landings.drain(..).for_each(fetch::Landing::free);
-            state.functions.unload();
-        }
-    }
-}
-
-impl Release for Inner {
-    fn release(&self, address: u64, bytes: usize) {
-        let mut state = self.lock();
-        self.held.fetch_sub(bytes as u64, Relaxed);
-        match state.recording {
-            Recording::Graph(_) => state.freed.push(address),
-            _ => self.free(&[address]),
-        }
-    }
-}
-
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock()
-    }
-
-    /// An error of this cannot be reported; a lost context says so at the next call.
-    fn free(&self, addresses: &[u64]) {
-        let _ = self.context.bind_to_thread();
-        for &address in addresses {
-            // SAFETY: given by `alloc`, freed once.
-            let _ = unsafe { result::free_sync(address) };
-        }
-    }
-
-    /// The state, with the context current on this thread.
-    fn enter(&self) -> Result<MutexGuard<'_, State>> {
-        let mut state = self.lock();
-        if let Some(fault) = &state.fault {
-            return Err(fault.clone());
-        }
-        self.context.bind_to_thread().map_err(|e| self.failed(&mut state, "cuCtxSetCurrent", e))?;
-        Ok(state)
-    }
-
-    /// The same outside a recording.
-    fn idle(&self, what: &str) -> Result<MutexGuard<'_, State>> {
-        let state = self.enter()?;
-        match state.recording {
-            Recording::No => Ok(state),
-            _ => Err(DeviceError::Misuse(format!("{what} while a graph is recorded"))),
-        }
-    }
-
-    fn failed(&self, state: &mut State, call: &'static str, error: DriverError) -> DeviceError {
-        let told = told(&self.name, call, error, &state.suspects, &state.scope);
-        if told.is_sticky() {
-            state.fault = Some(told.clone());
-        }
-        told
-    }
-
-    fn wait(&self, state: &mut State) -> Result<()> {
-        // SAFETY: the stream is alive.
-        match unsafe { result::stream::synchronize(self.stream.cu_stream()) } {
-            Ok(()) => state.suspects.clear(),
-            Err(error) => return Err(self.failed(state, "cuStreamSynchronize", error)),
-        }
-        Ok(())
-    }
-
-    /// Pinned memory, taken at the first copy; nothing where the host has none to give.
-    fn with_staging(state: &mut State) -> Option<&mut Staging> {
-        if state.staging.is_none() {
-            state.staging = Staging::new().ok();
-        }
-        state.staging.as_mut()
-    }
-
-    /// # Safety
-    /// As [`Device::launch`].
-    unsafe fn launch(&self, state: &mut State, kernel: Kernel, geometry: Geometry, args: &[*const c_void]) -> Result<()> {
-        let ([gx, gy, gz], [bx, by, bz]) = (geometry.grid, geometry.block);
-        let mut pointers: SmallVec<[*mut c_void; 32]> = args.iter().map(|&p| p.cast_mut()).collect();
-        let function = state.functions.handle(kernel);
-        state.suspects.launch(kernel, geometry);
-        // SAFETY: the function is of this context and takes these arguments; the rest is the caller's promise.
-        let launched = unsafe {
-            let stream = self.stream.cu_stream();
-            result::launch_kernel(function, (gx, gy, gz), (bx, by, bz), geometry.shared as u32, stream, &mut pointers)
-        };
-        launched.map_err(|error| match kind(error.0) {
-            Kind::Fault | Kind::Lost => self.failed(state, "cuLaunchKernel", error),
-            _ => refused(kernel, geometry, error, self.limits.shared_per_block),
-        })
-    }
-
-    fn run(&self, state: &mut State, op: &Op) -> Result<()> {
-        let stream = self.stream.cu_stream();
-        // SAFETY: addresses were checked against their buffers, launches are the caller's promise.
-        unsafe {
-            match *op {
-                Op::Launch(kernel, geometry, ref args) => self.launch(state, kernel, geometry, &record::pointers(args)),
-                Op::Fill(_, 0, _) | Op::Copy(_, _, 0) => Ok(()),
-                Op::Fill(to, bytes, Fill::Byte(byte)) => {
-                    result::memset_d8_async(to, byte, bytes, stream).map_err(|e| self.failed(state, "cuMemsetD8Async", e))
-                }
-                Op::Fill(to, bytes, Fill::Word(word)) => {
-                    let done = sys::cuMemsetD32Async(to, word, bytes / 4, stream).result();
-                    done.map_err(|e| self.failed(state, "cuMemsetD32Async", e))
-                }
-                Op::Copy(from, to, bytes) => {
-                    result::memcpy_dtod_async(to, from, bytes, stream).map_err(|e| self.failed(state, "cuMemcpyDtoDAsync", e))
-                }
-            }
-        }
-    }
-
-    /// Does `op`, or keeps it.
-    fn put(&self, op: Op) -> Result<()> {
-        let mut state = self.enter()?;
-        match &mut state.recording {
-            Recording::Ops(ops) => {
-                ops.push(op);
-                Ok(())
-            }
-            _ => self.run(&mut state, &op),
-        }
-    }
-}
 
 impl CudaDevice {
     /// Takes a GPU. Fails with the reason where it cannot be used.
@@ -229,6 +40,10 @@ impl CudaDevice {
         let context = CudaContext::new(ordinal).map_err(started)?;
         // SAFETY: there is one stream, so no copy of cudarc's has to wait for another stream; and the waits would be recorded in graphs.
         unsafe { context.disable_event_tracking() };
+        let waits = Waits::here();
+        if waits == Waits::Asleep {
+            context.set_blocking_synchronize().map_err(started)?;
+        }
         let stream = context.new_stream().map_err(started)?;
         let number = |attribute| context.attribute(attribute).map(|v| v as usize).map_err(started);
         let limits = Limits {
@@ -249,6 +64,7 @@ impl CudaDevice {
             total: gpu.total_bytes,
             held: AtomicU64::new(0),
             peak: AtomicU64::new(0),
+            waits,
             one_by_one: std::env::var_os("LUMOS_CUDA_SYNC").is_some_and(|v| !v.is_empty() && v != "0"),
             state: Mutex::new(State::default()),
         })))
@@ -313,7 +129,7 @@ impl Device for CudaDevice {
         let stream = self.0.stream.cu_stream();
         // SAFETY: the range lies within the buffer. Without pinned memory the driver keeps what it has not copied yet.
         let copied = unsafe {
-            match Inner::with_staging(&mut state) {
+            match self.0.with_staging(&mut state)? {
                 Some(staging) => staging.upload(stream, at, bytes),
                 None => result::memcpy_htod_async(at, bytes, stream),
             }
@@ -330,7 +146,7 @@ impl Device for CudaDevice {
             let stream = self.0.stream.cu_stream();
             // SAFETY: the range lies within the buffer, and `wait` follows.
             let copied = unsafe {
-                match Inner::with_staging(&mut state) {
+                match self.0.with_staging(&mut state)? {
                     Some(staging) => staging.download(stream, at, bytes),
                     None => result::memcpy_dtoh_async(bytes, at, stream),
                 }
@@ -353,6 +169,14 @@ impl Device for CudaDevice {
     fn copy(&self, from: &Buffer, from_offset: usize, to: &Buffer, to_offset: usize, bytes: usize) -> Result<()> {
         let source = from.range("copy from", from_offset, bytes)?;
         self.0.put(Op::Copy(source, to.range("copy to", to_offset, bytes)?, bytes))
+    }
+
+    fn prepare(&self, names: &[&'static str]) -> Result<()> {
+        // Compiled without the lock: others go on meanwhile.
+        let missing = self.0.enter()?.functions.families(names)?;
+        let codes = modules::codes(&missing, self.0.limits.capability)?;
+        self.0.enter()?.functions.keep(codes);
+        Ok(())
     }
 
     fn kernel(&self, name: &'static str) -> Result<Kernel> {
@@ -385,15 +209,15 @@ impl Device for CudaDevice {
             return Ok(());
         }
         check_geometry(kernel, geometry, &self.0.limits)?;
-        let mut guard = self.0.enter()?;
+        let mut guard = self.0.recordable("a launch")?;
         let state = &mut *guard;
         check_args(kernel, state.functions.parameters(kernel), args)?;
         match &mut state.recording {
-            Recording::Ops(ops) => {
+            Recording::Ops(ops, _) => {
                 ops.push(Op::launch(kernel, geometry, args));
                 return Ok(());
             }
-            Recording::Graph(launches) => *launches += 1,
+            Recording::Graph(launches, _) => *launches += 1,
             Recording::No => state.counters.launches += 1,
         }
         let pointers: SmallVec<[*const c_void; 32]> = args.iter().map(Arg::address).collect();
@@ -418,7 +242,7 @@ impl Device for CudaDevice {
 
     fn event(&self) -> Result<Event> {
         let mut state = self.0.idle("an event was asked for")?;
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT);
+        let event = self.0.waits.event(true);
         let event = event.map_err(|e| self.0.failed(&mut state, "cuEventCreate", e))?;
         // SAFETY: just made, on this stream; `Point` destroys it.
         let recorded = unsafe { result::event::record(event, self.0.stream.cu_stream()) };

@@ -12,8 +12,13 @@ use std::ffi::{CString, c_void};
 /// Bytes of the driver's compiler log that are kept.
 const LOG: usize = 4096;
 
+/// Dynamic shared memory that a block may have without being given more.
+pub(super) const PLAIN_SHARED: usize = 48 << 10;
+
 struct Function {
     handle: sys::CUfunction,
+    /// A multiprocessor gives it all its shared memory at the cost of the first-level cache.
+    prefers_shared: bool,
     /// Sizes of the parameters.
     parameters: Vec<usize>,
 }
@@ -24,6 +29,8 @@ pub(super) struct Functions {
     list: Vec<Function>,
     numbers: HashMap<&'static str, usize>,
     modules: HashMap<&'static str, sys::CUmodule>,
+    /// Code of families that are not loaded yet.
+    codes: Vec<(&'static str, Vec<u64>)>,
 }
 
 // SAFETY: handles of a context that any thread may use.
@@ -51,7 +58,11 @@ impl Functions {
         let module = match self.modules.get(family.name) {
             Some(&module) => module,
             None => {
-                let module = load_module(family, device, limits.capability)?;
+                let code = match self.codes.iter().position(|(name, _)| *name == family.name) {
+                    Some(place) => self.codes.swap_remove(place).1,
+                    None => family.code(limits.capability)?,
+                };
+                let module = load_module(family, device, code)?;
                 self.modules.insert(family.name, module);
                 module
             }
@@ -68,12 +79,42 @@ impl Functions {
             let most = limits.shared_per_block as i32 - fixed;
             result::function::set_function_attribute(handle, Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, most)
                 .map_err(failed("cuFuncSetAttribute"))?;
-            Function { handle, parameters: parameters(handle) }
+            Function { handle, prefers_shared: false, parameters: parameters(handle) }
         };
         let handle = self.list.len();
         self.list.push(function);
         self.numbers.insert(name, handle);
         Ok(Kernel { name, handle })
+    }
+
+    /// Families of `names` that are neither loaded nor kept.
+    pub fn families(&self, names: &[&'static str]) -> Result<Vec<&'static Family>> {
+        let mut missing: Vec<&'static Family> = Vec::new();
+        for name in names.iter().filter(|name| !self.numbers.contains_key(*name)) {
+            let family = modules::family_of(name)?;
+            let here = self.modules.contains_key(family.name) || self.codes.iter().any(|(name, _)| *name == family.name);
+            if !here && !missing.iter().any(|f| f.name == family.name) {
+                missing.push(family);
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Keeps code until a kernel of its family is loaded.
+    pub fn keep(&mut self, codes: Vec<(&'static str, Vec<u64>)>) {
+        self.codes.extend(codes);
+    }
+
+    /// Has a multiprocessor give the kernel as much shared memory as it has, so that as many blocks fit as the kernel was laid out for.
+    pub fn prefer_shared(&mut self, kernel: Kernel) -> Result<(), DriverError> {
+        let function = &mut self.list[kernel.handle];
+        if !function.prefers_shared {
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            // SAFETY: the function is alive; the value is a share in percent.
+            unsafe { result::function::set_function_attribute(function.handle, attribute, 100) }?;
+            function.prefers_shared = true;
+        }
+        Ok(())
     }
 
     /// What the compiled kernel takes.
@@ -112,8 +153,7 @@ unsafe fn parameters(function: sys::CUfunction) -> Vec<usize> {
     }
 }
 
-fn load_module(family: &Family, device: &str, capability: (u32, u32)) -> Result<sys::CUmodule> {
-    let code = family.code(capability)?;
+fn load_module(family: &Family, device: &str, code: Vec<u64>) -> Result<sys::CUmodule> {
     let mut log = vec![0u8; LOG];
     let mut options = [sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER, sys::CUjit_option::CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
     let mut values: [*mut c_void; 2] = [log.as_mut_ptr().cast(), LOG as *mut c_void];

@@ -318,6 +318,11 @@ pub trait Device: Send + Sync {
     /// Copies within the device. The ranges must not overlap.
     fn copy(&self, from: &Buffer, from_offset: usize, to: &Buffer, to_offset: usize, bytes: usize) -> Result<()>;
 
+    /// Compiles what these kernels need that is not compiled yet, several files at a time. Not needed before [`Device::kernel`], only faster.
+    fn prepare(&self, _names: &[&'static str]) -> Result<()> {
+        Ok(())
+    }
+
     /// Looks a kernel up, compiling or loading its family at the first time, which must not be while recording.
     fn kernel(&self, name: &'static str) -> Result<Kernel>;
 
@@ -372,45 +377,4 @@ impl dyn Device + '_ {
     pub fn zero(&self, to: &Buffer) -> Result<()> {
         self.fill(to, 0, to.bytes(), Fill::Byte(0))
     }
-}
-
-#[cfg(any(feature = "cuda", feature = "testing"))]
-/// Checks a launch against the limits that hold everywhere, before a driver sees it.
-pub(super) fn check_geometry(kernel: Kernel, geometry: Geometry, limits: &Limits) -> Result<()> {
-    let refuse = |reason: String| Err(DeviceError::Launch { kernel: kernel.name, geometry, reason });
-    let threads = geometry.block.iter().map(|&n| n as u64).product::<u64>();
-    if threads == 0 || threads > limits.threads_per_block as u64 {
-        return refuse(format!("a block has 1 to {} threads", limits.threads_per_block));
-    }
-    if geometry.grid[1] > 65535 || geometry.grid[2] > 65535 || geometry.grid[0] > i32::MAX as u32 {
-        return refuse("a grid has at most 2147483647 x 65535 x 65535 blocks".into());
-    }
-    if geometry.shared > limits.shared_per_block {
-        return refuse(format!("a block has at most {} bytes of shared memory here", limits.shared_per_block));
-    }
-    Ok(())
-}
-
-#[cfg(any(feature = "cuda", feature = "testing"))]
-/// The address of a range to fill, which must be made of whole units.
-pub(super) fn fill_range(to: &Buffer, offset: usize, bytes: usize, value: Fill) -> Result<u64> {
-    let unit = value.unit();
-    if !offset.is_multiple_of(unit) || !bytes.is_multiple_of(unit) {
-        return Err(DeviceError::Misuse(format!("a fill of {bytes} bytes at {offset} with units of {unit}")));
-    }
-    to.range("fill", offset, bytes)
-}
-
-#[cfg(any(feature = "cuda", feature = "testing"))]
-/// Sizes of arguments against those of parameters.
-pub(super) fn check_args(kernel: Kernel, expected: &[usize], args: &[Arg]) -> Result<()> {
-    if expected.len() == args.len() && expected.iter().zip(args).all(|(&size, arg)| size == arg.size()) {
-        return Ok(());
-    }
-    let show = |sizes: &[usize]| {
-        let list: Vec<String> = sizes.iter().map(usize::to_string).collect();
-        format!("{} values of {} bytes", sizes.len(), list.join(", "))
-    };
-    let given: Vec<usize> = args.iter().map(Arg::size).collect();
-    Err(DeviceError::Arguments { kernel: kernel.name, expected: show(expected), given: show(&given) })
 }

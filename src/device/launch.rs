@@ -191,8 +191,9 @@ pub struct KernelSet(HashMap<&'static str, Kernel>);
 impl KernelSet {
     /// Looks up what `tables` declare, which loads or compiles it.
     pub fn load(device: &dyn Device, tables: &[&[Signature]]) -> Result<KernelSet> {
-        let names = tables.iter().copied().flatten().flat_map(|kernel| kernel.names);
-        names.map(|&name| Ok((name, device.kernel(name)?))).collect::<Result<_>>().map(KernelSet)
+        let names: Vec<&'static str> = tables.iter().copied().flatten().flat_map(|kernel| kernel.names).copied().collect();
+        device.prepare(&names)?;
+        names.iter().map(|&name| Ok((name, device.kernel(name)?))).collect::<Result<_>>().map(KernelSet)
     }
 
     /// The kernel that `L` stands for under the name at `place`.

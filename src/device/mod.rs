@@ -5,6 +5,8 @@
 //! kernels on the CPU.
 
 mod check;
+#[cfg(any(feature = "cuda", feature = "testing"))]
+mod checks;
 pub mod choice;
 #[cfg(feature = "cuda")]
 pub mod driver;
@@ -24,11 +26,14 @@ pub mod modules;
 pub mod nvrtc;
 #[cfg(feature = "cuda")]
 pub mod probe;
+pub mod recent;
 #[cfg(any(feature = "cuda", feature = "testing"))]
 mod record;
 #[cfg(feature = "cuda")]
 mod staging;
 pub mod telemetry;
+#[cfg(feature = "cuda")]
+mod waits;
 
 pub use crate::base::device_error::{DeviceError, Geometry, size, version};
 pub use check::check;

@@ -52,6 +52,16 @@ pub fn family_of(name: &str) -> Result<&'static Family> {
     families().iter().find(|f| f.kernels.contains(&name)).ok_or_else(unknown)
 }
 
+/// Code of each family by its name. What NVRTC has to compile is compiled on several threads, after a line about it where a person watches.
+pub fn codes(families: &[&'static Family], capability: (u32, u32)) -> Result<Vec<(&'static str, Vec<u64>)>> {
+    if form() == Form::Sources {
+        let sources: Vec<(&str, &str)> = families.iter().map(|f| (f.name, f.source)).collect();
+        let compiled = nvrtc::compile_all(&sources, embedded::HEADERS, capability)?;
+        return Ok(families.iter().zip(compiled).map(|(f, code)| (f.name, words(&code))).collect());
+    }
+    families.iter().map(|f| Ok((f.name, f.code(capability)?))).collect()
+}
+
 impl Family {
     /// Code that the driver loads on a GPU of this compute capability: a fatbin of several architectures, or what NVRTC makes for it.
     /// In whole words, for the driver reads it in place.

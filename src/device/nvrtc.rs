@@ -7,10 +7,13 @@ use super::DeviceError;
 use super::interface::Result;
 use crate::base::files::write_scratch;
 use cudarc::nvrtc::{result, sys};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::ffi::{CString, c_char};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// What the kernels use of the standard headers, which NVRTC does not have.
 const STANDARD: [&str; 2] = ["--define-macro=INFINITY=__int_as_float(0x7f800000)", "--define-macro=NAN=__int_as_float(0x7fffffff)"];
@@ -41,14 +44,58 @@ pub fn cache_folder() -> Option<PathBuf> {
 
 /// Compiles a family for a GPU of this compute capability, or takes it from the cache.
 pub fn compile(file: &str, source: &str, headers: &[(&str, &str)], capability: (u32, u32)) -> Result<Vec<u8>> {
-    let (major, minor) = version().ok_or(DeviceError::NvrtcMissing)?;
-    let nvrtc = format!("{major}.{minor}");
-    let arch = architecture(capability, &supported());
-    let cached = cache_folder().map(|folder| folder.join(key(file, source, headers, &arch, &nvrtc)));
-    if let Some(code) = cached.as_deref().and_then(read_cached) {
-        return Ok(code);
+    let (nvrtc, arch) = target(capability)?;
+    match cached(file, source, headers, &arch, &nvrtc) {
+        (Some(code), _) => Ok(code),
+        (None, path) => compile_to(path, file, source, headers, &arch, &nvrtc),
     }
-    let code = build(file, source, headers, &arch).map_err(|log| DeviceError::Compile { file: file.into(), arch, nvrtc, log })?;
+}
+
+/// The same for several families of names and sources. Those that are not in the cache are compiled on as many threads as there are cores,
+/// after a line about it where a person watches: it takes seconds a family.
+pub fn compile_all(families: &[(&str, &str)], headers: &[(&str, &str)], capability: (u32, u32)) -> Result<Vec<Vec<u8>>> {
+    let (nvrtc, arch) = target(capability)?;
+    let found: Vec<_> = families.iter().map(|(file, source)| cached(file, source, headers, &arch, &nvrtc)).collect();
+    let missing = found.iter().filter(|(code, _)| code.is_none()).count();
+    if missing > 0 && std::io::stderr().is_terminal() {
+        let kept = cache_folder().map_or("not kept: no cache folder".into(), |folder| format!("kept in {}", folder.display()));
+        // A terminal that is gone stops nothing.
+        let _ = writeln!(std::io::stderr(), "compiling {missing} files of kernels for {arch} with NVRTC {nvrtc} ({kept})");
+    }
+    let next = AtomicUsize::new(0);
+    let slots: Vec<_> = found.into_iter().map(Mutex::new).collect();
+    let made: Mutex<Vec<(usize, Result<Vec<u8>>)>> = Mutex::default();
+    let work = || {
+        while let Some(slot) = slots.get(next.fetch_add(1, Relaxed)) {
+            let index = slots.iter().position(|s| std::ptr::eq(s, slot)).unwrap_or_default();
+            let (code, path) = std::mem::take(&mut *slot.lock());
+            let (file, source) = families[index];
+            let code = code.map_or_else(|| compile_to(path, file, source, headers, &arch, &nvrtc), Ok);
+            made.lock().push((index, code));
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(missing).max(1);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let mut made = made.into_inner();
+    made.sort_by_key(|(index, _)| *index);
+    made.into_iter().map(|(_, code)| code).collect()
+}
+
+/// Version of NVRTC and the architecture that it compiles for.
+fn target(capability: (u32, u32)) -> Result<(String, String)> {
+    let (major, minor) = version().ok_or(DeviceError::NvrtcMissing)?;
+    Ok((format!("{major}.{minor}"), architecture(capability, &supported())))
+}
+
+/// What the cache has, and where it belongs.
+fn cached(file: &str, source: &str, headers: &[(&str, &str)], arch: &str, nvrtc: &str) -> (Option<Vec<u8>>, Option<PathBuf>) {
+    let path = cache_folder().map(|folder| folder.join(key(file, source, headers, arch, nvrtc)));
+    (path.as_deref().and_then(read_cached), path)
+}
+
+fn compile_to(cached: Option<PathBuf>, file: &str, source: &str, headers: &[(&str, &str)], arch: &str, nvrtc: &str) -> Result<Vec<u8>> {
+    let failed = |log| DeviceError::Compile { file: file.into(), arch: arch.into(), nvrtc: nvrtc.into(), log };
+    let code = build(file, source, headers, arch).map_err(failed)?;
     if let Some(path) = cached {
         // Without a cache the next start is slower, that is all.
         let _ = write_cached(&path, &code);

@@ -1,5 +1,6 @@
 //! Pinned host memory that copies to and from the device pass through, so that the host need not wait for them.
 
+use super::waits::Waits;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use std::ffi::c_void;
@@ -27,12 +28,12 @@ unsafe impl Send for Staging {}
 
 impl Staging {
     /// Takes the pinned memory.
-    pub fn new() -> Result<Staging, DriverError> {
+    pub fn new(waits: Waits) -> Result<Staging, DriverError> {
         let mut staging = Staging { blocks: Vec::with_capacity(BLOCKS), current: 0, used: 0 };
         for _ in 0..BLOCKS {
             // SAFETY: what was made so far is freed by `Staging::free` or on the spot.
             let made = unsafe { result::malloc_host(BLOCK, 0) }.and_then(|memory| {
-                let event = result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING);
+                let event = waits.event(false);
                 if event.is_err() {
                     // SAFETY: allocated above, and handed to nothing yet.
                     let _ = unsafe { result::free_host(memory) };

@@ -13,6 +13,7 @@ mod global;
 mod mini_batches;
 mod pack;
 mod participants;
+mod personal;
 mod private;
 mod rule;
 mod server;

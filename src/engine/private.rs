@@ -3,14 +3,15 @@
 
 use crate::base::files::write_scratch;
 use crate::base::unfinished::Unfinished;
-use crate::config::Group;
+use crate::config::{FederationSettings, Group};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Whether clients keep a group of parameters to themselves, where `shared` lists those that are averaged.
-pub fn kept_by_clients(shared: &[Group]) -> bool {
-    !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder)
+/// Whether clients keep parameters to themselves: groups that are not shared, or the dense weights that matter most to them.
+pub fn kept_by_clients(federation: &FederationSettings) -> bool {
+    let shared = &federation.shared;
+    !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder) || federation.personal > 0.0
 }
 
 /// Private parameters of one client.

@@ -85,6 +85,8 @@ fn read(pieces: &mut Pieces) -> Option<Update> {
 pub struct Mean {
     /// Width `d` of an item row.
     pub d: usize,
+    /// What the clients weigh together.
+    pub weight: i64,
     /// Mean change of the dense weights `[P]`; empty where the encoder is private.
     pub dense: Vec<f32>,
     /// Items that any client uploaded, ascending `[S]`.

@@ -9,7 +9,7 @@ pub mod rules;
 mod share;
 mod trainer;
 
-pub use check::{check, fits};
+pub use check::{check, fits, privacy_of};
 pub use draw::*;
 pub use report::RoundReport;
 pub use share::Shares;

@@ -31,6 +31,7 @@ mod pipeline;
 mod plot;
 mod ranks;
 mod report;
+pub mod reproduce;
 mod result;
 mod resume;
 mod score;

@@ -12,6 +12,7 @@ mod batch;
 mod build;
 mod catalogue;
 mod check;
+mod codebook;
 mod collect;
 mod compare;
 mod features;
@@ -31,6 +32,7 @@ mod popularity;
 mod random;
 mod ranks;
 mod recipe;
+mod score;
 #[cfg(feature = "endpoint")]
 pub mod served;
 mod statistics;
@@ -52,6 +54,7 @@ pub use neighbours::Neighbours;
 pub(crate) use pack::{decode, encode};
 pub use popularity::Popularity;
 pub use ranks::{Helpers, help};
+pub use score::{Hits, Score, score};
 pub use statistics::Statistics;
 pub use store::{
     FORMAT_VERSION, Manifest, costly, ensure, ensure_with, is_made, journaled, load, load_manifest, save, store_dir, store_dir_of_first,

@@ -16,6 +16,8 @@ mod simt;
 
 mod batches;
 mod cli;
+#[cfg(all(feature = "cuda", target_os = "linux"))]
+mod driver;
 mod gpu_check;
 mod kernel_table;
 mod ranking;

@@ -1,109 +1,17 @@
 // The scheduler of fibers behind lumos_simt.h.
-#include "lumos_simt.h"
-#include "switch.h"
+#include "block.h"
 // The standard library says it with underscores.
 #undef __noinline__
 
-#include <atomic>
 #include <cstdio>
-#include <deque>
 #include <memory>
 #include <mutex>
-#include <sys/mman.h>
 #include <thread>
-#include <vector>
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#define SIMT_ASAN 1
-#endif
 
 namespace simt {
 __thread Place here = {{}, {}, {1, 1, 1}, {1, 1, 1}, 0, nullptr};
 namespace {
 
-constexpr size_t STACK = 128 * 1024;
-// Stacks begin at places of their own within a page: threads that take turns would otherwise all use the same lines of the caches.
-constexpr size_t STAGGER = 384, STAGGERED = 64;
-constexpr uint64_t CANARY = 0x4c554d4f535f5349ull;
-
-// Lanes that meet under one mask. Two sets of slots: a lane that runs ahead cannot reach the first again before all have
-// read it.
-struct Meeting {
-    unsigned mask = 0;
-    unsigned arrived = 0;
-    uint64_t done = 0;
-    alignas(16) unsigned char slots[2][32 * 64];
-};
-struct Warp {
-    unsigned live = 0;
-    unsigned used = 0;
-    std::vector<Meeting*> meetings;
-    Meeting& meeting(unsigned mask) {
-        for (unsigned i = 0; i < used; i++) {
-            if (meetings[i]->mask == mask) return *meetings[i];
-        }
-        if (used == meetings.size()) meetings.push_back(new Meeting);
-        Meeting& m = *meetings[used++];
-        m.mask = mask;
-        m.arrived = 0;
-        return m;
-    }
-    ~Warp() {
-        for (auto m : meetings) delete m;
-    }
-};
-struct Fiber {
-    Context context;
-    uint3 thread;
-    unsigned lane;
-    Warp* warp;
-    Meeting* meeting; // of the latest warp operation
-    bool over;
-    // Where it waits: until `*counter` is no longer `seen`.
-    const uint64_t* counter;
-    uint64_t seen;
-    const char* waits; // "barrier" or "warp operation"
-    void* fake = nullptr;
-};
-
-struct Block {
-    const Launch* launch;
-    void (*body)(void**);
-    std::vector<Fiber> fibers;
-    std::deque<Warp> warps; // of the largest launch so far
-    unsigned char* stacks = nullptr;
-    size_t stack_bytes = 0;
-    std::vector<unsigned char> shared;
-    Context scheduler;
-    Fiber* now = nullptr;
-    unsigned live = 0, waiting = 0;
-    int votes = 0, result[2] = {0, 0};
-    uint64_t barriers = 0;
-    bool failed = false;
-    std::atomic<bool>* stop = nullptr;
-    // For the address sanitizer: the scheduler's stack, where it and the fiber that was left last keep what they must find again.
-    const void* bottom = nullptr;
-    size_t bottom_size = 0;
-    void* fake = nullptr;
-    void** fake_of_last = nullptr;
-
-    ~Block() {
-        if (stacks) munmap(stacks, stack_bytes);
-    }
-    void open_barrier() {
-        result[barriers & 1] = votes;
-        votes = 0;
-        waiting = 0;
-        barriers++;
-    }
-    static void open_if_met(Warp& w, Meeting& m) {
-        if (m.arrived && (m.mask & w.live) == (m.arrived & w.live)) {
-            m.arrived = 0;
-            m.done++;
-        }
-    }
-};
 __thread Block* block = nullptr;
 
 unsigned char* stack_of(Block& b, size_t i) { return b.stacks + i * STACK; }
@@ -138,8 +46,10 @@ void pass_on() {
 #endif
     if (next) {
         enter_on(*b, next);
+        next->checked.go();
         jump(f->context, next->context);
     } else {
+        b->checked.go();
 #if defined(SIMT_ASAN)
         __sanitizer_start_switch_fiber(b->fake_of_last, b->bottom, b->bottom_size);
 #endif
@@ -177,7 +87,9 @@ void enter() {
     __sanitizer_finish_switch_fiber(nullptr, &bottom, &bottom_size);
     if (!b->bottom) b->bottom = bottom, b->bottom_size = bottom_size;
 #endif
+    b->begun.after();
     b->body(b->launch->args);
+    b->ended.before();
     leave();
 }
 #if !defined(LUMOS_SIMT_UCONTEXT)
@@ -246,15 +158,21 @@ void run_block(Block& b, uint3 at) {
     here.dim = launch.block;
     here.shared = shared;
     for (auto& w : b.warps) w.live = w.used = 0;
+    const std::vector<unsigned>& turns = b.turns.of(n, launch.number, at.x + launch.grid.x * (at.y + uint64_t(launch.grid.y) * at.z));
+    b.begun.before();
     for (unsigned i = 0; i < n; i++) {
         Fiber& f = b.fibers[i];
-        f.thread = {i % launch.block.x, i / launch.block.x % launch.block.y, i / (launch.block.x * launch.block.y)};
-        f.lane = i & 31;
-        f.warp = &b.warps[i / 32];
+        const unsigned t = turns[i];
+        f.thread = {t % launch.block.x, t / launch.block.x % launch.block.y, t / (launch.block.x * launch.block.y)};
+        f.lane = t & 31;
+        f.warp = &b.warps[t / 32];
         f.warp->live |= 1u << f.lane;
         f.over = false;
         f.counter = nullptr;
         f.meeting = nullptr;
+        f.copies.waiting.clear();
+        f.copies.group = 0;
+        f.checked.make();
         unsigned char* stack = stack_of(b, i);
         std::memcpy(stack, &CANARY, 8);
 #if defined(LUMOS_SIMT_UCONTEXT)
@@ -284,6 +202,8 @@ void run_block(Block& b, uint3 at) {
 #endif
     // Fibers pass on to each other; they come back here when all are over, when one failed, and when none can go on.
     enter_on(b, &b.fibers[0]);
+    b.checked.here();
+    b.fibers[0].checked.go();
     jump(b.scheduler, b.fibers[0].context);
 #if defined(SIMT_ASAN)
     __sanitizer_finish_switch_fiber(b.fake, nullptr, nullptr);
@@ -298,6 +218,7 @@ void run_block(Block& b, uint3 at) {
         }
     }
     block = nullptr;
+    b.ended.after();
     if (b.failed) return;
     for (unsigned i = 0; i < n; i++) {
         uint64_t canary;
@@ -317,12 +238,14 @@ void run_block(Block& b, uint3 at) {
 int barrier(int predicate) {
     Block* b = block;
     const uint64_t number = b->barriers;
+    b->barrier[number & 1].before();
     b->votes += predicate;
     if (++b->waiting == b->live) {
         b->open_barrier();
     } else {
         wait_for(&b->barriers, number, "barrier");
     }
+    b->barrier[number & 1].after();
     return b->result[number & 1];
 }
 
@@ -348,6 +271,23 @@ const unsigned char* exchange() {
     return m.slots[number & 1];
 }
 
+#if defined(SIMT_TSAN)
+void copy_lane(void* to, const void* from, size_t size) {
+    // Not memcpy, which the sanitizer sees everywhere.
+    for (size_t i = 0; i < size; i++) static_cast<volatile unsigned char*>(to)[i] = static_cast<const volatile unsigned char*>(from)[i];
+}
+#endif
+void sync_lanes(unsigned mask) {
+    std::memset(slot(mask, 1), 0, 1);
+    Meeting& m = *block->now->meeting;
+    Order& order = m.order[m.done & 1];
+    order.before();
+    exchange();
+    order.after();
+}
+
+Copies& copies() { return block->now->copies; }
+
 unsigned live_lanes() { return block->now->warp->live; }
 
 void fail(const char* what) {
@@ -356,7 +296,17 @@ void fail(const char* what) {
     __builtin_unreachable();
 }
 
-int run(const Launch& launch, void (*body)(void**)) {
+int run(const Launch& asked, void (*body)(void**)) {
+    if (const char* wrong = Turns::refused()) {
+        std::snprintf(asked.error, 512, "%s", wrong);
+        return 1;
+    }
+    static std::atomic<uint64_t> launches{0};
+    Launch launch = asked;
+    launch.number = launches++;
+    // Launches one after another are ordered, whatever threads of the host they come from.
+    static Order queue;
+    queue.after();
     const uint64_t total = uint64_t(launch.grid.x) * launch.grid.y * launch.grid.z;
     std::atomic<uint64_t> next{0};
     std::atomic<bool> stop{false};
@@ -377,6 +327,7 @@ int run(const Launch& launch, void (*body)(void**)) {
     for (unsigned i = 1; i < launch.threads && i < total; i++) others.emplace_back(work);
     work();
     for (auto& t : others) t.join();
+    queue.before();
     return stop ? 1 : 0;
 }
 

@@ -1,5 +1,21 @@
 //! Random inputs for kernel tests and the rule by which results are accepted.
 
+use std::fs::OpenOptions;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+
+/// Adds the test's name and a hash of the bits of `actual` to the file that `LUMOS_SIMT_BITS` names, if any: scripts/race-check compares the
+/// files of runs under several orders of threads.
+fn note_bits(actual: &[f32]) {
+    let Some(path) = std::env::var_os("LUMOS_SIMT_BITS") else { return };
+    let mut hash = DefaultHasher::new();
+    actual.iter().for_each(|v| v.to_bits().hash(&mut hash));
+    let thread = std::thread::current();
+    let line = format!("{} {:016x}\n", thread.name().unwrap_or("?"), hash.finish());
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("LUMOS_SIMT_BITS can be written");
+    file.write_all(line.as_bytes()).expect("LUMOS_SIMT_BITS can be written");
+}
+
 /// A small generator of reproducible numbers.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
@@ -42,6 +58,7 @@ impl Random {
 /// Panics where `actual` is farther from `expected` than `atol + rtol * |expected|`; NaN never passes.
 #[track_caller]
 pub fn close(what: &str, actual: &[f32], expected: &[f64], rtol: f64, atol: f64) {
+    note_bits(actual);
     assert_eq!(actual.len(), expected.len(), "{what}: lengths");
     for (i, (&a, &e)) in actual.iter().zip(expected).enumerate() {
         let fine = (f64::from(a) - e).abs() <= atol + rtol * e.abs();
@@ -53,6 +70,7 @@ pub fn close(what: &str, actual: &[f32], expected: &[f64], rtol: f64, atol: f64)
 /// place of the largest value keeps exact plain results from dividing by zero.
 #[track_caller]
 pub fn error_ratio(actual: &[f32], plain: &[f32], exact: &[f64]) -> f64 {
+    note_bits(actual);
     assert!(actual.len() == exact.len() && plain.len() == exact.len(), "lengths differ");
     let worst = |v: &[f32]| v.iter().zip(exact).map(|(&a, &e)| (f64::from(a) - e).abs()).fold(0.0, |m, e| if e <= m { m } else { e });
     let largest = exact.iter().fold(0f64, |m, e| m.max(e.abs()));

@@ -1,7 +1,12 @@
 //! The CUDA kernels of LUMOS on the CPU: the same sources, compiled by the C++ compiler through a header that plays CUDA, and
 //! launched with the arguments of the GPU. For tests; see `include/lumos_simt.h` for what it shows and what it cannot.
 //!
-//! With the sanitizers of the C++ compiler:
+//! Barriers that are missing are looked for by `scripts/race-check`: `LUMOS_SIMT_ORDER` sets the order in which the threads of a block take
+//! turns (`include/schedule.h`), `LUMOS_SIMT_WITHOUT=FILE:LINE` takes a barrier out, `LUMOS_SIMT_BITS=FILE` adds a line about each result that
+//! a test compares ([`check`]), and `LUMOS_SIMT_LIBRARY` names a shared library to take the kernels from, such as one built for
+//! ThreadSanitizer.
+//!
+//! With the other sanitizers of the C++ compiler:
 //!
 //! ```text
 //! export LUMOS_SIMT_SANITIZE=address,undefined
@@ -11,6 +16,7 @@
 #![deny(missing_docs)]
 
 pub mod check;
+mod library;
 
 use std::ffi::{CStr, c_char, c_void};
 
@@ -157,8 +163,9 @@ pub unsafe fn launch_pointers(
     let mut pointers: Vec<*mut c_void> = args.iter().map(|p| p.cast_mut()).collect();
     let mut error = [0 as c_char; 512];
     let threads = threads.clamp(1, 64) as u32;
+    let run = library::run_of(kernel)?;
     // SAFETY: the caller's promise.
-    let failed = unsafe { (kernel.0.run)(grid.as_ptr(), block.as_ptr(), shared, pointers.as_mut_ptr(), threads, error.as_mut_ptr()) };
+    let failed = unsafe { run(grid.as_ptr(), block.as_ptr(), shared, pointers.as_mut_ptr(), threads, error.as_mut_ptr()) };
     if failed == 0 {
         return Ok(());
     }

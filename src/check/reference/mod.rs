@@ -10,10 +10,12 @@ mod rank;
 mod real;
 mod sequence;
 mod steps;
+mod sums;
 
 pub use rank::{Ranked, rank};
 pub use real::{Real, gelu};
 pub use steps::{LocalStep, server_step};
+pub use sums::{clip_factor, fixed_change, mean, update_norm};
 
 use super::case::Case;
 use super::round::rounded;

@@ -1,6 +1,8 @@
 //! Copies to the host that are waited for later, each in pinned memory of its own.
 
+use super::super::driver_error::{Kind, kind};
 use super::super::interface::{Arriving, Result};
+use super::super::waits::Waits;
 use super::Inner;
 use cudarc::driver::{result, sys};
 use std::ffi::c_void;
@@ -17,11 +19,11 @@ pub(super) struct Landing {
 unsafe impl Send for Landing {}
 
 impl Landing {
-    fn new(bytes: usize) -> Result<Landing, result::DriverError> {
+    fn new(bytes: usize, waits: Waits) -> Result<Landing, result::DriverError> {
         // SAFETY: freed by `free`, or here where the event cannot be had.
         unsafe {
             let memory = result::malloc_host(bytes, 0)?;
-            match result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING) {
+            match waits.event(false) {
                 Ok(event) => Ok(Landing { memory: memory.cast(), bytes, event }),
                 Err(error) => {
                     let _ = result::free_host(memory);
@@ -38,6 +40,17 @@ impl Landing {
             let _ = result::event::destroy(self.event);
             let _ = result::free_host(self.memory.cast::<c_void>());
         }
+    }
+}
+
+/// A copy made at once.
+struct Arrived(Vec<u8>);
+
+impl Arriving for Arrived {
+    fn take(self: Box<Self>, bytes: &mut [u8]) -> Result<()> {
+        let n = bytes.len().min(self.0.len());
+        bytes[..n].copy_from_slice(&self.0[..n]);
+        Ok(())
     }
 }
 
@@ -76,11 +89,24 @@ pub(super) fn fetch(owner: &Arc<Inner>, at: u64, bytes: usize) -> Result<Box<dyn
     if bytes == 0 {
         return Ok(Box::new(Arrival { landing: None, owner: owner.clone() }));
     }
+    let stream = owner.stream.cu_stream();
     let landing = match state.landings.iter().position(|l| l.bytes >= bytes) {
         Some(i) => state.landings.swap_remove(i),
-        None => Landing::new(bytes.next_power_of_two().max(4096)).map_err(|e| owner.failed(&mut state, "cuMemHostAlloc", e))?,
+        None => match Landing::new(bytes.next_power_of_two().max(4096), owner.waits) {
+            Ok(landing) => landing,
+            // Without pinned memory the copy is waited for at once.
+            Err(error) if kind(error.0) == Kind::Memory => {
+                let mut arrived = vec![0; bytes];
+                // SAFETY: the caller checked the range on the device; the driver returns when the host's memory is written.
+                let copied = unsafe { result::memcpy_dtoh_async(&mut arrived, at, stream) };
+                copied.map_err(|e| owner.failed(&mut state, "cuMemcpyDtoHAsync", e))?;
+                owner.wait(&mut state)?;
+                state.counters.downloaded += bytes as u64;
+                return Ok(Box::new(Arrived(arrived)));
+            }
+            Err(error) => return Err(owner.failed(&mut state, "cuMemHostAlloc", error)),
+        },
     };
-    let stream = owner.stream.cu_stream();
     // SAFETY: the caller checked the range on the device; the landing is long enough and not shared.
     let begun = unsafe {
         let target = std::slice::from_raw_parts_mut(landing.memory, bytes);

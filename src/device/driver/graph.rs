@@ -38,25 +38,25 @@ pub(super) fn capture(inner: &Arc<Inner>, label: &str, record: &mut dyn FnMut() 
     {
         let mut state = inner.idle("a recording was begun")?;
         if inner.one_by_one {
-            state.recording = Recording::Ops(Vec::new());
+            state.recording = Recording::Ops(Vec::new(), std::thread::current().id());
         } else {
             let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
             // SAFETY: the stream is alive and not yet recorded.
             let begun = unsafe { result::stream::begin_capture(stream, mode) };
             begun.map_err(|e| inner.failed(&mut state, "cuStreamBeginCapture", e))?;
-            state.recording = Recording::Graph(0);
+            state.recording = Recording::Graph(0, std::thread::current().id());
         }
     }
     // A panic inside must not leave the stream recording.
     let recorded = std::panic::catch_unwind(std::panic::AssertUnwindSafe(record));
     let mut state = inner.lock();
     let launches = match std::mem::take(&mut state.recording) {
-        Recording::Ops(ops) => {
+        Recording::Ops(ops, _) => {
             drop(state);
             recorded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             return Ok(Graph { label: label.into(), launches: record::launches(&ops), inner: Box::new(ops) });
         }
-        Recording::Graph(launches) => launches,
+        Recording::Graph(launches, _) => launches,
         Recording::No => 0,
     };
     // SAFETY: begun above; the graph is destroyed on every way out.

@@ -15,10 +15,10 @@ use crate::backend::cuda::ops::{DeviceBackend, Places};
 use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
 use crate::backend::cuda::shape::Shape;
 use crate::base::rng;
-use crate::device::interface::{Buffer, Device, Fill, Graph, Result, bytes_of, bytes_of_mut};
+use crate::device::interface::{Buffer, Device, Fill, Result, bytes_of, bytes_of_mut};
 use crate::device::launch::Pointer;
+use crate::device::recent::RecentGraphs;
 use crate::engine::Moments;
-use std::collections::HashMap;
 
 /// Weights that a block of `gradient_squares` adds up.
 const SPAN: usize = 1 << 14;
@@ -99,7 +99,7 @@ pub(super) struct BatchTrainer {
     sizes: Sizes,
     room: Option<ChunkMemory>,
     arrays: Option<DeviceChunk>,
-    graphs: HashMap<Shape, Graph>,
+    graphs: RecentGraphs<Shape>,
     shape: Option<Shape>,
     /// Shares of the micro-batches at hand, and their clocks behind a first one.
     share: Option<Buffer>,
@@ -128,7 +128,7 @@ impl BatchTrainer {
             sizes: Sizes { moments: false, item_dropout: false, clip: false, ..on.sizes },
             room: None,
             arrays: None,
-            graphs: HashMap::new(),
+            graphs: RecentGraphs::default(),
             shape: None,
             share: None,
             clocks: None,
@@ -297,10 +297,10 @@ impl BatchTrainer {
         device.upload(clocks, 0, bytes_of(&drawn))?;
         let share = self.share.as_ref().expect("made with the room");
         device.upload(share, 0, bytes_of(&parts.share))?;
-        if !self.graphs.contains_key(shape) {
+        if !self.graphs.has(shape) {
             let label = format!("{} micro-batches of a mini-batch, {} tokens", shape.clients, shape.tokens);
             let graph = device.capture(&label, &mut || self.record(on, shape))?;
-            self.graphs.insert(*shape, graph);
+            self.graphs.add(*shape, graph);
         }
         let room = self.room.as_ref().expect("made before");
         let part = |p: Region| Pointer::from(room.region(p));
@@ -314,7 +314,7 @@ impl BatchTrainer {
         device.fill(room.region(Region::Losses), 0, 16 * count, Fill::Byte(0))?;
         device.copy(arrays.table(), 0, &room.step, 0, PACKED_BYTES)?;
         // SAFETY: the graph holds the launches of `record`, whose buffers are the room's and the clocks, and both are held with it.
-        unsafe { device.replay(&self.graphs[shape]) }?;
+        unsafe { device.replay(self.graphs.get(shape).expect("added above")) }?;
         device.copy(room.region(Region::Losses), 0, self.losses.as_ref().expect("made by `begin`"), 16 * first, 16 * count)?;
 
         let (share, number, refused) = (Pointer::from(share), at.number, Pointer::from(&self.refused));

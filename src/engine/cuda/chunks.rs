@@ -15,11 +15,11 @@ use crate::backend::cuda::kernels::KERNELS;
 use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
 use crate::backend::cuda::shape::Shape;
 use crate::config::{LocalOptimizer, Settings};
-use crate::device::interface::{Buffer, Device, Fill, Graph, Result, bytes_of};
+use crate::device::interface::{Buffer, Device, Fill, Result, bytes_of};
 use crate::device::launch::KernelSet;
+use crate::device::recent::RecentGraphs;
 use crate::engine::Chunk;
 use crate::model::{Model, ModelSpec};
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Local steps whose coefficients are kept; a visit of more steps uploads them again.
@@ -93,7 +93,7 @@ pub struct ChunkTrainer {
     pub(super) sizes: Sizes,
     pub(super) room: Option<ChunkMemory>,
     arrays: Option<DeviceChunk>,
-    graphs: HashMap<Shape, Graph>,
+    graphs: RecentGraphs<Shape>,
     /// How clients are resident, where they are.
     resident: Option<Resident>,
     /// Coefficients of steps 1, 2, ...
@@ -146,7 +146,7 @@ impl ChunkTrainer {
             sizes,
             room: None,
             arrays: None,
-            graphs: HashMap::new(),
+            graphs: RecentGraphs::default(),
             resident,
             server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * rows)?,
             sums: None,
@@ -314,10 +314,10 @@ impl ChunkTrainer {
             return resident.launch(&*device, room, shape, arrays, &at);
         }
         let shape = &shape.of_launches();
-        if !self.graphs.contains_key(shape) {
+        if !self.graphs.has(shape) {
             let label = format!("local step of {} clients, {} tokens", shape.clients, shape.tokens);
             let graph = device.capture(&label, &mut || self.record_step(shape))?;
-            self.graphs.insert(*shape, graph);
+            self.graphs.add(*shape, graph);
         }
         self.start_from_global(arrays)?;
         for number in 1..=arrays.steps as u32 {
@@ -329,7 +329,7 @@ impl ChunkTrainer {
             device.copy(&self.optimiser, place, &room.optimiser, 0, OPTIMISER_BYTES)?;
             device.copy(arrays.table(), (number as usize - 1) * PACKED_BYTES, &room.step, 0, PACKED_BYTES)?;
             // SAFETY: the graph holds the launches of `record_step`, whose buffers are the room's.
-            unsafe { device.replay(&self.graphs[shape]) }?;
+            unsafe { device.replay(self.graphs.get(shape).expect("added above")) }?;
         }
         Ok(())
     }

@@ -33,13 +33,15 @@ const SNAPSHOT_SHARE: u32 = 50;
 
 /// Why a run with these settings cannot be trained on a device yet, if so.
 pub fn unsupported(settings: &Settings) -> Option<&'static str> {
-    unsupported_ranking(settings)
+    let strangers = settings.loss.in_batch.weight > 0.0 && settings.loss.in_batch.strangers > 0;
+    let strangers = strangers.then_some("the contrast with strangers (loss.in_batch.strangers) is trained on the CPU");
+    unsupported_ranking(settings).or(strangers)
 }
 
 /// Why users cannot be ranked on a device under a model trained with these settings, if so.
 pub fn unsupported_ranking(settings: &Settings) -> Option<&'static str> {
-    let private = crate::engine::private::kept_by_clients(&settings.federation.shared);
-    private.then_some("private parameter groups (federation.shared) are kept on the CPU")
+    let private = crate::engine::private::kept_by_clients(&settings.federation);
+    private.then_some("private parameters (federation.shared, federation.personal) are kept on the CPU")
 }
 
 /// Where the newest global model is.

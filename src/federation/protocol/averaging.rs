@@ -12,8 +12,8 @@ use crate::engine::{
     Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, TensorData, Tensors,
     Totals, Trained, Work, kept_by_clients,
 };
-use crate::federation::{Cohort, RoundReport, Shares, divergence, rules};
-use crate::model::{Model, Weights};
+use crate::federation::{Cohort, RoundReport, Shares, divergence, privacy_of, rules};
+use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -45,10 +45,11 @@ struct Averaging {
 impl Averaging {
     fn new(parts: Parts) -> Result<Averaging> {
         let Parts { settings, data, views, device, reduce } = parts;
-        let rules = rules::build(&settings.federation.rules)?;
         let participants = Participants::new(settings.federation.clients, &data);
+        let privacy = privacy_of(&settings, participants.len())?;
+        let rules = rules::of(&settings, privacy, ModelSpec::of(&settings).rows(data.item_count()))?;
         // Who trains alone keeps its moments.
-        let keep = kept_by_clients(&settings.federation.shared) || participants.len() == 1;
+        let keep = kept_by_clients(&settings.federation) || participants.len() == 1;
         let shares = Shares::new(&*reduce, &data, &participants, settings.model.max_len as usize, keep);
         let engine: Box<dyn Engine> = match device {
             Some(device) => Box::new(CudaEngine::new(settings.clone(), data, views, device)?),
@@ -75,7 +76,7 @@ impl Averaging {
 
     /// What clients keep to themselves, of the clients of all processes; at rank 0 alone where there are several.
     fn private_bytes(&self) -> Result<Vec<u8>> {
-        if self.reduce.size() == 1 || !kept_by_clients(&self.settings.federation.shared) {
+        if self.reduce.size() == 1 || !kept_by_clients(&self.settings.federation) {
             return self.private.encode();
         }
         let parts = self.reduce.collect(&self.private.encode()?)?;
@@ -190,7 +191,7 @@ impl Protocol for Averaging {
 
     fn last_snapshot(&self) -> Result<(Vec<NamedTensor>, u64)> {
         let (global, round) = self.engine.last_snapshot();
-        if self.reduce.size() > 1 && kept_by_clients(&self.settings.federation.shared) {
+        if self.reduce.size() > 1 && kept_by_clients(&self.settings.federation) {
             return Err(Error::Cluster("what clients keep to themselves lies with several processes".into()));
         }
         Ok((self.name_tensors(global, self.engine.last_moments(), self.private.encode()?), round))

@@ -5,6 +5,7 @@
 
 mod averaging;
 pub mod ptf_fsr;
+mod transitions;
 
 use super::{Cohort, RoundReport};
 use crate::base::options::{self, Choice, Options};
@@ -155,7 +156,7 @@ impl Choice for Kind {
 }
 
 /// The protocols of LUMOS.
-pub const KINDS: &[Kind] = &[averaging::KIND, ptf_fsr::KIND];
+pub const KINDS: &[Kind] = &[averaging::KIND, ptf_fsr::KIND, transitions::KIND];
 
 /// Protocols that were registered.
 static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());

@@ -1,15 +1,8 @@
 //! Averaging in fixed point and the server's step against the same operations written in Rust, exactly.
 
-use lumos::check::reference::server_step;
+use lumos::check::reference::{fixed_change, server_step, update_norm};
 use lumos::testing::ServerStep;
 use lumos_simt::check::Random;
-
-const SCALE: f64 = 4_294_967_296.0;
-
-fn fixed(before: f32, after: f32, factor: f32) -> Option<i64> {
-    let change = (after - before) * factor;
-    (change.abs() <= 256.0).then(|| (f64::from(change) * SCALE).round_ties_even() as i64)
-}
 
 struct Cohort {
     d: usize,
@@ -151,7 +144,7 @@ impl Cohort {
             let w = self.weight[c];
             let mut fine = true;
             for i in 0..self.length {
-                match fixed(self.global[i], self.p[c * self.stride + i], self.factor(c)) {
+                match fixed_change(self.global[i], self.p[c * self.stride + i], self.factor(c)) {
                     Some(x) => sums.dense[i] += w * x,
                     None => fine = false,
                 }
@@ -165,7 +158,7 @@ impl Cohort {
                 sums.uploaded[c] += 1;
                 sums.row_weight[slot] += w;
                 for k in 0..d {
-                    match fixed(before[k], after[k], self.factor(c)) {
+                    match fixed_change(before[k], after[k], self.factor(c)) {
                         Some(x) => sums.rows[slot * d + k] += w * x,
                         None => fine = false,
                     }
@@ -229,17 +222,11 @@ fn norms_are_those_of_dense_weights_and_uploaded_rows() {
         )
         .unwrap();
         for (c, &norm) in norms.iter().enumerate() {
-            let mut sum = 0.0;
-            let mut add = |after: f32, before: f32| sum += f64::from(after - before).powi(2);
-            for i in 0..cohort.length {
-                add(cohort.p[c * cohort.stride + i], cohort.global[i]);
-            }
-            for row in (cohort.client_rows[c]..cohort.client_rows[c + 1]).map(|row| row as usize).filter(|&row| cohort.uploads[row] != 0) {
-                for k in 0..d {
-                    add(cohort.rows[row * d + k], cohort.table[cohort.item[row] as usize * d + k]);
-                }
-            }
-            let want = if cohort.weight[c] == 0 { 0.0 } else { sum.sqrt() };
+            let dense = (0..cohort.length).map(|i| (cohort.global[i], cohort.p[c * cohort.stride + i]));
+            let own = (cohort.client_rows[c] as usize..cohort.client_rows[c + 1] as usize).filter(|&row| cohort.uploads[row] != 0);
+            let pairs = own.flat_map(|row| (0..d).map(move |k| (row, k)));
+            let rows = pairs.map(|(row, k)| (cohort.table[cohort.item[row] as usize * d + k], cohort.rows[row * d + k]));
+            let want = if cohort.weight[c] == 0 { 0.0 } else { update_norm(dense.chain(rows)) };
             assert!((norm - want).abs() <= 1e-12 * want, "client {c} of {clients}: {norm} for {want}");
         }
     }

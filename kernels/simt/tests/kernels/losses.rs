@@ -4,7 +4,7 @@ use super::packed::{PackedStep, same_bits};
 use super::reference::{Plain, Real, case, numbers};
 use super::steps::{accept, alone, largest, part, spread, steps};
 use lumos::backend::{Backend, RowKind};
-use lumos::check::reference::Field;
+use lumos::check::reference::{Field, mean};
 use lumos::config::{LossSettings, RecLoss};
 use lumos_simt::check::{Random, close};
 
@@ -230,10 +230,7 @@ fn losses_of_clients() {
         let paired = r.normals(1.0, s.pair.len());
         let twice: Vec<i32> = s.client_pairs.iter().map(|b| 2 * b).collect();
         let before: Vec<f64> = (0..2 * s.clients()).map(|i| i as f64).collect();
-        let mean = |values: &[f32], bounds: &[i32], c: usize| {
-            let own = part(values, bounds, c, 1);
-            own.iter().map(|&x| f64::from(x)).sum::<f64>() / own.len().max(1) as f64
-        };
+        let mean = |values: &[f32], bounds: &[i32], c: usize| mean(part(values, bounds, c, 1));
         let none = std::ptr::null::<f32>();
         for (blocks, with_loss, with_contrast, with_pairs) in
             [(1, true, true, false), (s.clients() as u32, true, false, true), (1, false, true, true)]

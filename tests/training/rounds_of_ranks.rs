@@ -36,6 +36,14 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
         s.federation.protocol = format!("ptf-fsr server-dim=12 server-heads=2 rank={number}");
         all.push(("ptf-fsr", s));
     }
+    for (name, protocol, clients) in
+        [("transitions", "transitions", lumos::config::Clients::User), ("transitions of all", "transitions", lumos::config::Clients::One)]
+    {
+        let mut s = settings();
+        (s.loss.contrast, s.views.generator) = (lumos::config::Contrast::None, lumos::config::GeneratorKind::NONE);
+        (s.federation.protocol, s.federation.clients) = (protocol.into(), clients);
+        all.push((name, s));
+    }
     let mut few = settings();
     (few.federation.cohort, few.federation.shared) = (1, vec![lumos::config::Group::Items]);
     all.push(("one client a round, private encoder", few));

@@ -6,6 +6,7 @@ use lumos::data::{Dataset, Split};
 use lumos::engine::{NamedTensor, TensorData};
 use lumos::eval::metrics;
 use lumos::federation::Trainer;
+use lumos::federation::rules::{KINDS, Role};
 use lumos::testing::valid;
 use lumos::views::Views;
 
@@ -96,4 +97,46 @@ fn the_median_withstands_what_the_mean_does_not() {
     println!("HR@5 clean {clean:.3}, attacked {attacked:.3}, median {defended:.3}, bound {bounded:.3}");
     assert!(clean > 0.5 && attacked < 0.6 * clean, "clean {clean}, attacked {attacked}");
     assert!(defended > 1.3 * attacked, "attacked {attacked}, median {defended}");
+}
+
+/// Each attack and each defence by its own setting, alone and together: it changes the model, and threads do not.
+#[test]
+fn every_attack_and_defence_trains() {
+    let (data, views) = world(60, 40, 1);
+    let state = |attack: &str, defence: &str, threads: u32| {
+        let mut s = Settings { threads, ..settings(&[]) };
+        (s.attack.name, s.attack.share, s.defence.name) = (attack.into(), 0.3, defence.into());
+        trained(&s, &data, &views, 2).tensors().unwrap()
+    };
+    let plain = state("none", "none", 2);
+    let of = |role: Role| KINDS.iter().filter(move |kind| kind.role == role).map(|kind| kind.name);
+    assert!(of(Role::Attack).count() >= 2 && of(Role::Defence).count() >= 7);
+    for attack in of(Role::Attack) {
+        let attacked = state(attack, "none", 1);
+        assert!(attacked != plain && attacked == state(attack, "none", 3), "{attack}");
+        for defence in of(Role::Defence) {
+            assert!(state(attack, defence, 1) == state(attack, defence, 3), "{attack} {defence}");
+        }
+    }
+    // Bounds that hold nothing back change nothing; every other defence is another mean.
+    for defence in of(Role::Defence).filter(|name| !["norm-bound", "row-clip"].contains(name)) {
+        assert!(state("none", defence, 2) != plain, "{defence}");
+    }
+    assert!(state("none", "row-clip bound=0.001", 2) != plain && state("none", "row-clip bound=1e6", 2) == plain);
+}
+
+#[test]
+fn attacks_and_defences_are_named_where_they_belong() {
+    for (set, parts) in [
+        ("attack.name=sign-flop", &["attack.name", "did you mean `sign-flip`"][..]),
+        ("attack.name=median", &["attack.name", "median"]),
+        ("defence.name=sign-flip", &["defence.name", "sign-flip"]),
+        ("defence.name=trimmed-mean trim=0.6", &["defence.name", "below 0.5"]),
+    ] {
+        let message = lumos::load_settings(None, &[set.to_string()]).unwrap_err().to_string();
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
+    }
+    let other = ["method=ptf-fsr", "attack.name=sign-flip"].map(String::from);
+    let message = lumos::load_settings(None, &other).unwrap_err().to_string();
+    assert!(message.contains("attack.name") && message.contains("ptf-fsr"), "{message}");
 }

@@ -44,6 +44,11 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
         (s.federation.protocol, s.federation.clients) = (protocol.into(), clients);
         all.push((name, s));
     }
+    for rule in ["krum", "multi-krum", "trimmed-mean", "geometric-median", "row-clip"] {
+        let mut s = settings();
+        s.federation.rules = ["gaussian share=0.2", rule].map(String::from).to_vec();
+        all.push((rule, s));
+    }
     let mut few = settings();
     (few.federation.cohort, few.federation.shared) = (1, vec![lumos::config::Group::Items]);
     all.push(("one client a round, private encoder", few));

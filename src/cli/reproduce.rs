@@ -3,6 +3,7 @@
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
+use super::ranks;
 use super::table::table_with;
 use crate::run::reproduce::{Plan, Request, reproduce};
 use crate::{Error, Result};
@@ -74,7 +75,7 @@ pub fn main(args: &Args) -> Result<()> {
     let stop = interrupt::listen()?;
     let progress = Progress::new(args.json);
     let request = Request { plan: &plan, sets: &args.set, out: &out, command: &command, stop };
-    let document = reproduce(&request, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
+    let document = reproduce(&request, &mut ranks::devices(), &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
     drop(progress);
     if args.json {
         let files: Vec<String> =

@@ -80,7 +80,7 @@ fn one_participant_is_trained_where_the_checkpoints_are_written() {
         return;
     }
     let sandbox = Sandbox::new();
-    let sets = ["method=sasrec", "model.dim=8", "federation.rounds=2", "eval.every=1"];
+    let sets = ["method=sasrec", "model.dim=8", "loss.negatives=20", "federation.rounds=2", "eval.every=1"];
     sandbox.lumos(&train("small.toml", "alone", &sets)).done();
     lumos(&sandbox, 2, &train("small.toml", "by-2", &sets)).done();
     same_outcome(&sandbox.path().join("alone"), &sandbox.path().join("by-2"), "centralised");

@@ -36,6 +36,19 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
         s.federation.protocol = format!("ptf-fsr server-dim=12 server-heads=2 rank={number}");
         all.push(("ptf-fsr", s));
     }
+    for (name, protocol, clients) in
+        [("transitions", "transitions", lumos::config::Clients::User), ("transitions of all", "transitions", lumos::config::Clients::One)]
+    {
+        let mut s = settings();
+        (s.loss.contrast, s.views.generator) = (lumos::config::Contrast::None, lumos::config::GeneratorKind::NONE);
+        (s.federation.protocol, s.federation.clients) = (protocol.into(), clients);
+        all.push((name, s));
+    }
+    for rule in ["krum", "multi-krum", "trimmed-mean", "geometric-median", "row-clip"] {
+        let mut s = settings();
+        s.federation.rules = ["gaussian share=0.2", rule].map(String::from).to_vec();
+        all.push((rule, s));
+    }
     let mut few = settings();
     (few.federation.cohort, few.federation.shared) = (1, vec![lumos::config::Group::Items]);
     all.push(("one client a round, private encoder", few));
@@ -102,10 +115,11 @@ fn divergence_is_reported_as_by_one_process() {
     (s.federation.on_divergence, s.federation.max_diverged) = (OnDivergence::Drop, 0.99);
     (s.local.optimizer, s.local.lr, s.local.epochs) = (LocalOptimizer::Sgd, 24.0, 3);
     let mut one = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
-    let (counts, whole) = (counted(&mut one, 2), one.tensors().unwrap());
+    // In the next round all of them would diverge.
+    let (counts, whole) = (counted(&mut one, 1), one.tensors().unwrap());
     let all = Thread::run(3, |reduce| {
         let mut trainer = trainer(&s, &data, &views, reduce);
-        (counted(&mut trainer, 2), trainer.tensors().unwrap())
+        (counted(&mut trainer, 1), trainer.tensors().unwrap())
     });
     assert!(counts[0]["diverged"].as_u64() > Some(0));
     assert!(all.into_iter().all(|rank| rank == (counts.clone(), whole.clone())));

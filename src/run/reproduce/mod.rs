@@ -61,14 +61,14 @@ impl Request<'_> {
         all.map(|(row, seed)| Planned { row, seed, folder: folder(row, seed) }).collect()
     }
 
-    fn train(&self, data: &str, config: &Path, run: &Planned, observer: &dyn Observer) -> Result<RunResult> {
+    fn train(&self, data: &str, config: &Path, run: &Planned, devices: &mut Devices, observer: &dyn Observer) -> Result<RunResult> {
         let method = run.row.method.as_ref().unwrap_or(&run.row.name);
         let mut sets = vec![format!("method={method}"), format!("seed={}", run.seed)];
         sets.extend(run.row.set.iter().chain(self.sets).cloned());
         let effective = settings::load(Some(config), &sets)?;
         observer.note(&format!("{}: {} seed {}", short(data), run.row.name, run.seed));
         let claim = Claim::take(&run.folder, Start::Either)?;
-        let device = Devices::default().to_train(&effective.settings)?;
+        let device = devices.to_train(&effective.settings)?;
         let prepared = prepare(&effective.settings, observer)?;
         train(&Job { effective: &effective, prepared: &prepared, device: &device, out: &claim, stop: self.stop }, observer)
     }
@@ -83,7 +83,7 @@ fn short(data: &str) -> &str {
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a stop and those of a run, in each case after the documents of what is finished are written.
-pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document> {
+pub fn reproduce(request: &Request, devices: &mut Devices, observer: &dyn Observer) -> Result<Document> {
     let plan = request.plan;
     std::fs::create_dir_all(request.out).map_err(Error::io(request.out, "create"))?;
     // Every configuration before anything is trained, so that a typing error is said at once.
@@ -93,7 +93,7 @@ pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document>
             if request.stop.load(Ordering::SeqCst) {
                 return Err(Error::Interrupted(format!("before {} on {}; finished runs are kept", run.row.name, short(data))));
             }
-            request.train(data, config, run, observer).map(|_| ())
+            request.train(data, config, run, devices, observer).map(|_| ())
         })
     });
     let document = collect(request)?;

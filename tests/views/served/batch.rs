@@ -66,7 +66,7 @@ fn files_give_the_views_that_an_endpoint_gives() {
     let message = import(&data, &s, two.path(), &[&first], false).unwrap_err().to_string();
     let answered: BTreeSet<&str> = lines.iter().map(|l| l.as_str()).filter(|l| l.contains("\"status_code\":200")).collect();
     let lacking = requests.len() - answered.len();
-    assert!(message.contains(&format!("{lacking} of {}", requests.len())) && message.contains("export-requests"), "{message}");
+    assert!(message.starts_with(&format!("{lacking} of ")) && message.contains("export-requests"), "{message}");
 
     let rest = export(&data, &s, two.path());
     assert_eq!(rest.len(), lacking, "what was answered is not asked again");

@@ -5,7 +5,8 @@
 //! the same table by secure sums: the sums of a round are all that the server has to see, and after everybody has taken part they have the
 //! bits of the central count. With `clip` and `noise` the sums of a round carry Gaussian noise (the Gaussian mechanism; a participant adds
 //! to one round only, so the noise of that round is all that protects it). Secure aggregation itself is not carried out here: uploads are
-//! added up in this process, and their bytes are those of the pairs in the clear.
+//! added up in this process, and their bytes are those of the pairs in the clear. Of several processes each counts all of them, which takes less
+//! than an exchange; users are ranked by shares.
 
 mod constants;
 mod counts;
@@ -16,7 +17,7 @@ use crate::base::parallel;
 use crate::data::Split;
 use crate::engine::{NamedTensor, Participants, Progress, TensorData, Tensors, Totals};
 use crate::eval::rank_from_count;
-use crate::federation::{Cohort, RoundReport};
+use crate::federation::{Cohort, RoundReport, Shares};
 use crate::{Error, Result};
 use constants::Constants;
 use counts::{Counts, PAIR_BYTES};
@@ -50,6 +51,7 @@ struct Transitions {
     last: u64,
     /// Made from the sums when somebody ranks.
     ranker: Option<Ranker>,
+    shares: Shares,
 }
 
 impl Transitions {
@@ -57,12 +59,20 @@ impl Transitions {
         if parts.device.is_some() {
             return Err(Error::setting("device", format!("{ON_CPU}; use `auto` or `cpu`")));
         }
-        if parts.reduce.size() > 1 {
-            return Err(Error::setting("federation.protocol", "`transitions` counts in one process; train it with one"));
-        }
         let participants = Participants::new(parts.settings.federation.clients, &parts.data);
+        let shares = Shares::new(&*parts.reduce, &parts.data, &participants, usize::MAX, false);
         let done = vec![0; participants.len()];
-        Ok(Transitions { constants, participants, counts: Counts::default(), done, rounds: Vec::new(), last: 0, ranker: None, parts })
+        Ok(Transitions {
+            constants,
+            participants,
+            counts: Counts::default(),
+            done,
+            rounds: Vec::new(),
+            last: 0,
+            ranker: None,
+            shares,
+            parts,
+        })
     }
 
     fn threads(&self) -> usize {
@@ -109,14 +119,16 @@ impl Protocol for Transitions {
         let threads = self.threads();
         self.ranker();
         let (Some(ranker), data, mask) = (&self.ranker, &self.parts.data, self.parts.settings.eval.mask) else { return Ok(Vec::new()) };
-        let ranks = parallel::map(threads, users.len(), 16, |i| {
-            let Some((input, target)) = data.input_and_target(users[i] as usize, split) else { return 0 };
+        let rank = |&user: &u32| {
+            let Some((input, target)) = data.input_and_target(user as usize, split) else { return 0 };
             let scores = ranker.scores(input);
             let threshold = scores[target as usize];
             let counts = |item: u32| scores[item as usize] >= threshold;
             let counted = scores.iter().filter(|score| **score >= threshold).count() as u32;
             rank_from_count(counted, target, mask.masked(input), counts)
-        });
+        };
+        let all = |users: &[u32]| Ok(parallel::map(threads, users.len(), 16, |i| rank(&users[i])));
+        let ranks = self.shares.rank(&*self.parts.reduce, &self.participants, users, all)?;
         progress(users.len() as u64, users.len() as u64);
         Ok(ranks)
     }

@@ -1,6 +1,8 @@
 //! The round benchmark: federated rounds over synthetic clients of given lengths, with the shapes and arithmetic that the
 //! comparison programs of other frameworks use.
 
+pub mod cluster;
+
 use crate::base::rng::{Purpose, Stream};
 use crate::base::{clean, memory};
 use crate::config::{
@@ -317,12 +319,12 @@ fn least_bytes(bench: &RoundBench) -> Option<u64> {
 ///
 /// # Errors
 /// Where the world does not fit into memory, or the device fails.
-pub fn run(bench: &RoundBench, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<RoundFigures> {
+pub fn run(bench: &RoundBench, devices: &mut Devices, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<RoundFigures> {
     let what = format!("{} items of width {} and {} clients", bench.items, bench.dim, bench.world_clients());
     memory::check(&what, least_bytes(bench), "lower --items, --dim, --clients or --population")?;
     let (data, views) = world(bench);
     let settings = Validated::new(settings(bench))?;
-    let mut device = Devices::default().to_train(&settings)?;
+    let mut device = devices.to_train(&settings)?;
     let mut trainer = device.trainer(&settings, &data, &views)?;
     let sampler = device.device().and_then(|d| d.uuid()).and_then(Sampler::start);
     let mut from = None;

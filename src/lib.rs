@@ -71,7 +71,7 @@
 //!
 //! `cli` is the program, `cuda` training on a GPU, `llm` views by a local language model, `endpoint` views by one behind an HTTP endpoint; all
 //! four are on by default. `https` is TLS for
-//! endpoints, `candle-cuda` and `flash-attn` another way for language models to a GPU.
+//! endpoints, `mpi` lets several processes train one model, `candle-cuda` and `flash-attn` another way for language models to a GPU.
 //!
 //! # Modules
 //!
@@ -95,6 +95,7 @@ pub mod federation;
 #[cfg(feature = "llm")]
 pub mod llm;
 pub mod model;
+pub mod privacy;
 pub mod run;
 pub mod settings;
 #[cfg(feature = "testing")]

@@ -1,7 +1,7 @@
 //! From files and values to settings that hold together: each part checks its own, in a fixed order.
 
 use crate::config::{self, DataSettings, Effective, Settings, Validated};
-use crate::{Result, data, device, engine, eval, federation, model, views};
+use crate::{Result, data, device, engine, eval, federation, model, privacy, views};
 use std::path::Path;
 
 /// Reads `path` (none: defaults and presets alone) and applies `sets`, each `KEY=VALUE`, later ones winning.
@@ -33,6 +33,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     model::check(settings)?;
     engine::check(settings)?;
     federation::check(settings)?;
+    privacy::check(settings)?;
     eval::check(&settings.eval)
 }
 

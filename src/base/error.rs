@@ -75,6 +75,9 @@ pub enum Error {
     /// The GPU, its driver or its kernels.
     #[error(transparent)]
     Device(#[from] super::device_error::DeviceError),
+    /// Another process of the same training, or what connects them.
+    #[error("{0}")]
+    Cluster(String),
     /// A request that cannot be met as it was made.
     #[error("{0}")]
     Usage(String),
@@ -117,6 +120,8 @@ pub enum ErrorKind {
     Interrupted,
     /// The GPU, its driver or its kernels.
     Device,
+    /// Another process of the same training, or what connects them.
+    Cluster,
     /// A request that cannot be met as it was made.
     Usage,
 }
@@ -134,6 +139,7 @@ impl Error {
             Error::Interrupted(_) => ErrorKind::Interrupted,
             Error::Stopped { source, .. } => source.kind(),
             Error::Device(_) => ErrorKind::Device,
+            Error::Cluster(_) => ErrorKind::Cluster,
             Error::Usage(_) => ErrorKind::Usage,
         }
     }

@@ -4,7 +4,7 @@ use super::unfinished::{self, Unfinished};
 use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use tempfile::NamedTempFile;
@@ -53,6 +53,47 @@ fn written(path: &Path, bytes: &[u8]) -> std::io::Result<(NamedTempFile, Unfinis
     let unfinished = Unfinished::at(file.path());
     file.write_all(bytes)?;
     Ok((file, unfinished))
+}
+
+/// A long file that is written piece by piece and is there once it is whole.
+pub struct Growing {
+    path: PathBuf,
+    file: BufWriter<NamedTempFile>,
+    _unfinished: Unfinished,
+}
+
+impl Growing {
+    /// Begins a file beside `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be made.
+    pub fn begin(path: &Path) -> Result<Growing> {
+        let (file, unfinished) = written(path, &[]).map_err(Error::io(path, "write"))?;
+        Ok(Growing { path: path.to_path_buf(), file: BufWriter::new(file), _unfinished: unfinished })
+    }
+
+    /// Appends `bytes`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where they cannot be written.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io(&self.path, "write"))
+    }
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where that fails; nothing is left of it then.
+    pub fn finish(self) -> Result<()> {
+        let Growing { path, file, _unfinished } = self;
+        let end = || {
+            let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+            file.as_file().sync_all()?;
+            file.persist(&path)?;
+            sync_folder(&path)
+        };
+        end().map_err(Error::io(&path, "write"))
+    }
 }
 
 /// Makes a rename durable. Only Unix can open a folder for that.

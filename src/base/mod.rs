@@ -13,5 +13,6 @@ pub mod memory;
 pub mod names;
 pub mod options;
 pub mod parallel;
+pub mod parcel;
 pub mod rng;
 pub mod unfinished;

@@ -6,12 +6,21 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The number of threads that a setting means: 0 is every core the process may run on.
+/// What a setting of 0 means; 0 for every core.
+static DEFAULT: AtomicUsize = AtomicUsize::new(0);
+
+/// The number of threads that a setting means: 0 is every core the process may run on, or its share of them where [`set_default`] says so.
 pub fn threads(setting: usize) -> usize {
-    match setting {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
-        n => n,
+    match (setting, DEFAULT.load(Ordering::Relaxed)) {
+        (0, 0) => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        (0, share) => share,
+        (n, _) => n,
     }
+}
+
+/// Sets what 0 means for [`threads`] from now on, where processes share the cores of a machine.
+pub fn set_default(threads: usize) {
+    DEFAULT.store(threads, Ordering::Relaxed);
 }
 
 static POOLS: Mutex<Vec<Arc<ThreadPool>>> = Mutex::new(Vec::new());

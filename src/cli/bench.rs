@@ -3,6 +3,7 @@
 use super::args::{MOST_THREADS, between};
 use super::output::{say, say_json};
 use super::progress::Progress;
+use super::ranks;
 use crate::bench::{self, DeviceFigures, RoundBench};
 use crate::config::{LocalOptimizer, Resident};
 use crate::run::Observer;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 #[derive(clap::Subcommand)]
 pub enum Command {
     Round(RoundArgs),
+    Cluster(super::bench_cluster::Args),
     #[cfg(feature = "llm")]
     Generate(super::bench_generate::Args),
     Ground(super::bench_ground::Args),
@@ -117,6 +119,7 @@ impl From<ResidentChoice> for Resident {
 pub fn main(command: &Command) -> Result<()> {
     match command {
         Command::Round(args) => round(args),
+        Command::Cluster(args) => super::bench_cluster::main(args),
         #[cfg(feature = "llm")]
         Command::Generate(args) => super::bench_generate::main(args),
         Command::Ground(args) => super::bench_ground::main(args),
@@ -156,7 +159,7 @@ fn round(args: &RoundArgs) -> Result<()> {
         protocol: args.protocol.clone(),
     };
     let progress = Progress::new(args.json);
-    let figures = bench::run(&round, &|done, total| progress.stage("rounds", done, total))?;
+    let figures = bench::run(&round, &mut ranks::devices(), &|done, total| progress.stage("rounds", done, total))?;
     progress.stage_end("rounds");
     if args.json {
         return say_json(&figures);

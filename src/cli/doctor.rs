@@ -28,6 +28,7 @@ pub fn main(args: &Args) -> Result<()> {
         value["nvidia_driver"] = module.into();
         value["cuda"] = serde_json::json!(survey);
         value["nvml"] = telemetry::describe().into();
+        value["cluster"] = super::ranks::engine().into();
         return say_json(&value);
     }
     let or = |text: &str, other: &str| if text.is_empty() { other.to_string() } else { text.to_string() };
@@ -48,6 +49,6 @@ pub fn main(args: &Args) -> Result<()> {
     rows.extend(survey.gpus.iter().map(|gpu| ("gpu", gpu.line())));
     rows.push(("device taken by auto", device::choose(device::Choice::Auto)?.1.trim_start_matches("device: ").to_string()));
     rows.extend([("kernels", survey.kernels.clone()), ("nvrtc", survey.nvrtc.clone()), ("nvml", telemetry::describe())]);
-    rows.push(("nccl", survey.nccl.clone()));
+    rows.extend([("nccl", survey.nccl.clone()), ("processes", super::ranks::engine())]);
     say(pairs(&rows))
 }

@@ -4,10 +4,11 @@ use super::args::{MOST_THREADS, SplitArg, Which, between, device};
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
+use super::ranks;
 use super::table::{metric, metric_names, table};
 use crate::Result;
 use crate::config::Resident;
-use crate::run::{self, Devices, RunFolder};
+use crate::run::{self, RunFolder};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -50,7 +51,7 @@ pub fn main(args: &Args) -> Result<()> {
         s.gpu.resident = Resident::Off;
     })?;
     let progress = Progress::new(args.json);
-    let device = Devices::default().to_rank(&settings, &args.device)?;
+    let device = ranks::devices().to_rank(&settings, &args.device)?;
     let scored = run::score(&folder, &settings, args.split.into(), args.checkpoint.name(), &device, &progress)?;
     drop(progress);
     if args.json {

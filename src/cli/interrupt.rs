@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 static STOP: AtomicBool = AtomicBool::new(false);
 /// Whether the first signal ends the program.
 static AT_ONCE: AtomicBool = AtomicBool::new(false);
+/// Whether signals are passed over in silence: another process decides, and speaks.
+static QUIET: AtomicBool = AtomicBool::new(false);
 /// Number of the first signal; 0 before it.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
@@ -29,6 +31,15 @@ pub fn listen() -> Result<&'static AtomicBool> {
 pub fn end_at_the_first() -> Result<()> {
     AT_ONCE.store(true, Ordering::SeqCst);
     listen().map(drop)
+}
+
+/// For a process that works for another one: the flag is set without a word.
+///
+/// # Errors
+/// As for [`listen`].
+pub fn listen_quietly() -> Result<&'static AtomicBool> {
+    QUIET.store(true, Ordering::SeqCst);
+    listen()
 }
 
 /// Ends the program from the thread that listens.
@@ -53,6 +64,8 @@ fn start() -> std::io::Result<()> {
         for signal in signals.forever() {
             match first {
                 Some((before, when)) if before == signal && when.elapsed() < ECHO => {}
+                // Rank 0 ends the work, at its first signal or at its second.
+                Some(_) if QUIET.load(Ordering::SeqCst) => {}
                 Some(_) => signal_hook::low_level::exit(128 + signal),
                 None => {
                     first = Some((signal, Instant::now()));
@@ -66,6 +79,9 @@ fn start() -> std::io::Result<()> {
                         SIGUSR1 => ("SIGUSR1", "a second signal stops at once"),
                         _ => ("Ctrl-C", "press it again to stop at once"),
                     };
+                    if QUIET.load(Ordering::SeqCst) {
+                        continue;
+                    }
                     output::remark(&format!("{name}: stopping once what is under way is saved; {again}"));
                 }
             }
@@ -99,9 +115,16 @@ pub fn pressed() -> bool {
     STOP.load(Ordering::SeqCst)
 }
 
-/// The exit code of a program that was asked to end: 128 and the number of the signal.
+/// Exit code by which a batch system learns that what was under way is saved and is to be started again (`EX_TEMPFAIL`).
+const AGAIN: u8 = 75;
+/// Number of SIGINT, which a person sends.
+const INTERRUPT: i32 = 2;
+
+/// The exit code of a program that was asked to end: 128 and the number of the signal; 75 where a batch system asked, or several processes
+/// are at work. Any of them may have had the signal.
 pub fn exit_code() -> u8 {
     match SIGNAL.load(Ordering::SeqCst) {
+        signal if signal != INTERRUPT && (crate::cluster::in_batch_job() || super::ranks::together()) => AGAIN,
         0 => 130,
         signal => u8::try_from(128 + signal).unwrap_or(130),
     }

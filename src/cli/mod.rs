@@ -1,10 +1,12 @@
 //! The command line: one file a sub-command, no logic of its own.
 //!
 //! Tables and JSON go to stdout; progress goes to stderr: bars where that is a terminal, else a line now and then. Exit codes: 0 done, 1 an error, 2 a wrong
-//! command line, 130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1.
+//! command line, 130, 143 or 138 stopped by Ctrl-C, SIGTERM or SIGUSR1; 75 in place of the last two in a batch job and with several processes: what was
+//! under way is saved, start it again.
 
 mod args;
 mod bench;
+mod bench_cluster;
 #[cfg(feature = "llm")]
 mod bench_generate;
 mod bench_ground;
@@ -13,18 +15,26 @@ mod config;
 mod data;
 mod doctor;
 mod eval;
+#[cfg(feature = "llm")]
+mod generate;
 mod gpu_check;
 mod interrupt;
 mod log;
 mod methods;
 mod output;
 mod plot;
+mod privacy;
 mod progress;
+mod ranks;
 mod recommend;
+mod reproduce;
 mod run;
 mod table;
 mod train;
 mod views;
+#[cfg(feature = "endpoint")]
+mod views_batch;
+mod views_score;
 
 use crate::Error;
 use crate::base::clean;
@@ -63,7 +73,12 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Plot(plot::Args),
+    #[command(subcommand)]
+    Privacy(privacy::Command),
     Recommend(recommend::Args),
+    Reproduce(reproduce::Args),
+    #[cfg(feature = "llm")]
+    Generate(generate::Args),
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
@@ -83,6 +98,18 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(cli) => cli.command,
         Err(error) => return refuse(&error),
     };
+    match ranks::meet(&command) {
+        Ok(None) => {}
+        Ok(Some(code)) => return code,
+        Err(error) => return finish(Err(error)),
+    }
+    let code = perform(command);
+    ranks::leave();
+    code
+}
+
+/// Runs a command of a process alone, or of rank 0; gives the exit code.
+fn perform(command: Command) -> u8 {
     let outcome = match command {
         // Its exit code says whether the GPU passed.
         Command::GpuCheck(args) => return finish(gpu_check::main(&args)),
@@ -93,7 +120,11 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Eval(args) => eval::main(&args),
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
+        Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
+        #[cfg(feature = "llm")]
+        Command::Generate(args) => generate::main(&args),
+        Command::Reproduce(args) => reproduce::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),

@@ -2,6 +2,7 @@
 
 use super::log::Log;
 use super::output;
+use crate::cluster;
 use crate::federation::RoundReport;
 use crate::run::Observer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -66,7 +67,12 @@ impl Observer for Progress {
         super::interrupt::pressed()
     }
 
+    fn ranks(&self) -> Option<&dyn cluster::Reduce> {
+        super::ranks::others()
+    }
+
     fn stage(&self, name: &str, done: u64, total: u64) {
+        cluster::worked();
         if let Some(log) = &self.log {
             log.stage(name, done, total);
         }
@@ -130,6 +136,7 @@ impl Observer for Progress {
     }
 
     fn in_round(&self, done: u64, total: u64) {
+        cluster::worked();
         if let Some(log) = &self.log {
             log.in_round(done, total);
         }

@@ -4,6 +4,7 @@ use super::args::ConfigArgs;
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
+use super::ranks;
 use super::table::{metric, metric_names, table};
 use crate::data::Split;
 use crate::{Result, eval, run};
@@ -20,7 +21,7 @@ What is up to date is reused and an interrupted method goes on where it stopped,
 Ctrl-C, SIGTERM and SIGUSR1 end it after the current round and save that (exit codes 130, 143, 138); a second signal ends it at once.")]
 pub struct Args {
     #[command(flatten)]
-    config: ConfigArgs,
+    pub config: ConfigArgs,
     /// Folder of the run folders, one a method [default: runs/<data>/<method>-<hash of the settings>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -38,7 +39,8 @@ pub fn main(args: &Args) -> Result<()> {
     }
     let stop = interrupt::listen()?;
     let progress = Progress::new(args.json);
-    let rows = run::side_by_side(&methods, args.out.as_deref(), stop, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
+    let rows = run::side_by_side(&methods, args.out.as_deref(), &mut ranks::devices(), stop, &progress)
+        .map_err(|e| interrupt::how_to_resume(e, None))?;
     let popularity = run::popularity_row(&settings, &progress)?;
     drop(progress);
 

@@ -4,9 +4,10 @@ use super::args::Overrides;
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
+use super::ranks;
 use super::table::{metric, metric_names, table};
 use crate::config::Effective;
-use crate::run::{self, Claim, Devices, Job, Observer, Prepared, Start};
+use crate::run::{self, Claim, Job, Observer, Prepared, Start};
 use crate::settings;
 use crate::{Result, data};
 use std::path::PathBuf;
@@ -43,7 +44,8 @@ pub struct Args {
 }
 
 impl Args {
-    fn effective(&self) -> Result<Effective> {
+    /// The settings that would be used.
+    pub fn effective(&self) -> Result<Effective> {
         let effective = settings::load(self.config.as_deref(), &self.over.sets()?)?;
         match &self.data {
             Some(dir) => effective.on_prepared(dir, &data::load_manifest(dir)?.settings),
@@ -72,7 +74,7 @@ pub fn main(args: &Args) -> Result<()> {
     let progress = Progress::new(args.json);
     let claim = Claim::take(&out, if args.resume { Start::Resume } else { Start::New })?;
     // Before anything is prepared: a GPU that cannot be had is better known at once.
-    let device = Devices::default().to_train(&effective.settings)?;
+    let device = ranks::devices().to_train(&effective.settings)?;
     let prepared = args.prepare(&effective, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
     run::returning_notice(&effective, &prepared.data).iter().for_each(|text| progress.warn(text));
     let job = Job { effective: &effective, prepared: &prepared, device: &device, out: &claim, stop };

@@ -1,4 +1,4 @@
-//! `lumos views`: build, inspect, compare.
+//! `lumos views`: build, inspect, compare, score.
 
 use super::args::Overrides;
 use super::interrupt;
@@ -22,6 +22,11 @@ pub enum Command {
     Build(Build),
     Inspect(Inspect),
     Compare(Compare),
+    #[cfg(feature = "endpoint")]
+    ExportRequests(super::views_batch::Export),
+    #[cfg(feature = "endpoint")]
+    ImportAnswers(super::views_batch::Import),
+    Score(super::views_score::Args),
 }
 
 /// A configuration file, or a prepared data set and settings.
@@ -29,12 +34,12 @@ pub enum Command {
 pub struct Source {
     /// Configuration file (TOML), such as configs/quickstart.toml
     #[arg(required_unless_present = "data")]
-    config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     /// Folder of a prepared data set, instead of the one that the configuration describes
     #[arg(long, value_name = "DIR")]
-    data: Option<PathBuf>,
+    pub data: Option<PathBuf>,
     #[command(flatten)]
-    over: Overrides,
+    pub over: Overrides,
 }
 
 /// Make the views that a configuration asks for, unless they are up to date
@@ -100,6 +105,11 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Build(args) => build(args),
         Command::Inspect(args) => inspect(args),
         Command::Compare(args) => compare(args),
+        #[cfg(feature = "endpoint")]
+        Command::ExportRequests(args) => super::views_batch::export(args),
+        #[cfg(feature = "endpoint")]
+        Command::ImportAnswers(args) => super::views_batch::import(args),
+        Command::Score(args) => super::views_score::main(args),
     }
 }
 
@@ -184,7 +194,7 @@ fn build(args: &Build) -> Result<()> {
 }
 
 /// Figures of a manifest, and who failed.
-fn figures(manifest: &Manifest) -> Result<Vec<(String, String)>> {
+pub fn figures(manifest: &Manifest) -> Result<Vec<(String, String)>> {
     let fail = |e: serde_json::Error| Error::Usage(format!("cannot show the figures: {e}"));
     let mut rows = Vec::new();
     for value in [json::value(&manifest.statistics).map_err(fail)?, json::value(&manifest.generation).map_err(fail)?] {
@@ -266,7 +276,7 @@ fn compare(args: &Compare) -> Result<()> {
 }
 
 /// The data set beside whose views `folder` lies.
-fn data_dir(folder: &Path) -> Result<PathBuf> {
+pub(super) fn data_dir(folder: &Path) -> Result<PathBuf> {
     let whole = folder.canonicalize().map_err(Error::io(folder, "open as a folder"))?;
     let parent = whole.parent().and_then(|p| Some((p, p.file_name()?.to_str()?.strip_suffix("-views")?)));
     match parent {

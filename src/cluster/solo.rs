@@ -23,4 +23,16 @@ impl Reduce for Solo {
     fn union(&self, values: &[u32]) -> Result<Vec<u32>> {
         Ok(values.to_vec())
     }
+
+    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        Ok(vec![bytes.to_vec()])
+    }
+
+    fn collect(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        self.gather(bytes)
+    }
+
+    fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        Ok(bytes)
+    }
 }

@@ -25,6 +25,15 @@ choice! {
     }
 }
 choice! {
+    /// How the clients of a round are drawn.
+    CohortSampling {
+        /// A fixed number of them, without replacement.
+        Fixed = "fixed",
+        /// Each by itself, with the probability that makes the fixed number their mean.
+        Poisson = "poisson",
+    }
+}
+choice! {
     /// What becomes of a client that diverges.
     OnDivergence {
         /// It is left out of the round and counted, unless `federation.max_diverged` is exceeded.
@@ -214,6 +223,10 @@ open_choice! {
         RANDOM = "random",
         /// Catalogue views with uniform random items as the counterfactual: an ablation.
         RANDOM_COUNTERFACTUAL = "random-counterfactual",
+        /// Catalogue views with the history in a random order as the counterfactual: an ablation.
+        HISTORY_COUNTERFACTUAL = "history-counterfactual",
+        /// Nearest items under noisy vectors of their texts as the paraphrase, random items as the counterfactual (FELLAS).
+        CODEBOOK = "codebook",
         /// A language model in a local folder, `views.llm`.
         LLM = "llm",
         /// A language model behind an OpenAI-compatible endpoint, `views.served`.

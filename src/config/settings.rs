@@ -2,6 +2,7 @@
 
 mod data;
 mod gpu;
+mod privacy;
 mod terms;
 mod views;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use data::*;
 pub use gpu::*;
+pub use privacy::*;
 pub use terms::*;
 pub use views::*;
 
@@ -204,6 +206,8 @@ pub struct FederationSettings {
     pub fraction: f32,
     /// Number of clients drawn for a round; 0: use `fraction`.
     pub cohort: u32,
+    /// How the clients of a round are drawn.
+    pub sampling: CohortSampling,
     /// Rounds.
     pub rounds: u32,
     /// Denominator of item rows.
@@ -214,6 +218,8 @@ pub struct FederationSettings {
     pub upload_rows: UploadRows,
     /// Parameter groups that are averaged; the others stay on the client between rounds.
     pub shared: Vec<Group>,
+    /// Share of the dense weights that each client keeps to itself, those that its visit changes most, in `[0, 1)`; 0: none.
+    pub personal: f32,
     /// Share of a cohort that never reports back, in `[0, 1)`.
     pub dropout_rate: f32,
     /// What becomes of a client whose change is not finite or larger than 256 in some weight.
@@ -247,11 +253,13 @@ impl Default for FederationSettings {
             clients: Clients::User,
             fraction: 0.1,
             cohort: 0,
+            sampling: CohortSampling::Fixed,
             rounds: 100,
             average: Average::PerItem,
             weights: ClientWeighting::Equal,
             upload_rows: UploadRows::Trained,
             shared: vec![Group::Items, Group::Encoder],
+            personal: 0.0,
             dropout_rate: 0.0,
             on_divergence: OnDivergence::Drop,
             max_diverged: 0.1,
@@ -331,6 +339,8 @@ pub struct Settings {
     pub local: LocalSettings,
     /// See [`FederationSettings`].
     pub federation: FederationSettings,
+    /// See [`PrivacySettings`].
+    pub privacy: PrivacySettings,
     /// See [`EvalSettings`].
     pub eval: EvalSettings,
 }
@@ -351,6 +361,7 @@ impl Default for Settings {
             loss: LossSettings::default(),
             local: LocalSettings::default(),
             federation: FederationSettings::default(),
+            privacy: PrivacySettings::default(),
             eval: EvalSettings::default(),
         }
     }

@@ -96,6 +96,23 @@ pub fn choose(choice: Choice) -> Result<(Chosen, String)> {
     }
 }
 
+/// [`choose`] for the process `local` of several on a machine: where any GPU would do, they take them in turn.
+pub fn choose_in_turn(choice: Choice, local: usize) -> Result<(Chosen, String)> {
+    let count = count();
+    if !matches!(choice, Choice::Auto | Choice::Cuda) || count < 2 {
+        return choose(choice);
+    }
+    let number = local % count;
+    match open(number) {
+        Ok(device) => {
+            let line = format!("device: {} (GPU {number}, that of process {local} of the machine)", device.name());
+            Ok((Chosen::Gpu(device), line))
+        }
+        Err(error) if choice == Choice::Auto => Ok((Chosen::Cpu, format!("device: CPU ({})", error.brief()))),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Opens a device in place of GPU 0.
 #[cfg(feature = "testing")]
 pub type StandIn = fn() -> Result<Arc<dyn Device>, DeviceError>;
@@ -124,6 +141,18 @@ fn first() -> Result<Arc<dyn Device>, DeviceError> {
         return open();
     }
     first_gpu()
+}
+
+/// GPUs of the machine; 0 where the driver does not say.
+fn count() -> usize {
+    #[cfg(feature = "testing")]
+    if STAND_IN.get().is_some() {
+        return 1;
+    }
+    #[cfg(feature = "cuda")]
+    return super::probe::gpus().map_or(0, |gpus| gpus.len());
+    #[cfg(not(feature = "cuda"))]
+    0
 }
 
 #[cfg(feature = "cuda")]

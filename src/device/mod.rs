@@ -37,6 +37,6 @@ mod waits;
 
 pub use crate::base::device_error::{DeviceError, Geometry, size, version};
 pub use check::check;
-pub use choice::{Choice, Chosen, choose};
+pub use choice::{Choice, Chosen, choose, choose_in_turn};
 pub use environment::{GpuLine, Survey};
 pub use interface::{Arg, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Plain, Resources, bytes_of};

@@ -13,6 +13,7 @@ mod global;
 mod mini_batches;
 mod pack;
 mod participants;
+mod personal;
 mod private;
 mod rule;
 mod server;
@@ -27,7 +28,7 @@ pub use chunk::Chunk;
 pub use global::{Global, Tensors};
 pub use pack::{Packer, VisitPlan};
 pub use participants::Participants;
-pub use private::{PrivateShape, PrivateState, PrivateStore};
+pub use private::{PrivateShape, PrivateState, PrivateStore, kept_by_clients};
 pub use rule::{Needs, Occasion, Rule, Rules};
 pub use server::Server;
 pub use sums::Sums;
@@ -83,11 +84,12 @@ pub trait Engine: Send {
     /// engine can be used on.
     fn train(&mut self, work: &Work, progress: &Progress) -> Result<Trained>;
 
-    /// Adds the sums of the other processes to those of this one.
+    /// Adds the sums of the other processes to those of this one. With `updates` the updates themselves are gathered as well, for rules that
+    /// need all of them.
     ///
     /// # Errors
-    /// Where the transport or a device fails.
-    fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()>;
+    /// [`crate::Error::Setting`] where the clients weigh too much together; where the transport or a device fails.
+    fn reduce(&mut self, reduce: &dyn Reduce, updates: bool) -> Result<()>;
 
     /// Rows of items that the sums of the round hold, special rows aside.
     fn touched_rows(&self) -> u64;

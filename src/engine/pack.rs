@@ -6,7 +6,7 @@ use crate::base::rng::{Purpose, Stream};
 use crate::config::{Contrast, RecLoss, Resample, Settings, UploadRows, Validated};
 use crate::data::Dataset;
 use crate::model::ModelSpec;
-use crate::model::objectives::{Out, RowTable, Sequence, Terms};
+use crate::model::objectives::{Out, RowTable, SameTarget, Sequence, Terms, TransitionGraph};
 use crate::views::Views;
 use std::sync::Arc;
 
@@ -38,6 +38,10 @@ struct Source {
     data: Arc<Dataset>,
     views: Arc<Views>,
     terms: Terms,
+    /// Where each item is a target, where a term asks.
+    same_target: Option<SameTarget>,
+    /// The graph of item transitions, where a term asks.
+    graph: Option<TransitionGraph>,
     /// Special rows: how many, the one that the backbone is asked with, the one that stands for an item left out.
     special: (usize, Option<u32>, Option<u32>),
     round: u64,
@@ -56,6 +60,8 @@ impl Source {
             train: self.data.train(user as usize),
             contrast,
             views: self.views.get(user as usize),
+            same_target: self.same_target.as_ref(),
+            graph: self.graph.as_ref(),
             items: self.data.item_count(),
             asked: self.special.1,
             mask: self.special.2,
@@ -94,6 +100,8 @@ impl Packer {
             epoch_of_order: None,
             source: Source {
                 terms: Terms::of(&settings.loss, spec.asked.is_some()),
+                same_target: SameTarget::wanted(&settings.loss).then(|| SameTarget::new(data.clone())),
+                graph: TransitionGraph::wanted(&settings.loss).then(|| TransitionGraph::new(&data)),
                 special: (spec.special.len(), spec.asked_row(items), spec.special_row("mask", items)),
                 round: 0,
                 lambda: 0.0,

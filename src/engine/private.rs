@@ -3,14 +3,15 @@
 
 use crate::base::files::write_scratch;
 use crate::base::unfinished::Unfinished;
-use crate::config::Group;
+use crate::config::{FederationSettings, Group};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Whether clients keep a group of parameters to themselves, where `shared` lists those that are averaged.
-pub(super) fn kept_by_clients(shared: &[Group]) -> bool {
-    !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder)
+/// Whether clients keep parameters to themselves: groups that are not shared, or the dense weights that matter most to them.
+pub fn kept_by_clients(federation: &FederationSettings) -> bool {
+    let shared = &federation.shared;
+    !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder) || federation.personal > 0.0
 }
 
 /// Private parameters of one client.
@@ -190,9 +191,25 @@ impl PrivateStore {
         Ok(out)
     }
 
-    /// A store with what [`PrivateStore::encode`] gave, to take the place of this one, which stays as it is; `None` if the bytes are
-    /// damaged or not of `shape`.
-    pub fn restored(&self, mut bytes: &[u8], shape: PrivateShape) -> Result<Option<PrivateStore>> {
+    /// One of what [`PrivateStore::encode`] gave in several processes, each for clients of its own; `None` if the bytes are damaged.
+    pub fn joined(parts: &[Vec<u8>]) -> Option<Vec<u8>> {
+        let mut states: Vec<(u32, &[u8])> = Vec::new();
+        for mut rest in parts.iter().map(Vec::as_slice) {
+            while !rest.is_empty() {
+                let (client, tail) = rest.split_first_chunk::<4>()?;
+                let mut after = tail;
+                PrivateState::decode(&mut after)?;
+                states.push((u32::from_le_bytes(*client), &rest[..rest.len() - after.len()]));
+                rest = after;
+            }
+        }
+        states.sort_unstable_by_key(|(client, _)| *client);
+        Some(states.into_iter().flat_map(|(_, bytes)| bytes).copied().collect())
+    }
+
+    /// A store with what [`PrivateStore::encode`] gave, of the clients that `keep` takes, to take the place of this one, which stays as it is;
+    /// `None` if the bytes are damaged or not of `shape`.
+    pub fn restored(&self, mut bytes: &[u8], shape: PrivateShape, keep: &dyn Fn(u32) -> bool) -> Result<Option<PrivateStore>> {
         let mut store = PrivateStore {
             memory: HashMap::new(),
             used: 0,
@@ -207,7 +224,9 @@ impl PrivateStore {
             bytes = rest;
             let client = u32::from_le_bytes(*client);
             let Some(state) = PrivateState::decode(&mut bytes).filter(|state| shape.fits(client, state)) else { return Ok(None) };
-            store.put(client, state)?;
+            if keep(client) {
+                store.put(client, state)?;
+            }
         }
         Ok(Some(store))
     }
@@ -244,10 +263,10 @@ mod tests {
 
         let shape = PrivateShape { clients: 5, items: 8, dim: 3, dense: 9 };
         let bytes = store.encode().unwrap();
-        let other = store.restored(&bytes, shape).unwrap().unwrap();
+        let other = store.restored(&bytes, shape, &|_| true).unwrap().unwrap();
         assert_eq!(other.get(4).unwrap(), Some(state.clone()));
         for cut in 1..bytes.len() {
-            assert!(store.restored(&bytes[..cut], shape).unwrap().is_none(), "{cut}");
+            assert!(store.restored(&bytes[..cut], shape, &|_| true).unwrap().is_none(), "{cut}");
         }
         for shape in [
             PrivateShape { clients: 4, ..shape },
@@ -255,7 +274,7 @@ mod tests {
             PrivateShape { dim: 2, ..shape },
             PrivateShape { dense: 8, ..shape },
         ] {
-            assert!(store.restored(&bytes, shape).unwrap().is_none(), "{shape:?}");
+            assert!(store.restored(&bytes, shape, &|_| true).unwrap().is_none(), "{shape:?}");
         }
         // What was refused has left no file, and each store keeps its own.
         assert_eq!(std::fs::read_dir(folder.path().join("private")).unwrap().count(), 2);
@@ -263,5 +282,21 @@ mod tests {
         assert_eq!(other.get(4).unwrap(), Some(state));
         drop(other);
         assert!(!folder.path().join("private").exists());
+    }
+    #[test]
+    fn parts_of_several_processes_are_one_store_again() {
+        let state = |x: f32| PrivateState { dense: Some(vec![x; 2]), rows: BTreeMap::from([(1, vec![x; 3])]) };
+        let store = |clients: &[u32]| {
+            let mut store = PrivateStore::new(1);
+            clients.iter().for_each(|&c| store.put(c, state(c as f32)).unwrap());
+            store
+        };
+        let whole = store(&[0, 2, 3, 9]).encode().unwrap();
+        let parts = [store(&[2, 9]), store(&[]), store(&[0, 3])].map(|s| s.encode().unwrap());
+        assert_eq!(PrivateStore::joined(&parts).unwrap(), whole);
+        assert!(PrivateStore::joined(&[whole[..whole.len() - 1].to_vec()]).is_none());
+        let shape = PrivateShape { clients: 10, items: 2, dim: 3, dense: 2 };
+        let odd = store(&[]).restored(&whole, shape, &|client| client % 2 == 1).unwrap().unwrap();
+        assert_eq!(odd.encode().unwrap(), store(&[3, 9]).encode().unwrap());
     }
 }

@@ -32,6 +32,7 @@ impl Server {
         let dense = if settings.shared.contains(&Group::Encoder) { &sums.dense[..] } else { &[] };
         Mean {
             d,
+            weight: sums.weight,
             dense: averaged(dense, sums.weight).collect(),
             items: order.iter().map(|&slot| sums.items[slot]).collect(),
             rows: order.iter().flat_map(|&slot| averaged(&sums.rows[slot * d..][..d], row_weight(settings, sums, slot))).collect(),

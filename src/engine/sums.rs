@@ -168,19 +168,21 @@ impl Sums {
         (self.items, self.rows, self.row_weight) = (union.to_vec(), rows, weights);
     }
 
-    /// Adds the sums of other processes.
+    /// Adds the sums of other processes: the dense ones whole, of item rows those that any process has, in the order of items.
     ///
     /// # Errors
-    /// Where the transport fails.
+    /// [`crate::Error::Setting`] where the clients of all processes weigh so much that a sum could overflow; nothing was added then. Where
+    /// the transport fails.
     pub fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
+        let mut weight = [self.weight];
+        reduce.sum(&mut weight)?;
+        fixed::check_weight(weight[0])?;
+        self.weight = weight[0];
         let union = reduce.union(&self.touched())?;
         self.lay_out(&union);
         for values in [&mut self.dense, &mut self.rows, &mut self.row_weight] {
             reduce.sum(values)?;
         }
-        let mut weight = [self.weight];
-        reduce.sum(&mut weight)?;
-        self.weight = weight[0];
         Ok(())
     }
 

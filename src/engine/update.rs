@@ -1,5 +1,9 @@
 //! One client's update as a value: what a visit gives back, what crosses the wire, what a rule may change.
 
+use crate::base::parcel::{Parcel, Pieces};
+use crate::cluster::Reduce;
+use crate::{Error, Result};
+
 /// The change of the global weights that one client uploads.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Update {
@@ -52,11 +56,37 @@ impl Update {
     }
 }
 
+/// The updates of all processes in the place of those of this one, in no promised order.
+///
+/// # Errors
+/// Where the transport fails, or gives what no process has sent.
+pub fn gather(updates: &mut Vec<Update>, reduce: &dyn Reduce) -> Result<()> {
+    let mut parcel = Parcel::new();
+    for Update { client, weight, dense, items, rows } in updates.drain(..) {
+        parcel = parcel.words(&[client, weight]).floats(&dense).words(&items).floats(&rows);
+    }
+    for bytes in reduce.gather(&parcel.into_bytes())? {
+        let mut pieces = Pieces::of(&bytes);
+        while !pieces.is_empty() {
+            let update = read(&mut pieces).ok_or_else(|| Error::Cluster("an update of another process came damaged".into()))?;
+            updates.push(update);
+        }
+    }
+    Ok(())
+}
+
+fn read(pieces: &mut Pieces) -> Option<Update> {
+    let [client, weight] = pieces.words()?.try_into().ok()?;
+    Some(Update { client, weight, dense: pieces.floats()?, items: pieces.words()?, rows: pieces.floats()? })
+}
+
 /// The averaged change of a round, between the sums and the server's step.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mean {
     /// Width `d` of an item row.
     pub d: usize,
+    /// What the clients weigh together.
+    pub weight: i64,
     /// Mean change of the dense weights `[P]`; empty where the encoder is private.
     pub dense: Vec<f32>,
     /// Items that any client uploaded, ascending `[S]`.

@@ -3,6 +3,7 @@
 //! the split.
 
 mod check;
+mod holm;
 mod mask;
 mod metrics;
 mod paired;
@@ -10,8 +11,9 @@ mod popularity;
 mod rank;
 
 pub use check::{check, fits, select};
+pub use holm::holm;
 pub use mask::{MISS, ReturningTargets, best_items, rank_from_count};
 pub use metrics::{Metric, Metrics, SelectMetric, metrics};
-pub use paired::{Paired, paired, paired_seeds};
+pub use paired::{Paired, interval, paired, paired_seeds};
 pub use popularity::{popularity_items, popularity_ranks};
 pub use rank::rank_of;

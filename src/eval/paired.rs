@@ -81,6 +81,16 @@ pub fn paired_seeds(runs: &[(&[u32], &[u32])], k: u32) -> Paired {
     }
 }
 
+/// 95 % interval over users of the mean of `metric` at `k`, by the bootstrap, from the ranks that one or more seeds give the same users;
+/// each user counts once, with the mean over seeds. Panics if the lengths differ.
+pub fn interval(seeds: &[&[u32]], metric: Metric, k: u32) -> [f64; 2] {
+    let n = seeds.first().map_or(0, |ranks| ranks.len());
+    assert!(seeds.iter().all(|ranks| ranks.len() == n), "the ranks of all seeds must belong to the same users");
+    let users = (0..n).filter(|&u| seeds.iter().all(|ranks| ranks[u] > 0));
+    let mean = |u: usize| seeds.iter().map(|ranks| metric.value(ranks[u], k)).sum::<f64>() / seeds.len() as f64;
+    bootstrap(&users.map(mean).collect::<Vec<_>>())
+}
+
 /// Percentile interval of the mean over resampled users.
 fn bootstrap(values: &[f64]) -> [f64; 2] {
     if values.is_empty() {
@@ -234,6 +244,18 @@ mod tests {
         let p = paired(&a, &shuffled, 20);
         assert!(p.hr_difference.abs() < 1e-12 && p.hr_p > 0.9 && p.hr_interval[0] < 0.0 && p.hr_interval[1] > 0.0, "{p}");
         assert_eq!(paired(&a, &a, 20).ndcg_p, 1.0);
+    }
+
+    #[test]
+    fn an_interval_holds_the_mean_and_shrinks_with_users() {
+        let ranks: Vec<u32> = (0..1000).map(|u| if u % 4 == 0 { 1 } else { 100 }).collect();
+        let [low, high] = interval(&[&ranks], Metric::Hr, 20);
+        // Standard error .0137.
+        assert!(low > 0.25 - 0.06 && low < 0.25 - 0.01 && high > 0.25 + 0.01 && high < 0.25 + 0.06, "{low} {high}");
+        let [few_low, few_high] = interval(&[&ranks[..100]], Metric::Hr, 20);
+        assert!(few_high - few_low > 2.0 * (high - low));
+        assert_eq!(interval(&[&[1, 0, 1], &[1, 1, 1]], Metric::Hr, 20), [1.0, 1.0]);
+        assert_eq!(interval(&[], Metric::Ndcg, 20), [0.0, 0.0]);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Which settings of the federation can be meant, by themselves and beside a number of users.
 
-use super::{protocol, rules};
+use super::rules::Needs;
+use super::{cohort_size, protocol, rules};
 use crate::Result;
 use crate::config::range::{at_least_one, ensure, number, range, refuse};
 use crate::config::{Clients, Settings};
+use crate::privacy::UserPrivacy;
 
 /// Refuses rates out of range, and protocols and rules that are not known or do not go with the rest.
 ///
@@ -20,6 +22,13 @@ pub fn check(settings: &Settings) -> Result<()> {
         ensure(!twice, "federation.shared", format!("a list with `{}` twice", group.name()), "each group once")?;
     }
     ensure(!s.shared.is_empty(), "federation.shared", "empty", "at least one group; with none the clients would learn alone")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.personal", s.personal, "at least 0 and below 1 (a share)")?;
+    if s.personal > 0.0 && s.clients != Clients::User {
+        return refuse("federation.personal", s.personal, "0, because participants of several users share all that they train");
+    }
+    if s.personal > 0.0 && s.shared.len() < 2 {
+        return refuse("federation.personal", s.personal, "0, or both groups in federation.shared: a private encoder is kept whole");
+    }
     number(|x| (0.0..1.0).contains(&x), "federation.max_diverged", s.max_diverged, "at least 0 and below 1 (a share)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "at least 0 and below 1 (a share)")?;
     number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
@@ -32,7 +41,20 @@ pub fn check(settings: &Settings) -> Result<()> {
         return refuse("federation.clients", "column", wanted);
     }
     protocol::chosen(settings)?;
-    rules::build(&s.rules).map(|_| ())
+    let rules = rules::build(&s.rules)?;
+    if settings.privacy.is_on() && rules.needs() == Needs::All {
+        let wanted = "rules that leave the mean as it is under user-level privacy: what another puts in its place has no noise";
+        return refuse("federation.rules", s.rules.join(", "), wanted);
+    }
+    Ok(())
+}
+
+/// The user-level privacy that `settings` ask for among `users`, if any.
+///
+/// # Errors
+/// As [`UserPrivacy::of`].
+pub fn privacy_of(settings: &Settings, users: usize) -> Result<Option<UserPrivacy>> {
+    UserPrivacy::of(settings, users, cohort_size(&settings.federation, users) as f64 / users.max(1) as f64)
 }
 
 /// Refuses more participants than `users` users can be.

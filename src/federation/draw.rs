@@ -1,7 +1,7 @@
 //! Who takes part in a round.
 
 use crate::base::rng::{Purpose, Stream};
-use crate::config::FederationSettings;
+use crate::config::{CohortSampling, FederationSettings};
 use std::collections::HashSet;
 
 /// Clients drawn for a round, ascending, and how many of them never report back.
@@ -22,11 +22,15 @@ pub fn cohort_size(settings: &FederationSettings, population: usize) -> usize {
     wanted.clamp(1, population.max(1))
 }
 
-/// Draws a cohort without replacement (Floyd's algorithm: time and memory follow the cohort, not the population).
+/// Draws a cohort: without replacement by Floyd's algorithm, whose time and memory follow the cohort, not the population; or each client by
+/// itself (`federation.sampling`), in which case a round may have none.
 pub fn draw(settings: &FederationSettings, population: usize, seed: u64, round: u64) -> Cohort {
     let size = cohort_size(settings, population).min(population);
     let mut stream = Stream::new(seed, Purpose::Cohort, round, 0);
-    let mut clients: Vec<u32> = if size == population {
+    let mut clients: Vec<u32> = if settings.sampling == CohortSampling::Poisson {
+        let rate = size as f64 / population as f64;
+        (0..population as u32).filter(|_| f64::from(stream.u32()) < rate * 4_294_967_296.0).collect()
+    } else if size == population {
         (0..population as u32).collect()
     } else {
         let mut chosen = HashSet::with_capacity(size);
@@ -62,6 +66,16 @@ mod tests {
             prop_assert!(cohort.clients.iter().all(|&c| (c as usize) < population));
             prop_assert_eq!(&cohort, &draw(&settings, population, seed, round));
         }
+    }
+
+    #[test]
+    fn each_client_by_itself() {
+        let settings = FederationSettings { fraction: 0.1, sampling: CohortSampling::Poisson, ..Default::default() };
+        let sizes: Vec<f64> = (0..400).map(|round| draw(&settings, 1000, 3, round).clients.len() as f64).collect();
+        let mean = sizes.iter().sum::<f64>() / 400.0;
+        let variance = sizes.iter().map(|n| (n - mean).powi(2)).sum::<f64>() / 400.0;
+        // A binomial number: 100 expected, variance 90.
+        assert!((mean - 100.0).abs() < 2.0 && (60.0..130.0).contains(&variance), "{mean} {variance}");
     }
 
     #[test]

@@ -6,9 +6,11 @@ mod draw;
 pub mod protocol;
 mod report;
 pub mod rules;
+mod share;
 mod trainer;
 
-pub use check::{check, fits};
+pub use check::{check, fits, privacy_of};
 pub use draw::*;
 pub use report::RoundReport;
+pub use share::Shares;
 pub use trainer::Trainer;

@@ -43,6 +43,9 @@ pub struct RoundReport {
     pub train_s: f64,
     /// Seconds of adding updates (mean over threads) and of the server's step.
     pub add_s: f64,
+    /// Epsilon after this round, under user-level privacy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epsilon: Option<f64>,
     /// What the device did, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceRound>,
@@ -69,6 +72,7 @@ impl RoundReport {
             pack_s: 0.0,
             train_s: 0.0,
             add_s: 0.0,
+            epsilon: None,
             device: None,
         }
     }

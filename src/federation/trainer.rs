@@ -1,6 +1,6 @@
 //! The trainer: rounds of cohorts under a protocol.
 
-use super::check::fits;
+use super::check::{fits, privacy_of};
 use super::draw::{Cohort, draw};
 use super::protocol::{Parts, Protocol, chosen};
 use super::report::RoundReport;
@@ -11,6 +11,7 @@ use crate::engine::cuda::DeviceUse;
 use crate::engine::{NamedTensor, Participants, Progress, Tensors};
 use crate::eval::best_items;
 use crate::model::{self, Weights, objectives};
+use crate::privacy::UserPrivacy;
 use crate::views::Views;
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -24,6 +25,7 @@ pub struct Trainer {
     settings: Arc<Validated<Settings>>,
     participants: Participants,
     protocol: Box<dyn Protocol>,
+    privacy: Option<UserPrivacy>,
     rounds: u64,
 }
 
@@ -55,11 +57,11 @@ impl Trainer {
         Trainer::of(Parts { device: Some(device), ..Parts::new(settings, data, views) })
     }
 
-    /// A trainer of the protocol that the settings name. Where `parts.reduce` stands for several processes, each trains every `size`-th
-    /// client of a cohort, and the model has the bits of one process that trains them all.
+    /// A trainer of the protocol that the settings name. Where `parts.reduce` stands for several processes, each trains a
+    /// share of the clients of a cohort, and the model has the bits of one process that trains them all.
     ///
     /// # Errors
-    /// As for [`Trainer::on_device`], and for what several processes cannot train together.
+    /// As for [`Trainer::on_device`].
     pub fn of(parts: Parts) -> Result<Trainer> {
         let (settings, data) = (parts.settings.clone(), &parts.data);
         if data.users() == 0 || data.item_count() < 2 {
@@ -79,7 +81,8 @@ impl Trainer {
         // Settings that were filled by hand may name a term that nothing has registered.
         objectives::check(&settings)?;
         let participants = Participants::new(settings.federation.clients, data);
-        Ok(Trainer { settings, participants, protocol: (kind.build)(&options, parts)?, rounds: 0 })
+        let privacy = privacy_of(&settings, participants.len())?;
+        Ok(Trainer { settings, participants, privacy, protocol: (kind.build)(&options, parts)?, rounds: 0 })
     }
 
     /// What a device did so far, where there is one.
@@ -163,7 +166,8 @@ impl Trainer {
         let draw_s = start.elapsed().as_secs_f64();
         let report = self.protocol.round(round, &cohort, next.as_ref(), progress)?;
         self.rounds = round;
-        Ok(RoundReport { draw_s, seconds: start.elapsed().as_secs_f64(), ..report })
+        let epsilon = self.privacy.as_ref().map(|privacy| privacy.epsilon(round));
+        Ok(RoundReport { draw_s, seconds: start.elapsed().as_secs_f64(), epsilon, ..report })
     }
 
     /// Rank of each user's target among all items that `eval.mask` leaves, 1 the best; [`crate::eval::MISS`] where it hides the

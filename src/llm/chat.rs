@@ -46,6 +46,12 @@ impl Turn<'_> {
     }
 }
 
+/// What `tokenizer_config.json` calls `key`; nothing where it does not say.
+fn word(tokenizer: &Tokenizer, key: &str) -> String {
+    let value = tokenizer.config.get(key);
+    value.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str())).unwrap_or_default().to_owned()
+}
+
 /// Work that a template may do: many times what any published one needs.
 const FUEL: u64 = 1_000_000;
 /// Bytes of the longest template that is read, and of the longest prompt that it may write.
@@ -75,24 +81,24 @@ impl Chat {
     /// # Errors
     /// Where a template is there and cannot be read or parsed.
     pub fn read(folder: &Path, tokenizer: &Tokenizer) -> Result<Chat> {
-        let config = &tokenizer.config;
-        let word = |key: &str| {
-            let value = config.get(key);
-            value.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str())).unwrap_or_default().to_owned()
-        };
         let file = folder.join("chat_template.jinja");
-        let (path, template) = if file.is_file() {
-            let text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
-            (file, Some(text))
-        } else {
-            let template = config.get("chat_template").and_then(|t| {
-                let named =
-                    |name: &str| t.as_array()?.iter().find(|e| e.get("name").and_then(|n| n.as_str()) == Some(name))?.get("template");
-                t.as_str().or_else(|| named("default")?.as_str())
-            });
-            (folder.join("tokenizer_config.json"), template.map(str::to_owned))
-        };
-        Chat::new(path, template, word("bos_token"), word("eos_token"))
+        if !file.is_file() {
+            return Chat::of(&folder.join("tokenizer_config.json"), tokenizer);
+        }
+        let text = std::fs::read_to_string(&file).map_err(Error::io(&file, "read"))?;
+        Chat::new(file, Some(text), word(tokenizer, "bos_token"), word(tokenizer, "eos_token"))
+    }
+
+    /// With the template in the `tokenizer_config.json` of `tokenizer`, which was read from `path`.
+    ///
+    /// # Errors
+    /// Where a template is there and cannot be parsed.
+    pub(super) fn of(path: &Path, tokenizer: &Tokenizer) -> Result<Chat> {
+        let template = tokenizer.config.get("chat_template").and_then(|t| {
+            let named = |name: &str| t.as_array()?.iter().find(|e| e.get("name").and_then(|n| n.as_str()) == Some(name))?.get("template");
+            t.as_str().or_else(|| named("default")?.as_str())
+        });
+        Chat::new(path.into(), template.map(str::to_owned), word(tokenizer, "bos_token"), word(tokenizer, "eos_token"))
     }
 
     /// With a template read from `path`, and the model's first and last token of a text.

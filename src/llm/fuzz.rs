@@ -10,8 +10,12 @@ use serde_json::{Value, json};
 use std::io::Cursor;
 use std::path::Path;
 
-/// A GGUF file, header and tensors, beside the `config.json` of a tiny model.
+/// A GGUF file, header and tensors, by itself and beside the `config.json` of a tiny model.
 pub fn gguf(bytes: &[u8]) {
+    if let Ok(alone) = super::gguf_alone::read(Path::new("model.gguf"), &mut Cursor::new(bytes)) {
+        let _ = Spec::parse(Path::new("model.gguf"), &alone.config);
+        let _ = Tokenizer::parse(Path::new("model.gguf"), &alone.tokenizer, alone.tokenizer_config);
+    }
     let config = json!({"architectures": ["LlamaForCausalLM"], "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 32, "vocab_size": 8});
     let Ok(spec) = Spec::parse(Path::new("config.json"), &config) else { return };

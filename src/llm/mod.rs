@@ -18,8 +18,8 @@
 //! # }
 //! ```
 //!
-//! * [`Model`]: a folder's `config.json`, `tokenizer.json`, chat template, generation defaults and weights (safetensors, or GGUF
-//!   quantised), checked before anything is computed.
+//! * [`Model`]: a folder's `config.json`, `tokenizer.json`, chat template, generation defaults and weights (safetensors or GGUF), or all of
+//!   it from the header of a single GGUF file, checked before anything is computed.
 //! * [`Generate`], from [`Model::engine`]: continuous batching over a cache in blocks; a shared prefix is computed once
 //!   ([`Generate::share`]).
 //! * [`Sampling`] and [`Key`]: how a token is chosen, and whose draws choose it.
@@ -40,6 +40,7 @@ mod engine;
 #[doc(hidden)]
 pub mod fuzz;
 mod gguf;
+mod gguf_alone;
 mod gguf_header;
 pub(crate) mod gpu;
 mod guard;
@@ -48,12 +49,12 @@ mod model;
 mod network;
 mod place;
 mod pointer;
-mod quantised;
 mod request;
 mod rope;
 pub(crate) mod sample;
 mod slot;
 mod spec;
+mod stored_matrix;
 mod tokenizer;
 mod trie;
 mod weights;

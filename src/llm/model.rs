@@ -3,6 +3,7 @@
 use super::chat::Chat;
 use super::engine::Engine;
 use super::gguf::Gguf;
+use super::gguf_alone::{self, Alone};
 use super::network::Source;
 use super::place::{Dtype, Place, Placed};
 use super::request::{EngineOptions, Generate};
@@ -64,12 +65,16 @@ struct Parts {
 }
 
 impl Model {
-    /// Loads a folder in the form of the Hugging Face hub, or a GGUF file with `config.json` and `tokenizer.json` beside it.
+    /// Loads a folder in the form of the Hugging Face hub, or a GGUF file: with the `config.json` and `tokenizer.json` beside it, or, where
+    /// no `config.json` is, by its header alone.
     ///
     /// # Errors
     /// Where something is missing, broken, of an unknown architecture, or does not belong together; nothing is computed before.
     pub fn load(path: &Path, options: &Options) -> Result<Model> {
         let (folder, gguf) = locate(path)?;
+        if let Some(file) = gguf.as_ref().filter(|_| !folder.join("config.json").is_file()) {
+            return Model::alone(file, options);
+        }
         let spec = Spec::read(&folder)?;
         let tokenizer = Tokenizer::read(&folder, &spec)?;
         let chat = Chat::read(&folder, &tokenizer)?;
@@ -79,6 +84,18 @@ impl Model {
             None => Source::Folder(Weights::open(&folder)?),
         };
         Model::with(Parts { folder, spec, tokenizer, chat, defaults, source }, options, None)
+    }
+
+    /// A GGUF file by its header alone.
+    fn alone(file: &Path, options: &Options) -> Result<Model> {
+        let opened = std::fs::File::open(file).map_err(Error::io(file, "open"))?;
+        let Alone { config, tokenizer, tokenizer_config } = gguf_alone::read(file, &mut std::io::BufReader::new(opened))?;
+        let spec = Spec::parse(file, &config)?;
+        let tokenizer = Tokenizer::parse(file, &tokenizer, tokenizer_config)?.fitting(spec.vocab)?;
+        let chat = Chat::of(file, &tokenizer)?;
+        let defaults = Defaults::parse(file, &serde_json::json!({}), &spec)?;
+        let source = Source::Gguf(Gguf::open(file, &spec)?);
+        Model::with(Parts { folder: file.into(), spec, tokenizer, chat, defaults, source }, options, None)
     }
 
     /// A model with made-up weights in the shape of a published one, [`SHAPES`](super::made_up::SHAPES): what it writes means nothing.
@@ -218,7 +235,7 @@ impl Model {
 fn locate(path: &Path) -> Result<(PathBuf, Option<PathBuf>)> {
     if path.is_file() {
         if path.extension().is_none_or(|e| e != "gguf") {
-            return Err(Error::mismatch(path, "is a file; name the folder of a model, or a .gguf file in one"));
+            return Err(Error::mismatch(path, "is a file; name the folder of a model, or a .gguf file"));
         }
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         return Ok((folder.into(), Some(path.into())));

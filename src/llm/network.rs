@@ -7,11 +7,11 @@ use super::gguf::Gguf;
 use super::rope::Rope;
 use super::sample::{Key, Sampling};
 use super::spec::{Activation, Family, Spec};
-use super::weights::{Plain, Weights};
+pub use super::stored_matrix::StoredMatrix;
+use super::weights::Weights;
 use crate::Result;
 use crate::base::memory;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Positions of a block of the cache.
 pub const BLOCK: usize = 16;
@@ -73,14 +73,6 @@ impl Batch {
         self.tables.clear();
         self.wanted.clear();
     }
-}
-
-/// A stored matrix before a device has it.
-pub enum StoredMatrix<'a> {
-    /// Numbers as they are.
-    Plain(Plain<'a>),
-    /// Quantised blocks.
-    Quantised(Arc<candle_core::quantized::QTensor>),
 }
 
 /// A norm over the last axis: `x / sqrt(mean(x^2) + eps) * weight`.

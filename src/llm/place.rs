@@ -127,7 +127,8 @@ impl Placed {
         }
         let round = dtype == Dtype::Bf16;
         let name = match source {
-            Source::Gguf(g) => g.kind(),
+            Source::Gguf(g) if round || g.kind() == "bf16" => "bf16".into(),
+            Source::Gguf(_) => "f32".into(),
             Source::Folder(_) if round || stored(source) == Some(Stored::Bf16) => "bf16".into(),
             Source::Folder(_) => "f32".into(),
         };

@@ -45,19 +45,26 @@ impl Tokenizer {
         let path = folder.join("tokenizer.json");
         let config = folder.join("tokenizer_config.json");
         let config = if config.is_file() { read_json(&config)? } else { Value::Null };
-        let tokenizer = Tokenizer::parse(&path, &read_bytes(&path)?, config)?;
-        let vocab = tokenizer.vocab;
+        Tokenizer::parse(&path, &read_bytes(&path)?, config)?.fitting(rows)
+    }
+
+    /// The tokenizer, where its tokens fit an embedding table of `rows` rows.
+    ///
+    /// # Errors
+    /// Where they belong to another model.
+    pub(super) fn fitting(self, rows: usize) -> Result<Tokenizer> {
+        let (path, vocab) = (&self.path, self.vocab);
         if vocab > rows {
             let message =
                 format!("has token {}, but the model's embedding table ends at {}: they belong to different models", vocab - 1, rows - 1);
-            return Err(Error::mismatch(&path, message));
+            return Err(Error::mismatch(path, message));
         }
         // A table is padded to a round size at most; far fewer tokens mean the tokenizer of another model.
         if vocab * 2 < rows {
             let message = format!("knows {vocab} tokens, the model has {rows}: they belong to different models");
-            return Err(Error::mismatch(&path, message));
+            return Err(Error::mismatch(path, message));
         }
-        Ok(tokenizer)
+        Ok(self)
     }
 
     /// From the bytes of a `tokenizer.json` read from `path`, and what `tokenizer_config.json` says.

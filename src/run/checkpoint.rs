@@ -85,6 +85,11 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Writes the file in one step.
     pub fn save(&self, path: &Path) -> Result<()> {
+        write_file(path, &self.to_bytes(path)?)
+    }
+
+    /// The bytes of the file, which is called `path` in messages.
+    pub(super) fn to_bytes(&self, path: &Path) -> Result<Vec<u8>> {
         let fail = |e: &dyn std::fmt::Display| Error::mismatch(path, format!("cannot write the checkpoint: {e}"));
         let mut sorted: Vec<&NamedTensor> = self.tensors.iter().collect();
         sorted.sort_by(|a, b| a.name.cmp(&b.name));
@@ -97,7 +102,7 @@ impl Checkpoint {
         let text = serde_json::to_string(&meta).map_err(|e| fail(&e))?;
         let sha256 = digest(Some(&text), views.iter().map(|(name, view)| (*name, view)));
         let text = text.replacen(&sum_field(""), &sum_field(&sha256), 1);
-        write_file(path, &safetensors::serialize(views, Some(HashMap::from([(KEY.to_string(), text)]))).map_err(|e| fail(&e))?)
+        safetensors::serialize(views, Some(HashMap::from([(KEY.to_string(), text)]))).map_err(|e| fail(&e))
     }
 
     /// Writes the file and keeps the one that it replaces as `previous`. One of the two is there and whole at any moment.

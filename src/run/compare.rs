@@ -50,7 +50,7 @@ pub fn compare(pairs: &[[PathBuf; 2]], split: Split) -> Result<Comparison> {
                 let message = format!("was ranked with eval.mask = {here}, the first run with {there}; compare runs with one mask");
                 return Err(Error::mismatch(path, message));
             }
-            let (found, fingerprint) = read(&folder, split)?;
+            let (found, fingerprint) = ranks_of(&folder, split)?;
             if *sum.get_or_insert_with(|| fingerprint.clone()) != fingerprint
                 || ranks.first().is_some_and(|r: &Vec<u32>| r.len() != found.len())
             {
@@ -73,7 +73,8 @@ pub fn compare(pairs: &[[PathBuf; 2]], split: Split) -> Result<Comparison> {
     })
 }
 
-fn read(folder: &RunFolder, split: Split) -> Result<(Vec<u32>, String)> {
+/// The ranks that a run keeps of `split`, and the fingerprint of its data set.
+pub(super) fn ranks_of(folder: &RunFolder, split: Split) -> Result<(Vec<u32>, String)> {
     let path = folder.ranks(split);
     if !path.exists() {
         let message = format!("is missing: the run is not finished; resume it, or run `lumos eval {}`", folder.root().display());

@@ -270,7 +270,7 @@ impl RunFolder {
 }
 
 /// Every setting that differs and matters, as `key was A, is B`.
-pub(super) fn differences(was: &Settings, is: &Settings) -> Result<Vec<String>> {
+pub(crate) fn differences(was: &Settings, is: &Settings) -> Result<Vec<String>> {
     let (was, is) = (config::flat(was)?, config::flat(is)?);
     let keys: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
     // Where the server's rate falls towards the last round, every round depends on how many there are.

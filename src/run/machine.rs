@@ -42,6 +42,7 @@ impl Machine {
                 ("llm", cfg!(feature = "llm")),
                 ("candle-cuda", cfg!(feature = "candle-cuda")),
                 ("flash-attn", cfg!(feature = "flash-attn")),
+                ("mpi", cfg!(feature = "mpi")),
             ]
             .into_iter()
             .filter(|(_, built)| *built)

@@ -26,14 +26,17 @@ mod folder;
 mod machine;
 mod metrics;
 mod notice;
+mod orders;
 mod pipeline;
 mod plot;
 mod ranks;
 mod report;
+pub mod reproduce;
 mod result;
 mod resume;
 mod score;
 mod side_by_side;
+mod team;
 mod tensorboard;
 mod train;
 mod watch;
@@ -42,19 +45,26 @@ pub use checkpoint::{Checkpoint, CheckpointMeta};
 pub use claim::{Claim, Start};
 pub use compare::{Comparison, compare};
 pub use device::{Devices, RunDevice};
+#[cfg(feature = "cli")]
+pub(crate) use folder::differences;
 pub use folder::{RunFolder, RunInfo};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
 pub use notice::returning_notice;
-pub use pipeline::{Prepared, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views, views_made};
+pub use pipeline::{
+    Prepared, ask_for_views, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views, prepare_views_by,
+    views_made,
+};
 pub use plot::{Cost, plot};
 pub use ranks::{parse_ranks, read_ranks, write_ranks};
 pub use result::{RunResult, Scores, masked_targets};
 pub use score::{Scored, open_trained, recommend, score};
 pub use side_by_side::{Row, default_folder, popularity_row, side_by_side};
+pub use team::{Team, dismiss, follow};
 pub use train::{Job, train};
 pub use watch::{GpuSpan, Watch};
 
+use crate::cluster::Reduce;
 use crate::federation::RoundReport;
 
 /// Receives what a run is doing. Every method has a silent default.
@@ -66,6 +76,10 @@ pub trait Observer: Sync {
     /// Whether what is being prepared should end early; what is finished is kept.
     fn stopped(&self) -> bool {
         false
+    }
+    /// The other processes of this command, which may help with what is being prepared.
+    fn ranks(&self) -> Option<&dyn Reduce> {
+        None
     }
     /// Something worth a line: what was reused, what was made.
     fn note(&self, _text: &str) {}

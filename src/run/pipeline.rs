@@ -2,13 +2,14 @@
 
 use super::Observer;
 use super::folder::RunFolder;
+use super::team::Others;
 use crate::base::json;
 use crate::base::parallel;
 use crate::config::{Contrast, GeneratorKind, Settings, Validated};
 use crate::data::{self, Dataset, Found};
 use crate::device::telemetry::Sampler;
 use crate::settings::validate_against;
-use crate::views::{self, Views};
+use crate::views::{self, Batch, Views};
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -131,6 +132,44 @@ pub fn prepare_views(
     first: Option<usize>,
     observer: &dyn Observer,
 ) -> Result<Prepared> {
+    prepare_views_by(None, settings, data, data_dir, first, observer)
+}
+
+/// Passes questions about the views that a prepared data set lacks to `batch`, which answers none of them; gives whether there are views already.
+///
+/// # Errors
+/// As for [`prepare_views`].
+pub fn ask_for_views(
+    batch: &dyn Batch,
+    settings: &Validated<Settings>,
+    data: &Dataset,
+    data_dir: &Path,
+    first: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<bool> {
+    let options = views::Options {
+        threads: threads(settings),
+        first,
+        progress: &|done, total| observer.stage("views", done, total),
+        stopped: &|| observer.stopped(),
+        note: &|text| observer.warn(text),
+        batch: Some(batch),
+        ..Default::default()
+    };
+    let (_, made) = views::ensure_with(data, &settings.views, &views_root(data_dir), &options)?;
+    observer.stage_end("views");
+    Ok(made)
+}
+
+/// [`prepare_views`] with answers that come by way of `batch`, where there is one.
+pub fn prepare_views_by(
+    batch: Option<&dyn Batch>,
+    settings: &Validated<Settings>,
+    data: Dataset,
+    data_dir: PathBuf,
+    first: Option<usize>,
+    observer: &dyn Observer,
+) -> Result<Prepared> {
     let root = views_root(&data_dir);
     let progress = |done, total| observer.stage("views", done, total);
     let gpu = watch(settings);
@@ -139,13 +178,16 @@ pub fn prepare_views(
         gpu.now();
         gpu.samples(0.0).last()?.joules
     };
+    let helpers = observer.ranks().map(Others);
     let options = views::Options {
+        helpers: helpers.as_ref().map(|others| others as &dyn views::Helpers),
         threads: threads(settings),
         first,
         progress: &progress,
         joules: &joules,
         stopped: &|| observer.stopped(),
         note: &|text| observer.warn(text),
+        batch,
     };
     let (views, reused) = views::ensure_with(&data, &settings.views, &root, &options)?;
     observer.stage_end("views");

@@ -6,11 +6,11 @@ use super::folder::RunFolder;
 use super::pipeline::load_run_data;
 use super::ranks::write_ranks;
 use super::result::{Scores, scores, split_name};
+use super::team::Team;
 use super::{CheckpointMeta, Devices, Observer, RunDevice};
 use crate::config::methods::{self, Family};
 use crate::config::{Settings, Validated};
 use crate::data::{Dataset, Split};
-use crate::federation::Trainer;
 use crate::{Error, Result, eval};
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ pub fn open_trained(
     settings: &Validated<Settings>,
     data: &Arc<Dataset>,
     device: &mut RunDevice,
-) -> Result<(Trainer, CheckpointMeta)> {
+) -> Result<(Team, CheckpointMeta)> {
     let path = folder.checkpoint(name);
     if !path.exists() {
         let message = "is not there yet; the run has saved no such checkpoint: let it train further with `lumos train ... --resume`";
@@ -55,7 +55,7 @@ pub fn open_trained(
     let mut trainer = device.trainer(settings, data, &Arc::default())?;
     // Away from the run's own folder, which a running training may be using.
     trainer.set_spill_folder(std::env::temp_dir().join(format!("lumos-private-{}", std::process::id())));
-    trainer.restore(&checkpoint.tensors, checkpoint.meta.round).map_err(|e| Error::mismatch(&path, e.to_string()))?;
+    trainer.restore(&checkpoint).map_err(|e| Error::mismatch(&path, e.to_string()))?;
     Ok((trainer, checkpoint.meta))
 }
 

@@ -33,10 +33,15 @@ pub fn default_folder(settings: &Settings) -> Result<PathBuf> {
 }
 
 /// Trains each of `methods` (the same file with another `method`), one after another, into `out/<method>` or its default folder.
-pub fn side_by_side(methods: &[Effective], out: Option<&Path>, stop: &AtomicBool, observer: &dyn Observer) -> Result<Vec<Row>> {
+pub fn side_by_side(
+    methods: &[Effective],
+    out: Option<&Path>,
+    devices: &mut Devices,
+    stop: &AtomicBool,
+    observer: &dyn Observer,
+) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     // All of them before anything is trained, so that a GPU which cannot be had is said at once.
-    let mut devices = Devices::default();
     let devices = methods.iter().map(|m| devices.to_train(&m.settings)).collect::<Result<Vec<_>>>()?;
     let folder = |effective: &Effective| match out {
         Some(out) => Ok(out.join(&effective.settings.method)),

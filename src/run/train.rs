@@ -11,14 +11,13 @@ use super::pipeline::Prepared;
 use super::ranks::write_ranks;
 use super::result::{RunResult, diverged, scores};
 use super::resume::newest;
+use super::team::Team;
 use super::watch::Watch;
 use super::{Observer, report};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::methods::{self, Family};
 use crate::config::{Effective, Settings, Validated};
 use crate::data::{Dataset, Split};
-use crate::device::DeviceError;
-use crate::federation::Trainer;
 use crate::settings::validate_against;
 use crate::{Error, Result, eval};
 use std::path::PathBuf;
@@ -46,7 +45,8 @@ pub struct Job<'a> {
 /// Trains the job to its end and tests the best checkpoint.
 ///
 /// # Errors
-/// [`Error::Interrupted`] after a stop, with everything saved; [`Error::Stopped`] where a device failed, with what was good saved;
+/// [`Error::Interrupted`] after a stop, with everything saved; [`Error::Stopped`] where a device or another process failed, with what was good
+/// saved;
 /// the errors of data, settings and disk.
 pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     let settings = &job.effective.settings;
@@ -79,7 +79,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
         ));
     }
     if let Some(checkpoint) = &checkpoint {
-        trainer.restore(&checkpoint.tensors, meta.round).map_err(|e| Error::mismatch(&last, e.to_string()))?;
+        trainer.restore(checkpoint).map_err(|e| Error::mismatch(&last, e.to_string()))?;
         observer.note(&format!("resumed after round {}", meta.round));
     } else if resumed {
         observer.note("nothing was saved yet: starting from the first round");
@@ -107,7 +107,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     };
     observer.training(&settings.method, run.meta.round, rounds);
     match run.rounds(&mut trainer, job.stop, observer).and_then(|()| run.finish(&mut trainer, observer)) {
-        Err(Error::Device(fault)) => {
+        Err(fault @ (Error::Device(_) | Error::Cluster(_))) => {
             observer.trained();
             Err(run.rescue(&mut trainer, fault))
         }
@@ -140,7 +140,7 @@ struct Run {
 
 impl Run {
     /// Trains round after round until rounds or patience are over.
-    fn rounds(&mut self, trainer: &mut Trainer, stop: &AtomicBool, observer: &dyn Observer) -> Result<()> {
+    fn rounds(&mut self, trainer: &mut Team, stop: &AtomicBool, observer: &dyn Observer) -> Result<()> {
         let settings = self.settings.clone();
         let rounds = u64::from(settings.federation.rounds);
         let mut saved = Instant::now();
@@ -162,7 +162,7 @@ impl Run {
             self.metrics.append(&line)?;
             self.written = self.meta.round;
             self.board.line(&line)?;
-            let stop = stop.load(Ordering::SeqCst) && self.meta.round < rounds;
+            let stop = (stop.load(Ordering::SeqCst) || trainer.asked_to_stop()) && self.meta.round < rounds;
             if due || late || stop {
                 trainer.snapshot()?;
                 let state = Checkpoint { meta: self.meta.clone(), tensors: trainer.tensors()? };
@@ -190,8 +190,8 @@ impl Run {
     }
 
     /// Saves what is left after `fault`: the newest weights that the host has, unless the last checkpoint is as new.
-    fn rescue(&mut self, trainer: &mut Trainer, fault: DeviceError) -> Error {
-        if !fault.is_sticky() {
+    fn rescue(&mut self, trainer: &mut Team, fault: Error) -> Error {
+        if !matches!(&fault, Error::Device(fault) if fault.is_sticky()) {
             // The device still answers, so that nothing is lost. Where it does not after all, the host's copy is what there is.
             let _ = trainer.snapshot();
         }
@@ -209,16 +209,16 @@ impl Run {
             (Ok(()), 0) => "no round was finished before it".to_string(),
             (Ok(()), round) => format!("round {round} of {rounds} is saved in {}", self.last.display()),
         };
-        Error::Stopped { source: Box::new(fault.into()), saved }
+        Error::Stopped { source: Box::new(fault), saved }
     }
 
     /// Tests the best checkpoint and writes what a reader wants.
-    fn finish(&mut self, trainer: &mut Trainer, observer: &dyn Observer) -> Result<RunResult> {
+    fn finish(&mut self, trainer: &mut Team, observer: &dyn Observer) -> Result<RunResult> {
         let (settings, data) = (&self.settings, &self.data);
         let path = self.folder.checkpoint("best");
         let best = Checkpoint::load(&path)?;
         best.belongs_to(&path, settings, data)?;
-        trainer.restore(&best.tensors, best.meta.round).map_err(|e| Error::mismatch(&path, e.to_string()))?;
+        trainer.restore(&best).map_err(|e| Error::mismatch(&path, e.to_string()))?;
         let users: Vec<u32> = (0..data.users() as u32).collect();
         let mut measure = |split: Split, name: &str| -> Result<super::Scores> {
             let ranks = trainer.rank(split, &users, &|done, total| observer.stage(name, done, total))?;
@@ -263,7 +263,7 @@ fn patience_is_over(settings: &Settings, meta: &CheckpointMeta) -> bool {
 /// Validates, notes the outcome in `meta` and `line`, and says whether it is the best so far.
 fn validate(
     settings: &Settings,
-    trainer: &mut Trainer,
+    trainer: &mut Team,
     users: &[u32],
     meta: &mut CheckpointMeta,
     line: &mut Line,

@@ -6,15 +6,18 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::account::{Failure, Generation, Spent, Totals};
+use super::batch::Batch;
 use super::catalogue::CatalogueGenerator;
 use super::check::check;
 use super::collect::{Collector, State};
 use super::generator::{Failed, Generator, Job, Made, PublicCatalogue, Request, ViewKind};
 use super::generators::generator;
 use super::journal::{Journal, OUTPUT, PROMPT};
+use super::ranks::{Helpers, Together};
 use super::recipe::Recipes;
 use super::statistics::{self, Statistics};
 use super::{UserViews, Views};
+use crate::base::files::sha256_hex;
 use crate::base::parallel;
 use crate::config::{Fallback, GeneratorKind, ViewSettings};
 use crate::data::Dataset;
@@ -35,11 +38,24 @@ pub struct Options<'a> {
     pub stopped: &'a (dyn Fn() -> bool + Sync),
     /// Receives what is worth a line: that another process is waited for, or what was damaged.
     pub note: &'a (dyn Fn(&str) + Sync),
+    /// Questions and answers that pass through files.
+    pub batch: Option<&'a dyn Batch>,
+    /// Other processes that write views as well.
+    pub helpers: Option<&'a dyn Helpers>,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { threads: 0, first: None, progress: &|_, _| (), joules: &|| None, stopped: &|| false, note: &|_| () }
+        Options {
+            threads: 0,
+            first: None,
+            progress: &|_, _| (),
+            joules: &|| None,
+            stopped: &|| false,
+            note: &|_| (),
+            batch: None,
+            helpers: None,
+        }
     }
 }
 
@@ -107,10 +123,23 @@ pub(super) fn run(
     (options.progress)(0, total);
     let counts = data.train_counts();
     let public = PublicCatalogue::new(&data.catalogue, &counts, settings, threads, &|done| (options.progress)(done, total))?;
-    let Some(generator) = generator(settings, &public, threads, journal.and_then(Journal::folder))? else { return Ok(Built::default()) };
     let recipes = match journal {
         Some(_) => Recipes::new(settings)?,
         None => None,
+    };
+    let cache = journal.and_then(Journal::folder);
+    let generator = match options.batch {
+        Some(batch) => {
+            let all = recipes.as_ref().map_or_else(String::new, |r| r.all().join("-"));
+            let study = sha256_hex(format!("{} {} {all}", data.fingerprint, settings.seed).as_bytes());
+            Some(batch.generator(&study[..12], &public, settings, threads, cache)?)
+        }
+        None => generator(settings, &public, threads, cache)?,
+    };
+    let Some(generator) = generator else { return Ok(Built::default()) };
+    let generator = match options.helpers.filter(|_| options.batch.is_none()) {
+        Some(helpers) => Box::new(Together { own: generator, helpers, data, settings }),
+        None => generator,
     };
     let tables: Vec<String> = parts.iter().map(|p| recipes.as_ref().map_or_else(String::new, |r| r.table(*p))).collect();
     let spent = recipes.as_ref().map_or_else(String::new, |r| r.all().join("-"));
@@ -144,6 +173,9 @@ pub(super) fn run(
             asked_failed: 0,
         }),
     };
+    if options.batch.is_some_and(|batch| batch.only_asks()) {
+        return generator.run(&jobs, threads, &collector).map(|()| Built::default());
+    }
     let asked_from = Instant::now();
     let (collected, outcome) = match journal {
         Some(journal) if recipes.is_some() => collector.run_into(journal, generator.as_ref(), threads, &spent)?,

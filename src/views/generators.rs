@@ -1,9 +1,10 @@
 //! The generators by name.
 
 use super::catalogue::CatalogueGenerator;
+use super::codebook::CodebookGenerator;
 #[cfg(feature = "llm")]
 use super::llm::LlmGenerator;
-use super::random::{RandomCounterfactual, RandomGenerator};
+use super::random::{HistoryCounterfactual, RandomCounterfactual, RandomGenerator};
 #[cfg(feature = "endpoint")]
 use super::served::ServedGenerator;
 use super::{Generator, PublicCatalogue, ViewKind};
@@ -105,6 +106,24 @@ pub const KINDS: &[GeneratorEntry] = &[
         costly: false,
         reads: Reads { all: &["neighbours"], ..Reads::USUAL },
         build: |settings, public, _, _| Ok(Box::new(RandomCounterfactual::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "history-counterfactual",
+        summary: "catalogue views with the history in a random order as the counterfactual",
+        neighbours: true,
+        version: 1,
+        costly: false,
+        reads: Reads { all: &["neighbours"], ..Reads::USUAL },
+        build: |settings, public, _, _| Ok(Box::new(HistoryCounterfactual::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "codebook",
+        summary: "the nearest item under noisy text vectors for each item, and a random sequence",
+        neighbours: false,
+        version: 1,
+        costly: false,
+        reads: Reads { paraphrase: &[], ..Reads::USUAL },
+        build: |settings, public, threads, _| Ok(Box::new(CodebookGenerator::new(public, settings, threads))),
     },
     GeneratorEntry {
         name: "llm",

@@ -8,9 +8,11 @@
 //! may prefer an item for its index: ties are broken by a hash of it (`mix`).
 
 mod account;
+mod batch;
 mod build;
 mod catalogue;
 mod check;
+mod codebook;
 mod collect;
 mod compare;
 mod features;
@@ -28,7 +30,9 @@ mod neighbours;
 mod pack;
 mod popularity;
 mod random;
+mod ranks;
 mod recipe;
+mod score;
 #[cfg(feature = "endpoint")]
 pub mod served;
 mod statistics;
@@ -36,6 +40,7 @@ mod store;
 pub mod text;
 
 pub use account::{Failure, Generation, Provenance};
+pub use batch::Batch;
 pub use build::{Built, Options, build, build_with, build_with_statistics};
 pub use check::check;
 pub use compare::{Comparison, Figures, Overlap, Pair, Side, compare};
@@ -46,7 +51,10 @@ pub use ground::Ground;
 pub use ground_bench::{GroundBench, GroundFigures, Outcome, Scored, Timed, bench_ground};
 pub use inspect::{inspect, user_matching};
 pub use neighbours::Neighbours;
+pub(crate) use pack::{decode, encode};
 pub use popularity::Popularity;
+pub use ranks::{Helpers, help};
+pub use score::{Hits, Score, score};
 pub use statistics::Statistics;
 pub use store::{
     FORMAT_VERSION, Manifest, costly, ensure, ensure_with, is_made, journaled, load, load_manifest, save, store_dir, store_dir_of_first,

@@ -45,7 +45,7 @@ impl Sequences {
 }
 
 /// The bytes of the file. The same views give the same bytes.
-pub(super) fn encode(views: &Views) -> Result<Vec<u8>, String> {
+pub(crate) fn encode(views: &Views) -> Result<Vec<u8>, String> {
     let users = &views.users;
     let parts = [
         ("future", Sequences::new(users.iter().map(|v| v.future.as_slice()))),
@@ -66,7 +66,7 @@ pub(super) fn encode(views: &Views) -> Result<Vec<u8>, String> {
 }
 
 /// The views in `bytes`, checked against the numbers of users and items of `data`, and what is wrong with them otherwise.
-pub(super) fn decode(bytes: &[u8], data: &Dataset) -> Result<Views, String> {
+pub(crate) fn decode(bytes: &[u8], data: &Dataset) -> Result<Views, String> {
     let all = SafeTensors::deserialize(bytes).map_err(|e| e.to_string())?;
     let read = |name| Sequences::read(&all, name, data.item_count());
     let (future, paraphrase, counterfactual) = (read("future")?, read("paraphrase")?, read("counterfactual")?);

@@ -1,4 +1,4 @@
-//! Ablations: views that know nothing, and catalogue views with a counterfactual that knows nothing.
+//! Ablations: views that know nothing, and catalogue views with a counterfactual that knows nothing or nothing but the history.
 
 use std::collections::HashSet;
 
@@ -26,7 +26,7 @@ impl<'a> RandomGenerator<'a> {
     }
 
     /// A random sequence as long as `history`.
-    fn sequence(&self, user: u32, history: &[u32], part: ViewKind) -> Vec<u32> {
+    pub(super) fn sequence(&self, user: u32, history: &[u32], part: ViewKind) -> Vec<u32> {
         let mut stream = stream(self.settings.seed, user, part);
         let n = self.public.item_count() as u64;
         let known: HashSet<u32> = history.iter().copied().collect();
@@ -115,6 +115,50 @@ impl Generator for RandomCounterfactual<'_> {
     fn notes(&self) -> Vec<String> {
         let mut notes = self.catalogue.notes();
         notes.push("counterfactual items are drawn at random".into());
+        notes
+    }
+}
+
+/// The catalogue generator's future and paraphrase, and the history in a random order as the counterfactual: the items of the user, so that
+/// nothing but their order tells it from a positive.
+pub struct HistoryCounterfactual<'a> {
+    catalogue: CatalogueGenerator<'a>,
+    public: &'a PublicCatalogue<'a>,
+    settings: ViewSettings,
+}
+
+impl<'a> HistoryCounterfactual<'a> {
+    /// A generator over `public`.
+    pub fn new(public: &'a PublicCatalogue<'a>, settings: &ViewSettings) -> HistoryCounterfactual<'a> {
+        HistoryCounterfactual { catalogue: CatalogueGenerator::new(public, settings), public, settings: settings.clone() }
+    }
+}
+
+impl Generator for HistoryCounterfactual<'_> {
+    fn name(&self) -> &str {
+        "history-counterfactual"
+    }
+
+    fn generate(&self, user: u32, history: &[u32]) -> Result<UserViews> {
+        self.public.check(user, history)?;
+        if history.is_empty() {
+            return Ok(UserViews::default());
+        }
+        let shuffled = |i| {
+            let mut view = history.to_vec();
+            stream(self.settings.seed, user, ViewKind::Counterfactual(i)).shuffle(&mut view);
+            view
+        };
+        Ok(UserViews {
+            future: self.catalogue.future(user, history),
+            paraphrase: self.catalogue.paraphrase(user, history),
+            counterfactuals: (0..self.settings.counterfactuals).map(shuffled).collect(),
+        })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = self.catalogue.notes();
+        notes.push("counterfactuals are the history in a random order".into());
         notes
     }
 }

@@ -166,13 +166,15 @@ pub fn model_hash(path: &Path) -> Result<Option<String>> {
     if !path.exists() {
         return Ok(None);
     }
-    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let folder = if path.is_dir() { path } else { path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")) };
+    // A GGUF file without a configuration beside it is read by itself.
+    let alone = path.is_file() && !folder.join("config.json").is_file();
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(Error::io(folder, "open as a folder"))? {
         let file = entry.map_err(Error::io(folder, "read"))?.path();
         let ending = file.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let weights = matches!(ending, "safetensors" | "gguf");
-        if matches!(ending, "json" | "jinja") || (weights && (path.is_dir() || file == path)) {
+        if (!alone && matches!(ending, "json" | "jinja")) || (weights && (path.is_dir() || file == path)) {
             files.push(file);
         }
     }

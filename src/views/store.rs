@@ -164,6 +164,9 @@ pub fn ensure_with(data: &Dataset, settings: &ViewSettings, root: &Path, options
         return Ok((views, true));
     }
     let built = build::run(data, settings, &options, Some(&journal), true)?;
+    if options.batch.is_some_and(|batch| batch.only_asks()) {
+        return Ok((Views::default(), false));
+    }
     let views = put(&dir, data, settings, options.first, recipes.as_ref(), built)?;
     if !costly(settings) {
         journal.remove()?;

@@ -297,3 +297,30 @@ fn a_folder_that_may_only_be_read_gives_its_figures_and_says_that_ranks_were_not
     open(&sandbox.path().join("a/checkpoints"), 0o755);
     assert_eq!(sandbox.lumos(&["eval", "a", "--json"]).json()["ranks_kept"], true);
 }
+
+#[test]
+fn views_are_measured_against_what_came_next() {
+    let sandbox = Sandbox::new();
+    let json = |generator: &str| {
+        let set = format!("views.generator={generator}");
+        let folder =
+            sandbox.lumos(&["views", "build", "small.toml", "--set", &set, "--json"]).json()["folder"].as_str().unwrap().to_string();
+        (sandbox.lumos(&["views", "score", &folder, "--json"]).json(), folder)
+    };
+    let (catalogue, folder) = json("catalogue");
+    let (random, _) = json("random");
+    let of = |score: &serde_json::Value, key: &str| score[key].as_f64().unwrap_or_else(|| panic!("{key}: {score}"));
+    // A synthetic world's tastes are its categories, of which it has few: a random list of four often meets the right one.
+    for key in ["next_item_hit", "category_hit", "neighbour_hit"] {
+        assert!(of(&catalogue, key) > of(&random, key), "{key}: {catalogue} {random}");
+    }
+    assert!(of(&catalogue, "next_item_hit") > 2.0 * of(&random, "next_item_hit"), "{catalogue} {random}");
+    assert!(of(&catalogue, "likeness_paraphrase") > of(&catalogue, "likeness_random"));
+    assert!(of(&catalogue, "likeness_counterfactual") < of(&catalogue, "likeness_random"));
+    assert!((of(&random, "likeness_future") - of(&random, "likeness_random")).abs() < 0.02, "{random}");
+    assert_eq!((&catalogue["users"], &catalogue["generator"]), (&200.into(), &"catalogue".into()));
+    assert!(of(&catalogue["transitions"], "next_item_hit") > of(&catalogue["random"], "next_item_hit"));
+    let table = sandbox.lumos(&["views", "score", &folder]).done();
+    assert!(table.contains("names the next item") && table.contains("transitions") && table.contains("counterfactual"), "{table}");
+    sandbox.lumos(&["views", "score", "data/small"]).refused(1, &["data/small"]);
+}

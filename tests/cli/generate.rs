@@ -60,3 +60,26 @@ fn what_cannot_be_measured_is_refused() {
     sandbox.lumos(&["bench", "generate", "--model", "nowhere"]).refused(1, &["nowhere"]);
     sandbox.lumos(&["bench", "generate"]).refused(2, &["--model"]);
 }
+
+#[test]
+fn a_prompt_is_answered() {
+    let Some(model) = tinystories() else { return };
+    let sandbox = Sandbox::new();
+    let run = |more: &[&str]| {
+        let words = ["generate", "--model", model.to_str().unwrap(), "--prompt", "Once upon a time, ", "--threads", "2", "--device", "cpu"];
+        sandbox.lumos(&[&words[..], more].concat())
+    };
+    let greedy = run(&["--max-tokens", "12", "--json", "--temperature", "0"]).json();
+    assert_eq!((&greedy["tokens"], &greedy["finish"], &greedy["template"]), (&12.into(), &"length".into(), &false.into()));
+    assert!(greedy["tokens_per_s"].as_f64().unwrap() > 0.0 && greedy["prompt_tokens"].as_u64().unwrap() > 3);
+    let text = greedy["text"].as_str().unwrap();
+    let table = run(&["--max-tokens", "12", "--temperature", "0"]).done();
+    assert!(table.contains(text.trim()) && table.contains("12 written") && table.contains("--max-tokens"), "{table}");
+    let drawn = |seed: &str| run(&["--max-tokens", "12", "--json", "--temperature", "1.5", "--seed", seed]).json()["text"].clone();
+    assert!(drawn("1") == drawn("1") && drawn("1") != drawn("2"));
+    run(&["--system", "Be brief."]).refused(1, &["--system", "no chat template"]);
+    run(&["--max-tokens", "0"]).refused(2, &["--max-tokens"]);
+    sandbox.lumos(&["generate", "--model", "nowhere", "--prompt", "x"]).refused(1, &["nowhere"]);
+    sandbox.lumos(&["generate", "--model", "small.toml", "--prompt", "x"]).refused(1, &["small.toml", ".gguf"]);
+    sandbox.lumos(&["generate", "--model", model.to_str().unwrap(), "--prompt", ""]).refused(1, &["--prompt", "empty"]);
+}

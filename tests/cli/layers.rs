@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// From the lowest to the highest, as docs/architecture.md lists them.
-const LAYERS: [&str; 18] = [
+const LAYERS: [&str; 19] = [
     "base",
     "config",
     "device",
     "cluster",
+    "privacy",
     "data",
     "eval",
     "backend",

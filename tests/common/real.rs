@@ -21,6 +21,14 @@ pub fn tinystories() -> Option<PathBuf> {
     under("LUMOS_MODELS", "models", "tinystories-656k")
 }
 
+/// The file of SmolLM2-135M-Instruct in GGUF, which `LUMOS_SMOLLM2` names.
+pub fn smollm2() -> Option<PathBuf> {
+    match std::env::var_os("LUMOS_SMOLLM2").map(PathBuf::from) {
+        Some(file) => Some(file.canonicalize().unwrap_or_else(|e| panic!("LUMOS_SMOLLM2: {}: {e}", file.display()))),
+        None => skip("LUMOS_SMOLLM2 names no SmolLM2-135M-Instruct.gguf"),
+    }
+}
+
 #[track_caller]
 fn under(variable: &str, kind: &str, name: &str) -> Option<PathBuf> {
     let root = std::env::var_os(variable).map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared").join(kind), PathBuf::from);

@@ -2,6 +2,8 @@
 
 #[path = "../common/foreign.rs"]
 mod foreign;
+#[path = "../common/ranks.rs"]
+mod ranks;
 #[cfg(feature = "llm")]
 #[path = "../common/real.rs"]
 mod real;

@@ -1,5 +1,6 @@
 //! Rules on a device: factors by its own kernels, values fetched for the rest; and several processes whose sums are reduced.
 
+use crate::ranks::Thread;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::cluster::Reduce;
@@ -11,7 +12,7 @@ use lumos::federation::Trainer;
 use lumos::federation::protocol::Parts;
 use lumos::testing::valid;
 use lumos::views::Views;
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::Arc;
 
 const MEMORY: u64 = 1 << 30;
 
@@ -98,76 +99,16 @@ fn a_client_that_diverges_under_rules_is_named() {
     }
 }
 
-/// Processes as threads of one: a table that all of them add to.
-struct Shared {
-    rank: usize,
-    size: usize,
-    meet: Arc<Barrier>,
-    table: Arc<Mutex<(Vec<i64>, Vec<u32>)>>,
-}
-
-impl Shared {
-    fn all(size: usize) -> Vec<Shared> {
-        let (meet, table) = (Arc::new(Barrier::new(size)), Arc::default());
-        (0..size).map(|rank| Shared { rank, size, meet: meet.clone(), table: Arc::clone(&table) }).collect()
-    }
-
-    /// Puts this process's part in with `add` and takes the whole with `take`, once every process has put its own in.
-    fn exchange<T>(&self, add: impl FnOnce(&mut (Vec<i64>, Vec<u32>)), take: impl FnOnce(&(Vec<i64>, Vec<u32>)) -> T) -> T {
-        add(&mut self.table.lock().unwrap());
-        self.meet.wait();
-        let whole = take(&self.table.lock().unwrap());
-        if self.meet.wait().is_leader() {
-            *self.table.lock().unwrap() = Default::default();
-        }
-        self.meet.wait();
-        whole
-    }
-}
-
-impl Reduce for Shared {
-    fn rank(&self) -> usize {
-        self.rank
-    }
-
-    fn size(&self) -> usize {
-        self.size
-    }
-
-    fn sum(&self, values: &mut [i64]) -> lumos::Result<()> {
-        let whole = self.exchange(
-            |(sums, _)| {
-                sums.resize(values.len(), 0);
-                sums.iter_mut().zip(&*values).for_each(|(sum, value)| *sum += value);
-            },
-            |(sums, _)| sums.clone(),
-        );
-        values.copy_from_slice(&whole);
-        Ok(())
-    }
-
-    fn union(&self, values: &[u32]) -> lumos::Result<Vec<u32>> {
-        Ok(self.exchange(
-            |(_, all)| {
-                all.extend_from_slice(values);
-                all.sort_unstable();
-                all.dedup();
-            },
-            |(_, all)| all.clone(),
-        ))
-    }
-}
-
 #[test]
 fn any_number_of_processes_train_the_same_bits() {
     let (data, views) = world(50, 30, 7);
-    for rules in [&[][..], &["sign-flip share=0.3", "norm-bound bound=0.3"]] {
+    for rules in [&[][..], &["sign-flip share=0.3", "norm-bound bound=0.3"], &["median"]] {
         for gpu in [false, true] {
             let s = settings(rules);
-            let trainer = |reduce: Option<Shared>| {
+            let trainer = |reduce: Option<Arc<dyn Reduce>>| {
                 let mut parts = Parts::new(valid(&s), data.clone(), views.clone());
-                if let Some(shared) = reduce {
-                    parts.reduce = Box::new(shared);
+                if let Some(reduce) = reduce {
+                    parts.reduce = reduce;
                 }
                 parts.device = gpu.then(|| device(MEMORY) as Arc<dyn Device>);
                 Trainer::of(parts).unwrap()
@@ -180,16 +121,11 @@ fn any_number_of_processes_train_the_same_bits() {
             };
             let whole = alone(3);
             for size in [2, 3] {
-                let shares = Shared::all(size);
-                let ranks: Vec<_> = std::thread::scope(|scope| {
-                    let one = |shared: Shared| {
-                        let mut trainer = trainer(Some(shared));
-                        let reports: Vec<_> = (0..3).map(|_| trainer.round().unwrap()).collect();
-                        let counts: Vec<_> = reports.iter().map(|r| (r.clients, r.tokens, r.item_rows, r.bytes_up, r.rec_loss)).collect();
-                        (counts, trainer.tensors().unwrap())
-                    };
-                    let running: Vec<_> = shares.into_iter().map(|shared| scope.spawn(move || one(shared))).collect();
-                    running.into_iter().map(|thread| thread.join().unwrap()).collect()
+                let ranks = Thread::run(size, |reduce| {
+                    let mut trainer = trainer(Some(reduce));
+                    let reports: Vec<_> = (0..3).map(|_| trainer.round().unwrap()).collect();
+                    let counts: Vec<_> = reports.iter().map(|r| (r.clients, r.tokens, r.item_rows, r.bytes_up, r.rec_loss)).collect();
+                    (counts, trainer.tensors().unwrap())
                 });
                 for (rank, state) in ranks.into_iter().enumerate() {
                     assert!(state == whole, "rank {rank} of {size}, gpu {gpu}, {rules:?}");
@@ -197,19 +133,4 @@ fn any_number_of_processes_train_the_same_bits() {
             }
         }
     }
-}
-
-#[test]
-fn what_lies_with_one_process_is_refused_to_several() {
-    let (data, views) = world(20, 20, 1);
-    let refusal = |change: &dyn Fn(&mut Settings)| {
-        let mut s = settings(&[]);
-        change(&mut s);
-        let shares = Shared::all(2);
-        let reduce = Box::new(shares.into_iter().next().unwrap());
-        Trainer::of(Parts { reduce, ..Parts::new(valid(&s), data.clone(), views.clone()) }).map(|_| ()).unwrap_err().to_string()
-    };
-    assert!(refusal(&|s| s.federation.rules = vec!["median".into()]).contains("federation.rules"));
-    assert!(refusal(&|s| s.federation.shared = vec![lumos::config::Group::Items]).contains("federation.shared"));
-    assert!(refusal(&|s| s.federation.clients = lumos::config::Clients::One).contains("federation.clients"));
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::path::Path;
 
 pub use crate::encoder::{save, sized};
-pub use crate::real::tinystories;
+pub use crate::real::{smollm2, tinystories};
 
 /// What the reference library says.
 pub fn reference() -> Value {

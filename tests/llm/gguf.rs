@@ -1,4 +1,4 @@
-//! GGUF: quantised weights through candle give nearly the text of the plain ones, and whole the same for any batch.
+//! GGUF: quantised weights give nearly the text of the plain ones, and whole the same for any batch.
 
 use super::common::{Loaded, greedy, reference, texts, weights};
 use candle_core::quantized::gguf_file::{self, Value as Meta};
@@ -36,7 +36,7 @@ fn gguf_name(name: &str, post_norms: bool) -> String {
 }
 
 /// Writes `config`'s formula weights as llama.cpp's converter would.
-fn write(path: &Path, spec: &Spec, architecture: &str, kind: GgmlDType) {
+pub fn write(path: &Path, spec: &Spec, architecture: &str, kind: GgmlDType, more: &[(&str, Meta)]) {
     let paired = architecture == "llama";
     let tensors: Vec<(String, QTensor)> = weights(spec)
         .into_iter()
@@ -56,7 +56,8 @@ fn write(path: &Path, spec: &Spec, architecture: &str, kind: GgmlDType) {
         .collect();
     let metadata = Meta::String(architecture.into());
     let list: Vec<(&str, &QTensor)> = tensors.iter().map(|(n, t)| (n.as_str(), t)).collect();
-    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &[("general.architecture", &metadata)], &list).unwrap();
+    let metadata: Vec<(&str, &Meta)> = [("general.architecture", &metadata)].into_iter().chain(more.iter().map(|(k, v)| (*k, v))).collect();
+    gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &list).unwrap();
 }
 
 /// A configuration whose rows are whole blocks of every quantised form.
@@ -76,7 +77,7 @@ fn quantised(config: &Value, architecture: &str, kind: GgmlDType) -> Loaded {
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let spec = Spec::read(folder.path()).unwrap();
     let path = folder.path().join("model.gguf");
-    write(&path, &spec, architecture, kind);
+    write(&path, &spec, architecture, kind, &[]);
     let source = Source::Gguf(Gguf::open(&path, &spec).unwrap());
     let ops = Cpu::new(false);
     let network = Network::new(&ops, spec, &source, 128).unwrap();
@@ -99,7 +100,15 @@ fn quantised_logits_are_near_the_plain_ones() {
         let config = config(name);
         let plain = logits(&Loaded::random(&config, 2), &prompt);
         let size = (plain.iter().map(|x| x * x).sum::<f32>() / plain.len() as f32).sqrt();
-        for (kind, share) in [(GgmlDType::F32, 1e-5), (GgmlDType::F16, 0.01), (GgmlDType::Q8_0, 0.1), (GgmlDType::Q4K, 0.6)] {
+        for (kind, share) in [
+            (GgmlDType::F32, 1e-5),
+            (GgmlDType::F16, 0.01),
+            (GgmlDType::Q8_0, 0.05),
+            (GgmlDType::Q5_0, 0.3),
+            (GgmlDType::Q5_1, 0.3),
+            (GgmlDType::Q4_1, 0.6),
+            (GgmlDType::Q4K, 0.6),
+        ] {
             let ours = logits(&quantised(&config, architecture, kind), &prompt);
             let error = (ours.iter().zip(&plain).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / plain.len() as f32).sqrt();
             assert!(error < share * size, "{name} {kind:?}: {error} of {size}");
@@ -129,9 +138,9 @@ fn foreign_and_broken_files_are_refused() {
         let message = Gguf::open(&path, &spec).err().expect("refused").to_string();
         assert!(message.contains(part), "{message}");
     };
-    write(&path, &spec, "bert", GgmlDType::Q8_0);
+    write(&path, &spec, "bert", GgmlDType::Q8_0, &[]);
     refused("made for architecture");
-    write(&path, &spec, "qwen3", GgmlDType::Q8_0);
+    write(&path, &spec, "qwen3", GgmlDType::Q8_0, &[]);
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, &bytes[..bytes.len() - 5000]).unwrap();
     refused("cut off or damaged");
@@ -139,7 +148,7 @@ fn foreign_and_broken_files_are_refused() {
     refused("cut off or damaged");
     let mut other = spec.clone();
     other.inner = 512;
-    write(&path, &spec, "qwen3", GgmlDType::Q8_0);
+    write(&path, &spec, "qwen3", GgmlDType::Q8_0, &[]);
     let source = Source::Gguf(Gguf::open(&path, &other).unwrap());
     let message = Network::new(&Cpu::new(false), other, &source, 16).err().expect("refused").to_string();
     assert!(message.contains("blk.0.ffn_gate.weight") && message.contains("[256, 256]"), "{message}");

@@ -10,6 +10,7 @@ mod common;
 mod embed;
 mod engine;
 mod gguf;
+mod gguf_alone;
 mod gpu;
 mod hostile;
 mod loading;

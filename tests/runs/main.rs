@@ -6,6 +6,8 @@ mod cli;
 mod damage;
 mod disk;
 mod kills;
+#[path = "../common/outcome.rs"]
+mod outcome;
 mod owner;
 #[path = "../common/real.rs"]
 mod real;
@@ -13,35 +15,8 @@ mod signals;
 
 use cli::Sandbox;
 use lumos::base::rng::{Purpose, Stream};
-use serde_json::Value;
+use outcome::{outcome, same_outcome};
 use std::path::Path;
-
-/// JSON without what depends on the clock, and without the checksum over that.
-fn timeless(mut value: Value) -> Value {
-    let clock = |key: &str| key == "crc32c" || key == "seconds" || key == "train_seconds" || key.ends_with("_s");
-    value.as_object_mut().unwrap().retain(|key, _| !clock(key));
-    value
-}
-
-/// Everything of a finished run that must not depend on how it came about, by the name of its file.
-fn outcome(run: &Path) -> Vec<(&'static str, Vec<u8>)> {
-    let read = |name: &str| std::fs::read(run.join(name)).unwrap_or_else(|e| panic!("{}: {e}", run.join(name).display()));
-    let whole = ["checkpoints/last.safetensors", "checkpoints/best.safetensors", "ranks-test.safetensors", "ranks-validation.safetensors"];
-    let mut files: Vec<(&str, Vec<u8>)> = whole.map(|name| (name, read(name))).to_vec();
-    for name in ["metrics.jsonl", "result.json"] {
-        let bytes = read(name);
-        let values = serde_json::Deserializer::from_slice(&bytes).into_iter::<Value>().map(|v| timeless(v.unwrap()).to_string() + "\n");
-        files.push((name, values.collect::<String>().into_bytes()));
-    }
-    files
-}
-
-#[track_caller]
-fn same_outcome(a: &Path, b: &Path, what: &str) {
-    for ((name, a), (_, b)) in outcome(a).into_iter().zip(outcome(b)) {
-        assert!(a == b, "{what}: {name} differs");
-    }
-}
 
 /// Every file under `root` with its bytes, in order.
 fn snapshot(root: &Path) -> Vec<(String, Vec<u8>)> {

@@ -58,6 +58,23 @@ fn each_signal_ends_a_run_with_its_own_code_and_the_printed_command_goes_on() {
     }
 }
 
+/// A batch system starts a job again that ends with 75; a person's Ctrl-C is none of its business.
+#[test]
+fn in_a_batch_job_the_code_asks_to_be_started_again() {
+    let sandbox = Sandbox::new();
+    let sets = ["federation.rounds=60", "eval.every=30", "federation.fraction=0.5"];
+    for (signal, code) in [("TERM", 75), ("USR1", 75), ("INT", 130)] {
+        let mut command = sandbox.command(&train(signal, &sets, &[]));
+        let mut child = command.env("SLURM_JOB_ID", "7").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let metrics = sandbox.path().join(signal).join("metrics.jsonl");
+        wait_for(&mut child, || std::fs::metadata(&metrics).is_ok_and(|m| m.len() > 0));
+        send(child.id(), signal);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(sandbox.path().join(signal).join("checkpoints/last.safetensors").exists());
+    }
+}
+
 #[test]
 fn a_second_signal_ends_a_run_at_once() {
     let sandbox = Sandbox::new();

@@ -4,7 +4,7 @@ use super::ring::world;
 use lumos::backend::cpu::{Worker, WorkerShape};
 use lumos::backend::{Act, Backend, RowKind, Step, TableRow};
 use lumos::base::rng::{Purpose, Stream};
-use lumos::config::{Backbone, Clients, Contrast, InBatchSettings, RecLoss, Settings, Similarity};
+use lumos::config::{Backbone, Clients, Contrast, Copies, InBatchSettings, RecLoss, Settings, Similarity};
 use lumos::data::Dataset;
 use lumos::engine::Packer;
 use lumos::federation::Trainer;
@@ -204,4 +204,97 @@ fn a_client_of_one_sequence_is_refused() {
     refused(&|s| s.loss.in_batch.crop = 1.5, &["loss.in_batch.crop", "between 0 and 1"]);
     refused(&|s| s.loss.masked.rho = 0.0, &["loss.masked.rho", "above 0"]);
     refused(&|s| s.loss.masked.last = -0.1, &["loss.masked.last", "between 0 and 1"]);
+}
+
+/// DuoRec: the first of a pair is the user's own input, the second what came before the same target somewhere else.
+#[test]
+fn a_same_target_pair_is_a_sequence_and_another_that_leads_to_its_target() {
+    let (data, views) = world(60, 25, 2);
+    let mut settings = settings();
+    settings.loss.in_batch.copies = Copies::SameTarget;
+    let users: Vec<u32> = (0..60).collect();
+    let mut packer = Packer::new(valid(&settings), data.clone(), views.clone());
+    let plan = packer.begin(&users, 1);
+    let last = |items: &[u32]| items[items.len().saturating_sub(8)..].to_vec();
+    let (mut step, mut own, mut others) = (Step::default(), 0, std::collections::BTreeSet::new());
+    for number in 0..plan.steps {
+        packer.pack(number, &mut step);
+        for pair in step.pair.chunks(2) {
+            let [one, two] = [pair[0], pair[1]].map(|output| {
+                let (last, first) = (step.out_token[output as usize] as usize, step.out_start[output as usize] as usize);
+                step.row[first..=last].iter().map(|row| row.0).collect::<Vec<u32>>()
+            });
+            let mut found = users.iter().map(|&user| data.train(user as usize)).filter(|train| last(&train[..train.len() - 1]) == one);
+            let fits = found.any(|train| {
+                let target = train[train.len() - 1];
+                let mut places = users.iter().flat_map(|&user| {
+                    let train = data.train(user as usize);
+                    (1..train.len()).filter(move |&at| train[at] == target).map(move |at| last(&train[..at]))
+                });
+                places.any(|prefix| prefix == two)
+            });
+            assert!(fits, "{one:?} and {two:?} lead to no common target");
+            own += usize::from(one == two);
+            others.insert(two);
+        }
+    }
+    assert!(own < 90 && others.len() > 60, "{own} with themselves, {} different", others.len());
+    let mut trainer = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
+    let first = trainer.round().unwrap().contrast_loss;
+    (0..8).for_each(|_| _ = trainer.round().unwrap());
+    assert!(trainer.round().unwrap().contrast_loss < first);
+    settings.model.backbone = Backbone::BERT4REC;
+    assert!(validate(&settings).unwrap_err().to_string().contains("loss.in_batch.copies"));
+}
+
+fn lone() -> Settings {
+    let mut s = settings();
+    s.federation.clients = Clients::User;
+    s.loss.rec = RecLoss::Bce;
+    (s.loss.in_batch.similarity, s.loss.in_batch.strangers, s.loss.in_batch.tau) = (Similarity::Cosine, 3, 0.5);
+    s
+}
+
+/// The contrast of a client of one sequence: two copies of its history, and as many strangers as are asked for, none of its items in them.
+#[test]
+fn a_client_of_one_sequence_has_strangers_for_negatives() {
+    let (data, views) = world(30, 40, 2);
+    let settings = lone();
+    let mut packer = Packer::new(valid(&settings), data.clone(), views.clone());
+    let mut step = Step::default();
+    for user in 0..30 {
+        let train = data.train(user as usize);
+        let plan = packer.begin(&[user], 1);
+        let items = packer.items().to_vec();
+        for number in 0..plan.steps {
+            packer.pack(number, &mut step);
+            if train.len() < 2 {
+                assert!(step.group.is_empty());
+                continue;
+            }
+            assert_eq!((step.positives.as_slice(), step.group.len(), step.pair.len()), (&[1][..], 2 + 3, 0));
+            for (k, &output) in step.group.iter().enumerate() {
+                let (last, first) = (step.out_token[output as usize] as usize, step.out_start[output as usize] as usize);
+                let copy: Vec<u32> = step.row[first..=last].iter().map(|row| items[row.0 as usize]).collect();
+                let own = |item: &u32| train.contains(item) || *item == 40;
+                assert!(if k < 2 { copy.iter().all(own) } else { copy.iter().all(|item| *item == 40 || !own(item)) }, "{copy:?}");
+            }
+        }
+    }
+    let mut trainer = Trainer::new(valid(&settings), data.clone(), views.clone()).unwrap();
+    let first = trainer.round().unwrap().contrast_loss;
+    (0..30).for_each(|_| _ = trainer.round().unwrap());
+    let then = trainer.round().unwrap().contrast_loss;
+    assert!(then < first, "the contrast falls, from {first} to {then}");
+    for (key, change) in [
+        ("federation.clients", (|s| s.federation.clients = Clients::One) as fn(&mut Settings)),
+        ("loss.contrast", |s| s.loss.contrast = Contrast::Decoupled),
+        ("loss.in_batch.similarity", |s| s.loss.in_batch.similarity = Similarity::Dot),
+        ("loss.in_batch.copies", |s| s.loss.in_batch.copies = Copies::SameTarget),
+        ("loss.in_batch.strangers", |s| s.loss.in_batch.strangers = 65),
+    ] {
+        let mut bad = lone();
+        change(&mut bad);
+        assert!(validate(&bad).unwrap_err().to_string().contains(key), "{key}");
+    }
 }

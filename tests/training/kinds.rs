@@ -41,6 +41,12 @@ fn every_view(s: &mut Settings) {
     (s.loss.future_targets, s.loss.paraphrase_inputs, s.loss.counterfactual_negatives) = (0.3, 0.2, 2);
 }
 
+/// A client's own contrast with random sequences.
+fn strangers(s: &mut Settings) {
+    s.loss.contrast = Contrast::None;
+    (s.loss.in_batch.weight, s.loss.in_batch.strangers, s.loss.in_batch.similarity) = (0.3, 3, Similarity::Cosine);
+}
+
 /// Every kind of training that keeps different state.
 pub fn kinds() -> Vec<(&'static str, Settings)> {
     let base = settings();
@@ -57,6 +63,15 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ("gru", with(&|s| s.model.backbone = Backbone::GRU4REC)),
         ("bert", with(&|s| s.model.backbone = Backbone::BERT4REC)),
         ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::BERT4REC, vec![Group::Encoder]))),
+        ("strangers", with(&strangers)),
+        (
+            "neighbours",
+            with(&|s| {
+                (s.federation.clients, s.local.batch, s.loss.contrast) = (Clients::One, 9, Contrast::None);
+                (s.loss.in_batch.weight, s.loss.in_batch.copies) = (0.3, Copies::Neighbours);
+            }),
+        ),
+        ("personal", with(&|s| s.federation.personal = 0.3)),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
@@ -78,6 +93,13 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ),
         ("item dropout", with(&|s| s.model.item_dropout = 0.3)),
         ("lambda falls", with(&|s| s.loss.lambda_rounds = 2)),
+        (
+            "privacy, each client by itself",
+            with(&|s| {
+                (s.federation.average, s.federation.sampling) = (Average::Cohort, CohortSampling::Poisson);
+                (s.federation.fraction, s.privacy.noise, s.privacy.clip) = (1.0, 0.5, 0.3);
+            }),
+        ),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
         ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),

@@ -4,6 +4,8 @@
 mod common;
 #[path = "../common/foreign.rs"]
 mod foreign;
+#[path = "../common/ranks.rs"]
+mod ranks;
 #[path = "../common/ring.rs"]
 mod ring;
 #[path = "../common/cli.rs"]
@@ -14,13 +16,17 @@ mod federation;
 mod in_batch;
 mod kinds;
 mod masked_items;
+mod methods;
 mod metrics;
 mod negatives;
 mod owned;
+mod privacy;
 mod ptf_fsr;
 mod real;
 mod resumption;
+mod rounds_of_ranks;
 mod rules;
 mod server;
+mod transitions;
 mod validated;
 mod view_terms;

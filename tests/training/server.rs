@@ -50,7 +50,8 @@ fn steps_are_those_of_the_formulas() {
             let mut state = Server::new(&s, &after);
             for (round, change) in (1..).zip(CHANGES) {
                 // Item 3 moves, and no other.
-                let mean = Mean { d, dense: vec![change as f32; p], items: vec![3], rows: vec![change as f32; d], updates: Vec::new() };
+                let mean =
+                    Mean { d, weight: 1, dense: vec![change as f32; p], items: vec![3], rows: vec![change as f32; d], updates: Vec::new() };
                 state.apply_mean(&s, round, &mean, &mut after);
             }
             let expected = by_formula(&s, falls.map(|fall| 0.3 * fall));

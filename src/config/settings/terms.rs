@@ -30,6 +30,18 @@ choice! {
 }
 
 choice! {
+    /// What the contrast within a mini-batch compares.
+    Copies {
+        /// Two augmented copies of each sequence (CL4SRec).
+        Augmented = "augmented",
+        /// The sequence under another dropout, and another one with the same target (DuoRec).
+        SameTarget = "same-target",
+        /// Two copies whose items give way to neighbours in the graph of item transitions (after GCL4SR).
+        Neighbours = "neighbours",
+    }
+}
+
+choice! {
     /// What stands for a sequence in the tri-view contrast (ours; the paper takes the last hidden state).
     Pool {
         /// Its last hidden state.
@@ -49,6 +61,10 @@ pub struct InBatchSettings {
     pub tau: f32,
     /// How alike two hidden states are.
     pub similarity: Similarity,
+    /// What the two copies of a sequence are.
+    pub copies: Copies,
+    /// Sequences of random items that stand for the other sequences of a mini-batch, for a client of one sequence; 0: a mini-batch's own.
+    pub strangers: u32,
     /// Share of the items that a crop keeps, in `[0, 1]`.
     pub crop: f32,
     /// Share of the items that are masked, in `[0, 1]`.
@@ -59,6 +75,15 @@ pub struct InBatchSettings {
 
 impl Default for InBatchSettings {
     fn default() -> Self {
-        InBatchSettings { weight: 0.0, tau: 1.0, similarity: Similarity::Dot, crop: 0.6, mask: 0.3, reorder: 0.6 }
+        InBatchSettings {
+            weight: 0.0,
+            tau: 1.0,
+            similarity: Similarity::Dot,
+            copies: Copies::Augmented,
+            strangers: 0,
+            crop: 0.6,
+            mask: 0.3,
+            reorder: 0.6,
+        }
     }
 }

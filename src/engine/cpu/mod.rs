@@ -67,7 +67,7 @@ impl CpuEngine {
 
     /// Trains the clients with one sequence; what they give ends up in the lanes.
     fn visit_small(&mut self, work: &Work, clients: &[u32], progress: &Progress) {
-        let keeps = super::private::kept_by_clients(&self.settings.federation.shared);
+        let keeps = super::private::kept_by_clients(&self.settings.federation);
         let place =
             Place { settings: &self.settings, model: &self.model, global: &self.global.weights, round: work.round, rules: work.rules };
         let (participants, done) = (&self.participants, AtomicU64::new(0));
@@ -107,7 +107,7 @@ impl CpuEngine {
             tally.leave_out(client, visited.losses.map(|sum| sum / visited.steps.max(1) as f64));
             return Ok(());
         }
-        let after = After { dense: self.batches.dense(), items: &all, rows: self.batches.items(), uploaded: None };
+        let after = After { dense: self.batches.dense(), items: &all, rows: self.batches.items(), uploaded: None, kept: None };
         tally.add(&place, client, &plan, &visited, &after, private.as_ref());
         // Seconds are reported as the mean over threads, and all of them worked.
         let threads = self.threads as f64;
@@ -181,8 +181,10 @@ impl Engine for CpuEngine {
         Ok(Trained { totals, private, diverged, seconds })
     }
 
-    fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
-        self.lanes[0].tally.sums.reduce(reduce)
+    fn reduce(&mut self, reduce: &dyn Reduce, updates: bool) -> Result<()> {
+        let tally = &mut self.lanes[0].tally;
+        tally.sums.reduce(reduce)?;
+        if updates { super::update::gather(&mut tally.updates, reduce) } else { Ok(()) }
     }
 
     fn touched_rows(&self) -> u64 {

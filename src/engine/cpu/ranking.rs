@@ -7,10 +7,12 @@ use crate::backend::{Step, TableRow};
 use crate::base::parallel;
 use crate::config::{Group, Mask, Settings};
 use crate::data::Split;
+use crate::engine::personal::merged;
 use crate::engine::{Participants, PrivateState, PrivateStore, Progress};
 use crate::eval::{rank_from_count, rank_of};
 use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Users encoded and ranked together: their hidden states and counts stay in the first cache.
@@ -105,6 +107,9 @@ pub(super) fn rank(engine: &CpuEngine, split: Split, users: &[u32], private: &Pr
     let (weights, mask) = (&engine.global.weights, engine.settings.eval.mask);
     let panels = Panels::new(weights.catalogue(), weights.spec.dim());
     in_blocks(engine.threads, &weights.spec, users, progress, |worker, users| {
+        if !private.is_empty() && engine.settings.federation.personal > 0.0 {
+            return rank_by_own_encoders(engine, &panels, worker, split, users, private);
+        }
         if !private.is_empty() {
             return rank_personal(engine, worker, split, users, private);
         }
@@ -126,6 +131,27 @@ fn rank_personal(engine: &CpuEngine, worker: &mut Worker, split: Split, users: &
     users.iter().map(rank).collect()
 }
 
+/// Ranks under each user's own dense weights and the item rows that all share.
+fn rank_by_own_encoders(
+    engine: &CpuEngine,
+    panels: &Panels,
+    worker: &mut Worker,
+    split: Split,
+    users: &[u32],
+    private: &PrivateStore,
+) -> Result<Vec<u32>> {
+    let weights = &engine.global.weights;
+    let asked: Vec<_> = users.iter().map(|&u| engine.data.input_and_target(u as usize, split)).collect();
+    let mut hidden = Vec::new();
+    for (&user, asked) in users.iter().zip(&asked) {
+        let Some((input, _)) = asked else { continue };
+        let state = own_state(&engine.participants, Some(user), private)?;
+        let dense = own_dense(&engine.settings, weights, &state);
+        hidden.extend(encode(worker, &engine.model, &weights.spec, &[input], &dense, &weights.items));
+    }
+    Ok(ranks_of(panels, &hidden, weights.spec.dim(), engine.settings.eval.mask, &asked))
+}
+
 /// What the participant of `user` keeps to itself; with one participant, whoever asks belongs to it.
 pub(crate) fn own_state(participants: &Participants, user: Option<u32>, private: &PrivateStore) -> Result<PrivateState> {
     let client = if participants.len() == 1 { Some(0) } else { user.map(|user| participants.of(user)) };
@@ -142,16 +168,24 @@ pub(crate) fn personal_scores(
     input: &[u32],
 ) -> Vec<f32> {
     let d = weights.spec.dim();
-    let dense = state.dense.as_deref().filter(|_| !settings.federation.shared.contains(&Group::Encoder)).unwrap_or(&weights.dense);
+    let dense = own_dense(settings, weights, state);
     let mut items = weights.items.clone();
     for (&item, row) in &state.rows {
         items[item as usize * d..][..d].copy_from_slice(row);
     }
-    let hidden = encode(worker, model, &weights.spec, &[input], dense, &items);
+    let hidden = encode(worker, model, &weights.spec, &[input], &dense, &items);
     let panels = Panels::new(&items[..items.len() - weights.spec.special.len() * d], d);
     let mut scores = vec![0f32; panels.items()];
     panels.scores(&hidden, &mut scores);
     scores
+}
+
+/// The dense weights `[P]` under which the participant with `state` is ranked.
+fn own_dense<'w>(settings: &Settings, weights: &'w Weights, state: &'w PrivateState) -> Cow<'w, [f32]> {
+    match state.dense.as_deref() {
+        Some(own) if !settings.federation.shared.contains(&Group::Encoder) => Cow::Borrowed(own),
+        own => merged(&weights.dense, own.filter(|_| settings.federation.personal > 0.0)),
+    }
 }
 
 /// Whether `a` is not below `b`; a NaN on either side counts.

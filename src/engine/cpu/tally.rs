@@ -38,6 +38,8 @@ pub(super) struct After<'a> {
     pub rows: &'a [f32],
     /// Which rows it uploads; nothing where all.
     pub uploaded: Option<&'a [bool]>,
+    /// Of the dense weights those that it keeps, NaN for others `[P]`, where it shares a part of them.
+    pub kept: Option<Vec<f32>>,
 }
 
 impl After<'_> {
@@ -171,12 +173,14 @@ impl Tally {
 
     /// Notes the groups that are not shared as private state.
     fn keep_private(&mut self, shared: Shared, client: u32, private: Option<&PrivateState>, after: &After) {
-        if shared.dense && shared.items {
+        if shared.dense && shared.items && after.kept.is_none() {
             return;
         }
         let mut state = private.cloned().unwrap_or_default();
         if !shared.dense {
             state.dense = Some(after.dense.to_vec());
+        } else if let Some(kept) = &after.kept {
+            state.dense = Some(kept.clone());
         }
         if !shared.items {
             for (&item, row) in after.items.iter().zip(after.rows.chunks_exact(after.rows.len() / after.items.len().max(1))) {

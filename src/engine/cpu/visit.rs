@@ -6,6 +6,7 @@ use crate::backend::Step;
 use crate::backend::cpu::{Visit, Visited, Worker, WorkerShape};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::LossSettings;
+use crate::engine::personal::{merged, split};
 use crate::engine::{Packer, PrivateState, VisitPlan};
 use crate::model::ModelSpec;
 use std::time::Instant;
@@ -47,7 +48,13 @@ impl Lane {
         let planned = start.elapsed();
         let visited = self.train(at, client, &plan, private);
         let trained = Instant::now();
-        let after = After { dense: self.worker.dense(), items: &self.items, rows: self.worker.rows(), uploaded: self.packer.uploaded() };
+        let personal = (at.settings.federation.personal > 0.0).then(|| {
+            let start = merged(&at.global.dense, private.and_then(|p| p.dense.as_deref()));
+            split(at.settings.federation.personal, &at.global.dense, &start, self.worker.dense())
+        });
+        let (shown, kept) = personal.map_or((None, None), |split| (Some(split.shown), Some(split.kept)));
+        let dense = shown.as_deref().unwrap_or_else(|| self.worker.dense());
+        let after = After { dense, items: &self.items, rows: self.worker.rows(), uploaded: self.packer.uploaded(), kept };
         self.tally.add(at, client, &plan, &visited, &after, private);
         self.seconds[0] += (planned + visited.packing).as_secs_f64();
         self.seconds[1] += visited.training.as_secs_f64();
@@ -58,8 +65,10 @@ impl Lane {
         let (settings, global) = (at.settings, at.global);
         let (d, shared) = (global.spec.dim(), Shared::of(settings));
         let kept = |on: bool| private.filter(|_| !on);
+        let own = private.filter(|_| settings.federation.personal > 0.0).and_then(|p| p.dense.as_deref());
+        let start = merged(&global.dense, own);
         let visit = Visit {
-            dense: kept(shared.dense).and_then(|p| p.dense.as_deref()).unwrap_or(&global.dense),
+            dense: kept(shared.dense).and_then(|p| p.dense.as_deref()).unwrap_or(&start),
             steps: plan.steps,
             local: &settings.local,
             dropout: (settings.model.dropout.max(settings.model.item_dropout) > 0.0)

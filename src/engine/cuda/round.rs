@@ -10,7 +10,7 @@ use super::packing::{PackLane, ReadyCohort};
 use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
-use crate::cluster::Reduce;
+use crate::cluster::{Reduce, agree};
 use crate::config::{OnDivergence, Settings, Validated};
 use crate::data::{Dataset, Split};
 use crate::device::{Counters, Device};
@@ -33,13 +33,15 @@ const SNAPSHOT_SHARE: u32 = 50;
 
 /// Why a run with these settings cannot be trained on a device yet, if so.
 pub fn unsupported(settings: &Settings) -> Option<&'static str> {
-    unsupported_ranking(settings)
+    let strangers = settings.loss.in_batch.weight > 0.0 && settings.loss.in_batch.strangers > 0;
+    let strangers = strangers.then_some("the contrast with strangers (loss.in_batch.strangers) is trained on the CPU");
+    unsupported_ranking(settings).or(strangers)
 }
 
 /// Why users cannot be ranked on a device under a model trained with these settings, if so.
 pub fn unsupported_ranking(settings: &Settings) -> Option<&'static str> {
-    let private = crate::engine::private::kept_by_clients(&settings.federation.shared);
-    private.then_some("private parameter groups (federation.shared) are kept on the CPU")
+    let private = crate::engine::private::kept_by_clients(&settings.federation);
+    private.then_some("private parameters (federation.shared, federation.personal) are kept on the CPU")
 }
 
 /// Where the newest global model is.
@@ -205,8 +207,11 @@ impl Engine for CudaEngine {
         Ok(Trained { totals, private: Vec::new(), diverged, seconds: [waited, seconds, 0.0] })
     }
 
-    fn reduce(&mut self, reduce: &dyn Reduce) -> Result<()> {
-        self.host_sums()?.reduce(reduce)
+    fn reduce(&mut self, reduce: &dyn Reduce, updates: bool) -> Result<()> {
+        // A device that fails to hand them over must not leave the others waiting.
+        agree(reduce, self.host_sums().map(|_| ()))?;
+        self.host_sums()?.reduce(reduce)?;
+        if updates { crate::engine::update::gather(&mut self.updates, reduce) } else { Ok(()) }
     }
 
     fn touched_rows(&self) -> u64 {

@@ -3,17 +3,17 @@
 
 use super::{Kind, Parts, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
-use crate::cluster::Reduce;
-use crate::config::{Clients, Settings, Validated};
+use crate::cluster::{Reduce, agree};
+use crate::config::{Settings, Validated};
 use crate::data::Split;
 use crate::engine::cpu::{self, CpuEngine};
 use crate::engine::cuda::{self, CudaEngine, DeviceUse};
 use crate::engine::{
     Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, TensorData, Tensors,
-    Totals, Trained, Work,
+    Totals, Trained, Work, kept_by_clients,
 };
-use crate::federation::{Cohort, RoundReport, divergence, rules};
-use crate::model::{Model, Weights};
+use crate::federation::{Cohort, RoundReport, Shares, divergence, privacy_of, rules};
+use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -37,88 +37,77 @@ struct Averaging {
     participants: Participants,
     engine: Box<dyn Engine>,
     rules: Rules,
-    reduce: Box<dyn Reduce>,
+    reduce: Arc<dyn Reduce>,
+    shares: Shares,
     private: PrivateStore,
 }
 
 impl Averaging {
     fn new(parts: Parts) -> Result<Averaging> {
         let Parts { settings, data, views, device, reduce } = parts;
-        let rules = rules::build(&settings.federation.rules)?;
-        together(&settings, &rules, reduce.size())?;
         let participants = Participants::new(settings.federation.clients, &data);
+        let privacy = privacy_of(&settings, participants.len())?;
+        let rules = rules::of(&settings, privacy, ModelSpec::of(&settings).rows(data.item_count()))?;
+        // Who trains alone keeps its moments.
+        let keep = kept_by_clients(&settings.federation) || participants.len() == 1;
+        let shares = Shares::new(&*reduce, &data, &participants, settings.model.max_len as usize, keep);
         let engine: Box<dyn Engine> = match device {
             Some(device) => Box::new(CudaEngine::new(settings.clone(), data, views, device)?),
             None => Box::new(CpuEngine::new(settings.clone(), data, views)),
         };
         let private = PrivateStore::new(settings.federation.private_memory_mb);
-        Ok(Averaging { settings, participants, engine, rules, reduce, private })
+        Ok(Averaging { settings, participants, engine, rules, reduce, shares, private })
     }
 
-    /// The clients of `cohort` that this process trains.
-    fn share<'c>(&self, cohort: &'c [u32]) -> Cow<'c, [u32]> {
-        match (self.reduce.rank(), self.reduce.size()) {
-            (_, 1) => Cow::Borrowed(cohort),
-            (rank, size) => Cow::Owned(cohort.iter().skip(rank).step_by(size).copied().collect()),
-        }
-    }
-
-    /// What all processes trained, or that one of them failed: none goes on to a reduction that another one never enters.
-    fn agree(&self, trained: Result<Trained>) -> Result<Trained> {
+    /// What all processes trained, or that one of them failed. The client that diverged is the lowest of all.
+    fn joined(&self, trained: Result<Trained>) -> Result<Trained> {
+        let mut trained = agree(&*self.reduce, trained)?;
         if self.reduce.size() == 1 {
-            return trained;
-        }
-        let mut failed = [i64::from(trained.is_err())];
-        self.reduce.sum(&mut failed)?;
-        let mut trained = trained?;
-        if failed[0] > 0 {
-            return Err(Error::Usage("another process of this training failed; its message says why".into()));
+            return Ok(trained);
         }
         let mut totals = trained.totals.to_array();
         self.reduce.sum(&mut totals)?;
         trained.totals = Totals::from_array(totals);
+        if trained.totals.counts[6] > 0 {
+            trained.diverged = divergence::lowest(&*self.reduce, trained.diverged)?;
+        }
         Ok(trained)
     }
 
-    fn name_tensors(&self, global: &Global, moments: Option<Moments>) -> Result<Vec<NamedTensor>> {
+    /// What clients keep to themselves, of the clients of all processes; at rank 0 alone where there are several.
+    fn private_bytes(&self) -> Result<Vec<u8>> {
+        if self.reduce.size() == 1 || !kept_by_clients(&self.settings.federation) {
+            return self.private.encode();
+        }
+        let parts = self.reduce.collect(&self.private.encode()?)?;
+        PrivateStore::joined(&parts).ok_or_else(|| Error::Cluster("private state of another process came damaged".into()))
+    }
+
+    fn name_tensors(&self, global: &Global, moments: Option<Moments>, private: Vec<u8>) -> Vec<NamedTensor> {
         let mut out = global.tensors();
         for (name, values) in MOMENTS.iter().zip(moments.iter().flatten()) {
             out.push(NamedTensor::f32(*name, &[values.len()], values));
         }
-        if !self.private.is_empty() {
-            let bytes = self.private.encode()?;
-            out.push(NamedTensor { name: "private".into(), shape: vec![bytes.len()], data: TensorData::U8(bytes) });
+        if !private.is_empty() {
+            out.push(NamedTensor { name: "private".into(), shape: vec![private.len()], data: TensorData::U8(private) });
         }
-        Ok(out)
+        out
     }
-}
-
-/// Refuses what several processes cannot train together.
-fn together(settings: &Settings, rules: &Rules, processes: usize) -> Result<()> {
-    let shared = &settings.federation.shared;
-    if processes > 1 && rules.needs() == Needs::All {
-        return Err(Error::setting("federation.rules", "holds a rule that needs every update in one place; train it with one process"));
-    }
-    if processes > 1 && (shared.len() < 2 || settings.federation.clients == Clients::One) {
-        let key = if shared.len() < 2 { "federation.shared" } else { "federation.clients" };
-        return Err(Error::setting(key, "keeps state with a client between rounds; train it with one process"));
-    }
-    Ok(())
 }
 
 impl Protocol for Averaging {
     fn round(&mut self, round: u64, cohort: &Cohort, next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
         let start = Instant::now();
-        let clients = self.share(&cohort.clients);
-        let next = next.map(|next| self.share(&next.clients));
+        let clients = self.shares.clients(&self.participants, &cohort.clients);
+        let next = next.map(|next| self.shares.clients(&self.participants, &next.clients));
         let work = Work { round, clients: &clients, next: next.as_deref(), rules: &self.rules, private: &self.private };
         let trained = self.engine.train(&work, progress);
-        let trained = self.agree(trained)?;
+        let trained = self.joined(trained)?;
         divergence::judge(&self.settings, round, cohort, trained.totals.counts[6], trained.diverged.clone())?;
 
         let served = Instant::now();
         if self.reduce.size() > 1 {
-            self.engine.reduce(&*self.reduce)?;
+            self.engine.reduce(&*self.reduce, self.rules.needs() == Needs::All)?;
         }
         let item_rows = self.engine.touched_rows();
         if self.rules.is_empty() {
@@ -141,7 +130,8 @@ impl Protocol for Averaging {
     }
 
     fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
-        self.engine.rank(split, users, &self.private, progress)
+        let (engine, private) = (&mut self.engine, &self.private);
+        self.shares.rank(&*self.reduce, &self.participants, users, |users| engine.rank(split, users, private, progress))
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
@@ -160,7 +150,7 @@ impl Protocol for Averaging {
     }
 
     fn tensors(&self) -> Result<Vec<NamedTensor>> {
-        self.name_tensors(&*self.engine.global()?, self.engine.moments()?)
+        Ok(self.name_tensors(&*self.engine.global()?, self.engine.moments()?, self.private_bytes()?))
     }
 
     fn restore(&mut self, tensors: &Tensors, rounds_done: u64) -> Result<()> {
@@ -176,9 +166,10 @@ impl Protocol for Averaging {
             moments = Some(found);
         }
         let shape = PrivateShape { clients: self.participants.len(), items, dim: d, dense: p };
+        let owned = |client| self.shares.owns(client);
         let private = match tensors.get("private").map(|t| &t.data) {
-            None => self.private.restored(&[], shape)?,
-            Some(TensorData::U8(bytes)) => self.private.restored(bytes, shape)?,
+            None => self.private.restored(&[], shape, &owned)?,
+            Some(TensorData::U8(bytes)) => self.private.restored(bytes, shape, &owned)?,
             Some(_) => return Err(Error::Usage("checkpoint: tensor `private` must hold bytes".into())),
         };
         let damaged =
@@ -200,7 +191,10 @@ impl Protocol for Averaging {
 
     fn last_snapshot(&self) -> Result<(Vec<NamedTensor>, u64)> {
         let (global, round) = self.engine.last_snapshot();
-        Ok((self.name_tensors(global, self.engine.last_moments())?, round))
+        if self.reduce.size() > 1 && kept_by_clients(&self.settings.federation) {
+            return Err(Error::Cluster("what clients keep to themselves lies with several processes".into()));
+        }
+        Ok((self.name_tensors(global, self.engine.last_moments(), self.private.encode()?), round))
     }
 
     fn set_spill_folder(&mut self, folder: PathBuf) {

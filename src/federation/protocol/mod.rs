@@ -5,6 +5,7 @@
 
 mod averaging;
 pub mod ptf_fsr;
+mod transitions;
 
 use super::{Cohort, RoundReport};
 use crate::base::options::{self, Choice, Options};
@@ -33,17 +34,18 @@ pub struct Parts {
     /// Where clients are trained; nothing for the CPU.
     pub device: Option<Arc<dyn Device>>,
     /// The other processes of the training.
-    pub reduce: Box<dyn Reduce>,
+    pub reduce: Arc<dyn Reduce>,
 }
 
 impl Parts {
     /// A training in one process on the CPU. Settings may be given by reference (they are copied), data set and views by value or shared.
     pub fn new(settings: impl Into<Arc<Validated<Settings>>>, data: impl Into<Arc<Dataset>>, views: impl Into<Arc<Views>>) -> Parts {
-        Parts { settings: settings.into(), data: data.into(), views: views.into(), device: None, reduce: Box::new(Solo) }
+        Parts { settings: settings.into(), data: data.into(), views: views.into(), device: None, reduce: Arc::new(Solo) }
     }
 }
 
-/// A way of learning together.
+/// A way of learning together. Where [`Parts::reduce`] stands for several processes, all of them call `round`, `rank`, `tensors` and `restore`, in the same
+/// order and with the same arguments; the other methods are one process's own business.
 pub trait Protocol: Send {
     /// Trains `cohort` in `round` (counted from 1). `next` is the cohort of the round after it, where the protocol looks ahead;
     /// `progress` is called with how many of how many clients (or, with one participant, local steps) are done.
@@ -74,7 +76,7 @@ pub trait Protocol: Send {
         Err(Error::Usage("this protocol's server has no model".into()))
     }
 
-    /// The whole state, for a checkpoint.
+    /// The whole state, for a checkpoint. Where several processes train, all of them call it, and rank 0 has the state.
     ///
     /// # Errors
     /// Where private state cannot be read or a device fails.
@@ -154,7 +156,7 @@ impl Choice for Kind {
 }
 
 /// The protocols of LUMOS.
-pub const KINDS: &[Kind] = &[averaging::KIND, ptf_fsr::KIND];
+pub const KINDS: &[Kind] = &[averaging::KIND, ptf_fsr::KIND, transitions::KIND];
 
 /// Protocols that were registered.
 static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());

@@ -38,7 +38,7 @@ impl Rule for Median {
     }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
-        let Mean { d, dense, items, rows, updates } = mean;
+        let Mean { d, dense, items, rows, updates, .. } = mean;
         let mut column = Vec::with_capacity(updates.len());
         for (k, value) in dense.iter_mut().enumerate() {
             column.clear();
@@ -91,6 +91,7 @@ mod tests {
         };
         let mut mean = Mean {
             d: 2,
+            weight: 4,
             dense: vec![100.0],
             items: vec![3, 5, 9],
             rows: vec![0.0; 6],

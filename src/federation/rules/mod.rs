@@ -7,8 +7,12 @@
 mod median;
 mod norm_bound;
 mod sign_flip;
+mod user_privacy;
 
 use crate::base::options::{self, Choice, Options};
+use crate::base::parallel;
+use crate::config::Settings;
+use crate::privacy::UserPrivacy;
 use crate::{Error, Result};
 use parking_lot::RwLock;
 
@@ -63,6 +67,18 @@ impl Choice for Kind {
 /// [`crate::Error::Setting`] for unknown names and options and for values out of range.
 pub fn build(entries: &[String]) -> Result<Rules> {
     Ok(Rules::new(entries.iter().map(|entry| one(entry)).collect::<Result<_>>()?))
+}
+
+/// The rules of a training: those of `federation.rules`, then, where `settings` ask for privacy, its clip and noise on a table of `rows` item rows.
+///
+/// # Errors
+/// As [`build`].
+pub fn of(settings: &Settings, privacy: Option<UserPrivacy>, rows: usize) -> Result<Rules> {
+    let mut list = settings.federation.rules.iter().map(|entry| one(entry)).collect::<Result<Vec<_>>>()?;
+    if let Some(privacy) = privacy {
+        list.push(Box::new(user_privacy::Noise::new(privacy, rows, parallel::threads(settings.threads as usize))));
+    }
+    Ok(Rules::new(list))
 }
 
 fn one(entry: &str) -> Result<Box<dyn Rule>> {

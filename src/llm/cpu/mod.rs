@@ -8,9 +8,7 @@ mod rows;
 
 use super::answer::{self, HostLogits};
 use super::network::{Attention, Batch, Norm, Ops, SampleRequest, StoredMatrix};
-use super::quantised::Quantised;
 use super::spec::{Activation, Spec};
-use super::weights::Plain;
 use crate::Result;
 use matrix::Matrix;
 use parking_lot::Mutex;
@@ -34,14 +32,6 @@ impl Rows {
     pub fn values(&self) -> &[f32] {
         &self.data
     }
-}
-
-/// Weights as panels, or quantised blocks as candle keeps them.
-pub enum Weight {
-    /// f32 or bf16.
-    Panels(Matrix),
-    /// Quantised.
-    Quantised(Quantised),
 }
 
 /// A rotary table.
@@ -78,15 +68,10 @@ impl Cpu {
         self.spare.lock().push(rows.data);
     }
 
-    fn product(&self, x: &Rows, w: &Weight) -> Result<Rows> {
-        match w {
-            Weight::Panels(m) => {
-                let mut y = self.take(x.rows(), m.outputs);
-                m.apply(&x.data, &mut y.data);
-                Ok(y)
-            }
-            Weight::Quantised(q) => Ok(Rows { data: q.apply(&x.data)?, width: q.outputs }),
-        }
+    fn product(&self, x: &Rows, w: &Matrix) -> Result<Rows> {
+        let mut y = self.take(x.rows(), w.outputs);
+        w.apply(&x.data, &mut y.data);
+        Ok(y)
     }
 }
 
@@ -102,19 +87,17 @@ fn by_rows(x: &[f32], width_in: usize, y: &mut [f32], width_out: usize, work: im
 
 impl Ops for Cpu {
     type Array = Rows;
-    type Matrix = Weight;
+    type Matrix = Matrix;
     type Vector = Vec<f32>;
     type Table = Table;
     type Cache = Cache;
     type Plan = ();
     type Answers = Vec<Option<u32>>;
 
-    fn matrix(&self, parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Weight> {
-        let plain: Option<Vec<Plain<'_>>> = parts.iter().map(|p| if let StoredMatrix::Plain(p) = p { Some(*p) } else { None }).collect();
-        match plain {
-            Some(plain) => Ok(Weight::Panels(Matrix::new(&plain, bias, self.round))),
-            None => Ok(Weight::Quantised(Quantised::new(parts, bias)?)),
-        }
+    fn matrix(&self, parts: &[StoredMatrix<'_>], bias: Option<Vec<f32>>) -> Result<Matrix> {
+        let taken = parts.iter().map(StoredMatrix::dequantised).collect::<Result<Vec<_>>>()?;
+        let plain = parts.iter().zip(&taken).map(|(part, taken)| part.plain(taken)).collect::<Result<Vec<_>>>()?;
+        Ok(Matrix::new(&plain, bias, self.round))
     }
 
     fn vector(&self, values: Vec<f32>) -> Result<Vec<f32>> {
@@ -138,20 +121,14 @@ impl Ops for Cpu {
         Ok(())
     }
 
-    fn embed(&self, table: &Weight, batch: &Batch, (): &(), scale: f32) -> Result<Rows> {
+    fn embed(&self, table: &Matrix, batch: &Batch, (): &(), scale: f32) -> Result<Rows> {
         let tokens = &batch.tokens;
         let mut x = self.take(tokens.len(), 1);
-        let width = match table {
-            Weight::Panels(m) => m.inputs,
-            Weight::Quantised(q) => q.inputs,
-        };
+        let width = table.inputs;
         x.width = width;
         x.data.resize(tokens.len() * width, 0.0);
         for (row, token) in x.data.chunks_exact_mut(width).zip(tokens) {
-            match table {
-                Weight::Panels(m) => m.row(*token as usize, row),
-                Weight::Quantised(q) => q.row(*token as usize, row)?,
-            }
+            table.row(*token as usize, row);
             if scale != 1.0 {
                 row.iter_mut().for_each(|x| *x *= scale);
             }
@@ -168,7 +145,7 @@ impl Ops for Cpu {
         Ok(y)
     }
 
-    fn linear(&self, x: &Rows, w: &Weight) -> Result<Rows> {
+    fn linear(&self, x: &Rows, w: &Matrix) -> Result<Rows> {
         self.product(x, w)
     }
 
@@ -211,7 +188,7 @@ impl Ops for Cpu {
         Ok(y)
     }
 
-    fn logits(&self, x: &Rows, head: &Weight, cap: Option<f32>) -> Result<Vec<f32>> {
+    fn logits(&self, x: &Rows, head: &Matrix, cap: Option<f32>) -> Result<Vec<f32>> {
         let mut y = self.product(x, head)?;
         if let Some(cap) = cap {
             y.data.par_chunks_mut(1 << 14).for_each(|part| rows::soft_cap(part, cap));
@@ -219,7 +196,7 @@ impl Ops for Cpu {
         Ok(y.data)
     }
 
-    fn ask(&self, x: Rows, head: &Weight, cap: Option<f32>, asks: &[SampleRequest<'_>]) -> Result<Vec<Option<u32>>> {
+    fn ask(&self, x: Rows, head: &Matrix, cap: Option<f32>, asks: &[SampleRequest<'_>]) -> Result<Vec<Option<u32>>> {
         let answers = answer::on_host(self, &x, head, cap, asks);
         self.give(x);
         answers
@@ -239,26 +216,16 @@ impl HostLogits for Cpu {
         Ok(y)
     }
 
-    fn logits_at(&self, x: &Rows, row: usize, head: &Weight, cap: Option<f32>, tokens: &[u32], out: &mut Vec<f32>) -> Result<()> {
+    fn logits_at(&self, x: &Rows, row: usize, head: &Matrix, cap: Option<f32>, tokens: &[u32], out: &mut Vec<f32>) -> Result<()> {
         let hidden = &x.data[row * x.width..(row + 1) * x.width];
-        match head {
-            Weight::Panels(m) => m.apply_at(hidden, tokens, out),
-            Weight::Quantised(q) => {
-                let all = q.apply(hidden)?;
-                out.clear();
-                out.extend(tokens.iter().map(|t| all[*t as usize]));
-            }
-        }
+        head.apply_at(hidden, tokens, out);
         if let Some(cap) = cap {
             rows::soft_cap(out, cap);
         }
         Ok(())
     }
 
-    fn vocab(&self, head: &Weight) -> usize {
-        match head {
-            Weight::Panels(m) => m.outputs,
-            Weight::Quantised(q) => q.outputs,
-        }
+    fn vocab(&self, head: &Matrix) -> usize {
+        head.outputs
     }
 }

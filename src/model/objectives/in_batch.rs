@@ -1,75 +1,26 @@
-//! InfoNCE within a mini-batch between two augmented copies of each sequence (CL4SRec, Xie et al., ICDE 2022): each copy against
-//! its twin, with the copies of all other sequences of the mini-batch as negatives.
+//! InfoNCE within a mini-batch between two copies of each sequence: each copy against its twin, with the copies of all other sequences of
+//! the mini-batch as negatives. What a copy is, `loss.in_batch.copies` says:
 //!
-//! A copy is made by one of three operators, and the two copies of a sequence by two different ones: *crop* keeps a stretch of
-//! `floor(crop n)` items, at least one; *mask* puts the mask row for `floor(mask n)` of them; *reorder* shuffles a stretch of
-//! `floor(reorder n)`. Sequences of one item stay as they are. The stored sequence is never touched.
+//! * `augmented`: the sequence changed by one of three operators ([`super::augment`]), the two copies by two different ones (CL4SRec, Xie et
+//!   al., ICDE 2022). The stored sequence is never touched.
+//! * `same-target`: the sequence itself once more, under another dropout, and what came before the same target in another training sequence,
+//!   uniform among them; where no other sequence has it, the sequence itself (DuoRec, Qiu et al., WSDM 2022).
+//! * `neighbours`: the sequence twice with half of its items, by chance, in favour of neighbours in the graph of item transitions (after GCL4SR,
+//!   Zhang et al., IJCAI 2022). One neighbour drawn by its weight stands for the weighted mean over all of them that a graph layer takes.
 
+use super::augment::{Copy, Draws, augmented};
 use super::{Out, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend, RowKind};
-use crate::base::rng::{Purpose, Stream};
-use crate::config::{Clients, InBatchSettings, LossSettings, Settings};
-use crate::model::Layout;
+use crate::config::{Clients, Copies, LossSettings, Settings};
+use crate::model::{Layout, ModelSpec};
 use crate::{Error, Result};
-use smallvec::SmallVec;
 
-/// Two augmented copies of each sequence are positives; the copies of the other sequences are negatives.
+/// Two copies of each sequence are positives; the copies of the other sequences are negatives.
 pub struct InBatch;
 
 /// The items that copies are made of: what the history is encoded from.
-fn inputs<'a>(s: &Sequence<'a>) -> &'a [u32] {
+pub(super) fn inputs<'a>(s: &Sequence<'a>) -> &'a [u32] {
     if s.asked.is_some() { s.clip(s.train) } else { s.inputs().0 }
-}
-
-/// Draws of one sequence in one local epoch, one after another: a function of seed, round, user, epoch and how many came before.
-struct Draws {
-    stream: Stream,
-    at: u64,
-}
-
-impl Draws {
-    fn below(&mut self, n: usize) -> usize {
-        self.at += 1;
-        self.stream.below_at(self.at - 1, n as u64) as usize
-    }
-}
-
-type Copy = SmallVec<[u32; 64]>;
-
-/// A copy of `items` changed by operator 0 (crop), 1 (mask) or 2 (reorder).
-fn augmented(items: &[u32], operator: usize, settings: &InBatchSettings, mask: u32, draws: &mut Draws) -> Copy {
-    let mut copy = Copy::from_slice(items);
-    let n = copy.len();
-    if n < 2 {
-        return copy;
-    }
-    let share = |of: f32| ((f64::from(of) * n as f64) as usize).min(n);
-    match operator {
-        0 => {
-            let kept = share(settings.crop).max(1);
-            let from = draws.below(n - kept + 1);
-            copy.truncate(from + kept);
-            copy.drain(..from);
-        }
-        1 => {
-            // Places at the head of a shuffled list of all places.
-            let mut places: Copy = (0..n as u32).collect();
-            for i in 0..share(settings.mask) {
-                let other = i + draws.below(n - i);
-                places.swap(i, other);
-                copy[places[i] as usize] = mask;
-            }
-        }
-        _ => {
-            let window = share(settings.reorder);
-            let from = draws.below(n - window + 1);
-            for i in (1..window).rev() {
-                let other = draws.below(i + 1);
-                copy.swap(from + i, from + other);
-            }
-        }
-    }
-    copy
 }
 
 impl Term for InBatch {
@@ -82,7 +33,7 @@ impl Term for InBatch {
     }
 
     fn on(&self, loss: &LossSettings, _: bool) -> bool {
-        loss.in_batch.weight > 0.0
+        loss.in_batch.weight > 0.0 && loss.in_batch.strangers == 0
     }
 
     fn check(&self, settings: &Settings) -> Result<()> {
@@ -98,10 +49,18 @@ impl Term for InBatch {
         if let Some((key, value)) = shares.into_iter().find(|(_, x)| !(0.0..=1.0).contains(x)) {
             return fail(key, value, "between 0 and 1 (a share)");
         }
+        if s.weight > 0.0 && s.strangers > 0 {
+            return super::lone_contrast::check(settings);
+        }
         if s.weight > 0.0 && settings.federation.clients == Clients::User {
             let message = "has negatives only where a mini-batch holds several sequences, and a client of its own user has one: \
-                           set federation.clients = \"one\", \"groups:N\" or \"column\", or the weight to 0";
+                           set federation.clients = \"one\", \"groups:N\" or \"column\", loss.in_batch.strangers above 0, or the weight to 0";
             return Err(Error::setting("loss.in_batch.weight", message));
+        }
+        if s.weight > 0.0 && s.copies == Copies::SameTarget && ModelSpec::new(&settings.model).asked.is_some() {
+            let backbone = settings.model.backbone.name();
+            let message = format!("is same-target, and {backbone} has no next item as a target; set augmented");
+            return Err(Error::setting("loss.in_batch.copies", message));
         }
         if s.weight > 0.0 && settings.local.batch < 2 {
             let message =
@@ -130,10 +89,25 @@ impl Term for InBatch {
         if items.is_empty() {
             return;
         }
-        let mut draws = Draws { stream: s.stream(Purpose::Augment), at: u64::from(epoch) << 32 };
-        let first = draws.below(3);
-        let second = (first + 1 + draws.below(2)) % 3;
-        for operator in [first, second] {
+        let mut draws = Draws::of(s, epoch);
+        if s.settings.loss.in_batch.copies == Copies::SameTarget {
+            let place = s.train.len() - 1;
+            let other = s.same_target.and_then(|all| all.draw(s.train[place], (s.user, place as u32), |n| draws.below(n)));
+            let [one, two] = [items, other.map_or(items, |prefix| s.clip(prefix))].map(|copy| out.summary(s, copy));
+            out.pair(one, two);
+            return;
+        }
+        if s.settings.loss.in_batch.copies == Copies::Neighbours {
+            let mut other = |item: u32| match (draws.below(2), s.graph) {
+                (1, Some(graph)) => graph.draw(item, |n| draws.below(n)).unwrap_or(item),
+                _ => item,
+            };
+            let [one, two] = [(); 2].map(|()| items.iter().map(|&item| other(item)).collect::<Copy>());
+            let [one, two] = [one, two].map(|copy| out.summary(s, &copy));
+            out.pair(one, two);
+            return;
+        }
+        for operator in draws.operators() {
             let copy = augmented(items, operator, &s.settings.loss.in_batch, mask, &mut draws);
             let output = out.summary(s, &copy);
             out.step.pair.push(output.0);
@@ -143,54 +117,5 @@ impl Term for InBatch {
     fn backward(&self, be: &mut dyn Backend, loss: &LossSettings, h: Act, dh: Act) {
         let scratch = [h.width, 1, 1].map(|width| be.act(RowKind::Outputs, width));
         be.in_batch_info_nce(&loss.in_batch, h, scratch, dh);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn draws(seed: u64) -> Draws {
-        Draws { stream: Stream::new(seed, Purpose::Augment, 1, 0), at: 0 }
-    }
-
-    #[test]
-    fn operators_do_what_their_names_say() {
-        let settings = InBatchSettings::default();
-        for n in 1..40usize {
-            let items: Vec<u32> = (0..n as u32).map(|i| 100 + i).collect();
-            let (mut crops, mut masks, mut orders) = (Vec::new(), Vec::new(), Vec::new());
-            for seed in 0..30 {
-                let of = |operator| augmented(&items, operator, &settings, 7, &mut draws(seed));
-                let (crop, mask, order) = (of(0), of(1), of(2));
-                if n == 1 {
-                    assert!([&crop, &mask, &order].iter().all(|copy| copy[..] == items[..]));
-                    continue;
-                }
-                assert_eq!(crop.len(), (6 * n / 10).max(1));
-                assert!(crop.windows(2).all(|w| w[1] == w[0] + 1), "neighbours stay neighbours");
-                let hidden: Vec<usize> = (0..n).filter(|&i| mask[i] == 7).collect();
-                assert_eq!((mask.len(), hidden.len()), (n, 3 * n / 10));
-                assert!((0..n).all(|i| mask[i] == items[i] || mask[i] == 7));
-                let mut sorted = order.clone();
-                sorted.sort();
-                assert_eq!(sorted[..], items[..]);
-                let moved: Vec<usize> = (0..n).filter(|&i| order[i] != items[i]).collect();
-                assert!(moved.is_empty() || moved[moved.len() - 1] - moved[0] < 6 * n / 10, "within the window");
-                crops.push(crop);
-                masks.push(hidden);
-                orders.push(order);
-            }
-            for list in [crops.len(), masks.len(), orders.len()] {
-                assert!(list == 30 || n == 1);
-            }
-            if n >= 10 {
-                assert!(
-                    crops.windows(2).any(|w| w[0] != w[1])
-                        && masks.windows(2).any(|w| w[0] != w[1])
-                        && orders.windows(2).any(|w| w[0] != w[1])
-                );
-            }
-        }
     }
 }

@@ -3,21 +3,27 @@
 //! One more term is a file beside this one and a line in [`TERMS`]. One of another crate is made known by [`register`] and switched on by an
 //! entry of `loss.terms`, a name with options such as `"two-ahead weight=0.5"`.
 
+mod augment;
 mod future_targets;
 mod hard_negatives;
 mod in_batch;
+mod lone_contrast;
 mod masked_item;
 mod next_item;
 mod packing;
 mod paraphrase_inputs;
 mod places;
 mod registered;
+mod same_target;
+mod transition_graph;
 mod tri_view;
 mod view_checks;
 
 pub use packing::*;
 pub use places::{Output, Token};
 pub use registered::{TermKind, register};
+pub use same_target::SameTarget;
+pub use transition_graph::TransitionGraph;
 
 use super::Layout;
 use crate::backend::{Act, Backend, RowKind};
@@ -33,6 +39,7 @@ pub const TERMS: &[&dyn Term] = &[
     &paraphrase_inputs::ParaphraseInputs,
     &tri_view::TriView,
     &in_batch::InBatch,
+    &lone_contrast::LoneContrast,
 ];
 
 /// One term of the objective.

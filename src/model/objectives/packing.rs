@@ -1,6 +1,8 @@
 //! What terms work on: a user's sequence, the item rows that a client has, and where sequences and examples are packed.
 
 use super::places::{Output, Token};
+use super::same_target::SameTarget;
+use super::transition_graph::TransitionGraph;
 use crate::backend::cpu::{DRAWS, draws};
 use crate::backend::{Step, TableRow};
 use crate::base::rng::{Purpose, Stream};
@@ -22,6 +24,10 @@ pub struct Sequence<'a> {
     pub contrast: bool,
     /// The user's views, where there are any.
     pub views: Option<&'a UserViews>,
+    /// Where each item is a target, for the contrast of sequences with the same one.
+    pub same_target: Option<&'a SameTarget>,
+    /// The graph of item transitions, for the contrast of neighbours.
+    pub graph: Option<&'a TransitionGraph>,
     /// Items of the catalogue `I`.
     pub items: usize,
     /// The special row at which hidden states are asked for, if any.
@@ -378,6 +384,8 @@ mod tests {
             train,
             contrast: false,
             views: None,
+            same_target: None,
+            graph: None,
             items: 9,
             asked: None,
             mask: None,

@@ -1,5 +1,6 @@
 //! Views written by a language model behind an OpenAI-compatible endpoint: vLLM, SGLang, llama.cpp, Ollama, `transformers serve`.
 
+pub mod batch;
 mod client;
 mod format;
 mod rate_limit;
@@ -20,6 +21,7 @@ use super::{UserViews, mix};
 use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
 use client::{Client, Outcome};
+use reply::Answer;
 
 /// This many requests without any answer, and never one, mean that the endpoint is not there at all.
 const HOPELESS: usize = 8;
@@ -35,7 +37,8 @@ pub struct ServedGenerator<'a> {
     writer: Writer<'a>,
     ground: Ground,
     settings: ViewSettings,
-    client: Client,
+    /// Nothing where requests and answers pass through files.
+    client: Option<Client>,
     /// The endpoint's model takes no system turn: its text leads the user turn.
     folded: AtomicBool,
 }
@@ -51,8 +54,29 @@ impl<'a> ServedGenerator<'a> {
         threads: usize,
         cache: Option<&Path>,
     ) -> Result<ServedGenerator<'a>> {
+        ServedGenerator::over(public, settings, threads, cache, || Client::new(&settings.served).map(Some))
+    }
+
+    /// The same without an endpoint.
+    fn offline(
+        public: &'a PublicCatalogue<'a>,
+        settings: &ViewSettings,
+        threads: usize,
+        cache: Option<&Path>,
+    ) -> Result<ServedGenerator<'a>> {
+        ServedGenerator::over(public, settings, threads, cache, || Ok(None))
+    }
+
+    fn over(
+        public: &'a PublicCatalogue<'a>,
+        settings: &ViewSettings,
+        threads: usize,
+        cache: Option<&Path>,
+        client: impl FnOnce() -> Result<Option<Client>>,
+    ) -> Result<ServedGenerator<'a>> {
         let writer = Writer::new(public, settings, Grounding::Retrieval)?;
-        let client = Client::new(&settings.served)?;
+        // Before an encoder is loaded: a wrong address is refused at once.
+        let client = client()?;
         let ground = Ground::new(writer.names.lines(), &settings.text, threads, cache)?;
         Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, folded: AtomicBool::new(false) })
     }
@@ -91,7 +115,8 @@ impl<'a> ServedGenerator<'a> {
             Plan::Question(ask) => ask,
         };
         let failed = |reason| Failed { reason, asked: true, counts: Counts::default() };
-        let question = || self.client.ask(&self.body(&ask), mix(request.user, part.index() as u32), stopped);
+        let Some(client) = &self.client else { return Err(Error::Usage("there is no endpoint to ask".into())) };
+        let question = || client.ask(&self.body(&ask), mix(request.user, part.index() as u32), stopped);
         let mut outcome = question()?;
         if let Outcome::NoSystem = outcome {
             self.folded.store(true, Ordering::Relaxed);
@@ -103,17 +128,19 @@ impl<'a> ServedGenerator<'a> {
             Outcome::Refused(reason) => return Ok(Written { made: Err(failed(reason)), reached: Some(true) }),
             Outcome::Silent(reason) => return Ok(Written { made: Err(failed(reason)), reached: Some(false) }),
         };
+        Ok(Written { made: self.settle(*ask, answer, scratch), reached: Some(true) })
+    }
+
+    /// The view that follows from an answer.
+    fn settle(&self, ask: Question<'_>, answer: Answer, scratch: &mut Scratch) -> Result<Made, Failed> {
         let tokens = Counts { prompt_tokens: answer.prompt_tokens, output_tokens: answer.output_tokens, ..Default::default() };
-        let named = answer_lines(&answer.text, 2 * ask.count);
-        let refused = |reason: String| Ok(Written { made: Err(Failed { reason, asked: true, counts: tokens }), reached: Some(true) });
+        let refused = |reason: String| Failed { reason, asked: true, counts: tokens };
         if answer.doubtful {
-            return refused(DOUBTFUL.into());
+            return Err(refused(DOUBTFUL.into()));
         }
-        let lines = match self.ground.lines(&named, scratch) {
-            Ok(lines) => lines,
-            Err(e) => return refused(e.to_string()),
-        };
-        Ok(Written { made: self.writer.finish(*ask, &lines, tokens), reached: Some(true) })
+        let named = answer_lines(&answer.text, 2 * ask.count);
+        let lines = self.ground.lines(&named, scratch).map_err(|e| refused(e.to_string()))?;
+        self.writer.finish(ask, &lines, tokens)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Views by way of an endpoint: what is asked, what is kept, what is never sent; and a build that is killed.
 
 mod answers;
+mod batch;
 mod faults;
 mod https;
 

@@ -25,8 +25,8 @@ pub struct Round<'r> {
 /// What a visit leaves.
 pub struct Outcome {
     pub client: u32,
-    /// The client's weights. They stay with it.
-    pub state: PrivateState,
+    /// The client's weights. They stay with it; nothing where another process has trained it.
+    pub state: Option<PrivateState>,
     pub upload: Upload,
     pub visited: Visited,
     pub examples: u64,
@@ -106,7 +106,7 @@ impl Round<'_> {
         let upload = self.upload(worker, client, &sequences, &dense, &table);
         let rows = sequences.items.iter().zip(table.chunks_exact(d)).map(|(&item, row)| (item, row.to_vec())).collect();
         let examples = (sequences.inputs.len() + received.map_or(0, |r| r.upload.items.len())) as u64;
-        Ok(Some(Outcome { client, state: PrivateState { dense: Some(dense), rows }, upload, visited, examples }))
+        Ok(Some(Outcome { client, state: Some(PrivateState { dense: Some(dense), rows }), upload, visited, examples }))
     }
 
     fn sequences<'s>(&'s self, client: u32, state: &PrivateState, received: Option<&'s Labelled>) -> Option<Sequences<'s>> {

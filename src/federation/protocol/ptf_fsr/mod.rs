@@ -9,10 +9,14 @@
 //! * A client's optimiser starts afresh in each round; the server's goes on.
 //! * A sequence stands for its client by its last hidden state. The contrast with the upload before needs two clients that have one.
 //! * Negatives of an upload are none of the client's own items.
+//!
+//! Several processes train a share of the clients each, and every one of them trains the server's model on the uploads of all: the same bits
+//! everywhere, and no weight is sent.
 
 mod client;
 mod constants;
 mod contrast;
+mod exchange;
 pub mod perturb;
 mod rank;
 mod server;
@@ -25,10 +29,11 @@ pub use upload::{Labelled, Upload};
 use super::{Kind, Parts, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::base::parallel;
-use crate::config::{Settings, Validated};
+use crate::cluster::{Reduce, agree};
+use crate::config::{Clients, Settings, Validated};
 use crate::data::{Dataset, Split};
-use crate::engine::{NamedTensor, PrivateStore, Progress, Tensors, Totals, fixed};
-use crate::federation::{Cohort, RoundReport, divergence};
+use crate::engine::{NamedTensor, Participants, PrivateStore, Progress, Tensors, Totals, fixed};
+use crate::federation::{Cohort, RoundReport, Shares, divergence};
 use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 use client::{Outcome, Round};
@@ -73,6 +78,9 @@ struct PtfFsr {
     visitors: Vec<Visitor>,
     lanes: Vec<Lane>,
     rounds: u64,
+    participants: Participants,
+    reduce: Arc<dyn Reduce>,
+    shares: Shares,
 }
 
 /// A client that diverged, and what happened.
@@ -94,9 +102,8 @@ impl PtfFsr {
         if device.is_some() {
             return Err(Error::setting("device", format!("{ON_CPU}; use `auto` or `cpu`")));
         }
-        if reduce.size() > 1 {
-            return Err(Error::setting("federation.protocol", "`ptf-fsr` adds up no updates; train it with one process"));
-        }
+        let participants = Participants::new(Clients::User, &data);
+        let shares = Shares::new(&*reduce, &data, &participants, constants.client.max_len as usize, true);
         let threads = parallel::threads(settings.threads as usize);
         let (client, server) = (ModelSpec::new(&constants.client), ModelSpec::new(&constants.server));
         let visitor = || Visitor {
@@ -118,6 +125,9 @@ impl PtfFsr {
             visitors: (0..threads).map(|_| visitor()).collect(),
             lanes: (0..threads).map(|_| Lane::new(&server)).collect(),
             rounds: 0,
+            participants,
+            reduce,
+            shares,
             constants,
             settings,
             data,
@@ -164,7 +174,9 @@ impl Protocol for PtfFsr {
     fn round(&mut self, round: u64, cohort: &Cohort, _next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
         let start = Instant::now();
         self.visitors.iter_mut().for_each(|v| v.seconds = 0.0);
-        let (outcomes, diverged) = self.visit(round, &cohort.clients, progress)?;
+        let clients = self.shares.clients(&self.participants, &cohort.clients).into_owned();
+        let visited = self.visit(round, &clients, progress);
+        let (outcomes, diverged) = exchange::joined(&*self.reduce, agree(&*self.reduce, visited)?)?;
         divergence::judge(&self.settings, round, cohort, diverged.len() as u64, diverged.first().cloned())?;
         let train_s = self.visitors.iter().map(|v| v.seconds).sum::<f64>() / self.threads as f64;
 
@@ -187,7 +199,9 @@ impl Protocol for PtfFsr {
                 losses: [fixed::from_f64(loss), 0],
                 bytes: [reply.as_ref().map_or(0, Labelled::bytes), upload.bytes()],
             });
-            self.private.put(client, state)?;
+            if let Some(state) = state {
+                self.private.put(client, state)?;
+            }
             self.uploads[client as usize] = Some(upload);
             self.received[client as usize] = reply;
         }
@@ -197,7 +211,7 @@ impl Protocol for PtfFsr {
     }
 
     fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
-        self.all_ranks(split, users, progress)
+        self.shares.rank(&*self.reduce, &self.participants, users, |users| self.all_ranks(split, users, progress))
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
@@ -217,6 +231,9 @@ impl Protocol for PtfFsr {
     }
 
     fn last_snapshot(&self) -> Result<(Vec<NamedTensor>, u64)> {
+        if self.reduce.size() > 1 {
+            return Err(Error::Cluster("clients' models lie with several processes".into()));
+        }
         Ok((self.name_tensors()?, self.rounds))
     }
 

@@ -2,7 +2,7 @@
 
 use super::upload::{decode_labelled, decode_uploads, encode_labelled, encode_uploads};
 use super::{PtfFsr, Server};
-use crate::engine::{NamedTensor, PrivateShape, TensorData, Tensors};
+use crate::engine::{NamedTensor, PrivateShape, PrivateStore, TensorData, Tensors};
 use crate::{Error, Result};
 
 /// Names of the server's moments: dense first and second, rows first and second.
@@ -37,15 +37,22 @@ impl PtfFsr {
         }
         out.extend(MOMENTS.iter().zip(moments).map(|(name, values)| NamedTensor::f32(*name, &[values.len()], values)));
         out.push(NamedTensor { name: STEPS.into(), shape: vec![1], data: TensorData::U64(vec![u64::from(*steps)]) });
-        let parts = [
-            ("private", self.private.encode()?),
-            ("uploads", encode_uploads(&self.uploads)),
-            ("received", encode_labelled(&self.received)),
-        ];
+        let parts =
+            [("private", self.private_bytes()?), ("uploads", encode_uploads(&self.uploads)), ("received", encode_labelled(&self.received))];
         for (name, bytes) in parts.into_iter().filter(|(_, bytes)| !bytes.is_empty()) {
             out.push(NamedTensor { name: name.into(), shape: vec![bytes.len()], data: TensorData::U8(bytes) });
         }
         Ok(out)
+    }
+
+    /// Clients' models, of the clients of all processes; at rank 0 alone where there are several.
+    fn private_bytes(&self) -> Result<Vec<u8>> {
+        let own = self.private.encode()?;
+        if self.reduce.size() == 1 {
+            return Ok(own);
+        }
+        PrivateStore::joined(&self.reduce.collect(&own)?)
+            .ok_or_else(|| Error::Cluster("clients' models of another process came damaged".into()))
     }
 
     /// Takes back what [`PtfFsr::name_tensors`] gave.
@@ -77,7 +84,8 @@ impl PtfFsr {
         }
         let initial = &self.initial;
         let shape = PrivateShape { clients: users, items, dim: initial.spec.dim(), dense: initial.dense.len() };
-        let private = self.private.restored(bytes(tensors, "private")?, shape)?.ok_or_else(damaged("private"))?;
+        let private =
+            self.private.restored(bytes(tensors, "private")?, shape, &|client| self.shares.owns(client))?.ok_or_else(damaged("private"))?;
         // From here on nothing can fail.
         (self.server, self.uploads, self.received, self.private, self.rounds) = (server, uploads, received, private, rounds_done);
         Ok(())

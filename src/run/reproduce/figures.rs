@@ -1,0 +1,155 @@
+//! From finished runs to the numbers of a table: means and spreads over seeds, intervals over users, paired tests with Holm's correction.
+
+use super::document::{Part, Table};
+use super::plan::Plan;
+use crate::data::Split;
+use crate::eval::{self, SelectMetric};
+use crate::run::compare::ranks_of;
+use crate::run::{RunFolder, RunResult, compare};
+use crate::{Error, Result};
+use std::path::PathBuf;
+
+/// The finished runs of a row on one data set.
+pub struct RowRuns {
+    /// Name of the row.
+    pub name: String,
+    /// Seed, folder and figures of each run, ascending.
+    pub runs: Vec<(u64, PathBuf, RunResult)>,
+    /// Whether one run stands for every seed.
+    pub once: bool,
+}
+
+/// The part of a table on one data set: the figures, the tests and what the runs cost.
+///
+/// # Errors
+/// Where ranks are missing or damaged.
+pub fn part(plan: &Plan, data: &str, rows: &[RowRuns]) -> Result<Part> {
+    let rows: Vec<&RowRuns> = rows.iter().filter(|row| !row.runs.is_empty()).collect();
+    let mut tables = vec![scores(plan, data, &rows)?];
+    if let Some(against) = rows.iter().find(|row| row.name == plan.against) {
+        let others: Vec<&RowRuns> = rows.iter().copied().filter(|row| row.name != plan.against).collect();
+        if !others.is_empty() {
+            tables.push(tests(plan, against, &others)?);
+        }
+    }
+    tables.push(costs(&rows));
+    let notes = plan.published.iter().filter(|p| p.data == data).map(|p| format!("{}: {}; {}.", p.name, p.source, p.trust)).collect();
+    Ok(Part { title: data.to_string(), tables, notes })
+}
+
+/// Mean, with the sample standard deviation where there are several values.
+fn spread(values: &[f64]) -> String {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let deviation = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+    if values.len() > 1 { format!("{mean:.4} ± {deviation:.4}") } else { format!("{mean:.4}") }
+}
+
+/// Metric and cut-off of a name such as `HR@20`.
+fn metric(name: &str) -> Result<SelectMetric> {
+    SelectMetric::parse("metrics", name)
+}
+
+fn scores(plan: &Plan, data: &str, rows: &[&RowRuns]) -> Result<Table> {
+    let select = rows.first().and_then(|row| row.runs.first()).map_or(String::new(), |run| run.2.select.clone());
+    let mut head = vec!["method".to_string(), "seeds".into(), "best round".into(), format!("validation {select}")];
+    head.extend(plan.metrics.iter().map(|name| format!("test {name}")));
+    let last = plan.metrics.last().cloned().unwrap_or_default();
+    head.push(format!("95 % interval of {last} over users"));
+    let wanted = metric(&last)?;
+    let mut lines = Vec::new();
+    for row in rows {
+        let value = |result: &RunResult, validation: bool, name: &str| {
+            let scores = if validation { &result.validation } else { &result.test };
+            scores.get(name).and_then(serde_json::Value::as_f64)
+        };
+        let cell = |validation: bool, name: &str| {
+            let values: Option<Vec<f64>> = row.runs.iter().map(|(_, _, result)| value(result, validation, name)).collect();
+            values.map_or("-".to_string(), |values| spread(&values))
+        };
+        let list =
+            |of: &dyn Fn(&(u64, PathBuf, RunResult)) -> u64| row.runs.iter().map(|run| of(run).to_string()).collect::<Vec<_>>().join(", ");
+        let seeds = if row.once { "any".to_string() } else { list(&|run| run.0) };
+        let mut line = vec![row.name.clone(), seeds, list(&|run| run.2.best_round), cell(true, &select)];
+        line.extend(plan.metrics.iter().map(|name| cell(false, name)));
+        let ranks = row.runs.iter().map(|(_, folder, _)| ranks_of(&RunFolder::open(folder)?, Split::Test)).collect::<Result<Vec<_>>>()?;
+        let ranks: Vec<&[u32]> = ranks.iter().map(|(ranks, _)| ranks.as_slice()).collect();
+        let [low, high] = eval::interval(&ranks, wanted.metric, wanted.k);
+        line.push(format!("{low:.4} to {high:.4}"));
+        lines.push(line);
+    }
+    for published in plan.published.iter().filter(|p| p.data == data) {
+        let mut line = vec![format!("{} (published)", published.name), "-".into(), "-".into(), "-".into()];
+        line.extend(plan.metrics.iter().map(|name| published.figures.get(name).map_or("-".to_string(), |x| format!("{x:.4}"))));
+        line.push("-".into());
+        lines.push(line);
+    }
+    let caption = "Full ranking of the checkpoint that was best on validation; mean and sample standard deviation over seeds.";
+    Ok(Table { caption: caption.into(), head, lines })
+}
+
+/// Each of `others` against `against`: seeds that both have, or the one run of a row that has no seed.
+fn tests(plan: &Plan, against: &RowRuns, others: &[&RowRuns]) -> Result<Table> {
+    let k = metric(plan.metrics.last().map_or("HR@20", String::as_str))?.k;
+    let mut found = Vec::new();
+    for row in others {
+        let seeds: Vec<u64> = if !against.once { &against.runs } else { &row.runs }.iter().map(|run| run.0).collect();
+        let folder = |row: &RowRuns, seed: u64| row.runs.iter().find(|run| row.once || run.0 == seed).map(|run| run.1.clone());
+        let pairs: Vec<[PathBuf; 2]> = seeds.iter().filter_map(|&seed| Some([folder(against, seed)?, folder(row, seed)?])).collect();
+        if pairs.is_empty() {
+            continue;
+        }
+        let comparison = compare(&pairs, Split::Test)?;
+        let test = comparison.tests.into_iter().find(|test| test.k == k);
+        found.push((row.name.clone(), test.ok_or_else(|| Error::Usage(format!("runs were not measured at {k}; set eval.k to hold it")))?));
+    }
+    let hr = eval::holm(&found.iter().map(|(_, test)| test.hr_p).collect::<Vec<_>>());
+    let ndcg = eval::holm(&found.iter().map(|(_, test)| test.ndcg_p).collect::<Vec<_>>());
+    let p = |p: f64| if p < 0.001 { "< .001".to_string() } else { format!("{p:.3}") };
+    let lines = found.iter().enumerate().map(|(i, (name, test))| {
+        let part = |difference: f64, [low, high]: [f64; 2], raw: f64, corrected: f64| {
+            [format!("{difference:+.4}"), format!("{low:+.4} to {high:+.4}"), p(raw), p(corrected)]
+        };
+        let mut line = vec![name.clone(), test.seeds.to_string()];
+        line.extend(part(test.hr_difference, test.hr_interval, test.hr_p, hr[i]));
+        line.extend(part(test.ndcg_difference, test.ndcg_interval, test.ndcg_p, ndcg[i]));
+        line
+    });
+    let head = |name: &str| [format!("{name}@{k}"), "95 % interval".to_string(), "p".to_string(), "p (Holm)".to_string()];
+    let first = [format!("against {}", plan.against), "seeds".to_string()];
+    let caption = format!(
+        "Difference to {} on the same users, each with the mean over seeds; Holm's correction runs over the rows of a metric.",
+        plan.against
+    );
+    Ok(Table { caption, head: first.into_iter().chain(head("HR")).chain(head("NDCG")).collect(), lines: lines.collect() })
+}
+
+fn costs(rows: &[&RowRuns]) -> Table {
+    let head = ["method", "rounds", "client-epochs", "seconds", "MB up", "MB down", "GPU kJ"].map(String::from).to_vec();
+    let lines = rows.iter().map(|row| {
+        let n = row.runs.len() as f64;
+        let mean = |of: &dyn Fn(&RunResult) -> f64| row.runs.iter().map(|run| of(&run.2)).sum::<f64>() / n;
+        let joules: Option<Vec<f64>> = row.runs.iter().map(|run| run.2.gpu_joules).collect();
+        vec![
+            row.name.clone(),
+            format!("{:.0}", mean(&|r| r.rounds as f64)),
+            format!("{:.0}", mean(&|r| r.client_epochs as f64)),
+            format!("{:.1}", mean(&|r| r.train_seconds)),
+            format!("{:.1}", mean(&|r| r.bytes_up as f64 / 1e6)),
+            format!("{:.1}", mean(&|r| r.bytes_down as f64 / 1e6)),
+            joules.map_or("-".to_string(), |j| format!("{:.1}", j.iter().sum::<f64>() / n / 1e3)),
+        ]
+    });
+    Table { caption: "What a run cost, in the mean over seeds.".into(), head, lines: lines.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn a_spread_is_the_sample_standard_deviation() {
+        assert_eq!(spread(&[0.25]), "0.2500");
+        assert_eq!(spread(&[0.1, 0.2, 0.3]), "0.2000 ± 0.1000");
+    }
+}

@@ -1,0 +1,47 @@
+//! `lumos privacy account`, and epsilon in the files of a run.
+
+use crate::sandbox::{Sandbox, small};
+
+#[test]
+fn epsilon_on_paper() {
+    let sandbox = Sandbox::new();
+    let account = |words: &str| {
+        let words: Vec<&str> = ["privacy", "account"].into_iter().chain(words.split(' ')).collect();
+        sandbox.lumos(&words)
+    };
+    let paper = "--rate 0.1 --rounds 100 --delta 1e-5";
+    let text = account(&format!("--noise 1 {paper}")).done();
+    assert!(text.contains("7.903850"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&account(&format!("--epsilon 2.5805709505 {paper} --json")).done()).unwrap();
+    assert!((json["noise"].as_f64().unwrap() - 2.0).abs() < 1e-3 && json["epsilon"].as_f64().unwrap() <= 2.5805709505, "{json}");
+    // Two clips are what replacing a user can move.
+    let fixed: serde_json::Value =
+        serde_json::from_str(&account("--noise 2 --rate 0.01 --rounds 100 --delta 1e-5 --sampling fixed --json").done()).unwrap();
+    assert!((fixed["epsilon"].as_f64().unwrap() - 1.482_525_669).abs() < 1e-6, "{fixed}");
+    for (words, parts) in [
+        ("--noise 1 --rate 1.5 --rounds 1 --delta 1e-5", &["--rate", "1.5", "at most 1"][..]),
+        ("--noise 1 --rate 0.1 --rounds 0 --delta 1e-5", &["--rounds", "at least 1"]),
+        ("--noise 1 --rate 0.1 --rounds 1 --delta 1", &["--delta", "below 1"]),
+        ("--noise nan --rate 0.1 --rounds 1 --delta 0.1", &["--noise", "above 0"]),
+        ("--epsilon 1e-12 --rate 0.1 --rounds 1 --delta 1e-5", &["no noise"]),
+    ] {
+        account(words).refused(1, parts);
+    }
+    account("--rate 0.1 --rounds 1 --delta 1e-5").refused(2, &["--noise"]);
+}
+
+#[test]
+fn every_round_says_what_it_has_cost() {
+    let sandbox = Sandbox::new();
+    let set = ["privacy.epsilon=4", "privacy.clip=0.5", "federation.average=cohort", "federation.fraction=0.5"];
+    let words: Vec<&str> = ["train", "small.toml", "--out", "run"].into_iter().chain(set.iter().flat_map(|s| ["--set", s])).collect();
+    sandbox.lumos(&words).done();
+    let metrics = String::from_utf8(sandbox.read("run/metrics.jsonl")).unwrap();
+    let spent: Vec<f64> =
+        metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["epsilon"].as_f64().unwrap()).collect();
+    assert!(spent.len() == 4 && spent.is_sorted() && spent[3] <= 4.0 && spent[3] > 3.99, "{spent:?}");
+    // A method that divides a row by its contributors, and a cohort that is too small.
+    sandbox.lumos(&["train", &small(), "--out", "no", "--set", "privacy.noise=1"]).refused(1, &["federation.average", "cohort"]);
+    let few = [&words[..3], &["few"], &words[4..], &["--set", "federation.cohort=5"]].concat();
+    sandbox.lumos(&few).refused(1, &["at least 16", "5.0 users a round"]);
+}

@@ -1,0 +1,78 @@
+//! `lumos reproduce`: runs, documents, and that finished runs are reused.
+
+use crate::sandbox::Sandbox;
+
+const TABLE: &str = r#"
+title = "A small table"
+about = "Two methods and a count."
+against = "fed-sasrec"
+data = ["small.toml"]
+seeds = [1, 2]
+metrics = ["HR@10", "NDCG@10"]
+[[row]]
+name = "counts"
+method = "fed-transitions"
+once = true
+[[row]]
+name = "fed-sasrec"
+[[row]]
+name = "slow"
+method = "fed-sasrec"
+set = ["local.lr=0.01"]
+[[published]]
+data = "small"
+name = "Somebody"
+figures = { "HR@10" = 0.5 }
+source = "a paper"
+trust = "not at all"
+"#;
+
+fn modified(sandbox: &Sandbox, name: &str) -> std::time::SystemTime {
+    std::fs::metadata(sandbox.path().join(name)).unwrap().modified().unwrap()
+}
+
+#[test]
+fn a_table_is_trained_once_and_written_in_every_form() {
+    let sandbox = Sandbox::new();
+    sandbox.write("mine.toml", TABLE.as_bytes());
+    let words = ["reproduce", "mine.toml", "--out", "t", "--set", "federation.rounds=2"];
+    // A part of it first.
+    let part = sandbox.lumos(&[&words[..], &["--rows", "counts", "--seeds", "1"]].concat()).done();
+    assert!(part.contains("counts") && part.contains("fed-sasrec") && !part.contains("slow"), "{part}");
+    let first = modified(&sandbox, "t/runs/small/fed-sasrec-1/result.json");
+    let text = sandbox.lumos(&words).done();
+    assert!(text.contains("was finished already") && text.contains("written: t/mine.md"), "{text}");
+    assert_eq!(modified(&sandbox, "t/runs/small/fed-sasrec-1/result.json"), first, "a finished run is reused");
+    let read = |name: &str| String::from_utf8(sandbox.read(name)).unwrap();
+    let [md, tex, csv, html] = ["md", "tex", "csv", "html"].map(|ending| read(&format!("t/mine.{ending}")));
+    // Seeds of rows, one run where one is enough, spread, tests with their correction, figures of others.
+    assert!(md.contains("| counts | any |") && md.contains("| slow | 1, 2 |"), "{md}");
+    assert!(md.contains(" ± ") && md.contains("p (Holm)") && md.contains("| Somebody (published) | - | - | - | 0.5000 | - | - |"), "{md}");
+    assert!(md.contains("lumos reproduce mine.toml --data small.toml --seeds 1,2 --set 'federation.rounds=2'"), "{md}");
+    assert!(!sandbox.path().join("t/runs/small/counts-2").exists());
+    // The figures are those of the runs.
+    let result: serde_json::Value = serde_json::from_str(&read("t/runs/small/counts-1/result.json")).unwrap();
+    let figure = format!("{:.4}", result["test"]["HR@10"].as_f64().unwrap());
+    assert!(md.lines().any(|line| line.starts_with("| counts | any |") && line.contains(&figure)), "{figure}: {md}");
+    assert!(tex.contains("\\toprule") && csv.contains("\"counts\",\"test HR@10\"") && html.contains("<td>counts</td>"));
+    let again = sandbox.lumos(&words).done();
+    assert!(again.contains("was finished already") && read("t/mine.md") == md);
+    // Other settings never meet in one folder.
+    sandbox.lumos(&["reproduce", "mine.toml", "--out", "t", "--set", "local.epochs=1"]).refused(1, &["local.epochs"]);
+}
+
+#[test]
+fn tables_are_listed_and_unknown_names_get_the_nearest() {
+    let sandbox = Sandbox::new();
+    let list = sandbox.lumos(&["reproduce", "--list"]).done();
+    for name in ["main", "ablation", "sensitivity", "communication", "views"] {
+        assert!(list.lines().any(|line| line.starts_with(name)), "{list}");
+    }
+    let json = sandbox.lumos(&["reproduce", "--list", "--json"]).json();
+    assert!(json[0]["rows"].as_array().unwrap().iter().any(|row| row == "duorec"), "{json}");
+    sandbox.lumos(&["reproduce", "man"]).refused(1, &["unknown table `man`", "did you mean `main`"]);
+    sandbox.lumos(&["reproduce", "main", "--data", "ml-100", "--out", "t"]).refused(1, &["did you mean `ml-100k`"]);
+    sandbox.lumos(&["reproduce", "main", "--rows", "duorek"]).refused(1, &["did you mean `duorec`"]);
+    sandbox.lumos(&["reproduce", "main", "--set", "seed=3"]).refused(1, &["--seeds"]);
+    sandbox.lumos(&["reproduce"]).refused(2, &["TABLE"]);
+}

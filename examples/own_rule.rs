@@ -3,7 +3,7 @@
 //!     cargo run --release --example own_rule
 
 use lumos::base::options::Options;
-use lumos::federation::rules::{self, Kind, Occasion, Rule};
+use lumos::federation::rules::{self, Kind, Occasion, Role, Rule};
 use lumos::{Silent, Trainer, load_settings, prepare};
 use std::path::Path;
 
@@ -19,6 +19,7 @@ impl Rule for Timid {
 
 const TIMID: Kind = Kind {
     name: "timid",
+    role: Role::Other,
     summary: "multiplies every update by `share`",
     paper: "none",
     options: &[("share", 0.5)],

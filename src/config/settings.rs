@@ -3,6 +3,7 @@
 mod data;
 mod gpu;
 mod privacy;
+mod robustness;
 mod terms;
 mod views;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 pub use data::*;
 pub use gpu::*;
 pub use privacy::*;
+pub use robustness::*;
 pub use terms::*;
 pub use views::*;
 
@@ -339,6 +341,10 @@ pub struct Settings {
     pub local: LocalSettings,
     /// See [`FederationSettings`].
     pub federation: FederationSettings,
+    /// See [`AttackSettings`].
+    pub attack: AttackSettings,
+    /// See [`DefenceSettings`].
+    pub defence: DefenceSettings,
     /// See [`PrivacySettings`].
     pub privacy: PrivacySettings,
     /// See [`EvalSettings`].
@@ -361,6 +367,8 @@ impl Default for Settings {
             loss: LossSettings::default(),
             local: LocalSettings::default(),
             federation: FederationSettings::default(),
+            attack: AttackSettings::default(),
+            defence: DefenceSettings::default(),
             privacy: PrivacySettings::default(),
             eval: EvalSettings::default(),
         }

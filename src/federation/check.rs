@@ -1,6 +1,6 @@
 //! Which settings of the federation can be meant, by themselves and beside a number of users.
 
-use super::rules::Needs;
+use super::rules::{Needs, Rules};
 use super::{cohort_size, protocol, rules};
 use crate::Result;
 use crate::config::range::{at_least_one, ensure, number, range, refuse};
@@ -41,10 +41,20 @@ pub fn check(settings: &Settings) -> Result<()> {
         return refuse("federation.clients", "column", wanted);
     }
     protocol::chosen(settings)?;
-    let rules = rules::build(&s.rules)?;
+    let rules = Rules::new(rules::asked(settings)?);
+    if s.protocol.split_whitespace().next() != Some("averaging") {
+        for (key, name) in [("attack.name", &settings.attack.name), ("defence.name", &settings.defence.name)] {
+            let wanted = format!("`none`, because federation.protocol = \"{}\" uploads no updates that a rule could change", s.protocol);
+            ensure(name == "none", key, format!("`{name}`"), &wanted)?;
+        }
+    }
     if settings.privacy.is_on() && rules.needs() == Needs::All {
         let wanted = "rules that leave the mean as it is under user-level privacy: what another puts in its place has no noise";
-        return refuse("federation.rules", s.rules.join(", "), wanted);
+        return refuse(
+            if s.rules.is_empty() { "defence.name" } else { "federation.rules" },
+            if s.rules.is_empty() { settings.defence.name.clone() } else { s.rules.join(", ") },
+            wanted,
+        );
     }
     Ok(())
 }

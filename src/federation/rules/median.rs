@@ -1,12 +1,14 @@
 //! `median`: the coordinate-wise median instead of the mean; of an item row over the clients that uploaded it.
 
-use super::{Kind, Needs, Occasion, Options, Rule};
+use super::coordinates::each_coordinate;
+use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
-use crate::engine::{Mean, Update};
+use crate::engine::Mean;
 
 pub(super) const KIND: Kind = Kind {
     name: "median",
-    summary: "defence: the median of every coordinate over the clients that uploaded it, weights left aside",
+    role: Role::Defence,
+    summary: "the median of every coordinate over the clients that uploaded it, weights left aside",
     paper: "Yin et al., Byzantine-Robust Distributed Learning, ICML 2018",
     options: &[],
     build,
@@ -38,35 +40,14 @@ impl Rule for Median {
     }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
-        let Mean { d, dense, items, rows, updates, .. } = mean;
-        let mut column = Vec::with_capacity(updates.len());
-        for (k, value) in dense.iter_mut().enumerate() {
-            column.clear();
-            column.extend(updates.iter().filter_map(|u: &Update| u.dense.get(k)));
-            if !column.is_empty() {
-                *value = median(&mut column);
-            }
-        }
-        // Contributors of each item: (slot, update, row), by slot.
-        let mut contributors: Vec<(usize, usize, usize)> = Vec::new();
-        for (u, update) in updates.iter().enumerate() {
-            let slot = |item: &u32| items.binary_search(item).ok();
-            contributors.extend(update.items.iter().enumerate().filter_map(|(row, item)| Some((slot(item)?, u, row))));
-        }
-        contributors.sort_unstable();
-        for group in contributors.chunk_by(|a, b| a.0 == b.0) {
-            for k in 0..*d {
-                column.clear();
-                column.extend(group.iter().map(|&(_, u, row)| updates[u].rows[row * *d + k]));
-                rows[group[0].0 * *d + k] = median(&mut column);
-            }
-        }
+        each_coordinate(mean, median);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
     use proptest::prelude::*;
 
     proptest! {

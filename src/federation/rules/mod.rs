@@ -1,12 +1,20 @@
 //! What happens to updates between a client's visit and the server's step: attacks, bounds, noise, robust averages.
 //!
 //! `federation.rules` lists them in the order in which a client applies them; the server goes through the same list backwards. Each entry
-//! is a name with options: `"sign-flip share=0.1"`, `"norm-bound bound=0.5"`, `"median"`. A rule is one file here and one line in
+//! is a name with options: `"sign-flip share=0.1"`, `"norm-bound bound=0.5"`, `"median"`. `attack.name` goes before the list, `defence.name` behind it. A rule is one file here and one line in
 //! [`KINDS`]; one of another crate is made known by [`register`]. Without rules updates are added to the sums as they come, and none of this runs.
 
+mod coordinates;
+mod distances;
+mod gaussian;
+mod geometric_median;
+mod krum;
+mod malicious;
 mod median;
 mod norm_bound;
+mod row_clip;
 mod sign_flip;
+mod trimmed_mean;
 mod user_privacy;
 
 use crate::base::options::{self, Choice, Options};
@@ -18,10 +26,23 @@ use parking_lot::RwLock;
 
 pub use crate::engine::{Needs, Occasion, Rule, Rules};
 
+/// What a rule is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Malicious clients: `attack.name`. It has an option `share`.
+    Attack,
+    /// The server's protection: `defence.name`.
+    Defence,
+    /// Neither.
+    Other,
+}
+
 /// A rule by name.
 pub struct Kind {
     /// Name, the first word of an entry.
     pub name: &'static str,
+    /// What it is for.
+    pub role: Role,
     /// One line: what it does.
     pub summary: &'static str,
     /// Where it was published.
@@ -33,7 +54,17 @@ pub struct Kind {
 }
 
 /// The rules of LUMOS.
-pub const KINDS: &[Kind] = &[norm_bound::KIND, sign_flip::KIND, median::KIND];
+pub const KINDS: &[Kind] = &[
+    norm_bound::KIND,
+    row_clip::KIND,
+    median::KIND,
+    trimmed_mean::KIND,
+    krum::KRUM,
+    krum::MULTI_KRUM,
+    geometric_median::KIND,
+    sign_flip::KIND,
+    gaussian::KIND,
+];
 
 /// Rules that were registered.
 static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());
@@ -61,29 +92,54 @@ impl Choice for Kind {
     }
 }
 
-/// The rules that `entries` ask for, in their order.
+/// The rules that `entries` of `federation.rules` ask for, in their order.
 ///
 /// # Errors
 /// [`crate::Error::Setting`] for unknown names and options and for values out of range.
 pub fn build(entries: &[String]) -> Result<Rules> {
-    Ok(Rules::new(entries.iter().map(|entry| one(entry)).collect::<Result<_>>()?))
+    Ok(Rules::new(entries.iter().map(|entry| one("federation.rules", None, entry)).collect::<Result<_>>()?))
 }
 
-/// The rules of a training: those of `federation.rules`, then, where `settings` ask for privacy, its clip and noise on a table of `rows` item rows.
+/// The rules that `settings` ask for: the attack, those of `federation.rules`, the defence.
+///
+/// # Errors
+/// As [`build`].
+pub fn asked(settings: &Settings) -> Result<Vec<Box<dyn Rule>>> {
+    let mut list = Vec::new();
+    if settings.attack.name != "none" {
+        let entry = format!("{} share={}", settings.attack.name, settings.attack.share);
+        list.push(one("attack.name", Some(Role::Attack), &entry)?);
+    }
+    for entry in &settings.federation.rules {
+        list.push(one("federation.rules", None, entry)?);
+    }
+    if settings.defence.name != "none" {
+        list.push(one("defence.name", Some(Role::Defence), &settings.defence.name)?);
+    }
+    Ok(list)
+}
+
+/// The rules of a training: those of [`asked`], then, where `settings` ask for privacy, its clip and noise on a table of `rows` item rows.
 ///
 /// # Errors
 /// As [`build`].
 pub fn of(settings: &Settings, privacy: Option<UserPrivacy>, rows: usize) -> Result<Rules> {
-    let mut list = settings.federation.rules.iter().map(|entry| one(entry)).collect::<Result<Vec<_>>>()?;
+    let mut list = asked(settings)?;
     if let Some(privacy) = privacy {
         list.push(Box::new(user_privacy::Noise::new(privacy, rows, parallel::threads(settings.threads as usize))));
     }
     Ok(Rules::new(list))
 }
 
-fn one(entry: &str) -> Result<Box<dyn Rule>> {
-    let known: Vec<&Kind> = KINDS.iter().chain(REGISTERED.read().iter().copied()).collect();
-    let (kind, options) = options::read("federation.rules", "rule", entry, &known)?;
+fn one(key: &'static str, role: Option<Role>, entry: &str) -> Result<Box<dyn Rule>> {
+    let known: Vec<&Kind> =
+        KINDS.iter().chain(REGISTERED.read().iter().copied()).filter(|kind| role.is_none_or(|role| kind.role == role)).collect();
+    let what = match role {
+        Some(Role::Attack) => "attack",
+        Some(Role::Defence) => "defence",
+        _ => "rule",
+    };
+    let (kind, options) = options::read(key, what, entry, &known)?;
     (kind.build)(&options)
 }
 
@@ -117,7 +173,8 @@ mod tests {
     fn names_are_unique_and_defaults_are_in_range() {
         for (i, kind) in KINDS.iter().enumerate() {
             assert!(KINDS[..i].iter().all(|k| k.name != kind.name), "{}", kind.name);
-            one(kind.name).unwrap();
+            one("federation.rules", None, kind.name).unwrap();
+            assert_eq!(kind.role == Role::Attack, kind.options.iter().any(|(name, _)| *name == "share"), "{}", kind.name);
         }
     }
 }

@@ -1,10 +1,11 @@
 //! `norm-bound`: an update longer than the bound is shortened to it.
 
-use super::{Kind, Occasion, Options, Rule};
+use super::{Kind, Occasion, Options, Role, Rule};
 use crate::Result;
 
 pub(super) const KIND: Kind = Kind {
     name: "norm-bound",
+    role: Role::Defence,
     summary: "shortens every update to a Euclidean norm of at most `bound`, over dense weights and item rows together",
     paper: "Sun et al., Can You Really Backdoor Federated Learning?, arXiv 1911.07963",
     options: &[("bound", 1.0)],

@@ -1,0 +1,85 @@
+//! `geometric-median`: the point whose distances to all updates have the least sum, by Weiszfeld's iteration.
+
+use super::coordinates::weighted_mean;
+use super::{Kind, Needs, Occasion, Options, Role, Rule};
+use crate::Result;
+use crate::engine::{Mean, Update};
+
+pub(super) const KIND: Kind = Kind {
+    name: "geometric-median",
+    role: Role::Defence,
+    summary: "the smoothed geometric median of the updates, in `steps` steps of Weiszfeld's iteration",
+    paper: "RFA, Pillutla, Kakade and Harchaoui, IEEE TSP 2022, arXiv 1912.13445",
+    options: &[("steps", 4.0), ("smooth", 1e-6)],
+    build,
+};
+
+struct GeometricMedian {
+    steps: u32,
+    /// Distances below it count as it.
+    smooth: f64,
+}
+
+fn build(options: &Options) -> Result<Box<dyn Rule>> {
+    let smooth = options.get("smooth", |x| x > 0.0, "a number above 0")?;
+    Ok(Box::new(GeometricMedian { steps: options.count("steps", 1, 1000)?, smooth }))
+}
+
+/// Distance of `update` from `mean`, over the dense weights and the rows that the client uploaded: what it says nothing of is no disagreement.
+fn distance(mean: &Mean, update: &Update) -> f64 {
+    let squares = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum::<f64>();
+    let mut sum = squares(&mean.dense, &update.dense);
+    for (item, row) in update.items.iter().zip(update.rows.chunks_exact(mean.d)) {
+        if let Ok(slot) = mean.items.binary_search(item) {
+            sum += squares(&mean.rows[slot * mean.d..][..mean.d], row);
+        }
+    }
+    sum.sqrt()
+}
+
+impl Rule for GeometricMedian {
+    fn needs(&self) -> Needs {
+        Needs::All
+    }
+
+    fn server(&self, _: &Occasion, mean: &mut Mean) {
+        if mean.updates.is_empty() {
+            return;
+        }
+        weighted_mean(mean, &vec![1.0; mean.updates.len()]);
+        for _ in 0..self.steps {
+            let weights: Vec<f64> = mean.updates.iter().map(|update| 1.0 / distance(mean, update).max(self.smooth)).collect();
+            weighted_mean(mean, &weights);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn three_on_a_line_have_their_middle_one() {
+        // On a line the geometric median of an odd number is the median.
+        let update = |client: u32, x: f32| Update { client, weight: 1, dense: vec![x, 0.0], ..Update::default() };
+        let updates = [0.0, 1.0, 50.0].iter().enumerate().map(|(c, x)| update(c as u32, *x)).collect();
+        let mut mean = Mean { d: 1, weight: 3, dense: vec![17.0, 0.0], updates, ..Mean::default() };
+        GeometricMedian { steps: 100, smooth: 1e-6 }.server(&Occasion { seed: 0, round: 1 }, &mut mean);
+        assert!((mean.dense[0] - 1.0).abs() < 1e-3 && mean.dense[1] == 0.0, "{:?}", mean.dense);
+    }
+
+    #[test]
+    fn a_row_is_not_pulled_by_who_did_not_upload_it() {
+        let update = |client: u32, items: &[u32], x: f32| Update {
+            client,
+            weight: 1,
+            dense: vec![0.1 * client as f32],
+            items: items.to_vec(),
+            rows: vec![x; items.len()],
+        };
+        let updates = vec![update(0, &[5], 2.0), update(1, &[5], 2.0), update(2, &[], 0.0), update(3, &[], 0.0)];
+        let mut mean = Mean { d: 1, weight: 4, dense: vec![0.0], items: vec![5], rows: vec![1.0], updates };
+        GeometricMedian { steps: 5, smooth: 1e-6 }.server(&Occasion { seed: 0, round: 1 }, &mut mean);
+        assert!((mean.rows[0] - 2.0).abs() < 1e-6, "{:?}", mean.rows);
+    }
+}

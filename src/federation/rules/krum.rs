@@ -78,8 +78,7 @@ mod tests {
 
     fn cohort() -> Mean {
         // Five clients on a line, one far away.
-        let update =
-            |client: u32, x: f32| Update { client, weight: 1, dense: vec![x], items: vec![client], rows: vec![x], ..Update::default() };
+        let update = |client: u32, x: f32| Update { client, weight: 1, dense: vec![x], items: vec![client], rows: vec![x] };
         Mean {
             d: 1,
             weight: 5,

@@ -279,8 +279,8 @@ template <class Math> __device__ __forceinline__ void run(const Job& job) {
         if (visit.at.number < 0) {
             return;
         }
+        // What it takes is not read before the barrier behind the first `begin_step`.
         take_weights(visit);
-        __syncthreads();
 #pragma unroll 1
         for (int i = 0; i < job.step_count; i++) {
             if (threadIdx.x == 0) {

@@ -20,7 +20,7 @@ constexpr int SCATTER_SHARED = (3 * SCATTER_LIST + SCATTER_WARPS) * 4; // bytes 
 
 // Adds entries first..last to the rows row_first..row_last of `table [R, d]`. A Source says of an entry: `row(entry)`, the
 // row it is added to; `index(entry)`, the row of `values [n, d]` that is added; `factor(entry)`, its factor.
-// All threads of a block of SCATTER_THREADS call this together.
+// All threads of a block of SCATTER_THREADS call this together; a barrier comes before other use of its shared memory.
 template <class Source>
 __device__ void scatter_rows(const Source& source, int first, int last, int row_first, int row_last, const float* values, float* table,
                              int d) {
@@ -102,7 +102,7 @@ __device__ void scatter_rows(const Source& source, int first, int last, int row_
                 left &= ~same;
             }
         }
-        __syncthreads();
+        // No barrier: the next turn writes the list behind its first one, and `found` is read before the second.
     }
 }
 

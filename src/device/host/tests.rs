@@ -115,6 +115,8 @@ fn misuse_is_refused() {
     assert!(matches!(inside, Err(DeviceError::Misuse(_))));
     let late = device.capture("g", &mut || device.kernel("axpy").and(device.kernel("breaks")).map(|_| ()));
     assert!(late.is_err_and(|e| e.to_string().contains("`breaks` was looked up")));
+    let elsewhere = device.capture("g", &mut || std::thread::scope(|s| s.spawn(|| device.zero(&x)).join().expect("it gives an error")));
+    assert!(elsewhere.is_err_and(|e| e.to_string().contains("from another thread while a graph is recorded")));
     device.alloc(4).expect("a failed recording leaves the device usable");
 }
 

@@ -158,3 +158,20 @@ fn attention() {
         }
     }
 }
+
+/// A query does not see the keys behind it, whatever they hold.
+#[test]
+fn a_key_that_is_not_seen_leaves_no_trace() {
+    for number in Number::ALL {
+        let width = 8;
+        let mut case = Case::random(number, 1, 1, width, 0, 0.0, &[(20, 20)]);
+        let before = case.attend(16);
+        let key = 5 * width..6 * width;
+        case.values[0][key.clone()].fill(f32::INFINITY);
+        case.keys[0][key.clone()].fill(f32::NAN);
+        let after = case.attend(16);
+        let bits = |of: &[f32]| of[..key.start].iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&after), bits(&before), "{number:?}");
+        assert!(after[key.clone()].iter().all(|v| !v.is_finite()), "{number:?}: the query at it sees it");
+    }
+}

@@ -77,8 +77,8 @@ mod tests {
     use crate::engine::Update;
 
     fn cohort() -> Mean {
-        // Five clients on a line, one far away.
-        let update = |client: u32, x: f32| Update { client, weight: 1, dense: vec![x], items: vec![client], rows: vec![x] };
+        // Five clients on a line, one far away; a row of each one's own adds the same to all distances.
+        let update = |client: u32, x: f32| Update { client, weight: 1, dense: vec![x], items: vec![client], rows: vec![0.5] };
         Mean {
             d: 1,
             weight: 5,
@@ -104,9 +104,9 @@ mod tests {
         let occasion = Occasion { seed: 0, round: 1 };
         let mut mean = cohort();
         Krum { malicious: 0.2, chosen: None }.server(&occasion, &mut mean);
-        assert_eq!((mean.dense, mean.rows), (vec![1.5], vec![0.0, 1.5, 0.0, 0.0, 0.0]));
+        assert_eq!((mean.dense, mean.rows), (vec![1.5], vec![0.0, 0.5, 0.0, 0.0, 0.0]));
         let mut mean = cohort();
         Krum { malicious: 0.2, chosen: Some(0.8) }.server(&occasion, &mut mean);
-        assert_eq!((mean.dense, mean.rows), (vec![2.25], vec![1.0, 1.5, 2.5, 4.0, 0.0]));
+        assert_eq!((mean.dense, mean.rows), (vec![2.25], vec![0.5, 0.5, 0.5, 0.5, 0.0]));
     }
 }

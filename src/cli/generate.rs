@@ -27,7 +27,7 @@ pub struct Args {
     /// What to ask; `-` reads it from standard input
     #[arg(long, value_name = "TEXT")]
     prompt: String,
-    /// What the model is told before
+    /// The system message
     #[arg(long, value_name = "TEXT", conflicts_with = "no_template")]
     system: Option<String>,
     /// Continue the prompt as it stands, without the chat template

@@ -1,7 +1,7 @@
 //! Partial personalisation (in the manner of PFSR, arXiv 2603.22349): of the dense weights each client keeps those that matter most to it,
 //! and shares the others.
 //!
-//! What matters is told by the diagonal of the Fisher information. Ours: it is estimated by the squared change of a weight in the visit, which
+//! What matters is estimated by the diagonal of the Fisher information. Ours: the estimate is the squared change of a weight in the visit, which
 //! under plain gradient descent is the squared sum of the client's gradients times a constant. A weight that no longer matters is uploaded
 //! with all that the client has made of it. PFSR's bidirectional encoder and its magnitude loss are not part of this.
 

@@ -152,7 +152,7 @@ extern "C" fn on_fault(_: i32, info: *mut libc::siginfo_t, _: *mut c_void) {
     let place = unsafe { (*info).si_addr() } as usize;
     let begin = BEGIN.load(Relaxed);
     if !(begin..begin + ARENA).contains(&place) {
-        // Somebody else's: the instruction runs again under the default action, which ends the program.
+        // A fault of other code: the instruction runs again under the default action, which ends the program.
         return;
     }
     let running = RUNNING.load(Relaxed);

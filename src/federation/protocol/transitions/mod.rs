@@ -46,10 +46,10 @@ struct Transitions {
     counts: Counts,
     /// Whether a participant has added its counts `[C]`.
     done: Vec<u8>,
-    /// Rounds in which somebody did.
+    /// Rounds in which clients did.
     rounds: Vec<u64>,
     last: u64,
-    /// Made from the sums when somebody ranks.
+    /// Made from the sums at the first ranking.
     ranker: Option<Ranker>,
     shares: Shares,
 }

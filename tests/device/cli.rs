@@ -182,10 +182,7 @@ fn what_the_device_cannot_do_goes_to_the_cpu_or_is_refused() {
     let sandbox = Sandbox::new();
     let one = ["--set", "federation.rounds=1"];
     for (i, (sets, why)) in [
-        (
-            ["--set", "federation.shared=encoder"],
-            "device: CPU (private parameters (federation.shared, federation.personal) are kept on the CPU)\n",
-        ),
+        (["--set", "federation.shared=encoder"], "device: CPU (private parameter groups (federation.shared) are kept on the CPU)\n"),
         (["--set", "method=popularity"], ""),
     ]
     .into_iter()

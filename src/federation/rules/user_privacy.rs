@@ -80,11 +80,11 @@ mod tests {
 
     #[test]
     fn no_update_is_longer_than_the_clip() {
-        let occasion = Occasion { seed: 1, round: 1 };
+        let (occasion, rule) = (Occasion { seed: 1, round: 1 }, rule(1.0, 0.05));
         for n in 1..400 {
             let mut update =
                 Update { dense: (0..n).map(|i| (i as f32 * 0.7).sin()).collect(), items: vec![3], rows: vec![0.3; 4], ..Update::default() };
-            rule(1.0, 0.05).client(&occasion, &mut update);
+            rule.client(&occasion, &mut update);
             assert!(update.norm() <= 0.05, "{n}: {}", update.norm());
         }
     }

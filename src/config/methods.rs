@@ -34,6 +34,7 @@ const EMBEDDED: &[(&str, &str)] = embed![
     "lumos-gru4rec",
     "fed-sasrec",
     "fedsgd-sasrec",
+    "lumos-fedsgd",
     "fed-gru4rec",
     "fed-bert4rec",
     "ptf-fsr",

@@ -159,7 +159,7 @@ fn follow(data: &Dataset, popular: &[u32]) -> HashMap<u32, Vec<u32>> {
     all.into_iter().map(|(item, counts)| (item, sorted(counts))).collect()
 }
 
-/// `n` distinct random items that are not of the history, as far as there are so many.
+/// Up to `n` distinct random items that are not of the history: fewer where the catalogue has no more.
 fn random(data: &Dataset, l: &Looked, n: usize) -> Vec<u32> {
     let mut draws = stream(u64::MAX, l.user as u32, ViewKind::Future);
     let known: HashSet<u32> = l.history.iter().copied().collect();

@@ -21,7 +21,7 @@ method = "fed-sasrec"
 set = ["local.lr=0.01"]
 [[published]]
 data = "small"
-name = "Somebody"
+name = "A paper"
 figures = { "HR@10" = 0.5 }
 source = "a paper"
 trust = "not at all"
@@ -47,7 +47,7 @@ fn a_table_is_trained_once_and_written_in_every_form() {
     let [md, tex, csv, html] = ["md", "tex", "csv", "html"].map(|ending| read(&format!("t/mine.{ending}")));
     // Seeds of rows, one run where one is enough, spread, tests with their correction, figures of others.
     assert!(md.contains("| counts | any |") && md.contains("| slow | 1, 2 |"), "{md}");
-    assert!(md.contains(" ± ") && md.contains("p (Holm)") && md.contains("| Somebody (published) | - | - | - | 0.5000 | - | - |"), "{md}");
+    assert!(md.contains(" ± ") && md.contains("p (Holm)") && md.contains("| A paper (published) | - | - | - | 0.5000 | - | - |"), "{md}");
     assert!(md.contains("lumos reproduce mine.toml --data small.toml --seeds 1,2 --set 'federation.rounds=2'"), "{md}");
     assert!(!sandbox.path().join("t/runs/small/counts-2").exists());
     // The figures are those of the runs.

@@ -11,7 +11,7 @@ use crate::backend::Step;
 /// Negatives from which on a product is worth its copies.
 const FEWEST: usize = 8;
 
-/// Whether all examples of `step` have the same negatives in the same order, and so many that a product is faster.
+/// Whether all examples of `step` have the same negatives in the same order, at least [`FEWEST`] of them.
 pub(super) fn has_shared_negatives(step: &Step) -> bool {
     step.width > FEWEST && step.example.len() > 1 && {
         let first = &step.cands[1..step.width];

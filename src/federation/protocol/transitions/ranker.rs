@@ -20,7 +20,7 @@ pub struct Ranker {
     factor: Vec<f64>,
 }
 
-/// The noise on the sums of each round in which somebody added something.
+/// The noise on the sums of each round in which a client added counts.
 pub struct Noise<'n> {
     /// Standard deviation in a round.
     pub deviation: f64,

@@ -29,6 +29,7 @@ mod ranks;
 mod recommend;
 mod reproduce;
 mod run;
+mod shell;
 mod table;
 mod train;
 mod views;
@@ -82,6 +83,8 @@ enum Command {
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
+    Completions(shell::Completions),
+    Man(shell::Man),
     GpuCheck(gpu_check::Args),
     #[command(subcommand)]
     Bench(bench::Command),
@@ -128,6 +131,8 @@ fn perform(command: Command) -> u8 {
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::Bench(command) => bench::main(&command),
     };
     finish(outcome.map(|()| 0))

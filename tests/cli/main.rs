@@ -21,5 +21,7 @@ mod progress;
 mod reproduce;
 mod runs;
 mod settings;
+mod settings_page;
+mod shell;
 mod skipped;
 mod tensorboard;

@@ -11,9 +11,6 @@
 # Kernels are compiled at run time by NVRTC, so that building needs no CUDA.
 
 FROM rust:1.95-bookworm AS build
-RUN apt-get update \
-    && apt-get install -y --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --bin lumos
@@ -22,7 +19,7 @@ FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04 AS cuda
 COPY --from=build /src/target/release/lumos /usr/local/bin/lumos
 COPY --from=build /src/configs /usr/local/share/lumos/configs
 RUN useradd --create-home --uid 10001 lumos
-USER lumos
+USER 10001
 WORKDIR /work
 ENTRYPOINT ["lumos"]
 CMD ["--help"]
@@ -31,7 +28,7 @@ FROM debian:bookworm-slim AS cpu
 COPY --from=build /src/target/release/lumos /usr/local/bin/lumos
 COPY --from=build /src/configs /usr/local/share/lumos/configs
 RUN useradd --create-home --uid 10001 lumos
-USER lumos
+USER 10001
 WORKDIR /work
 ENTRYPOINT ["lumos"]
 CMD ["--help"]

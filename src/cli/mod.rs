@@ -15,6 +15,7 @@ mod config;
 mod data;
 mod doctor;
 mod eval;
+mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod gpu_check;
@@ -78,6 +79,7 @@ enum Command {
     Privacy(privacy::Command),
     Recommend(recommend::Args),
     Reproduce(reproduce::Args),
+    Export(export::Args),
     #[cfg(feature = "llm")]
     Generate(generate::Args),
     Config(config::Args),
@@ -128,6 +130,7 @@ fn perform(command: Command) -> u8 {
         #[cfg(feature = "llm")]
         Command::Generate(args) => generate::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
+        Command::Export(args) => export::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),

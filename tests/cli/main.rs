@@ -10,6 +10,7 @@ mod build_commit;
 mod config_files;
 mod evaluation;
 mod examples;
+mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod hostile;

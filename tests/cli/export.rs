@@ -17,7 +17,8 @@ const MODELS: [(&str, &[&str]); 4] = [
 /// A run folder of each model.
 fn trained(sandbox: &Sandbox) -> Vec<String> {
     let one = |(method, more): &(&str, &[&str])| {
-        let mut words = vec!["train".to_string(), small(), "--out".into(), format!("runs/{method}"), "--set".into(), format!("method={method}")];
+        let mut words =
+            vec!["train".to_string(), small(), "--out".into(), format!("runs/{method}"), "--set".into(), format!("method={method}")];
         words.extend(more.iter().flat_map(|set| ["--set".to_string(), set.to_string()]));
         words.extend(["--set", "loss.negatives=4"].map(String::from));
         sandbox.lumos(&words.iter().map(String::as_str).collect::<Vec<_>>()).done();

@@ -20,7 +20,12 @@ pub fn to_torch(folder: &RunFolder, name: &str, out: &Path, observer: &dyn Obser
         Backbone::SASREC => (include_str!("sasrec.py"), 1),
         Backbone::GRU4REC => (include_str!("gru4rec.py"), 1),
         Backbone::BERT4REC => (include_str!("bert4rec.py"), 4),
-        other => return Err(Error::Usage(format!("--torch: there is no model in Python for the backbone `{}`; --numpy has its weights", other.name()))),
+        other => {
+            return Err(Error::Usage(format!(
+                "--torch: there is no model in Python for the backbone `{}`; --numpy has its weights",
+                other.name()
+            )));
+        }
     };
     let (rows, count) = (source.weights["items"].0[0], source.data.item_count());
     let scale = if model.scale_items { (model.dim as f32).sqrt() } else { 1.0 };
@@ -55,7 +60,8 @@ fn for_torch(name: &str, (shape, values): &Floats) -> (String, Floats) {
     };
     // The layers of a GRU are one module, whose tensors have the layer's number behind them.
     if let Some((number, rest, _)) = numbered(name, "layer", "") {
-        let (kind, tensor) = if rest.ends_with(".w") { ("weight", turned(shape, values)) } else { ("bias", (shape.clone(), values.clone())) };
+        let (kind, tensor) =
+            if rest.ends_with(".w") { ("weight", turned(shape, values)) } else { ("bias", (shape.clone(), values.clone())) };
         let side = if rest.starts_with("x.") { "ih" } else { "hh" };
         return (format!("gru.{kind}_{side}_l{number}"), tensor);
     }
@@ -84,7 +90,8 @@ mod tests {
     #[test]
     fn names_and_axes_are_those_of_torch() {
         let of = |name: &str, shape: &[usize]| {
-            let (name, (shape, values)) = for_torch(name, &(shape.to_vec(), (0..shape.iter().product::<usize>()).map(|x| x as f32).collect()));
+            let (name, (shape, values)) =
+                for_torch(name, &(shape.to_vec(), (0..shape.iter().product::<usize>()).map(|x| x as f32).collect()));
             (name, shape, values)
         };
         assert_eq!(of("block10.q.w", &[2, 3]), ("blocks.10.q.weight".into(), vec![3, 2], vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0]));

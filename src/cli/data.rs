@@ -6,6 +6,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::pairs;
 use crate::base::clean;
+use crate::base::names;
 use crate::config::{self, Duplicates, Repeats, Settings};
 use crate::data::{self, Dropped, Stats, UserGroups};
 use crate::run::{self, Observer};
@@ -31,13 +32,17 @@ pub enum Command {
 #[command(after_help = "\
 Examples:
   lumos data prepare --format recbole --inter ml-100k/ml-100k.inter --items ml-100k/ml-100k.item --out data/ml-100k
+  lumos data prepare --format mind --inter behaviors.tsv --items news.tsv --out data/mind
+  lumos data prepare --format auto --inter ml-1m.zip/ml-1m/ratings.dat --items ml-1m.zip/ml-1m/movies.dat --out data/ml-1m
+  lumos data prepare --format csv --inter log.txt --separator '|' --columns user=who,item=what,time=when --out data/log
   lumos data prepare --format csv --inter log.csv.gz --user-column who --item-column what --time-column when --out data/log --k-core 5
 Times are numbers (seconds, milliseconds, microseconds or nanoseconds since 1970, recognised by their size, or positions) or ISO dates and
 date-times; --time-column '' takes the rows in the order of the file. Duplicates are dropped first, then repeats, then the k-core is formed.
-Relative paths are looked up from the working folder, then under $LUMOS_DATA, then under ../shared/data. gzip and zstd are read as they are.")]
+Relative paths are looked up from the working folder, then under $LUMOS_DATA, then under ../shared/data. gzip, zstd
+and zip are read as they are; a file of an archive is ARCHIVE.zip/FILE. `auto` recognises the interactions by their content and says as what.")]
 pub struct Prepare {
     /// Source format
-    #[arg(long, value_parser = ["recbole", "csv"])]
+    #[arg(long, value_parser = PossibleValuesParser::new(FORMATS))]
     format: String,
     /// Interactions file
     #[arg(long, value_name = "FILE")]
@@ -90,9 +95,70 @@ pub struct Prepare {
     /// Items that a user comes back to: all stay, the first one alone, or all but those that follow themselves [default: keep]
     #[arg(long, value_parser = PossibleValuesParser::new(Repeats::NAMES))]
     repeats: Option<String>,
+    /// Columns by what they hold: user, item, time, title, categories, brand, also_bought, group, rating
+    #[arg(long, value_name = "WHAT=NAME,...")]
+    columns: Vec<String>,
+    /// What separates the columns of a CSV file: one character, or `tab` [default: a comma]
+    #[arg(long, value_name = "CHARACTER")]
+    separator: Option<String>,
+    /// Name of the column with the ratings, for --min-rating [default: rating, overall or stars]
+    #[arg(long, value_name = "NAME")]
+    rating_column: Option<String>,
+    /// Interactions with a lower rating go; 0 keeps all
+    #[arg(long, value_name = "X")]
+    min_rating: Option<f32>,
+    /// Interactions before this date or number go
+    #[arg(long, value_name = "TIME")]
+    from: Option<String>,
+    /// Interactions at this date or number and after it go
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Only the first N users of the file stay; 0 keeps all
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
+    first_users: Option<u32>,
+    /// Rows that cannot be read are skipped up to this number [default: 0, the first one is an error]
+    #[arg(long, value_name = "N", value_parser = between::<u64>(0, i64::MAX as u64))]
+    max_bad_rows: Option<u64>,
     /// Replace a prepared data set that is in the folder; other files in it are kept
     #[arg(long)]
     overwrite: bool,
+}
+
+/// Formats that read files.
+const FORMATS: [&str; 12] =
+    ["auto", "recbole", "csv", "mind", "amazon", "movielens", "sasrec", "s3rec", "p5", "unisrec", "rechorus", "jsonl"];
+
+/// What `--columns` can name, and the setting of each.
+const COLUMNS: [(&str, &str); 9] = [
+    ("user", "user_column"),
+    ("item", "item_column"),
+    ("time", "time_column"),
+    ("title", "title_column"),
+    ("categories", "category_column"),
+    ("brand", "brand_column"),
+    ("also_bought", "also_bought_column"),
+    ("group", "group_column"),
+    ("rating", "rating_column"),
+];
+
+/// The settings that `--columns` stands for.
+fn columns(given: &[String]) -> Result<Vec<String>> {
+    let mut sets = Vec::new();
+    for part in given.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|part| !part.is_empty()) {
+        let (what, name) = part
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--columns: `{}` is no WHAT=NAME, such as user=reviewer", clean::id(part))))?;
+        let (_, key) = COLUMNS.iter().find(|(known, _)| *known == what.trim()).ok_or_else(|| {
+            Error::Usage(format!("--columns: {}", names::unknown("column", what.trim(), COLUMNS.iter().map(|(known, _)| *known))))
+        })?;
+        sets.push(text(key, name.trim()));
+    }
+    Ok(sets)
+}
+
+/// The setting `key` as a text, quoted, so that no character of it is taken for TOML.
+fn text(key: &str, value: &str) -> String {
+    format!("data.{key}={}", toml::Value::String(value.to_string()))
 }
 
 /// Prepare the data set that a configuration file describes, unless it is up to date
@@ -169,8 +235,7 @@ fn setting<T: std::fmt::Display>(key: &str, value: &Option<T>) -> Option<String>
 
 fn path(key: &str, path: &Path) -> Result<String> {
     let text = path.to_str().ok_or_else(|| Error::Usage(format!("--{key}: `{}` is not UTF-8; rename the file", path.display())))?;
-    // Quoted, so that no character of a path is taken for TOML.
-    Ok(format!("data.{key}={}", toml::Value::String(text.to_string())))
+    Ok(self::text(key, text))
 }
 
 /// A name for the data set out of the folder's: characters that a name must not have become dashes.
@@ -182,6 +247,15 @@ fn name_of(out: &Path) -> String {
 
 fn prepare(args: &Prepare) -> Result<()> {
     let mut sets = vec![format!("data.format={}", args.format), path("inter", &args.inter)?];
+    sets.extend(columns(&args.columns)?);
+    for (key, value) in
+        [("separator", &args.separator), ("rating_column", &args.rating_column), ("from", &args.from), ("until", &args.until)]
+    {
+        sets.extend(value.as_ref().map(|value| text(key, value)));
+    }
+    sets.extend(setting("min_rating", &args.min_rating));
+    sets.extend(setting("first_users", &args.first_users));
+    sets.extend(setting("max_bad_rows", &args.max_bad_rows));
     sets.push(format!("data.name={}", args.name.clone().unwrap_or_else(|| name_of(&args.out))));
     if let Some(items) = &args.items {
         sets.push(path("items", items)?);

@@ -15,6 +15,7 @@ mod config;
 mod data;
 mod doctor;
 mod eval;
+mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod gpu_check;
@@ -27,13 +28,18 @@ mod privacy;
 mod progress;
 mod ranks;
 mod recommend;
+mod recommend_all;
+mod report;
 mod reproduce;
 mod run;
+mod runs;
+mod sweep;
 mod table;
 mod train;
 mod views;
 #[cfg(feature = "endpoint")]
 mod views_batch;
+mod views_list;
 mod views_score;
 
 use crate::Error;
@@ -73,6 +79,10 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Plot(plot::Args),
+    Report(report::Args),
+    Runs(runs::Args),
+    Sweep(sweep::Args),
+    Export(export::Args),
     #[command(subcommand)]
     Privacy(privacy::Command),
     Recommend(recommend::Args),
@@ -120,6 +130,10 @@ fn perform(command: Command) -> u8 {
         Command::Eval(args) => eval::main(&args),
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
+        Command::Report(args) => report::main(&args),
+        Command::Runs(args) => runs::main(&args),
+        Command::Sweep(args) => sweep::main(&args),
+        Command::Export(args) => export::main(&args),
         Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
         #[cfg(feature = "llm")]

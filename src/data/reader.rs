@@ -11,6 +11,7 @@ use super::prepare::Progress;
 use super::source::Source;
 use super::times::{TimeColumn, Times};
 use crate::base::clean;
+use crate::base::json::is_zero;
 use crate::base::names;
 use crate::config::DataSettings;
 use crate::{Error, Result};
@@ -47,6 +48,18 @@ pub struct SourceNotes {
     pub unused: Vec<String>,
     /// The catalogue file, where one was given.
     pub catalogue: Option<CatalogueNotes>,
+    /// What `data.format = "auto"` took the sources for, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recognised: Option<String>,
+    /// Rows below `data.min_rating`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub below_rating: u64,
+    /// Rows that cannot be read and were skipped (`data.max_bad_rows`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bad_rows: u64,
+    /// What is wrong with the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_bad_row: Option<String>,
 }
 
 /// What a reader found in a catalogue file.
@@ -97,7 +110,21 @@ pub trait Reader: Sync {
 }
 
 /// The formats of LUMOS.
-const READERS: &[&dyn Reader] = &[&super::recbole::RecBole, &super::csv::Csv, &super::synth::Synthetic];
+const READERS: &[&dyn Reader] = &[
+    &super::recbole::RecBole,
+    &super::csv::Csv,
+    &super::formats::Auto,
+    &super::formats::Mind,
+    &super::formats::Amazon,
+    &super::formats::MovieLens,
+    &super::formats::SasRec,
+    &super::formats::S3Rec,
+    &super::formats::P5,
+    &super::formats::UniSRec,
+    &super::formats::ReChorus,
+    &super::formats::JsonLines,
+    &super::synth::Synthetic,
+];
 
 /// Formats that were registered.
 static REGISTERED: RwLock<Vec<&'static dyn Reader>> = RwLock::new(Vec::new());
@@ -176,6 +203,10 @@ pub struct RawBuilder {
     described: Vec<u64>,
     /// First item of the catalogue without an interaction, for a message.
     stranger: String,
+    /// Rows that cannot be read are skipped up to this number.
+    max_bad_rows: u64,
+    /// Least rating of a row that stays; `None`: no row has to have one.
+    min_rating: Option<f64>,
 }
 
 impl RawBuilder {
@@ -189,7 +220,51 @@ impl RawBuilder {
             groups: Vec::new(),
             described: Vec::new(),
             stranger: String::new(),
+            max_bad_rows: 0,
+            min_rating: None,
         }
+    }
+
+    /// One without rows that keeps to `data.max_bad_rows` and `data.min_rating`; `timed` says whether rows have times.
+    pub fn with_filters(settings: &DataSettings, timed: bool) -> RawBuilder {
+        let min_rating = (settings.min_rating != 0.0).then_some(settings.min_rating.into());
+        RawBuilder { max_bad_rows: settings.max_bad_rows, min_rating, ..RawBuilder::new(timed) }
+    }
+
+    /// What a row came to; `None` where it cannot be read and is skipped, which `data.max_bad_rows` allows that often.
+    ///
+    /// # Errors
+    /// The row's error beyond that number, and any error that is not about the content of a row.
+    pub fn good<T>(&mut self, row: Result<T>) -> Result<Option<T>> {
+        match row {
+            Err(error @ Error::Data { .. }) if self.raw.notes.bad_rows < self.max_bad_rows => {
+                self.raw.notes.bad_rows += 1;
+                self.raw.notes.first_bad_row.get_or_insert_with(|| error.to_string());
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
+    }
+
+    /// Whether ratings are asked for.
+    pub fn wants_rating(&self) -> bool {
+        self.min_rating.is_some()
+    }
+
+    /// Whether a row with this rating stays; one that goes is counted.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where `data.min_rating` is set and the rating is no number.
+    pub fn keeps_rating(&mut self, path: &Path, line: u64, rating: Option<&str>) -> Result<bool> {
+        let Some(least) = self.min_rating else { return Ok(true) };
+        let text = rating.unwrap_or_default().trim();
+        let number = text.parse::<f64>().ok().filter(|x| x.is_finite());
+        let number = number.ok_or_else(|| {
+            let message = format!("the rating `{}` is no number; data.min_rating=0 keeps rows whatever it is", clean::id(text));
+            data_error(path, line, message)
+        })?;
+        self.raw.notes.below_rating += u64::from(number < least);
+        Ok(number >= least)
     }
 
     /// What was found beside the rows.
@@ -264,7 +339,11 @@ impl RawBuilder {
     /// [`Error::Data`] where there is none.
     pub fn end_interactions(&mut self, path: &Path) -> Result<()> {
         if self.raw.users.is_empty() {
-            return Err(data_error(path, 1, "there is a header but no interaction below it"));
+            let message = match self.raw.notes.below_rating {
+                0 => "there is a header but no interaction below it".to_string(),
+                gone => format!("no interaction is left: {gone} rows have a rating below data.min_rating"),
+            };
+            return Err(data_error(path, 1, message));
         }
         self.raw.times = self.times.take().map(TimeColumn::finish);
         self.raw.catalogue = vec![ItemText::default(); self.items.map.len()];
@@ -272,8 +351,11 @@ impl RawBuilder {
         Ok(())
     }
 
-    /// Whether a catalogue row of `item` is wanted. Items without an interaction are left out.
-    pub(super) fn wants(&mut self, path: &Path, line: u64, item: &str) -> Result<Option<u32>> {
+    /// The place of a catalogue row of `item`, for [`RawBuilder::describe`]; `None` for an item without an interaction.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where an earlier row describes the item.
+    pub fn wants(&mut self, path: &Path, line: u64, item: &str) -> Result<Option<u32>> {
         let catalogue = self.raw.notes.catalogue.get_or_insert_default();
         catalogue.rows += 1;
         let Some(&index) = self.items.map.get(item) else {
@@ -291,8 +373,19 @@ impl RawBuilder {
         Ok(Some(index))
     }
 
+    /// As [`RawBuilder::wants`]; of several rows of an item the first one counts.
+    pub fn wants_first(&mut self, item: &str) -> Option<u32> {
+        let described = |index: &u32| self.described[*index as usize] != 0;
+        if self.items.map.get(item).is_some_and(described) {
+            self.raw.notes.catalogue.get_or_insert_default().rows += 1;
+            return None;
+        }
+        // Only a second row is an error.
+        self.wants(Path::new(""), u64::MAX, item).ok().flatten()
+    }
+
     /// Sets the texts of the item `index`; also-bought tokens without an interaction are left out.
-    pub(super) fn describe(&mut self, index: u32, row: CatalogueRow) {
+    pub fn describe(&mut self, index: u32, row: CatalogueRow) {
         let also_bought = row.also_bought.iter().filter_map(|token| self.items.map.get(token.as_str()).copied()).collect();
         self.raw.catalogue[index as usize] = ItemText { title: row.title, categories: row.categories, brand: row.brand, also_bought };
     }
@@ -301,7 +394,7 @@ impl RawBuilder {
     ///
     /// # Errors
     /// [`Error::Data`] where it has rows and describes no item at all.
-    pub(super) fn end_catalogue(&mut self, path: &Path) -> Result<()> {
+    pub fn end_catalogue(&mut self, path: &Path) -> Result<()> {
         let Some(catalogue) = &self.raw.notes.catalogue else { return Ok(()) };
         if catalogue.rows == 0 || catalogue.matched > 0 {
             return Ok(());
@@ -327,10 +420,14 @@ impl RawBuilder {
 }
 
 /// One row of a catalogue file, also-bought still as tokens.
-#[derive(Default)]
-pub(super) struct CatalogueRow {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CatalogueRow {
+    /// Title.
     pub title: String,
+    /// Categories, broad to narrow.
     pub categories: Vec<String>,
+    /// Brand or maker.
     pub brand: String,
+    /// Ids of items often bought together.
     pub also_bought: Vec<String>,
 }

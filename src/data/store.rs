@@ -199,6 +199,7 @@ fn placeholder() -> Manifest {
         raw,
         source_notes: Default::default(),
         dropped: Default::default(),
+        removed: Default::default(),
         stats: super::stats(&Dataset::default()),
     }
 }

@@ -13,6 +13,7 @@ mod bench_ground;
 mod compare;
 mod config;
 mod data;
+mod data_prepare;
 mod doctor;
 mod eval;
 mod export;

@@ -7,7 +7,7 @@ use crate::base::{clean, names};
 use crate::config::{self, Settings, Validated};
 use crate::data::Dataset;
 use crate::eval::Lists;
-use crate::run::{self, RunFolder};
+use crate::run::{self, RunFolder, Wanted};
 use crate::{Error, Result};
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -59,7 +59,8 @@ pub fn main(
     let mut lists = Lists::new(&data.train_counts());
     let progress = Progress::new(true);
     let users: Vec<u32> = (0..data.users() as u32).collect();
-    run::recommend_all(folder, which.name(), settings, data, &users, k, &progress, &mut |user, list| {
+    let wanted = Wanted { name: which.name(), users: &users, k };
+    run::recommend_all(folder, settings, data, &wanted, &progress, &mut |user, list| {
         lists.add(list.iter().map(|(item, _)| *item));
         writer.write_all(&line(csv, data, user, list)?).map_err(Error::io(out, "write"))
     })?;

@@ -39,6 +39,9 @@ pub fn check(s: &DataSettings) -> Result<()> {
         }
     }
     separator_of(&s.separator)?;
+    for (key, share) in [("data.validation_share", s.validation_share), ("data.test_share", s.test_share)] {
+        number(|x| x > 0.0 && x <= 0.4, key, share, "above 0 and at most 0.4")?;
+    }
     number(f32::is_finite, "data.min_rating", s.min_rating, "a finite number; 0 keeps all")?;
     let long_enough = s.max_length == 0 || s.max_length >= 3;
     ensure(long_enough, "data.max_length", s.max_length, "0 (all) or at least 3 (training, validation and test item)")

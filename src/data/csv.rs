@@ -4,9 +4,10 @@
 use std::io::{self, BufRead, Read};
 use std::path::Path;
 
+use super::builder::{CatalogueRow, RawBuilder};
 use super::columns::{Header, no_interactions, separator};
 use super::prepare::Progress;
-use super::reader::{CatalogueNotes, CatalogueRow, RawBuilder, RawData, Reader, data_error};
+use super::reader::{CatalogueNotes, RawData, Reader, data_error};
 use super::source::{MAX_LINE, Source};
 use super::text::{ListStyle, clean, list};
 use crate::base::clean::id as clean_id;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::dataset::{Dataset, ItemText, UserGroups};
 use super::reader::RawData;
 use super::repeats::{Dropped, drop_repeated};
+use super::split::{self, Moments};
 use super::times::Times;
 use crate::base::clean;
 use crate::config::DataSettings;
@@ -44,6 +45,8 @@ pub struct Removed {
     pub short: u64,
     /// `data.max_length`: older rows of long users.
     pub long: u64,
+    /// `data.split`: rows of users without a training item.
+    pub untrained: u64,
 }
 
 impl Removed {
@@ -60,6 +63,7 @@ impl Removed {
             (self.k_core, "k-core: {} rows of users or items with fewer interactions were left out (data.k_core)"),
             (self.short, "short users: {} rows were left out (data.min_length)"),
             (self.long, "long users: {} older rows were left out (data.max_length)"),
+            (self.untrained, "split: {} rows of users without a training item were left out (data.split)"),
         ];
         all.iter().filter(|(rows, _)| *rows > 0).map(|(rows, text)| text.replacen("{}", &rows.to_string(), 1)).collect()
     }
@@ -94,10 +98,13 @@ pub fn filter(raw: RawData, settings: &DataSettings) -> Result<Filtered> {
     k_core(&raw, &by_user, &mut keep, settings.k_core);
     removed.k_core = before - left(&keep);
     (removed.short, removed.long) = limit_lengths(&by_user, &mut keep, settings);
+    let moments = split::moments(&raw, &keep, settings)?;
+    let users = (0..raw.user_tokens.len()).map(|user| by_user.rows(user));
+    removed.untrained = split::drop_untrained(&raw, users, &mut keep, moments, settings);
     if !keep.iter().any(|k| *k) {
         return Err(nothing_left(&raw, dropped, settings));
     }
-    let (mut dataset, times) = pack(raw, &keep, by_user);
+    let (mut dataset, times) = pack(raw, &keep, by_user, moments, settings);
     if let Some(groups) = &mut dataset.groups {
         groups.column.clone_from(&settings.group_column);
     }
@@ -248,7 +255,7 @@ fn limit_lengths(by_user: &Index, keep: &mut [bool], settings: &DataSettings) ->
 }
 
 /// Renumbers users and items by first appearance among the kept rows and packs the sequences.
-fn pack(raw: RawData, keep: &[bool], by_user: Index) -> (Dataset, Option<Times>) {
+fn pack(raw: RawData, keep: &[bool], by_user: Index, moments: Option<Moments>, settings: &DataSettings) -> (Dataset, Option<Times>) {
     const NONE: u32 = u32::MAX;
     let mut new_item = vec![NONE; raw.item_tokens.len()];
     let mut seen_user = vec![false; raw.user_tokens.len()];
@@ -271,6 +278,7 @@ fn pack(raw: RawData, keep: &[bool], by_user: Index) -> (Dataset, Option<Times>)
         packed.extend(by_user.rows(user).iter().copied().filter(|r| keep[*r as usize]));
         dataset.offsets.push(packed.len() as u64);
     }
+    dataset.cuts = split::cuts(&raw, &packed, &dataset.offsets, moments, settings);
     dataset.items = packed.iter().map(|row| new_item[raw.items[*row as usize] as usize]).collect();
     let times = raw.times.as_ref().map(|all| all.select(&packed));
     dataset.groups = raw.groups.as_ref().map(|groups| {

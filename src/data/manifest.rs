@@ -20,6 +20,9 @@ pub const FORMAT_VERSION: u32 = 2;
 /// Version of a folder with groups of users, which programs that know none refuse. A folder without groups keeps [`FORMAT_VERSION`].
 pub const GROUPED_VERSION: u32 = 3;
 
+/// Version of a folder with another split than leave-one-out, with groups where the settings name their column.
+pub const SPLIT_VERSION: u32 = 4;
+
 /// A source file as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,7 +61,7 @@ impl RawStats {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`], or [`GROUPED_VERSION`] where users have groups.
+    /// [`FORMAT_VERSION`]; [`GROUPED_VERSION`] where users have groups; [`SPLIT_VERSION`] where they are split otherwise than by leave-one-out.
     pub version: u32,
     /// Version of that program.
     pub program: String,
@@ -175,6 +178,9 @@ const LATER: &[&str] = &[
     ", from: \"\"",
     ", until: \"\"",
     ", first_users: 0",
+    ", split: LeaveOneOut",
+    ", validation_share: 0.1",
+    ", test_share: 0.1",
 ];
 
 /// What `ARCHIVE.zip/FILE` names inside of the archive; empty for any other path.

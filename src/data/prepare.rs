@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::Dataset;
 use super::filter::{check_limits, filter};
-use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SourceFile, fingerprint, identity, member};
+use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SPLIT_VERSION, SourceFile, fingerprint, identity, member};
 use super::reader::{Reader, reader};
 use super::source::{Source, checksum, resolve_source, size_and_time};
 use super::stats::stats_with_times;
@@ -215,7 +215,11 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
     dataset.name = settings.name.clone();
     dataset.fingerprint = fingerprint(settings, reader.reads_files(), inter.as_ref(), items.as_ref());
     let manifest = Manifest {
-        version: if dataset.groups.is_some() { GROUPED_VERSION } else { FORMAT_VERSION },
+        version: match (&dataset.cuts, &dataset.groups) {
+            (Some(_), _) => SPLIT_VERSION,
+            (None, Some(_)) => GROUPED_VERSION,
+            (None, None) => FORMAT_VERSION,
+        },
         program: env!("CARGO_PKG_VERSION").into(),
         name: dataset.name.clone(),
         fingerprint: dataset.fingerprint.clone(),

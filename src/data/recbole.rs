@@ -4,9 +4,10 @@ use std::path::Path;
 
 use smallvec::SmallVec;
 
+use super::builder::{CatalogueRow, RawBuilder};
 use super::columns::{Header, no_interactions, separator, wrong_width};
 use super::prepare::Progress;
-use super::reader::{CatalogueNotes, CatalogueRow, RawBuilder, RawData, Reader, data_error};
+use super::reader::{CatalogueNotes, RawData, Reader, data_error};
 use super::source::Source;
 use super::text::{ListStyle, clean, list};
 use crate::Result;

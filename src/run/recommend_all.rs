@@ -20,21 +20,33 @@ const LANES: usize = 16;
 /// Items with their scores, best first.
 pub type List = Vec<(u32, f32)>;
 
+/// Whose lists are wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Checkpoint, `best` or `last`.
+    pub name: &'a str,
+    /// Users, in the order of the lists.
+    pub users: &'a [u32],
+    /// Items of a list.
+    pub k: usize,
+}
+
+/// What is done with a user's list, best item first.
+pub type Each<'a> = dyn FnMut(u32, &[(u32, f32)]) -> Result<()> + 'a;
+
 /// Calls `each` with the `k` best items of each of `users`, in their order, as [`super::recommend`] gives them for the user's whole history.
 ///
 /// # Errors
 /// Those of [`super::recommend`], and those of `each`.
-#[allow(clippy::too_many_arguments)]
 pub fn recommend_all(
     folder: &RunFolder,
-    name: &str,
     settings: &Validated<Settings>,
     data: &Arc<Dataset>,
-    users: &[u32],
-    k: usize,
+    wanted: &Wanted,
     observer: &dyn Observer,
-    each: &mut dyn FnMut(u32, &[(u32, f32)]) -> Result<()>,
+    each: &mut Each,
 ) -> Result<()> {
+    let Wanted { name, users, k } = *wanted;
     let mask = settings.eval.mask;
     if methods::find(&settings.method)?.family == Family::Baseline {
         let scores: Vec<f32> = data.train_counts().into_iter().map(|count| count as f32).collect();

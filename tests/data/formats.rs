@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::cli::Sandbox;
 use crate::common::{put, quiet, real};
-use lumos::config::DataSettings;
-use lumos::data::{Dataset, Manifest, load, prepare};
+use lumos::config::{DataSettings, SplitRule};
+use lumos::data::{Dataset, Manifest, Split, load, prepare};
 
 fn settings(format: &str, inter: &Path, items: Option<&Path>) -> DataSettings {
     let (inter, items) = (Some(inter.to_path_buf()), items.map(Path::to_path_buf));
@@ -255,4 +255,35 @@ fn files_of_an_archive() {
     let dir = tempfile::tempdir().unwrap();
     let message = made(&settings("s3rec", &put(dir.path(), "b.zip", bytes), None)).unwrap_err().to_string();
     assert!(message.contains("checksum"), "{message}");
+}
+
+#[test]
+fn splits_by_time_and_by_shares() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = "user_id,item_id,timestamp\n".to_string();
+    // Ten interactions of `a` at 0, 10, ..., five of `b` in the first half, three of `c` at the end.
+    (0..10).for_each(|n| text += &format!("a,i{n},{}\n", 10 * n));
+    (0..5).for_each(|n| text += &format!("b,i{n},{}\n", 5 * n + 1));
+    (0..3).for_each(|n| text += &format!("c,i{n},{}\n", 95 + n));
+    let file = put(dir.path(), "log.csv", text);
+    let base = DataSettings { split: SplitRule::Time, validation_share: 0.2, test_share: 0.3, ..settings("csv", &file, None) };
+    let (manifest, data) = made(&base).unwrap();
+    // Of 18 rows the cuts are the times of rows 9 and 12 in the order of time: 40 and 70.
+    assert_eq!(sequences(&data), ["a: i0 i1 i2 i3 i4 i5 i6 i7 i8 i9", "b: i0 i1 i2 i3 i4"]);
+    assert_eq!(manifest.removed.untrained, 3, "`c` has nothing to train on");
+    let of = |data: &Dataset, user: usize, split| data.input_and_target(user, split).map(|(input, target)| (input.len(), target));
+    assert_eq!((data.train(0).len(), of(&data, 0, Split::Validation), of(&data, 0, Split::Test)), (4, Some((4, 4)), Some((7, 7))));
+    assert_eq!((data.train(1).len(), of(&data, 1, Split::Validation), of(&data, 1, Split::Test)), (5, None, None));
+    let (_, ratio) = made(&DataSettings { split: SplitRule::Ratio, ..base.clone() }).unwrap();
+    assert_eq!((ratio.train(0).len(), of(&ratio, 0, Split::Validation), of(&ratio, 0, Split::Test)), (5, Some((5, 5)), Some((7, 7))));
+    assert_eq!((ratio.train(2).len(), of(&ratio, 2, Split::Validation), of(&ratio, 2, Split::Test)), (1, Some((1, 1)), Some((2, 2))));
+    let message = made(&DataSettings { time_column: String::new(), ..base }).unwrap_err().to_string();
+    assert!(message.contains("data.split") && message.contains("no times"), "{message}");
+    let sandbox = Sandbox::new();
+    sandbox.write("log.csv", std::fs::read(&file).unwrap().as_slice());
+    let words = ["data", "prepare", "--format", "csv", "--inter", "log.csv", "--out", "set", "--overwrite", "--min-length", "3"];
+    assert!(sandbox.lumos(&words).done().contains("later than half of the test items"));
+    assert!(!sandbox.lumos(&[&words[..], &["--split", "time"]].concat()).done().contains("leave-one-out"));
+    let run = sandbox.lumos(&["train", "small.toml", "--data", "set", "--set", "method=fed-sasrec", "--out", "run", "--json"]).json();
+    assert!(run["test"]["users"].as_u64().unwrap() >= 1, "{run}");
 }

@@ -51,6 +51,12 @@ pub struct DataSettings {
     pub until: String,
     /// Only the first users of the file stay, by first appearance; 0: all.
     pub first_users: u32,
+    /// Which interactions are trained on, validated on and tested on.
+    pub split: SplitRule,
+    /// Share of the interactions (`time`) or of each user's (`ratio`) that is validated on.
+    pub validation_share: f32,
+    /// Share of them that is tested on.
+    pub test_share: f32,
     /// Rows with the user, the item and the time of an earlier row. Without times there are none.
     pub duplicates: Duplicates,
     /// Items that a user comes back to (after `duplicates`, before the k-core).
@@ -94,6 +100,9 @@ impl Default for DataSettings {
             from: String::new(),
             until: String::new(),
             first_users: 0,
+            split: SplitRule::LeaveOneOut,
+            validation_share: 0.1,
+            test_share: 0.1,
             duplicates: Duplicates::Drop,
             repeats: Repeats::Keep,
             k_core: 0,

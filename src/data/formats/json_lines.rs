@@ -2,8 +2,9 @@
 
 use super::objects::{entries, first, needed, object};
 use crate::config::DataSettings;
+use crate::data::builder::{CatalogueRow, RawBuilder};
 use crate::data::columns::{CATEGORIES, RATINGS, TITLES, no_interactions};
-use crate::data::reader::{CatalogueNotes, CatalogueRow, RawBuilder, RawData, Reader};
+use crate::data::reader::{CatalogueNotes, RawData, Reader};
 use crate::data::rows::{Encoding, each_line};
 use crate::data::source::Source;
 use crate::data::{Progress, text};

@@ -8,8 +8,9 @@ use std::collections::HashMap;
 
 use crate::base::clean;
 use crate::config::DataSettings;
+use crate::data::builder::{CatalogueRow, RawBuilder};
 use crate::data::columns::no_interactions;
-use crate::data::reader::{CatalogueNotes, CatalogueRow, RawBuilder, RawData, Reader, data_error};
+use crate::data::reader::{CatalogueNotes, RawData, Reader, data_error};
 use crate::data::rows::{Encoding, each_line, fields};
 use crate::data::source::Source;
 use crate::data::{Progress, text};

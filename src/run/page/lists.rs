@@ -6,7 +6,7 @@ use crate::base::clean;
 use crate::data::{Dataset, Split};
 use crate::eval::{Lists, SelectMetric};
 use crate::run::chart::escape;
-use crate::run::recommend_all::{List, recommend_all};
+use crate::run::recommend_all::{List, Wanted, recommend_all};
 use crate::{Result, run::Observer, views};
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ pub(super) fn section(groups: &[Group], data: &Arc<Dataset>, observer: &dyn Obse
     let users: Vec<u32> = (0..data.users()).step_by(step).map(|user| user as u32).collect();
     let shown: Vec<usize> = (0..SHOWN.min(users.len())).map(|n| n * users.len() / SHOWN.min(users.len())).collect();
     let counts = data.train_counts();
+    let wanted = Wanted { name: "best", users: &users, k };
     let mut table = Table::new(["method", "coverage", "Gini", "popularity", "novelty, bits"].map(String::from));
     let mut lists: Vec<(&str, Vec<List>)> = Vec::new();
     for group in groups {
@@ -43,7 +44,7 @@ pub(super) fn section(groups: &[Group], data: &Arc<Dataset>, observer: &dyn Obse
             Ok(())
         };
         // A run that has saved no checkpoint yet has nothing to say here.
-        if recommend_all(&run.folder, "best", &run.settings, data, &users, k, observer, &mut each).is_err() {
+        if recommend_all(&run.folder, &run.settings, data, &wanted, observer, &mut each).is_err() {
             continue;
         }
         let f = all.figures();

@@ -16,7 +16,6 @@ mod data;
 mod data_prepare;
 mod doctor;
 mod eval;
-mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod gpu_check;
@@ -83,7 +82,6 @@ enum Command {
     Report(report::Args),
     Runs(runs::Args),
     Sweep(sweep::Args),
-    Export(export::Args),
     #[command(subcommand)]
     Privacy(privacy::Command),
     Recommend(recommend::Args),
@@ -134,7 +132,6 @@ fn perform(command: Command) -> u8 {
         Command::Report(args) => report::main(&args),
         Command::Runs(args) => runs::main(&args),
         Command::Sweep(args) => sweep::main(&args),
-        Command::Export(args) => export::main(&args),
         Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
         #[cfg(feature = "llm")]

@@ -22,7 +22,6 @@ mod checkpoint;
 mod claim;
 mod compare;
 mod device;
-mod export;
 mod folder;
 mod listing;
 mod machine;
@@ -50,7 +49,6 @@ pub use checkpoint::{Checkpoint, CheckpointMeta};
 pub use claim::{Claim, Start};
 pub use compare::{Comparison, compare};
 pub use device::{Devices, RunDevice};
-pub use export::export_torch;
 #[cfg(feature = "cli")]
 pub(crate) use folder::differences;
 pub use folder::{RunFolder, RunInfo};

@@ -1,9 +1,7 @@
-//! What is around a run: lists of runs and views, sweeps, recommendations for all, export to PyTorch.
+//! What is around a run: lists of runs and views, sweeps, recommendations for all.
 
-use crate::real;
 use crate::sandbox::{Sandbox, small};
 use serde_json::Value;
-use std::process::Command;
 
 fn text(sandbox: &Sandbox, name: &str) -> String {
     String::from_utf8(sandbox.read(name)).unwrap()
@@ -96,54 +94,4 @@ fn a_sweep_goes_on_and_chooses_by_validation() {
     ] {
         sweep(&[words, &["--out", "no"]].concat()).refused(1, &[part]);
     }
-}
-
-/// Scores of the Python model beside the lists of `lumos recommend --all`.
-const CHECK: &str = r#"
-import csv, json, sys
-sys.path.insert(0, "torch")
-import torch
-from model import SASRec
-from safetensors.torch import load_file
-import numpy
-model = SASRec("torch")
-rows = {r["item"]: int(r["row"]) for r in csv.DictReader(open("torch/items.csv"))}
-assert numpy.load("torch/items.npy").shape == (model.c["items"], model.c["dim"])
-data = load_file("data/small/sequences.safetensors")
-offsets = [int(x) for x in data["offsets"]]
-items = [int(x) for x in data["items"]]
-for user, line in enumerate(open("lists.jsonl")):
-    entries = json.loads(line)["items"]
-    with torch.no_grad():
-        scores = model(items[offsets[user]:offsets[user + 1]])
-    best = torch.topk(scores, len(entries))
-    for entry, row, score in zip(entries, best.indices, best.values):
-        assert abs(float(score) - entry["score"]) < 1e-3, (user, entry, float(score))
-        assert rows[entry["item"]] == int(row) or abs(float(scores[rows[entry["item"]]]) - float(score)) < 1e-4, (user, entry, int(row))
-print("checked", user + 1)
-"#;
-
-#[test]
-fn the_exported_model_ranks_as_lumos_does() {
-    let sandbox = Sandbox::new();
-    // Without a mask both give the best of all items.
-    let sets = ["--set", "method=fed-sasrec", "--set", "eval.mask=none", "--set", "model.blocks=2", "--set", "model.heads=2"];
-    sandbox.lumos(&[&["train", "small.toml", "--out", "run"], &sets[..]].concat()).done();
-    let said = sandbox.lumos(&["export", "run", "--torch", "torch"]).done();
-    for name in ["model.safetensors", "model.py", "config.json", "items.npy", "items.csv"] {
-        assert!(said.contains(name) && sandbox.path().join("torch").join(name).exists(), "{name}: {said}");
-    }
-    sandbox.lumos(&["export", "run", "--torch", "run"]).refused(1, &["holds a run"]);
-    sandbox.lumos(&["train", "small.toml", "--out", "gru", "--set", "method=fed-gru4rec"]).done();
-    sandbox.lumos(&["export", "gru", "--torch", "other"]).refused(1, &["gru4rec", "sasrec"]);
-    sandbox.lumos(&["recommend", "run", "--all", "--out", "lists.jsonl", "-k", "5"]).done();
-    let python = std::env::var("LUMOS_PYTHON").unwrap_or("python3".into());
-    let has = Command::new(&python).args(["-c", "import torch, numpy, safetensors"]).output();
-    if !has.is_ok_and(|out| out.status.success()) {
-        real::skip::<()>("python with torch, numpy and safetensors is not installed (LUMOS_PYTHON names one)");
-        return;
-    }
-    let out = Command::new(&python).args(["-c", CHECK]).current_dir(sandbox.path()).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert!(String::from_utf8_lossy(&out.stdout).contains("checked 200"));
 }

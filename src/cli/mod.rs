@@ -13,6 +13,7 @@ mod bench_ground;
 mod compare;
 mod config;
 mod data;
+mod data_prepare;
 mod doctor;
 mod eval;
 mod export;
@@ -28,14 +29,19 @@ mod privacy;
 mod progress;
 mod ranks;
 mod recommend;
+mod recommend_all;
+mod report;
 mod reproduce;
 mod run;
+mod runs;
 mod shell;
+mod sweep;
 mod table;
 mod train;
 mod views;
 #[cfg(feature = "endpoint")]
 mod views_batch;
+mod views_list;
 mod views_score;
 
 use crate::Error;
@@ -75,6 +81,9 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Plot(plot::Args),
+    Report(report::Args),
+    Runs(runs::Args),
+    Sweep(sweep::Args),
     #[command(subcommand)]
     Privacy(privacy::Command),
     Recommend(recommend::Args),
@@ -125,6 +134,9 @@ fn perform(command: Command) -> u8 {
         Command::Eval(args) => eval::main(&args),
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
+        Command::Report(args) => report::main(&args),
+        Command::Runs(args) => runs::main(&args),
+        Command::Sweep(args) => sweep::main(&args),
         Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
         #[cfg(feature = "llm")]

@@ -4,6 +4,7 @@
 
 mod check;
 mod holm;
+mod lists;
 mod mask;
 mod metrics;
 mod paired;
@@ -12,6 +13,7 @@ mod rank;
 
 pub use check::{check, fits, select};
 pub use holm::holm;
+pub use lists::{ListFigures, Lists};
 pub use mask::{MISS, ReturningTargets, best_items, rank_from_count};
 pub use metrics::{Metric, Metrics, SelectMetric, metrics};
 pub use paired::{Paired, interval, paired, paired_seeds};

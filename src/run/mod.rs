@@ -24,19 +24,23 @@ mod compare;
 mod device;
 mod export;
 mod folder;
+mod listing;
 mod machine;
 mod metrics;
 mod notice;
 mod orders;
+mod page;
 mod pipeline;
 mod plot;
 mod ranks;
+mod recommend_all;
 mod report;
 pub mod reproduce;
 mod result;
 mod resume;
 mod score;
 mod side_by_side;
+mod sweep;
 mod team;
 mod tensorboard;
 mod train;
@@ -50,18 +54,22 @@ pub use export::{Exported, to_numpy, to_torch};
 #[cfg(feature = "cli")]
 pub(crate) use folder::differences;
 pub use folder::{RunFolder, RunInfo};
+pub use listing::{Listed, list_runs};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
 pub use notice::returning_notice;
+pub use page::page;
 pub use pipeline::{
     Prepared, ask_for_views, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views, prepare_views_by,
     views_made,
 };
 pub use plot::{Cost, plot};
 pub use ranks::{parse_ranks, read_ranks, write_ranks};
+pub use recommend_all::{Each, List, Wanted, recommend_all};
 pub use result::{RunResult, Scores, masked_targets};
 pub use score::{Scored, open_trained, recommend, score};
 pub use side_by_side::{Row, default_folder, popularity_row, side_by_side};
+pub use sweep::{Plan, Range, Sweep, Trial, sweep};
 pub use team::{Team, dismiss, follow};
 pub use train::{Job, train};
 pub use watch::{GpuSpan, Watch};

@@ -5,6 +5,7 @@ mod real;
 #[path = "../common/cli.rs"]
 mod sandbox;
 
+mod around;
 mod bench;
 mod build_commit;
 mod config_files;
@@ -19,6 +20,7 @@ mod method_file;
 mod plot;
 mod privacy;
 mod progress;
+mod report_page;
 mod reproduce;
 mod runs;
 mod settings;

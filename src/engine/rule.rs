@@ -1,6 +1,7 @@
 //! What may be done to an update between a client's visit and the server's step.
 
 use super::{Mean, Update};
+use crate::model::Weights;
 
 /// What a rule needs, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,11 +16,14 @@ pub enum Needs {
 
 /// Where and when a rule is applied.
 #[derive(Clone, Copy, Debug)]
-pub struct Occasion {
+pub struct Occasion<'w> {
     /// Seed of the run.
     pub seed: u64,
     /// Round, counted from 1.
     pub round: u64,
+    /// The global weights that the clients of the round began with. There in [`Rule::client`]; in [`Rule::collude`] and [`Rule::server`] where a
+    /// rule [`Rule::reads_weights`].
+    pub weights: Option<&'w Weights>,
 }
 
 /// One thing that is done to updates. Equal occasions and updates must give equal bits.
@@ -36,6 +40,22 @@ pub trait Rule: Send + Sync {
         if factor != 1.0 {
             update.scale(factor);
         }
+    }
+
+    /// Changes the updates of a round `[n]`, ascending by client, with a look at all of them, before anything else is done on the server: malicious
+    /// clients who work together. Gives the places of those that it has changed. Called where the rule [`Rule::colludes`].
+    fn collude(&self, _occasion: &Occasion, _updates: &mut [Update]) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// Whether [`Rule::collude`] does anything. It then needs [`Needs::All`].
+    fn colludes(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Rule::collude`] or [`Rule::server`] looks at the global weights.
+    fn reads_weights(&self) -> bool {
+        false
     }
 
     /// Changes the mean before the server's step.
@@ -81,6 +101,25 @@ impl Rules {
             norm *= f64::from(next.abs());
         }
         factor
+    }
+
+    /// Whether some rule changes updates with a look at all of them.
+    pub fn collude_at_all(&self) -> bool {
+        self.0.iter().any(|rule| rule.colludes())
+    }
+
+    /// Whether the server's part of some rule looks at the global weights.
+    pub fn read_weights(&self) -> bool {
+        self.0.iter().any(|rule| rule.reads_weights())
+    }
+
+    /// Lets malicious clients work together. What they change passes the rules behind theirs as any upload does.
+    pub fn collude(&self, occasion: &Occasion, updates: &mut [Update]) {
+        for (i, rule) in self.0.iter().enumerate().filter(|(_, rule)| rule.colludes()) {
+            for place in rule.collude(occasion, updates) {
+                self.0[i + 1..].iter().for_each(|rule| rule.client(occasion, &mut updates[place]));
+            }
+        }
     }
 
     /// Applies every rule to the mean, the last one first.

@@ -3,6 +3,7 @@
 //! the split.
 
 mod check;
+mod exposure;
 mod holm;
 mod mask;
 mod metrics;
@@ -11,6 +12,7 @@ mod popularity;
 mod rank;
 
 pub use check::{check, fits, select};
+pub use exposure::{Exposure, check_targets, exposure, strangers, targets};
 pub use holm::holm;
 pub use mask::{MISS, ReturningTargets, best_items, rank_from_count};
 pub use metrics::{Metric, Metrics, SelectMetric, metrics};

@@ -1,5 +1,6 @@
 //! The federation: who trains in a round ([`draw`]), what goes down and up ([`protocol`]), and what happens to updates ([`rules`]).
 
+pub mod attacks;
 mod check;
 mod divergence;
 mod draw;

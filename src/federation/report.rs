@@ -19,6 +19,9 @@ pub struct RoundReport {
     /// Clients that were left out because they diverged (`federation.on_divergence`).
     #[serde(skip_serializing_if = "is_zero")]
     pub diverged: u64,
+    /// Malicious clients of an attack's own among those that were drawn.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub malicious: u64,
     /// Local steps of all clients; for clients of one sequence these are client-epochs.
     pub client_epochs: u64,
     /// Mean over clients of the next-item loss (mean over a client's local steps).
@@ -60,6 +63,7 @@ impl RoundReport {
             clients: totals.counts[0],
             dropped: u64::from(cohort.dropped),
             diverged: totals.counts[6],
+            malicious: 0,
             client_epochs: totals.counts[1],
             rec_loss: fixed::to_f64(totals.losses[0]) / n,
             contrast_loss: fixed::to_f64(totals.losses[1]) / n,

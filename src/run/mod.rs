@@ -22,6 +22,7 @@ mod checkpoint;
 mod claim;
 mod compare;
 mod device;
+mod exposure;
 mod folder;
 mod machine;
 mod metrics;

@@ -5,6 +5,7 @@ mod real;
 #[path = "../common/cli.rs"]
 mod sandbox;
 
+mod attacks;
 mod bench;
 mod build_commit;
 mod config_files;

@@ -5,14 +5,14 @@ use super::{Kind, Parts, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::cluster::{Reduce, agree};
 use crate::config::{Settings, Validated};
-use crate::data::Split;
+use crate::data::Sought;
 use crate::engine::cpu::{self, CpuEngine};
 use crate::engine::cuda::{self, CudaEngine, DeviceUse};
 use crate::engine::{
-    Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, TensorData, Tensors,
-    Totals, Trained, Work, kept_by_clients,
+    Engine, Global, Mean, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, Server, Sums,
+    TensorData, Tensors, Totals, Trained, Update, Work, fixed, kept_by_clients,
 };
-use crate::federation::{Cohort, RoundReport, Shares, divergence, privacy_of, rules};
+use crate::federation::{Cohort, RoundReport, Shares, attacks, divergence, privacy_of, rules};
 use crate::model::{Model, ModelSpec, Weights};
 use crate::{Error, Result};
 use std::borrow::Cow;
@@ -45,9 +45,13 @@ struct Averaging {
 impl Averaging {
     fn new(parts: Parts) -> Result<Averaging> {
         let Parts { settings, data, views, device, reduce } = parts;
+        let (data, attack) = match attacks::plan(&settings, &data)? {
+            Some(plan) => (plan.data, plan.rule),
+            None => (data, None),
+        };
         let participants = Participants::new(settings.federation.clients, &data);
         let privacy = privacy_of(&settings, participants.len())?;
-        let rules = rules::of(&settings, privacy, ModelSpec::of(&settings).rows(data.item_count()))?;
+        let rules = rules::of(&settings, attack, privacy, ModelSpec::of(&settings).rows(data.item_count()))?;
         // Who trains alone keeps its moments.
         let keep = kept_by_clients(&settings.federation) || participants.len() == 1;
         let shares = Shares::new(&*reduce, &data, &participants, settings.model.max_len as usize, keep);
@@ -72,6 +76,33 @@ impl Averaging {
             trained.diverged = divergence::lowest(&*self.reduce, trained.diverged)?;
         }
         Ok(trained)
+    }
+
+    /// The server's part of the rules, and before it that of malicious clients who work together.
+    fn apply_rules(&self, round: u64, mean: &mut Mean) -> Result<()> {
+        let global = if self.rules.read_weights() { Some(self.engine.global()?) } else { None };
+        let weights = global.as_ref().map(|global| &global.weights);
+        let occasion = Occasion { seed: self.settings.seed, round, weights };
+        if self.rules.collude_at_all() {
+            let mut updates = std::mem::take(&mut mean.updates);
+            self.rules.collude(&occasion, &mut updates);
+            *mean = self.added(round, mean, updates)?;
+        }
+        self.rules.server(&occasion, mean);
+        Ok(())
+    }
+
+    /// The mean of `updates`, in the place of `mean`.
+    fn added(&self, round: u64, mean: &Mean, updates: Vec<Update>) -> Result<Mean> {
+        let (global, _) = self.engine.last_snapshot();
+        let mut sums = Sums::new(&global.weights.spec, global.table()[0]);
+        for update in &updates {
+            sums.weight += i64::from(update.weight);
+            if !sums.add(update) {
+                return Err(Error::Training { round, client: update.client.into(), message: fixed::diverged(f64::NAN, f64::NAN) });
+            }
+        }
+        Ok(Server::mean(&self.settings.federation, &sums, mean.d, updates))
     }
 
     /// What clients keep to themselves, of the clients of all processes; at rank 0 alone where there are several.
@@ -113,7 +144,7 @@ impl Protocol for Averaging {
         if self.rules.is_empty() {
             self.engine.serve(None)?;
         } else if let Some(mut mean) = self.engine.mean()? {
-            self.rules.server(&Occasion { seed: self.settings.seed, round }, &mut mean);
+            self.apply_rules(round, &mut mean)?;
             self.engine.serve(Some(&mean))?;
         }
         let served = served.elapsed().as_secs_f64();
@@ -129,9 +160,9 @@ impl Protocol for Averaging {
         Ok(RoundReport { pack_s, train_s, add_s: add_s + served, device, ..report })
     }
 
-    fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
+    fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
         let (engine, private) = (&mut self.engine, &self.private);
-        self.shares.rank(&*self.reduce, &self.participants, users, |users| engine.rank(split, users, private, progress))
+        self.shares.rank(&*self.reduce, &self.participants, users, |users| engine.rank(sought, users, private, progress))
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {

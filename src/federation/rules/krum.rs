@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn one_update_or_several_take_the_place_of_the_mean() {
-        let occasion = Occasion { seed: 0, round: 1 };
+        let occasion = Occasion { seed: 0, round: 1, weights: None };
         let mut mean = cohort();
         Krum { malicious: 0.2, chosen: None }.server(&occasion, &mut mean);
         assert_eq!((mean.dense, mean.rows), (vec![1.5], vec![0.0, 0.5, 0.0, 0.0, 0.0]));

@@ -83,7 +83,7 @@ mod tests {
                 update(3, 3.0, &[(5, [3.0, 1.0])]),
             ],
         };
-        Median.server(&Occasion { seed: 0, round: 1 }, &mut mean);
+        Median.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
         assert_eq!(mean.dense, [2.5]);
         assert_eq!(mean.rows, [7.0, 8.0, 2.0, 2.0, 2.0, -2.0]);
     }

@@ -5,10 +5,12 @@
 //! [`KINDS`]; one of another crate is made known by [`register`]. Without rules updates are added to the sums as they come, and none of this runs.
 
 mod coordinates;
+mod delay;
 mod distances;
 mod gaussian;
 mod geometric_median;
 mod krum;
+mod little;
 mod malicious;
 mod median;
 mod norm_bound;
@@ -17,8 +19,9 @@ mod sign_flip;
 mod trimmed_mean;
 mod user_privacy;
 
+use super::attacks;
 use crate::base::options::{self, Choice, Options};
-use crate::base::parallel;
+use crate::base::{names, parallel};
 use crate::config::Settings;
 use crate::privacy::UserPrivacy;
 use crate::{Error, Result};
@@ -64,6 +67,7 @@ pub const KINDS: &[Kind] = &[
     geometric_median::KIND,
     sign_flip::KIND,
     gaussian::KIND,
+    little::KIND,
 ];
 
 /// Rules that were registered.
@@ -106,9 +110,10 @@ pub fn build(entries: &[String]) -> Result<Rules> {
 /// As [`build`].
 pub fn asked(settings: &Settings) -> Result<Vec<Box<dyn Rule>>> {
     let mut list = Vec::new();
-    if settings.attack.name != "none" {
+    if settings.attack.name != "none" && attacks::chosen(settings)?.is_none() {
+        known_attack(&settings.attack.name)?;
         let entry = format!("{} share={}", settings.attack.name, settings.attack.share);
-        list.push(one("attack.name", Some(Role::Attack), &entry)?);
+        list.push(delayed(one("attack.name", Some(Role::Attack), &entry)?, settings.attack.from));
     }
     for entry in &settings.federation.rules {
         list.push(one("federation.rules", None, entry)?);
@@ -119,12 +124,31 @@ pub fn asked(settings: &Settings) -> Result<Vec<Box<dyn Rule>>> {
     Ok(list)
 }
 
-/// The rules of a training: those of [`asked`], then, where `settings` ask for privacy, its clip and noise on a table of `rows` item rows.
+/// Refuses the name of an attack that is neither a rule nor one with clients of its own.
+fn known_attack(entry: &str) -> Result<()> {
+    let registered = REGISTERED.read();
+    let rules = KINDS.iter().chain(registered.iter().copied()).filter(|kind| kind.role == Role::Attack).map(|kind| kind.name);
+    let mut all = rules.chain(attacks::KINDS.iter().map(|kind| kind.name));
+    let name = entry.split_whitespace().next().unwrap_or_default();
+    if all.clone().any(|known| known == name) {
+        Ok(())
+    } else {
+        Err(Error::setting("attack.name", names::unknown("attack", name, &mut all)))
+    }
+}
+
+/// `rule` from round `from` on.
+fn delayed(rule: Box<dyn Rule>, from: u32) -> Box<dyn Rule> {
+    if from > 1 { Box::new(delay::Delayed { rule, from: from.into() }) } else { rule }
+}
+
+/// The rules of a training: that of an attack with clients of its own, those of [`asked`], then, where `settings` ask for privacy, its clip and noise on a table of `rows` item rows.
 ///
 /// # Errors
 /// As [`build`].
-pub fn of(settings: &Settings, privacy: Option<UserPrivacy>, rows: usize) -> Result<Rules> {
-    let mut list = asked(settings)?;
+pub fn of(settings: &Settings, attack: Option<Box<dyn Rule>>, privacy: Option<UserPrivacy>, rows: usize) -> Result<Rules> {
+    let mut list: Vec<Box<dyn Rule>> = attack.into_iter().collect();
+    list.extend(asked(settings)?);
     if let Some(privacy) = privacy {
         list.push(Box::new(user_privacy::Noise::new(privacy, rows, parallel::threads(settings.threads as usize))));
     }

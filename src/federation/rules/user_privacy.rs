@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn no_update_is_longer_than_the_clip() {
-        let (occasion, rule) = (Occasion { seed: 1, round: 1 }, rule(1.0, 0.05));
+        let (occasion, rule) = (Occasion { seed: 1, round: 1, weights: None }, rule(1.0, 0.05));
         for n in 1..400 {
             let mut update =
                 Update { dense: (0..n).map(|i| (i as f32 * 0.7).sin()).collect(), items: vec![3], rows: vec![0.3; 4], ..Update::default() };
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn noise_has_its_deviation_everywhere() {
         let mut mean = Mean { d: 4, weight: 80, dense: vec![0.5; 3000], items: vec![7], rows: vec![0.5; 4], ..Mean::default() };
-        rule(3.0, 2.0).server(&Occasion { seed: 1, round: 4 }, &mut mean);
+        rule(3.0, 2.0).server(&Occasion { seed: 1, round: 4, weights: None }, &mut mean);
         assert_eq!((mean.items.len(), mean.rows.len()), (700, 2800));
         // Half of 80 clients is 40; noise of 6 on the sum; over 100.
         let moments = |values: &[f32]| {

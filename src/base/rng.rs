@@ -32,6 +32,8 @@ pub enum Purpose {
     Bootstrap = 11,
     /// Which clients are malicious, and what they draw.
     Attack = 12,
+    /// What a defence of the server draws.
+    Defence = 16,
     /// Noise on sums of updates.
     Privacy = 15,
     /// Items of a sequence that are masked (Cloze).

@@ -1,6 +1,7 @@
 //! What may be done to an update between a client's visit and the server's step.
 
-use super::{Mean, Update};
+use super::{Mean, NamedTensor, Tensors, Update};
+use crate::Result;
 use crate::model::Weights;
 
 /// What a rule needs, the least first.
@@ -61,6 +62,19 @@ pub trait Rule: Send + Sync {
     /// Changes the mean before the server's step.
     fn server(&self, _occasion: &Occasion, _mean: &mut Mean) {}
 
+    /// What the rule keeps from round to round, for a checkpoint.
+    fn tensors(&self) -> Vec<NamedTensor> {
+        Vec::new()
+    }
+
+    /// Takes back what [`Rule::tensors`] gave; nothing where the checkpoint holds none of it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] with the name of a tensor that does not fit.
+    fn restore(&self, _tensors: &Tensors) -> Result<()> {
+        Ok(())
+    }
+
     /// What the rule needs.
     fn needs(&self) -> Needs {
         Needs::Linear
@@ -120,6 +134,19 @@ impl Rules {
                 self.0[i + 1..].iter().for_each(|rule| rule.client(occasion, &mut updates[place]));
             }
         }
+    }
+
+    /// What all rules keep from round to round.
+    pub fn tensors(&self) -> Vec<NamedTensor> {
+        self.0.iter().flat_map(|rule| rule.tensors()).collect()
+    }
+
+    /// Takes back what [`Rules::tensors`] gave.
+    ///
+    /// # Errors
+    /// As [`Rule::restore`].
+    pub fn restore(&self, tensors: &Tensors) -> Result<()> {
+        self.0.iter().try_for_each(|rule| rule.restore(tensors))
     }
 
     /// Applies every rule to the mean, the last one first.

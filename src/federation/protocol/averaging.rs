@@ -119,6 +119,7 @@ impl Averaging {
         for (name, values) in MOMENTS.iter().zip(moments.iter().flatten()) {
             out.push(NamedTensor::f32(*name, &[values.len()], values));
         }
+        out.extend(self.rules.tensors());
         if !private.is_empty() {
             out.push(NamedTensor { name: "private".into(), shape: vec![private.len()], data: TensorData::U8(private) });
         }
@@ -205,7 +206,9 @@ impl Protocol for Averaging {
         };
         let damaged =
             || Error::Usage("checkpoint: private client state (tensor `private`) is damaged or of another model or data set".into());
-        self.private = private.ok_or_else(damaged)?;
+        let private = private.ok_or_else(damaged)?;
+        self.rules.restore(tensors)?;
+        self.private = private;
         // From here on nothing can fail.
         self.engine.set_global(global, rounds_done);
         self.engine.set_moments(moments);

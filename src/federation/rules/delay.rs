@@ -1,7 +1,8 @@
 //! An attack that begins in a later round: on a model that has learnt something.
 
 use super::{Needs, Occasion, Rule};
-use crate::engine::{Mean, Update};
+use crate::Result;
+use crate::engine::{Mean, NamedTensor, Tensors, Update};
 
 /// `rule` from round `from` on; before it nothing happens.
 pub(super) struct Delayed {
@@ -36,6 +37,14 @@ impl Rule for Delayed {
         if occasion.round >= self.from {
             self.rule.server(occasion, mean);
         }
+    }
+
+    fn tensors(&self) -> Vec<NamedTensor> {
+        self.rule.tensors()
+    }
+
+    fn restore(&self, tensors: &Tensors) -> Result<()> {
+        self.rule.restore(tensors)
     }
 
     fn needs(&self) -> Needs {

@@ -21,7 +21,7 @@ fn build(_: &Options) -> Result<Box<dyn Rule>> {
 }
 
 /// Median of `values`, which are reordered; of an even number the mean of the two in the middle. Not a number where one of them is none.
-fn median(values: &mut [f32]) -> f32 {
+pub(super) fn median(values: &mut [f32]) -> f32 {
     if values.iter().any(|x| x.is_nan()) {
         return f32::NAN;
     }

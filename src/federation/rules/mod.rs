@@ -7,14 +7,18 @@
 mod coordinates;
 mod delay;
 mod distances;
+mod flame;
 mod gaussian;
 mod geometric_median;
+mod hics;
 mod krum;
 mod little;
 mod malicious;
 mod median;
+mod median_norm;
 mod norm_bound;
 mod row_clip;
+mod separation;
 mod sign_flip;
 mod trimmed_mean;
 mod user_privacy;
@@ -65,6 +69,10 @@ pub const KINDS: &[Kind] = &[
     krum::KRUM,
     krum::MULTI_KRUM,
     geometric_median::KIND,
+    median_norm::KIND,
+    flame::KIND,
+    hics::KIND,
+    separation::KIND,
     sign_flip::KIND,
     gaussian::KIND,
     little::KIND,
@@ -101,7 +109,7 @@ impl Choice for Kind {
 /// # Errors
 /// [`crate::Error::Setting`] for unknown names and options and for values out of range.
 pub fn build(entries: &[String]) -> Result<Rules> {
-    Ok(Rules::new(entries.iter().map(|entry| one("federation.rules", None, entry)).collect::<Result<_>>()?))
+    Ok(Rules::new(entries.iter().map(|entry| one("federation.rules", None, entry, 0)).collect::<Result<_>>()?))
 }
 
 /// The rules that `settings` ask for: the attack, those of `federation.rules`, the defence.
@@ -113,13 +121,13 @@ pub fn asked(settings: &Settings) -> Result<Vec<Box<dyn Rule>>> {
     if settings.attack.name != "none" && attacks::chosen(settings)?.is_none() {
         known_attack(&settings.attack.name)?;
         let entry = format!("{} share={}", settings.attack.name, settings.attack.share);
-        list.push(delayed(one("attack.name", Some(Role::Attack), &entry)?, settings.attack.from));
+        list.push(delayed(one("attack.name", Some(Role::Attack), &entry, settings.threads)?, settings.attack.from));
     }
     for entry in &settings.federation.rules {
-        list.push(one("federation.rules", None, entry)?);
+        list.push(one("federation.rules", None, entry, settings.threads)?);
     }
     if settings.defence.name != "none" {
-        list.push(one("defence.name", Some(Role::Defence), &settings.defence.name)?);
+        list.push(one("defence.name", Some(Role::Defence), &settings.defence.name, settings.threads)?);
     }
     Ok(list)
 }
@@ -155,7 +163,7 @@ pub fn of(settings: &Settings, attack: Option<Box<dyn Rule>>, privacy: Option<Us
     Ok(Rules::new(list))
 }
 
-fn one(key: &'static str, role: Option<Role>, entry: &str) -> Result<Box<dyn Rule>> {
+fn one(key: &'static str, role: Option<Role>, entry: &str, threads: u32) -> Result<Box<dyn Rule>> {
     let known: Vec<&Kind> =
         KINDS.iter().chain(REGISTERED.read().iter().copied()).filter(|kind| role.is_none_or(|role| kind.role == role)).collect();
     let what = match role {
@@ -164,7 +172,7 @@ fn one(key: &'static str, role: Option<Role>, entry: &str) -> Result<Box<dyn Rul
         _ => "rule",
     };
     let (kind, options) = options::read(key, what, entry, &known)?;
-    (kind.build)(&options)
+    (kind.build)(&options.with_threads(parallel::threads(threads as usize)))
 }
 
 #[cfg(test)]
@@ -197,7 +205,7 @@ mod tests {
     fn names_are_unique_and_defaults_are_in_range() {
         for (i, kind) in KINDS.iter().enumerate() {
             assert!(KINDS[..i].iter().all(|k| k.name != kind.name), "{}", kind.name);
-            one("federation.rules", None, kind.name).unwrap();
+            one("federation.rules", None, kind.name, 0).unwrap();
             assert_eq!(kind.role == Role::Attack, kind.options.iter().any(|(name, _)| *name == "share"), "{}", kind.name);
         }
     }

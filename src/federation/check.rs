@@ -49,6 +49,13 @@ pub fn check(settings: &Settings) -> Result<()> {
             ensure(name == "none", key, format!("`{name}`"), &wanted)?;
         }
     }
+    if settings.privacy.secure_sum {
+        let mut without = settings.clone();
+        without.attack = Default::default();
+        let single = Rules::new(rules::asked(&without)?).needs() == Needs::All;
+        let key = if settings.defence.name == "none" { "federation.rules" } else { "defence.name" };
+        ensure(!single, key, "a rule that looks at single updates", "rules that do without them under privacy.secure_sum")?;
+    }
     if settings.privacy.is_on() && rules.needs() == Needs::All {
         let wanted = "rules that leave the mean as it is under user-level privacy: what another puts in its place has no noise";
         return refuse(

@@ -4,9 +4,11 @@ pub mod attacks;
 mod check;
 mod divergence;
 mod draw;
+pub mod inference;
 pub mod protocol;
 mod report;
 pub mod rules;
+mod secure;
 mod share;
 mod trainer;
 

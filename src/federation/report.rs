@@ -4,6 +4,7 @@ use super::Cohort;
 use crate::base::json::is_zero;
 use crate::engine::cuda::DeviceRound;
 use crate::engine::{Totals, fixed};
+use crate::privacy::Cost;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -49,6 +50,9 @@ pub struct RoundReport {
     /// Epsilon after this round, under user-level privacy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
+    /// What secure aggregation has cost, where it was done; its bytes are among the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_sum: Option<Cost>,
     /// What the device did, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceRound>,
@@ -77,6 +81,7 @@ impl RoundReport {
             train_s: 0.0,
             add_s: 0.0,
             epsilon: None,
+            secure_sum: None,
             device: None,
         }
     }

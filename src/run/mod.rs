@@ -24,6 +24,7 @@ mod compare;
 mod device;
 mod exposure;
 mod folder;
+mod infer;
 mod machine;
 mod metrics;
 mod notice;
@@ -49,6 +50,7 @@ pub use device::{Devices, RunDevice};
 #[cfg(feature = "cli")]
 pub(crate) use folder::differences;
 pub use folder::{RunFolder, RunInfo};
+pub use infer::infer;
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
 pub use notice::returning_notice;

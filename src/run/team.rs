@@ -12,6 +12,7 @@ use crate::data::{Dataset, Sought};
 use crate::engine::NamedTensor;
 use crate::engine::cuda::DeviceUse;
 use crate::federation::{RoundReport, Trainer};
+use crate::model::Weights;
 use crate::views::{self, Views};
 use crate::{Error, Result};
 use std::path::PathBuf;
@@ -101,6 +102,14 @@ impl Team {
     /// As for it.
     pub fn recommend(&mut self, user: Option<u32>, history: &[u32], k: usize) -> Result<Vec<(u32, f32)>> {
         self.trainer.recommend(user, history, k)
+    }
+
+    /// See [`Trainer::weights`], copied.
+    ///
+    /// # Errors
+    /// As for it.
+    pub fn weights(&self) -> Result<Weights> {
+        Ok(self.trainer.weights()?.into_owned())
     }
 
     /// See [`Trainer::tensors`].

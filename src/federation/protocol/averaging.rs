@@ -12,8 +12,10 @@ use crate::engine::{
     Engine, Global, Mean, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, Server, Sums,
     TensorData, Tensors, Totals, Trained, Update, Work, fixed, kept_by_clients,
 };
+use crate::federation::secure::SecureSums;
 use crate::federation::{Cohort, RoundReport, Shares, attacks, divergence, privacy_of, rules};
 use crate::model::{Model, ModelSpec, Weights};
+use crate::privacy::Cost;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -37,6 +39,7 @@ struct Averaging {
     participants: Participants,
     engine: Box<dyn Engine>,
     rules: Rules,
+    secure: Option<SecureSums>,
     reduce: Arc<dyn Reduce>,
     shares: Shares,
     private: PrivateStore,
@@ -51,7 +54,9 @@ impl Averaging {
         };
         let participants = Participants::new(settings.federation.clients, &data);
         let privacy = privacy_of(&settings, participants.len())?;
-        let rules = rules::of(&settings, attack, privacy, ModelSpec::of(&settings).rows(data.item_count()))?;
+        let (spec, rows) = (ModelSpec::of(&settings), ModelSpec::of(&settings).rows(data.item_count()));
+        let secure = SecureSums::of(&settings, privacy.as_ref(), &spec, rows);
+        let rules = rules::of(&settings, attack, privacy, rows)?;
         // Who trains alone keeps its moments.
         let keep = kept_by_clients(&settings.federation) || participants.len() == 1;
         let shares = Shares::new(&*reduce, &data, &participants, settings.model.max_len as usize, keep);
@@ -60,7 +65,7 @@ impl Averaging {
             None => Box::new(CpuEngine::new(settings.clone(), data, views)),
         };
         let private = PrivateStore::new(settings.federation.private_memory_mb);
-        Ok(Averaging { settings, participants, engine, rules, reduce, shares, private })
+        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private })
     }
 
     /// What all processes trained, or that one of them failed. The client that diverged is the lowest of all.
@@ -79,7 +84,7 @@ impl Averaging {
     }
 
     /// The server's part of the rules, and before it that of malicious clients who work together.
-    fn apply_rules(&self, round: u64, mean: &mut Mean) -> Result<()> {
+    fn apply_rules(&self, round: u64, silent: usize, mean: &mut Mean) -> Result<Option<Cost>> {
         let global = if self.rules.read_weights() { Some(self.engine.global()?) } else { None };
         let weights = global.as_ref().map(|global| &global.weights);
         let occasion = Occasion { seed: self.settings.seed, round, weights };
@@ -88,8 +93,17 @@ impl Averaging {
             self.rules.collude(&occasion, &mut updates);
             *mean = self.added(round, mean, updates)?;
         }
+        let mut cost = None;
+        if let Some(secure) = &self.secure {
+            // Of the updates the server gets their sum alone.
+            let updates = std::mem::take(&mut mean.updates);
+            let (global, _) = self.engine.last_snapshot();
+            let (sums, spent) = secure.sums(&global.weights.spec, round, &updates, silent)?;
+            *mean = Server::mean(&self.settings.federation, &sums, mean.d, Vec::new());
+            cost = Some(spent);
+        }
         self.rules.server(&occasion, mean);
-        Ok(())
+        Ok(cost)
     }
 
     /// The mean of `updates`, in the place of `mean`.
@@ -142,10 +156,12 @@ impl Protocol for Averaging {
             self.engine.reduce(&*self.reduce, self.rules.needs() == Needs::All)?;
         }
         let item_rows = self.engine.touched_rows();
+        let mut cost = None;
         if self.rules.is_empty() {
             self.engine.serve(None)?;
         } else if let Some(mut mean) = self.engine.mean()? {
-            self.apply_rules(round, &mut mean)?;
+            let silent = u64::from(cohort.dropped) + trained.totals.counts[6];
+            cost = self.apply_rules(round, silent as usize, &mut mean)?;
             self.engine.serve(Some(&mean))?;
         }
         let served = served.elapsed().as_secs_f64();
@@ -156,6 +172,11 @@ impl Protocol for Averaging {
         let report = RoundReport::of(round, cohort, &trained.totals, item_rows, start);
         if let Some(used) = &mut device {
             used.busy_share = used.busy_s / report.seconds;
+        }
+        let mut report = report;
+        if let Some(cost) = cost {
+            (report.bytes_up, report.bytes_down) = (cost.bytes_up, report.bytes_down + cost.bytes_down);
+            report.secure_sum = Some(cost);
         }
         let [pack_s, train_s, add_s] = trained.seconds;
         Ok(RoundReport { pack_s, train_s, add_s: add_s + served, device, ..report })

@@ -158,9 +158,26 @@ pub fn of(settings: &Settings, attack: Option<Box<dyn Rule>>, privacy: Option<Us
     let mut list: Vec<Box<dyn Rule>> = attack.into_iter().collect();
     list.extend(asked(settings)?);
     if let Some(privacy) = privacy {
-        list.push(Box::new(user_privacy::Noise::new(privacy, rows, parallel::threads(settings.threads as usize))));
+        list.push(Box::new(user_privacy::Noise::new(
+            privacy,
+            rows,
+            parallel::threads(settings.threads as usize),
+            settings.privacy.noise_by,
+        )));
+    }
+    if settings.privacy.secure_sum {
+        list.push(Box::new(Uploads));
     }
     Ok(Rules::new(list))
+}
+
+/// No rule: updates are to be there one by one, for the clients' part of a secure sum.
+struct Uploads;
+
+impl Rule for Uploads {
+    fn needs(&self) -> Needs {
+        Needs::All
+    }
 }
 
 fn one(key: &'static str, role: Option<Role>, entry: &str, threads: u32) -> Result<Box<dyn Rule>> {

@@ -130,7 +130,7 @@ fn prepare(source: &Source, users: Option<usize>, json: bool, before: Before<'_>
     }
     let progress = Progress::new(json);
     let (data, dir) = match &source.data {
-        Some(dir) => run::open_data(dir, &progress)?,
+        Some(dir) => run::open_data(dir, &settings, &progress)?,
         None => run::prepare_data(&settings, false, &progress)?,
     };
     before(&settings, &data, &dir, &progress)?;

@@ -46,6 +46,15 @@ choice! {
     }
 }
 choice! {
+    /// Who adds the noise of user-level privacy.
+    NoiseBy {
+        /// The server, to the sum that it has seen.
+        Server = "server",
+        /// Each client a share of it, to what it adds to a secure sum: the server never sees a sum without noise.
+        Clients = "clients",
+    }
+}
+choice! {
     /// What becomes of a client that diverges.
     OnDivergence {
         /// It is left out of the round and counted, unless `federation.max_diverged` is exceeded.

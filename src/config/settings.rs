@@ -349,6 +349,8 @@ pub struct Settings {
     pub attack: AttackSettings,
     /// See [`DefenceSettings`].
     pub defence: DefenceSettings,
+    /// See [`NoiseSettings`].
+    pub noise: NoiseSettings,
     /// See [`PrivacySettings`].
     pub privacy: PrivacySettings,
     /// See [`EvalSettings`].
@@ -373,6 +375,7 @@ impl Default for Settings {
             federation: FederationSettings::default(),
             attack: AttackSettings::default(),
             defence: DefenceSettings::default(),
+            noise: NoiseSettings::default(),
             privacy: PrivacySettings::default(),
             eval: EvalSettings::default(),
         }

@@ -85,6 +85,21 @@ impl Cuts {
     }
 }
 
+/// Which item of each user is ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// The input is that of this split.
+    pub split: Split,
+    /// The same item for every user; nothing for each user's own target of the split.
+    pub item: Option<u32>,
+}
+
+impl From<Split> for Sought {
+    fn from(split: Split) -> Sought {
+        Sought { split, item: None }
+    }
+}
+
 /// A prepared data set. Sequences are packed: user `u` owns `items[offsets[u]..offsets[u + 1]]`, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
@@ -149,6 +164,12 @@ impl Dataset {
             Split::Test => s.len().checked_sub(1)?,
         };
         if s.len() < 3 { None } else { Some((&s[..cut], s[cut])) }
+    }
+
+    /// Input items of `user` and the item whose rank is asked for. `None` where [`Dataset::input_and_target`] has none.
+    pub fn sought(&self, user: usize, sought: Sought) -> Option<(&[u32], u32)> {
+        let (input, target) = self.input_and_target(user, sought.split)?;
+        Some((input, sought.item.unwrap_or(target)))
     }
 
     /// How often each item occurs in training items `[I]`.

@@ -3,6 +3,7 @@
 //! the split.
 
 mod check;
+mod exposure;
 mod holm;
 mod lists;
 mod mask;
@@ -12,6 +13,7 @@ mod popularity;
 mod rank;
 
 pub use check::{check, fits, select};
+pub use exposure::{Exposure, check_targets, exposure, strangers, targets};
 pub use holm::holm;
 pub use lists::{ListFigures, Lists};
 pub use mask::{MISS, ReturningTargets, best_items, rank_from_count};

@@ -23,7 +23,9 @@ mod claim;
 mod compare;
 mod device;
 mod export;
+mod exposure;
 mod folder;
+mod infer;
 mod listing;
 mod machine;
 mod metrics;
@@ -54,6 +56,7 @@ pub use export::{Exported, to_numpy, to_torch};
 #[cfg(feature = "cli")]
 pub(crate) use folder::differences;
 pub use folder::{RunFolder, RunInfo};
+pub use infer::infer;
 pub use listing::{Listed, list_runs};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};

@@ -3,7 +3,7 @@
 use super::checkpoint::Checkpoint;
 use crate::base::parcel::{Parcel, Pieces};
 use crate::config::{Settings, Validated, ViewSettings};
-use crate::data::{Cuts, Dataset, ItemText, Split, UserGroups};
+use crate::data::{Cuts, Dataset, ItemText, Sought, Split, UserGroups};
 use crate::views::{self, Views};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ pub(super) enum Order {
     /// Train the next round.
     Round,
     /// Rank these users.
-    Rank(Split, Vec<u32>),
+    Rank(Sought, Vec<u32>),
     /// Give what the state of the training needs of you.
     Tensors,
     /// Go on from this checkpoint.
@@ -47,7 +47,7 @@ pub(super) struct Training {
 enum Head {
     Open { settings: Box<Settings>, on_gpu: bool, data: Frame, views: bool },
     Round,
-    Rank { test: bool },
+    Rank { test: bool, item: Option<u32> },
     Tensors,
     Restore,
     Spent,
@@ -118,7 +118,7 @@ impl Order {
                 Head::Open { settings, on_gpu: *on_gpu, data: Frame::of(data), views }
             }
             Order::Round => Head::Round,
-            Order::Rank(split, _) => Head::Rank { test: *split == Split::Test },
+            Order::Rank(sought, _) => Head::Rank { test: sought.split == Split::Test, item: sought.item },
             Order::Tensors => Head::Tensors,
             Order::Restore(_) => Head::Restore,
             Order::Spent => Head::Spent,
@@ -161,7 +161,10 @@ impl Order {
                 Order::Open(Box::new(Training { settings, data: Arc::new(data), views: Arc::new(views), on_gpu }))
             }
             Head::Round => Order::Round,
-            Head::Rank { test } => Order::Rank(if test { Split::Test } else { Split::Validation }, pieces.words().ok_or_else(damaged)?),
+            Head::Rank { test, item } => {
+                let split = if test { Split::Test } else { Split::Validation };
+                Order::Rank(Sought { split, item }, pieces.words().ok_or_else(damaged)?)
+            }
             Head::Tensors => Order::Tensors,
             Head::Restore => Order::Restore(Box::new(Checkpoint::parse(Path::new("checkpoint"), pieces.bytes().ok_or_else(damaged)?)?)),
             Head::Spent => Order::Spent,
@@ -221,8 +224,8 @@ mod tests {
             Order::Open(Box::new(whole)),
             Order::Open(Box::new(bare)),
             Order::Round,
-            Order::Rank(Split::Test, vec![3, 1]),
-            Order::Rank(Split::Validation, vec![]),
+            Order::Rank(Split::Test.into(), vec![3, 1]),
+            Order::Rank(Sought { split: Split::Validation, item: Some(7) }, vec![]),
             Order::Tensors,
             Order::Spent,
             Order::Close,
@@ -235,6 +238,6 @@ mod tests {
             panic!()
         };
         assert_eq!((back.meta.round, back.tensors), (3, checkpoint.tensors));
-        assert!(Order::decode(&Order::Rank(Split::Test, vec![1]).encode().unwrap()[..20]).is_err());
+        assert!(Order::decode(&Order::Rank(Split::Test.into(), vec![1]).encode().unwrap()[..20]).is_err());
     }
 }

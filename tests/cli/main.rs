@@ -6,6 +6,7 @@ mod real;
 mod sandbox;
 
 mod around;
+mod attacks;
 mod bench;
 mod build_commit;
 mod config_files;

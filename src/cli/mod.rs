@@ -16,6 +16,7 @@ mod data;
 mod data_prepare;
 mod doctor;
 mod eval;
+mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod gpu_check;
@@ -33,6 +34,7 @@ mod report;
 mod reproduce;
 mod run;
 mod runs;
+mod shell;
 mod sweep;
 mod table;
 mod train;
@@ -86,11 +88,14 @@ enum Command {
     Privacy(privacy::Command),
     Recommend(recommend::Args),
     Reproduce(reproduce::Args),
+    Export(export::Args),
     #[cfg(feature = "llm")]
     Generate(generate::Args),
     Config(config::Args),
     Methods(methods::Args),
     Doctor(doctor::Args),
+    Completions(shell::Completions),
+    Man(shell::Man),
     GpuCheck(gpu_check::Args),
     #[command(subcommand)]
     Bench(bench::Command),
@@ -137,9 +142,12 @@ fn perform(command: Command) -> u8 {
         #[cfg(feature = "llm")]
         Command::Generate(args) => generate::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
+        Command::Export(args) => export::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),
+        Command::Completions(args) => shell::completions(&args),
+        Command::Man(args) => shell::man(&args),
         Command::Bench(command) => bench::main(&command),
     };
     finish(outcome.map(|()| 0))

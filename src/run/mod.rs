@@ -22,6 +22,7 @@ mod checkpoint;
 mod claim;
 mod compare;
 mod device;
+mod export;
 mod folder;
 mod listing;
 mod machine;
@@ -49,6 +50,7 @@ pub use checkpoint::{Checkpoint, CheckpointMeta};
 pub use claim::{Claim, Start};
 pub use compare::{Comparison, compare};
 pub use device::{Devices, RunDevice};
+pub use export::{Exported, to_numpy, to_torch};
 #[cfg(feature = "cli")]
 pub(crate) use folder::differences;
 pub use folder::{RunFolder, RunInfo};

@@ -11,6 +11,7 @@ mod build_commit;
 mod config_files;
 mod evaluation;
 mod examples;
+mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod hostile;
@@ -23,5 +24,7 @@ mod report_page;
 mod reproduce;
 mod runs;
 mod settings;
+mod settings_page;
+mod shell;
 mod skipped;
 mod tensorboard;

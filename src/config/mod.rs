@@ -17,7 +17,7 @@ mod validated;
 pub use choices::*;
 pub use clients::Clients;
 pub use load::{Effective, Origin, flat};
-pub use schema::tidy;
+pub use schema::{Kind, Schema, tidy};
 pub use settings::*;
 pub use validated::Validated;
 

@@ -1,5 +1,6 @@
 //! Which settings of the data can be meant.
 
+use super::csv::separator_of;
 use super::{reader, reader_names};
 use crate::base::names;
 use crate::config::range::{ensure, number, range};
@@ -37,6 +38,11 @@ pub fn check(s: &DataSettings) -> Result<()> {
             return Err(Error::setting(key, format!("`{name}` is a column of the catalogue, and data.items names none")));
         }
     }
+    separator_of(&s.separator)?;
+    for (key, share) in [("data.validation_share", s.validation_share), ("data.test_share", s.test_share)] {
+        number(|x| x > 0.0 && x <= 0.4, key, share, "above 0 and at most 0.4")?;
+    }
+    number(f32::is_finite, "data.min_rating", s.min_rating, "a finite number; 0 keeps all")?;
     let long_enough = s.max_length == 0 || s.max_length >= 3;
     ensure(long_enough, "data.max_length", s.max_length, "0 (all) or at least 3 (training, validation and test item)")
 }

@@ -47,7 +47,7 @@ impl UserGroups {
     }
 }
 
-/// Which item of a sequence a metric looks at (leave-one-out).
+/// Which item of a sequence a metric looks at; without cuts:
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// The item before the last; the input is the training items.
@@ -71,6 +71,35 @@ impl From<Split> for Sought {
     }
 }
 
+/// Where each user's sequence is cut, for another split than leave-one-out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// Training items of each user, at least one `[U]`.
+    pub train: Vec<u32>,
+    /// Place of the validation target in the sequence; [`Cuts::NONE`] for a user without one `[U]`.
+    pub validation: Vec<u32>,
+    /// Place of the test target `[U]`.
+    pub test: Vec<u32>,
+}
+
+impl Cuts {
+    /// The place of a target that a user does not have.
+    pub const NONE: u32 = u32::MAX;
+
+    /// Whether places lie in the sequences that `offsets` bound, and targets behind the training items.
+    pub(crate) fn fit(&self, offsets: &[u64]) -> bool {
+        let users = offsets.len().saturating_sub(1);
+        let alike = [&self.train, &self.validation, &self.test].iter().all(|all| all.len() == users);
+        alike
+            && (0..users).all(|user| {
+                let length = offsets[user + 1] - offsets[user];
+                let train = self.train[user];
+                let target = |at: u32| at == Cuts::NONE || at >= train && u64::from(at) < length;
+                train >= 1 && u64::from(train) <= length && target(self.validation[user]) && target(self.test[user])
+            })
+    }
+}
+
 /// A prepared data set. Sequences are packed: user `u` owns `items[offsets[u]..offsets[u + 1]]`, oldest first.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Dataset {
@@ -90,6 +119,8 @@ pub struct Dataset {
     pub catalogue: Vec<ItemText>,
     /// Groups of users, where the source was read for them (`data.group_column`).
     pub groups: Option<UserGroups>,
+    /// Where sequences are cut; `None`: the last item is the test's, the one before it the validation's.
+    pub cuts: Option<Cuts>,
 }
 
 impl Dataset {
@@ -108,15 +139,26 @@ impl Dataset {
         &self.items[self.offsets[user] as usize..self.offsets[user + 1] as usize]
     }
 
-    /// Training items of `user`: all but the last two.
+    /// Training items of `user`: all but the last two, or what the cuts say.
     pub fn train(&self, user: usize) -> &[u32] {
         let s = self.sequence(user);
-        &s[..s.len().saturating_sub(2)]
+        match &self.cuts {
+            Some(cuts) => &s[..cuts.train[user] as usize],
+            None => &s[..s.len().saturating_sub(2)],
+        }
     }
 
-    /// Input items and the item to be found. `None` where the sequence is too short to have one (fewer than three items).
+    /// Input items and the item to be found. `None` where the sequence is too short to have one (fewer than three items), or the cuts give the
+    /// user none.
     pub fn input_and_target(&self, user: usize, split: Split) -> Option<(&[u32], u32)> {
         let s = self.sequence(user);
+        if let Some(cuts) = &self.cuts {
+            let at = match split {
+                Split::Validation => cuts.validation[user],
+                Split::Test => cuts.test[user],
+            };
+            return (at != Cuts::NONE).then(|| (&s[..at as usize], s[at as usize]));
+        }
         let cut = match split {
             Split::Validation => s.len().checked_sub(2)?,
             Split::Test => s.len().checked_sub(1)?,

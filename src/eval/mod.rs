@@ -5,6 +5,7 @@
 mod check;
 mod exposure;
 mod holm;
+mod lists;
 mod mask;
 mod metrics;
 mod paired;
@@ -14,6 +15,7 @@ mod rank;
 pub use check::{check, fits, select};
 pub use exposure::{Exposure, check_targets, exposure, strangers, targets};
 pub use holm::holm;
+pub use lists::{ListFigures, Lists};
 pub use mask::{MISS, ReturningTargets, best_items, rank_from_count};
 pub use metrics::{Metric, Metrics, SelectMetric, metrics};
 pub use paired::{Paired, interval, paired, paired_seeds};

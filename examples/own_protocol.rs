@@ -6,7 +6,7 @@ use lumos::engine::{NamedTensor, Progress, TensorData, Tensors, Totals};
 use lumos::eval::rank_from_count;
 use lumos::federation::protocol::{self, Kind, Parts, Protocol};
 use lumos::federation::{Cohort, RoundReport};
-use lumos::{Error, Settings, Silent, Split, Trainer, load_settings, metrics, prepare};
+use lumos::{Error, Settings, Silent, Sought, Split, Trainer, load_settings, metrics, prepare};
 use std::path::Path;
 use std::time::Instant;
 
@@ -34,10 +34,10 @@ impl Protocol for Counts {
         Ok(RoundReport::of(round, cohort, &totals, 0, start))
     }
 
-    fn rank(&mut self, split: Split, users: &[u32], _: &Progress) -> lumos::Result<Vec<u32>> {
+    fn rank(&mut self, sought: Sought, users: &[u32], _: &Progress) -> lumos::Result<Vec<u32>> {
         let (data, settings) = (&self.parts.data, &self.parts.settings);
         let rank = |&user: &u32| {
-            let Some((input, target)) = data.input_and_target(user as usize, split) else { return 0 };
+            let Some((input, target)) = data.sought(user as usize, sought) else { return 0 };
             let not_less = |item: u32| self.counts[item as usize] >= self.counts[target as usize];
             let counted = (0..self.counts.len() as u32).filter(|&item| not_less(item)).count() as u32;
             rank_from_count(counted, target, settings.eval.mask.masked(input), not_less)

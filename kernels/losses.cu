@@ -23,9 +23,10 @@ extern "C" __global__ void __launch_bounds__(128, 8)
             continue;
         }
         for (int i = e; i < last && step->example[i] == q; i++) {
-            const int* cands = step->cands + static_cast<long long>(i) * width;
-            float* own = coef + static_cast<long long>(i) * width;
-            next_item_logits(cands, width, 0, h + static_cast<long long>(q) * d, rows, own, d);
+            const long long candidate = static_cast<long long>(i) * width;
+            const int* cands = step->cands + candidate;
+            float* own = coef + candidate;
+            next_item_logits(cands, example_offset(step, candidate), width, 0, h + static_cast<long long>(q) * d, rows, own, d);
             const float value = next_item_derivatives(kind, step->gbce_beta, example_share(step, i, last - first), width, own);
             if (lane == 0) {
                 loss[i] = example_loss(step, i, last - first, value);

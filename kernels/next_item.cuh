@@ -29,10 +29,15 @@ __device__ __forceinline__ float loss_sigmoid(float x) {
     return 1.0f / (1.0f + expf(-x));
 }
 
-// Logits of one example into `coef [width]`: lane l of the warp computes and later reads candidates l, l + 32, ... Candidates name
-// rows counted from row `origin` of the step.
-__device__ __forceinline__ void next_item_logits(const int* cands, int width, int origin, const float* h, const float* rows, float* coef,
-                                                 int d) {
+// The offsets of an example whose candidates begin at `first`; null where scores are taken as they are.
+__device__ __forceinline__ const float* example_offset(const Packed* step, long long first) {
+    return step->offset != nullptr ? step->offset + first : nullptr;
+}
+
+// Logits of one example into `coef [width]`, less `offset [width]` where there is one: lane l of the warp computes and later reads
+// candidates l, l + 32, ... Candidates name rows counted from row `origin` of the step.
+__device__ __forceinline__ void next_item_logits(const int* cands, const float* offset, int width, int origin, const float* h,
+                                                 const float* rows, float* coef, int d) {
     constexpr int HELD = 4; // columns of the hidden state that a lane keeps
     const int lane = lane_index();
     float x[HELD];
@@ -60,7 +65,7 @@ __device__ __forceinline__ void next_item_logits(const int* cands, int width, in
             logit = lane == j ? s : logit;
         }
         if (c0 + lane < width) {
-            coef[c0 + lane] = logit;
+            coef[c0 + lane] = offset != nullptr ? logit - offset[c0 + lane] : logit;
         }
     }
 }

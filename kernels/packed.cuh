@@ -86,6 +86,8 @@ struct Packed {
 
     // What the loss of each example is multiplied by [E]; null: 1 / examples of its client.
     const float* share;
+    // What is taken off each candidate's score [E, width]; null: nothing.
+    const float* offset;
 };
 EXPORT_STRUCT(Packed)
 

@@ -206,9 +206,10 @@ __device__ __noinline__ void next_items(const Visit& visit) {
         }
         const int own = (q - visit.at.output) * d;
         for (int i = e; i < end && step->example[i] == q; i++) {
-            const int* cands = step->cands + static_cast<long long>(i) * width;
+            const long long candidate = static_cast<long long>(i) * width;
+            const int* cands = step->cands + candidate;
             float* coef = visit.slot + job.at_coef + (i - visit.at.example) * width;
-            next_item_logits(cands, width, visit.at.row, visit.tail(HIDDEN) + own, visit.at.items, coef, d);
+            next_item_logits(cands, example_offset(step, candidate), width, visit.at.row, visit.tail(HIDDEN) + own, visit.at.items, coef, d);
             const float value = next_item_derivatives(job.rec, step->gbce_beta, example_share(step, i, visit.at.examples), width, coef);
             if (lane_index() == 0) {
                 visit.slot[job.at_loss + i - visit.at.example] = example_loss(step, i, visit.at.examples, value);

@@ -29,6 +29,7 @@ pub fn validate(settings: &Settings) -> Result<()> {
     config::check_run(settings)?;
     device::check(settings)?;
     data::check(&settings.data)?;
+    data::check_noise(&settings.noise)?;
     views::check(&settings.views)?;
     model::check(settings)?;
     engine::check(settings)?;

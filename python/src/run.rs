@@ -144,9 +144,7 @@ impl Run {
                 let user = index("user", user, &data.user_tokens)?;
                 (Some(user), data.sequence(user as usize).to_vec())
             }
-            (None, Some(names)) => {
-                (None, names.iter().map(|name| index("item", name, &data.item_tokens)).collect::<PyResult<_>>()?)
-            }
+            (None, Some(names)) => (None, names.iter().map(|name| index("item", name, &data.item_tokens)).collect::<PyResult<_>>()?),
             _ => return Err(PyValueError::new_err("recommend: wanted either user or history")),
         };
         if k == 0 || k > data.item_count() {

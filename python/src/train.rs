@@ -1,9 +1,9 @@
 //! Training with a callback.
 
 use crate::convert::object;
+use crate::effective;
 use crate::errors::raise;
 use crate::run::Run;
-use crate::effective;
 use lumos::federation::RoundReport;
 use lumos::run::{self, Claim, Devices, Job, Start};
 use lumos::{Error, Observer};
@@ -11,8 +11,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use serde_json::json;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Hands what happens to a Python function. An exception of it, and Ctrl-C, stop the run after the round.
 struct Caller {

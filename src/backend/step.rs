@@ -26,6 +26,9 @@ pub struct Step {
     pub cands: Vec<TableRow>,
     /// What the loss of each example is multiplied by `[E]`; empty: 1 / examples of its client. Positive.
     pub share: Vec<f32>,
+    /// What is taken off the score of each candidate before the loss `[E, width]`: the log of how much more often than uniformly it is drawn.
+    /// Empty: nothing.
+    pub offset: Vec<f32>,
     /// Labels of the candidates in `[0, 1]` `[E, width]`; empty: 1 for the positive, 0 for the others. The CPU alone reads them.
     pub labels: Vec<f32>,
     /// Gradients of hidden states from outside the step `[Q, d]`, added to its own; empty: none. The CPU alone reads them.
@@ -96,6 +99,7 @@ impl Step {
         self.row.clear();
         self.cands.clear();
         self.share.clear();
+        self.offset.clear();
         self.weighted = 0;
         self.labels.clear();
         self.pull.clear();
@@ -184,6 +188,10 @@ impl Step {
             order.sort_by_key(|&e| self.example[e]);
             let cands: Vec<TableRow> = order.iter().flat_map(|&e| &self.cands[e * self.width..(e + 1) * self.width]).copied().collect();
             self.cands[first * self.width..].copy_from_slice(&cands);
+            if !self.offset.is_empty() {
+                let offset: Vec<f32> = order.iter().flat_map(|&e| &self.offset[e * self.width..(e + 1) * self.width]).copied().collect();
+                self.offset[first * self.width..].copy_from_slice(&offset);
+            }
             if !self.share.is_empty() {
                 let share: Vec<f32> = order.iter().map(|&e| self.share[e]).collect();
                 self.share[first..].copy_from_slice(&share);
@@ -220,6 +228,7 @@ impl Step {
         shifted(&mut self.out_start, &other.out_start, tokens);
         shifted(&mut self.example, &other.example, outs);
         self.cands.extend(other.cands.iter().map(|row| row.behind(first_row)));
+        self.offset.extend_from_slice(&other.offset);
         shifted(&mut self.group, &other.group, outs);
         shifted(&mut self.group_bounds, &other.group_bounds[1..], members);
         self.positives.extend_from_slice(&other.positives);

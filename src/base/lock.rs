@@ -57,6 +57,11 @@ impl Lock {
         }
     }
 
+    /// Whether a process has the lock file `path` now. Nothing is made or changed.
+    pub fn is_held(path: &Path) -> bool {
+        File::open(path).is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     /// The lock file that guards the folder `target` while it is written: hidden and beside it.
     pub fn beside(target: &Path) -> PathBuf {
         let name = target.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Entries of settings such as `"norm-bound bound=0.5"`: the name of something that can be chosen, and options with their values.
 
-use super::names;
+use super::{names, parallel};
 use crate::{Error, Result};
 
 /// The options of one entry.
@@ -9,9 +9,20 @@ pub struct Options {
     key: &'static str,
     entry: String,
     values: Vec<(&'static str, f64)>,
+    threads: usize,
 }
 
 impl Options {
+    /// The same for whoever has `threads` threads.
+    pub fn with_threads(self, threads: usize) -> Options {
+        Options { threads, ..self }
+    }
+
+    /// Threads that what is chosen may use.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// The value of `name` if `fits` says so, else an error that names the range `wanted`.
     ///
     /// # Errors
@@ -67,7 +78,7 @@ pub fn read<'c, C: Choice>(key: &'static str, what: &str, entry: &str, choices: 
     let name = words.next().ok_or_else(|| fail("holds an empty entry; leave it out".into()))?;
     let choice = choices.iter().find(|c| c.name() == name);
     let choice = choice.ok_or_else(|| fail(names::unknown(what, name, choices.iter().map(Choice::name))))?;
-    let mut options = Options { key, entry: entry.to_string(), values: choice.options().to_vec() };
+    let mut options = Options { key, entry: entry.to_string(), values: choice.options().to_vec(), threads: parallel::threads(0) };
     for word in words {
         let (name, text) = word.split_once('=').ok_or_else(|| options.refuse(&format!("`{word}` is no option; write NAME=VALUE")))?;
         let value: f64 = text.parse().map_err(|_| options.refuse(&format!("`{text}` is no number")))?;

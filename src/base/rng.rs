@@ -32,6 +32,10 @@ pub enum Purpose {
     Bootstrap = 11,
     /// Which clients are malicious, and what they draw.
     Attack = 12,
+    /// What a defence of the server draws.
+    Defence = 16,
+    /// Secure sums: who is whose neighbour, and what a simulated party draws.
+    SecureSum = 17,
     /// Noise on sums of updates.
     Privacy = 15,
     /// Items of a sequence that are masked (Cloze).

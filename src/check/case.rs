@@ -155,8 +155,16 @@ pub fn odd() -> Vec<Case> {
         build(1, &Plan { name: "few clients", clients: &few, width: 3, align: 0, dims: (12, 2), spare: 1 }),
         build(2, &Plan { name: "long sequences", clients: &long, width: 2, align: 0, dims: (65, 5), spare: 2 }),
         build(3, &Plan { name: "one token", clients: &one, width: 1, align: 0, dims: (1, 1), spare: 0 }),
-        weighted(build(4, &Plan { name: "many histories", clients: &crowd, width: 35, align: 20, dims: (36, 3), spare: 3 })),
+        offset(build(4, &Plan { name: "many histories", clients: &crowd, width: 35, align: 20, dims: (36, 3), spare: 3 })),
     ]
+}
+
+/// The same case with scores that are less something of their own, and with shares.
+fn offset(case: Case) -> Case {
+    let mut case = weighted(case);
+    let step = &mut case.chunk.steps[0];
+    step.offset = (0..step.cands.len()).map(|c| (c % 7) as f32 * 0.3 - 0.8).collect();
+    case
 }
 
 /// The same case with shares of the examples that differ.

@@ -6,13 +6,12 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::pairs;
 use crate::base::clean;
-use crate::config::{self, Duplicates, Repeats, Settings};
+use crate::config::{self, Settings, SplitRule};
 use crate::data::{self, Dropped, Stats, UserGroups};
 use crate::run::{self, Observer};
 use crate::settings;
 use crate::{Error, Result};
 use clap::Subcommand;
-use clap::builder::PossibleValuesParser;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,79 +19,10 @@ use std::path::{Path, PathBuf};
 /// Read, filter and store histories; look at what is stored
 #[derive(Subcommand)]
 pub enum Command {
-    Prepare(Box<Prepare>),
+    Prepare(Box<super::data_prepare::Prepare>),
     Stats(StatsArgs),
     Synth(Synth),
     Build(FromConfig),
-}
-
-/// Prepare source files as one folder
-#[derive(clap::Args)]
-#[command(after_help = "\
-Examples:
-  lumos data prepare --format recbole --inter ml-100k/ml-100k.inter --items ml-100k/ml-100k.item --out data/ml-100k
-  lumos data prepare --format csv --inter log.csv.gz --user-column who --item-column what --time-column when --out data/log --k-core 5
-Times are numbers (seconds, milliseconds, microseconds or nanoseconds since 1970, recognised by their size, or positions) or ISO dates and
-date-times; --time-column '' takes the rows in the order of the file. Duplicates are dropped first, then repeats, then the k-core is formed.
-Relative paths are looked up from the working folder, then under $LUMOS_DATA, then under ../shared/data. gzip and zstd are read as they are.")]
-pub struct Prepare {
-    /// Source format
-    #[arg(long, value_parser = ["recbole", "csv"])]
-    format: String,
-    /// Interactions file
-    #[arg(long, value_name = "FILE")]
-    inter: PathBuf,
-    /// Catalogue file
-    #[arg(long, value_name = "FILE")]
-    items: Option<PathBuf>,
-    /// Folder to write
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Name of the data set [default: the folder's name]
-    #[arg(long)]
-    name: Option<String>,
-    /// Users and items with fewer interactions go, until none is left; 0 keeps all
-    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
-    k_core: Option<u32>,
-    /// Users with fewer interactions go
-    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
-    min_length: Option<u32>,
-    /// Most interactions of a user, the last ones; 0 keeps all
-    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
-    max_length: Option<u32>,
-    /// Name of the user column
-    #[arg(long, value_name = "NAME")]
-    user_column: Option<String>,
-    /// Name of the item column
-    #[arg(long, value_name = "NAME")]
-    item_column: Option<String>,
-    /// Name of the time column; empty keeps the order of the file
-    #[arg(long, value_name = "NAME")]
-    time_column: Option<String>,
-    /// Name of the catalogue's column with the titles [default: title, movie_title or name]
-    #[arg(long, value_name = "NAME")]
-    title_column: Option<String>,
-    /// Name of the catalogue's column with the categories [default: categories, category, class, genres or genre]
-    #[arg(long, value_name = "NAME")]
-    category_column: Option<String>,
-    /// Name of the catalogue's column with the brand [default: brand]
-    #[arg(long, value_name = "NAME")]
-    brand_column: Option<String>,
-    /// Name of the catalogue's column with the items often bought together [default: also_bought]
-    #[arg(long, value_name = "NAME")]
-    also_bought_column: Option<String>,
-    /// Name of the column with the group (silo, site) of a user, for federation.clients = "column"; empty reads none
-    #[arg(long, value_name = "NAME")]
-    group_column: Option<String>,
-    /// Rows with the user, the item and the time of an earlier row [default: drop]
-    #[arg(long, value_parser = PossibleValuesParser::new(Duplicates::NAMES))]
-    duplicates: Option<String>,
-    /// Items that a user comes back to: all stay, the first one alone, or all but those that follow themselves [default: keep]
-    #[arg(long, value_parser = PossibleValuesParser::new(Repeats::NAMES))]
-    repeats: Option<String>,
-    /// Replace a prepared data set that is in the folder; other files in it are kept
-    #[arg(long)]
-    overwrite: bool,
 }
 
 /// Prepare the data set that a configuration file describes, unless it is up to date
@@ -150,7 +80,7 @@ pub struct Synth {
 pub fn main(command: &Command) -> Result<()> {
     interrupt::end_at_the_first()?;
     match command {
-        Command::Prepare(args) => prepare(args),
+        Command::Prepare(args) => super::data_prepare::main(args),
         Command::Stats(args) => show(args),
         Command::Synth(args) => synth(args),
         Command::Build(args) => {
@@ -163,48 +93,25 @@ pub fn main(command: &Command) -> Result<()> {
     }
 }
 
-fn setting<T: std::fmt::Display>(key: &str, value: &Option<T>) -> Option<String> {
+pub(super) fn setting<T: std::fmt::Display>(key: &str, value: &Option<T>) -> Option<String> {
     value.as_ref().map(|v| format!("data.{key}={v}"))
 }
 
-fn path(key: &str, path: &Path) -> Result<String> {
+pub(super) fn path(key: &str, path: &Path) -> Result<String> {
     let text = path.to_str().ok_or_else(|| Error::Usage(format!("--{key}: `{}` is not UTF-8; rename the file", path.display())))?;
-    // Quoted, so that no character of a path is taken for TOML.
-    Ok(format!("data.{key}={}", toml::Value::String(text.to_string())))
+    Ok(self::text(key, text))
+}
+
+/// The setting `key` as a text, quoted, so that no character of it is taken for TOML.
+pub(super) fn text(key: &str, value: &str) -> String {
+    format!("data.{key}={}", toml::Value::String(value.to_string()))
 }
 
 /// A name for the data set out of the folder's: characters that a name must not have become dashes.
-fn name_of(out: &Path) -> String {
+pub(super) fn name_of(out: &Path) -> String {
     let name = out.file_name().unwrap_or_default().to_string_lossy();
     let clean: String = name.chars().map(|c| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect();
     clean.trim_start_matches('.').to_string()
-}
-
-fn prepare(args: &Prepare) -> Result<()> {
-    let mut sets = vec![format!("data.format={}", args.format), path("inter", &args.inter)?];
-    sets.push(format!("data.name={}", args.name.clone().unwrap_or_else(|| name_of(&args.out))));
-    if let Some(items) = &args.items {
-        sets.push(path("items", items)?);
-    }
-    sets.extend(setting("k_core", &args.k_core));
-    sets.extend(setting("min_length", &args.min_length));
-    sets.extend(setting("max_length", &args.max_length));
-    sets.extend(setting("user_column", &args.user_column));
-    sets.extend(setting("item_column", &args.item_column));
-    sets.extend(setting("time_column", &args.time_column));
-    sets.extend(setting("title_column", &args.title_column));
-    sets.extend(setting("category_column", &args.category_column));
-    sets.extend(setting("brand_column", &args.brand_column));
-    sets.extend(setting("also_bought_column", &args.also_bought_column));
-    sets.extend(setting("group_column", &args.group_column));
-    sets.extend(setting("duplicates", &args.duplicates));
-    sets.extend(setting("repeats", &args.repeats));
-    let effective = settings::load(None, &sets).map_err(in_flags)?;
-    let stats = store(&effective.settings, &args.out, args.overwrite)?;
-    if stats.repeats == 0 {
-        return Ok(());
-    }
-    run::returning_notice(&effective, &data::load(&args.out)?).map_or(Ok(()), |note| say(with_flags(&note)))
 }
 
 fn synth(args: &Synth) -> Result<()> {
@@ -229,7 +136,7 @@ const FLAGS: &[(&str, &str)] = &[
 ];
 
 /// `text` with settings called as the flags that were used for them.
-fn with_flags(text: &str) -> String {
+pub(super) fn with_flags(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("data.") {
@@ -249,7 +156,7 @@ fn with_flags(text: &str) -> String {
 }
 
 /// An error about settings, in terms of flags.
-fn in_flags(error: Error) -> Error {
+pub(super) fn in_flags(error: Error) -> Error {
     match error {
         Error::Setting { key, message } => Error::Usage(format!("{}: {}", with_flags(&key), with_flags(&message))),
         Error::Data { path, line, message } => Error::Data { path, line, message: with_flags(&message) },
@@ -257,7 +164,7 @@ fn in_flags(error: Error) -> Error {
     }
 }
 
-fn store(settings: &Settings, out: &Path, overwrite: bool) -> Result<Stats> {
+pub(super) fn store(settings: &Settings, out: &Path, overwrite: bool) -> Result<Stats> {
     let progress = Progress::new(false);
     let report = |what: &str, done, total| progress.stage(what, done, total);
     let manifest = data::prepare(&settings.data, out, overwrite, &report).map_err(in_flags)?;
@@ -266,8 +173,25 @@ fn store(settings: &Settings, out: &Path, overwrite: bool) -> Result<Stats> {
         say(with_flags(&note))?;
     }
     say(lines(&manifest.stats, manifest.dropped))?;
+    if let Some(note) = leak(settings, out)? {
+        say(note)?;
+    }
     say(format!("prepared in {}", out.display()))?;
     Ok(manifest.stats)
+}
+
+/// Where leave-one-out trains on what lies behind test items of others: how much of it.
+fn leak(settings: &Settings, out: &Path) -> Result<Option<String>> {
+    let Some(times) = data::load_times(out)?.filter(|_| settings.data.split == SplitRule::LeaveOneOut) else { return Ok(None) };
+    let dataset = data::load(out)?;
+    let share = data::trained_after_test(&dataset, &times);
+    Ok((share >= 0.01).then(|| {
+        format!(
+            "split: leave-one-out; {:.0} % of the training interactions are later than half of the test items, so that a model may know what came \
+             after them. --split time cuts all users at the same moments",
+            100.0 * share
+        )
+    }))
 }
 
 /// The statistics of a prepared folder.

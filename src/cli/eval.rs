@@ -73,6 +73,9 @@ pub fn main(args: &Args) -> Result<()> {
         Some(masked) if masked > 0 => rows.push(vec!["masked targets".into(), masked.to_string()]),
         _ => (),
     }
+    for name in scored.ks.iter().map(|k| format!("ER@{k}")).chain(["target_rank".into()]).filter(|name| scored.scores.contains_key(name)) {
+        rows.push(vec![name.replace('_', " "), metric(&scored.scores, &name)]);
+    }
     say(table(&["full ranking", scored.split], &rows))?;
     scored.not_kept.map_or(Ok(()), |why| say(format!("ranks were not kept: {why}")))
 }

@@ -13,8 +13,10 @@ mod bench_ground;
 mod compare;
 mod config;
 mod data;
+mod data_prepare;
 mod doctor;
 mod eval;
+mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod gpu_check;
@@ -27,14 +29,19 @@ mod privacy;
 mod progress;
 mod ranks;
 mod recommend;
+mod recommend_all;
+mod report;
 mod reproduce;
 mod run;
+mod runs;
 mod shell;
+mod sweep;
 mod table;
 mod train;
 mod views;
 #[cfg(feature = "endpoint")]
 mod views_batch;
+mod views_list;
 mod views_score;
 
 use crate::Error;
@@ -74,10 +81,14 @@ enum Command {
     Eval(eval::Args),
     Compare(compare::Args),
     Plot(plot::Args),
+    Report(report::Args),
+    Runs(runs::Args),
+    Sweep(sweep::Args),
     #[command(subcommand)]
     Privacy(privacy::Command),
     Recommend(recommend::Args),
     Reproduce(reproduce::Args),
+    Export(export::Args),
     #[cfg(feature = "llm")]
     Generate(generate::Args),
     Config(config::Args),
@@ -123,11 +134,15 @@ fn perform(command: Command) -> u8 {
         Command::Eval(args) => eval::main(&args),
         Command::Compare(args) => compare::main(&args),
         Command::Plot(args) => plot::main(&args),
+        Command::Report(args) => report::main(&args),
+        Command::Runs(args) => runs::main(&args),
+        Command::Sweep(args) => sweep::main(&args),
         Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),
         #[cfg(feature = "llm")]
         Command::Generate(args) => generate::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
+        Command::Export(args) => export::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),

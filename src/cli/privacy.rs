@@ -1,13 +1,21 @@
-//! `lumos privacy`: what noise costs and buys, without training anything.
+//! `lumos privacy`: what noise costs and buys, and what uploads give away.
 
+use super::args::{MOST_THREADS, Which, between};
+use super::interrupt;
 use super::output::{self, say};
+use super::progress::Progress;
+use super::table::table;
+use crate::config::UploadRows;
 use crate::privacy::{Accountant, Sampling, noise_for};
+use crate::run::{self, RunFolder};
 use crate::{Error, Result};
+use std::path::PathBuf;
 
-/// Differential privacy on paper
+/// Differential privacy on paper, and what a curious server learns of a run's clients
 #[derive(clap::Subcommand)]
 pub enum Command {
     Account(Account),
+    Infer(Infer),
 }
 
 /// Epsilon of a training, or the noise for an epsilon
@@ -44,6 +52,66 @@ pub struct Account {
     json: bool,
 }
 
+/// What a server could tell of histories from the item rows that clients upload
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  lumos privacy infer runs/first
+  lumos privacy infer runs/first --upload-rows touched --json
+  lumos privacy infer runs/first --checkpoint last --negatives 4
+Clients are trained from the checkpoint as in one more round, and the rows that they would upload are guessed to be items of their histories or not:
+all of them; those that many clients upload; those that change most; those that lie on one side; and by a shadow model (IMIA, WWW 2023). Each guess
+but the first takes half of the rows.")]
+pub struct Infer {
+    /// Run folder
+    run: PathBuf,
+    /// Which checkpoint
+    #[arg(long, value_enum, default_value = "best")]
+    checkpoint: Which,
+    /// Clients that are looked at, the first ones; 0 means all
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    clients: usize,
+    /// Instead of the run's federation.upload_rows: trained, touched
+    #[arg(long, value_name = "ROWS", value_parser = ["trained", "touched"])]
+    upload_rows: Option<String>,
+    /// Instead of the run's loss.negatives
+    #[arg(long, value_name = "N")]
+    negatives: Option<u32>,
+    /// Threads; 0 means all cores
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, MOST_THREADS as u32))]
+    threads: Option<u32>,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn infer(args: &Infer) -> Result<()> {
+    interrupt::end_at_the_first()?;
+    let folder = RunFolder::open(&args.run)?;
+    let settings = folder.settings()?.with(|s| {
+        s.threads = args.threads.unwrap_or(s.threads);
+        s.loss.negatives = args.negatives.unwrap_or(s.loss.negatives);
+        match args.upload_rows.as_deref() {
+            Some("touched") => s.federation.upload_rows = UploadRows::Touched,
+            Some(_) => s.federation.upload_rows = UploadRows::Trained,
+            None => {}
+        }
+    })?;
+    let progress = Progress::new(args.json);
+    let found = run::infer(&folder, args.checkpoint.name(), &settings, args.clients, &progress)?;
+    drop(progress);
+    if args.json {
+        return output::say_json(&found);
+    }
+    say(format!("{} clients, {:.1} rows uploaded, {:.1} items in a history", found.clients, found.rows, found.history))?;
+    let rows: Vec<Vec<String>> = found
+        .guesses
+        .iter()
+        .map(|g| vec![g.name.into(), format!("{:.3}", g.precision), format!("{:.3}", g.recall), format!("{:.3}", g.auc)])
+        .collect();
+    say(table(&["guess", "precision", "recall", "AUC"], &rows))
+}
+
 /// How users are drawn.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum SamplingChoice {
@@ -56,6 +124,7 @@ enum SamplingChoice {
 pub fn main(command: &Command) -> Result<()> {
     match command {
         Command::Account(args) => account(args),
+        Command::Infer(args) => infer(args),
     }
 }
 

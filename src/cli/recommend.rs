@@ -21,6 +21,7 @@ Examples:
   lumos recommend runs/first --history B004756YJA,B004ZT0SSG -k 5
   lumos recommend runs/first --history 'Salt, Pepper' --history Sugar      ids with commas: one flag an item
   lumos recommend runs/first --history '[\"Salt, Pepper\", \"Sugar\"]'       or a JSON list
+  lumos recommend runs/first --all --out lists.csv -k 20                    every user; lists.jsonl: one JSON object a user
 Users and items go by the names of the source data. What the run's eval.mask hides is left out, as in its evaluation: \"history\"
 (default) leaves out what the user has met, \"none\" nothing. A run of popularity lists the items met most often in training.")]
 pub struct Args {
@@ -28,6 +29,9 @@ pub struct Args {
     run: PathBuf,
     #[command(flatten)]
     input: Input,
+    /// File to write with --all: .csv or .jsonl
+    #[arg(long, value_name = "FILE", requires = "all")]
+    out: Option<PathBuf>,
     /// How many
     #[arg(short, long, default_value_t = 10, value_name = "K")]
     k: u32,
@@ -52,6 +56,9 @@ struct Input {
     /// Items by their names in the source data, oldest first: one item, several with commas between them, or a JSON list; may be repeated
     #[arg(long, value_name = "ITEMS")]
     history: Vec<String>,
+    /// Every user of the data set, by its whole history, into the file that --out names
+    #[arg(long, requires = "out")]
+    all: bool,
 }
 
 /// The items that one value of `--history` names: an item that is called so, else a JSON list, else what stands between commas.
@@ -106,6 +113,12 @@ pub fn main(args: &Args) -> Result<()> {
     let progress = Progress::new(true);
     let data = Arc::new(run::load_run_data(&folder, &settings, &progress)?);
     drop(progress);
+    if args.k == 0 || args.k as usize > data.item_count() {
+        return Err(Error::Usage(format!("-k: is {}, wanted 1 to {}, the number of items", args.k, data.item_count())));
+    }
+    if let Some(out) = &args.out {
+        return super::recommend_all::main(&folder, args.checkpoint, &settings, &data, args.k as usize, out, args.json);
+    }
     let (user, history) = match &args.input.user {
         Some(token) => {
             let user = find("user", "--user", token, &data.user_tokens)?;
@@ -116,9 +129,6 @@ pub fn main(args: &Args) -> Result<()> {
             (None, named.concat())
         }
     };
-    if args.k == 0 || args.k as usize > data.item_count() {
-        return Err(Error::Usage(format!("-k: is {}, wanted 1 to {}, the number of items", args.k, data.item_count())));
-    }
     let top = run::recommend(&folder, args.checkpoint.name(), &settings, &data, user, &history, args.k as usize)?;
     if args.json {
         let list: Vec<_> = top

@@ -6,6 +6,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::ranks;
 use super::table::{metric, metric_names, table};
+use crate::base::files;
 use crate::data::Split;
 use crate::{Result, eval, run};
 use std::path::PathBuf;
@@ -82,5 +83,9 @@ pub fn main(args: &Args) -> Result<()> {
         }
     }
     say("")?;
+    let folder = args.out.clone().or_else(|| Some(rows.first()?.folder.parent()?.to_path_buf())).unwrap_or_default();
+    let page = run::page(&rows.iter().map(|r| r.folder.clone()).collect::<Vec<_>>(), &run::Silent)?;
+    files::write_file(&folder.join("report.html"), page.as_bytes())?;
+    say(format!("all methods: {}", folder.join("report.html").display()))?;
     rows.iter().try_for_each(|r| say(format!("{}: {}", r.result.method, r.folder.join("report.html").display())))
 }

@@ -56,7 +56,7 @@ impl Args {
     fn prepare(&self, effective: &Effective, observer: &dyn Observer) -> Result<Prepared> {
         match &self.data {
             Some(dir) => {
-                let (data, dir) = run::open_data(dir, observer)?;
+                let (data, dir) = run::open_data(dir, &effective.settings, observer)?;
                 run::prepare_on(&effective.settings, data, dir, observer)
             }
             None => run::prepare(&effective.settings, observer),

@@ -27,6 +27,7 @@ pub enum Command {
     #[cfg(feature = "endpoint")]
     ImportAnswers(super::views_batch::Import),
     Score(super::views_score::Args),
+    List(super::views_list::List),
 }
 
 /// A configuration file, or a prepared data set and settings.
@@ -109,6 +110,7 @@ pub fn main(command: &Command) -> Result<()> {
         Command::ExportRequests(args) => super::views_batch::export(args),
         #[cfg(feature = "endpoint")]
         Command::ImportAnswers(args) => super::views_batch::import(args),
+        Command::List(args) => super::views_list::main(args),
         Command::Score(args) => super::views_score::main(args),
     }
 }
@@ -128,7 +130,7 @@ fn prepare(source: &Source, users: Option<usize>, json: bool, before: Before<'_>
     }
     let progress = Progress::new(json);
     let (data, dir) = match &source.data {
-        Some(dir) => run::open_data(dir, &progress)?,
+        Some(dir) => run::open_data(dir, &settings, &progress)?,
         None => run::prepare_data(&settings, false, &progress)?,
     };
     before(&settings, &data, &dir, &progress)?;

@@ -68,7 +68,7 @@ fn open(source: &Source, progress: &Progress) -> Result<(Validated<Settings>, Da
         return Err(Error::Usage(message));
     }
     let (data, dir) = match &source.data {
-        Some(dir) => run::open_data(dir, progress)?,
+        Some(dir) => run::open_data(dir, &settings, progress)?,
         None => run::prepare_data(&settings, false, progress)?,
     };
     Ok((settings, data, dir))

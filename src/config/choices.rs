@@ -25,12 +25,33 @@ choice! {
     }
 }
 choice! {
+    /// Which interactions are trained on, validated on and tested on.
+    SplitRule {
+        /// A user's last item is the test's, the one before it the validation's.
+        LeaveOneOut = "leave-one-out",
+        /// Two moments for all users: what lies before the first is trained on; a user's first item from then on is the validation's, and the first
+        /// one from the second moment on the test's.
+        Time = "time",
+        /// Shares of each user's sequence: the first item of the validation's share and of the test's are the targets.
+        Ratio = "ratio",
+    }
+}
+choice! {
     /// How the clients of a round are drawn.
     CohortSampling {
         /// A fixed number of them, without replacement.
         Fixed = "fixed",
         /// Each by itself, with the probability that makes the fixed number their mean.
         Poisson = "poisson",
+    }
+}
+choice! {
+    /// Who adds the noise of user-level privacy.
+    NoiseBy {
+        /// The server, to the sum that it has seen.
+        Server = "server",
+        /// Each client a share of it, to what it adds to a secure sum: the server never sees a sum without noise.
+        Clients = "clients",
     }
 }
 choice! {

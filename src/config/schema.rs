@@ -222,7 +222,11 @@ impl Schema {
                     text.split(',')
                         .map(str::trim)
                         .filter(|part| !part.is_empty())
-                        .map(|part| part.parse::<i64>().map_or_else(|_| Value::String(part.to_string()), Value::Integer))
+                        .map(|part| match part.parse::<i64>() {
+                            // `007` is a name.
+                            Ok(n) if n.to_string() == part => Value::Integer(n),
+                            _ => Value::String(part.to_string()),
+                        })
                         .collect(),
                 ),
             },

@@ -87,6 +87,9 @@ pub struct LossSettings {
     pub negatives: u32,
     /// How often negatives are drawn.
     pub resample: Resample,
+    /// Power of an item's training count, plus one, that negatives are drawn by, in `[0, 1]`; 0: uniformly. The scores in the loss are then
+    /// less the log of how much more often than uniformly an item is drawn (log-q). With `rec = "sampled-softmax"` alone.
+    pub popularity: f32,
     /// Calibration `t` of gBCE in `[0, 1]`.
     pub gbce_t: f32,
     /// Form of the contrastive term.
@@ -138,6 +141,7 @@ impl Default for LossSettings {
             rec: RecLoss::Bce,
             negatives: 1,
             resample: Resample::Epoch,
+            popularity: 0.0,
             gbce_t: 0.75,
             contrast: Contrast::Decoupled,
             lambda: 0.02,
@@ -345,6 +349,8 @@ pub struct Settings {
     pub attack: AttackSettings,
     /// See [`DefenceSettings`].
     pub defence: DefenceSettings,
+    /// See [`NoiseSettings`].
+    pub noise: NoiseSettings,
     /// See [`PrivacySettings`].
     pub privacy: PrivacySettings,
     /// See [`EvalSettings`].
@@ -369,6 +375,7 @@ impl Default for Settings {
             federation: FederationSettings::default(),
             attack: AttackSettings::default(),
             defence: DefenceSettings::default(),
+            noise: NoiseSettings::default(),
             privacy: PrivacySettings::default(),
             eval: EvalSettings::default(),
         }

@@ -1,9 +1,10 @@
 //! Which settings of the data can be meant.
 
+use super::csv::separator_of;
 use super::{reader, reader_names};
 use crate::base::names;
-use crate::config::DataSettings;
 use crate::config::range::{ensure, number, range};
+use crate::config::{DataSettings, NoiseSettings};
 use crate::{Error, Result};
 
 /// Refuses settings that name no source, or a synthetic world out of range.
@@ -37,6 +38,19 @@ pub fn check(s: &DataSettings) -> Result<()> {
             return Err(Error::setting(key, format!("`{name}` is a column of the catalogue, and data.items names none")));
         }
     }
+    separator_of(&s.separator)?;
+    for (key, share) in [("data.validation_share", s.validation_share), ("data.test_share", s.test_share)] {
+        number(|x| x > 0.0 && x <= 0.4, key, share, "above 0 and at most 0.4")?;
+    }
+    number(f32::is_finite, "data.min_rating", s.min_rating, "a finite number; 0 keeps all")?;
     let long_enough = s.max_length == 0 || s.max_length >= 3;
     ensure(long_enough, "data.max_length", s.max_length, "0 (all) or at least 3 (training, validation and test item)")
+}
+
+/// Refuses a share of noise out of range.
+///
+/// # Errors
+/// [`crate::Error::Setting`] with the key and what to do.
+pub fn check_noise(s: &NoiseSettings) -> Result<()> {
+    range((0.0..=0.5).contains(&s.share), "noise.share", s.share, "a share from 0 to 0.5")
 }

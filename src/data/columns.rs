@@ -25,6 +25,7 @@ pub(super) struct InteractionColumns {
     pub item: usize,
     pub time: Option<usize>,
     pub group: Option<usize>,
+    pub rating: Option<usize>,
 }
 
 /// Where a catalogue keeps what we read.
@@ -89,7 +90,20 @@ impl Header {
             "" => None,
             name => Some(self.column("data.group_column", name, ", data.group_column='' reads no groups")?),
         };
-        Ok(InteractionColumns { user, item, time, group })
+        let rating = match settings.rating_column.as_str() {
+            _ if settings.min_rating == 0.0 => None,
+            "" => RATINGS.iter().find_map(|name| self.find(name)),
+            name => Some(self.column("data.rating_column", name, "")?),
+        };
+        if settings.min_rating != 0.0 && rating.is_none() {
+            let message = format!(
+                "data.min_rating is set, and there is no column {}; data.rating_column names it. Columns: {}",
+                RATINGS.join(", "),
+                listed(&self.names)
+            );
+            return Err(data_error(&self.path, 1, message));
+        }
+        Ok(InteractionColumns { user, item, time, group, rating })
     }
 
     /// The catalogue's columns: those that the settings name, else those with a usual name; of several the first listed wins.
@@ -103,7 +117,7 @@ impl Header {
         };
         Ok(CatalogueColumns {
             item: self.column("data.item_column", &settings.item_column, "")?,
-            title: find("data.title_column", &settings.title_column, &["title", "movie_title", "name"])?,
+            title: find("data.title_column", &settings.title_column, TITLES)?,
             category: find("data.category_column", &settings.category_column, CATEGORIES)?,
             brand: find("data.brand_column", &settings.brand_column, &["brand"])?,
             also_bought: find("data.also_bought_column", &settings.also_bought_column, &["also_bought"])?,
@@ -140,7 +154,10 @@ pub(super) fn listed(names: &[String]) -> String {
     shown.join(", ")
 }
 
-const CATEGORIES: &[&str] = &["categories", "category", "class", "genres", "genre"];
+/// Usual names of a catalogue's columns and of ratings.
+pub(super) const TITLES: &[&str] = &["title", "movie_title", "name"];
+pub(super) const RATINGS: &[&str] = &["rating", "overall", "stars"];
+pub(super) const CATEGORIES: &[&str] = &["categories", "category", "class", "genres", "genre"];
 
 impl CatalogueColumns {
     /// All of them.
@@ -151,8 +168,8 @@ impl CatalogueColumns {
 
 impl InteractionColumns {
     /// All of them.
-    pub fn all(&self) -> [Option<usize>; 4] {
-        [Some(self.user), Some(self.item), self.time, self.group]
+    pub fn all(&self) -> [Option<usize>; 5] {
+        [Some(self.user), Some(self.item), self.time, self.group, self.rating]
     }
 }
 

@@ -47,13 +47,57 @@ impl UserGroups {
     }
 }
 
-/// Which item of a sequence a metric looks at (leave-one-out).
+/// Which item of a sequence a metric looks at; without cuts:
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// The item before the last; the input is the training items.
     Validation,
     /// The last item; the input is the training items and the validation item.
     Test,
+}
+
+/// Where each user's sequence is cut, for another split than leave-one-out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cuts {
+    /// Training items of each user, at least one `[U]`.
+    pub train: Vec<u32>,
+    /// Place of the validation target in the sequence; [`Cuts::NONE`] for a user without one `[U]`.
+    pub validation: Vec<u32>,
+    /// Place of the test target `[U]`.
+    pub test: Vec<u32>,
+}
+
+impl Cuts {
+    /// The place of a target that a user does not have.
+    pub const NONE: u32 = u32::MAX;
+
+    /// Whether places lie in the sequences that `offsets` bound, and targets behind the training items.
+    pub(crate) fn fit(&self, offsets: &[u64]) -> bool {
+        let users = offsets.len().saturating_sub(1);
+        let alike = [&self.train, &self.validation, &self.test].iter().all(|all| all.len() == users);
+        alike
+            && (0..users).all(|user| {
+                let length = offsets[user + 1] - offsets[user];
+                let train = self.train[user];
+                let target = |at: u32| at == Cuts::NONE || at >= train && u64::from(at) < length;
+                train >= 1 && u64::from(train) <= length && target(self.validation[user]) && target(self.test[user])
+            })
+    }
+}
+
+/// Which item of each user is ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// The input is that of this split.
+    pub split: Split,
+    /// The same item for every user; nothing for each user's own target of the split.
+    pub item: Option<u32>,
+}
+
+impl From<Split> for Sought {
+    fn from(split: Split) -> Sought {
+        Sought { split, item: None }
+    }
 }
 
 /// A prepared data set. Sequences are packed: user `u` owns `items[offsets[u]..offsets[u + 1]]`, oldest first.
@@ -75,6 +119,8 @@ pub struct Dataset {
     pub catalogue: Vec<ItemText>,
     /// Groups of users, where the source was read for them (`data.group_column`).
     pub groups: Option<UserGroups>,
+    /// Where sequences are cut; `None`: the last item is the test's, the one before it the validation's.
+    pub cuts: Option<Cuts>,
 }
 
 impl Dataset {
@@ -93,20 +139,37 @@ impl Dataset {
         &self.items[self.offsets[user] as usize..self.offsets[user + 1] as usize]
     }
 
-    /// Training items of `user`: all but the last two.
+    /// Training items of `user`: all but the last two, or what the cuts say.
     pub fn train(&self, user: usize) -> &[u32] {
         let s = self.sequence(user);
-        &s[..s.len().saturating_sub(2)]
+        match &self.cuts {
+            Some(cuts) => &s[..cuts.train[user] as usize],
+            None => &s[..s.len().saturating_sub(2)],
+        }
     }
 
-    /// Input items and the item to be found. `None` where the sequence is too short to have one (fewer than three items).
+    /// Input items and the item to be found. `None` where the sequence is too short to have one (fewer than three items), or the cuts give the
+    /// user none.
     pub fn input_and_target(&self, user: usize, split: Split) -> Option<(&[u32], u32)> {
         let s = self.sequence(user);
+        if let Some(cuts) = &self.cuts {
+            let at = match split {
+                Split::Validation => cuts.validation[user],
+                Split::Test => cuts.test[user],
+            };
+            return (at != Cuts::NONE).then(|| (&s[..at as usize], s[at as usize]));
+        }
         let cut = match split {
             Split::Validation => s.len().checked_sub(2)?,
             Split::Test => s.len().checked_sub(1)?,
         };
         if s.len() < 3 { None } else { Some((&s[..cut], s[cut])) }
+    }
+
+    /// Input items of `user` and the item whose rank is asked for. `None` where [`Dataset::input_and_target`] has none.
+    pub fn sought(&self, user: usize, sought: Sought) -> Option<(&[u32], u32)> {
+        let (input, target) = self.input_and_target(user, sought.split)?;
+        Some((input, sought.item.unwrap_or(target)))
     }
 
     /// How often each item occurs in training items `[I]`.

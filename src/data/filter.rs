@@ -1,16 +1,20 @@
 //! From interactions in file order to packed sequences: duplicates, repeats, k-core, time order, length limits, renumbering.
 //!
-//! Order of the steps: each user's interactions sorted by time (stable, so ties keep the file's order); duplicate rows dropped
+//! Order of the steps: only the first users (`data.first_users`); the range of times (`data.from`, `data.until`); each user's interactions sorted by time (stable, so ties keep the file's order); duplicate rows dropped
 //! (`data.duplicates`), then repeated items (`data.repeats`), so that the k-core counts what is left; the k-core; users below the minimum
 //! length dropped; only the last `max_length` kept; users and items numbered by first appearance in the file among the interactions that
 //! are left. Dropping short users may leave an item below `k`; it is not filtered again.
 
 use std::collections::HashSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::dataset::{Dataset, ItemText, UserGroups};
 use super::reader::RawData;
 use super::repeats::{Dropped, drop_repeated};
+use super::split::{self, Moments};
 use super::times::Times;
+use crate::base::clean;
 use crate::config::DataSettings;
 use crate::{Error, Result};
 
@@ -23,6 +27,46 @@ pub struct Filtered {
     pub times: Option<Times>,
     /// What `data.duplicates` and `data.repeats` dropped.
     pub dropped: Dropped,
+    /// What the other filters removed.
+    pub removed: Removed,
+}
+
+/// Rows that each filter removed, those that came before it left aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Removed {
+    /// `data.first_users`: rows of later users.
+    pub later_users: u64,
+    /// `data.from` and `data.until`.
+    pub out_of_range: u64,
+    /// `data.k_core`.
+    pub k_core: u64,
+    /// `data.min_length`: rows of short users.
+    pub short: u64,
+    /// `data.max_length`: older rows of long users.
+    pub long: u64,
+    /// `data.split`: rows of users without a training item.
+    pub untrained: u64,
+}
+
+impl Removed {
+    /// Whether nothing was removed.
+    pub(super) fn is_empty(&self) -> bool {
+        *self == Removed::default()
+    }
+
+    /// A line for each filter that removed something.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let all = [
+            (self.later_users, "first users: {} rows of later users were left out (data.first_users)"),
+            (self.out_of_range, "times: {} rows outside of the range were left out (data.from, data.until)"),
+            (self.k_core, "k-core: {} rows of users or items with fewer interactions were left out (data.k_core)"),
+            (self.short, "short users: {} rows were left out (data.min_length)"),
+            (self.long, "long users: {} older rows were left out (data.max_length)"),
+            (self.untrained, "split: {} rows of users without a training item were left out (data.split)"),
+        ];
+        all.iter().filter(|(rows, _)| *rows > 0).map(|(rows, text)| text.replacen("{}", &rows.to_string(), 1)).collect()
+    }
 }
 
 /// Refuses limits that no data set could meet.
@@ -47,17 +91,52 @@ pub fn filter(raw: RawData, settings: &DataSettings) -> Result<Filtered> {
     let mut by_user = Index::new(&raw.users, raw.user_tokens.len());
     by_user.sort(raw.times.as_ref());
     let mut keep = vec![true; raw.users.len()];
+    let mut removed = Removed::default();
+    select(&raw, settings, &mut keep, &mut removed)?;
     let dropped = drop_repeated(&raw, &by_user, &mut keep, settings)?;
+    let before = left(&keep);
     k_core(&raw, &by_user, &mut keep, settings.k_core);
-    limit_lengths(&by_user, &mut keep, settings);
+    removed.k_core = before - left(&keep);
+    (removed.short, removed.long) = limit_lengths(&by_user, &mut keep, settings);
+    let moments = split::moments(&raw, &keep, settings)?;
+    let users = (0..raw.user_tokens.len()).map(|user| by_user.rows(user));
+    removed.untrained = split::drop_untrained(&raw, users, &mut keep, moments, settings);
     if !keep.iter().any(|k| *k) {
         return Err(nothing_left(&raw, dropped, settings));
     }
-    let (mut dataset, times) = pack(raw, &keep, by_user);
+    let (mut dataset, times) = pack(raw, &keep, by_user, moments, settings);
     if let Some(groups) = &mut dataset.groups {
         groups.column.clone_from(&settings.group_column);
     }
-    Ok(Filtered { dataset, times, dropped })
+    Ok(Filtered { dataset, times, dropped, removed })
+}
+
+/// Takes out of `keep` what lies outside of the first users and the range of times.
+fn select(raw: &RawData, settings: &DataSettings, keep: &mut [bool], removed: &mut Removed) -> Result<()> {
+    if settings.first_users > 0 {
+        let users = raw.users.iter().zip(keep.iter_mut()).filter(|(user, _)| **user >= settings.first_users);
+        users.for_each(|(_, keep)| *keep = false);
+        removed.later_users = keep.len() as u64 - left(keep);
+    }
+    for (key, text, after) in [("data.from", &settings.from, true), ("data.until", &settings.until, false)] {
+        if text.is_empty() {
+            continue;
+        }
+        let Some(times) = &raw.times else {
+            let message = format!("is `{}`, and the interactions have no times; leave it empty", clean::id(text));
+            return Err(Error::setting(key, message));
+        };
+        let bound = times.bound(text).map_err(|message| Error::setting(key, message))?;
+        let before = left(keep);
+        keep.iter_mut().enumerate().for_each(|(row, keep)| *keep &= times.before(row, bound) != after);
+        removed.out_of_range += before - left(keep);
+    }
+    Ok(())
+}
+
+/// Rows that are still there.
+fn left(keep: &[bool]) -> u64 {
+    keep.iter().filter(|keep| **keep).count() as u64
 }
 
 fn nothing_left(raw: &RawData, dropped: Dropped, settings: &DataSettings) -> Error {
@@ -152,8 +231,9 @@ impl Index {
     }
 }
 
-/// `keep` loses short users and all but the last `max_length` rows of the long ones.
-fn limit_lengths(by_user: &Index, keep: &mut [bool], settings: &DataSettings) {
+/// `keep` loses short users and all but the last `max_length` rows of the long ones; how many rows each of the two takes.
+fn limit_lengths(by_user: &Index, keep: &mut [bool], settings: &DataSettings) -> (u64, u64) {
+    let (mut short, mut long) = (0, 0);
     let mut kept: Vec<u32> = Vec::new();
     for user in 0..by_user.starts.len() - 1 {
         kept.clear();
@@ -163,14 +243,19 @@ fn limit_lengths(by_user: &Index, keep: &mut [bool], settings: &DataSettings) {
             0 => 0,
             max => kept.len().saturating_sub(max),
         };
+        match drop == kept.len() {
+            true => short += drop as u64,
+            false => long += drop as u64,
+        }
         for row in &kept[..drop] {
             keep[*row as usize] = false;
         }
     }
+    (short, long)
 }
 
 /// Renumbers users and items by first appearance among the kept rows and packs the sequences.
-fn pack(raw: RawData, keep: &[bool], by_user: Index) -> (Dataset, Option<Times>) {
+fn pack(raw: RawData, keep: &[bool], by_user: Index, moments: Option<Moments>, settings: &DataSettings) -> (Dataset, Option<Times>) {
     const NONE: u32 = u32::MAX;
     let mut new_item = vec![NONE; raw.item_tokens.len()];
     let mut seen_user = vec![false; raw.user_tokens.len()];
@@ -193,6 +278,7 @@ fn pack(raw: RawData, keep: &[bool], by_user: Index) -> (Dataset, Option<Times>)
         packed.extend(by_user.rows(user).iter().copied().filter(|r| keep[*r as usize]));
         dataset.offsets.push(packed.len() as u64);
     }
+    dataset.cuts = split::cuts(&raw, &packed, &dataset.offsets, moments, settings);
     dataset.items = packed.iter().map(|row| new_item[raw.items[*row as usize] as usize]).collect();
     let times = raw.times.as_ref().map(|all| all.select(&packed));
     dataset.groups = raw.groups.as_ref().map(|groups| {

@@ -1,10 +1,11 @@
 //! The manifest of a prepared data set: where it came from, how it was made, what is in it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::columns::listed;
+use super::filter::Removed;
 use super::reader::{RawData, SourceNotes};
 use super::repeats::Dropped;
 use super::stats::Stats;
@@ -18,6 +19,9 @@ pub const FORMAT_VERSION: u32 = 2;
 
 /// Version of a folder with groups of users, which programs that know none refuse. A folder without groups keeps [`FORMAT_VERSION`].
 pub const GROUPED_VERSION: u32 = 3;
+
+/// Version of a folder with another split than leave-one-out, with groups where the settings name their column.
+pub const SPLIT_VERSION: u32 = 4;
 
 /// A source file as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,7 +61,7 @@ impl RawStats {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`], or [`GROUPED_VERSION`] where users have groups.
+    /// [`FORMAT_VERSION`]; [`GROUPED_VERSION`] where users have groups; [`SPLIT_VERSION`] where they are split otherwise than by leave-one-out.
     pub version: u32,
     /// Version of that program.
     pub program: String,
@@ -77,6 +81,9 @@ pub struct Manifest {
     pub source_notes: SourceNotes,
     /// What `data.duplicates` and `data.repeats` dropped before filtering.
     pub dropped: Dropped,
+    /// What the other filters removed.
+    #[serde(default, skip_serializing_if = "Removed::is_empty")]
+    pub removed: Removed,
     /// Statistics after filtering.
     pub stats: Stats,
 }
@@ -86,6 +93,16 @@ impl Manifest {
     /// catalogue fits.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
+        let source = &self.source_notes;
+        notes.extend(source.recognised.iter().map(|text| format!("format: {text}")));
+        if source.bad_rows > 0 {
+            let first = source.first_bad_row.as_deref().unwrap_or_default();
+            notes.push(format!("bad rows: {} were skipped (data.max_bad_rows); the first: {first}", source.bad_rows));
+        }
+        if source.below_rating > 0 {
+            let least = self.settings.min_rating;
+            notes.push(format!("ratings: {} rows below {least} were left out (data.min_rating)", source.below_rating));
+        }
         let Dropped { duplicates, repeats } = self.dropped;
         let rows = self.raw.interactions;
         if duplicates > 0 {
@@ -98,6 +115,7 @@ impl Manifest {
             let kind = self.settings.repeats.name();
             notes.push(format!("repeats: {repeats} of {rows} interactions return to an item and were dropped (data.repeats={kind})"));
         }
+        notes.extend(self.removed.notes());
         if !self.source_notes.unused.is_empty() {
             notes.push(format!("interactions: columns not used: {}", listed(&self.source_notes.unused)));
         }
@@ -143,16 +161,41 @@ pub(super) fn identity(settings: &DataSettings, reads_files: bool) -> DataSettin
         same.category_column = default.category_column;
         same.brand_column = default.brand_column;
         same.also_bought_column = default.also_bought_column;
+        same.rating_column = default.rating_column;
+        same.separator = default.separator;
+        same.max_bad_rows = default.max_bad_rows;
     }
     same
 }
 
+/// Settings that earlier versions had not, at their defaults, as they stand in the text of all settings.
+const LATER: &[&str] = &[
+    ", group_column: \"\"",
+    ", rating_column: \"\"",
+    ", separator: \"\"",
+    ", max_bad_rows: 0",
+    ", min_rating: 0.0",
+    ", from: \"\"",
+    ", until: \"\"",
+    ", first_users: 0",
+    ", split: LeaveOneOut",
+    ", validation_share: 0.1",
+    ", test_share: 0.1",
+];
+
+/// What `ARCHIVE.zip/FILE` names inside of the archive; empty for any other path.
+pub(super) fn member(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let at = text.to_ascii_lowercase().find(".zip/");
+    at.map_or(String::new(), |at| text[at + 4..].to_owned())
+}
+
 /// SHA-256 over the format version, [`identity`] and the sources' checksums, in hex.
 pub(super) fn fingerprint(settings: &DataSettings, reads_files: bool, inter: Option<&SourceFile>, items: Option<&SourceFile>) -> String {
-    let sum = |file: Option<&SourceFile>| file.map_or("none", |f| f.sha256.as_str()).to_owned();
+    let sum = |file: Option<&SourceFile>| file.map_or("none".to_owned(), |f| f.sha256.clone() + &member(&f.path));
     let same = identity(settings, reads_files);
-    // Left out where empty, so that what was made before there were groups keeps its fingerprint.
-    let same = format!("{same:?}").replace(", group_column: \"\"", "");
+    // Settings that came later are left out at their defaults, so that what was made before keeps its fingerprint.
+    let same = LATER.iter().fold(format!("{same:?}"), |text, field| text.replacen(field, "", 1));
     let text = format!("lumos data set {FORMAT_VERSION}\ninter {}\nitems {}\n{same}\n", sum(inter), sum(items));
     sha256_hex(text.as_bytes())
 }

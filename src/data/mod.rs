@@ -6,19 +6,24 @@
 //! the k-core and the length limits and packs the sequences; [`prepare()`] writes the folder and [`load`] reads it back.
 //! [`find_or_prepare`] does whichever of the two is due.
 
+mod builder;
 mod check;
 mod columns;
 mod csv;
 mod dataset;
 mod date;
 mod filter;
+pub mod formats;
 pub mod fuzz;
 mod manifest;
+mod noise;
 mod prepare;
 mod reader;
 mod recbole;
 mod repeats;
+mod rows;
 mod source;
+mod split;
 mod stats;
 mod store;
 mod synth;
@@ -26,15 +31,19 @@ mod synth_names;
 mod text;
 mod times;
 mod unpack;
+mod zip;
 
-pub use check::check;
+pub use builder::{CatalogueRow, RawBuilder};
+pub use check::{check, check_noise};
 pub use dataset::*;
-pub use filter::{Filtered, filter};
-pub use manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SourceFile};
+pub use filter::{Filtered, Removed, filter};
+pub use manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SPLIT_VERSION, SourceFile};
+pub use noise::{disturbed, noisy_fingerprint};
 pub use prepare::{Found, Progress, Steps, find_or_prepare, prepare, prepared_dir};
-pub use reader::{CatalogueNotes, RawBuilder, RawData, Reader, SourceNotes, reader, reader_names, register_reader};
+pub use reader::{CatalogueNotes, RawData, Reader, SourceNotes, reader, reader_names, register_reader};
 pub use repeats::Dropped;
 pub use source::{MAX_LINE, Source, resolve_source};
+pub use split::trained_after_test;
 pub use stats::{Stats, stats, stats_with_times};
 pub use store::{load, load_manifest, load_times};
 pub use synth::synthetic_world;

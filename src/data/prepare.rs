@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::dataset::Dataset;
 use super::filter::{check_limits, filter};
-use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SourceFile, fingerprint, identity};
+use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SPLIT_VERSION, SourceFile, fingerprint, identity, member};
 use super::reader::{Reader, reader};
 use super::source::{Source, checksum, resolve_source, size_and_time};
 use super::stats::stats_with_times;
@@ -211,11 +211,15 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
     progress("filtering", 0, 1);
     let filtered = filter(raw, settings)?;
     progress("filtering", 1, 1);
-    let (mut dataset, times, dropped) = (filtered.dataset, filtered.times, filtered.dropped);
+    let (mut dataset, times, dropped, removed) = (filtered.dataset, filtered.times, filtered.dropped, filtered.removed);
     dataset.name = settings.name.clone();
     dataset.fingerprint = fingerprint(settings, reader.reads_files(), inter.as_ref(), items.as_ref());
     let manifest = Manifest {
-        version: if dataset.groups.is_some() { GROUPED_VERSION } else { FORMAT_VERSION },
+        version: match (&dataset.cuts, &dataset.groups) {
+            (Some(_), _) => SPLIT_VERSION,
+            (None, Some(_)) => GROUPED_VERSION,
+            (None, None) => FORMAT_VERSION,
+        },
         program: env!("CARGO_PKG_VERSION").into(),
         name: dataset.name.clone(),
         fingerprint: dataset.fingerprint.clone(),
@@ -225,6 +229,7 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
         raw: raw_stats,
         source_notes,
         dropped,
+        removed,
         stats: stats_with_times(&dataset, times.as_ref()),
     };
     Ok((manifest, dataset, times))
@@ -258,6 +263,9 @@ fn unchanged(now: Option<&Path>, then: Option<&SourceFile>) -> Result<bool> {
         (Some(now), Some(then)) => (now, then),
         (now, then) => return Ok(now.is_none() && then.is_none()),
     };
+    if member(now) != member(&then.path) {
+        return Ok(false);
+    }
     let Ok(path) = resolve_source(now) else { return Ok(now.file_name() == then.path.file_name()) };
     let (bytes, modified) = size_and_time(&path)?;
     if bytes != then.bytes {

@@ -1,16 +1,16 @@
 //! The reader trait, the registry of formats, and what every reader hands on: interactions in file order and a catalogue.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::columns::{CatalogueColumns, Header, is_list};
+use super::columns::{CatalogueColumns, Header};
 use super::dataset::{ItemText, UserGroups};
 use super::prepare::Progress;
 use super::source::Source;
-use super::times::{TimeColumn, Times};
+use super::times::Times;
 use crate::base::clean;
+use crate::base::json::is_zero;
 use crate::base::names;
 use crate::config::DataSettings;
 use crate::{Error, Result};
@@ -47,6 +47,18 @@ pub struct SourceNotes {
     pub unused: Vec<String>,
     /// The catalogue file, where one was given.
     pub catalogue: Option<CatalogueNotes>,
+    /// What `data.format = "auto"` took the sources for, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recognised: Option<String>,
+    /// Rows below `data.min_rating`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub below_rating: u64,
+    /// Rows that cannot be read and were skipped (`data.max_bad_rows`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bad_rows: u64,
+    /// What is wrong with the first of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_bad_row: Option<String>,
 }
 
 /// What a reader found in a catalogue file.
@@ -97,7 +109,21 @@ pub trait Reader: Sync {
 }
 
 /// The formats of LUMOS.
-const READERS: &[&dyn Reader] = &[&super::recbole::RecBole, &super::csv::Csv, &super::synth::Synthetic];
+const READERS: &[&dyn Reader] = &[
+    &super::recbole::RecBole,
+    &super::csv::Csv,
+    &super::formats::Auto,
+    &super::formats::Mind,
+    &super::formats::Amazon,
+    &super::formats::MovieLens,
+    &super::formats::SasRec,
+    &super::formats::S3Rec,
+    &super::formats::P5,
+    &super::formats::UniSRec,
+    &super::formats::ReChorus,
+    &super::formats::JsonLines,
+    &super::synth::Synthetic,
+];
 
 /// Formats that were registered.
 static REGISTERED: RwLock<Vec<&'static dyn Reader>> = RwLock::new(Vec::new());
@@ -137,200 +163,4 @@ pub fn reader(name: &str) -> Result<&'static dyn Reader> {
 /// An [`Error::Data`].
 pub(super) fn data_error(path: &Path, line: u64, message: impl Into<String>) -> Error {
     Error::Data { path: path.to_path_buf(), line, message: message.into() }
-}
-
-/// Tokens to indices by first appearance. Each token is stored once.
-#[derive(Default)]
-struct Interner {
-    map: HashMap<String, u32>,
-}
-
-impl Interner {
-    fn intern(&mut self, token: &str) -> u32 {
-        if let Some(&index) = self.map.get(token) {
-            return index;
-        }
-        let index = self.map.len() as u32;
-        self.map.insert(token.to_owned(), index);
-        index
-    }
-
-    fn into_tokens(self) -> Vec<String> {
-        let mut tokens = vec![String::new(); self.map.len()];
-        for (token, index) in self.map {
-            tokens[index as usize] = token;
-        }
-        tokens
-    }
-}
-
-/// Collects what a text reader finds, row by row, with the checks that all text formats share.
-pub struct RawBuilder {
-    users: Interner,
-    items: Interner,
-    raw: RawData,
-    times: Option<TimeColumn>,
-    /// Group of each user met so far, and the line that said so.
-    groups: Vec<(String, u64)>,
-    /// Line of the catalogue that described an item; 0: none yet `[I]`.
-    described: Vec<u64>,
-    /// First item of the catalogue without an interaction, for a message.
-    stranger: String,
-}
-
-impl RawBuilder {
-    /// One without rows; `timed` says whether rows have times.
-    pub fn new(timed: bool) -> RawBuilder {
-        RawBuilder {
-            users: Interner::default(),
-            items: Interner::default(),
-            raw: RawData::default(),
-            times: timed.then(TimeColumn::default),
-            groups: Vec::new(),
-            described: Vec::new(),
-            stranger: String::new(),
-        }
-    }
-
-    /// What was found beside the rows.
-    pub fn notes(&mut self) -> &mut SourceNotes {
-        &mut self.raw.notes
-    }
-
-    /// Adds one interaction, found in `line` of the file `path`. `time` must be given exactly when the builder was made with `timed`.
-    ///
-    /// # Errors
-    /// [`Error::Data`] for an empty id, a list in the place of an id, a text that is no time.
-    pub fn interaction(&mut self, path: &Path, line: u64, user: &str, item: &str, time: Option<&str>) -> Result<()> {
-        for (which, token) in [("user", user), ("item", item)] {
-            if token.is_empty() {
-                return Err(data_error(path, line, format!("the {which} is empty; give it an id or remove the row")));
-            }
-            if is_list(token) {
-                let message = format!("the {which} is the list `{}`; a row is one interaction, so give each entry a row", clean::id(token));
-                return Err(data_error(path, line, message));
-            }
-        }
-        let rows = self.raw.users.len() as u64;
-        if rows >= u64::from(u32::MAX) {
-            return Err(data_error(path, line, "more than 4,294,967,295 interactions; split the file"));
-        }
-        if let (Some(times), Some(text)) = (self.times.as_mut(), time) {
-            times.push(text).map_err(|message| data_error(path, line, message))?;
-        }
-        match self.raw.first_line {
-            None if rows == 0 => self.raw.first_line = Some(line),
-            Some(first) if first + rows != line => self.raw.first_line = None,
-            _ => {}
-        }
-        let (user, item) = (self.users.intern(user), self.items.intern(item));
-        self.raw.users.push(user);
-        self.raw.items.push(item);
-        Ok(())
-    }
-
-    /// Says that the user of the interaction added last belongs to the group `name`, by the column `column`. To be called for every
-    /// interaction, or for none.
-    ///
-    /// # Errors
-    /// [`Error::Data`] for an empty name, and for another one than an earlier interaction of the user has.
-    pub fn group(&mut self, path: &Path, line: u64, user: &str, column: &str, name: &str) -> Result<()> {
-        let (user_name, column_name) = (clean::id(user), clean::id(column));
-        if name.is_empty() {
-            let message =
-                format!("user `{user_name}` has no value of `{column_name}`; give every row one (data.group_column='' reads none)");
-            return Err(data_error(path, line, message));
-        }
-        let Some(&index) = self.raw.users.last() else { return Ok(()) };
-        match self.groups.get(index as usize) {
-            None => self.groups.push((name.to_owned(), line)),
-            Some((earlier, _)) if earlier == name => {}
-            Some((earlier, first)) => {
-                let message = format!(
-                    "user `{user_name}` has two values of `{column_name}`: `{}` (line {first}) and `{}`; a user belongs to one group, so \
-                     correct the rows or name another column by data.group_column",
-                    clean::id(earlier),
-                    clean::id(name)
-                );
-                return Err(data_error(path, line, message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Ends the interactions.
-    ///
-    /// # Errors
-    /// [`Error::Data`] where there is none.
-    pub fn end_interactions(&mut self, path: &Path) -> Result<()> {
-        if self.raw.users.is_empty() {
-            return Err(data_error(path, 1, "there is a header but no interaction below it"));
-        }
-        self.raw.times = self.times.take().map(TimeColumn::finish);
-        self.raw.catalogue = vec![ItemText::default(); self.items.map.len()];
-        self.described = vec![0; self.items.map.len()];
-        Ok(())
-    }
-
-    /// Whether a catalogue row of `item` is wanted. Items without an interaction are left out.
-    pub(super) fn wants(&mut self, path: &Path, line: u64, item: &str) -> Result<Option<u32>> {
-        let catalogue = self.raw.notes.catalogue.get_or_insert_default();
-        catalogue.rows += 1;
-        let Some(&index) = self.items.map.get(item) else {
-            if self.stranger.is_empty() {
-                self.stranger = clean::id(item);
-            }
-            return Ok(None);
-        };
-        catalogue.matched += 1;
-        let first = std::mem::replace(&mut self.described[index as usize], line);
-        if first != 0 {
-            let message = format!("item `{}` is described twice (first in line {first}); keep one row", clean::id(item));
-            return Err(data_error(path, line, message));
-        }
-        Ok(Some(index))
-    }
-
-    /// Sets the texts of the item `index`; also-bought tokens without an interaction are left out.
-    pub(super) fn describe(&mut self, index: u32, row: CatalogueRow) {
-        let also_bought = row.also_bought.iter().filter_map(|token| self.items.map.get(token.as_str()).copied()).collect();
-        self.raw.catalogue[index as usize] = ItemText { title: row.title, categories: row.categories, brand: row.brand, also_bought };
-    }
-
-    /// Ends the catalogue.
-    ///
-    /// # Errors
-    /// [`Error::Data`] where it has rows and describes no item at all.
-    pub(super) fn end_catalogue(&mut self, path: &Path) -> Result<()> {
-        let Some(catalogue) = &self.raw.notes.catalogue else { return Ok(()) };
-        if catalogue.rows == 0 || catalogue.matched > 0 {
-            return Ok(());
-        }
-        let own = self.items.map.iter().find(|(_, index)| **index == 0).map_or("", |(token, _)| token);
-        let message = format!(
-            "none of its {} items occurs in the interactions (`{}` is the first here, `{}` the first there, of {}); give the catalogue of \
-             this data set, name the column of the ids by data.item_column, or leave the catalogue away",
-            catalogue.rows,
-            self.stranger,
-            clean::id(own),
-            self.items.map.len()
-        );
-        Err(data_error(path, 0, message))
-    }
-
-    /// What was collected.
-    pub fn finish(self) -> RawData {
-        let values: Vec<&str> = self.groups.iter().map(|(name, _)| name.as_str()).collect();
-        let groups = (!values.is_empty()).then(|| UserGroups::new("", &values));
-        RawData { user_tokens: self.users.into_tokens(), item_tokens: self.items.into_tokens(), groups, ..self.raw }
-    }
-}
-
-/// One row of a catalogue file, also-bought still as tokens.
-#[derive(Default)]
-pub(super) struct CatalogueRow {
-    pub title: String,
-    pub categories: Vec<String>,
-    pub brand: String,
-    pub also_bought: Vec<String>,
 }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use smallvec::SmallVec;
 
+use super::builder::{CatalogueRow, RawBuilder};
 use super::columns::{Header, no_interactions, separator, wrong_width};
 use super::prepare::Progress;
-use super::reader::{CatalogueNotes, CatalogueRow, RawBuilder, RawData, Reader, data_error};
+use super::reader::{CatalogueNotes, RawData, Reader, data_error};
 use super::source::Source;
 use super::text::{ListStyle, clean, list};
 use crate::Result;
@@ -87,7 +88,7 @@ impl<'a> Table<'a> {
     }
 
     /// Calls `row(line, fields)` for every line; blank lines are accepted at the end of the file only.
-    fn rows(self, stage: &str, progress: &Progress, mut row: impl FnMut(u64, &[&str]) -> Result<()>) -> Result<()> {
+    fn rows(self, stage: &str, progress: &Progress, mut row: impl FnMut(u64, Result<&[&str]>) -> Result<()>) -> Result<()> {
         let (path, width) = (self.header.path(), self.header.width());
         let mut buffer = Vec::new();
         let mut line = 2;
@@ -101,12 +102,14 @@ impl<'a> Table<'a> {
                 line += 1;
                 continue;
             }
-            let text = std::str::from_utf8(&buffer).map_err(|_| not_utf8(path, line))?;
-            let fields: SmallVec<[&str; 16]> = text.split('\t').collect();
-            if fields.len() != width {
-                return Err(data_error(path, line, wrong_width(fields.len(), width, text)));
+            match std::str::from_utf8(&buffer) {
+                Ok(text) => {
+                    let fields: SmallVec<[&str; 16]> = text.split('\t').collect();
+                    let wrong = || data_error(path, line, wrong_width(fields.len(), width, text));
+                    row(line, if fields.len() == width { Ok(&fields[..]) } else { Err(wrong()) })?;
+                }
+                Err(_) => row(line, Err(not_utf8(path, line)))?,
             }
-            row(line, &fields)?;
             if line.is_multiple_of(REPORT) {
                 let (done, total) = self.source.state.progress();
                 progress(stage, done, total);
@@ -158,10 +161,18 @@ impl Reader for RecBole {
         if let Some(group) = columns.group {
             table.check_type(group, "group", &["token"])?;
         }
-        let mut builder = RawBuilder::new(columns.time.is_some());
+        let mut builder = RawBuilder::with_filters(settings, columns.time.is_some());
         builder.notes().unused = table.header.unused(&columns.all());
         table.rows("reading interactions", progress, |line, f| {
-            builder.interaction(&path, line, f[columns.user], f[columns.item], columns.time.map(|t| f[t]))?;
+            let Some(f) = builder.good(f)? else { return Ok(()) };
+            let keeps = builder.keeps_rating(&path, line, columns.rating.map(|r| f[r]));
+            if builder.good(keeps)? != Some(true) {
+                return Ok(());
+            }
+            let added = builder.interaction(&path, line, f[columns.user], f[columns.item], columns.time.map(|t| f[t]));
+            if builder.good(added)?.is_none() {
+                return Ok(());
+            }
             columns.group.map_or(Ok(()), |g| builder.group(&path, line, f[columns.user], &settings.group_column, f[g]))
         })?;
         builder.end_interactions(&path)?;
@@ -181,7 +192,9 @@ fn read_catalogue(builder: &mut RawBuilder, settings: &DataSettings, source: &mu
     // A single token is one category whatever is in it; only a sequence is cut.
     let single = columns.category.is_some_and(|c| table.types[c] == "token");
     table.rows("reading catalogue", progress, |line, f| {
-        let Some(index) = builder.wants(&path, line, f[columns.item])? else { return Ok(()) };
+        let Some(f) = builder.good(f)? else { return Ok(()) };
+        let wanted = builder.wants(&path, line, f[columns.item]);
+        let Some(Some(index)) = builder.good(wanted)? else { return Ok(()) };
         let categories = match columns.category {
             Some(c) if single => Some(clean(f[c])).filter(|c| !c.is_empty()).into_iter().collect(),
             Some(c) => list(f[c], ListStyle::Blanks),

@@ -17,13 +17,12 @@ use crate::{Error, Result};
 /// Most bytes of one line, or of one record of a CSV file: memory must not follow what a broken or hostile file takes for a line.
 pub const MAX_LINE: usize = 1 << 20;
 
-/// Bytes that are looked at to tell what a file is.
-const HEAD: u64 = 64;
+/// Bytes that are looked at to tell what a file is: enough for some lines ([`Source::peek`]).
+const HEAD: u64 = 1 << 16;
 
 /// First bytes of files that are mistaken for data, and what to do.
 const LOOKALIKES: &[(&[u8], &str)] = &[
     (b"version https://git-lfs.github.com/spec/", "this is a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`"),
-    (b"PK\x03\x04", "this is a zip archive; unpack it and give the file inside"),
     (b"PAR1", "this is a Parquet file; write it as CSV"),
     (b"<!DOCTYPE", "this is a web page, not the data; download the file itself"),
     (b"<html", "this is a web page, not the data; download the file itself"),
@@ -78,6 +77,9 @@ impl State {
     pub fn fail(&self, error: io::Error) -> Error {
         match self.packing.name() {
             None => Error::io(&self.path, "read")(error),
+            Some(what) if self.packing == Packing::Zip && error.kind() == io::ErrorKind::InvalidData => {
+                data_error(&self.path, 0, format!("{what}: {error}"))
+            }
             Some(what) => data_error(&self.path, 0, format!("not a whole {what} file ({error}); fetch it again")),
         }
     }
@@ -98,18 +100,23 @@ impl Source {
     /// # Errors
     /// [`Error::Io`] where it cannot be opened, and those of [`Source::from_stream`].
     pub fn open(path: &Path) -> Result<Source> {
-        let (size, modified) = size_and_time(path)?;
-        let file = File::open(path).map_err(Error::io(path, "open"))?;
-        let mut source = Source::from_stream(path, file)?;
+        let (archive, member) = archive_and_member(path);
+        let (size, modified) = size_and_time(archive)?;
+        let file = File::open(archive).map_err(Error::io(archive, "open"))?;
+        let mut source = Source::unpacked(path, file, member.as_deref())?;
         (source.state.size, source.state.modified) = (size, modified);
         Ok(source)
     }
 
-    /// The source `packed`, called `path` in messages; gzip and zstd are known by their first bytes or by the ending of `path`.
+    /// The source `packed`, called `path` in messages; gzip, zstd and zip are known by their first bytes or by the ending of `path`.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read, [`Error::Data`] where it is something else, such as a Git LFS pointer.
     pub fn from_stream(path: &Path, packed: impl Read + 'static) -> Result<Source> {
+        Source::unpacked(path, packed, None)
+    }
+
+    fn unpacked(path: &Path, packed: impl Read + 'static, member: Option<&str>) -> Result<Source> {
         let meter = Rc::new(RefCell::new(Meter::default()));
         let mut packed = BufReader::with_capacity(1 << 16, Metered(packed, meter.clone()));
         let mut head = Vec::new();
@@ -119,7 +126,7 @@ impl Source {
         }
         let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         let packing = if head.is_empty() { Packing::Plain } else { Packing::of(&head, &ending) };
-        let content = BufReader::with_capacity(1 << 16, packing.open(io::Cursor::new(head).chain(packed)));
+        let content = BufReader::with_capacity(1 << 16, packing.open(io::Cursor::new(head).chain(packed), member));
         Ok(Source { state: State { path: path.to_path_buf(), packing, modified: 0, size: 0, meter }, content })
     }
 
@@ -131,6 +138,15 @@ impl Source {
     /// Its unpacked bytes.
     pub fn content(&mut self) -> &mut dyn BufRead {
         &mut self.content
+    }
+
+    /// The first unpacked bytes, without taking them: at most some 64 KiB, fewer than are there where the stream hands on fewer.
+    ///
+    /// # Errors
+    /// As for reading.
+    pub fn peek(&mut self) -> Result<&[u8]> {
+        let state = &self.state;
+        self.content.fill_buf().map_err(|e| state.fail(e))
     }
 
     /// What it is, and its unpacked bytes.
@@ -174,6 +190,7 @@ fn hex(hash: Sha256) -> String {
 /// SHA-256 of the file at `path`, in hex.
 pub(super) fn checksum(path: &Path) -> Result<String> {
     let meter = Rc::new(RefCell::new(Meter::default()));
+    let path = archive_and_member(path).0;
     let mut file = Metered(File::open(path).map_err(Error::io(path, "open"))?, meter.clone());
     io::copy(&mut file, &mut io::sink()).map_err(Error::io(path, "read"))?;
     let hash = meter.borrow().hash.clone();
@@ -192,7 +209,7 @@ pub fn resolve_source(path: &Path) -> Result<PathBuf> {
         }
         looked.push(Path::new("../shared/data").join(path));
     }
-    if let Some(found) = looked.iter().find(|p| p.exists()) {
+    if let Some(found) = looked.iter().find(|p| archive_and_member(p).0.exists()) {
         return Ok(found.clone());
     }
     let list: Vec<String> = looked.iter().map(|p| p.display().to_string()).collect();
@@ -200,8 +217,22 @@ pub fn resolve_source(path: &Path) -> Result<PathBuf> {
     Err(Error::mismatch(path, format!("there is no such file: looked for {}; {remedy}", list.join(", "))))
 }
 
+/// A zip archive and the file in it that `ARCHIVE.zip/FOLDER/FILE` names; any other path as it is.
+fn archive_and_member(path: &Path) -> (&Path, Option<String>) {
+    let is_archive = |p: &&Path| p.extension().is_some_and(|e| e.eq_ignore_ascii_case("zip")) && p.is_file();
+    match path.ancestors().skip(1).find(is_archive) {
+        Some(archive) => {
+            let inside = path.strip_prefix(archive).unwrap_or(path);
+            let parts: Vec<_> = inside.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+            (archive, Some(parts.join("/")))
+        }
+        None => (path, None),
+    }
+}
+
 /// Size and change time (nanoseconds since 1970) of a file: a cheap sign of whether it changed.
 pub(super) fn size_and_time(path: &Path) -> Result<(u64, u64)> {
+    let path = archive_and_member(path).0;
     let meta = fs::metadata(path).map_err(Error::io(path, "read"))?;
     let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_nanos() as u64);
     Ok((meta.len(), time))

@@ -1,7 +1,7 @@
 //! The prepared folder on disk: written into a temporary folder beside, renamed when whole, checked when read.
 //!
 //! * `sequences.safetensors`: `offsets` u64 `[U + 1]`, `items` u32 `[N]`, and where known `times` i64 or f64 `[N]`,
-//!   whose unit stands in the manifest (`stats.time_unit`)
+//!   whose unit stands in the manifest (`stats.time_unit`); in a folder of [`SPLIT_VERSION`] `train`, `validation` and `test` u32 `[U]`
 //! * `users.csv`: index, token, and in a folder of [`GROUPED_VERSION`] the group
 //! * `items.csv`: index, token, title, categories (joined with `|`, a `|` inside escaped as `\|`), brand, also_bought
 //!   (item indices joined with `|`)
@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::dataset::{Dataset, ItemText, UserGroups};
-use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest};
+use super::dataset::{Cuts, Dataset, ItemText, UserGroups};
+use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, SPLIT_VERSION};
 use super::text::{join_bars, split_bars};
 use super::times::{TimeValues, Times};
 use crate::base::files::{Draft, sha256_hex};
@@ -96,6 +96,11 @@ fn sequences(dataset: &Dataset, times: Option<&Times>, out: &Path) -> Result<Vec
         ("offsets", TensorView::new(Dtype::U64, vec![dataset.offsets.len()], &offsets).map_err(fail)?),
         ("items", TensorView::new(Dtype::U32, vec![dataset.items.len()], &items).map_err(fail)?),
     ];
+    let bytes = |all: &[u32]| all.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+    let cuts = dataset.cuts.as_ref().map(|c| [("train", bytes(&c.train)), ("validation", bytes(&c.validation)), ("test", bytes(&c.test))]);
+    for (name, bytes) in cuts.iter().flatten() {
+        tensors.push((*name, TensorView::new(Dtype::U32, vec![dataset.users()], bytes).map_err(fail)?));
+    }
     if let Some((dtype, times)) = &times {
         tensors.push(("times", TensorView::new(*dtype, vec![dataset.items.len()], times).map_err(fail)?));
     }
@@ -176,7 +181,7 @@ impl Checked {
 
 fn is_current(manifest: &serde_json::Value) -> bool {
     let version = manifest.get("version").and_then(serde_json::Value::as_u64);
-    [FORMAT_VERSION, GROUPED_VERSION].map(|known| Some(u64::from(known))).contains(&version)
+    [FORMAT_VERSION, GROUPED_VERSION, SPLIT_VERSION].map(|known| Some(u64::from(known))).contains(&version)
 }
 
 /// Whether `dir` was written by another version of the format. False where that cannot be found out.
@@ -199,6 +204,7 @@ fn placeholder() -> Manifest {
         raw,
         source_notes: Default::default(),
         dropped: Default::default(),
+        removed: Default::default(),
         stats: super::stats(&Dataset::default()),
     }
 }
@@ -258,17 +264,25 @@ pub fn load_times(dir: &Path) -> Result<Option<Times>> {
 /// [`Error::Io`] where a file cannot be read, [`Error::Mismatch`] where one is damaged, of another version or missing.
 pub fn load(dir: &Path) -> Result<Dataset> {
     let checked = Checked::open(dir)?;
-    let (offsets, items) = checked.with_sequences(|path, all| {
+    let (offsets, items, cuts) = checked.with_sequences(|path, all| {
         let offsets = decode(path, all, "offsets", Dtype::U64, u64::from_le_bytes)?;
         let items = decode(path, all, "items", Dtype::U32, u32::from_le_bytes)?;
-        Ok((offsets, items))
+        let part = |name| decode(path, all, name, Dtype::U32, u32::from_le_bytes);
+        let cuts = match checked.manifest.version {
+            SPLIT_VERSION => Some(Cuts { train: part("train")?, validation: part("validation")?, test: part("test")? }),
+            _ => None,
+        };
+        Ok((offsets, items, cuts))
     })?;
     let (user_tokens, groups) = load_users(&checked)?;
     let (item_tokens, catalogue) = load_items(&checked)?;
     let path = dir.join(SEQUENCES);
     check_sequences(&path, &offsets, &items, user_tokens.len(), item_tokens.len())?;
+    if cuts.as_ref().is_some_and(|cuts| !cuts.fit(&offsets)) {
+        return Err(damaged(&path, "its cuts do not fit the sequences"));
+    }
     let Manifest { name, fingerprint, stats, .. } = checked.manifest;
-    let dataset = Dataset { name, fingerprint, user_tokens, item_tokens, offsets, items, catalogue, groups };
+    let dataset = Dataset { name, fingerprint, user_tokens, item_tokens, offsets, items, catalogue, groups, cuts };
     let counts = (dataset.users() as u64, dataset.item_count() as u64, dataset.items.len() as u64);
     if counts != (stats.users, stats.items, stats.interactions) {
         return Err(damaged(&dir.join(MANIFEST), "its counts do not fit the files"));
@@ -317,7 +331,8 @@ fn read_table(
 }
 
 fn load_users(checked: &Checked) -> Result<(Vec<String>, Option<UserGroups>)> {
-    let grouped = checked.manifest.version == GROUPED_VERSION;
+    let (version, column) = (checked.manifest.version, &checked.manifest.settings.group_column);
+    let grouped = version == GROUPED_VERSION || version == SPLIT_VERSION && !column.is_empty();
     let (mut tokens, mut groups) = (Vec::new(), Vec::new());
     read_table(checked, USERS, if grouped { GROUPED_COLUMNS } else { USER_COLUMNS }, |_, r| {
         tokens.push(r[1].to_owned());

@@ -77,6 +77,17 @@ pub enum TimeValues {
     Float(Vec<f64>),
 }
 
+/// The end of a range of times.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Bound {
+    /// In the unit of the times.
+    Whole(i64),
+    /// The same with a fraction.
+    Number(f64),
+    /// Nanoseconds since 1970.
+    Nanos(i64),
+}
+
 /// Times of interactions `[N]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Times {
@@ -132,6 +143,35 @@ impl Times {
             TimeValues::Integer(all) => all[at].div_euclid(day),
             TimeValues::Float(all) => (all[at] / day as f64).floor() as i64,
         })
+    }
+
+    /// Reads the end of a range of times: a number in the unit of these times, or a date.
+    ///
+    /// # Errors
+    /// What is wrong with it, by itself or beside these times.
+    pub(super) fn bound(&self, text: &str) -> Result<Bound, String> {
+        match cell(text)? {
+            Cell::Integer(t) => Ok(Bound::Whole(t)),
+            Cell::Float(t) => Ok(Bound::Number(t)),
+            Cell::Date(_) if self.unit.per_day().is_none() => {
+                Err(format!("`{}` is a date, and the times of the file are positions; give a number", clean::id(text)))
+            }
+            Cell::Date(moment) => Ok(Bound::Nanos(moment.nanos)),
+        }
+    }
+
+    /// Whether one of them lies before `bound`.
+    pub(super) fn before(&self, at: usize, bound: Bound) -> bool {
+        // Nanoseconds of one unit, where the unit is known.
+        let step = self.unit.per_day().map_or(1, |units| DAY * 1_000_000_000 / units);
+        match (&self.values, bound) {
+            (TimeValues::Integer(all), Bound::Whole(t)) => all[at] < t,
+            (TimeValues::Integer(all), Bound::Number(t)) => (all[at] as f64) < t,
+            (TimeValues::Integer(all), Bound::Nanos(t)) => i128::from(all[at]) * i128::from(step) < i128::from(t),
+            (TimeValues::Float(all), Bound::Whole(t)) => all[at] < t as f64,
+            (TimeValues::Float(all), Bound::Number(t)) => all[at] < t,
+            (TimeValues::Float(all), Bound::Nanos(t)) => all[at] < t as f64 / step as f64,
+        }
     }
 
     /// One of them as text.

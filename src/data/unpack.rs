@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use super::zip::Member;
 use flate2::read::MultiGzDecoder;
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
@@ -11,6 +12,7 @@ pub(super) enum Packing {
     Plain,
     Gzip,
     Zstd,
+    Zip,
 }
 
 impl Packing {
@@ -20,6 +22,8 @@ impl Packing {
             Packing::Gzip
         } else if head.starts_with(&0xFD2F_B528u32.to_le_bytes()) || ending == "zst" {
             Packing::Zstd
+        } else if head.starts_with(b"PK\x03\x04") || ending == "zip" {
+            Packing::Zip
         } else {
             Packing::Plain
         }
@@ -31,15 +35,17 @@ impl Packing {
             Packing::Plain => None,
             Packing::Gzip => Some("gzip"),
             Packing::Zstd => Some("zstd"),
+            Packing::Zip => Some("zip archive"),
         }
     }
 
-    /// The unpacked stream.
-    pub fn open(self, packed: impl Read + 'static) -> Box<dyn Read> {
+    /// The unpacked stream; of a zip archive that of the file `member`, or of its only file.
+    pub fn open(self, packed: impl Read + 'static, member: Option<&str>) -> Box<dyn Read> {
         match self {
             Packing::Plain => Box::new(packed),
             Packing::Gzip => Box::new(MultiGzDecoder::new(packed)),
             Packing::Zstd => Box::new(Frames { state: State::Between(packed) }),
+            Packing::Zip => Box::new(Member::new(packed, member)),
         }
     }
 }

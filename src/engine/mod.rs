@@ -38,7 +38,7 @@ pub use update::{Mean, Update};
 
 use crate::Result;
 use crate::cluster::Reduce;
-use crate::data::Split;
+use crate::data::Sought;
 use cuda::{DeviceRound, DeviceUse};
 use std::borrow::Cow;
 
@@ -124,12 +124,12 @@ pub trait Engine: Send {
     /// The host's copy of the global model, and the round that it is of: what is left when a device has failed.
     fn last_snapshot(&self) -> (&Global, u64);
 
-    /// Rank of each user's target among all items that `eval.mask` leaves, 1 the best; [`crate::eval::MISS`] where it hides the target, 0
+    /// Rank of the item that is sought of each user among all items that `eval.mask` leaves, 1 the best; [`crate::eval::MISS`] where it hides the target, 0
     /// for a user without one. Ties count against the model.
     ///
     /// # Errors
     /// Where private state cannot be read or a device fails.
-    fn rank(&mut self, split: Split, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>>;
+    fn rank(&mut self, sought: Sought, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>>;
 
     /// Moments that a participant keeps from round to round, where there is one that does: those after the last round that succeeded.
     ///

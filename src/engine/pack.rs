@@ -6,7 +6,7 @@ use crate::base::rng::{Purpose, Stream};
 use crate::config::{Contrast, RecLoss, Resample, Settings, UploadRows, Validated};
 use crate::data::Dataset;
 use crate::model::ModelSpec;
-use crate::model::objectives::{Out, RowTable, SameTarget, Sequence, Terms, TransitionGraph};
+use crate::model::objectives::{Out, Popularity, RowTable, SameTarget, Sequence, Terms, TransitionGraph};
 use crate::views::Views;
 use std::sync::Arc;
 
@@ -42,6 +42,8 @@ struct Source {
     same_target: Option<SameTarget>,
     /// The graph of item transitions, where a term asks.
     graph: Option<TransitionGraph>,
+    /// What negatives are drawn by, where not uniformly.
+    popularity: Option<Popularity>,
     /// Special rows: how many, the one that the backbone is asked with, the one that stands for an item left out.
     special: (usize, Option<u32>, Option<u32>),
     round: u64,
@@ -62,6 +64,7 @@ impl Source {
             views: self.views.get(user as usize),
             same_target: self.same_target.as_ref(),
             graph: self.graph.as_ref(),
+            popularity: self.popularity.as_ref(),
             items: self.data.item_count(),
             asked: self.special.1,
             mask: self.special.2,
@@ -102,6 +105,7 @@ impl Packer {
                 terms: Terms::of(&settings.loss, spec.asked.is_some()),
                 same_target: SameTarget::wanted(&settings.loss).then(|| SameTarget::new(data.clone())),
                 graph: TransitionGraph::wanted(&settings.loss).then(|| TransitionGraph::new(&data)),
+                popularity: Popularity::wanted(&settings.loss).then(|| Popularity::new(&data, &settings.loss)),
                 special: (spec.special.len(), spec.asked_row(items), spec.special_row("mask", items)),
                 round: 0,
                 lambda: 0.0,

@@ -19,7 +19,12 @@ impl Participants {
     /// same group whatever else the data set holds; `column` takes the groups of the data set, in the order of their names (one where it
     /// has none, which the trainer refuses). Groups without users are left out.
     pub fn new(clients: Clients, data: &Dataset) -> Participants {
-        let users = data.users() as u32;
+        Participants::beside(clients, data, 0)
+    }
+
+    /// The same with `more` participants of one sequence each behind the users.
+    pub fn beside(clients: Clients, data: &Dataset, more: u32) -> Participants {
+        let users = data.users() as u32 + more;
         let group = |user: u32| match clients {
             Clients::User => user,
             Clients::One => 0,

@@ -1,6 +1,8 @@
 //! What may be done to an update between a client's visit and the server's step.
 
-use super::{Mean, Update};
+use super::{Mean, NamedTensor, Tensors, Update};
+use crate::Result;
+use crate::model::Weights;
 
 /// What a rule needs, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,11 +17,14 @@ pub enum Needs {
 
 /// Where and when a rule is applied.
 #[derive(Clone, Copy, Debug)]
-pub struct Occasion {
+pub struct Occasion<'w> {
     /// Seed of the run.
     pub seed: u64,
     /// Round, counted from 1.
     pub round: u64,
+    /// The global weights that the clients of the round began with. There in [`Rule::client`]; in [`Rule::collude`] and [`Rule::server`] where a
+    /// rule [`Rule::reads_weights`].
+    pub weights: Option<&'w Weights>,
 }
 
 /// One thing that is done to updates. Equal occasions and updates must give equal bits.
@@ -38,8 +43,37 @@ pub trait Rule: Send + Sync {
         }
     }
 
+    /// Changes the updates of a round `[n]`, ascending by client, with a look at all of them, before anything else is done on the server: malicious
+    /// clients who work together. Gives the places of those that it has changed. Called where the rule [`Rule::colludes`].
+    fn collude(&self, _occasion: &Occasion, _updates: &mut [Update]) -> Vec<usize> {
+        Vec::new()
+    }
+
+    /// Whether [`Rule::collude`] does anything. It then needs [`Needs::All`].
+    fn colludes(&self) -> bool {
+        false
+    }
+
+    /// Whether [`Rule::collude`] or [`Rule::server`] looks at the global weights.
+    fn reads_weights(&self) -> bool {
+        false
+    }
+
     /// Changes the mean before the server's step.
     fn server(&self, _occasion: &Occasion, _mean: &mut Mean) {}
+
+    /// What the rule keeps from round to round, for a checkpoint.
+    fn tensors(&self) -> Vec<NamedTensor> {
+        Vec::new()
+    }
+
+    /// Takes back what [`Rule::tensors`] gave; nothing where the checkpoint holds none of it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Usage`] with the name of a tensor that does not fit.
+    fn restore(&self, _tensors: &Tensors) -> Result<()> {
+        Ok(())
+    }
 
     /// What the rule needs.
     fn needs(&self) -> Needs {
@@ -81,6 +115,38 @@ impl Rules {
             norm *= f64::from(next.abs());
         }
         factor
+    }
+
+    /// Whether some rule changes updates with a look at all of them.
+    pub fn collude_at_all(&self) -> bool {
+        self.0.iter().any(|rule| rule.colludes())
+    }
+
+    /// Whether the server's part of some rule looks at the global weights.
+    pub fn read_weights(&self) -> bool {
+        self.0.iter().any(|rule| rule.reads_weights())
+    }
+
+    /// Lets malicious clients work together. What they change passes the rules behind theirs as any upload does.
+    pub fn collude(&self, occasion: &Occasion, updates: &mut [Update]) {
+        for (i, rule) in self.0.iter().enumerate().filter(|(_, rule)| rule.colludes()) {
+            for place in rule.collude(occasion, updates) {
+                self.0[i + 1..].iter().for_each(|rule| rule.client(occasion, &mut updates[place]));
+            }
+        }
+    }
+
+    /// What all rules keep from round to round.
+    pub fn tensors(&self) -> Vec<NamedTensor> {
+        self.0.iter().flat_map(|rule| rule.tensors()).collect()
+    }
+
+    /// Takes back what [`Rules::tensors`] gave.
+    ///
+    /// # Errors
+    /// As [`Rule::restore`].
+    pub fn restore(&self, tensors: &Tensors) -> Result<()> {
+        self.0.iter().try_for_each(|rule| rule.restore(tensors))
     }
 
     /// Applies every rule to the mean, the last one first.

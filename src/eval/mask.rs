@@ -39,7 +39,13 @@ pub fn best_items(scores: &[f32], masked: &[u32], k: usize) -> Vec<(u32, f32)> {
         }
     }
     let mut order: Vec<u32> = (0..scores.len() as u32).filter(|&i| open[i as usize]).collect();
-    order.sort_by(|&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
+    let better = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+    // The order is total, so that the best ones are the same whether all are sorted or not.
+    if k > 0 && k < order.len() {
+        order.select_nth_unstable_by(k - 1, better);
+        order.truncate(k);
+    }
+    order.sort_unstable_by(better);
     order.into_iter().take(k).map(|i| (i, scores[i as usize])).collect()
 }
 

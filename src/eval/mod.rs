@@ -3,7 +3,9 @@
 //! the split.
 
 mod check;
+mod exposure;
 mod holm;
+mod lists;
 mod mask;
 mod metrics;
 mod paired;
@@ -11,7 +13,9 @@ mod popularity;
 mod rank;
 
 pub use check::{check, fits, select};
+pub use exposure::{Exposure, check_targets, exposure, strangers, targets};
 pub use holm::holm;
+pub use lists::{ListFigures, Lists};
 pub use mask::{MISS, ReturningTargets, best_items, rank_from_count};
 pub use metrics::{Metric, Metrics, SelectMetric, metrics};
 pub use paired::{Paired, interval, paired, paired_seeds};

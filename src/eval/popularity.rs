@@ -2,7 +2,7 @@
 
 use super::{best_items, rank_from_count};
 use crate::config::Mask;
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought};
 
 /// The `k` items of the highest training counts that `mask` leaves to a user with `history`, with their counts; ties by item index.
 pub fn popularity_items(data: &Dataset, mask: Mask, history: &[u32], k: usize) -> Vec<(u32, f32)> {
@@ -10,9 +10,10 @@ pub fn popularity_items(data: &Dataset, mask: Mask, history: &[u32], k: usize) -
     best_items(&scores, mask.masked(history), k)
 }
 
-/// Rank of each user's target when items are ordered by training counts; ties count against the baseline as against any
+/// Rank of each user's target of a split, or of one item for all users, when items are ordered by training counts; ties count against the baseline as against any
 /// model. [`super::MISS`] where `mask` hides the target, 0 for a user without one.
-pub fn popularity_ranks(data: &Dataset, mask: Mask, split: Split, users: &[u32]) -> Vec<u32> {
+pub fn popularity_ranks(data: &Dataset, mask: Mask, sought: impl Into<Sought>, users: &[u32]) -> Vec<u32> {
+    let sought = sought.into();
     let counts = data.train_counts();
     // `not_less[c]`: items with a count of at least c.
     let top = counts.iter().copied().max().unwrap_or(0) as usize;
@@ -26,7 +27,7 @@ pub fn popularity_ranks(data: &Dataset, mask: Mask, split: Split, users: &[u32])
     users
         .iter()
         .map(|&user| {
-            let Some((input, target)) = data.input_and_target(user as usize, split) else { return 0 };
+            let Some((input, target)) = data.sought(user as usize, sought) else { return 0 };
             let threshold = counts[target as usize];
             rank_from_count(not_less[threshold as usize], target, mask.masked(input), |i| counts[i as usize] >= threshold)
         })
@@ -36,6 +37,7 @@ pub fn popularity_ranks(data: &Dataset, mask: Mask, split: Split, users: &[u32])
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Split;
     use crate::eval::rank_of;
     use proptest::prelude::*;
 

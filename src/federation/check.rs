@@ -1,11 +1,11 @@
 //! Which settings of the federation can be meant, by themselves and beside a number of users.
 
 use super::rules::{Needs, Rules};
-use super::{cohort_size, protocol, rules};
-use crate::Result;
+use super::{attacks, cohort_size, protocol, rules};
 use crate::config::range::{at_least_one, ensure, number, range, refuse};
 use crate::config::{Clients, Settings};
 use crate::privacy::UserPrivacy;
+use crate::{Result, eval};
 
 /// Refuses rates out of range, and protocols and rules that are not known or do not go with the rest.
 ///
@@ -41,12 +41,20 @@ pub fn check(settings: &Settings) -> Result<()> {
         return refuse("federation.clients", "column", wanted);
     }
     protocol::chosen(settings)?;
+    attack(settings)?;
     let rules = Rules::new(rules::asked(settings)?);
     if s.protocol.split_whitespace().next() != Some("averaging") {
         for (key, name) in [("attack.name", &settings.attack.name), ("defence.name", &settings.defence.name)] {
             let wanted = format!("`none`, because federation.protocol = \"{}\" uploads no updates that a rule could change", s.protocol);
             ensure(name == "none", key, format!("`{name}`"), &wanted)?;
         }
+    }
+    if settings.privacy.secure_sum {
+        let mut without = settings.clone();
+        without.attack = Default::default();
+        let single = Rules::new(rules::asked(&without)?).needs() == Needs::All;
+        let key = if settings.defence.name == "none" { "federation.rules" } else { "defence.name" };
+        ensure(!single, key, "a rule that looks at single updates", "rules that do without them under privacy.secure_sum")?;
     }
     if settings.privacy.is_on() && rules.needs() == Needs::All {
         let wanted = "rules that leave the mean as it is under user-level privacy: what another puts in its place has no noise";
@@ -55,6 +63,25 @@ pub fn check(settings: &Settings) -> Result<()> {
             if s.rules.is_empty() { settings.defence.name.clone() } else { s.rules.join(", ") },
             wanted,
         );
+    }
+    Ok(())
+}
+
+/// Refuses attacks that cannot be meant.
+fn attack(settings: &Settings) -> Result<()> {
+    let (attack, federation) = (&settings.attack, &settings.federation);
+    range((0.0..=1.0).contains(&attack.share), "attack.share", attack.share, "a share from 0 to 1")?;
+    at_least_one("attack.from", attack.from)?;
+    eval::check_targets(&attack.target)?;
+    let Some((kind, options)) = attacks::chosen(settings)? else { return Ok(()) };
+    (kind.build)(&options)?;
+    ensure(attack.share > 0.0, "attack.share", attack.share, "a share above 0 beside an attack with clients of its own")?;
+    if federation.clients != Clients::User {
+        return refuse("federation.clients", federation.clients, "\"user\" beside an attack with clients of its own");
+    }
+    if (kind.build)(&options)?.crafts() && federation.shared.len() < 2 {
+        let name = kind.name;
+        return refuse("federation.shared", "a part of the model", &format!("both groups beside {name}, whose rows are uploaded"));
     }
     Ok(())
 }

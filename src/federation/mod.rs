@@ -1,11 +1,14 @@
 //! The federation: who trains in a round ([`draw`]), what goes down and up ([`protocol`]), and what happens to updates ([`rules`]).
 
+pub mod attacks;
 mod check;
 mod divergence;
 mod draw;
+pub mod inference;
 pub mod protocol;
 mod report;
 pub mod rules;
+mod secure;
 mod share;
 mod trainer;
 

@@ -4,6 +4,7 @@ use super::Cohort;
 use crate::base::json::is_zero;
 use crate::engine::cuda::DeviceRound;
 use crate::engine::{Totals, fixed};
+use crate::privacy::Cost;
 use serde::Serialize;
 use std::time::Instant;
 
@@ -19,6 +20,9 @@ pub struct RoundReport {
     /// Clients that were left out because they diverged (`federation.on_divergence`).
     #[serde(skip_serializing_if = "is_zero")]
     pub diverged: u64,
+    /// Malicious clients of an attack's own among those that were drawn.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub malicious: u64,
     /// Local steps of all clients; for clients of one sequence these are client-epochs.
     pub client_epochs: u64,
     /// Mean over clients of the next-item loss (mean over a client's local steps).
@@ -46,6 +50,9 @@ pub struct RoundReport {
     /// Epsilon after this round, under user-level privacy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
+    /// What secure aggregation has cost, where it was done; its bytes are among the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secure_sum: Option<Cost>,
     /// What the device did, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<DeviceRound>,
@@ -60,6 +67,7 @@ impl RoundReport {
             clients: totals.counts[0],
             dropped: u64::from(cohort.dropped),
             diverged: totals.counts[6],
+            malicious: 0,
             client_epochs: totals.counts[1],
             rec_loss: fixed::to_f64(totals.losses[0]) / n,
             contrast_loss: fixed::to_f64(totals.losses[1]) / n,
@@ -73,6 +81,7 @@ impl RoundReport {
             train_s: 0.0,
             add_s: 0.0,
             epsilon: None,
+            secure_sum: None,
             device: None,
         }
     }

@@ -1,11 +1,12 @@
 //! The trainer: rounds of cohorts under a protocol.
 
+use super::attacks;
 use super::check::{fits, privacy_of};
 use super::draw::{Cohort, draw};
 use super::protocol::{Parts, Protocol, chosen};
 use super::report::RoundReport;
 use crate::config::{Clients, Settings, Validated};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
 use crate::engine::{NamedTensor, Participants, Progress, Tensors};
@@ -26,6 +27,8 @@ pub struct Trainer {
     participants: Participants,
     protocol: Box<dyn Protocol>,
     privacy: Option<UserPrivacy>,
+    /// First of the malicious participants, which stand behind all others.
+    malicious: u32,
     rounds: u64,
 }
 
@@ -80,9 +83,11 @@ impl Trainer {
         let (kind, options) = chosen(&settings)?;
         // Settings that were filled by hand may name a term that nothing has registered.
         objectives::check(&settings)?;
-        let participants = Participants::new(settings.federation.clients, data);
+        let malicious = attacks::count(&settings, data.users());
+        let participants = Participants::beside(settings.federation.clients, data, malicious);
+        let malicious = participants.len() as u32 - malicious;
         let privacy = privacy_of(&settings, participants.len())?;
-        Ok(Trainer { settings, participants, privacy, protocol: (kind.build)(&options, parts)?, rounds: 0 })
+        Ok(Trainer { settings, participants, malicious, privacy, protocol: (kind.build)(&options, parts)?, rounds: 0 })
     }
 
     /// What a device did so far, where there is one.
@@ -142,7 +147,11 @@ impl Trainer {
             // Who trains alone is there in every round: its optimiser counts its steps by rounds.
             return Cohort { clients: vec![0], dropped: 0 };
         }
-        draw(&self.settings.federation, self.participants.len(), self.settings.seed, round)
+        let mut cohort = draw(&self.settings.federation, self.participants.len(), self.settings.seed, round);
+        if round < u64::from(self.settings.attack.from) {
+            cohort.clients.retain(|client| *client < self.malicious);
+        }
+        cohort
     }
 
     /// Trains the next round.
@@ -167,16 +176,17 @@ impl Trainer {
         let report = self.protocol.round(round, &cohort, next.as_ref(), progress)?;
         self.rounds = round;
         let epsilon = self.privacy.as_ref().map(|privacy| privacy.epsilon(round));
-        Ok(RoundReport { draw_s, seconds: start.elapsed().as_secs_f64(), epsilon, ..report })
+        let malicious = cohort.clients.iter().filter(|client| **client >= self.malicious).count() as u64;
+        Ok(RoundReport { malicious, draw_s, seconds: start.elapsed().as_secs_f64(), epsilon, ..report })
     }
 
-    /// Rank of each user's target among all items that `eval.mask` leaves, 1 the best; [`crate::eval::MISS`] where it hides the
+    /// Rank of each user's target of a split, or of one item for all users, among all items that `eval.mask` leaves, 1 the best; [`crate::eval::MISS`] where it hides the
     /// target, 0 for a user without one. Ties count against the model.
     ///
     /// # Errors
     /// Where private state cannot be read or a device fails.
-    pub fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
-        self.protocol.rank(split, users, progress)
+    pub fn rank(&mut self, sought: impl Into<Sought>, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
+        self.protocol.rank(sought.into(), users, progress)
     }
 
     /// The `k` best items for `history` (oldest first) of those that `eval.mask` leaves, best first; ties by item index. With `user`

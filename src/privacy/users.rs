@@ -2,7 +2,7 @@
 
 use super::{Accountant, Sampling, Spending, noise_for};
 use crate::config::range::{ensure, refuse};
-use crate::config::{Average, ClientWeighting, Clients, CohortSampling, PrivacySettings, Settings};
+use crate::config::{Average, ClientWeighting, Clients, CohortSampling, NoiseBy, PrivacySettings, Settings};
 use crate::{Error, Result};
 
 /// Fewest users that a round may draw on average: noise on the sum of less drowns it, and a round without any would show that it had none.
@@ -64,17 +64,48 @@ impl UserPrivacy {
     }
 }
 
+/// Refuses secure sums where they make no sense.
+fn secure(settings: &Settings) -> Result<()> {
+    let (s, federation) = (&settings.privacy, &settings.federation);
+    if s.noise_by == NoiseBy::Clients {
+        ensure(
+            s.secure_sum,
+            "privacy.noise_by",
+            "clients",
+            "`server` without privacy.secure_sum: a share of the noise protects no update",
+        )?;
+        ensure(s.is_on(), "privacy.noise_by", "clients", "privacy.epsilon or privacy.noise beside it, which say how much")?;
+        let fixed = federation.sampling == CohortSampling::Fixed && federation.dropout_rate == 0.0;
+        ensure(
+            fixed,
+            "privacy.noise_by",
+            "clients",
+            "federation.sampling = \"fixed\" and no drop-outs: each client adds its share of a known number",
+        )?;
+    }
+    if !s.secure_sum {
+        return ensure(s.neighbours == 0, "privacy.neighbours", s.neighbours, "0 without privacy.secure_sum");
+    }
+    ensure(cfg!(feature = "secure"), "privacy.secure_sum", true, "false, for this program was built without the feature `secure`")?;
+    ensure(s.neighbours == 0 || s.neighbours >= 2, "privacy.neighbours", s.neighbours, "0 or at least 2")?;
+    if federation.protocol.split_whitespace().next() != Some("averaging") {
+        return refuse("federation.protocol", &federation.protocol, "`averaging` under privacy.secure_sum");
+    }
+    ensure(federation.clients != Clients::One, "federation.clients", "one", "several clients under privacy.secure_sum")
+}
+
 /// Refuses values out of range, and settings under which the sum of a round is not what the noise is made for.
 ///
 /// # Errors
 /// [`Error::Setting`] with the key and what to do.
 pub fn check(settings: &Settings) -> Result<()> {
-    let PrivacySettings { epsilon, delta, clip, noise } = settings.privacy;
+    let PrivacySettings { epsilon, delta, clip, noise, .. } = settings.privacy;
     let at_least_0 = "a finite number of at least 0";
     ensure(epsilon.is_finite() && epsilon >= 0.0, "privacy.epsilon", epsilon, at_least_0)?;
     ensure(noise.is_finite() && noise >= 0.0, "privacy.noise", noise, at_least_0)?;
     ensure(delta > 0.0 && delta < 1.0, "privacy.delta", delta, "above 0 and below 1 (a probability)")?;
     ensure(clip.is_finite() && clip > 0.0, "privacy.clip", clip, "a finite number above 0")?;
+    secure(settings)?;
     if !settings.privacy.is_on() {
         return Ok(());
     }

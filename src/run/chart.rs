@@ -97,7 +97,7 @@ pub(super) fn line_chart(label: &str, across: Across, series: &[Series]) -> Stri
 }
 
 /// A step of 1, 2 or 5 times a power of ten that divides `span` into about five.
-fn tick(span: f64) -> f64 {
+pub(super) fn tick(span: f64) -> f64 {
     if span <= 0.0 || !span.is_finite() {
         return 1.0;
     }
@@ -108,7 +108,7 @@ fn tick(span: f64) -> f64 {
 }
 
 /// A number without needless digits.
-fn number(x: f64) -> String {
+pub(super) fn number(x: f64) -> String {
     let text = if x.abs() >= 100.0 { format!("{x:.0}") } else { format!("{x:.4}") };
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
 }

@@ -3,7 +3,7 @@
 use super::checkpoint::Checkpoint;
 use crate::base::parcel::{Parcel, Pieces};
 use crate::config::{Settings, Validated, ViewSettings};
-use crate::data::{Dataset, ItemText, Split, UserGroups};
+use crate::data::{Cuts, Dataset, ItemText, Sought, Split, UserGroups};
 use crate::views::{self, Views};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub(super) enum Order {
     /// Train the next round.
     Round,
     /// Rank these users.
-    Rank(Split, Vec<u32>),
+    Rank(Sought, Vec<u32>),
     /// Give what the state of the training needs of you.
     Tensors,
     /// Go on from this checkpoint.
@@ -50,7 +50,7 @@ enum Head {
     Log { folder: PathBuf },
     Open { settings: Box<Settings>, on_gpu: bool, data: Frame, views: bool },
     Round,
-    Rank { test: bool },
+    Rank { test: bool, item: Option<u32> },
     Tensors,
     Restore,
     Spent,
@@ -67,6 +67,8 @@ struct Frame {
     user_tokens: Vec<String>,
     item_tokens: Vec<String>,
     groups: Option<(String, Vec<String>)>,
+    /// Whether sequences are cut otherwise than by leave-one-out.
+    cuts: bool,
 }
 
 impl Frame {
@@ -77,12 +79,14 @@ impl Frame {
             user_tokens: data.user_tokens.clone(),
             item_tokens: data.item_tokens.clone(),
             groups: data.groups.as_ref().map(|g| (g.column.clone(), g.names.clone())),
+            cuts: data.cuts.is_some(),
         }
     }
 
     /// The data set again, with the arrays that [`arrays`] has put in.
     fn whole(self, pieces: &mut Pieces) -> Option<Dataset> {
         let (offsets, items, of) = (pieces.longs()?, pieces.words()?, pieces.words()?);
+        let cuts = Cuts { train: pieces.words()?, validation: pieces.words()?, test: pieces.words()? };
         Some(Dataset {
             name: self.name,
             fingerprint: self.fingerprint,
@@ -92,12 +96,15 @@ impl Frame {
             offsets,
             items,
             groups: self.groups.map(|(column, names)| UserGroups { column, names, of }),
+            cuts: self.cuts.then_some(cuts),
         })
     }
 }
 
 fn arrays(parcel: Parcel, data: &Dataset) -> Parcel {
-    parcel.longs(&data.offsets).words(&data.items).words(data.groups.as_ref().map_or(&[][..], |g| &g.of))
+    let cut = |part: fn(&Cuts) -> &Vec<u32>| data.cuts.as_ref().map_or(&[][..], |cuts| part(cuts));
+    let parcel = parcel.longs(&data.offsets).words(&data.items).words(data.groups.as_ref().map_or(&[][..], |g| &g.of));
+    parcel.words(cut(|c| &c.train)).words(cut(|c| &c.validation)).words(cut(|c| &c.test))
 }
 
 fn fail(why: impl std::fmt::Display) -> Error {
@@ -115,7 +122,7 @@ impl Order {
                 Head::Open { settings, on_gpu: *on_gpu, data: Frame::of(data), views }
             }
             Order::Round => Head::Round,
-            Order::Rank(split, _) => Head::Rank { test: *split == Split::Test },
+            Order::Rank(sought, _) => Head::Rank { test: sought.split == Split::Test, item: sought.item },
             Order::Tensors => Head::Tensors,
             Order::Restore(_) => Head::Restore,
             Order::Spent => Head::Spent,
@@ -159,7 +166,10 @@ impl Order {
             }
             Head::Log { folder } => Order::Log(folder),
             Head::Round => Order::Round,
-            Head::Rank { test } => Order::Rank(if test { Split::Test } else { Split::Validation }, pieces.words().ok_or_else(damaged)?),
+            Head::Rank { test, item } => {
+                let split = if test { Split::Test } else { Split::Validation };
+                Order::Rank(Sought { split, item }, pieces.words().ok_or_else(damaged)?)
+            }
             Head::Tensors => Order::Tensors,
             Head::Restore => Order::Restore(Box::new(Checkpoint::parse(Path::new("checkpoint"), pieces.bytes().ok_or_else(damaged)?)?)),
             Head::Spent => Order::Spent,
@@ -192,6 +202,7 @@ mod tests {
             items: vec![0, 1, 2, 2, 1, 0, 1],
             catalogue: vec![ItemText::default(); 3],
             groups: Some(UserGroups { column: "shop".into(), names: vec!["x".into(), "y".into()], of: vec![1, 0] }),
+            cuts: Some(Cuts { train: vec![1, 2], validation: vec![1, Cuts::NONE], test: vec![2, 6] }),
         };
         let views = UserViews { future: vec![0, 1], paraphrase: vec![2], counterfactuals: vec![vec![1], vec![0]] };
         let mut settings = Settings::default();
@@ -206,7 +217,11 @@ mod tests {
         let whole = training();
         let meta = CheckpointMeta { round: 3, ..CheckpointMeta::new(&whole.settings, &whole.data) };
         let checkpoint = Checkpoint { meta, tensors: vec![NamedTensor::f32("items", &[2], &[0.25, -0.0])] };
-        let bare = Training { data: Arc::new(Dataset { groups: None, ..(*whole.data).clone() }), views: Arc::default(), ..whole.clone() };
+        let bare = Training {
+            data: Arc::new(Dataset { groups: None, cuts: None, ..(*whole.data).clone() }),
+            views: Arc::default(),
+            ..whole.clone()
+        };
         let text = ItemText { title: "T".into(), categories: vec!["a".into(), "b".into()], brand: "B".into(), also_bought: vec![2, 0] };
         let described = Dataset { catalogue: vec![text, ItemText::default(), ItemText::default()], ..(*whole.data).clone() };
         for order in [
@@ -215,8 +230,8 @@ mod tests {
             Order::Open(Box::new(whole)),
             Order::Open(Box::new(bare)),
             Order::Round,
-            Order::Rank(Split::Test, vec![3, 1]),
-            Order::Rank(Split::Validation, vec![]),
+            Order::Rank(Split::Test.into(), vec![3, 1]),
+            Order::Rank(Sought { split: Split::Validation, item: Some(7) }, vec![]),
             Order::Tensors,
             Order::Spent,
             Order::Close,
@@ -229,6 +244,6 @@ mod tests {
             panic!()
         };
         assert_eq!((back.meta.round, back.tensors), (3, checkpoint.tensors));
-        assert!(Order::decode(&Order::Rank(Split::Test, vec![1]).encode().unwrap()[..20]).is_err());
+        assert!(Order::decode(&Order::Rank(Split::Test.into(), vec![1]).encode().unwrap()[..20]).is_err());
     }
 }

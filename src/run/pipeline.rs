@@ -58,7 +58,7 @@ pub fn prepare_data(settings: &Validated<Settings>, overwrite: bool, observer: &
     let Found { dataset: data, dir, reused } = data::find_or_prepare(&settings.data, overwrite, &steps)?;
     observer.stage_end("data");
     note_data(&data, &dir, if reused { "up to date, reused" } else { "prepared" }, observer);
-    Ok((data, dir))
+    Ok((with_noise(data, settings, observer), dir))
 }
 
 /// One line on the data set in use.
@@ -67,13 +67,21 @@ fn note_data(data: &Dataset, dir: &Path, how: &str, observer: &dyn Observer) {
     observer.note(&format!("data {}: {how} ({users} users, {items} items, {n} interactions; {})", data.name, dir.display()));
 }
 
-/// The prepared data set in the folder `dir` as it is; its sources are not looked for.
-pub fn open_data(dir: &Path, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
+/// `data` as a run with `settings` sees it.
+fn with_noise(data: Dataset, settings: &Settings, observer: &dyn Observer) -> Dataset {
+    if settings.noise.share > 0.0 {
+        observer.note(&format!("noise: {} of each user's training items are replaced (noise.share)", settings.noise.share));
+    }
+    data::disturbed(data, settings.noise.share, settings.seed)
+}
+
+/// The prepared data set in the folder `dir` as it is, but for the noise of `settings`; its sources are not looked for.
+pub fn open_data(dir: &Path, settings: &Settings, observer: &dyn Observer) -> Result<(Dataset, PathBuf)> {
     let data = data::load(dir)?;
     note_data(&data, dir, "taken as it is", observer);
     // Views lie beside the folder, so it needs a name even where it is called `.`.
     let named = if dir.file_name().is_some() { dir.to_path_buf() } else { dir.canonicalize().map_err(Error::io(dir, "open"))? };
-    Ok((data, named))
+    Ok((with_noise(data, settings, observer), named))
 }
 
 /// Data set and views of `settings`.
@@ -206,11 +214,21 @@ pub fn prepare_views_by(
     })
 }
 
+/// Fingerprint of what a run with `settings` sees of the data set with `fingerprint`.
+fn run_fingerprint(fingerprint: &str, settings: &Settings) -> String {
+    match settings.noise.share {
+        0.0 => fingerprint.to_string(),
+        share => data::noisy_fingerprint(fingerprint, share, settings.seed),
+    }
+}
+
 /// The data set that a finished or interrupted run was trained on.
 pub fn load_run_data(folder: &RunFolder, settings: &Validated<Settings>, observer: &dyn Observer) -> Result<Dataset> {
     let info = folder.info()?;
     let data = match data::load_manifest(&info.data_dir) {
-        Ok(manifest) if manifest.fingerprint == info.fingerprint => data::load(&info.data_dir)?,
+        Ok(manifest) if run_fingerprint(&manifest.fingerprint, settings) == info.fingerprint => {
+            data::disturbed(data::load(&info.data_dir)?, settings.noise.share, settings.seed)
+        }
         // Prepared elsewhere, moved or made anew: whatever the settings give now must have the same fingerprint.
         _ => prepare_data(settings, false, observer)?.0,
     };

@@ -2,6 +2,7 @@
 
 use super::checkpoint::Checkpoint;
 use super::claim::lock;
+use super::exposure::add_exposure;
 use super::folder::RunFolder;
 use super::pipeline::load_run_data;
 use super::ranks::write_ranks;
@@ -71,12 +72,16 @@ pub fn score(
     let mut device = device.clone();
     let data = Arc::new(load_run_data(folder, settings, observer)?);
     let users: Vec<u32> = (0..data.users() as u32).collect();
+    let mut exposed = Scores::new();
     let (ranks, meta) = if methods::find(&settings.method)?.family == Family::Baseline {
+        let rank = |sought, users: &[u32]| Ok(eval::popularity_ranks(&data, settings.eval.mask, sought, users));
+        add_exposure(settings, &data, split, &users, &mut exposed, rank)?;
         (eval::popularity_ranks(&data, settings.eval.mask, split, &users), None)
     } else {
         let (mut trainer, meta) = open_trained(folder, name, settings, &data, &mut device)?;
         device.tell(observer);
         let ranks = trainer.rank(split, &users, &|done, total| observer.stage("ranking", done, total))?;
+        add_exposure(settings, &data, split, &users, &mut exposed, |sought, users| trainer.rank(sought, users, &|_, _| ()))?;
         observer.stage_end("ranking");
         (ranks, Some(meta))
     };
@@ -89,7 +94,8 @@ pub fn score(
         Err(other) => unless_read_only(Err(other)),
     };
     let not_kept = if best { keep()? } else { None };
-    let scores = scores(&eval::metrics(&ranks, &settings.eval.k))?;
+    let mut scores = scores(&eval::metrics(&ranks, &settings.eval.k))?;
+    scores.extend(exposed);
     Ok(Scored {
         method: settings.method.clone(),
         data: data.name.clone(),

@@ -8,10 +8,11 @@ use crate::base::parcel::{Parcel, Pieces};
 use crate::base::{clean, parallel};
 use crate::cluster::{self, RankLog, Reduce, Spent, agree};
 use crate::config::{Settings, Validated, ViewSettings};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought};
 use crate::engine::NamedTensor;
 use crate::engine::cuda::DeviceUse;
 use crate::federation::{RoundReport, Trainer};
+use crate::model::Weights;
 use crate::views::{self, Views};
 use crate::{Error, Result};
 use std::io::Write;
@@ -90,9 +91,10 @@ impl Team {
     ///
     /// # Errors
     /// As for it; [`Error::Cluster`] where another process failed.
-    pub fn rank(&mut self, split: Split, users: &[u32], progress: &crate::engine::Progress) -> Result<Vec<u32>> {
-        self.order(|| Order::Rank(split, users.to_vec()))?;
-        let outcome = self.trainer.rank(split, users, progress);
+    pub fn rank(&mut self, sought: impl Into<Sought>, users: &[u32], progress: &crate::engine::Progress) -> Result<Vec<u32>> {
+        let sought = sought.into();
+        self.order(|| Order::Rank(sought, users.to_vec()))?;
+        let outcome = self.trainer.rank(sought, users, progress);
         self.agreed(outcome)
     }
 
@@ -102,6 +104,14 @@ impl Team {
     /// As for it.
     pub fn recommend(&mut self, user: Option<u32>, history: &[u32], k: usize) -> Result<Vec<(u32, f32)>> {
         self.trainer.recommend(user, history, k)
+    }
+
+    /// See [`Trainer::weights`], copied.
+    ///
+    /// # Errors
+    /// As for it.
+    pub fn weights(&self) -> Result<Weights> {
+        Ok(self.trainer.weights()?.into_owned())
     }
 
     /// See [`Trainer::tensors`].
@@ -296,8 +306,8 @@ pub fn follow(ranks: &Arc<dyn Reduce>, devices: &mut Devices, log: &RankLog, sto
                     any(&**ranks, stop)?;
                 }
             }
-            Order::Rank(split, users) => {
-                let outcome = open.as_mut().ok_or_else(no_training)?.rank(split, &users, &worked);
+            Order::Rank(sought, users) => {
+                let outcome = open.as_mut().ok_or_else(no_training)?.rank(sought, &users, &worked);
                 outcome.as_ref().err().iter().for_each(|e| noted("ranking", e));
                 let _ = agree(&**ranks, outcome);
             }

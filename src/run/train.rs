@@ -4,6 +4,7 @@ use super::board::Board;
 use super::checkpoint::{Checkpoint, CheckpointMeta};
 use super::claim::Claim;
 use super::device::RunDevice;
+use super::exposure::add_exposure;
 use super::folder::{RunFolder, read_json, write_json};
 use super::metrics::{Line, MetricsFile, read_lines};
 use super::notice::returning_notice;
@@ -159,7 +160,7 @@ impl Run {
             let due = self.meta.round.is_multiple_of(u64::from(settings.eval.every)) || self.meta.round == rounds;
             let late = saved.elapsed() > SAVE_EVERY;
             let mut line = Line { report, valid: None, best: None, gpu: self.watch.end(due || late) };
-            let best = due && validate(&settings, trainer, &self.users, &mut self.meta, &mut line, observer)?;
+            let best = due && validate(&settings, (&self.data, &self.users), trainer, &mut self.meta, &mut line, observer)?;
             self.metrics.append(&line)?;
             self.written = self.meta.round;
             self.board.line(&line)?;
@@ -225,7 +226,9 @@ impl Run {
             let ranks = trainer.rank(split, &users, &|done, total| observer.stage(name, done, total))?;
             observer.stage_end(name);
             write_ranks(&self.folder.ranks(split), &ranks, &data.fingerprint)?;
-            scores(&eval::metrics(&ranks, &settings.eval.k))
+            let mut found = scores(&eval::metrics(&ranks, &settings.eval.k))?;
+            add_exposure(settings, data, split, &users, &mut found, |sought, users| trainer.rank(sought, users, &|_, _| ()))?;
+            Ok(found)
         };
         let validation = measure(Split::Validation, "validating")?;
         let test = measure(Split::Test, "testing")?;
@@ -264,8 +267,8 @@ fn patience_is_over(settings: &Settings, meta: &CheckpointMeta) -> bool {
 /// Validates, notes the outcome in `meta` and `line`, and says whether it is the best so far.
 fn validate(
     settings: &Settings,
+    (data, users): (&Dataset, &[u32]),
     trainer: &mut Team,
-    users: &[u32],
     meta: &mut CheckpointMeta,
     line: &mut Line,
     observer: &dyn Observer,
@@ -282,7 +285,9 @@ fn validate(
     } else {
         meta.stale += 1;
     }
-    line.valid = Some(serde_json::Value::Object(scores(&metrics)?));
+    let mut found = scores(&metrics)?;
+    add_exposure(settings, data, Split::Validation, users, &mut found, |sought, users| trainer.rank(sought, users, &|_, _| ()))?;
+    line.valid = Some(serde_json::Value::Object(found));
     line.best = Some(best);
     observer.evaluated(select, value, best);
     Ok(best)
@@ -308,7 +313,10 @@ fn popularity(folder: &RunFolder, effective: &Effective, data: &Dataset) -> Resu
     let measure = |split: Split| -> Result<super::Scores> {
         let ranks = eval::popularity_ranks(data, settings.eval.mask, split, &users);
         write_ranks(&folder.ranks(split), &ranks, &data.fingerprint)?;
-        scores(&eval::metrics(&ranks, &settings.eval.k))
+        let mut found = scores(&eval::metrics(&ranks, &settings.eval.k))?;
+        let rank = |sought, users: &[u32]| Ok(eval::popularity_ranks(data, settings.eval.mask, sought, users));
+        add_exposure(settings, data, split, &users, &mut found, rank)?;
+        Ok(found)
     };
     let result = RunResult { validation: measure(Split::Validation)?, test: measure(Split::Test)?, ..untrained(settings, data) };
     close(folder, settings, &result, &[], returning_notice(effective, data).as_deref())?;

@@ -64,6 +64,7 @@ pub fn world() -> Dataset {
         items: vec![0, 1, 2, 3, 4, 5, 6, 7, 0, 2, 4, 6],
         catalogue: vec![ItemText::default(); 8],
         groups: None,
+        cuts: None,
     }
 }
 

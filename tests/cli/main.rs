@@ -5,11 +5,14 @@ mod real;
 #[path = "../common/cli.rs"]
 mod sandbox;
 
+mod around;
+mod attacks;
 mod bench;
 mod build_commit;
 mod config_files;
 mod evaluation;
 mod examples;
+mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod hostile;
@@ -18,6 +21,7 @@ mod method_file;
 mod plot;
 mod privacy;
 mod progress;
+mod report_page;
 mod reproduce;
 mod runs;
 mod settings;

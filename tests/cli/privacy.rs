@@ -45,3 +45,67 @@ fn every_round_says_what_it_has_cost() {
     let few = [&words[..3], &["few"], &words[4..], &["--set", "federation.cohort=5"]].concat();
     sandbox.lumos(&few).refused(1, &["at least 16", "5.0 users a round"]);
 }
+
+/// A run by secure aggregation has the bits of one without it, drop-outs included, and says what it cost.
+#[cfg(feature = "secure")]
+#[test]
+fn secure_sums_change_no_bit() {
+    let sandbox = Sandbox::new();
+    let train = |out: &str, sets: &[&str]| {
+        let fixed = ["method=fed-sasrec", "federation.rounds=2", "federation.dropout_rate=0.2"];
+        let words: Vec<&str> =
+            ["train", "small.toml", "--out", out].into_iter().chain(fixed.iter().chain(sets).flat_map(|s| ["--set", s])).collect();
+        sandbox.lumos(&words).done();
+        let lines: Vec<serde_json::Value> = String::from_utf8(sandbox.read(&format!("{out}/metrics.jsonl")))
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        (sandbox.read(&format!("{out}/ranks-test.safetensors")), lines)
+    };
+    let (plain, _) = train("plain", &[]);
+    let (secure, lines) = train("secure", &["privacy.secure_sum=true"]);
+    assert!(plain == secure);
+    for line in &lines {
+        let cost = &line["secure_sum"];
+        assert!(cost["parties"].as_u64().unwrap() == line["clients"].as_u64().unwrap() + line["dropped"].as_u64().unwrap(), "{line}");
+        assert!(cost["bytes_up"].as_u64().unwrap() > 0 && cost["client_s"].as_f64().unwrap() > 0.0, "{cost}");
+    }
+    // Noise by the clients, which no server can leave out.
+    let noisy = ["privacy.noise=1", "privacy.clip=0.5", "privacy.secure_sum=true", "privacy.noise_by=clients", "federation.average=cohort"];
+    let (by_clients, lines) = train("noisy", &[&noisy[..], &["federation.dropout_rate=0"]].concat());
+    assert!(by_clients != plain && lines[1]["epsilon"].as_f64().unwrap() > 0.0);
+    for (set, parts) in [
+        (&["privacy.secure_sum=true", "defence.name=median"][..], &["defence.name", "privacy.secure_sum"][..]),
+        (&["privacy.neighbours=4"], &["privacy.neighbours", "privacy.secure_sum"]),
+        (&["privacy.noise_by=client"], &["privacy.noise_by", "\"clients\""]),
+        (&["privacy.noise_by=clients"], &["privacy.noise_by", "privacy.secure_sum"]),
+        (&["privacy.secure_sum=true", "federation.cohort=1"], &["needs two"]),
+    ] {
+        let words: Vec<&str> = ["train", "small.toml", "--set", "method=fed-sasrec", "--out", "no"]
+            .into_iter()
+            .chain(set.iter().flat_map(|s| ["--set", s]))
+            .collect();
+        sandbox.lumos(&words).refused(1, parts);
+    }
+}
+
+/// What rows give away: more than nothing, and less where rows of views stay on the client.
+#[test]
+fn a_curious_server_is_measured() {
+    let sandbox = Sandbox::new();
+    sandbox.lumos(&["train", "small.toml", "--out", "run"]).done();
+    let found = |more: &[&str]| sandbox.lumos(&[&["privacy", "infer", "run", "--json"], more].concat()).json();
+    let kept = found(&[]);
+    assert_eq!(kept["clients"], 200);
+    let of = |found: &serde_json::Value, name: &str, key: &str| {
+        found["guesses"].as_array().unwrap().iter().find(|g| g["name"] == name).unwrap()[key].as_f64().unwrap()
+    };
+    assert!(of(&kept, "touched rows", "recall") > 0.9 && of(&kept, "touched rows", "auc") == 0.5, "{kept}");
+    assert!(of(&kept, "direction of change", "auc") > 0.6, "{kept}");
+    let touched = found(&["--upload-rows", "touched"]);
+    assert!(touched["rows"].as_f64() > kept["rows"].as_f64(), "{touched} {kept}");
+    assert!(of(&touched, "touched rows", "precision") < of(&kept, "touched rows", "precision"));
+    let text = sandbox.lumos(&["privacy", "infer", "run", "--clients", "20"]).done();
+    assert!(text.contains("20 clients") && text.contains("IMIA"), "{text}");
+}

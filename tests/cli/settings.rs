@@ -25,6 +25,7 @@ fn values_out_of_range_are_refused() {
         ("eval.k=5,5000", &["eval.k", "5000", "120"]),
         ("federation.cohort=5000", &["federation.cohort", "200"]),
         ("loss.negatives=500", &["loss.negatives", "120"]),
+        ("loss.popularity=1.5", &["loss.popularity", "between 0 and 1"]),
     ] {
         let set = format!("--set={set}");
         sandbox.lumos(&["train", &small(), "--set=eval.select=HR@5", &set]).refused(1, parts);

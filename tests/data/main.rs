@@ -13,6 +13,7 @@ mod cases;
 mod doors;
 mod filter;
 mod folders;
+mod formats;
 mod groups;
 mod readers;
 mod real;

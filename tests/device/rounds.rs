@@ -70,6 +70,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
+        ("by popularity", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.popularity) = (RecLoss::SampledSoftmax, 5, 1.0))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("views as targets, inputs and negatives", with(&every_view)),
         ("means of states", with(&|s| s.loss.pool = Pool::Mean)),

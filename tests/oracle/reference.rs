@@ -106,6 +106,11 @@ pub fn next_item(kind: RecLoss, h: &Tensor, items: &Tensor, step: &Step) -> Resu
     } else {
         let cands = items.index_select(&rows(&step.cands)?, 0)?.reshape((count, step.width, d))?;
         let scores = cands.broadcast_mul(&hidden.unsqueeze(1)?)?.sum(2)?;
+        let scores = if step.offset.is_empty() {
+            scores
+        } else {
+            (scores - Tensor::from_slice(&step.offset, (count, step.width), &Device::Cpu)?.to_dtype(h.dtype())?)?
+        };
         let positive = scores.narrow(1, 0, 1)?;
         if kind == RecLoss::SampledSoftmax {
             (scores.log_sum_exp(1)? - positive.squeeze(1)?)?

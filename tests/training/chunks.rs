@@ -21,6 +21,10 @@ fn settings(kind: u32) -> Settings {
         6 => {
             (s.loss.future_targets, s.loss.paraphrase_inputs, s.loss.counterfactual_negatives) = (0.3, 0.2, 1);
         }
+        7 => {
+            (s.loss.rec, s.loss.negatives, s.loss.popularity) = (RecLoss::SampledSoftmax, 4, 0.5);
+            (s.loss.future_targets, s.loss.paraphrase_inputs) = (0.3, 0.2);
+        }
         _ => s.federation.upload_rows = UploadRows::Touched,
     }
     s
@@ -47,6 +51,7 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
         out_start: less(&step.out_start[outs.clone()], t0),
         example: less(&step.example[examples.clone()], q0),
         share: step.share.get(examples.clone()).unwrap_or_default().to_vec(),
+        offset: step.offset.get(examples.start * step.width..examples.end * step.width).unwrap_or_default().to_vec(),
         cands: rows(&step.cands[examples.start * step.width..examples.end * step.width]),
         width: step.width,
         gbce_beta: step.gbce_beta,
@@ -73,7 +78,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(36))]
     #[test]
     fn a_client_packs_the_same_alone_and_among_others(
-        kind in 0u32..8,
+        kind in 0u32..9,
         clients in prop::collection::vec(0u32..40, 1..12),
         cut in 0usize..12,
         several in any::<bool>(),

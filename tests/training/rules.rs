@@ -140,3 +140,20 @@ fn attacks_and_defences_are_named_where_they_belong() {
     let message = lumos::load_settings(None, &other).unwrap_err().to_string();
     assert!(message.contains("attack.name") && message.contains("ptf-fsr"), "{message}");
 }
+
+/// A run that is cut in two has the bits of one that is not: what a defence has saved up is in the checkpoint, and attackers remember nothing.
+#[test]
+fn attacks_and_defences_leave_no_trace_of_an_interruption() {
+    let (data, views) = world(60, 40, 1);
+    for (attack, defence) in [("psmu items=6", "hics"), ("fed-rec-attack", "flame"), ("pip-attack epochs=2", "none"), ("none", "hics")] {
+        let mut s = settings(&[]);
+        (s.attack.name, s.attack.share, s.defence.name) = (attack.into(), 0.1, defence.into());
+        let whole = trained(&s, &data, &views, 4).tensors().unwrap();
+        let half = trained(&s, &data, &views, 2).tensors().unwrap();
+        let mut rest = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
+        rest.restore(&half, 2).unwrap();
+        rest.round().unwrap();
+        rest.round().unwrap();
+        assert!(rest.tensors().unwrap() == whole, "{attack}, {defence}");
+    }
+}

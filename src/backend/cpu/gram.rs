@@ -1,8 +1,8 @@
 //! Inner products of many long vectors with each other.
 
 use super::gemm::{GradSink, linear_weight_span};
-use super::spread::Shared;
 use crate::base::parallel;
+use parking_lot::Mutex;
 
 /// Coordinates that are taken at a time: those of all vectors stay in the second cache.
 const PANEL: usize = 256;
@@ -11,7 +11,7 @@ const PANEL: usize = 256;
 const SPAN: usize = 96;
 
 /// Inner products `[n, n]` of `vectors`, `n` of equal lengths. Each is one chain of fused multiply-adds for each `PANEL`, so that threads change no
-/// bit.
+/// bit. Each pair is multiplied once.
 ///
 /// # Panics
 /// Where lengths differ.
@@ -19,19 +19,34 @@ pub fn gram(vectors: &[&[f32]], threads: usize) -> Vec<f32> {
     let n = vectors.len();
     let length = vectors.first().map_or(0, |v| v.len());
     assert!(vectors.iter().all(|v| v.len() == length), "vectors of equal lengths");
-    let mut products = vec![0f32; n * n];
-    let mut panel = Vec::with_capacity(PANEL * n);
-    let mut states = vec![(); threads.max(1)];
+    // The products of the vectors of a span with those from its first one on `[span, n - first]`.
+    let mut spans: Vec<Vec<f32>> = (0..n).step_by(SPAN).map(|lo| vec![0f32; (n - lo).min(SPAN) * (n - lo)]).collect();
+    let mut states: Vec<[Vec<f32>; 2]> = (0..threads.max(1)).map(|_| Default::default()).collect();
     for from in (0..length).step_by(PANEL) {
         let coordinates = from..(from + PANEL).min(length);
-        panel.clear();
-        panel.extend(coordinates.clone().flat_map(|k| vectors.iter().map(move |v| v[k])));
-        let (x, out) = (Shared::new(panel.as_ptr()), Shared::new(products.as_mut_ptr()));
-        parallel::for_each(&mut states, n.div_ceil(SPAN), 1, |(), span| {
-            let (lo, hi) = (span * SPAN, n.min((span + 1) * SPAN));
-            // SAFETY: the panel holds the coordinates of all vectors; spans write to rows of their own.
-            unsafe { linear_weight_span(coordinates.len(), n, n, lo, hi, x.get(), x.get(), GradSink::Add(out.get())) };
+        let outputs: Vec<Mutex<&mut Vec<f32>>> = spans.iter_mut().map(Mutex::new).collect();
+        parallel::for_each(&mut states, outputs.len(), 1, |[own, rest], span| {
+            let lo = span * SPAN;
+            let count = (n - lo).min(SPAN);
+            for (panel, columns) in [(&mut *own, lo..lo + count), (&mut *rest, lo..n)] {
+                panel.clear();
+                panel.extend(coordinates.clone().flat_map(|k| vectors[columns.clone()].iter().map(move |v| v[k])));
+            }
+            let mut out = outputs[span].lock();
+            let sink = GradSink::Add(out.as_mut_ptr());
+            // SAFETY: the panels hold the coordinates of the span's vectors and of those from its first one on; the output has a place for each pair.
+            unsafe { linear_weight_span(coordinates.len(), count, n - lo, 0, count, own.as_ptr(), rest.as_ptr(), sink) };
         });
+    }
+    let mut products = vec![0f32; n * n];
+    for (span, out) in spans.iter().enumerate() {
+        let lo = span * SPAN;
+        for (i, row) in out.chunks_exact(n - lo).enumerate() {
+            for (j, &product) in row.iter().enumerate() {
+                products[(lo + i) * n + lo + j] = product;
+                products[(lo + j) * n + lo + i] = product;
+            }
+        }
     }
     products
 }

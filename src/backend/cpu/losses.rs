@@ -16,6 +16,8 @@ pub struct Examples {
     pub row: *const u32,
     /// Candidates `[E, width]`.
     pub cands: *const TableRow,
+    /// What is taken off each candidate's score `[E, width]`; null: nothing.
+    pub offset: *const f32,
     /// One positive and the negatives.
     pub width: usize,
     /// What the loss of each is multiplied by `[E]`; null: 1 / E.
@@ -89,7 +91,7 @@ dispatch! {
     /// gives; adds the loss to `total`. (Equal shares are applied to the sum, at the end.)
     ///
     /// # Safety
-    /// `scores` holds `width` numbers, `ex.share` is null or holds one for each example.
+    /// `scores` holds `width` numbers; `ex.share` is null or holds one for each example, `ex.offset` one for each candidate.
     pub unsafe fn example_at(ex: &Examples, e: usize, scores: *mut f32, total: &mut f64) -> f32 = example_kernel
 }
 
@@ -97,7 +99,12 @@ dispatch! {
 unsafe fn example_kernel<S: Simd>(ex: &Examples, e: usize, scores: *mut f32, total: &mut f64) -> f32 {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
-        let &Examples { count, width, share, kind, beta, .. } = ex;
+        let &Examples { count, width, share, offset, kind, beta, .. } = ex;
+        if !offset.is_null() {
+            for c in 0..width {
+                *scores.add(c) -= *offset.add(e * width + c);
+            }
+        }
         let share = if share.is_null() { None } else { Some(*share.add(e)) };
         let counted = share.map_or(1.0, f64::from);
         match kind {

@@ -328,10 +328,12 @@ impl Backend for Worker {
         } else {
             let width = self.step.width;
             debug_assert_eq!(self.step.cands.len(), count * width);
+            debug_assert!(self.step.offset.is_empty() || self.step.offset.len() == count * width);
             let ex = Examples {
                 count,
                 row: self.step.example.as_ptr(),
                 cands: self.step.cands.as_ptr(),
+                offset: if self.step.offset.is_empty() { std::ptr::null() } else { self.step.offset.as_ptr() },
                 width,
                 share: if self.step.share.is_empty() { std::ptr::null() } else { self.step.share.as_ptr() },
                 d: self.shape.dim,

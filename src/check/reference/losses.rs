@@ -2,6 +2,7 @@
 
 use super::real::{Real, inner, log_sum, softplus};
 use super::{Act, Field, Reference};
+use crate::backend::TableRow;
 use crate::config::{Contrast, InBatchSettings, LossSettings, RecLoss, Similarity};
 
 /// Added to a squared norm, so that a zero row has a finite cosine.
@@ -35,7 +36,9 @@ impl<R: Real> Reference<'_, R> {
             let (q, examples) = (q as usize, self.examples(q as usize));
             let share = step.share.get(e).map_or(R::ONE / examples, |&share| R::of(f64::from(share)));
             let cands = &step.cands[e * step.width..][..step.width];
-            let logits: Vec<R> = cands.iter().map(|&r| inner(self.row(h, q), &self.table()[r.index() * d..][..d])).collect();
+            let offset = |i: usize| step.offset.get(e * step.width + i).map_or(R::ZERO, |&offset| R::of(f64::from(offset)));
+            let score = |r: TableRow| inner(self.row(h, q), &self.table()[r.index() * d..][..d]);
+            let logits: Vec<R> = cands.iter().enumerate().map(|(i, &r)| score(r) - offset(i)).collect();
             let lse = log_sum(&logits);
             let mut loss = if rec == RecLoss::SampledSoftmax { lse - logits[0] } else { R::ZERO };
             for (i, (&r, &x)) in cands.iter().zip(&logits).enumerate() {

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 pub struct DataSettings {
     /// Name of the data set, used in tables and folder names.
     pub name: String,
-    /// Source format: `recbole`, `csv` or `synthetic`.
+    /// Source format: `recbole`, `csv`, `mind`, `amazon`, `movielens`, `sasrec`, `s3rec`, `p5`, `unisrec`, `rechorus`, `jsonl`,
+    /// `synthetic`, or `auto`, which recognises the interactions file by its content.
     pub format: String,
-    /// Interactions file (`recbole`, `csv`). A relative path is looked up from the working folder, then under
+    /// Interactions file (every format but `synthetic`). A relative path is looked up from the working folder, then under
     /// `$LUMOS_DATA`, then under `../shared/data`.
     pub inter: Option<PathBuf>,
     /// Catalogue file, optional.
@@ -36,6 +37,26 @@ pub struct DataSettings {
     /// Name of a column of the interactions file that says which group (silo, site) a user belongs to, for `federation.clients =
     /// "column"`; a synthetic world has `site`. Empty: no groups are read.
     pub group_column: String,
+    /// Name of the column with the ratings, where `min_rating` asks for them. Empty: `rating`, `overall` or `stars`.
+    pub rating_column: String,
+    /// What separates the columns of a `csv` file: one character, or `tab`. Empty: a comma.
+    pub separator: String,
+    /// Rows that cannot be read are skipped up to this number; with one more the file is refused.
+    pub max_bad_rows: u64,
+    /// Interactions with a lower rating go; 0: all stay.
+    pub min_rating: f32,
+    /// Interactions before this date or number (in the unit of the file) go. Empty: all stay.
+    pub from: String,
+    /// Interactions at this date or number and after it go. Empty: all stay.
+    pub until: String,
+    /// Only the first users of the file stay, by first appearance; 0: all.
+    pub first_users: u32,
+    /// Which interactions are trained on, validated on and tested on.
+    pub split: SplitRule,
+    /// Share of the interactions (`time`) or of each user's (`ratio`) that is validated on.
+    pub validation_share: f32,
+    /// Share of them that is tested on.
+    pub test_share: f32,
     /// Rows with the user, the item and the time of an earlier row. Without times there are none.
     pub duplicates: Duplicates,
     /// Items that a user comes back to (after `duplicates`, before the k-core).
@@ -72,6 +93,16 @@ impl Default for DataSettings {
             brand_column: String::new(),
             also_bought_column: String::new(),
             group_column: String::new(),
+            rating_column: String::new(),
+            separator: String::new(),
+            max_bad_rows: 0,
+            min_rating: 0.0,
+            from: String::new(),
+            until: String::new(),
+            first_users: 0,
+            split: SplitRule::LeaveOneOut,
+            validation_share: 0.1,
+            test_share: 0.1,
             duplicates: Duplicates::Drop,
             repeats: Repeats::Keep,
             k_core: 0,

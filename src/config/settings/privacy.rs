@@ -1,3 +1,4 @@
+use crate::config::NoiseBy;
 use serde::{Deserialize, Serialize};
 
 /// Differential privacy of users: each update is shortened to `clip`, and normal noise is added to their sum, on every row that could have
@@ -13,6 +14,12 @@ pub struct PrivacySettings {
     pub clip: f64,
     /// Standard deviation of the noise on the sum, in clips. 0: it follows from `epsilon`, or there is none.
     pub noise: f64,
+    /// Who adds the noise.
+    pub noise_by: NoiseBy,
+    /// Add updates up by secure aggregation: the server sees their sum alone.
+    pub secure_sum: bool,
+    /// Neighbours that a client shares masks and secrets with in a secure sum; 0: enough for drop-outs of a third.
+    pub neighbours: u32,
 }
 
 impl PrivacySettings {
@@ -24,6 +31,6 @@ impl PrivacySettings {
 
 impl Default for PrivacySettings {
     fn default() -> Self {
-        PrivacySettings { epsilon: 0.0, delta: 1e-5, clip: 1.0, noise: 0.0 }
+        PrivacySettings { epsilon: 0.0, delta: 1e-5, clip: 1.0, noise: 0.0, noise_by: NoiseBy::Server, secure_sum: false, neighbours: 0 }
     }
 }

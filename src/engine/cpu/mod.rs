@@ -16,7 +16,7 @@ use super::{
 use crate::base::parallel;
 use crate::cluster::Reduce;
 use crate::config::{Settings, Validated};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought};
 use crate::model::{Model, ModelSpec, Weights};
 use crate::views::Views;
 use crate::{Error, Result};
@@ -227,8 +227,8 @@ impl Engine for CpuEngine {
         (&self.global, self.round)
     }
 
-    fn rank(&mut self, split: Split, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
-        ranking::rank(self, split, users, private, progress)
+    fn rank(&mut self, sought: Sought, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
+        ranking::rank(self, sought, users, private, progress)
     }
 
     fn moments(&self) -> Result<Option<Moments>> {

@@ -6,7 +6,7 @@ use crate::backend::cpu::{Worker, WorkerShape};
 use crate::backend::{Step, TableRow};
 use crate::base::parallel;
 use crate::config::{Group, Mask, Settings};
-use crate::data::Split;
+use crate::data::Sought;
 use crate::engine::personal::merged;
 use crate::engine::{Participants, PrivateState, PrivateStore, Progress};
 use crate::eval::{rank_from_count, rank_of};
@@ -103,17 +103,17 @@ pub(crate) fn ranks_of(panels: &Panels, hidden: &[f32], d: usize, mask: Mask, as
     asked.iter().map(|a| a.map_or(0, |_| ranks.next().unwrap_or(0))).collect()
 }
 
-pub(super) fn rank(engine: &CpuEngine, split: Split, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
+pub(super) fn rank(engine: &CpuEngine, sought: Sought, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
     let (weights, mask) = (&engine.global.weights, engine.settings.eval.mask);
     let panels = Panels::new(weights.catalogue(), weights.spec.dim());
     in_blocks(engine.threads, &weights.spec, users, progress, |worker, users| {
         if !private.is_empty() && engine.settings.federation.personal > 0.0 {
-            return rank_by_own_encoders(engine, &panels, worker, split, users, private);
+            return rank_by_own_encoders(engine, &panels, worker, sought, users, private);
         }
         if !private.is_empty() {
-            return rank_personal(engine, worker, split, users, private);
+            return rank_personal(engine, worker, sought, users, private);
         }
-        let asked: Vec<_> = users.iter().map(|&u| engine.data.input_and_target(u as usize, split)).collect();
+        let asked: Vec<_> = users.iter().map(|&u| engine.data.sought(u as usize, sought)).collect();
         let inputs: Vec<&[u32]> = asked.iter().flatten().map(|(input, _)| *input).collect();
         let hidden = encode(worker, &engine.model, &weights.spec, &inputs, &weights.dense, &weights.items);
         Ok(ranks_of(&panels, &hidden, weights.spec.dim(), mask, &asked))
@@ -121,9 +121,9 @@ pub(super) fn rank(engine: &CpuEngine, split: Split, users: &[u32], private: &Pr
 }
 
 /// Ranks under each user's own weights; a user costs a table of its own, so this is the slow path.
-fn rank_personal(engine: &CpuEngine, worker: &mut Worker, split: Split, users: &[u32], private: &PrivateStore) -> Result<Vec<u32>> {
+fn rank_personal(engine: &CpuEngine, worker: &mut Worker, sought: Sought, users: &[u32], private: &PrivateStore) -> Result<Vec<u32>> {
     let rank = |&user: &u32| {
-        let Some((input, target)) = engine.data.input_and_target(user as usize, split) else { return Ok(0) };
+        let Some((input, target)) = engine.data.sought(user as usize, sought) else { return Ok(0) };
         let state = own_state(&engine.participants, Some(user), private)?;
         let scores = personal_scores(worker, &engine.model, &engine.settings, &engine.global.weights, &state, input);
         Ok(rank_of(&scores, target, engine.settings.eval.mask.masked(input)))
@@ -136,12 +136,12 @@ fn rank_by_own_encoders(
     engine: &CpuEngine,
     panels: &Panels,
     worker: &mut Worker,
-    split: Split,
+    sought: Sought,
     users: &[u32],
     private: &PrivateStore,
 ) -> Result<Vec<u32>> {
     let weights = &engine.global.weights;
-    let asked: Vec<_> = users.iter().map(|&u| engine.data.input_and_target(u as usize, split)).collect();
+    let asked: Vec<_> = users.iter().map(|&u| engine.data.sought(u as usize, sought)).collect();
     let mut hidden = Vec::new();
     for (&user, asked) in users.iter().zip(&asked) {
         let Some((input, _)) = asked else { continue };

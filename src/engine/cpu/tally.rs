@@ -167,7 +167,7 @@ impl Tally {
         if shared.items {
             after.changes(at.global).for_each(|(item, before, after)| self.update.push_row(item, before, after));
         }
-        at.rules.client(&Occasion { seed: at.settings.seed, round: at.round }, &mut self.update);
+        at.rules.client(&Occasion { seed: at.settings.seed, round: at.round, weights: Some(at.global) }, &mut self.update);
         (self.sums.add(&self.update), self.update.items.len() as u64)
     }
 

@@ -61,7 +61,7 @@ impl CudaEngine {
                 update.push_row(item, before, after);
             }
         }
-        rules.client(&Occasion { seed: self.settings.seed, round }, &mut update);
+        rules.client(&Occasion { seed: self.settings.seed, round, weights: Some(weights) }, &mut update);
         host.uploaded[place] = update.items.len() as i32;
         host.sums.weight += weight;
         if !host.sums.add(&update) {

@@ -72,7 +72,7 @@ impl CudaEngine {
             let (first, last) = (cohort.chunks[i].first, cohort.chunks[i].first + cohort.chunks[i].weight.len());
             self.chunks.device().set_scope(&format!("round {round}, clients {first} to {} of the cohort", last - 1));
             let (visits, rules) = (&cohort.visits, work.rules);
-            let occasion = Occasion { seed: self.settings.seed, round };
+            let occasion = Occasion { seed: self.settings.seed, round, weights: None };
             let factor_of = |place: usize, norm: f64| rules.factor(&occasion, visits[place].client, norm);
             let adding = match host {
                 Some(_) => Adding::Nowhere,

@@ -179,7 +179,7 @@ impl CudaEngine {
             };
             on.go([1, 1], kernel)?;
             let norm: Vec<f64> = device.download_vec(&large.norm, 0, 1)?;
-            let occasion = Occasion { seed: self.settings.seed, round: work.round };
+            let occasion = Occasion { seed: self.settings.seed, round: work.round, weights: None };
             device.upload(&large.factor, 0, bytes_of(&[work.rules.factor(&occasion, client, norm[0])]))?;
             factor = (&large.factor).into();
         }

@@ -96,6 +96,8 @@ mirrored! {
         pub tiles_outputs: u64,
         /// Share of each example in its client's loss `[E]`; null where all have the same.
         pub share: u64,
+        /// What is taken off each candidate's score `[E, width]`; null: nothing.
+        pub offset: u64,
     }
 }
 
@@ -212,6 +214,7 @@ impl HostChunk {
             let mut p = if same { steps[0] } else { Packed::default() };
             p.number = (first_number as usize + i) as i32;
             p.cands = w.put(step.cands.iter().map(|row| row.0));
+            p.offset = if step.offset.is_empty() { 0 } else { w.put(step.offset.iter().map(|offset| offset.to_bits())) };
             if !same {
                 let (low, high) = step.positions();
                 p = Packed {
@@ -255,7 +258,7 @@ impl HostChunk {
                     pair: w.put(step.pair.iter().copied()),
                     tiles_tokens: w.put(tile_list(&step.client_tokens)),
                     tiles_outputs: w.put(tile_list(&step.client_outs)),
-                    // 0 is the place of the first array: no shares.
+                    // 0 is the place of the first array: no shares; and so for offsets.
                     share: if step.share.is_empty() { 0 } else { w.put(step.share.iter().map(|share| share.to_bits())) },
                     ..p
                 };
@@ -389,8 +392,10 @@ impl Packed {
         ] {
             *at += base;
         }
-        if p.share != 0 {
-            p.share += base;
+        for at in [&mut p.share, &mut p.offset] {
+            if *at != 0 {
+                *at += base;
+            }
         }
         p
     }

@@ -1,11 +1,11 @@
-//! Full ranking on the device: users packed by the host once for a split, chunk by chunk as memory allows.
+//! Full ranking on the device: users packed by the host once for what is sought, chunk by chunk as memory allows.
 
 use super::round::CudaEngine;
 use crate::Result;
 use crate::backend::Step;
 use crate::backend::TableRow;
 use crate::backend::cuda::shape::{Shape, TILE_ROWS};
-use crate::data::Split;
+use crate::data::Sought;
 use crate::engine::cpu::pack_input;
 use crate::engine::cuda::ranker::RankChunk;
 
@@ -19,25 +19,25 @@ const KEPT: usize = 256 << 20;
 
 /// Users packed for ranking.
 pub(super) struct Ranked {
-    split: Split,
+    sought: Sought,
     users: Vec<u32>,
     chunks: Vec<RankChunk>,
 }
 
 impl CudaEngine {
-    /// Rank of each user's target, as [`crate::engine::Engine::rank`] gives it.
-    pub(super) fn rank_users(&mut self, split: Split, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
+    /// Rank of the item that is sought of each user, as [`crate::engine::Engine::rank`] gives it.
+    pub(super) fn rank_users(&mut self, sought: Sought, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
         self.upload()?;
         // Users without a target have no place on the device.
-        let known: Vec<u32> = users.iter().copied().filter(|&u| self.data.input_and_target(u as usize, split).is_some()).collect();
+        let known: Vec<u32> = users.iter().copied().filter(|&u| self.data.sought(u as usize, sought).is_some()).collect();
         let mut packed = match self.ranked.take() {
-            Some(r) if r.split == split && r.users == known => r,
-            _ => Ranked { split, users: known, chunks: Vec::new() },
+            Some(r) if r.sought == sought && r.users == known => r,
+            _ => Ranked { sought, users: known, chunks: Vec::new() },
         };
         let ranks = self.rank_known(&mut packed, progress);
         self.ranked = Some(packed);
         let mut ranks = ranks?.into_iter();
-        let mut of = |&u: &u32| self.data.input_and_target(u as usize, split).map_or(0, |_| ranks.next().unwrap_or(0));
+        let mut of = |&u: &u32| self.data.sought(u as usize, sought).map_or(0, |_| ranks.next().unwrap_or(0));
         Ok(users.iter().map(&mut of).collect())
     }
 
@@ -105,7 +105,7 @@ impl CudaEngine {
     /// Shape of `count` users from place `at` on, and the number of items masked from them.
     fn shape(&self, packed: &Ranked, at: usize, count: usize) -> (Shape, usize) {
         let most = self.settings.model.max_len as usize;
-        let inputs = || packed.users[at..at + count].iter().map(|&u| self.input(packed.split, u).0);
+        let inputs = || packed.users[at..at + count].iter().map(|&u| self.input(packed.sought, u).0);
         let asked = usize::from(self.chunks.asked());
         let tokens = inputs().map(|input| (input.len() + asked).min(most) as u32).sum::<u32>();
         let count = count as u32;
@@ -121,13 +121,13 @@ impl CudaEngine {
         (shape, inputs().map(|input| self.settings.eval.mask.masked(input).len()).sum())
     }
 
-    fn input(&self, split: Split, user: u32) -> (&[u32], u32) {
-        self.data.input_and_target(user as usize, split).unwrap_or_default()
+    fn input(&self, sought: Sought, user: u32) -> (&[u32], u32) {
+        self.data.sought(user as usize, sought).unwrap_or_default()
     }
 
     fn pack_ranking(&self, packed: &Ranked, at: usize, count: usize) -> RankChunk {
         let users = &packed.users[at..at + count];
-        let inputs = users.iter().map(|&u| self.input(packed.split, u));
+        let inputs = users.iter().map(|&u| self.input(packed.sought, u));
         let weights = self.weights();
         let mut step = Step::default();
         step.clear();

@@ -13,7 +13,7 @@ use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
 use crate::cluster::{Reduce, agree};
 use crate::config::{OnDivergence, Settings, Validated};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought};
 use crate::device::{Counters, Device};
 use crate::engine::{Engine, Global, Mean, Moments, Packer, Participants, PrivateStore, Progress, Server, Trained, Update, Work, fixed};
 use crate::model::{ModelSpec, Weights};
@@ -301,8 +301,8 @@ impl Engine for CudaEngine {
         (&self.snapshot, self.snapshot_round)
     }
 
-    fn rank(&mut self, split: Split, users: &[u32], _: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
-        self.rank_users(split, users, progress)
+    fn rank(&mut self, sought: Sought, users: &[u32], _: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
+        self.rank_users(sought, users, progress)
     }
 
     fn moments(&self) -> Result<Option<Moments>> {

@@ -5,15 +5,17 @@ use super::{Kind, Parts, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::cluster::{Reduce, agree};
 use crate::config::{Settings, Validated};
-use crate::data::Split;
+use crate::data::Sought;
 use crate::engine::cpu::{self, CpuEngine};
 use crate::engine::cuda::{self, CudaEngine, DeviceUse};
 use crate::engine::{
-    Engine, Global, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, TensorData, Tensors,
-    Totals, Trained, Work, kept_by_clients,
+    Engine, Global, Mean, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, Server, Sums,
+    TensorData, Tensors, Totals, Trained, Update, Work, fixed, kept_by_clients,
 };
-use crate::federation::{Cohort, RoundReport, Shares, divergence, privacy_of, rules};
+use crate::federation::secure::SecureSums;
+use crate::federation::{Cohort, RoundReport, Shares, attacks, divergence, privacy_of, rules};
 use crate::model::{Model, ModelSpec, Weights};
+use crate::privacy::Cost;
 use crate::{Error, Result};
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -37,6 +39,7 @@ struct Averaging {
     participants: Participants,
     engine: Box<dyn Engine>,
     rules: Rules,
+    secure: Option<SecureSums>,
     reduce: Arc<dyn Reduce>,
     shares: Shares,
     private: PrivateStore,
@@ -45,9 +48,15 @@ struct Averaging {
 impl Averaging {
     fn new(parts: Parts) -> Result<Averaging> {
         let Parts { settings, data, views, device, reduce } = parts;
+        let (data, attack) = match attacks::plan(&settings, &data)? {
+            Some(plan) => (plan.data, plan.rule),
+            None => (data, None),
+        };
         let participants = Participants::new(settings.federation.clients, &data);
         let privacy = privacy_of(&settings, participants.len())?;
-        let rules = rules::of(&settings, privacy, ModelSpec::of(&settings).rows(data.item_count()))?;
+        let (spec, rows) = (ModelSpec::of(&settings), ModelSpec::of(&settings).rows(data.item_count()));
+        let secure = SecureSums::of(&settings, privacy.as_ref(), &spec, rows);
+        let rules = rules::of(&settings, attack, privacy, rows)?;
         // Who trains alone keeps its moments.
         let keep = kept_by_clients(&settings.federation) || participants.len() == 1;
         let shares = Shares::new(&*reduce, &data, &participants, settings.model.max_len as usize, keep);
@@ -56,7 +65,7 @@ impl Averaging {
             None => Box::new(CpuEngine::new(settings.clone(), data, views)),
         };
         let private = PrivateStore::new(settings.federation.private_memory_mb);
-        Ok(Averaging { settings, participants, engine, rules, reduce, shares, private })
+        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private })
     }
 
     /// What all processes trained, or that one of them failed. The client that diverged is the lowest of all.
@@ -74,6 +83,42 @@ impl Averaging {
         Ok(trained)
     }
 
+    /// The server's part of the rules, and before it that of malicious clients who work together.
+    fn apply_rules(&self, round: u64, silent: usize, mean: &mut Mean) -> Result<Option<Cost>> {
+        let global = if self.rules.read_weights() { Some(self.engine.global()?) } else { None };
+        let weights = global.as_ref().map(|global| &global.weights);
+        let occasion = Occasion { seed: self.settings.seed, round, weights };
+        if self.rules.collude_at_all() {
+            let mut updates = std::mem::take(&mut mean.updates);
+            self.rules.collude(&occasion, &mut updates);
+            *mean = self.added(round, mean, updates)?;
+        }
+        let mut cost = None;
+        if let Some(secure) = &self.secure {
+            // Of the updates the server gets their sum alone.
+            let updates = std::mem::take(&mut mean.updates);
+            let (global, _) = self.engine.last_snapshot();
+            let (sums, spent) = secure.sums(&global.weights.spec, round, &updates, silent)?;
+            *mean = Server::mean(&self.settings.federation, &sums, mean.d, Vec::new());
+            cost = Some(spent);
+        }
+        self.rules.server(&occasion, mean);
+        Ok(cost)
+    }
+
+    /// The mean of `updates`, in the place of `mean`.
+    fn added(&self, round: u64, mean: &Mean, updates: Vec<Update>) -> Result<Mean> {
+        let (global, _) = self.engine.last_snapshot();
+        let mut sums = Sums::new(&global.weights.spec, global.table()[0]);
+        for update in &updates {
+            sums.weight += i64::from(update.weight);
+            if !sums.add(update) {
+                return Err(Error::Training { round, client: update.client.into(), message: fixed::diverged(f64::NAN, f64::NAN) });
+            }
+        }
+        Ok(Server::mean(&self.settings.federation, &sums, mean.d, updates))
+    }
+
     /// What clients keep to themselves, of the clients of all processes; at rank 0 alone where there are several.
     fn private_bytes(&self) -> Result<Vec<u8>> {
         if self.reduce.size() == 1 || !kept_by_clients(&self.settings.federation) {
@@ -88,6 +133,7 @@ impl Averaging {
         for (name, values) in MOMENTS.iter().zip(moments.iter().flatten()) {
             out.push(NamedTensor::f32(*name, &[values.len()], values));
         }
+        out.extend(self.rules.tensors());
         if !private.is_empty() {
             out.push(NamedTensor { name: "private".into(), shape: vec![private.len()], data: TensorData::U8(private) });
         }
@@ -110,10 +156,12 @@ impl Protocol for Averaging {
             self.engine.reduce(&*self.reduce, self.rules.needs() == Needs::All)?;
         }
         let item_rows = self.engine.touched_rows();
+        let mut cost = None;
         if self.rules.is_empty() {
             self.engine.serve(None)?;
         } else if let Some(mut mean) = self.engine.mean()? {
-            self.rules.server(&Occasion { seed: self.settings.seed, round }, &mut mean);
+            let silent = u64::from(cohort.dropped) + trained.totals.counts[6];
+            cost = self.apply_rules(round, silent as usize, &mut mean)?;
             self.engine.serve(Some(&mean))?;
         }
         let served = served.elapsed().as_secs_f64();
@@ -125,13 +173,18 @@ impl Protocol for Averaging {
         if let Some(used) = &mut device {
             used.busy_share = used.busy_s / report.seconds;
         }
+        let mut report = report;
+        if let Some(cost) = cost {
+            (report.bytes_up, report.bytes_down) = (cost.bytes_up, report.bytes_down + cost.bytes_down);
+            report.secure_sum = Some(cost);
+        }
         let [pack_s, train_s, add_s] = trained.seconds;
         Ok(RoundReport { pack_s, train_s, add_s: add_s + served, device, ..report })
     }
 
-    fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
+    fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
         let (engine, private) = (&mut self.engine, &self.private);
-        self.shares.rank(&*self.reduce, &self.participants, users, |users| engine.rank(split, users, private, progress))
+        self.shares.rank(&*self.reduce, &self.participants, users, |users| engine.rank(sought, users, private, progress))
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
@@ -174,7 +227,9 @@ impl Protocol for Averaging {
         };
         let damaged =
             || Error::Usage("checkpoint: private client state (tensor `private`) is damaged or of another model or data set".into());
-        self.private = private.ok_or_else(damaged)?;
+        let private = private.ok_or_else(damaged)?;
+        self.rules.restore(tensors)?;
+        self.private = private;
         // From here on nothing can fail.
         self.engine.set_global(global, rounds_done);
         self.engine.set_moments(moments);

@@ -11,7 +11,7 @@ use super::{Cohort, RoundReport};
 use crate::base::options::{self, Choice, Options};
 use crate::cluster::{Reduce, Solo};
 use crate::config::{Settings, Validated};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
 use crate::engine::{NamedTensor, Progress, Tensors};
@@ -56,11 +56,11 @@ pub trait Protocol: Send {
     /// of no use.
     fn round(&mut self, round: u64, cohort: &Cohort, next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport>;
 
-    /// Rank of each user's target, as [`crate::engine::Engine::rank`] gives it, under the model that the protocol recommends with.
+    /// Rank of the item that is sought of each user, as [`crate::engine::Engine::rank`] gives it, under the model that the protocol recommends with.
     ///
     /// # Errors
     /// Where private state cannot be read or a device fails.
-    fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>>;
+    fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>>;
 
     /// Scores of all items `[I]` for a `history` that is not empty, oldest first; of `user`'s own model, where users have one.
     ///

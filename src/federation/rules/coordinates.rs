@@ -33,16 +33,22 @@ pub(super) fn each_coordinate(mean: &mut Mean, middle: impl Fn(&mut [f32]) -> f3
 /// Puts the mean of the clients' uploads by `weights` (one each, at least 0) in the place of `mean`, of an item row over its contributors. A row none
 /// of whose contributors weighs anything does not change.
 pub(super) fn weighted_mean(mean: &mut Mean, weights: &[f64]) {
+    scaled_mean(mean, weights, &vec![1.0; weights.len()]);
+}
+
+/// The same of uploads that are multiplied by `factors` (one each) first.
+pub(super) fn scaled_mean(mean: &mut Mean, weights: &[f64], factors: &[f64]) {
     let Mean { d, dense, items, rows, updates, .. } = mean;
     let total: f64 = weights.iter().sum();
     let mut sum = vec![0f64; dense.len()];
     let (mut row_sums, mut row_weights) = (vec![0f64; rows.len()], vec![0f64; items.len()]);
-    for (update, &weight) in updates.iter().zip(weights).filter(|(_, weight)| **weight > 0.0) {
-        sum.iter_mut().zip(&update.dense).for_each(|(s, &x)| *s += weight * f64::from(x));
+    for ((update, &weight), &factor) in updates.iter().zip(weights).zip(factors).filter(|((_, weight), _)| **weight > 0.0) {
+        let scale = weight * factor;
+        sum.iter_mut().zip(&update.dense).for_each(|(s, &x)| *s += scale * f64::from(x));
         for (item, row) in update.items.iter().zip(update.rows.chunks_exact(*d)) {
             let Ok(slot) = items.binary_search(item) else { continue };
             row_weights[slot] += weight;
-            row_sums[slot * *d..][..*d].iter_mut().zip(row).for_each(|(s, &x)| *s += weight * f64::from(x));
+            row_sums[slot * *d..][..*d].iter_mut().zip(row).for_each(|(s, &x)| *s += scale * f64::from(x));
         }
     }
     let over = |sum: f64, weight: f64| if weight > 0.0 { (sum / weight) as f32 } else { 0.0 };

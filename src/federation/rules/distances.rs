@@ -3,8 +3,8 @@
 use crate::backend::cpu::gram;
 use crate::engine::Update;
 
-/// Squared Euclidean distances `[n, n]` between `updates` with rows of width `d`; 0 on the diagonal.
-pub(super) fn squared_distances(updates: &[Update], d: usize, threads: usize) -> Vec<f64> {
+/// Inner products `[n, n]` of `updates` with rows of width `d`.
+pub(super) fn products(updates: &[Update], d: usize, threads: usize) -> Vec<f64> {
     let n = updates.len();
     let dense: Vec<&[f32]> = updates.iter().map(|u| &u.dense[..]).collect();
     let mut products: Vec<f64> = gram(&dense, threads).into_iter().map(f64::from).collect();
@@ -26,6 +26,12 @@ pub(super) fn squared_distances(updates: &[Update], d: usize, threads: usize) ->
             }
         }
     }
+    products
+}
+
+/// Squared Euclidean distances `[n, n]` between `updates` with rows of width `d`; 0 on the diagonal.
+pub(super) fn squared_distances(updates: &[Update], d: usize, threads: usize) -> Vec<f64> {
+    let (n, products) = (updates.len(), products(updates, d, threads));
     let square = |i: usize| products[i * n + i];
     let distance = |i: usize, j: usize| if i == j { 0.0 } else { (square(i) + square(j) - 2.0 * products[i * n + j]).max(0.0) };
     (0..n * n).map(|at| distance(at / n, at % n)).collect()

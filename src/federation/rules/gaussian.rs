@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn noise_is_as_long_as_asked_and_others_stay() {
         let rule = Gaussian { malicious: Malicious::share(0.5), scale: 2.0 };
-        let occasion = Occasion { seed: 5, round: 3 };
+        let occasion = Occasion { seed: 5, round: 3, weights: None };
         for client in 0..50 {
             let honest = Update { client, dense: vec![0.3; 3000], items: vec![1], rows: vec![0.1; 4], ..Update::default() };
             let mut update = honest.clone();

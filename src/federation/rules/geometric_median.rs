@@ -64,7 +64,7 @@ mod tests {
         let update = |client: u32, x: f32| Update { client, weight: 1, dense: vec![x, 0.0], ..Update::default() };
         let updates = [0.0, 1.0, 50.0].iter().enumerate().map(|(c, x)| update(c as u32, *x)).collect();
         let mut mean = Mean { d: 1, weight: 3, dense: vec![17.0, 0.0], updates, ..Mean::default() };
-        GeometricMedian { steps: 100, smooth: 1e-6 }.server(&Occasion { seed: 0, round: 1 }, &mut mean);
+        GeometricMedian { steps: 100, smooth: 1e-6 }.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
         assert!((mean.dense[0] - 1.0).abs() < 1e-3 && mean.dense[1] == 0.0, "{:?}", mean.dense);
     }
 
@@ -79,7 +79,7 @@ mod tests {
         };
         let updates = vec![update(0, &[5], 2.0), update(1, &[5], 2.0), update(2, &[], 0.0), update(3, &[], 0.0)];
         let mut mean = Mean { d: 1, weight: 4, dense: vec![0.0], items: vec![5], rows: vec![1.0], updates };
-        GeometricMedian { steps: 5, smooth: 1e-6 }.server(&Occasion { seed: 0, round: 1 }, &mut mean);
+        GeometricMedian { steps: 5, smooth: 1e-6 }.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
         assert!((mean.rows[0] - 2.0).abs() < 1e-6, "{:?}", mean.rows);
     }
 }

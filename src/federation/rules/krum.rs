@@ -13,7 +13,7 @@ pub(super) const KRUM: Kind = Kind {
     summary: "the one update that lies nearest to its neighbours, where a share of `malicious` of the cohort is feared",
     paper: "Blanchard et al., Machine Learning with Adversaries, NIPS 2017",
     options: &[("malicious", 0.1)],
-    build: |options| Ok(Box::new(Krum { malicious: malicious(options)?, chosen: None })),
+    build: |options| Ok(Box::new(Krum { malicious: malicious(options)?, chosen: None, threads: options.threads() })),
 };
 
 pub(super) const MULTI_KRUM: Kind = Kind {
@@ -24,7 +24,7 @@ pub(super) const MULTI_KRUM: Kind = Kind {
     options: &[("malicious", 0.1), ("chosen", 0.5)],
     build: |options| {
         let chosen = options.get("chosen", |x| x > 0.0 && x <= 1.0, "a share above 0 and at most 1")?;
-        Ok(Box::new(Krum { malicious: malicious(options)?, chosen: Some(chosen) }))
+        Ok(Box::new(Krum { malicious: malicious(options)?, chosen: Some(chosen), threads: options.threads() }))
     },
 };
 
@@ -36,17 +36,23 @@ struct Krum {
     malicious: f64,
     /// Share of the updates that count; none: one of them.
     chosen: Option<f64>,
+    threads: usize,
 }
 
 /// For each of `n` updates the sum of its squared distances `[n, n]` to the `n - f - 2` nearest others (at least one).
-fn scores(distances: &[f64], n: usize, f: usize) -> Vec<f64> {
+fn scores(distances: &[f64], n: usize, f: usize, threads: usize) -> Vec<f64> {
     let near = n.saturating_sub(f + 2).clamp(1, n.saturating_sub(1).max(1));
     let score = |i: usize| {
         let mut others: Vec<f64> = (0..n).filter(|j| *j != i).map(|j| distances[i * n + j]).collect();
-        others.sort_unstable_by(f64::total_cmp);
-        others[..near.min(others.len())].iter().sum()
+        let near = near.min(others.len());
+        if near < others.len() {
+            others.select_nth_unstable_by(near, f64::total_cmp);
+        }
+        // In one order, so that the sum has the same bits everywhere.
+        others[..near].sort_unstable_by(f64::total_cmp);
+        others[..near].iter().sum()
     };
-    (0..n).map(score).collect()
+    parallel::map(threads, n, 8, score)
 }
 
 impl Rule for Krum {
@@ -60,7 +66,7 @@ impl Rule for Krum {
             return;
         }
         let f = (self.malicious * n as f64).ceil() as usize;
-        let scores = scores(&squared_distances(&mean.updates, mean.d, parallel::threads(0)), n, f);
+        let scores = scores(&squared_distances(&mean.updates, mean.d, self.threads), n, f, self.threads);
         let mut order: Vec<usize> = (0..n).collect();
         // Equal scores in the order of clients.
         order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
@@ -94,19 +100,19 @@ mod tests {
         // Positions alone: with one malicious of five, the two nearest count. 1: .25 + 2.25; 1.5: .25 + 1; 2.5: 1 + 2.25; 4: 2.25 + 6.25.
         let x = [1.0f64, 1.5, 2.5, 4.0, 100.0];
         let distances: Vec<f64> = (0..25).map(|at| (x[at / 5] - x[at % 5]).powi(2)).collect();
-        let found = scores(&distances, 5, 1);
+        let found = scores(&distances, 5, 1, 2);
         assert_eq!(found[..4], [2.5, 1.25, 3.25, 8.5]);
         assert!(found[4] > 18_000.0);
     }
 
     #[test]
     fn one_update_or_several_take_the_place_of_the_mean() {
-        let occasion = Occasion { seed: 0, round: 1 };
+        let occasion = Occasion { seed: 0, round: 1, weights: None };
         let mut mean = cohort();
-        Krum { malicious: 0.2, chosen: None }.server(&occasion, &mut mean);
+        Krum { malicious: 0.2, chosen: None, threads: 1 }.server(&occasion, &mut mean);
         assert_eq!((mean.dense, mean.rows), (vec![1.5], vec![0.0, 0.5, 0.0, 0.0, 0.0]));
         let mut mean = cohort();
-        Krum { malicious: 0.2, chosen: Some(0.8) }.server(&occasion, &mut mean);
+        Krum { malicious: 0.2, chosen: Some(0.8), threads: 2 }.server(&occasion, &mut mean);
         assert_eq!((mean.dense, mean.rows), (vec![2.25], vec![0.5, 0.5, 0.5, 0.5, 0.0]));
     }
 }

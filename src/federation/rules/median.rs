@@ -21,7 +21,7 @@ fn build(_: &Options) -> Result<Box<dyn Rule>> {
 }
 
 /// Median of `values`, which are reordered; of an even number the mean of the two in the middle. Not a number where one of them is none.
-fn median(values: &mut [f32]) -> f32 {
+pub(super) fn median(values: &mut [f32]) -> f32 {
     if values.iter().any(|x| x.is_nan()) {
         return f32::NAN;
     }
@@ -83,7 +83,7 @@ mod tests {
                 update(3, 3.0, &[(5, [3.0, 1.0])]),
             ],
         };
-        Median.server(&Occasion { seed: 0, round: 1 }, &mut mean);
+        Median.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
         assert_eq!(mean.dense, [2.5]);
         assert_eq!(mean.rows, [7.0, 8.0, 2.0, 2.0, 2.0, -2.0]);
     }

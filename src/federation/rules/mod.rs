@@ -5,20 +5,27 @@
 //! [`KINDS`]; one of another crate is made known by [`register`]. Without rules updates are added to the sums as they come, and none of this runs.
 
 mod coordinates;
+mod delay;
 mod distances;
+mod flame;
 mod gaussian;
 mod geometric_median;
+mod hics;
 mod krum;
+mod little;
 mod malicious;
 mod median;
+mod median_norm;
 mod norm_bound;
 mod row_clip;
+mod separation;
 mod sign_flip;
 mod trimmed_mean;
 mod user_privacy;
 
+use super::attacks;
 use crate::base::options::{self, Choice, Options};
-use crate::base::parallel;
+use crate::base::{names, parallel};
 use crate::config::Settings;
 use crate::privacy::UserPrivacy;
 use crate::{Error, Result};
@@ -62,8 +69,13 @@ pub const KINDS: &[Kind] = &[
     krum::KRUM,
     krum::MULTI_KRUM,
     geometric_median::KIND,
+    median_norm::KIND,
+    flame::KIND,
+    hics::KIND,
+    separation::KIND,
     sign_flip::KIND,
     gaussian::KIND,
+    little::KIND,
 ];
 
 /// Rules that were registered.
@@ -97,7 +109,7 @@ impl Choice for Kind {
 /// # Errors
 /// [`crate::Error::Setting`] for unknown names and options and for values out of range.
 pub fn build(entries: &[String]) -> Result<Rules> {
-    Ok(Rules::new(entries.iter().map(|entry| one("federation.rules", None, entry)).collect::<Result<_>>()?))
+    Ok(Rules::new(entries.iter().map(|entry| one("federation.rules", None, entry, 0)).collect::<Result<_>>()?))
 }
 
 /// The rules that `settings` ask for: the attack, those of `federation.rules`, the defence.
@@ -106,32 +118,69 @@ pub fn build(entries: &[String]) -> Result<Rules> {
 /// As [`build`].
 pub fn asked(settings: &Settings) -> Result<Vec<Box<dyn Rule>>> {
     let mut list = Vec::new();
-    if settings.attack.name != "none" {
+    if settings.attack.name != "none" && attacks::chosen(settings)?.is_none() {
+        known_attack(&settings.attack.name)?;
         let entry = format!("{} share={}", settings.attack.name, settings.attack.share);
-        list.push(one("attack.name", Some(Role::Attack), &entry)?);
+        list.push(delayed(one("attack.name", Some(Role::Attack), &entry, settings.threads)?, settings.attack.from));
     }
     for entry in &settings.federation.rules {
-        list.push(one("federation.rules", None, entry)?);
+        list.push(one("federation.rules", None, entry, settings.threads)?);
     }
     if settings.defence.name != "none" {
-        list.push(one("defence.name", Some(Role::Defence), &settings.defence.name)?);
+        list.push(one("defence.name", Some(Role::Defence), &settings.defence.name, settings.threads)?);
     }
     Ok(list)
 }
 
-/// The rules of a training: those of [`asked`], then, where `settings` ask for privacy, its clip and noise on a table of `rows` item rows.
+/// Refuses the name of an attack that is neither a rule nor one with clients of its own.
+fn known_attack(entry: &str) -> Result<()> {
+    let registered = REGISTERED.read();
+    let rules = KINDS.iter().chain(registered.iter().copied()).filter(|kind| kind.role == Role::Attack).map(|kind| kind.name);
+    let mut all = rules.chain(attacks::KINDS.iter().map(|kind| kind.name));
+    let name = entry.split_whitespace().next().unwrap_or_default();
+    if all.clone().any(|known| known == name) {
+        Ok(())
+    } else {
+        Err(Error::setting("attack.name", names::unknown("attack", name, &mut all)))
+    }
+}
+
+/// `rule` from round `from` on.
+fn delayed(rule: Box<dyn Rule>, from: u32) -> Box<dyn Rule> {
+    if from > 1 { Box::new(delay::Delayed { rule, from: from.into() }) } else { rule }
+}
+
+/// The rules of a training: that of an attack with clients of its own, those of [`asked`], then, where `settings` ask for privacy, its clip and noise on a table of `rows` item rows.
 ///
 /// # Errors
 /// As [`build`].
-pub fn of(settings: &Settings, privacy: Option<UserPrivacy>, rows: usize) -> Result<Rules> {
-    let mut list = asked(settings)?;
+pub fn of(settings: &Settings, attack: Option<Box<dyn Rule>>, privacy: Option<UserPrivacy>, rows: usize) -> Result<Rules> {
+    let mut list: Vec<Box<dyn Rule>> = attack.into_iter().collect();
+    list.extend(asked(settings)?);
     if let Some(privacy) = privacy {
-        list.push(Box::new(user_privacy::Noise::new(privacy, rows, parallel::threads(settings.threads as usize))));
+        list.push(Box::new(user_privacy::Noise::new(
+            privacy,
+            rows,
+            parallel::threads(settings.threads as usize),
+            settings.privacy.noise_by,
+        )));
+    }
+    if settings.privacy.secure_sum {
+        list.push(Box::new(Uploads));
     }
     Ok(Rules::new(list))
 }
 
-fn one(key: &'static str, role: Option<Role>, entry: &str) -> Result<Box<dyn Rule>> {
+/// No rule: updates are to be there one by one, for the clients' part of a secure sum.
+struct Uploads;
+
+impl Rule for Uploads {
+    fn needs(&self) -> Needs {
+        Needs::All
+    }
+}
+
+fn one(key: &'static str, role: Option<Role>, entry: &str, threads: u32) -> Result<Box<dyn Rule>> {
     let known: Vec<&Kind> =
         KINDS.iter().chain(REGISTERED.read().iter().copied()).filter(|kind| role.is_none_or(|role| kind.role == role)).collect();
     let what = match role {
@@ -140,7 +189,7 @@ fn one(key: &'static str, role: Option<Role>, entry: &str) -> Result<Box<dyn Rul
         _ => "rule",
     };
     let (kind, options) = options::read(key, what, entry, &known)?;
-    (kind.build)(&options)
+    (kind.build)(&options.with_threads(parallel::threads(threads as usize)))
 }
 
 #[cfg(test)]
@@ -173,7 +222,7 @@ mod tests {
     fn names_are_unique_and_defaults_are_in_range() {
         for (i, kind) in KINDS.iter().enumerate() {
             assert!(KINDS[..i].iter().all(|k| k.name != kind.name), "{}", kind.name);
-            one("federation.rules", None, kind.name).unwrap();
+            one("federation.rules", None, kind.name, 0).unwrap();
             assert_eq!(kind.role == Role::Attack, kind.options.iter().any(|(name, _)| *name == "share"), "{}", kind.name);
         }
     }

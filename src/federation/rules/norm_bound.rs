@@ -34,7 +34,7 @@ mod tests {
 
     #[test]
     fn long_updates_are_shortened_and_short_ones_are_not() {
-        let occasion = Occasion { seed: 1, round: 1 };
+        let occasion = Occasion { seed: 1, round: 1, weights: None };
         let rule = NormBound { bound: 2.5 };
         let mut long = Update { dense: vec![3.0], items: vec![7], rows: vec![0.0, 4.0], ..Update::default() };
         let mut short = Update { dense: vec![0.3], items: vec![7], rows: vec![0.0, 0.4], ..Update::default() };

@@ -46,10 +46,10 @@ mod tests {
     #[test]
     fn rows_are_shortened_one_by_one() {
         let mut update = Update { dense: vec![90.0], items: vec![2, 8], rows: vec![3.0, 4.0, 0.6, -0.8], ..Update::default() };
-        RowClip { bound: 2.5 }.client(&Occasion { seed: 1, round: 1 }, &mut update);
+        RowClip { bound: 2.5 }.client(&Occasion { seed: 1, round: 1, weights: None }, &mut update);
         assert_eq!((update.dense, update.rows), (vec![90.0], vec![1.5, 2.0, 0.6, -0.8]));
         let mut empty = Update { dense: vec![1.0], ..Update::default() };
-        RowClip { bound: 2.5 }.client(&Occasion { seed: 1, round: 1 }, &mut empty);
+        RowClip { bound: 2.5 }.client(&Occasion { seed: 1, round: 1, weights: None }, &mut empty);
         assert_eq!(empty.dense, [1.0]);
     }
 }

@@ -40,7 +40,7 @@ mod tests {
         let flipped = |round: u64| -> Vec<u32> {
             let flips = |&client: &u32| {
                 let mut update = Update { client, dense: vec![2.0], rows: vec![-1.0], items: vec![0], ..Update::default() };
-                rule.client(&Occasion { seed: 5, round }, &mut update);
+                rule.client(&Occasion { seed: 5, round, weights: None }, &mut update);
                 let (dense, row) = (update.dense[0], update.rows[0]);
                 assert!((dense, row) == (2.0, -1.0) || (dense, row) == (-6.0, 3.0), "{dense} {row}");
                 dense < 0.0

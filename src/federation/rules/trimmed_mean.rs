@@ -62,7 +62,7 @@ mod tests {
         let update = |client: u32, value: f32| Update { client, weight: 1, dense: vec![value], items: vec![4], rows: vec![-value] };
         let mut mean = Mean { d: 1, weight: 4, dense: vec![0.0], items: vec![4], rows: vec![0.0], ..Mean::default() };
         mean.updates = [1.0, 900.0, 3.0, -700.0].iter().enumerate().map(|(c, v)| update(c as u32, *v)).collect();
-        TrimmedMean { trim: 0.25 }.server(&Occasion { seed: 0, round: 1 }, &mut mean);
+        TrimmedMean { trim: 0.25 }.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
         assert_eq!((mean.dense, mean.rows), (vec![2.0], vec![-2.0]));
     }
 }

@@ -5,6 +5,7 @@
 use super::{Occasion, Rule};
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
+use crate::config::NoiseBy;
 use crate::engine::Mean;
 use crate::privacy::UserPrivacy;
 
@@ -15,11 +16,13 @@ pub(super) struct Noise {
     rows: usize,
     /// Threads that draw.
     threads: usize,
+    /// Where clients have added the noise, the server only divides.
+    by: NoiseBy,
 }
 
 impl Noise {
-    pub(super) fn new(privacy: UserPrivacy, rows: usize, threads: usize) -> Noise {
-        Noise { privacy, rows, threads }
+    pub(super) fn new(privacy: UserPrivacy, rows: usize, threads: usize, by: NoiseBy) -> Noise {
+        Noise { privacy, rows, threads, by }
     }
 
     /// `sum [n] / expected` with noise from `stream`, rounded to a grid far finer than the noise: the last bits of a float would say something
@@ -28,7 +31,8 @@ impl Noise {
         let UserPrivacy { deviation, expected, .. } = self.privacy;
         let grid = (deviation / expected).log2().floor().exp2() / 1_048_576.0;
         for value in mean {
-            let noisy = (f64::from(*value) * scale + deviation * f64::from(stream.normal())) / expected;
+            let noise = if self.by == NoiseBy::Server { deviation * f64::from(stream.normal()) } else { 0.0 };
+            let noisy = (f64::from(*value) * scale + noise) / expected;
             *value = ((noisy / grid).round_ties_even() * grid) as f32;
         }
     }
@@ -75,12 +79,12 @@ mod tests {
     fn rule(noise: f64, clip: f64) -> Noise {
         let mut settings = Settings::default();
         (settings.privacy.noise, settings.privacy.clip) = (noise, clip);
-        Noise::new(UserPrivacy::of(&settings, 1000, 0.1).unwrap().unwrap(), 700, 2)
+        Noise::new(UserPrivacy::of(&settings, 1000, 0.1).unwrap().unwrap(), 700, 2, NoiseBy::Server)
     }
 
     #[test]
     fn no_update_is_longer_than_the_clip() {
-        let (occasion, rule) = (Occasion { seed: 1, round: 1 }, rule(1.0, 0.05));
+        let (occasion, rule) = (Occasion { seed: 1, round: 1, weights: None }, rule(1.0, 0.05));
         for n in 1..400 {
             let mut update =
                 Update { dense: (0..n).map(|i| (i as f32 * 0.7).sin()).collect(), items: vec![3], rows: vec![0.3; 4], ..Update::default() };
@@ -93,7 +97,7 @@ mod tests {
     #[test]
     fn noise_has_its_deviation_everywhere() {
         let mut mean = Mean { d: 4, weight: 80, dense: vec![0.5; 3000], items: vec![7], rows: vec![0.5; 4], ..Mean::default() };
-        rule(3.0, 2.0).server(&Occasion { seed: 1, round: 4 }, &mut mean);
+        rule(3.0, 2.0).server(&Occasion { seed: 1, round: 4, weights: None }, &mut mean);
         assert_eq!((mean.items.len(), mean.rows.len()), (700, 2800));
         // Half of 80 clients is 40; noise of 6 on the sum; over 100.
         let moments = |values: &[f32]| {

@@ -13,6 +13,7 @@ mod next_item;
 mod packing;
 mod paraphrase_inputs;
 mod places;
+mod popularity;
 mod registered;
 mod same_target;
 mod transition_graph;
@@ -21,6 +22,7 @@ mod view_checks;
 
 pub use packing::*;
 pub use places::{Output, Token};
+pub use popularity::Popularity;
 pub use registered::{TermKind, register};
 pub use same_target::SameTarget;
 pub use transition_graph::TransitionGraph;
@@ -165,6 +167,7 @@ impl TermRef {
 /// [`crate::Error::Setting`] with the key and what to do.
 pub fn check(settings: &Settings) -> Result<()> {
     hard_negatives::check(settings)?;
+    popularity::check(settings)?;
     TERMS.iter().try_for_each(|term| term.check(settings))?;
     made(&settings.loss)?.iter().try_for_each(|term| term.check(settings))
 }

@@ -1,6 +1,7 @@
 //! What terms work on: a user's sequence, the item rows that a client has, and where sequences and examples are packed.
 
 use super::places::{Output, Token};
+use super::popularity::Popularity;
 use super::same_target::SameTarget;
 use super::transition_graph::TransitionGraph;
 use crate::backend::cpu::{DRAWS, draws};
@@ -28,6 +29,8 @@ pub struct Sequence<'a> {
     pub same_target: Option<&'a SameTarget>,
     /// The graph of item transitions, for the contrast of neighbours.
     pub graph: Option<&'a TransitionGraph>,
+    /// What negatives are drawn by, where not uniformly.
+    pub popularity: Option<&'a Popularity>,
     /// Items of the catalogue `I`.
     pub items: usize,
     /// The special row at which hidden states are asked for, if any.
@@ -89,8 +92,9 @@ impl<'a> Sequence<'a> {
     }
 
     /// Gives `each` the negatives of the example at `position` in `epoch`, and whether their rows count as trained (an item of a view does not):
-    /// the first `loss.counterfactual_negatives` from the counterfactuals, where the user has any, the others uniform over the catalogue without
-    /// the user's training items (after 32 tries whatever came last, so that a user of every item does not stall).
+    /// the first `loss.counterfactual_negatives` from the counterfactuals, where the user has any, the others uniform over the catalogue, or by
+    /// `loss.popularity`, without the user's training items (after 32 tries, or 16, whatever came last, so that a user of every item does not
+    /// stall).
     pub fn each_negative(&self, (epoch, position): (u32, usize), mut each: impl FnMut(u32, bool)) {
         let count = self.negatives_per_example();
         for first in (0..count).step_by(DRAWS) {
@@ -100,29 +104,32 @@ impl<'a> Sequence<'a> {
                 let at = self.place(epoch, position, first + i);
                 match self.hard_negative(epoch, position, first + i) {
                     Some(item) => each(item, false),
-                    None => each(self.uniform_negative(words.map_or_else(|| self.negatives.block_at(at), |w| w.map(|w| w[i])), at), true),
+                    None => {
+                        let words = words.map_or_else(|| self.negatives.block_at(at), |w| w.map(|w| w[i]));
+                        let item = match self.popularity {
+                            Some(popularity) => self.negative_of(words, at, |[place, level]: [u32; 2]| popularity.item(place, level)),
+                            None => self.negative_of(words, at, |[word]: [u32; 1]| ((u64::from(word) * self.items as u64) >> 32) as u32),
+                        };
+                        each(item, true)
+                    }
                 }
             }
         }
     }
 
-    /// A draw from the `words` of block `at` and, where those give nothing but training items, of the blocks behind it.
-    fn uniform_negative(&self, words: [u32; 4], at: u64) -> u32 {
-        let items = self.items as u64;
-        let item = |word: u32| ((u64::from(word) * items) >> 32) as u32;
-        let new = |word: &u32| !self.train.contains(&item(*word));
-        if let Some(word) = words.into_iter().find(new) {
-            return item(word);
-        }
-        let later = (1..8).flat_map(|block| self.negatives.block_at(at + block));
-        let mut last = words[3];
-        for word in later {
-            last = word;
-            if new(&word) {
-                break;
+    /// What `item` draws by `N` of the `words` of block `at` at a time and, where those give nothing but training items, of the blocks behind it.
+    fn negative_of<const N: usize>(&self, words: [u32; 4], at: u64, item: impl Fn([u32; N]) -> u32) -> u32 {
+        let mut last = 0;
+        for block in 0..8 {
+            let words = if block == 0 { words } else { self.negatives.block_at(at + block) };
+            for few in words.as_chunks::<N>().0 {
+                last = item(*few);
+                if !self.train.contains(&last) {
+                    return last;
+                }
             }
         }
-        item(last)
+        last
     }
 
     /// Takes the rows of the negatives of the example at `position` in `epoch`.
@@ -337,7 +344,7 @@ impl<'a> Out<'a> {
         self.check(output);
         self.step.push_example(output.0);
         let row = self.table.row(item, true);
-        self.candidates(sequence, row, at);
+        self.candidates(sequence, item, row, at);
     }
 
     /// Appends an example that is no training position of the sequence: its loss counts as `weight` of them. The row of `item` does not count
@@ -350,24 +357,35 @@ impl<'a> Out<'a> {
         self.step.push_weighted(output.0, weight);
         let row = self.table.row(item, false);
         let first = self.step.cands.len() + 1;
-        self.candidates(sequence, row, at);
-        let negatives = &mut self.step.cands[first..];
-        if let Some(other) = negatives.iter().copied().find(|negative| *negative != row) {
-            negatives.iter_mut().filter(|negative| **negative == row).for_each(|negative| *negative = other);
+        self.candidates(sequence, item, row, at);
+        let Some(other) = (first..self.step.cands.len()).find(|&c| self.step.cands[c] != row) else { return };
+        for c in first..self.step.cands.len() {
+            if self.step.cands[c] == row {
+                self.step.cands[c] = self.step.cands[other];
+                if sequence.popularity.is_some() {
+                    self.step.offset[c] = self.step.offset[other];
+                }
+            }
         }
     }
 
     /// Appends the candidates of an example: its positive's row, then its negatives.
-    fn candidates(&mut self, sequence: &Sequence, row: TableRow, at: (u32, usize)) {
+    fn candidates(&mut self, sequence: &Sequence, item: u32, row: TableRow, at: (u32, usize)) {
         self.step.cands.push(row);
+        let offset = |item: u32| sequence.popularity.map(|popularity| popularity.offset(item));
+        self.step.offset.extend(offset(item));
         let (first, negatives) = (*self.first.get_or_insert(self.step.cands.len() - 1), sequence.negatives_per_example());
         if first + 1 < self.step.cands.len() && sequence.settings.loss.resample == Resample::Shared {
             self.step.cands.extend_from_within(first + 1..first + 1 + negatives);
+            if sequence.popularity.is_some() {
+                self.step.offset.extend_from_within(first + 1..first + 1 + negatives);
+            }
             return;
         }
         sequence.each_negative(at, |negative, trained| {
             let row = self.table.row(negative, trained);
             self.step.cands.push(row);
+            self.step.offset.extend(offset(negative));
         });
     }
 }
@@ -386,6 +404,7 @@ mod tests {
             views: None,
             same_target: None,
             graph: None,
+            popularity: None,
             items: 9,
             asked: None,
             mask: None,

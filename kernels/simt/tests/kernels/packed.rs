@@ -137,6 +137,7 @@ impl PackedStep {
             tiles_tokens: self.tiles_tokens.as_ptr() as u64,
             tiles_outputs: self.tiles_outputs.as_ptr() as u64,
             share: 0,
+            offset: 0,
         }
     }
 

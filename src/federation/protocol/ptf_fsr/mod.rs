@@ -31,7 +31,7 @@ use crate::backend::cpu::{Worker, WorkerShape};
 use crate::base::parallel;
 use crate::cluster::{Reduce, agree};
 use crate::config::{Clients, Settings, Validated};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought};
 use crate::engine::{NamedTensor, Participants, PrivateStore, Progress, Tensors, Totals, fixed};
 use crate::federation::{Cohort, RoundReport, Shares, divergence};
 use crate::model::{Model, ModelSpec, Weights};
@@ -210,8 +210,8 @@ impl Protocol for PtfFsr {
         Ok(RoundReport { contrast_loss: contrast, train_s, add_s, ..report })
     }
 
-    fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
-        self.shares.rank(&*self.reduce, &self.participants, users, |users| self.all_ranks(split, users, progress))
+    fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
+        self.shares.rank(&*self.reduce, &self.participants, users, |users| self.all_ranks(sought, users, progress))
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {

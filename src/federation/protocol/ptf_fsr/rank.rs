@@ -5,7 +5,7 @@ use super::constants::RankBy;
 use crate::Result;
 use crate::backend::cpu::rank::Panels;
 use crate::backend::cpu::{Worker, WorkerShape};
-use crate::data::Split;
+use crate::data::Sought;
 use crate::engine::{PrivateState, Progress, cpu};
 use crate::eval::rank_of;
 use crate::model::Weights;
@@ -49,14 +49,14 @@ impl PtfFsr {
         Ok(scores)
     }
 
-    pub(super) fn all_ranks(&self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
+    pub(super) fn all_ranks(&self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
         let (weights, mask) = (&self.server.weights, self.settings.eval.mask);
         let panels = Panels::new(&weights.items, weights.spec.dim());
         cpu::in_blocks(self.threads, &weights.spec, users, progress, |worker, users| {
             if self.constants.rank == RankBy::Own {
-                return self.own_block(split, users);
+                return self.own_block(sought, users);
             }
-            let asked: Vec<_> = users.iter().map(|&u| self.data.input_and_target(u as usize, split)).collect();
+            let asked: Vec<_> = users.iter().map(|&u| self.data.sought(u as usize, sought)).collect();
             let known = users.iter().zip(&asked).filter_map(|(&user, asked)| Some((user, asked.as_ref()?.0)));
             let inputs: Vec<_> = known.map(|(user, input)| self.asked(Some(user), input)).collect();
             let hidden = cpu::encode(worker, &self.server_model, &weights.spec, &inputs, &weights.dense, &weights.items);
@@ -65,9 +65,9 @@ impl PtfFsr {
     }
 
     /// Under each user's own model; a table of items for each of them, so this is the slow path.
-    fn own_block(&self, split: Split, users: &[u32]) -> Result<Vec<u32>> {
+    fn own_block(&self, sought: Sought, users: &[u32]) -> Result<Vec<u32>> {
         let rank = |&user: &u32| {
-            let Some((input, target)) = self.data.input_and_target(user as usize, split) else { return Ok(0) };
+            let Some((input, target)) = self.data.sought(user as usize, sought) else { return Ok(0) };
             Ok(rank_of(&self.all_scores(Some(user), input)?, target, self.settings.eval.mask.masked(input)))
         };
         users.iter().map(rank).collect()

@@ -14,7 +14,7 @@ mod ranker;
 
 use super::{Kind, Parts, Protocol};
 use crate::base::parallel;
-use crate::data::Split;
+use crate::data::Sought;
 use crate::engine::{NamedTensor, Participants, Progress, TensorData, Tensors, Totals};
 use crate::eval::rank_from_count;
 use crate::federation::{Cohort, RoundReport, Shares};
@@ -115,12 +115,12 @@ impl Protocol for Transitions {
         Ok(RoundReport::of(round, cohort, &totals, 0, start))
     }
 
-    fn rank(&mut self, split: Split, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
+    fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
         let threads = self.threads();
         self.ranker();
         let (Some(ranker), data, mask) = (&self.ranker, &self.parts.data, self.parts.settings.eval.mask) else { return Ok(Vec::new()) };
         let rank = |&user: &u32| {
-            let Some((input, target)) = data.input_and_target(user as usize, split) else { return 0 };
+            let Some((input, target)) = data.sought(user as usize, sought) else { return 0 };
             let scores = ranker.scores(input);
             let threshold = scores[target as usize];
             let counts = |item: u32| scores[item as usize] >= threshold;

@@ -1,0 +1,35 @@
+//! What a curious server learns of the clients of a run.
+
+use super::folder::RunFolder;
+use super::pipeline::prepare;
+use super::score::open_trained;
+use super::{Devices, Observer};
+use crate::config::methods::{self, Family};
+use crate::config::{Clients, Settings, Validated};
+use crate::federation::inference::{Inference, infer as guess, uploads};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Guesses of the histories of the first `clients` clients (0: all) from what they would upload after the checkpoint `name` of the run in `folder`.
+///
+/// # Errors
+/// Where the run has no such checkpoint, or trains no clients with a user each; where nothing is uploaded.
+pub fn infer(folder: &RunFolder, name: &str, settings: &Validated<Settings>, clients: usize, observer: &dyn Observer) -> Result<Inference> {
+    let averaging = settings.federation.protocol.split_whitespace().next() == Some("averaging");
+    if methods::find(&settings.method)?.family == Family::Baseline || settings.federation.clients != Clients::User || !averaging {
+        let message = "trains no clients of one user each that upload item rows: there is nothing to infer from";
+        return Err(Error::mismatch(folder.root(), message));
+    }
+    let prepared = prepare(settings, observer)?;
+    let data = &prepared.data;
+    if data.fingerprint != folder.info()?.fingerprint {
+        return Err(Error::mismatch(folder.root(), "was trained on another state of its data set; prepare that one again"));
+    }
+    let mut device = Devices::default().to_rank(settings, "cpu")?;
+    let (trainer, meta) = open_trained(folder, name, settings, data, &mut device)?;
+    let weights = trainer.weights()?;
+    let count = if clients == 0 { data.users() } else { clients.min(data.users()) };
+    let all: Vec<u32> = (0..count as u32).collect();
+    let updates = uploads(&Arc::new(settings.clone()), data, &prepared.views, weights.clone(), meta.round + 1, &all)?;
+    guess(settings, data, &weights, &updates)
+}

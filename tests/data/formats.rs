@@ -311,7 +311,7 @@ proptest! {
     ) {
         let mut bytes = SAMPLES[sample].to_vec();
         if packed {
-            bytes = archive(&[("a", &bytes)], streamed);
+            bytes = archive(&[("a", bytes.as_slice())], streamed);
         }
         for (at, byte, kind) in edits {
             let at = at.index(bytes.len());

@@ -18,6 +18,7 @@ pub type Door = fn(&[u8]);
 /// Every door with the name of its target.
 pub const DOORS: &[(&str, Door)] = &[
     ("answer", lumos::views::fuzz::answer),
+    ("answers", lumos::views::fuzz::answers),
     ("chat", lumos::llm::fuzz::chat),
     ("checkpoint", checkpoint),
     ("config_json", lumos::llm::fuzz::config),

@@ -69,7 +69,7 @@ pub fn meet(command: &Command) -> Result<Option<u8>> {
         return Ok(None);
     }
     let stop = interrupt::listen_quietly()?;
-    match run::follow(&met.ranks, &mut devices(), stop) {
+    match run::follow(&met.ranks, &mut devices(), met.mpi.log(), stop) {
         Ok(()) => {
             met.mpi.finish();
             // The exit code of the whole is that of rank 0: a launcher that ends a job at the first failure must not end it before.

@@ -1,6 +1,6 @@
 //! Stands for MPI in a build without it, so that the layers above are the same: there is never a value.
 
-use super::Reduce;
+use super::{RankLog, Reduce};
 use crate::Result;
 
 /// The processes of a training, of which a build without MPI has none.
@@ -10,6 +10,11 @@ pub enum Mpi {}
 impl Mpi {
     /// One line for a user.
     pub fn description(&self) -> &str {
+        match *self {}
+    }
+
+    /// The messages of this process.
+    pub fn log(&self) -> &RankLog {
         match *self {}
     }
 

@@ -10,6 +10,7 @@ mod absent;
 mod cores;
 mod divide;
 mod launch;
+mod log;
 #[cfg(feature = "mpi")]
 mod mpi;
 mod progress;
@@ -23,6 +24,7 @@ mod still;
 pub use absent::Mpi;
 pub use divide::divide;
 pub use launch::{Launch, in_batch_job, launch};
+pub use log::RankLog;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use progress::worked;

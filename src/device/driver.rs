@@ -5,7 +5,7 @@
 
 use super::checks::{check_args, check_geometry, fill_range};
 use super::driver_error::{Kind, Suspects, full, kind, reason, told};
-use super::interface::{Arg, Arriving, Buffer, Counters, Device, Event, Fill, Graph, Kernel, Limits, Memory, Resources, Result};
+use super::interface::{Arg, Arriving, Buffer, Counters, Device, Event, Exchange, Fill, Graph, Kernel, Limits, Memory, Resources, Result};
 use super::record::Op;
 use super::waits::Waits;
 use super::{DeviceError, Geometry};
@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 mod fetch;
 mod graph;
 mod inner;
+mod nccl;
 
 use inner::{Inner, Point, Recording, State};
 
@@ -78,6 +79,10 @@ impl Device for CudaDevice {
 
     fn uuid(&self) -> Option<&str> {
         Some(&self.0.uuid)
+    }
+
+    fn exchange(&self) -> Option<&dyn Exchange> {
+        nccl::is_here().then_some(self)
     }
 
     fn limits(&self) -> Limits {

@@ -2,7 +2,7 @@
 
 use super::size;
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A GPU in words.
 #[derive(Clone, Debug, Serialize)]
@@ -119,17 +119,11 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
-/// `libnccl.so.2`, the name that packages install, is not one that is looked for.
+/// The library by which GPUs of several processes add up, under the names that it is looked for by.
 fn nccl(folders: &[PathBuf]) -> String {
-    let find = |name: &str| folders.iter().map(|folder| folder.join(name)).find(|path| path.is_file());
-    match (find("libnccl.so"), find("libnccl.so.2")) {
-        (Some(path), _) => format!("{}", path.display()),
-        (None, Some(path)) => {
-            let link = path.parent().unwrap_or(Path::new(".")).join("libnccl.so");
-            format!("only {0}, which is not found by that name: ln -s {0} {1}", path.display(), link.display())
-        }
-        (None, None) => "not found (needed for several GPUs only)".into(),
-    }
+    let paths = ["libnccl.so.2", "libnccl.so"].into_iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    let found = paths.into_iter().find(|path| path.is_file());
+    found.map_or("not found (needed for several GPUs only)".into(), |path| path.display().to_string())
 }
 
 #[cfg(test)]
@@ -137,15 +131,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hint_for_nccl_names_the_link() {
+    fn nccl_is_found_under_either_name() {
         let folder = tempfile::tempdir().unwrap();
-        let folders = [folder.path().join("missing"), folder.path().to_path_buf()];
+        let folders = [folder.path().to_path_buf()];
         assert!(nccl(&folders).starts_with("not found"));
-        std::fs::write(folder.path().join("libnccl.so.2"), "").unwrap();
-        let hint = nccl(&folders);
-        assert!(hint.contains("ln -s ") && hint.ends_with(&folder.path().join("libnccl.so").display().to_string()), "{hint}");
-        std::fs::write(folder.path().join("libnccl.so"), "").unwrap();
-        assert!(!nccl(&folders).contains("ln -s"));
+        for name in ["libnccl.so", "libnccl.so.2"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+            assert_eq!(nccl(&folders), folder.path().join(name).display().to_string());
+        }
     }
 
     #[test]

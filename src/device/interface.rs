@@ -274,6 +274,24 @@ pub struct Graph {
     pub inner: Box<dyn Any + Send + Sync>,
 }
 
+/// The GPUs of several processes, one a process, that add up what they hold. Every process calls the same methods in the same order.
+pub trait Exchange: Send + Sync {
+    /// Begins a group, at one process: what all of them join it by.
+    fn begin(&self) -> Result<Vec<u8>>;
+
+    /// Joins the group of `id` as number `rank` of `size`. Waits for the others, not for ever.
+    fn join(&self, id: &[u8], rank: usize, size: usize) -> Result<()>;
+
+    /// Whether this GPU has joined a group.
+    fn has_joined(&self) -> bool;
+
+    /// Forgets the group.
+    fn leave(&self);
+
+    /// Puts the sums over all processes in the place of the first `count` numbers (64 bits) of `values`, in the queue. Not while recording.
+    fn sum(&self, values: &Buffer, count: usize) -> Result<()>;
+}
+
 /// A device that runs kernels. Threads may share one, yet its queue is one and only one thread may record a graph at a time.
 pub trait Device: Send + Sync {
     /// What it is, for a reader.
@@ -281,6 +299,11 @@ pub trait Device: Send + Sync {
 
     /// Identity that NVIDIA's management library shares, such as `GPU-1234...`; nothing where there is no GPU.
     fn uuid(&self) -> Option<&str> {
+        None
+    }
+
+    /// How it adds up with the devices of other processes, where it can.
+    fn exchange(&self) -> Option<&dyn Exchange> {
         None
     }
 

@@ -7,12 +7,14 @@ use crate::data::{Cuts, Dataset, ItemText, Sought, Split, UserGroups};
 use crate::views::{self, Views};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One request of rank 0.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Order {
+    /// Write your messages into this folder from now on.
+    Log(PathBuf),
     /// Take part in a training with these settings on this data set; on a GPU where the last value says so.
     Open(Box<Training>),
     /// Train the next round.
@@ -45,6 +47,7 @@ pub(super) struct Training {
 /// What an order begins with.
 #[derive(Serialize, Deserialize)]
 enum Head {
+    Log { folder: PathBuf },
     Open { settings: Box<Settings>, on_gpu: bool, data: Frame, views: bool },
     Round,
     Rank { test: bool, item: Option<u32> },
@@ -112,6 +115,7 @@ impl Order {
     /// As bytes.
     pub fn encode(&self) -> Result<Vec<u8>> {
         let head = match self {
+            Order::Log(folder) => Head::Log { folder: folder.clone() },
             Order::Open(training) => {
                 let Training { settings, data, views, on_gpu } = &**training;
                 let (settings, views) = (Box::new((**settings).clone()), !views.users.is_empty());
@@ -160,6 +164,7 @@ impl Order {
                 let settings = Validated::new(*settings)?;
                 Order::Open(Box::new(Training { settings, data: Arc::new(data), views: Arc::new(views), on_gpu }))
             }
+            Head::Log { folder } => Order::Log(folder),
             Head::Round => Order::Round,
             Head::Rank { test, item } => {
                 let split = if test { Split::Test } else { Split::Validation };
@@ -220,6 +225,7 @@ mod tests {
         let text = ItemText { title: "T".into(), categories: vec!["a".into(), "b".into()], brand: "B".into(), also_bought: vec![2, 0] };
         let described = Dataset { catalogue: vec![text, ItemText::default(), ItemText::default()], ..(*whole.data).clone() };
         for order in [
+            Order::Log("runs/ü \"x\"".into()),
             Order::Views(Box::new((described, whole.settings.views.clone()))),
             Order::Open(Box::new(whole)),
             Order::Open(Box::new(bare)),

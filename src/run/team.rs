@@ -4,9 +4,9 @@
 use super::checkpoint::Checkpoint;
 use super::device::{Devices, RunDevice};
 use super::orders::{Order, Training};
-use crate::base::parallel;
 use crate::base::parcel::{Parcel, Pieces};
-use crate::cluster::{self, Reduce, Spent, agree};
+use crate::base::{clean, parallel};
+use crate::cluster::{self, RankLog, Reduce, Spent, agree};
 use crate::config::{Settings, Validated, ViewSettings};
 use crate::data::{Dataset, Sought};
 use crate::engine::NamedTensor;
@@ -15,9 +15,11 @@ use crate::federation::{RoundReport, Trainer};
 use crate::model::Weights;
 use crate::views::{self, Views};
 use crate::{Error, Result};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// A trainer, and the processes that train with it where there are several.
 pub struct Team {
@@ -192,6 +194,16 @@ impl views::Helpers for Others<'_> {
     }
 }
 
+/// Has the other processes write their messages beside the run in `folder`, until its training is over.
+///
+/// # Errors
+/// Where the transport fails.
+pub(super) fn log_into(ranks: Option<&Arc<dyn Reduce>>, folder: &Path) -> Result<()> {
+    let Some(ranks) = ranks else { return Ok(()) };
+    // The others may stand in another folder.
+    give(&**ranks, &Order::Log(std::path::absolute(folder).map_err(Error::io(folder, "find"))?))
+}
+
 fn give(ranks: &dyn Reduce, order: &Order) -> Result<()> {
     ranks.broadcast(order.encode()?).map(drop)
 }
@@ -221,47 +233,96 @@ pub fn dismiss(ranks: &dyn Reduce) -> Result<()> {
     give(ranks, &Order::End)
 }
 
-/// Does what rank 0 asks, until it says that everything is over. `devices` are those of this process. `stop` is passed on to rank 0, which
-/// decides.
+/// Time between two lines of a log that say where a training is.
+const LOG_EVERY: Duration = Duration::from_secs(30);
+
+/// Does what rank 0 asks, until it says that everything is over. `devices` are those of this process, `log` takes its messages. `stop` is passed on
+/// to rank 0, which decides.
 ///
 /// # Errors
 /// Where this process fails by itself. The caller then has to end all processes, for the others wait for it.
-pub fn follow(ranks: &Arc<dyn Reduce>, devices: &mut Devices, stop: &AtomicBool) -> Result<()> {
+pub fn follow(ranks: &Arc<dyn Reduce>, devices: &mut Devices, log: &RankLog, stop: &AtomicBool) -> Result<()> {
     let mut open: Option<Trainer> = None;
+    let mut due = Instant::now();
+    let mut rounds_done = 0;
     let worked = |_, _| cluster::worked();
+    // What this process failed at, in its own words: rank 0 prints the first failure alone.
+    let noted = |what: &str, e: &Error| {
+        log.line(&format!("error: {what}: {e}"));
+    };
     loop {
         let order = Order::decode(&ranks.broadcast(Vec::new())?)?;
         let no_training = || Error::Cluster("rank 0 asks for a training that is not open".into());
         match order {
             Order::End => return Ok(()),
+            Order::Log(folder) => {
+                log.open(Some(&folder), ranks.rank());
+                let version = env!("CARGO_PKG_VERSION");
+                let (name, size, pid) = (ranks.name(ranks.rank()), ranks.size(), std::process::id());
+                if !log.line(&format!("{name} of {size}, lumos {version}, process {pid}, {} threads", parallel::threads(0))) {
+                    // The training does not need it.
+                    let folder = clean::path(&folder);
+                    let _ = writeln!(std::io::stderr(), "{name}: cannot write into {folder} from here; its messages have no file");
+                }
+            }
             Order::Spent => drop(spent_of_all(&**ranks)?),
-            Order::Close => open = None,
+            Order::Close => {
+                if open.take().is_some() {
+                    log.line(&format!("the training is over after round {rounds_done}"));
+                }
+                log.open(None, ranks.rank());
+            }
             Order::Views(wanted) => {
                 let (data, settings) = *wanted;
-                views::help(&data, &settings, &**ranks, parallel::threads(0))?;
+                let name = ranks.name(ranks.rank());
+                let note = |text: &str| drop(writeln!(std::io::stderr(), "{name}: {}", clean::message(text)));
+                views::help(&data, &settings, &**ranks, parallel::threads(0), &note)?;
             }
             Order::Open(training) => {
                 let Training { settings, data, views, on_gpu } = *training;
-                let made = devices.beside(on_gpu).and_then(|device| device.own_trainer(&settings, &data, &views));
+                let made = devices.beside(on_gpu).and_then(|device| {
+                    log.line(&format!("{} on {}; {}", settings.method, data.name, device.line));
+                    device.own_trainer(&settings, &data, &views)
+                });
+                made.as_ref().err().iter().for_each(|e| noted("the training cannot begin", e));
                 // Rank 0 has this process's reason, and decides.
                 open = agree(&**ranks, made).ok();
+                (due, rounds_done) = (Instant::now(), 0);
             }
             Order::Round => {
                 let trainer = open.as_mut().ok_or_else(no_training)?;
                 let outcome = trainer.round_with(&worked);
-                if agree(&**ranks, outcome).is_ok() {
-                    any(&**ranks, stop.load(Ordering::SeqCst))?;
+                outcome.as_ref().err().iter().for_each(|e| noted(&format!("the round after {rounds_done}"), e));
+                if let Ok(report) = agree(&**ranks, outcome) {
+                    rounds_done = report.round;
+                    if due <= Instant::now() {
+                        log.line(&format!("round {} done: {} clients of all ranks, {:.3} s", report.round, report.clients, report.seconds));
+                        due = Instant::now() + LOG_EVERY;
+                    }
+                    let stop = stop.load(Ordering::SeqCst);
+                    if stop {
+                        log.line(&format!("asked to stop; rank 0 is told after round {rounds_done}"));
+                    }
+                    any(&**ranks, stop)?;
                 }
             }
             Order::Rank(sought, users) => {
                 let outcome = open.as_mut().ok_or_else(no_training)?.rank(sought, &users, &worked);
+                outcome.as_ref().err().iter().for_each(|e| noted("ranking", e));
                 let _ = agree(&**ranks, outcome);
             }
             Order::Tensors => {
-                let _ = agree(&**ranks, open.as_ref().ok_or_else(no_training)?.tensors());
+                let outcome = open.as_ref().ok_or_else(no_training)?.tensors();
+                outcome.as_ref().err().iter().for_each(|e| noted("its share of a checkpoint", e));
+                let _ = agree(&**ranks, outcome);
             }
             Order::Restore(checkpoint) => {
                 let outcome = open.as_mut().ok_or_else(no_training)?.restore(&checkpoint.tensors, checkpoint.meta.round);
+                match &outcome {
+                    Ok(()) => drop(log.line(&format!("goes on after round {}", checkpoint.meta.round))),
+                    Err(e) => noted("going on from a checkpoint", e),
+                }
+                rounds_done = checkpoint.meta.round;
                 let _ = agree(&**ranks, outcome);
             }
         }

@@ -12,7 +12,7 @@ use super::pipeline::Prepared;
 use super::ranks::write_ranks;
 use super::result::{RunResult, diverged, scores};
 use super::resume::newest;
-use super::team::Team;
+use super::team::{Team, log_into};
 use super::watch::Watch;
 use super::{Observer, report};
 use crate::base::rng::{Purpose, Stream};
@@ -70,6 +70,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
         return Ok(result);
     }
     let mut device = job.device.clone();
+    log_into(device.ranks(), folder.root())?;
     let mut trainer = device.trainer(settings, data, &job.prepared.views)?;
     device.tell(observer);
     trainer.set_spill_folder(folder.private());

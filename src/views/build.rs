@@ -165,6 +165,7 @@ pub(super) fn run(
         rows: None,
         stop: AtomicBool::new(false),
         wish: options.stopped,
+        note: options.note,
         tables: &tables,
         state: Mutex::new(State {
             done: slots.iter().filter(|s| s.is_some()).count() as u64,

@@ -32,6 +32,7 @@ pub(super) struct Collector<'a> {
     pub rows: Option<mpsc::Sender<Row>>,
     pub stop: AtomicBool,
     pub wish: &'a (dyn Fn() -> bool + Sync),
+    pub note: &'a (dyn Fn(&str) + Sync),
     pub state: Mutex<State>,
 }
 
@@ -78,6 +79,10 @@ impl Sink for Linked<'_> {
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || self.collector.stopped()
     }
+
+    fn note(&self, text: &str) {
+        self.collector.note(text);
+    }
 }
 
 impl Sink for Collector<'_> {
@@ -114,5 +119,9 @@ impl Sink for Collector<'_> {
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed) || (self.wish)()
+    }
+
+    fn note(&self, text: &str) {
+        (self.note)(text);
     }
 }

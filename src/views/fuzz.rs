@@ -34,6 +34,12 @@ pub fn answer(bytes: &[u8]) {
     let _ = reply::retry_after(first, Some(rest), SystemTime::UNIX_EPOCH);
 }
 
+/// A file of answers that a batch run has written.
+#[cfg(feature = "endpoint")]
+pub fn answers(bytes: &[u8]) {
+    super::served::batch::fuzz(bytes);
+}
+
 /// A catalogue, line by line up to the first zero byte, and an answer that is grounded in it.
 pub fn grounding(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);

@@ -109,6 +109,9 @@ pub trait Sink: Sync {
     fn stopped(&self) -> bool {
         false
     }
+
+    /// Takes what is worth a line at once: that a server is left out.
+    fn note(&self, _text: &str) {}
 }
 
 /// Writes the views of single users. A user's views depend on that user's request alone: not on other users, on batches or

@@ -44,6 +44,7 @@ struct Part<'s> {
     /// Passes on what is finished under the job's place in the batch.
     to: &'s (dyn Fn(usize, ViewKind, Result<Made, Failed>) + Sync),
     stopped: &'s (dyn Fn() -> bool + Sync),
+    note: &'s (dyn Fn(&str) + Sync),
 }
 
 impl Sink for Part<'_> {
@@ -54,6 +55,10 @@ impl Sink for Part<'_> {
 
     fn stopped(&self) -> bool {
         (self.stopped)()
+    }
+
+    fn note(&self, text: &str) {
+        (self.note)(text);
     }
 }
 
@@ -143,7 +148,8 @@ impl Generator for Together<'_> {
             ranks.broadcast(encode(jobs))?;
             let first = number * batch;
             let (own, places) = share(jobs, 0, ranks.size());
-            let part = Part { places, to: &|place, part, made| sink.done(first + place, part, made), stopped: &|| sink.stopped() };
+            let done = |place, part, made| sink.done(first + place, part, made);
+            let part = Part { places, to: &done, stopped: &|| sink.stopped(), note: &|text| sink.note(text) };
             let outcome = self.own.run(&own, threads, &part);
             agree(ranks, outcome)?;
             for bytes in ranks.collect(&[])?.iter().skip(1) {
@@ -168,10 +174,11 @@ impl Generator for Together<'_> {
 }
 
 /// Writes views for rank 0, until it has no more to ask. A failure is rank 0's as well, and ends the build.
+/// `note` takes what is worth a line at once.
 ///
 /// # Errors
 /// Where the transport fails.
-pub fn help(data: &Dataset, settings: &ViewSettings, ranks: &dyn Reduce, threads: usize) -> Result<()> {
+pub fn help(data: &Dataset, settings: &ViewSettings, ranks: &dyn Reduce, threads: usize, note: &(dyn Fn(&str) + Sync)) -> Result<()> {
     let counts = data.train_counts();
     let public = PublicCatalogue::new(&data.catalogue, &counts, settings, threads, &|_| worked());
     let made = public.as_ref().map_err(|e| Error::Usage(e.to_string())).and_then(|public| {
@@ -192,7 +199,7 @@ pub fn help(data: &Dataset, settings: &ViewSettings, ranks: &dyn Reduce, threads
             let mut all = finished.lock();
             *all = push(std::mem::take(&mut *all), place, part, &made);
         };
-        let outcome = own.run(&jobs, threads, &Part { places, to: &keep, stopped: &|| false });
+        let outcome = own.run(&jobs, threads, &Part { places, to: &keep, stopped: &|| false, note });
         if agree(ranks, outcome).is_err() {
             return Ok(());
         }

@@ -27,6 +27,14 @@ fn quickstart_by_one_to_four_processes() {
         let out = format!("by-{n}");
         let said = lumos(&sandbox, n, &train(&config, &out, &sets)).done();
         assert_eq!(said.matches("run folder").count(), 1, "rank 0 alone speaks: {said}");
+        for rank in 0..4 {
+            let log = std::fs::read_to_string(sandbox.path().join(&out).join(format!("rank-{rank}.log"))).ok();
+            assert_eq!(log.is_some(), (1..n).contains(&rank), "rank {rank} of {n} has a log of its own where it is not 0");
+            let whole = |text: String| {
+                [format!("rank {rank} on "), "device: ".into(), "after round 3".into()].iter().all(|part| text.contains(part))
+            };
+            assert!(log.is_none_or(whole), "{out}: rank-{rank}.log");
+        }
         same_outcome(&sandbox.path().join("alone"), &sandbox.path().join(&out), &out);
     }
 }

@@ -86,6 +86,10 @@ fn a_rank_that_hangs_is_named_and_all_end() {
         let said = ran.stderr();
         assert!(!ran.0.status.success(), "{said}");
         assert!(said.contains(&format!("rank {rank} on ")) && said.contains("no sign of life for 2 s"), "{said}");
+        if rank == 0 {
+            let log = |n| std::fs::read_to_string(sandbox.path().join(format!("run-0/rank-{n}.log"))).unwrap();
+            assert!([1, 2].iter().any(|n| log(*n).contains("no sign of life for 2 s")), "{} {}", log(1), log(2));
+        }
     }
 }
 

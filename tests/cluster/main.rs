@@ -14,6 +14,8 @@ mod real;
 mod bits;
 #[cfg(feature = "mpi")]
 mod ends;
+#[cfg(all(feature = "mpi", feature = "cuda"))]
+mod gpus;
 #[cfg(feature = "mpi")]
 mod mpirun;
 #[cfg(not(feature = "mpi"))]

@@ -12,7 +12,7 @@ fn in_front(sandbox: &Sandbox, command: &mut Command) {
     let folder = sandbox.path().join("driver");
     if !folder.exists() {
         std::fs::create_dir(&folder).unwrap();
-        for name in ["libcuda.so", "libcuda.so.1", "libnvrtc.so", "libnvidia-ml.so", "libnvidia-ml.so.1"] {
+        for name in ["libcuda.so", "libcuda.so.1", "libnvrtc.so", "libnvidia-ml.so", "libnvidia-ml.so.1", "libnccl.so.2"] {
             std::os::unix::fs::symlink(&built, folder.join(name)).unwrap();
         }
     }

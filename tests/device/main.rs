@@ -18,6 +18,7 @@ mod batches;
 mod cli;
 #[cfg(all(feature = "cuda", target_os = "linux"))]
 mod driver;
+mod everything;
 mod gpu_check;
 mod kernel_table;
 mod ranking;

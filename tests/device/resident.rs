@@ -5,14 +5,15 @@ use crate::simt;
 use crate::simt::Simt;
 use lumos::config::{Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows};
 use lumos::data::{Dataset, ItemText};
-use lumos::device::{Device, Limits};
+use lumos::device::{Device, Geometry, Limits};
 use lumos::engine::{NamedTensor, TensorData};
 use lumos::federation::Trainer;
 use lumos::settings::validate;
-use lumos::testing::HostDevice;
-use lumos::testing::valid;
+use lumos::testing::{HostDevice, HostKernels, valid};
 use lumos::views::{UserViews, Views};
+use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 const MEMORY: u64 = 1 << 30;
 
@@ -175,6 +176,48 @@ fn chunks_threads_and_shared_memory_leave_no_trace() {
     // Blocks of 512 threads, with hardly any activations in shared memory.
     let little = with_shared(17 << 10, 17 << 10);
     assert!(whole == trained(little, &s, &world, None), "512 threads, little shared memory");
+}
+
+/// The kernels, and the most shared memory that a launch asked for.
+struct Watched(Arc<AtomicUsize>);
+
+impl HostKernels for Watched {
+    fn find(&self, name: &str) -> Option<usize> {
+        Simt.find(name)
+    }
+
+    fn parameters(&self, handle: usize) -> Option<Vec<usize>> {
+        Simt.parameters(handle)
+    }
+
+    unsafe fn launch(&self, handle: usize, geometry: Geometry, args: &[*const c_void]) -> Result<(), String> {
+        self.0.fetch_max(geometry.shared, Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { Simt.launch(handle, geometry, args) }
+    }
+}
+
+#[test]
+fn short_clients_take_little_shared_memory() {
+    let (world, limits) = (world(20, 25), h100().limits());
+    let most = |max_len: u32| {
+        let (mut s, most) = (settings(), Arc::default());
+        (s.model.max_len, s.local.epochs) = (max_len, 1);
+        let device = HostDevice::new(Watched(Arc::clone(&most)), MEMORY).with_limits(limits);
+        trained(Arc::new(device), &s, &world, None);
+        most.load(Relaxed)
+    };
+    let (short, long) = (most(3), most(8));
+    assert!(short < long && long < limits.shared_per_block / 2, "{short} {long}");
+}
+
+/// Short enough for a sanitizer.
+#[test]
+fn a_visit_that_clips_has_the_bits_of_step_by_step() {
+    let world = world(6, 12);
+    let mut s = settings();
+    (s.local.clip, s.local.epochs) = (0.1, 1);
+    assert!(trained(h100(), &s, &world, None) == trained(h100(), &step_by_step(&s), &world, None));
 }
 
 #[test]

@@ -121,6 +121,12 @@ fn prompts_answers_and_lines() {
         "12.5\n".into(),
     ];
     knock("answer", &answers.map(String::into_bytes), 3000, views::answer);
+    let of_batch = [
+        json!({"custom_id": "lumos-x-0-0", "response": {"status_code": 200, "body": completion(json!({"content": "A\nB"}))}, "error": null}),
+        json!({"custom_id": "lumos-x-0-1", "response": {"status_code": 400, "body": {"message": "no"}}}),
+        json!({"custom_id": "lumos-x-0-0", "response": null, "error": {"message": "it fell over"}}),
+    ];
+    knock("answers", &[of_batch.map(|line| format!("{line}\r\n")).concat().into_bytes()], 3000, views::answers);
     let lines =
         ["Star Wars (1977)\nToy Story\nÜmlaut — x\0{\"items\": [\"Star wars\", \"toy 'story'\"]}", "a\nb\0- 1. \"a\"\n[INST] b\n```\nc"];
     knock("grounding", &lines.map(|l| l.as_bytes().to_vec()), 4000, views::grounding);

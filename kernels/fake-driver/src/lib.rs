@@ -1,4 +1,4 @@
-//! A stand-in for `libcuda.so.1`, `libnvrtc.so` and `libnvidia-ml.so.1`: one GPU whose kernels run on the CPU. `scripts/with-fake-driver`
+//! A stand-in for `libcuda.so.1`, `libnvrtc.so`, `libnvidia-ml.so.1` and `libnccl.so.2`: one GPU whose kernels run on the CPU. `scripts/with-fake-driver`
 //! puts it in front of a program, so that the program's own driver code runs where there is no GPU.
 //!
 //! It is stricter than a GPU, so that a mistake that a GPU may forgive shows:
@@ -15,6 +15,7 @@
 //! | variable | effect |
 //! |---|---|
 //! | `LUMOS_FAKE_MEMORY` | bytes of device memory, 4 GiB where it is not set |
+//! | `LUMOS_FAKE_GPU` | the last byte of the GPU's UUID, so that processes have GPUs of their own |
 //! | `LUMOS_FAKE_SEED` | seed of how much queued work runs early |
 //! | `LUMOS_FAKE_ALLOC_FAILS` | this allocation of device memory finds none |
 //! | `LUMOS_FAKE_PINNED_FAILS` | no pinned memory from this allocation on |
@@ -29,6 +30,7 @@ mod calls;
 mod codes;
 mod faults;
 mod memory;
+mod nccl;
 mod nvml;
 mod nvrtc;
 mod queue;

@@ -1,6 +1,7 @@
 //! Queued work, and how it is carried out.
 
 use crate::codes::{Code, ILLEGAL_ADDRESS, LAUNCH_FAILED, forbidden};
+use crate::nccl::{self, Member};
 use crate::state::State;
 use lumos_simt::Kernel;
 use std::ffi::c_void;
@@ -51,6 +52,12 @@ pub enum Op {
         to: usize,
         from: usize,
         bytes: usize,
+    },
+    /// Sums over processes, in place.
+    Sum {
+        at: usize,
+        count: usize,
+        member: Arc<Member>,
     },
     /// The event and which of its records.
     Record(usize, u64),
@@ -131,6 +138,7 @@ impl State {
                 // SAFETY: both ranges are alive.
                 self.memory.while_open("a copy", || unsafe { std::ptr::copy(from as *const u8, to as *mut u8, bytes) });
             }
+            Op::Sum { at, count, member } => nccl::sum(self, member, *at, *count),
             &Op::Record(event, record) => {
                 if let Some(event) = self.events.get_mut(&event).filter(|e| e.record == record) {
                     event.reached = Some(Instant::now());

@@ -11,7 +11,7 @@ mod signs;
 
 use super::cores::{self, Place};
 use super::launch::Launch;
-use super::{Reduce, Spent};
+use super::{RankLog, Reduce, Spent};
 use crate::base::parcel::{Parcel, Pieces};
 use crate::base::{clock, parallel, unfinished};
 use crate::{Error, Result};
@@ -43,6 +43,7 @@ struct Inner {
     names: Vec<String>,
     description: String,
     own: Own,
+    log: RankLog,
     spent: Mutex<Spent>,
     watch: Mutex<Option<JoinHandle<()>>>,
 }
@@ -57,8 +58,8 @@ impl Mpi {
         let limits = limits()?;
         let library = Library::start(launch)?;
         let description = format!("{} processes by {}, {}", library.size, launch.launcher, library.version());
-        let (own, spent) = (Own::default(), Mutex::default());
-        let mut inner = Inner { library, names: Vec::new(), description, own, spent, watch: Mutex::default() };
+        let (own, log, spent) = (Own::default(), RankLog::default(), Mutex::default());
+        let mut inner = Inner { library, names: Vec::new(), description, own, log, spent, watch: Mutex::default() };
         let here = Place::here();
         let build = format!("{} {}", env!("CARGO_PKG_VERSION"), option_env!("LUMOS_COMMIT").unwrap_or_default().trim());
         let parcel = Parcel::new().bytes(here.host.as_bytes()).bytes(here.mask.as_bytes()).bytes(build.as_bytes());
@@ -89,6 +90,11 @@ impl Mpi {
         &self.0.description
     }
 
+    /// The messages of this process.
+    pub fn log(&self) -> &RankLog {
+        &self.0.log
+    }
+
     /// Leaves MPI, once every process has come to this. Nothing can be exchanged afterwards.
     pub fn finish(&self) {
         self.0.complete("MPI_Ibarrier", |comms, request| {
@@ -114,8 +120,10 @@ impl Mpi {
 impl Inner {
     fn end_all(&self, message: &str) -> ! {
         let name = self.names.get(self.library.rank).cloned().unwrap_or_else(|| format!("rank {}", self.library.rank));
-        // Where stderr is closed, the exit code tells.
-        let _ = writeln!(std::io::stderr(), "error: {}: {message}; all processes end, and what was saved is good ({name})", clock::now());
+        let message = format!("{message}; all processes end, and what was saved is good ({name})");
+        self.log.line(&format!("error: {message}"));
+        // In the launcher's output as well: it names who failed. Where stderr is closed, the exit code tells.
+        let _ = writeln!(std::io::stderr(), "error: {}: {message}", clock::now());
         unfinished::remove_all();
         // MPI may be what is stuck.
         let _ = std::thread::Builder::new().spawn(|| {

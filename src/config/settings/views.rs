@@ -164,7 +164,8 @@ impl Default for LlmSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServedSettings {
-    /// Address up to where `/chat/completions` follows, such as `http://localhost:8000/v1`.
+    /// Address up to where `/chat/completions` follows, such as `http://localhost:8000/v1`. Several, with commas between them, share the
+    /// questions: a server that does not answer is left out, and its work goes to the others.
     pub url: Option<String>,
     /// Name of the model at the endpoint.
     pub model: Option<String>,
@@ -172,7 +173,7 @@ pub struct ServedSettings {
     pub key_env: Option<String>,
     /// File of certificates (PEM) of those who may vouch for an `https` endpoint, such as a cluster's own authority. Not set: Mozilla's.
     pub ca_file: Option<PathBuf>,
-    /// Requests under way at once. Never changes what is asked.
+    /// Requests under way at once, in each process. Never changes what is asked.
     pub concurrency: u32,
     /// Seconds until a request without a whole answer counts as failed.
     pub timeout_s: f32,
@@ -182,7 +183,7 @@ pub struct ServedSettings {
     pub backoff_s: f32,
     /// Seconds for which an endpoint may put off a build (`Retry-After`) without an answer to anybody; asked for more, the build ends.
     pub longest_wait_s: f32,
-    /// Most requests a minute; 0: no limit.
+    /// Most requests a minute to one address, from each process; 0: no limit.
     pub per_minute: u32,
     /// What the endpoint is asked to hold the answer to.
     pub format: AnswerFormat,

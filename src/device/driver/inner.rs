@@ -8,6 +8,7 @@ use super::super::staging::Staging;
 use super::super::waits::Waits;
 use super::super::{DeviceError, Geometry};
 use super::fetch::Landing;
+use super::nccl::Joined;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 use cudarc::driver::{CudaContext, CudaStream};
@@ -46,6 +47,8 @@ pub(super) struct State {
     /// Freed while a graph was recorded, when the driver takes no such call.
     pub(super) freed: Vec<u64>,
     pub(super) fault: Option<DeviceError>,
+    /// The group of GPUs that this one adds up with.
+    pub(super) joined: Option<Joined>,
 }
 
 #[derive(Default)]

@@ -4,6 +4,7 @@
 //! step is one recorded graph (one a launch shape) that reads what step it is from device memory; then one pass adds the changes
 //! in fixed point.
 
+use super::across::CommonRows;
 use super::activations::arena_floats;
 use super::chunk_memory::{ChunkMemory, Layout, Region, Sizes, bytes, layout};
 use super::launches::{factor_bytes, slot_room};
@@ -111,6 +112,8 @@ pub struct ChunkTrainer {
     pub(super) factors: Option<[Buffer; 2]>,
     /// Item of each slot, for the server's step.
     pub(super) slot_items: Option<Buffer>,
+    /// Where several processes add up on their devices.
+    pub(super) common: Option<CommonRows>,
     pub(super) ranking: Option<RankMemory>,
     pub(super) spans: Spans,
     /// Bytes that the plan foresaw for what was done so far, at most.
@@ -153,6 +156,7 @@ impl ChunkTrainer {
             slots: None,
             factors: None,
             slot_items: None,
+            common: None,
             ranking: None,
             spans: Spans::default(),
             predicted: 0,
@@ -230,7 +234,8 @@ impl ChunkTrainer {
     pub(super) fn fixed_bytes(&self) -> u64 {
         let buffers = [&self.optimiser, &self.dense, &self.table].into_iter().chain(&self.clock).chain(&self.slot_items);
         let sums = self.sums.iter().flat_map(|s| [&s.dense, &s.rows, &s.row_weight, &s.weight, &s.uploaded, &s.losses, &s.failing]);
-        buffers.chain(self.server.buffers()).chain(sums).map(|b| b.bytes() as u64).sum()
+        let common = self.common.as_ref().map_or(0, CommonRows::bytes) as u64;
+        buffers.chain(self.server.buffers()).chain(sums).map(|b| b.bytes() as u64).sum::<u64>() + common
     }
 
     /// Begins a round of `clients` clients that touch `slots` distinct items.
@@ -239,14 +244,16 @@ impl ChunkTrainer {
             self.device.upload(clock, 0, bytes_of(&[DropoutClock::new(key, round as u32)]))?;
         }
         let d = self.sizes.dim;
-        let fits = |s: &RoundSums| s.rows.bytes() >= 8 * slots * d && s.weight.bytes() >= 8 * clients;
+        // One row more, of zeros: that of items which only other processes have.
+        let rows = slots + 1;
+        let fits = |s: &RoundSums| s.rows.bytes() >= 8 * rows * d && s.row_weight.bytes() >= 8 * rows && s.weight.bytes() >= 8 * clients;
         if !self.sums.as_ref().is_some_and(fits) {
             self.sums = None;
             let alloc = |bytes: usize| self.device.alloc(bytes + bytes / 8);
             self.sums = Some(RoundSums {
                 dense: self.device.alloc(8 * self.sizes.dense)?,
-                rows: alloc(8 * slots * d)?,
-                row_weight: alloc(8 * slots)?,
+                rows: alloc(8 * rows * d)?,
+                row_weight: alloc(8 * rows)?,
                 weight: alloc(8 * clients)?,
                 uploaded: alloc(4 * clients)?,
                 losses: alloc(16 * clients)?,

@@ -1,5 +1,6 @@
 //! Training and ranking on a device.
 
+mod across;
 mod activations;
 mod added;
 mod attempt;

@@ -253,7 +253,8 @@ impl Resident {
             slot: slot as i64,
             clients: arrays.clients as i32,
             step_count: arrays.steps as i32,
-            arena_fast: ((self.shared - fast_at) / 4) as i32,
+            // No more than the largest client fills: what is left is the level 1 cache's, or a tool's that watches memory.
+            arena_fast: ((self.shared - fast_at) / 4).min(self.arena(shape)) as i32,
             scratch_at: self.weights_bytes as i32,
             fast_at: fast_at as i32,
             views,

@@ -2,6 +2,7 @@
 //! there as well. The global model stays on the device; the host takes counts and losses, and a snapshot when it wants one. While the
 //! device trains a round the host packs the next.
 
+use super::across::Across;
 use super::added::RoundSums;
 use super::attempt::Attempt;
 use super::chunks::ChunkTrainer;
@@ -87,6 +88,8 @@ pub struct CudaEngine {
     /// Users packed for ranking, for the next validation of the same users.
     pub(super) ranked: Option<Ranked>,
     pub(super) counters: Counters,
+    /// Where the sums of several processes are added up.
+    pub(super) across: Across,
     pub(super) participants: Participants,
     /// What participants with many sequences need, from the first round that trains one.
     pub(super) large: Option<Large>,
@@ -134,6 +137,7 @@ impl CudaEngine {
             updates: Vec::new(),
             last: (0, 0.0),
             ranked: None,
+            across: Across::Untried,
             participants: Participants::new(settings.federation.clients, &data),
             large: None,
             moments: None,
@@ -209,9 +213,11 @@ impl Engine for CudaEngine {
     }
 
     fn reduce(&mut self, reduce: &dyn Reduce, updates: bool) -> Result<()> {
-        // A device that fails to hand them over must not leave the others waiting.
-        agree(reduce, self.host_sums().map(|_| ()))?;
-        self.host_sums()?.reduce(reduce)?;
+        if !self.reduce_on_devices(reduce)? {
+            // A device that fails to hand them over must not leave the others waiting.
+            agree(reduce, self.host_sums().map(|_| ()))?;
+            self.host_sums()?.reduce(reduce)?;
+        }
         if updates { crate::engine::update::gather(&mut self.updates, reduce) } else { Ok(()) }
     }
 

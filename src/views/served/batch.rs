@@ -18,6 +18,7 @@ use crate::{Error, Result};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,38 +73,55 @@ impl Answers {
     /// # Errors
     /// [`Error::Io`] where a file cannot be read, [`Error::Data`] with the line that is no answer.
     pub fn read(paths: &[impl AsRef<Path>], give_up: bool) -> Result<Answers> {
-        let mut replies = HashMap::new();
+        let mut answers = Answers { replies: HashMap::new(), give_up };
         for path in paths.iter().map(AsRef::as_ref) {
             let file = std::fs::File::open(path).map_err(Error::io(path, "open"))?;
-            for (number, line) in BufReader::new(file).lines().enumerate() {
-                let line = line.map_err(Error::io(path, "read"))?;
-                if line.trim().is_empty() {
-                    continue;
+            answers.add(path, BufReader::new(file))?;
+        }
+        Ok(answers)
+    }
+
+    /// Takes the lines of one file, which messages call `path`.
+    fn add(&mut self, path: &Path, file: impl BufRead) -> Result<()> {
+        for (number, line) in file.split(b'\n').enumerate() {
+            let line = line.map_err(Error::io(path, "read"))?;
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let wrong = |message: &str| {
+                let message = format!("{message}; give the file that a batch run has written, one JSON object a line");
+                Error::Data { path: path.to_path_buf(), line: number as u64 + 1, message }
+            };
+            let value: Value = serde_json::from_slice(&line).map_err(|e| wrong(&format!("is no JSON ({e})")))?;
+            let id = value["custom_id"].as_str().ok_or_else(|| wrong("has no `custom_id`"))?.to_owned();
+            if value.get("response").is_none() && value.get("error").is_none() {
+                return Err(wrong(if value.get("body").is_some() { "is a request, not an answer" } else { "has no `response`" }));
+            }
+            // Of several replies to one question the first that answers counts.
+            let reply = reply(&value);
+            match self.replies.entry(id) {
+                Entry::Vacant(place) => {
+                    place.insert(reply);
                 }
-                let wrong = |message: &str| {
-                    let message = format!("{message}; give the file that a batch run has written, one JSON object a line");
-                    Error::Data { path: path.to_path_buf(), line: number as u64 + 1, message }
-                };
-                let value: Value = serde_json::from_str(&line).map_err(|e| wrong(&format!("is no JSON ({e})")))?;
-                let id = value["custom_id"].as_str().ok_or_else(|| wrong("has no `custom_id`"))?.to_owned();
-                if value.get("response").is_none() && value.get("error").is_none() {
-                    return Err(wrong(if value.get("body").is_some() { "is a request, not an answer" } else { "has no `response`" }));
-                }
-                let reply = reply(&value);
-                // Of several replies to one question the first that answers counts.
-                if reply.is_ok() || !replies.contains_key(&id) {
-                    replies
-                        .entry(id)
-                        .and_modify(|known: &mut Result<_, _>| {
-                            if known.is_err() {
-                                *known = reply.clone();
-                            }
-                        })
-                        .or_insert(reply);
-                }
+                Entry::Occupied(mut place) if place.get().is_err() && reply.is_ok() => *place.get_mut() = reply,
+                Entry::Occupied(_) => {}
             }
         }
-        Ok(Answers { replies, give_up })
+        Ok(())
+    }
+}
+
+/// A file of answers, for fuzzing: what is read of it, as an import would.
+pub fn fuzz(bytes: &[u8]) {
+    let mut answers = Answers { replies: HashMap::new(), give_up: false };
+    let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.trim_ascii().is_empty()).count();
+    if answers.add(Path::new("answers.jsonl"), bytes).is_ok() {
+        assert!(answers.replies.len() <= lines, "a line answers one question");
+    }
+    for body in answers.replies.into_values().flatten() {
+        if let Ok(answer) = parse(&body) {
+            let _ = super::super::text::answer_lines(&answer.text, 20);
+        }
     }
 }
 
@@ -276,5 +294,72 @@ impl Generator for Answering<'_> {
 
     fn notes(&self) -> Vec<String> {
         self.served.notes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A line of a batch run: an answer, a status, an engine's error, and now and then a question that is answered again.
+    fn line() -> impl Strategy<Value = (u8, Result<String, String>)> {
+        (0u8..6, prop_oneof![any::<String>().prop_map(Ok), any::<String>().prop_map(Err)])
+    }
+
+    fn written(id: u8, says: &Result<String, String>, by_status: bool) -> String {
+        let id = format!("lumos-study-{id}-0");
+        match says {
+            Ok(text) => {
+                let body = json!({"choices": [{"message": {"content": text}}]});
+                json!({"custom_id": id, "response": {"status_code": 200, "body": body}, "error": null}).to_string()
+            }
+            Err(text) if by_status => json!({"custom_id": id, "response": {"status_code": 500, "body": {"message": text}}}).to_string(),
+            Err(text) => json!({"custom_id": id, "response": null, "error": {"message": text}}).to_string(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_first_reply_that_answers_counts_in_whatever_files_and_with_whatever_ends_of_lines(
+            lines in prop::collection::vec((line(), any::<bool>()), 0..20),
+            cut in 0usize..20,
+            end in prop_oneof![Just("\n"), Just("\r\n"), Just("\n \n")],
+        ) {
+            let mut answers = Answers { replies: HashMap::new(), give_up: false };
+            let texts: Vec<String> = lines.iter().map(|((id, says), status)| written(*id, says, *status)).collect();
+            let (one, two) = texts.split_at(cut.min(texts.len()));
+            for part in [one, two] {
+                answers.add(Path::new("a.jsonl"), part.join(end).as_bytes()).unwrap();
+            }
+            for id in 0..6 {
+                let of_it = || lines.iter().filter(|((of, _), _)| *of == id).map(|((_, says), _)| says);
+                let known = answers.replies.get(&format!("lumos-study-{id}-0"));
+                prop_assert_eq!(known.is_some(), of_it().next().is_some());
+                if let Some(wanted) = of_it().find_map(|says| says.as_ref().ok()) {
+                    let body: Value = serde_json::from_slice(known.unwrap().as_ref().unwrap()).unwrap();
+                    prop_assert_eq!(body["choices"][0]["message"]["content"].as_str(), Some(wanted.as_str()));
+                } else {
+                    prop_assert!(known.is_none_or(Result::is_err));
+                }
+            }
+        }
+
+        #[test]
+        fn a_line_that_is_no_answer_is_named(before in 0usize..5, line in "[^\n]{1,40}") {
+            prop_assume!(!line.trim_ascii().is_empty());
+            let good = written(1, &Ok("x".into()), false);
+            let text = format!("{}{line}\n", format!("{good}\n").repeat(before));
+            let mut answers = Answers { replies: HashMap::new(), give_up: false };
+            let told = answers.add(Path::new("a.jsonl"), text.as_bytes()).unwrap_err().to_string();
+            prop_assert!(told.contains(&format!("a.jsonl:{}: ", before + 1)), "{}", told);
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_named_by_their_line() {
+        let mut answers = Answers { replies: HashMap::new(), give_up: false };
+        let told = answers.add(Path::new("a.jsonl"), &b"\n{\"custom_id\": \"\xff\"}\n"[..]).unwrap_err().to_string();
+        assert!(told.contains("a.jsonl:2: is no JSON"), "{told}");
     }
 }

@@ -56,12 +56,11 @@ enum Try {
 }
 
 impl Client {
-    /// A client of the endpoint in `settings`; sends nothing yet.
+    /// A client of the endpoint at `base`, for the rest as `settings` say; sends nothing yet.
     ///
     /// # Errors
     /// Where the address is none, or the variable of the key is not set.
-    pub(super) fn new(settings: &ServedSettings) -> Result<Client> {
-        let base = settings.url.as_deref().unwrap_or_default().trim().trim_end_matches('/');
+    pub(super) fn new(settings: &ServedSettings, base: &str) -> Result<Client> {
         let wrong = |why: &str| {
             Err(Error::setting("views.served.url", format!("`{base}` {why}, wanted an address such as http://localhost:8000/v1")))
         };
@@ -106,6 +105,16 @@ impl Client {
             rate: RateLimit::new(settings.per_minute),
             settings: settings.clone(),
         })
+    }
+
+    /// The address, for a message.
+    pub(super) fn address(&self) -> &str {
+        self.url.trim_end_matches("/chat/completions")
+    }
+
+    /// Answers so far.
+    pub(super) fn answers(&self) -> u64 {
+        self.rate.answers()
     }
 
     /// Sends `body` until there is an answer, patience ends or `stopped` becomes true. `salt` spreads the waits.
@@ -264,7 +273,7 @@ mod tests {
     use super::*;
 
     fn refusal(settings: ServedSettings) -> String {
-        Client::new(&settings).err().unwrap().to_string()
+        Client::new(&settings, settings.url.as_deref().unwrap()).err().unwrap().to_string()
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod batch;
 mod client;
 mod format;
+mod pool;
 mod rate_limit;
 pub(super) mod reply;
 mod tls;
@@ -20,7 +21,8 @@ use super::text::{Plan, Question, Role, Scratch, Writer, answer_lines};
 use super::{UserViews, mix};
 use crate::config::{Grounding, ServedSettings, ViewSettings, tidy};
 use crate::{Error, Result};
-use client::{Client, Outcome};
+use client::Outcome;
+use pool::Pool;
 use reply::Answer;
 
 /// This many requests without any answer, and never one, mean that the endpoint is not there at all.
@@ -38,7 +40,7 @@ pub struct ServedGenerator<'a> {
     ground: Ground,
     settings: ViewSettings,
     /// Nothing where requests and answers pass through files.
-    client: Option<Client>,
+    servers: Option<Pool>,
     /// The endpoint's model takes no system turn: its text leads the user turn.
     folded: AtomicBool,
 }
@@ -54,7 +56,7 @@ impl<'a> ServedGenerator<'a> {
         threads: usize,
         cache: Option<&Path>,
     ) -> Result<ServedGenerator<'a>> {
-        ServedGenerator::over(public, settings, threads, cache, || Client::new(&settings.served).map(Some))
+        ServedGenerator::over(public, settings, threads, cache, || Pool::new(&settings.served).map(Some))
     }
 
     /// The same without an endpoint.
@@ -72,13 +74,13 @@ impl<'a> ServedGenerator<'a> {
         settings: &ViewSettings,
         threads: usize,
         cache: Option<&Path>,
-        client: impl FnOnce() -> Result<Option<Client>>,
+        servers: impl FnOnce() -> Result<Option<Pool>>,
     ) -> Result<ServedGenerator<'a>> {
         let writer = Writer::new(public, settings, Grounding::Retrieval)?;
         // Before an encoder is loaded: a wrong address is refused at once.
-        let client = client()?;
+        let servers = servers()?;
         let ground = Ground::new(writer.names.lines(), &settings.text, threads, cache)?;
-        Ok(ServedGenerator { writer, ground, settings: settings.clone(), client, folded: AtomicBool::new(false) })
+        Ok(ServedGenerator { writer, ground, settings: settings.clone(), servers, folded: AtomicBool::new(false) })
     }
 
     /// The body of a request.
@@ -108,15 +110,23 @@ impl<'a> ServedGenerator<'a> {
     }
 
     /// One view: asked for until there is an answer or no patience left.
-    fn write(&self, request: Request<'_>, part: ViewKind, scratch: &mut Scratch, stopped: &dyn Fn() -> bool) -> Result<Written> {
+    fn write(
+        &self,
+        request: Request<'_>,
+        part: ViewKind,
+        scratch: &mut Scratch,
+        stopped: &dyn Fn() -> bool,
+        sink: &dyn Sink,
+    ) -> Result<Written> {
         let ask = match self.writer.plan(request.user, request.history, part, self.writer.limits())? {
             Plan::Ready(made) => return Ok(Written { made: Ok(made), reached: None }),
             Plan::Cannot(failed) => return Ok(Written { made: Err(failed), reached: None }),
             Plan::Question(ask) => ask,
         };
         let failed = |reason| Failed { reason, asked: true, counts: Counts::default() };
-        let Some(client) = &self.client else { return Err(Error::Usage("there is no endpoint to ask".into())) };
-        let question = || client.ask(&self.body(&ask), mix(request.user, part.index() as u32), stopped);
+        let Some(servers) = &self.servers else { return Err(Error::Usage("there is no endpoint to ask".into())) };
+        let note = |text: &str| sink.note(text);
+        let question = || servers.ask(&self.body(&ask), mix(request.user, part.index() as u32), stopped, &note);
         let mut outcome = question()?;
         if let Outcome::NoSystem = outcome {
             self.folded.store(true, Ordering::Relaxed);
@@ -174,7 +184,7 @@ impl Generator for ServedGenerator<'_> {
             let mut scratch = Scratch::default();
             while !stopped() {
                 let Some(&(job, part)) = work.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                match self.write(jobs[job].request, part, &mut scratch, &stopped) {
+                match self.write(jobs[job].request, part, &mut scratch, &stopped, sink) {
                     // What was broken off by the end of the build has not failed; it is asked again by the next one.
                     Ok(Written { reached: Some(false), .. }) if stopped() => break,
                     Ok(written) => {

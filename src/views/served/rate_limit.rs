@@ -1,6 +1,7 @@
 //! When the next request may go out: at most a given number a minute, and none while the endpoint asks to wait.
 
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Longest sleep without a look at whether anything is still wanted.
@@ -12,18 +13,25 @@ pub(super) struct RateLimit {
     next: Mutex<Instant>,
     /// When anybody last had an answer; before the first, when the work began.
     heard: Mutex<Option<Instant>>,
+    answers: AtomicU64,
 }
 
 impl RateLimit {
     /// At most `per_minute` requests a minute, evenly spread; 0: no limit.
     pub(super) fn new(per_minute: u32) -> RateLimit {
         let gap = if per_minute == 0 { Duration::ZERO } else { Duration::from_secs(60) / per_minute };
-        RateLimit { gap, next: Mutex::new(Instant::now()), heard: Mutex::new(None) }
+        RateLimit { gap, next: Mutex::new(Instant::now()), heard: Mutex::new(None), answers: AtomicU64::new(0) }
     }
 
     /// An answer came at `now`.
     pub(super) fn answered(&self, now: Instant) {
         *self.heard.lock() = Some(now);
+        self.answers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Answers so far.
+    pub(super) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// How long no request has been answered; counted from the first call where there was none yet.

@@ -4,6 +4,7 @@ mod answers;
 mod batch;
 mod faults;
 mod https;
+mod several;
 
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};

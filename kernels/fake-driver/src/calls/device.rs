@@ -1,6 +1,7 @@
 //! The driver itself, its one device and the primary context.
 
 use crate::codes::{self, Code};
+use crate::faults::number;
 use crate::state::{CONTEXT, CURRENT, current_idle, give, plain};
 use std::ffi::c_char;
 
@@ -8,7 +9,14 @@ use std::ffi::c_char;
 const VERSION: i32 = 13000;
 const NAME: &[u8] = b"Stand-in for a GPU\0";
 /// What NVML calls `GPU-4c554d4f-5300-0000-0000-000000000000`.
-pub const UUID: [u8; 16] = *b"LUMOS\0\0\0\0\0\0\0\0\0\0\0";
+const UUID: [u8; 16] = *b"LUMOS\0\0\0\0\0\0\0\0\0\0\0";
+
+/// The GPU's own name: its last byte is the one that the environment asks for.
+pub fn uuid() -> [u8; 16] {
+    let mut uuid = UUID;
+    uuid[15] = number("LUMOS_FAKE_GPU").unwrap_or(0) as u8;
+    uuid
+}
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuInit(_: u32) -> Code {
@@ -56,8 +64,8 @@ pub extern "C" fn cuDeviceGetName(name: *mut c_char, length: i32, device: i32) -
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: i32) -> Code {
-    plain("cuDeviceGetUuid", |_| if device == 0 { give(uuid, UUID) } else { codes::INVALID_DEVICE })
+pub extern "C" fn cuDeviceGetUuid_v2(to: *mut [u8; 16], device: i32) -> Code {
+    plain("cuDeviceGetUuid", |_| if device == 0 { give(to, uuid()) } else { codes::INVALID_DEVICE })
 }
 
 #[unsafe(no_mangle)]

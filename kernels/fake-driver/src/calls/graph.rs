@@ -71,7 +71,7 @@ fn check(state: &State, op: &Op) {
             false => Some(to),
         },
         &Op::Within { to, from, bytes } => [to, from].into_iter().find(|&at| !state.memory.holds(at, bytes)),
-        Op::Record(..) => None,
+        Op::Sum { .. } | Op::Record(..) => None,
     };
     if let Some(at) = stale {
         let name = if let Op::Launch(launch) = op { launch.kernel.name() } else { "a copy or fill" };

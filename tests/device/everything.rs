@@ -11,7 +11,7 @@ use lumos::testing::valid;
 const MEMORY: u64 = 1 << 30;
 
 /// What `--device cuda` refuses, and `auto` trains on the CPU.
-const ON_THE_CPU: [&str; 4] = ["fed-cl4srec", "fed-transitions", "ptf-fsr", "transitions"];
+const ON_THE_CPU: [&str; 5] = ["fed-cl4srec", "fed-transitions", "pfsr", "ptf-fsr", "transitions"];
 
 const SMALL: [&str; 8] = [
     "seed=3",

@@ -77,6 +77,9 @@ pub fn uploads(
     Ok(updates)
 }
 
+/// Rows that a client uploads, items of its history, and how each guess does on it.
+type Client = (f64, f64, [Guess; 5]);
+
 /// Guesses of the histories of the clients that uploaded `updates` from `weights`; a client is a user.
 ///
 /// # Errors
@@ -109,7 +112,7 @@ pub fn infer(settings: &Settings, data: &Dataset, weights: &Weights, updates: &[
         return Err(Error::Usage("no item row is uploaded: there is nothing to infer from".into()));
     }
     let n = known.len() as f64;
-    let mean = |of: &dyn Fn(&(f64, f64, [Guess; 5])) -> f64| known.iter().map(of).sum::<f64>() / n;
+    let mean = |of: &dyn Fn(&Client) -> f64| known.iter().map(of).sum::<f64>() / n;
     let guesses = (0..5).map(|g| Guess {
         name: known[0].2[g].name,
         precision: mean(&|k| k.2[g].precision),

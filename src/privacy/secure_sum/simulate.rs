@@ -13,6 +13,8 @@ use std::time::Instant;
 ///
 /// # Errors
 /// As [`Server::finish`].
+// The step below is of use here alone: a name for its type would say no more.
+#[allow(clippy::type_complexity)]
 pub fn simulate(
     plan: &Arc<Plan>,
     silent: &[u32],

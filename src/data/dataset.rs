@@ -56,6 +56,21 @@ pub enum Split {
     Test,
 }
 
+/// Which item of each user is ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sought {
+    /// The input is that of this split.
+    pub split: Split,
+    /// The same item for every user; nothing for each user's own target of the split.
+    pub item: Option<u32>,
+}
+
+impl From<Split> for Sought {
+    fn from(split: Split) -> Sought {
+        Sought { split, item: None }
+    }
+}
+
 /// Where each user's sequence is cut, for another split than leave-one-out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cuts {
@@ -82,21 +97,6 @@ impl Cuts {
                 let target = |at: u32| at == Cuts::NONE || at >= train && u64::from(at) < length;
                 train >= 1 && u64::from(train) <= length && target(self.validation[user]) && target(self.test[user])
             })
-    }
-}
-
-/// Which item of each user is ranked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sought {
-    /// The input is that of this split.
-    pub split: Split,
-    /// The same item for every user; nothing for each user's own target of the split.
-    pub item: Option<u32>,
-}
-
-impl From<Split> for Sought {
-    fn from(split: Split) -> Sought {
-        Sought { split, item: None }
     }
 }
 

@@ -21,6 +21,13 @@ pub fn csv(bytes: &[u8]) {
     read("csv", bytes);
 }
 
+/// Files of the public formats, laid out like those of [`recbole`]: each of their readers is given the same bytes.
+pub fn formats(bytes: &[u8]) {
+    for format in ["auto", "mind", "amazon", "movielens", "sasrec", "s3rec", "p5", "unisrec", "rechorus", "jsonl"] {
+        read(format, bytes);
+    }
+}
+
 fn read(format: &str, bytes: &[u8]) {
     let packed = Packing::of(bytes, "") != Packing::Plain;
     let (inter, items) = match bytes.iter().position(|b| *b == 0xff && !packed) {

@@ -65,7 +65,7 @@ fn hostile_names_stay_text() {
     (0..12).for_each(|item| items += &format!("<i>{item},\"<script>alert({item})</script>\"\n"));
     sandbox.write("items.csv", items.as_bytes());
     sandbox.lumos(&["data", "prepare", "--format", "csv", "--inter", "log.csv", "--items", "items.csv", "--out", "set"]).done();
-    sandbox.lumos(&["train", &small(), "--data", "set", "--set", "method=fed-sasrec", "--out", "<em>run"]).done();
+    sandbox.lumos(&["train", &small(), "--data", "set", "--set", "method=fed-sasrec", "--set", "loss.negatives=5", "--out", "<em>run"]).done();
     sandbox.lumos(&["report", "<em>run", "--out", "page.html"]).done();
     let html = String::from_utf8(sandbox.read("page.html")).unwrap();
     for raw in ["<script>", "<b>u", "<i>", "<em>"] {

@@ -7,6 +7,7 @@ use crate::cli::Sandbox;
 use crate::common::{put, quiet, real};
 use lumos::config::{DataSettings, SplitRule};
 use lumos::data::{Dataset, Manifest, Split, load, prepare};
+use proptest::prelude::*;
 
 fn settings(format: &str, inter: &Path, items: Option<&Path>) -> DataSettings {
     let (inter, items) = (Some(inter.to_path_buf()), items.map(Path::to_path_buf));
@@ -286,4 +287,40 @@ fn splits_by_time_and_by_shares() {
     assert!(!sandbox.lumos(&[&words[..], &["--split", "time"]].concat()).done().contains("leave-one-out"));
     let run = sandbox.lumos(&["train", "small.toml", "--data", "set", "--set", "method=fed-sasrec", "--out", "run", "--json"]).json();
     assert!(run["test"]["users"].as_u64().unwrap() >= 1, "{run}");
+}
+
+/// Beginnings of real files, with a catalogue behind the byte that no text holds.
+const SAMPLES: [&[u8]; 6] = [
+    b"1\tU1\t11/12/2019 2:14:46 PM\tN1 N2\tN3-1 N4-0\n\xffN1\tnews\tus\tTitle\n",
+    b"{\"reviewerID\": \"A\", \"asin\": \"1\", \"unixReviewTime\": 3}\n\xff{'asin': '1', 'categories': [['x']], 'title': u'\\u20ac'}\n",
+    b"1::10::5::300\n1::20::3::100\n\xff10::T (1990)::Comedy|Drama\n",
+    b"1 5 4 9\n2 5 1 2\n\xff{\"5\": [1, \"x\"]}",
+    b"user_id:token\titem_id_list:token_seq\titem_id:token\n1\t5 4\t9\n\xffitem_id:token\ttext:token_seq\n5\tFive\n",
+    b"{\"user_id\": 1, \"item_id\": 2, \"timestamp\": \"2020-01-01\"}\n\xff{\"item_id\": 2, \"title\": \"x\"}\n",
+];
+
+proptest! {
+    #![proptest_config(crate::common::cases(300))]
+
+    #[test]
+    fn no_bytes_make_a_reader_panic(
+        sample in 0..SAMPLES.len(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3u8), 0..6),
+        streamed in any::<bool>(),
+        packed in any::<bool>(),
+    ) {
+        let mut bytes = SAMPLES[sample].to_vec();
+        if packed {
+            bytes = archive(&[("a", &bytes)], streamed);
+        }
+        for (at, byte, kind) in edits {
+            let at = at.index(bytes.len());
+            match kind {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                _ => bytes.truncate(at + 1),
+            }
+        }
+        lumos::data::fuzz::formats(&bytes);
+    }
 }

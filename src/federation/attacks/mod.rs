@@ -23,7 +23,7 @@ mod scene;
 
 use crate::base::options::{self, Choice, Options};
 use crate::config::Settings;
-use crate::data::Dataset;
+use crate::data::{Cuts, Dataset};
 use crate::engine::{Occasion, Rule, Update};
 use crate::{Result, eval};
 use std::sync::Arc;
@@ -144,9 +144,16 @@ pub fn plan(settings: &Settings, data: &Arc<Dataset>) -> Result<Option<Plan>> {
     let mut with = (**data).clone();
     for n in 0..count(settings, data.users()) {
         let history = attacker.history(&scene, n);
-        // Nobody ranks for them: the places of the validation and the test item hold the last one again.
-        let last = *history.last().unwrap_or(&0);
-        with.items.extend(history.iter().chain([&last, &last]));
+        match &mut with.cuts {
+            Some(cuts) => {
+                with.items.extend(&history);
+                cuts.train.push(history.len() as u32);
+                cuts.validation.push(Cuts::NONE);
+                cuts.test.push(Cuts::NONE);
+            }
+            // Nobody ranks for them: the places of the validation and the test item hold the last one again.
+            None => with.items.extend(history.iter().chain([history.last().unwrap_or(&0); 2])),
+        }
         with.offsets.push(with.items.len() as u64);
         with.user_tokens.push(format!("malicious client {}", n + 1));
     }

@@ -8,13 +8,13 @@ pub(super) const STYLE: &str = "\
 --c0:#56b4e9;--c1:#f08a4b;--c2:#2fc79c;--c3:#e08fc0;--c4:#e6b23c;--c5:#8fcdf2;--c6:#bbb}}\
 *{box-sizing:border-box}\
 body{font:16px/1.55 system-ui,-apple-system,'Segoe UI',sans-serif;color:var(--ink);background:var(--page);margin:0}\
-main{max-width:60rem;margin:0 auto;padding:1.5rem 1rem 4rem}\
+main{max-width:68rem;margin:0 auto;padding:1.5rem 1rem 4rem}\
 h1{font-size:1.5rem;line-height:1.25;margin:0 0 .4rem;overflow-wrap:anywhere}\
 h2{font-size:1.15rem;margin:2.2rem 0 .6rem}h3{font-size:1rem;margin:1.4rem 0 .4rem}\
-p{margin:.4rem 0 .8rem;max-width:46rem;overflow-wrap:anywhere}.soft,figcaption,caption{color:var(--soft);font-size:.9rem}\
+p{margin:.4rem 0 .8rem;max-width:46rem;overflow-wrap:anywhere}.soft,figcaption{color:var(--soft);font-size:.9rem}\
 .wide{overflow-x:auto;margin:.6rem 0}.wide:focus-visible,a:focus-visible,summary:focus-visible{outline:3px solid var(--focus);outline-offset:2px}\
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}caption{text-align:left;padding:.2rem 0}\
-th,td{text-align:right;padding:.28rem .7rem;border-bottom:1px solid var(--line);white-space:nowrap;vertical-align:top}\
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
+th,td{text-align:right;padding:.28rem .55rem;border-bottom:1px solid var(--line);white-space:nowrap;vertical-align:top}\
 th:first-child,td:first-child,.left{text-align:left}.text{white-space:normal;min-width:12rem;overflow-wrap:anywhere}\
 thead th{border-bottom:2px solid var(--line)}.best{font-weight:650}\
 figure{margin:.6rem 0}svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:13px system-ui,sans-serif}\
@@ -25,4 +25,4 @@ summary{cursor:pointer;padding:.5rem .8rem}details>div{padding:0 .8rem .8rem}\
 ol.items{margin:.2rem 0 .6rem;padding-left:1.6rem}ol.items li{overflow-wrap:anywhere}.hit{font-weight:650}\
 .users{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(17rem,100%),1fr));gap:0 1.5rem}\
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:.5rem;background:var(--page);padding:.4rem}\
-@media print{details{break-inside:avoid}}";
+@media(max-width:600px){svg text{font-size:19px}}@media print{details{break-inside:avoid}}";

@@ -44,10 +44,11 @@ impl Table {
         }
         let class = if self.left { " class=\"left\"" } else { "" };
         let head: String = self.head.iter().map(|text| format!("<th scope=\"col\"{class}>{}</th>", escape(text))).collect();
-        let caption = if caption.is_empty() { String::new() } else { format!("<caption>{}</caption>", escape(caption)) };
-        let label = if caption.is_empty() { "table" } else { "table, which can be scrolled" };
+        // Outside of what scrolls, so that it is read whole where the page is narrow.
+        let above = if caption.is_empty() { String::new() } else { format!("<p class=\"soft\">{}</p>\n", escape(caption)) };
+        let label = if caption.is_empty() { "table".to_string() } else { escape(caption) };
         format!(
-            "<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{label}\"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{}</tbody></table></div>\n",
+            "{above}<div class=\"wide\" tabindex=\"0\" role=\"region\" aria-label=\"{label}\"><table><thead><tr>{head}</tr></thead>\n<tbody>{}</tbody></table></div>\n",
             self.rows.concat()
         )
     }

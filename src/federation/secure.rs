@@ -123,7 +123,7 @@ mod tests {
 
     fn update(client: u32) -> Update {
         let mut stream = Stream::new(3, Purpose::Bench, 0, client.into());
-        let items: Vec<u32> = (0..7).filter(|item| (item + client) % 3 != 0).collect();
+        let items: Vec<u32> = (0..7).filter(|item| !(item + client).is_multiple_of(3)).collect();
         let rows = (0..items.len() * 4).map(|_| stream.normal()).collect();
         Update { client, weight: 1 + client % 3, dense: (0..settings().1.dense_len).map(|_| 0.1 * stream.normal()).collect(), items, rows }
     }

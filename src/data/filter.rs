@@ -104,7 +104,7 @@ pub fn filter(raw: RawData, settings: &DataSettings) -> Result<Filtered> {
     if !keep.iter().any(|k| *k) {
         return Err(nothing_left(&raw, dropped, settings));
     }
-    let (mut dataset, times) = pack(raw, &keep, by_user, moments, settings);
+    let (mut dataset, times) = pack(raw, &keep, by_user, moments, settings)?;
     if let Some(groups) = &mut dataset.groups {
         groups.column.clone_from(&settings.group_column);
     }
@@ -255,7 +255,13 @@ fn limit_lengths(by_user: &Index, keep: &mut [bool], settings: &DataSettings) ->
 }
 
 /// Renumbers users and items by first appearance among the kept rows and packs the sequences.
-fn pack(raw: RawData, keep: &[bool], by_user: Index, moments: Option<Moments>, settings: &DataSettings) -> (Dataset, Option<Times>) {
+fn pack(
+    raw: RawData,
+    keep: &[bool],
+    by_user: Index,
+    moments: Option<Moments>,
+    settings: &DataSettings,
+) -> Result<(Dataset, Option<Times>)> {
     const NONE: u32 = u32::MAX;
     let mut new_item = vec![NONE; raw.item_tokens.len()];
     let mut seen_user = vec![false; raw.user_tokens.len()];
@@ -278,7 +284,7 @@ fn pack(raw: RawData, keep: &[bool], by_user: Index, moments: Option<Moments>, s
         packed.extend(by_user.rows(user).iter().copied().filter(|r| keep[*r as usize]));
         dataset.offsets.push(packed.len() as u64);
     }
-    dataset.cuts = split::cuts(&raw, &packed, &dataset.offsets, moments, settings);
+    dataset.cuts = split::cuts(&raw, &packed, &dataset.offsets, moments, settings)?;
     dataset.items = packed.iter().map(|row| new_item[raw.items[*row as usize] as usize]).collect();
     let times = raw.times.as_ref().map(|all| all.select(&packed));
     dataset.groups = raw.groups.as_ref().map(|groups| {
@@ -299,5 +305,5 @@ fn pack(raw: RawData, keep: &[bool], by_user: Index, moments: Option<Moments>, s
             ItemText { also_bought: bought.collect(), ..text }
         })
         .collect();
-    (dataset, times)
+    Ok((dataset, times))
 }

@@ -72,9 +72,18 @@ pub(super) fn drop_untrained<'r>(
 }
 
 /// The cuts of the packed sequences, whose rows are `packed[offsets[u]..offsets[u + 1]]`; `None` for leave-one-out.
-pub(super) fn cuts(raw: &RawData, packed: &[u32], offsets: &[u64], moments: Option<Moments>, settings: &DataSettings) -> Option<Cuts> {
+///
+/// # Errors
+/// [`Error::Setting`] where no user is left with a target to validate or to test on.
+pub(super) fn cuts(
+    raw: &RawData,
+    packed: &[u32],
+    offsets: &[u64],
+    moments: Option<Moments>,
+    settings: &DataSettings,
+) -> Result<Option<Cuts>> {
     if settings.split == SplitRule::LeaveOneOut {
-        return None;
+        return Ok(None);
     }
     let mut cuts = Cuts::default();
     for bounds in offsets.windows(2) {
@@ -83,7 +92,14 @@ pub(super) fn cuts(raw: &RawData, packed: &[u32], offsets: &[u64], moments: Opti
         cuts.validation.push(validation);
         cuts.test.push(test);
     }
-    Some(cuts)
+    for (part, places) in [("validation", &cuts.validation), ("test", &cuts.test)] {
+        if places.iter().all(|at| *at == Cuts::NONE) {
+            let message =
+                format!("is `{}`, which leaves no user with training items a {part} item; raise data.{part}_share", settings.split.name());
+            return Err(Error::setting("data.split", message));
+        }
+    }
+    Ok(Some(cuts))
 }
 
 /// Share of the training interactions that are later than the median test item. `times` are those of the packed interactions.

@@ -146,7 +146,8 @@ pub fn metrics(ranks: &[u32], ks: &[u32]) -> Metrics {
     for &k in ks {
         for metric in Metric::ALL {
             let each = || ranks.iter().filter(|&&r| r > 0).map(|&r| metric.value(r, k));
-            let mean = each().sum::<f64>() / n;
+            // An empty sum of floats is -0.
+            let mean = (each().sum::<f64>() + 0.0) / n;
             let squares: f64 = each().map(|v| (v - mean).powi(2)).sum();
             let error = (users > 1).then(|| (squares / (n - 1.0) / n).sqrt());
             values.push((format!("{}@{k}", metric.name()), mean, error));

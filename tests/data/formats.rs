@@ -284,8 +284,13 @@ fn splits_by_time_and_by_shares() {
     sandbox.write("log.csv", std::fs::read(&file).unwrap().as_slice());
     let words = ["data", "prepare", "--format", "csv", "--inter", "log.csv", "--out", "set", "--overwrite", "--min-length", "3"];
     assert!(sandbox.lumos(&words).done().contains("later than half of the test items"));
-    assert!(!sandbox.lumos(&[&words[..], &["--split", "time"]].concat()).done().contains("leave-one-out"));
-    let run = sandbox.lumos(&["train", "small.toml", "--data", "set", "--set", "method=fed-sasrec", "--out", "run", "--json"]).json();
+    // The last tenth of the log is of `c` alone, who has nothing to train on.
+    sandbox.lumos(&[&words[..], &["--split", "time"]].concat()).refused(1, &["--split", "no user", "raise --test-share"]);
+    let by_time = ["--split", "time", "--validation-share", "0.2", "--test-share", "0.3"];
+    assert!(!sandbox.lumos(&[&words[..], &by_time].concat()).done().contains("leave-one-out"));
+    let words =
+        "train small.toml --data set --set method=fed-sasrec --set loss.negatives=3 --set eval.select=HR@5 --set eval.k=5 --out run --json";
+    let run = sandbox.lumos(&words.split(" ").collect::<Vec<_>>()).json();
     assert!(run["test"]["users"].as_u64().unwrap() >= 1, "{run}");
 }
 

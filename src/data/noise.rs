@@ -11,7 +11,7 @@ pub fn noisy_fingerprint(fingerprint: &str, share: f64, seed: u64) -> String {
 
 /// `data` with `share` of each user's training items replaced, rounded to the nearest number of places. Places and items are drawn by `seed` and user;
 /// an item that comes in stands nowhere else in the user's sequence. Validation and test items stay, so that what is to be found is true.
-/// The result has a fingerprint of its own: views and runs of it are told apart from those of `data`.
+/// The result has a fingerprint of its own: views and runs of it are not taken for those of `data`.
 pub fn disturbed(mut data: Dataset, share: f64, seed: u64) -> Dataset {
     if share == 0.0 {
         return data;

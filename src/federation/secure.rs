@@ -18,7 +18,7 @@ pub struct SecureSums {
     shape: [usize; 3],
     /// Standard deviation of the noise on a round's sum, where clients add it.
     noise: Option<f64>,
-    /// Whether it is told how many clients uploaded a row. Not where privacy is on: nothing is divided by it.
+    /// Whether it learns how many clients uploaded a row. Not where privacy is on: nothing is divided by it.
     counts: bool,
 }
 

@@ -301,7 +301,7 @@ pub fn follow(ranks: &Arc<dyn Reduce>, devices: &mut Devices, log: &RankLog, sto
                     }
                     let stop = stop.load(Ordering::SeqCst);
                     if stop {
-                        log.line(&format!("asked to stop; rank 0 is told after round {rounds_done}"));
+                        log.line(&format!("asked to stop; rank 0 hears of it after round {rounds_done}"));
                     }
                     any(&**ranks, stop)?;
                 }

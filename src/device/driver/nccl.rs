@@ -2,7 +2,7 @@
 //!
 //! cudarc's own loader looks for `libnccl.so`, which development packages alone have, and panics where a function is missing; its `Comm` aborts
 //! the group when it is dropped. So the few functions are looked up here. A communicator lives as long as the process: one that is given up while
-//! another process waits in it would end that one's wait with an error that is nobody's.
+//! another process waits in it would end that one's wait with an error of no run of its own.
 
 use super::super::DeviceError;
 use super::super::interface::{Buffer, Exchange, Result};

@@ -151,7 +151,7 @@ pub fn plan(settings: &Settings, data: &Arc<Dataset>) -> Result<Option<Plan>> {
                 cuts.validation.push(Cuts::NONE);
                 cuts.test.push(Cuts::NONE);
             }
-            // Nobody ranks for them: the places of the validation and the test item hold the last one again.
+            // They are not ranked: the places of the validation and the test item hold the last one again.
             None => with.items.extend(history.iter().chain([history.last().unwrap_or(&0); 2])),
         }
         with.offsets.push(with.items.len() as u64);

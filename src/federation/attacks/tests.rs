@@ -8,7 +8,7 @@ use crate::model::{ModelSpec, Weights};
 const USERS: u32 = 40;
 const ITEMS: u32 = 120;
 
-/// A world in which item `i` is the more popular the lower it is, and nobody has met the last one.
+/// A world in which item `i` is the more popular the lower it is, and no user has met the last one.
 fn data() -> Arc<Dataset> {
     let mut data = Dataset { name: "d".into(), offsets: vec![0], ..Default::default() };
     data.item_tokens = (0..ITEMS).map(|i| i.to_string()).collect();

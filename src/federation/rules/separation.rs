@@ -74,7 +74,7 @@ impl Rule for Separation {
             }
         }
         for (to, from) in rows.chunks_exact_mut(d).zip(&contributors) {
-            // Of one or two nobody can say which is far out.
+            // Of one or two none can be called far out.
             if from.len() > 2 {
                 to.copy_from_slice(&agreed(from, d, self.spread));
             }

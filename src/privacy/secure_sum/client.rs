@@ -156,7 +156,7 @@ impl Client {
     /// Of each neighbour that a [`Kind::Arrived`] lists the share of its personal seed, of the others that of their mask key; once.
     ///
     /// # Errors
-    /// [`Refused`], also where fewer neighbours have arrived than give a secret back: then nothing is told.
+    /// [`Refused`], also where fewer neighbours have arrived than give a secret back: then nothing is given away.
     pub fn unmask(&mut self, arrived: &[u8]) -> Result<Vec<u8>> {
         let mut reader = self.read(Kind::Arrived, arrived)?;
         let mut there = Vec::new();

@@ -100,9 +100,9 @@ fn malformed_late_replayed_and_forged_messages_are_refused_and_change_nothing() 
     let late = Client::new(plan.clone(), 1, entropy(1)).keys();
     assert!(matches!(server.receive(&late), Err(Refused::OutOfTurn { from: 1, got: "keys", wanted: "masked" })));
     // A party that there is not.
-    let mut nobody = masked[1].clone();
-    nobody[24] = 77;
-    assert_eq!(server.receive(&nobody), Err(Refused::Stranger(77)));
+    let mut stranger = masked[1].clone();
+    stranger[24] = 77;
+    assert_eq!(server.receive(&stranger), Err(Refused::Stranger(77)));
     for message in &masked[1..5] {
         server.receive(message).unwrap();
     }

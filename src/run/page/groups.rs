@@ -77,7 +77,7 @@ impl Group {
     }
 }
 
-/// Groups in the order of their first run; several of one method are told apart by their folders.
+/// Groups in the order of their first run; several of one method are named by their folders.
 pub(super) fn grouped(runs: Vec<Run>) -> Result<Vec<Group>> {
     let mut groups: Vec<(String, Group)> = Vec::new();
     for run in runs {

@@ -4,6 +4,7 @@ use super::args::{ConfigArgs, between};
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
+use super::ranks;
 use super::table::table_with;
 use crate::base::clean;
 use crate::config::Effective;
@@ -117,7 +118,7 @@ pub fn main(args: &Args) -> Result<()> {
     let load = |more: &[String]| -> Result<Effective> { settings::load(Some(&args.config.config), &[&sets[..], more].concat()) };
     let stop: &AtomicBool = interrupt::listen()?;
     let progress = Progress::new(args.json);
-    let job = Sweep { load: &load, plan: &plan, out: &args.out, jobs: args.jobs as usize, stop };
+    let job = Sweep { load: &load, plan: &plan, out: &args.out, jobs: args.jobs as usize, devices: ranks::devices().into(), stop };
     let trials = run::sweep(&job, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
     drop(progress);
     if args.json {

@@ -89,6 +89,11 @@ impl Devices {
         Devices { open: None, ranks, local }
     }
 
+    /// Whether several processes work together.
+    pub fn several(&self) -> bool {
+        self.ranks.as_ref().is_some_and(|ranks| ranks.size() > 1)
+    }
+
     /// The device of a process that follows rank 0: a GPU, or the CPU.
     ///
     /// # Errors

@@ -104,6 +104,15 @@ fn every_command_takes_part_or_is_rank_0s_own() {
     assert!(table.contains("fed-sasrec") && table.contains("popularity"), "{table}");
     let alone = sandbox.lumos(&["eval", "both/lumos", "--json"]).json();
     assert_eq!(lumos(&sandbox, 3, &["eval", "both/lumos", "--json"]).json(), alone);
+    let sweep = ["sweep", "small.toml", "--grid", "local.lr=0.1,0.2", "--set", "method=fed-sasrec", "--set", "loss.negatives=4", "--json"];
+    let trials = |list: serde_json::Value| -> Vec<serde_json::Value> {
+        list.as_array().unwrap().iter().map(|trial| serde_json::json!([trial["sets"], trial["results"][0]["test"]])).collect()
+    };
+    let alone = trials(sandbox.lumos(&[&sweep[..], &["--out", "swept"]].concat()).json());
+    assert_eq!(alone.len(), 2);
+    assert_eq!(trials(lumos(&sandbox, 3, &[&sweep[..], &["--out", "swept-by-three"]].concat()).json()), alone);
+    let refused = lumos(&sandbox, 2, &[&sweep[..], &["--jobs", "2", "--out", "x"]].concat()).stderr();
+    assert!(refused.contains("--jobs: is 2, must be 1 with several processes"), "{refused}");
     let doctor = lumos(&sandbox, 2, &["doctor"]).done();
     assert!(doctor.contains("2 processes by Open MPI"), "{doctor}");
     let bench = ["bench", "round", "--clients", "20", "--rounds", "1", "--dim", "8", "--items", "50", "--json"];

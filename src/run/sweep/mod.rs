@@ -8,6 +8,7 @@ use super::pipeline::prepare;
 use super::train::{Job, train};
 use super::{Devices, Observer, RunResult};
 use crate::base::{clean, parallel};
+use crate::cluster::Reduce;
 use crate::config::Effective;
 use crate::{Error, Result};
 use parking_lot::Mutex;
@@ -63,8 +64,10 @@ pub struct Sweep<'a> {
     pub plan: &'a Plan,
     /// Folder of the run folders.
     pub out: &'a Path,
-    /// Trials that are trained side by side.
+    /// Trials that are trained side by side; 1 where several processes share each trial.
     pub jobs: usize,
+    /// Where trials are trained that are not side by side.
+    pub devices: Mutex<Devices>,
     /// Set by whoever wants the sweep to stop after the current rounds.
     pub stop: &'a AtomicBool,
 }
@@ -75,6 +78,10 @@ struct Warnings<'a>(&'a dyn Observer);
 impl Observer for Warnings<'_> {
     fn warn(&self, text: &str) {
         self.0.warn(text);
+    }
+
+    fn ranks(&self) -> Option<&dyn Reduce> {
+        self.0.ranks()
     }
 }
 
@@ -91,6 +98,9 @@ struct Work {
 /// [`Error::Mismatch`] where the folder holds a sweep with another plan, [`Error::Setting`] for a trial's settings, before anything is trained;
 /// the errors of training; [`Error::Interrupted`] after a stop.
 pub fn sweep(sweep: &Sweep, observer: &dyn Observer) -> Result<Vec<Trial>> {
+    if sweep.jobs > 1 && sweep.devices.lock().several() {
+        return Err(Error::Usage(format!("--jobs: is {}, must be 1 with several processes, which share every trial", sweep.jobs)));
+    }
     let base = (sweep.load)(&[])?;
     let all = sweep.plan.trials()?;
     let seeds = if sweep.plan.seeds.is_empty() { vec![base.settings.seed] } else { sweep.plan.seeds.clone() };
@@ -217,7 +227,9 @@ fn one(sweep: &Sweep, work: &Work, observer: &dyn Observer) -> Result<RunResult>
         return read_json(&path);
     }
     let claim = Claim::take(&work.folder, Start::Either)?;
-    let device = Devices::default().to_train(&work.effective.settings)?;
+    let settings = &work.effective.settings;
+    // Trials side by side have a device each.
+    let device = if sweep.jobs > 1 { Devices::default().to_train(settings)? } else { sweep.devices.lock().to_train(settings)? };
     let prepared = prepare(&work.effective.settings, &quiet)?;
     let job = Job { effective: &work.effective, prepared: &prepared, device: &device, out: &claim, stop: sweep.stop };
     let result = train(&job, &quiet)?;

@@ -44,10 +44,15 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
         (s.federation.protocol, s.federation.clients) = (protocol.into(), clients);
         all.push((name, s));
     }
-    for rule in ["krum", "multi-krum", "trimmed-mean", "geometric-median", "row-clip"] {
+    for rule in ["krum", "multi-krum", "trimmed-mean", "geometric-median", "row-clip", "flame", "hics", "median-norm", "separation"] {
         let mut s = settings();
         s.federation.rules = ["gaussian share=0.2", rule].map(String::from).to_vec();
         all.push((rule, s));
+    }
+    for attack in ["label-flip", "little-is-enough", "random-items items=5", "a-hum", "fed-rec-attack", "poison-frs", "dv-fsr"] {
+        let mut s = settings();
+        (s.attack.name, s.attack.share) = (attack.into(), 0.2);
+        all.push((attack, s));
     }
     let mut few = settings();
     (few.federation.cohort, few.federation.shared) = (1, vec![lumos::config::Group::Items]);

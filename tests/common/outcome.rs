@@ -7,7 +7,11 @@ use std::path::Path;
 /// JSON without what depends on the clock, and without the checksum over that.
 pub fn timeless(mut value: Value) -> Value {
     let clock = |key: &str| key == "crc32c" || key == "seconds" || key == "train_seconds" || key.ends_with("_s");
-    value.as_object_mut().unwrap().retain(|key, _| !clock(key));
+    let parts = value.as_object_mut().unwrap();
+    parts.retain(|key, _| !clock(key));
+    for part in parts.values_mut().filter(|part| part.is_object()) {
+        *part = timeless(part.take());
+    }
     value
 }
 

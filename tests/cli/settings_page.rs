@@ -121,9 +121,13 @@ fn the_page_of_settings_is_that_of_the_types() {
             .map_while(|line| line.strip_prefix("  - `"))
             .map(|line| line.split('`').next().unwrap().to_string())
             .collect();
-        // Names that other tests of this process have registered come last.
-        let accepted = schema.names(key);
-        assert!(accepted.starts_with(&listed), "{key} accepts {accepted:?}, and the page lists {listed:?}");
+        // Names that other tests of this process have registered come last; only these two settings take any.
+        let mut accepted = schema.names(key);
+        if ["model.backbone", "views.generator"].contains(&key) {
+            assert!(!listed.is_empty(), "{key} has no list");
+            accepted.truncate(listed.len());
+        }
+        assert!(listed.is_empty() || listed == accepted, "{key} accepts {accepted:?}, and the page lists {listed:?}");
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
     if std::env::var_os("LUMOS_WRITE_DOCS").is_some() {

@@ -17,6 +17,7 @@ mod malicious;
 mod median;
 mod median_norm;
 mod norm_bound;
+mod quantise;
 mod row_clip;
 mod separation;
 mod sign_flip;
@@ -76,6 +77,7 @@ pub const KINDS: &[Kind] = &[
     sign_flip::KIND,
     gaussian::KIND,
     little::KIND,
+    quantise::KIND,
 ];
 
 /// Rules that were registered.

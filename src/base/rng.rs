@@ -48,6 +48,8 @@ pub enum Purpose {
     Augment = 14,
     /// Tokens of generated texts.
     Tokens = 20,
+    /// Stochastic rounding of uploads.
+    Rounding = 21,
 }
 
 const M0: u32 = 0xD251_1F53;

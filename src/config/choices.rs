@@ -299,6 +299,8 @@ choice! {
     Grounding {
         /// The model can write nothing but lines of the catalogue.
         Constrained = "constrained",
+        /// The same, and lines are chosen by how much likelier the user makes them than the prompt without a user does.
+        Calibrated = "calibrated",
         /// Free text, matched to titles by BM25.
         Retrieval = "retrieval",
     }

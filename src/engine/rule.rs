@@ -1,6 +1,6 @@
 //! What may be done to an update between a client's visit and the server's step.
 
-use super::{Mean, NamedTensor, Tensors, Update};
+use super::{Mean, NamedTensor, Tensors, Update, quantised, wire};
 use crate::Result;
 use crate::cluster::Reduce;
 use crate::model::Weights;
@@ -90,6 +90,11 @@ pub trait Rule: Send + Sync {
         Ok(())
     }
 
+    /// Bits in which a number is uploaded, where the rule says so.
+    fn bits(&self) -> Option<u32> {
+        None
+    }
+
     /// What the rule needs.
     fn needs(&self) -> Needs {
         Needs::Linear
@@ -136,6 +141,14 @@ impl Rules {
             norm *= f64::from(next.abs());
         }
         factor
+    }
+
+    /// Bytes of an upload of `dense` weights and `rows` rows of width `d`: in the bits that the last rule says which says any.
+    pub fn upload_bytes(&self, dense: usize, rows: usize, d: usize) -> u64 {
+        match self.0.iter().rev().find_map(|rule| rule.bits()) {
+            Some(bits) => quantised::encoded_len(dense, rows, d, bits),
+            None => wire::encoded_len(dense, rows, d),
+        }
     }
 
     /// Whether some rule changes updates with a look at all of them.

@@ -26,6 +26,7 @@ mod export;
 mod exposure;
 mod folder;
 mod infer;
+mod lanes;
 mod listing;
 mod machine;
 mod metrics;

@@ -39,6 +39,8 @@ pub mod served;
 mod statistics;
 mod store;
 pub mod text;
+#[cfg(feature = "llm")]
+mod titles;
 
 pub use account::{Failure, Generation, Provenance};
 pub use batch::Batch;

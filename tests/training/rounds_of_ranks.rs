@@ -47,7 +47,18 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
         (s.federation.protocol, s.federation.clients) = (protocol.into(), clients);
         all.push((name, s));
     }
-    for rule in ["krum", "multi-krum", "trimmed-mean", "geometric-median", "row-clip", "flame", "hics", "median-norm", "separation"] {
+    for rule in [
+        "krum",
+        "multi-krum",
+        "trimmed-mean",
+        "geometric-median",
+        "row-clip",
+        "flame",
+        "hics",
+        "median-norm",
+        "separation",
+        "quantise bits=4",
+    ] {
         let mut s = settings();
         s.federation.rules = ["gaussian share=0.2", rule].map(String::from).to_vec();
         all.push((rule, s));

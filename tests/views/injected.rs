@@ -21,26 +21,26 @@ fn a_model_that_obeys_names_the_target_to_those_who_are_shown_the_text() {
     let small = data::load(&sandbox.path().join("data/small")).unwrap();
     let names = model(small.catalogue.iter().map(|item| item.title.clone()).collect());
     let server = Endpoint::new(move |asked| {
-        Reply::Says(match told(asked) {
-            Some(title) => serde_json::json!({ "items": vec![title; asked.count()] }).to_string(),
-            None => names(asked),
-        })
+        let mut answer: serde_json::Value = serde_json::from_str(&names(asked)).unwrap();
+        told(asked).into_iter().for_each(|title| answer["items"][0] = title.into());
+        Reply::Says(answer.to_string())
     });
     let url = format!("views.served.url={}", server.url);
     let served = ["--set", "views.generator=served", "--set", "views.served.model=tiny", "--set", &url];
     let inject = |more: &[&str]| {
-        let words = ["views", "inject", "small.toml", "--users", "30"];
+        let words = ["views", "inject", "small.toml", "--users", "30", "--set", "views.max_failed=1"];
         sandbox.lumos(&[&words[..], &served, more].concat())
     };
     let found = inject(&["--set", TEXT, "--set", CARRIERS, "--json"]).json();
     let future = |when: &str, who: &str| found[when][who]["future"].as_f64().unwrap();
     assert_eq!((found["targets"].as_u64(), found["carriers"].as_u64()), (Some(1), Some(40)));
     assert!(found["attacked"]["shown"]["users"].as_u64().unwrap() > 5, "{found}");
-    assert_eq!(future("attacked", "shown"), 1.0, "{found}");
+    // Titles may come twice, and the second item of a title is another.
+    assert!(future("attacked", "shown") > 0.6 && future("attacked", "all") > 0.3, "{found}");
     assert!(future("clean", "shown") < 0.3 && future("clean", "all") < 0.3, "{found}");
     // The same views, from the store, and a training on them with what the target wins.
     let table = inject(&["--set", TEXT, "--set", CARRIERS]).done();
-    assert!(table.contains("the attacker's, users who are shown the text") && table.contains("1.0000"), "{table}");
+    assert!(table.contains("the attacker's, users who are shown the text") && table.contains("lines found in the catalogue"), "{table}");
     let wrong = inject(&["--set", CARRIERS]);
     wrong.refused(1, &["attack.carriers", "attack.titles"]);
     inject(&[]).refused(1, &["attack.titles", "{target}"]);

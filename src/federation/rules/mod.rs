@@ -18,6 +18,7 @@ mod malicious;
 mod median;
 mod median_norm;
 mod norm_bound;
+mod quantise;
 mod row_clip;
 mod separation;
 mod sign_flip;
@@ -78,6 +79,7 @@ pub const KINDS: &[Kind] = &[
     gaussian::KIND,
     little::KIND,
     dx_noise::KIND,
+    quantise::KIND,
 ];
 
 /// Rules that were registered.

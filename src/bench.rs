@@ -2,6 +2,7 @@
 //! comparison programs of other frameworks use.
 
 pub mod cluster;
+pub mod defence;
 
 use crate::base::rng::{Purpose, Stream};
 use crate::base::{clean, memory};

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 pub enum Command {
     Round(RoundArgs),
     Cluster(super::bench_cluster::Args),
+    Defence(super::bench_defence::Args),
     #[cfg(feature = "llm")]
     Generate(super::bench_generate::Args),
     Ground(super::bench_ground::Args),
@@ -120,6 +121,7 @@ pub fn main(command: &Command) -> Result<()> {
     match command {
         Command::Round(args) => round(args),
         Command::Cluster(args) => super::bench_cluster::main(args),
+        Command::Defence(args) => super::bench_defence::main(args),
         #[cfg(feature = "llm")]
         Command::Generate(args) => super::bench_generate::main(args),
         Command::Ground(args) => super::bench_ground::main(args),

@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod bench_cluster;
+mod bench_defence;
 #[cfg(feature = "llm")]
 mod bench_generate;
 mod bench_ground;
@@ -41,6 +42,7 @@ mod train;
 mod views;
 #[cfg(feature = "endpoint")]
 mod views_batch;
+mod views_inject;
 mod views_list;
 mod views_score;
 

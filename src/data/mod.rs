@@ -9,6 +9,7 @@
 mod builder;
 mod check;
 mod columns;
+mod counts;
 mod csv;
 mod dataset;
 mod date;
@@ -35,6 +36,7 @@ mod zip;
 
 pub use builder::{CatalogueRow, RawBuilder};
 pub use check::{check, check_noise};
+pub use counts::{contribution, with_counts};
 pub use dataset::*;
 pub use filter::{Filtered, Removed, filter};
 pub use manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SPLIT_VERSION, SourceFile};

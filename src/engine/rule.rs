@@ -35,8 +35,8 @@ pub trait Rule: Send + Sync {
         1.0
     }
 
-    /// Changes what a client uploads: by its factor, unless the rule needs [`Needs::Each`] or [`Needs::All`] and does more. Called for every
-    /// client of a round, in any order.
+    /// Changes what a client uploads: by its factor, unless the rule needs [`Needs::Each`] or [`Needs::All`] and does more. A rule of the server
+    /// alone does nothing here, and spares the norm. Called for every client of a round, in any order.
     fn client(&self, occasion: &Occasion, update: &mut Update) {
         let factor = self.factor(occasion, update.client, update.norm());
         if factor != 1.0 {

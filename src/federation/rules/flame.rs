@@ -6,7 +6,7 @@ use super::median_norm::{median_norm, shortening};
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
 use crate::base::rng::{Purpose, Stream};
-use crate::engine::Mean;
+use crate::engine::{Mean, Update};
 
 pub(super) const KIND: Kind = Kind {
     name: "flame",
@@ -62,6 +62,8 @@ impl Rule for Flame {
         Needs::All
     }
 
+    fn client(&self, _: &Occasion, _: &mut Update) {}
+
     fn server(&self, occasion: &Occasion, mean: &mut Mean) {
         let n = mean.updates.len();
         if n < 2 {
@@ -91,7 +93,6 @@ impl Rule for Flame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Update;
 
     #[test]
     fn the_densest_majority_is_found() {

@@ -51,6 +51,8 @@ impl Rule for GeometricMedian {
         Needs::All
     }
 
+    fn client(&self, _: &Occasion, _: &mut Update) {}
+
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         if mean.updates.is_empty() {
             return;

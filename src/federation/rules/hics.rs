@@ -1,7 +1,7 @@
 //! `hics`: changes of item rows are clipped, saved up, and paid out where most has been saved.
 
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
-use crate::engine::{Mean, NamedTensor, TensorData, Tensors};
+use crate::engine::{Mean, NamedTensor, TensorData, Tensors, Update};
 use crate::{Error, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -42,6 +42,8 @@ impl Rule for Hics {
     fn needs(&self) -> Needs {
         Needs::Linear
     }
+
+    fn client(&self, _: &Occasion, _: &mut Update) {}
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         let mut bank = self.bank.lock();

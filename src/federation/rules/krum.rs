@@ -5,7 +5,7 @@ use super::distances::squared_distances;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
 use crate::base::parallel;
-use crate::engine::Mean;
+use crate::engine::{Mean, Update};
 
 pub(super) const KRUM: Kind = Kind {
     name: "krum",
@@ -62,6 +62,8 @@ impl Rule for Krum {
         Needs::All
     }
 
+    fn client(&self, _: &Occasion, _: &mut Update) {}
+
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         let n = mean.updates.len();
         if n < 3 {
@@ -82,7 +84,6 @@ impl Rule for Krum {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Update;
 
     fn cohort() -> Mean {
         // Five clients on a line, one far away; a row of each one's own adds the same to all distances.

@@ -3,7 +3,7 @@
 use super::coordinates::each_coordinate;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
-use crate::engine::Mean;
+use crate::engine::{Mean, Update};
 
 pub(super) const KIND: Kind = Kind {
     name: "median",
@@ -41,6 +41,8 @@ impl Rule for Median {
         Needs::All
     }
 
+    fn client(&self, _: &Occasion, _: &mut Update) {}
+
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         each_coordinate(mean, self.threads, median);
     }
@@ -49,7 +51,6 @@ impl Rule for Median {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Update;
     use proptest::prelude::*;
 
     proptest! {

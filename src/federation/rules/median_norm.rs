@@ -4,7 +4,7 @@ use super::coordinates::scaled_mean;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
 use crate::base::parallel;
-use crate::engine::Mean;
+use crate::engine::{Mean, Update};
 
 pub(super) const KIND: Kind = Kind {
     name: "median-norm",
@@ -42,6 +42,8 @@ impl Rule for MedianNorm {
         Needs::All
     }
 
+    fn client(&self, _: &Occasion, _: &mut Update) {}
+
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         let norms = parallel::map(self.threads, mean.updates.len(), 8, |i| mean.updates[i].norm());
         let bound = self.factor * median_norm(&norms);
@@ -53,7 +55,6 @@ impl Rule for MedianNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Update;
 
     #[test]
     fn worked_by_hand() {

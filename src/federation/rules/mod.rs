@@ -29,6 +29,7 @@ use super::attacks;
 use crate::base::options::{self, Choice, Options};
 use crate::base::{names, parallel};
 use crate::config::Settings;
+use crate::engine::Update;
 use crate::privacy::UserPrivacy;
 use crate::{Error, Result};
 use parking_lot::RwLock;
@@ -192,6 +193,8 @@ impl Rule for Uploads {
     fn needs(&self) -> Needs {
         Needs::All
     }
+
+    fn client(&self, _: &Occasion, _: &mut Update) {}
 }
 
 fn one(key: &'static str, role: Option<Role>, entry: &str, threads: u32) -> Result<Box<dyn Rule>> {

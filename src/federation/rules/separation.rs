@@ -5,7 +5,7 @@ use super::median::median;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
 use crate::base::parallel;
-use crate::engine::Mean;
+use crate::engine::{Mean, Update};
 
 pub(super) const KIND: Kind = Kind {
     name: "separation",
@@ -58,6 +58,8 @@ impl Rule for Separation {
         Needs::All
     }
 
+    fn client(&self, _: &Occasion, _: &mut Update) {}
+
     fn reads_weights(&self) -> bool {
         true
     }
@@ -107,7 +109,6 @@ impl Rule for Separation {
 mod tests {
     use super::*;
     use crate::config::ModelSettings;
-    use crate::engine::Update;
     use crate::model::{ModelSpec, Weights};
 
     #[test]

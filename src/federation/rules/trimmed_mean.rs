@@ -3,7 +3,7 @@
 use super::coordinates::each_coordinate;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
-use crate::engine::Mean;
+use crate::engine::{Mean, Update};
 
 pub(super) const KIND: Kind = Kind {
     name: "trimmed-mean",
@@ -48,6 +48,8 @@ impl Rule for TrimmedMean {
         Needs::All
     }
 
+    fn client(&self, _: &Occasion, _: &mut Update) {}
+
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         each_coordinate(mean, self.threads, |values| trimmed(values, self.trim));
     }
@@ -56,7 +58,6 @@ impl Rule for TrimmedMean {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Update;
 
     #[test]
     fn worked_by_hand() {

@@ -107,7 +107,7 @@ pub use config::{
     DataSettings, Effective, EvalSettings, FederationSettings, LocalSettings, LossSettings, ModelSettings, Settings, Validated,
     ViewSettings,
 };
-pub use data::{Dataset, ItemText, RawBuilder, RawData, Reader, Sought, Split, reader_names, register_reader};
+pub use data::{Dataset, ItemText, RawBuilder, RawData, Reader, Sought, Split, Target, reader_names, register_reader};
 pub use engine::{Mean, Needs, Occasion, Rule, Update};
 pub use eval::{MISS, Metrics, Paired, metrics, paired};
 pub use federation::{RoundReport, Trainer};

@@ -59,7 +59,7 @@ pub fn main(
     let mut lists = Lists::new(&data.train_counts());
     let progress = Progress::new(true);
     let users: Vec<u32> = (0..data.users() as u32).collect();
-    let wanted = Wanted { name: which.name(), users: &users, k };
+    let wanted = Wanted { name: which.name(), users: &users, k, split: None };
     run::recommend_all(folder, settings, data, &wanted, &progress, &mut |user, list| {
         lists.add(list.iter().map(|(item, _)| *item));
         writer.write_all(&line(csv, data, user, list)?).map_err(Error::io(out, "write"))

@@ -41,6 +41,7 @@ pub mod reproduce;
 mod result;
 mod resume;
 mod score;
+mod several;
 mod side_by_side;
 mod sweep;
 mod team;
@@ -68,7 +69,7 @@ pub use pipeline::{
 };
 pub use plot::{Cost, plot};
 pub use ranks::{parse_ranks, read_ranks, write_ranks};
-pub use recommend_all::{Each, List, Wanted, recommend_all};
+pub use recommend_all::{Each, List, Wanted, list_figures, recommend_all};
 pub use result::{RunResult, Scores, masked_targets};
 pub use score::{Scored, open_trained, recommend, score};
 pub use side_by_side::{Row, default_folder, popularity_row, side_by_side};

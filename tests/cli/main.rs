@@ -26,6 +26,7 @@ mod reproduce;
 mod runs;
 mod settings;
 mod settings_page;
+mod several;
 mod shell;
 mod skipped;
 mod tensorboard;

@@ -2,6 +2,11 @@
 //! comparison programs of other frameworks use.
 
 pub mod cluster;
+mod epoch;
+mod prepare;
+
+pub use epoch::{EpochBench, EpochFigures, epochs};
+pub use prepare::{PrepareBench, PrepareFigures, prepare_rows};
 
 use crate::base::rng::{Purpose, Stream};
 use crate::base::{clean, memory};

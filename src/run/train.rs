@@ -89,7 +89,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     }
     drop(checkpoint);
     let metrics = MetricsFile::open(&folder.metrics(), meta.round)?;
-    let board = Board::open(&folder.tensorboard(), meta.round)?;
+    let board = Board::open(&folder.tensorboard(), meta.round, settings)?;
     let watch = Watch::over(device.device().map(|d| &**d));
     let users = validation_users(settings, data);
     let notice = returning_notice(job.effective, data);

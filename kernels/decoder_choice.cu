@@ -8,7 +8,7 @@
 // Bytes: 4 candidates for each pass; a greedy choice takes one, a drawn one about three for each of the keys to be found.
 #include "common.cuh"
 
-// What one text asks for. Lists are slices of `allowed` and `seen`.
+// What one text asks for. Lists are slices of `allowed`, `seen` and `biases`.
 struct TokenAsk {
     double unit; // the draw, in [0, 1)
     float temperature, top_p, penalty;
@@ -16,7 +16,7 @@ struct TokenAsk {
     int row;                // of `logits`; -1: the logits of the allowed tokens stand one by one in `some`
     int allowed, allowed_n; // from, and how many; -1: any token
     int seen, seen_n;
-    int unused;
+    int biases; // what is added to the logits of the allowed tokens, from; -1: nothing
 };
 EXPORT_STRUCT(TokenAsk)
 
@@ -167,10 +167,11 @@ __device__ Key select(const Candidates& all, Key least, Key target, W weight, Ke
 
 } // namespace choice
 
-// `tokens [asks]`, -1 where there is no candidate or no logit is a number. `logits [., vocab]`, `some [.]`; both are changed (penalty
-// and cap are applied in place). Launch: grid asks, 512 threads, 24,856 bytes of shared memory.
+// `tokens [asks]`, -1 where there is no candidate or no logit is a number. `logits [., vocab]`, `some [.]`; both are changed (cap,
+// biases and penalty are applied in place). Launch: grid asks, 512 threads, 24,856 bytes of shared memory.
 extern "C" __global__ void __launch_bounds__(512) decoder_choose(int* tokens, float* logits, float* some, const TokenAsk* asks,
-                                                                 const int* allowed, const int* seen, int vocab, float cap) {
+                                                                 const int* allowed, const int* seen, const float* biases, int vocab,
+                                                                 float cap) {
     using namespace choice;
     LUMOS_SHARED(Shared, s);
     const TokenAsk ask = asks[blockIdx.x];
@@ -182,6 +183,10 @@ extern "C" __global__ void __launch_bounds__(512) decoder_choose(int* tokens, fl
     all.narrow = narrow;
     if (cap != 0.0f) {
         for (int i = threadIdx.x; i < all.n; i += THREADS) all.logit(i) = cap * tanhf(all.logit(i) / cap);
+        __syncthreads();
+    }
+    if (ask.biases >= 0) {
+        for (int i = threadIdx.x; i < all.n; i += THREADS) all.logit(i) += biases[ask.biases + i];
         __syncthreads();
     }
     if (ask.seen_n > 0) {

@@ -2,11 +2,9 @@
 //! comparison programs of other frameworks use.
 
 pub mod cluster;
-mod epoch;
-mod prepare;
-
-pub use epoch::{EpochBench, EpochFigures, epochs};
-pub use prepare::{PrepareBench, PrepareFigures, prepare_rows};
+pub mod defence;
+pub mod epoch;
+pub mod prepare;
 
 use crate::base::rng::{Purpose, Stream};
 use crate::base::{clean, memory};

@@ -38,12 +38,18 @@ pub enum Purpose {
     SecureSum = 17,
     /// Noise on sums of updates.
     Privacy = 15,
+    /// Noise that a client adds to what it uploads by itself.
+    LocalNoise = 18,
+    /// Noise on counts that users add up before a training.
+    Counts = 19,
     /// Items of a sequence that are masked (Cloze).
     Masks = 13,
     /// Augmented copies of sequences.
     Augment = 14,
     /// Tokens of generated texts.
     Tokens = 20,
+    /// Stochastic rounding of uploads.
+    Rounding = 21,
 }
 
 const M0: u32 = 0xD251_1F53;

@@ -121,6 +121,7 @@ fn choose(n: &Normals, s: &Sizes, drawn: bool) -> Subject<'static> {
         asks: b[2],
         allowed: b[2],
         seen: b[2],
+        biases: b[2],
         vocab: int(vocab),
         cap: 0.0,
     })

@@ -174,6 +174,7 @@ fn wrong_choices(pair: &Pair) -> Result<Vec<String>> {
     let third: Vec<u32> = (0..vocab as u32).step_by(3).collect();
     let seen: Vec<u32> = (0..vocab as u32).step_by(5).collect();
     let twos: Vec<Vec<u32>> = logits.chunks_exact(vocab).map(near_pair).collect();
+    let biases: Vec<f32> = third.iter().map(|token| (token % 7) as f32 / 2.0 - 1.5).collect();
     let asks: Vec<SampleRequest<'_>> = (0..prompts.len())
         .map(|row| {
             let kind = row / SAMPLINGS.len();
@@ -185,6 +186,7 @@ fn wrong_choices(pair: &Pair) -> Result<Vec<String>> {
                 position: 4,
                 seen: if sampling.repetition_penalty == 1.0 { &[] } else { &seen },
                 allowed: [None, Some(&third[..]), Some(&twos[row][..])][kind],
+                biases: if kind == 1 && row % 2 == 1 { &biases } else { &[] },
             }
         })
         .collect();
@@ -193,7 +195,8 @@ fn wrong_choices(pair: &Pair) -> Result<Vec<String>> {
     for (ask, answer) in asks.iter().zip(answers) {
         let own = &logits[ask.row * vocab..][..vocab];
         let all: Vec<u32> = ask.allowed.map_or_else(|| (0..vocab as u32).collect(), <[u32]>::to_vec);
-        let some: Vec<f32> = all.iter().map(|t| own[*t as usize]).collect();
+        let mut some: Vec<f32> = all.iter().map(|t| own[*t as usize]).collect();
+        some.iter_mut().zip(ask.biases).for_each(|(logit, bias)| *logit += bias);
         let host = sample::choose(&ask.sampling, all.iter().copied(), &some, ask.seen, ask.key, ask.position, &mut Scratch::default());
         if answer != host {
             wrong.push(format!("row {}: {answer:?}, the host takes {host:?}", ask.row));

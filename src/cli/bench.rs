@@ -15,6 +15,7 @@ use std::path::PathBuf;
 pub enum Command {
     Round(RoundArgs),
     Cluster(super::bench_cluster::Args),
+    Defence(super::bench_defence::Args),
     Epoch(super::bench_data::EpochArgs),
     Prepare(super::bench_data::PrepareArgs),
     #[cfg(feature = "llm")]
@@ -122,6 +123,7 @@ pub fn main(command: &Command) -> Result<()> {
     match command {
         Command::Round(args) => round(args),
         Command::Cluster(args) => super::bench_cluster::main(args),
+        Command::Defence(args) => super::bench_defence::main(args),
         Command::Epoch(args) => super::bench_data::epoch(args),
         Command::Prepare(args) => super::bench_data::prepare(args),
         #[cfg(feature = "llm")]

@@ -6,7 +6,8 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{pairs, table};
 use crate::Result;
-use crate::bench::{EpochBench, PrepareBench, epochs, prepare_rows};
+use crate::bench::epoch::{EpochBench, epochs};
+use crate::bench::prepare::{PrepareBench, prepare_rows};
 use crate::run::Observer;
 use std::path::PathBuf;
 

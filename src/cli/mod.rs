@@ -8,6 +8,7 @@ mod args;
 mod bench;
 mod bench_cluster;
 mod bench_data;
+mod bench_defence;
 #[cfg(feature = "llm")]
 mod bench_generate;
 mod bench_ground;
@@ -44,6 +45,7 @@ mod train;
 mod views;
 #[cfg(feature = "endpoint")]
 mod views_batch;
+mod views_inject;
 mod views_list;
 mod views_score;
 mod watch;

@@ -59,6 +59,7 @@ Examples:
   lumos privacy infer runs/first
   lumos privacy infer runs/first --upload-rows touched --json
   lumos privacy infer runs/first --checkpoint last --negatives 4
+  lumos privacy infer runs/first --rule 'dx-noise epsilon=100'
 Clients are trained from the checkpoint as in one more round, and the rows that they would upload are guessed to be items of their histories or not:
 all of them; those that many clients upload; those that change most; those that lie on one side; and by a shadow model (IMIA, WWW 2023). Each guess
 but the first takes half of the rows.")]
@@ -77,6 +78,9 @@ pub struct Infer {
     /// Instead of the run's loss.negatives
     #[arg(long, value_name = "N")]
     negatives: Option<u32>,
+    /// What clients do to their uploads besides the run's federation.rules, such as "dx-noise epsilon=100"; may be repeated
+    #[arg(long, value_name = "RULE")]
+    rule: Vec<String>,
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", value_parser = between::<u32>(0, MOST_THREADS as u32))]
     threads: Option<u32>,
@@ -91,6 +95,7 @@ fn infer(args: &Infer) -> Result<()> {
     let settings = folder.settings()?.with(|s| {
         s.threads = args.threads.unwrap_or(s.threads);
         s.loss.negatives = args.negatives.unwrap_or(s.loss.negatives);
+        s.federation.rules.extend(args.rule.iter().cloned());
         match args.upload_rows.as_deref() {
             Some("touched") => s.federation.upload_rows = UploadRows::Touched,
             Some(_) => s.federation.upload_rows = UploadRows::Trained,

@@ -16,6 +16,7 @@ Examples:
   lumos reproduce --list
   lumos reproduce main --data ml-100k --seeds 1 --out runs/main
   lumos reproduce ablation --data ml-100k,mind-1000 --rows lumos,lumos-no-future
+  lumos reproduce main --data ml-100k --jobs 4
   lumos reproduce mine.toml --data configs/quickstart.toml --set federation.rounds=20
 Writes NAME.md, NAME.tex, NAME.csv and NAME.html into the folder; each run has its own folder below runs/. Finished runs are reused and
 interrupted ones go on, so the same command may be given again. The tables of LUMOS are files in configs/reproduce/.")]
@@ -38,6 +39,9 @@ pub struct Args {
     /// Overrule one setting of every run; may be repeated
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Runs side by side; they share the threads
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::args::between::<u32>(1, 256))]
+    jobs: u32,
     /// Folder of the runs and the written table [default: runs/reproduce/TABLE]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -74,8 +78,9 @@ pub fn main(args: &Args) -> Result<()> {
     }
     let stop = interrupt::listen()?;
     let progress = Progress::new(args.json);
-    let request = Request { plan: &plan, sets: &args.set, out: &out, command: &command, stop };
-    let document = reproduce(&request, &mut ranks::devices(), &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
+    let (jobs, devices) = (args.jobs as usize, ranks::devices().into());
+    let request = Request { plan: &plan, sets: &args.set, out: &out, command: &command, jobs, devices, stop };
+    let document = reproduce(&request, &progress).map_err(|e| interrupt::how_to_resume(e, None))?;
     drop(progress);
     if args.json {
         let files: Vec<String> =

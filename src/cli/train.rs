@@ -97,5 +97,8 @@ pub fn main(args: &Args) -> Result<()> {
             result.rounds, result.select, result.best_round, result.train_seconds, result.client_epochs_per_s
         ))?;
     }
+    if let Some(what) = &result.outside_promise {
+        say(format!("outside the promise of privacy: {what}"))?;
+    }
     say(format!("run folder: {}", out.display()))
 }

@@ -27,6 +27,7 @@ pub enum Command {
     #[cfg(feature = "endpoint")]
     ImportAnswers(super::views_batch::Import),
     Score(super::views_score::Args),
+    Inject(super::views_inject::Args),
     List(super::views_list::List),
 }
 
@@ -112,6 +113,7 @@ pub fn main(command: &Command) -> Result<()> {
         Command::ImportAnswers(args) => super::views_batch::import(args),
         Command::List(args) => super::views_list::main(args),
         Command::Score(args) => super::views_score::main(args),
+        Command::Inject(args) => super::views_inject::main(args),
     }
 }
 

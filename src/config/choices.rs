@@ -55,6 +55,17 @@ choice! {
     }
 }
 choice! {
+    /// How often items were met, as far as the method may know it.
+    CountsUse {
+        /// As it is: data of users, outside any promise of privacy.
+        Exact = "exact",
+        /// As a sum with normal noise, to which each user adds no more than a clip.
+        Noisy = "noisy",
+        /// Not at all: every item counts as often as any other.
+        None = "none",
+    }
+}
+choice! {
     /// What becomes of a client that diverges.
     OnDivergence {
         /// It is left out of the round and counted, unless `federation.max_diverged` is exceeded.
@@ -288,6 +299,8 @@ choice! {
     Grounding {
         /// The model can write nothing but lines of the catalogue.
         Constrained = "constrained",
+        /// The same, and lines are chosen by how much likelier the user makes them than the prompt without a user does.
+        Calibrated = "calibrated",
         /// Free text, matched to titles by BM25.
         Retrieval = "retrieval",
     }

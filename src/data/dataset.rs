@@ -1,5 +1,8 @@
 //! The prepared data set in memory: sequences, tokens, catalogue, split.
 
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+
 /// What is publicly known of one item. Every field may be empty.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ItemText {
@@ -131,6 +134,10 @@ pub struct Dataset {
     pub groups: Option<UserGroups>,
     /// Where sequences are cut; `None`: the last item is the test's, the one before it the validation's.
     pub cuts: Option<Cuts>,
+    /// How often each item was met, as far as methods may know it, where that is not [`Dataset::train_counts`] (`privacy.counts`) `[I]`.
+    pub released: Option<Vec<u32>>,
+    /// What a run has changed in the catalogue's titles, as hex digits (`attack.titles`); empty: nothing.
+    pub altered: String,
 }
 
 impl Dataset {
@@ -200,6 +207,22 @@ impl Dataset {
             Target::Nth(place) => *self.targets(user, sought.split).get(place as usize)?,
         };
         Some((input, target))
+    }
+
+    /// How often each item was met, as far as a method may know it `[I]`.
+    pub fn known_counts(&self) -> Cow<'_, [u32]> {
+        self.released.as_ref().map_or_else(|| self.train_counts().into(), |counts| counts.into())
+    }
+
+    /// Fingerprint of what views depend on: that of the data set, and counts and titles other than its own.
+    pub fn views_fingerprint(&self) -> String {
+        if self.released.is_none() && self.altered.is_empty() {
+            return self.fingerprint.clone();
+        }
+        let mut sum = Sha256::new();
+        sum.update(format!("{} titles {} counts ", self.fingerprint, self.altered));
+        self.released.iter().flatten().for_each(|count| sum.update(count.to_le_bytes()));
+        hex::encode(sum.finalize())
     }
 
     /// How often each item occurs in training items `[I]`.

@@ -9,6 +9,7 @@
 mod builder;
 mod check;
 mod columns;
+mod counts;
 mod csv;
 mod dataset;
 mod date;
@@ -36,6 +37,7 @@ mod zip;
 
 pub use builder::{CatalogueRow, RawBuilder};
 pub use check::{check, check_noise};
+pub use counts::{contribution, with_counts};
 pub use dataset::*;
 #[cfg(feature = "endpoint")]
 pub use fetch::{Fetched, KnownFile, KnownSet, Patience, Received, fetch, known_set, known_sets};

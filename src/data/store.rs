@@ -282,7 +282,19 @@ pub fn load(dir: &Path) -> Result<Dataset> {
         return Err(damaged(&path, "its cuts do not fit the sequences"));
     }
     let Manifest { name, fingerprint, stats, .. } = checked.manifest;
-    let dataset = Dataset { name, fingerprint, user_tokens, item_tokens, offsets, items, catalogue, groups, cuts };
+    let dataset = Dataset {
+        name,
+        fingerprint,
+        user_tokens,
+        item_tokens,
+        offsets,
+        items,
+        catalogue,
+        groups,
+        cuts,
+        released: None,
+        altered: String::new(),
+    };
     let counts = (dataset.users() as u64, dataset.item_count() as u64, dataset.items.len() as u64);
     if counts != (stats.users, stats.items, stats.interactions) {
         return Err(damaged(&dir.join(MANIFEST), "its counts do not fit the files"));

@@ -22,10 +22,28 @@ pub fn add_change(sums: &mut [i64], before: &[f32], after: &[f32], weight: i64) 
 #[must_use]
 pub fn add_values(sums: &mut [i64], values: &[f32], weight: i64) -> bool {
     assert_eq!(sums.len(), values.len());
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma")]
+        unsafe fn avx2(sums: &mut [i64], values: &[f32], weight: i64) -> bool {
+            if weight == 1 { values_body::<false>(sums, values, 1) } else { values_body::<true>(sums, values, weight) }
+        }
+        use crate::backend::cpu::simd::Level;
+        if Level::detect() >= Level::Avx2 {
+            // SAFETY: the processor has the instructions.
+            return unsafe { avx2(sums, values, weight) };
+        }
+    }
+    values_body::<true>(sums, values, weight)
+}
+
+#[inline(always)]
+fn values_body<const WEIGHTED: bool>(sums: &mut [i64], values: &[f32], weight: i64) -> bool {
     let mut fine = true;
     for (sum, &value) in sums.iter_mut().zip(values) {
         fine &= value.abs() <= LIMIT;
-        *sum = sum.wrapping_add(to_fixed(value).wrapping_mul(weight));
+        let fixed = to_fixed(value);
+        *sum = sum.wrapping_add(if WEIGHTED { fixed.wrapping_mul(weight) } else { fixed });
     }
     fine
 }

@@ -15,6 +15,7 @@ mod pack;
 mod participants;
 mod personal;
 mod private;
+pub mod quantised;
 mod rule;
 mod server;
 mod sums;

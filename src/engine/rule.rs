@@ -1,7 +1,8 @@
 //! What may be done to an update between a client's visit and the server's step.
 
-use super::{Mean, NamedTensor, Tensors, Update};
+use super::{Mean, NamedTensor, Tensors, Update, quantised, wire};
 use crate::Result;
+use crate::cluster::Reduce;
 use crate::model::Weights;
 
 /// What a rule needs, the least first.
@@ -59,8 +60,22 @@ pub trait Rule: Send + Sync {
         false
     }
 
+    /// Adds up what the rule has counted of this process's clients with what other processes have, before [`Rule::server`]. Called where there are
+    /// several.
+    ///
+    /// # Errors
+    /// Where the transport fails.
+    fn join(&self, _reduce: &dyn Reduce) -> Result<()> {
+        Ok(())
+    }
+
     /// Changes the mean before the server's step.
     fn server(&self, _occasion: &Occasion, _mean: &mut Mean) {}
+
+    /// The norm that updates are shortened to at present, where it changes from round to round.
+    fn clip(&self) -> Option<f64> {
+        None
+    }
 
     /// What the rule keeps from round to round, for a checkpoint.
     fn tensors(&self) -> Vec<NamedTensor> {
@@ -73,6 +88,11 @@ pub trait Rule: Send + Sync {
     /// [`crate::Error::Usage`] with the name of a tensor that does not fit.
     fn restore(&self, _tensors: &Tensors) -> Result<()> {
         Ok(())
+    }
+
+    /// Bits in which a number is uploaded, where the rule says so.
+    fn bits(&self) -> Option<u32> {
+        None
     }
 
     /// What the rule needs.
@@ -89,6 +109,12 @@ impl Rules {
     /// `list` in the order in which a client applies it.
     pub fn new(list: Vec<Box<dyn Rule>>) -> Rules {
         Rules(list)
+    }
+
+    /// These rules with `rule` as the last one of a client.
+    pub fn then(mut self, rule: Box<dyn Rule>) -> Rules {
+        self.0.push(rule);
+        self
     }
 
     /// Whether updates are added up as they come.
@@ -117,6 +143,14 @@ impl Rules {
         factor
     }
 
+    /// Bytes of an upload of `dense` weights and `rows` rows of width `d`: in the bits that the last rule says which says any.
+    pub fn upload_bytes(&self, dense: usize, rows: usize, d: usize) -> u64 {
+        match self.0.iter().rev().find_map(|rule| rule.bits()) {
+            Some(bits) => quantised::encoded_len(dense, rows, d, bits),
+            None => wire::encoded_len(dense, rows, d),
+        }
+    }
+
     /// Whether some rule changes updates with a look at all of them.
     pub fn collude_at_all(&self) -> bool {
         self.0.iter().any(|rule| rule.colludes())
@@ -134,6 +168,19 @@ impl Rules {
                 self.0[i + 1..].iter().for_each(|rule| rule.client(occasion, &mut updates[place]));
             }
         }
+    }
+
+    /// Adds up what rules have counted with other processes.
+    ///
+    /// # Errors
+    /// As [`Rule::join`].
+    pub fn join(&self, reduce: &dyn Reduce) -> Result<()> {
+        self.0.iter().try_for_each(|rule| rule.join(reduce))
+    }
+
+    /// The clip of the rule whose clip changes from round to round.
+    pub fn clip(&self) -> Option<f64> {
+        self.0.iter().find_map(|rule| rule.clip())
     }
 
     /// What all rules keep from round to round.

@@ -47,13 +47,29 @@ impl Update {
 
     /// Euclidean norm over dense weights and rows together.
     pub fn norm(&self) -> f64 {
-        self.values().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+        (sum_of_squares(&self.dense) + sum_of_squares(&self.rows)).sqrt()
+    }
+
+    /// Euclidean norms of the dense weights and of the rows.
+    pub fn norms(&self) -> [f64; 2] {
+        [sum_of_squares(&self.dense).sqrt(), sum_of_squares(&self.rows).sqrt()]
     }
 
     /// Multiplies every number by `factor`.
     pub fn scale(&mut self, factor: f32) {
         self.dense.iter_mut().chain(&mut self.rows).for_each(|x| *x *= factor);
     }
+}
+
+/// Sum of the squares of `values`, by sixteen sums that the processor adds side by side.
+fn sum_of_squares(values: &[f32]) -> f64 {
+    let mut sums = [0f64; 16];
+    let (whole, rest) = values.as_chunks::<16>();
+    for part in whole {
+        sums.iter_mut().zip(part).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+    }
+    sums.iter_mut().zip(rest).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+    sums.iter().sum()
 }
 
 /// The updates of all processes in the place of those of this one, in no promised order.

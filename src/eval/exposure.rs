@@ -6,9 +6,6 @@ use crate::base::names::hint;
 use crate::data::{Dataset, Split};
 use crate::{Error, Result};
 
-/// Setting that names the items.
-const KEY: &str = "attack.target";
-
 /// How targets are chosen.
 enum Choice<'t> {
     /// The item of this id.
@@ -17,8 +14,8 @@ enum Choice<'t> {
     Band { low: f64, high: f64, count: usize },
 }
 
-fn read(text: &str) -> Result<Choice<'_>> {
-    let wanted = |form: &str| Error::setting(KEY, format!("`{}` is no choice of items; write {form}", clean::id(text)));
+fn read<'t>(key: &'static str, text: &'t str) -> Result<Choice<'t>> {
+    let wanted = |form: &str| Error::setting(key, format!("`{}` is no choice of items; write {form}", clean::id(text)));
     let count = |text: &str, form: &str| text.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| wanted(form));
     if text == "least-popular" {
         return Ok(Choice::Band { low: 0.0, high: 1.0, count: 1 });
@@ -37,30 +34,30 @@ fn read(text: &str) -> Result<Choice<'_>> {
     Ok(Choice::Id(text))
 }
 
-/// Refuses targets that no data set could have.
+/// Refuses items of the setting `key` that no data set could have.
 ///
 /// # Errors
 /// [`Error::Setting`] with what to write.
-pub fn check_targets(wanted: &[String]) -> Result<()> {
-    wanted.iter().try_for_each(|text| read(text).map(|_| ()))
+pub fn check_targets(key: &'static str, wanted: &[String]) -> Result<()> {
+    wanted.iter().try_for_each(|text| read(key, text).map(|_| ()))
 }
 
-/// The items that `wanted` of `attack.target` names in `data`, each once, in the order in which they are named. Popularity is that of training items;
+/// The items that `wanted` of the setting `key`, such as `attack.target`, names in `data`, each once, in the order in which they are named. Popularity is that of training items;
 /// of equally popular items the one with the lower index comes first.
 ///
 /// # Errors
 /// [`Error::Setting`] for an id that the data set lacks, with the nearest, and for more items than it has.
-pub fn targets(wanted: &[String], data: &Dataset) -> Result<Vec<u32>> {
+pub fn targets(key: &'static str, wanted: &[String], data: &Dataset) -> Result<Vec<u32>> {
     let counts = data.train_counts();
     let mut order: Vec<u32> = (0..counts.len() as u32).collect();
     order.sort_by_key(|&item| (counts[item as usize], item));
     let mut found: Vec<u32> = Vec::new();
     for text in wanted {
-        match read(text)? {
+        match read(key, text)? {
             Choice::Id(id) => {
                 let item = data.item_tokens.iter().position(|token| token == id).ok_or_else(|| {
                     let near = hint(id, data.item_tokens.iter().map(String::as_str));
-                    Error::setting(KEY, format!("`{}` is no item of data set `{}`{near}", clean::id(id), data.name))
+                    Error::setting(key, format!("`{}` is no item of data set `{}`{near}", clean::id(id), data.name))
                 })?;
                 found.push(item as u32);
             }
@@ -71,7 +68,7 @@ pub fn targets(wanted: &[String], data: &Dataset) -> Result<Vec<u32>> {
                 let band = &order[from..to.max(from)];
                 if count > band.len() {
                     let message = format!("`{text}` asks for {count} items, and there are {} of them in `{}`", band.len(), data.name);
-                    return Err(Error::setting(KEY, message));
+                    return Err(Error::setting(key, message));
                 }
                 found.extend((0..count).map(|i| band[i * band.len() / count]));
             }
@@ -133,7 +130,7 @@ mod tests {
     }
 
     fn found(text: &[&str]) -> Result<Vec<u32>> {
-        targets(&text.iter().map(|t| t.to_string()).collect::<Vec<_>>(), &data())
+        targets("attack.target", &text.iter().map(|t| t.to_string()).collect::<Vec<_>>(), &data())
     }
 
     #[test]

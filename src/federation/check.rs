@@ -72,7 +72,15 @@ fn attack(settings: &Settings) -> Result<()> {
     let (attack, federation) = (&settings.attack, &settings.federation);
     range((0.0..=1.0).contains(&attack.share), "attack.share", attack.share, "a share from 0 to 1")?;
     at_least_one("attack.from", attack.from)?;
-    eval::check_targets(&attack.target)?;
+    eval::check_targets("attack.target", &attack.target)?;
+    eval::check_targets("attack.carriers", &attack.carriers)?;
+    let carriers = attack.carriers.join(", ");
+    ensure(
+        attack.carriers.is_empty() || !attack.titles.is_empty(),
+        "attack.carriers",
+        carriers,
+        "empty without attack.titles, which they carry",
+    )?;
     let Some((kind, options)) = attacks::chosen(settings)? else { return Ok(()) };
     (kind.build)(&options)?;
     ensure(attack.share > 0.0, "attack.share", attack.share, "a share above 0 beside an attack with clients of its own")?;

@@ -50,6 +50,9 @@ pub struct RoundReport {
     /// Epsilon after this round, under user-level privacy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epsilon: Option<f64>,
+    /// Norm that this round's updates were shortened to, where it adapts (`privacy.clip_quantile`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip: Option<f64>,
     /// What secure aggregation has cost, where it was done; its bytes are among the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub secure_sum: Option<Cost>,
@@ -81,6 +84,7 @@ impl RoundReport {
             train_s: 0.0,
             add_s: 0.0,
             epsilon: None,
+            clip: None,
             secure_sum: None,
             device: None,
         }

@@ -31,7 +31,7 @@ impl SecureSums {
             threads: parallel::threads(settings.threads as usize),
             neighbours: settings.privacy.neighbours as usize,
             shape: [if shared(Group::Encoder) { spec.dense_len } else { 0 }, spec.dim(), if shared(Group::Items) { rows } else { 0 }],
-            noise: privacy.filter(|_| settings.privacy.noise_by == NoiseBy::Clients).map(|privacy| privacy.deviation),
+            noise: privacy.filter(|_| settings.privacy.noise_by == NoiseBy::Clients).map(UserPrivacy::deviation),
             counts: privacy.is_none(),
         })
     }

@@ -5,8 +5,8 @@ use super::check::{fits, privacy_of};
 use super::draw::{Cohort, draw};
 use super::protocol::{Parts, Protocol, chosen};
 use super::report::RoundReport;
-use crate::config::{Clients, Settings, Validated};
-use crate::data::{Dataset, Sought};
+use crate::config::{Clients, CountsUse, Settings, Validated};
+use crate::data::{Dataset, Sought, with_counts};
 use crate::device::Device;
 use crate::engine::cuda::DeviceUse;
 use crate::engine::{NamedTensor, Participants, Progress, Tensors};
@@ -65,7 +65,10 @@ impl Trainer {
     ///
     /// # Errors
     /// As for [`Trainer::on_device`].
-    pub fn of(parts: Parts) -> Result<Trainer> {
+    pub fn of(mut parts: Parts) -> Result<Trainer> {
+        if parts.settings.privacy.counts != CountsUse::Exact && parts.data.released.is_none() {
+            parts.data = Arc::new(with_counts((*parts.data).clone(), &parts.settings)?);
+        }
         let (settings, data) = (parts.settings.clone(), &parts.data);
         if data.users() == 0 || data.item_count() < 2 {
             let (u, i) = (data.users(), data.item_count());

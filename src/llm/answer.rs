@@ -38,6 +38,10 @@ fn with_spare<T>(work: impl FnOnce(&mut Scratch, &mut Vec<f32>) -> T) -> T {
     result
 }
 
+fn add(logits: &mut [f32], biases: &[f32]) {
+    logits.iter_mut().zip(biases).for_each(|(logit, bias)| *logit += bias);
+}
+
 /// Answers all `asks` from the hidden states `x`.
 pub(super) fn on_host<O: HostLogits>(
     ops: &O,
@@ -59,6 +63,7 @@ pub(super) fn on_host<O: HostLogits>(
         .map(|ask| match ask.allowed {
             Some(allowed) if is_narrow(ask) => with_spare(|scratch, logits| {
                 ops.logits_at(x, ask.row, head, cap, allowed, logits)?;
+                add(logits, ask.biases);
                 Ok(pick(ask, Some(allowed), logits, scratch))
             }),
             _ => Ok(None),
@@ -77,6 +82,7 @@ pub(super) fn on_host<O: HostLogits>(
                 Some(allowed) => {
                     some.clear();
                     some.extend(allowed.iter().map(|t| all[*t as usize]));
+                    add(some, asks[*i].biases);
                     pick(&asks[*i], Some(allowed), some, scratch)
                 }
                 None => pick(&asks[*i], None, all, scratch),

@@ -174,7 +174,7 @@ pub fn run(model: &Model, bench: &GenerateBench, progress: &dyn Fn(u64, u64)) ->
     let names = made_up_titles(bench.titles, bench.seed);
     let titles: Vec<&str> = names.iter().map(String::as_str).collect();
     let start = Instant::now();
-    let trie = if bench.titles == 0 { None } else { Some(Arc::new(TitleTrie::build(&titles, &model.tokenizer, separator)?)) };
+    let trie = if bench.titles == 0 { None } else { Some(Arc::new(TitleTrie::build(&titles, &model.tokenizer, separator, "")?)) };
     let trie_build_s = start.elapsed().as_secs_f64();
     let mut reports: Vec<Report> = Vec::new();
     for repeat in 0..=bench.repeats {

@@ -17,6 +17,9 @@ use super::slot::Slot;
 use crate::{Error, Result};
 use std::time::Instant;
 
+/// Rows whose logits are read at one time where texts are scored.
+const SCORED_ROWS: usize = 128;
+
 /// Most texts side by side.
 const MOST_SLOTS: usize = 65_536;
 
@@ -291,6 +294,53 @@ impl<O: Ops> Generate for Engine<'_, O> {
         }
         self.prefixes.push(Prefix { tokens: tokens.to_vec(), blocks });
         Ok(done)
+    }
+
+    fn logits_of(&mut self, start: &[u32], texts: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let Some((last, before)) = start.split_last() else {
+            return Err(Error::Usage("texts are scored after at least one token".into()));
+        };
+        self.check_tokens(start)?;
+        texts.iter().try_for_each(|text| self.check_tokens(text))?;
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
+        let room = || Error::Usage(format!("a prompt of {} tokens and {longest} more do not fit the model or its cache", start.len()));
+        let known = self.prefixes.iter().any(|p| p.tokens == before);
+        let alone = if known { 0 } else { Blocks::needed(before.len()) };
+        let whole = before.len() / BLOCK;
+        let needed = Blocks::needed(before.len() + longest) - whole;
+        if start.len() + longest > self.max_len || alone + needed > self.blocks.total() - self.blocks.used() {
+            return Err(room());
+        }
+        if !before.is_empty() {
+            self.share(before)?;
+        }
+        // Blocks of the start, the one in which it ends left out: every text continues a copy of that.
+        let prefix = self.prefixes.iter().find(|p| p.tokens == before).map_or(Vec::new(), |p| p.blocks.clone());
+        let side = ((self.blocks.total() - self.blocks.used()) / needed.max(1)).min(SCORED_ROWS / longest.max(1)).max(1);
+        let own = self.blocks.take(side * needed).ok_or_else(room)?;
+        let mut out = Vec::with_capacity(texts.iter().map(Vec::len).sum());
+        let outcome = texts.chunks(side).try_for_each(|part| {
+            let mut batch = Batch::default();
+            for (text, own) in part.iter().zip(own.chunks_exact(needed)).filter(|(text, _)| !text.is_empty()) {
+                if !before.len().is_multiple_of(BLOCK) {
+                    self.ops.copy_block(&mut self.cache, prefix[whole], own[0])?;
+                }
+                let row = batch.tokens.len() as u32;
+                let tokens = [&[*last], &text[..text.len() - 1]].concat();
+                batch.push(&tokens, before.len(), &[&prefix[..whole], own].concat(), false);
+                batch.wanted.extend(row..row + text.len() as u32);
+            }
+            if batch.tokens.is_empty() {
+                return Ok(());
+            }
+            let (network, ops, cache) = (self.network, self.ops, &mut self.cache);
+            let logits = self.pool.install(|| network.logits(ops, &network.forward(ops, &batch, cache)?))?;
+            let rows = logits.chunks_exact(network.spec().vocab);
+            out.extend(part.iter().flatten().zip(rows).map(|(token, row)| row[*token as usize]));
+            Ok(())
+        });
+        self.blocks.give(&own);
+        outcome.map(|()| out)
     }
 
     fn forget(&mut self) {

@@ -114,6 +114,8 @@ pub struct SampleRequest<'a> {
     pub seen: &'a [u32],
     /// Tokens that may come, sorted; any where `None`.
     pub allowed: Option<&'a [u32]>,
+    /// What is added to the logits of these, in their order, before anything else; empty where nothing is.
+    pub biases: &'a [f32],
 }
 
 /// The operations of a device on packed rows.

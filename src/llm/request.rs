@@ -111,6 +111,12 @@ pub trait Generate {
     fn share(&mut self, tokens: &[u32]) -> Result<usize>;
     /// Forgets all shared prefixes.
     fn forget(&mut self);
+    /// The logits of each token of `texts` at its place after `start`, all texts one after another: how likely they are, up to what all tokens of a
+    /// place share.
+    ///
+    /// # Errors
+    /// The device's; where a text does not fit the model or the cache.
+    fn logits_of(&mut self, start: &[u32], texts: &[Vec<u32>]) -> Result<Vec<f32>>;
     /// Writes a text for every request and gives `on_done` each as it ends, in no promised order. Requests are taken as they are
     /// needed, a few hundred ahead. An error of `on_done` stops the generation.
     ///

@@ -21,6 +21,8 @@ pub(super) struct Slot {
     pub seen: Vec<u32>,
     /// Tokens that may come next, where there is a constraint.
     pub allowed: Vec<u32>,
+    /// What is added to their logits; empty where nothing is.
+    pub biases: Vec<f32>,
     pub admitted: Instant,
     /// Rows of the batch under way.
     pub rows: usize,
@@ -48,6 +50,7 @@ impl Slot {
             output: Vec::new(),
             seen,
             allowed: Vec::new(),
+            biases: Vec::new(),
             admitted: Instant::now(),
             rows: 0,
             asks: None,
@@ -71,6 +74,7 @@ impl Slot {
             position: self.output.len() as u64,
             seen: &self.seen,
             allowed: self.request.constraint.is_some().then_some(&self.allowed),
+            biases: &self.biases,
         }
     }
 
@@ -121,7 +125,7 @@ impl Slot {
         let mut forced = 0;
         loop {
             let Some(constraint) = &self.request.constraint else { return forced };
-            constraint.allowed(&mut self.allowed);
+            constraint.allowed(&mut self.allowed, &mut self.biases);
             match self.allowed[..] {
                 [] => {
                     self.end = Some(Ok(Finish::Complete));

@@ -17,6 +17,13 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(u32);
 
+impl Place {
+    /// Its number in the trie's order, from 0.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A run of titles that share their first tokens.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
@@ -30,6 +37,11 @@ impl Node {
     /// Places, in the trie's order, of the items under this node.
     pub fn places(&self) -> Range<Place> {
         Place(self.places.start)..Place(self.places.end)
+    }
+
+    /// Tokens from the root to this node.
+    pub fn depth(&self) -> usize {
+        self.depth as usize
     }
 
     /// How many they are.
@@ -70,10 +82,10 @@ pub struct TitleTrie {
     lists: Vec<u32>,
 }
 
-/// The line a title stands on, as it is tokenised: what ends a line before it, so that its first token is the one that a
-/// model would write there.
-fn line(title: &str) -> String {
-    format!("\n{title}")
+/// The line a title stands on, as it is tokenised: what ends a line before it and the list's mark, so that its first token is the one
+/// that a model would write there.
+fn line(mark: &str, title: &str) -> String {
+    if mark.is_empty() { format!("\n{title}") } else { format!("\n{mark} {title}") }
 }
 
 /// A title on one line: blanks of all kinds become single spaces.
@@ -82,20 +94,22 @@ pub fn clean_title(title: &str) -> String {
 }
 
 impl TitleTrie {
-    /// From the titles of all items `[I]`. `separator` is the token that ends a line; it is in no title.
+    /// From the titles of all items `[I]`. `separator` is the token that ends a line; it is in no title. `mark` begins every line, such as `-`;
+    /// empty where lines have none.
     ///
     /// # Errors
     /// Where the tokenizer cannot express a title, or there are more tokens than fit.
-    pub fn build(titles: &[&str], tokenizer: &Tokenizer, separator: u32) -> Result<TitleTrie> {
+    pub fn build(titles: &[&str], tokenizer: &Tokenizer, separator: u32, mark: &str) -> Result<TitleTrie> {
+        let lead = 1 + mark.len();
         let mut rows: Vec<(Vec<u32>, u32)> = Vec::with_capacity(titles.len());
         for (chunk, part) in titles.chunks(CHUNK).enumerate() {
-            let lines: Vec<String> = part.iter().map(|t| clean_title(t)).filter(|t| !t.is_empty()).map(|t| line(&t)).collect();
+            let lines: Vec<String> = part.iter().map(|t| clean_title(t)).filter(|t| !t.is_empty()).map(|t| line(mark, &t)).collect();
             let kept = (0..part.len()).filter(|i| !clean_title(part[*i]).is_empty());
             for (i, encoding) in kept.zip(tokenizer.encode_many(lines)?) {
-                // The first byte is the line end. A token that reaches over it cannot be written after one.
-                let from = encoding.get_offsets().iter().position(|(_, end)| *end > 1).unwrap_or(encoding.len());
+                // Line end and mark come first. A token that reaches over them cannot be written after them.
+                let from = encoding.get_offsets().iter().position(|(_, end)| *end > lead).unwrap_or(encoding.len());
                 let mut tokens = encoding.get_ids()[from..].to_vec();
-                if encoding.get_offsets().get(from).is_some_and(|(start, _)| *start < 1) {
+                if encoding.get_offsets().get(from).is_some_and(|(start, _)| *start < lead) {
                     tokens = tokenizer.encode(&clean_title(part[i]), super::tokenizer::Control::Text)?;
                 }
                 tokens.retain(|t| *t != separator && !tokenizer.is_special(*t));
@@ -257,6 +271,11 @@ impl TitleTrie {
         self.items.is_empty()
     }
 
+    /// Where the numbers of the title at `place` begin in a list of one number for each of its tokens and one for its end, all titles in order.
+    pub fn offset(&self, Place(place): Place) -> usize {
+        self.starts[place as usize] as usize + place as usize
+    }
+
     /// Tokens of the item at `place`.
     pub fn title(&self, Place(place): Place) -> Vec<u32> {
         (0..self.length(place)).map(|d| self.token(place, d)).collect()
@@ -288,10 +307,11 @@ impl TitleTrie {
     ///
     /// # Errors
     /// As [`TitleTrie::build`]; and where the folder cannot be written. A damaged file is made again.
-    pub fn cached(folder: &Path, titles: &[&str], tokenizer: &Tokenizer, separator: u32) -> Result<(TitleTrie, bool)> {
+    pub fn cached(folder: &Path, titles: &[&str], tokenizer: &Tokenizer, separator: u32, mark: &str) -> Result<(TitleTrie, bool)> {
         let mut sha = Sha256::new();
         sha.update(tokenizer.hash());
         sha.update(separator.to_le_bytes());
+        sha.update(mark);
         for title in titles {
             sha.update((title.len() as u64).to_le_bytes());
             sha.update(title);
@@ -302,7 +322,7 @@ impl TitleTrie {
         if let Some(trie) = std::fs::read(&path).ok().and_then(|bytes| TitleTrie::from_bytes(&bytes, &key, titles.len())) {
             return Ok((trie, true));
         }
-        let trie = TitleTrie::build(titles, tokenizer, separator)?;
+        let trie = TitleTrie::build(titles, tokenizer, separator, mark)?;
         std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
         write_file(&path, &trie.to_bytes(&key))?;
         Ok((trie, false))

@@ -62,17 +62,31 @@ pub struct Spending {
 impl Spending {
     /// Epsilon at `delta` (in `(0, 1)`) after `rounds`.
     pub fn epsilon(&self, rounds: u64, delta: f64) -> f64 {
-        if rounds == 0 {
+        self.epsilon_beside(None, rounds, delta)
+    }
+
+    /// Epsilon of `rounds` of this and of `once`, which is spent a single time.
+    pub fn epsilon_beside(&self, once: Option<&Spending>, rounds: u64, delta: f64) -> f64 {
+        if rounds == 0 && once.is_none() {
             return 0.0;
         }
-        let epsilon = |(order, spent): (f64, &f64)| rounds as f64 * spent + (-1.0 / order).ln_1p() - (delta * order).ln() / (order - 1.0);
-        orders().zip(&self.divergences).map(epsilon).fold(f64::INFINITY, f64::min).max(0.0)
+        let once = once.map_or_else(|| vec![0.0; self.divergences.len()], |once| once.divergences.clone());
+        let epsilon = |((order, spent), once): ((f64, &f64), f64)| {
+            let rounds = if rounds == 0 { 0.0 } else { rounds as f64 * spent };
+            rounds + once + (-1.0 / order).ln_1p() - (delta * order).ln() / (order - 1.0)
+        };
+        orders().zip(&self.divergences).zip(once).map(epsilon).fold(f64::INFINITY, f64::min).max(0.0)
     }
 }
 
 /// The least noise, to four digits, with which `rounds` stay within `epsilon` at `delta`; nothing where a million clips are too little.
 pub fn noise_for(epsilon: f64, delta: f64, rounds: u64, rate: f64, sampling: Sampling) -> Option<f64> {
-    let fits = |noise: f64| Accountant { noise, rate, sampling }.epsilon(rounds, delta) <= epsilon;
+    noise_beside(None, epsilon, delta, rounds, rate, sampling)
+}
+
+/// [`noise_for`] where `once` is spent from the same epsilon, a single time.
+pub fn noise_beside(once: Option<&Spending>, epsilon: f64, delta: f64, rounds: u64, rate: f64, sampling: Sampling) -> Option<f64> {
+    let fits = |noise: f64| Accountant { noise, rate, sampling }.spending().epsilon_beside(once, rounds, delta) <= epsilon;
     let (mut low, mut high) = (0.0, 1.0);
     while !fits(high) {
         (low, high) = (high, 2.0 * high);
@@ -142,6 +156,19 @@ mod tests {
         // Opacus: 90 epochs at a rate of 0.04 for epsilon 8.
         let noise = noise_for(8.0, 1e-5, 2250, 0.04, Sampling::Poisson).unwrap();
         assert!((noise - 1.416).abs() < 2e-3, "{noise}");
+    }
+
+    /// Of two mechanisms that are both Gaussian and take everybody, `1 / noise^2` adds up.
+    #[test]
+    fn what_is_spent_once_is_paid_from_the_same_epsilon() {
+        let round = |noise: f64| Accountant { noise, rate: 1.0, sampling: Sampling::Poisson };
+        let both = round(2.0).spending().epsilon_beside(Some(&round(3.0).spending()), 4, 1e-5);
+        let equal = round((4.0f64 / 4.0 + 1.0 / 9.0).powf(-0.5)).epsilon(1, 1e-5);
+        assert!((both / equal - 1.0).abs() < 1e-9, "{both} {equal}");
+        let alone = round(2.0).spending().epsilon_beside(Some(&round(3.0).spending()), 0, 1e-5);
+        assert!((alone / round(3.0).epsilon(1, 1e-5) - 1.0).abs() < 1e-9);
+        let noise = noise_beside(Some(&round(3.0).spending()), both, 1e-5, 4, 1.0, Sampling::Poisson).unwrap();
+        assert!((noise - 2.0).abs() < 1e-3, "{noise}");
     }
 
     #[test]

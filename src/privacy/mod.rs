@@ -8,6 +8,6 @@ pub mod secure_sum;
 mod users;
 mod without_replacement;
 
-pub use accountant::{Accountant, Sampling, Spending, noise_for};
+pub use accountant::{Accountant, Sampling, Spending, noise_beside, noise_for};
 pub use cost::Cost;
-pub use users::{UserPrivacy, check};
+pub use users::{AdaptiveClip, UserPrivacy, check, counts_noise};

@@ -27,6 +27,7 @@ mod exposure;
 mod folder;
 mod hparams;
 mod infer;
+mod lanes;
 mod list_file;
 mod listing;
 mod live;

@@ -69,6 +69,9 @@ struct Frame {
     groups: Option<(String, Vec<String>)>,
     /// Whether sequences are cut otherwise than by leave-one-out.
     cuts: bool,
+    /// Whether methods know other counts than its own.
+    released: bool,
+    altered: String,
 }
 
 impl Frame {
@@ -80,6 +83,8 @@ impl Frame {
             item_tokens: data.item_tokens.clone(),
             groups: data.groups.as_ref().map(|g| (g.column.clone(), g.names.clone())),
             cuts: data.cuts.is_some(),
+            released: data.released.is_some(),
+            altered: data.altered.clone(),
         }
     }
 
@@ -87,6 +92,7 @@ impl Frame {
     fn whole(self, pieces: &mut Pieces) -> Option<Dataset> {
         let (offsets, items, of) = (pieces.longs()?, pieces.words()?, pieces.words()?);
         let cuts = Cuts { train: pieces.words()?, validation: pieces.words()?, test: pieces.words()? };
+        let released = pieces.words()?;
         Some(Dataset {
             name: self.name,
             fingerprint: self.fingerprint,
@@ -97,6 +103,8 @@ impl Frame {
             items,
             groups: self.groups.map(|(column, names)| UserGroups { column, names, of }),
             cuts: self.cuts.then_some(cuts),
+            released: self.released.then_some(released),
+            altered: self.altered,
         })
     }
 }
@@ -104,7 +112,8 @@ impl Frame {
 fn arrays(parcel: Parcel, data: &Dataset) -> Parcel {
     let cut = |part: fn(&Cuts) -> &Vec<u32>| data.cuts.as_ref().map_or(&[][..], |cuts| part(cuts));
     let parcel = parcel.longs(&data.offsets).words(&data.items).words(data.groups.as_ref().map_or(&[][..], |g| &g.of));
-    parcel.words(cut(|c| &c.train)).words(cut(|c| &c.validation)).words(cut(|c| &c.test))
+    let parcel = parcel.words(cut(|c| &c.train)).words(cut(|c| &c.validation)).words(cut(|c| &c.test));
+    parcel.words(data.released.as_deref().unwrap_or_default())
 }
 
 fn fail(why: impl std::fmt::Display) -> Error {
@@ -209,6 +218,8 @@ mod tests {
             items: vec![0, 1, 2, 2, 1, 0, 1],
             catalogue: vec![ItemText::default(); 3],
             groups: Some(UserGroups { column: "shop".into(), names: vec!["x".into(), "y".into()], of: vec![1, 0] }),
+            released: Some(vec![4, 0, 7]),
+            altered: "ab".into(),
             cuts: Some(Cuts { train: vec![1, 2], validation: vec![1, Cuts::NONE], test: vec![2, 6] }),
         };
         let views = UserViews { future: vec![0, 1], paraphrase: vec![2], counterfactuals: vec![vec![1], vec![0]] };

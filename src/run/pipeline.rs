@@ -5,9 +5,10 @@ use super::folder::RunFolder;
 use super::team::Others;
 use crate::base::json;
 use crate::base::parallel;
-use crate::config::{Contrast, GeneratorKind, Settings, Validated};
+use crate::config::{Contrast, CountsUse, Fallback, GeneratorKind, Settings, Validated};
 use crate::data::{self, Dataset, Found};
 use crate::device::telemetry::Sampler;
+use crate::federation::attacks::with_titles;
 use crate::settings::validate_against;
 use crate::views::{self, Batch, Views};
 use crate::{Error, Result};
@@ -41,6 +42,23 @@ pub fn needs_views(settings: &Settings) -> bool {
     settings.loss.contrast != Contrast::None && settings.views.generator != GeneratorKind::NONE
 }
 
+/// What the method of `settings` takes from users outside the promise that `privacy.epsilon` or `privacy.noise` makes, if it does.
+pub fn outside_promise(settings: &Settings) -> Option<String> {
+    if !settings.privacy.is_on() || settings.privacy.counts != CountsUse::Exact {
+        return None;
+    }
+    let views = &settings.views;
+    let written = [GeneratorKind::LLM, GeneratorKind::SERVED, GeneratorKind::CODEBOOK].contains(&views.generator);
+    let by_views = needs_views(settings) && (!written || views.fallback == Fallback::Catalogue);
+    let reader = match (by_views, settings.loss.popularity > 0.0) {
+        (true, true) => "the generator of views and loss.popularity read",
+        (true, false) => "the generator of views reads",
+        (false, true) => "loss.popularity reads",
+        (false, false) => return None,
+    };
+    Some(format!("how often each item was met, which {reader} (privacy.counts = \"exact\")"))
+}
+
 /// Folder that holds the views of a prepared data set, one folder in it for each data set and setting.
 fn views_root(data_dir: &Path) -> PathBuf {
     let mut name = data_dir.file_name().unwrap_or_default().to_os_string();
@@ -58,7 +76,8 @@ pub fn prepare_data(settings: &Validated<Settings>, overwrite: bool, observer: &
     let Found { dataset: data, dir, reused } = data::find_or_prepare(&settings.data, overwrite, &steps)?;
     observer.stage_end("data");
     note_data(&data, &dir, if reused { "up to date, reused" } else { "prepared" }, observer);
-    Ok((with_noise(data, settings, observer), dir))
+    note_changes(settings, observer);
+    Ok((as_seen(data, settings)?, dir))
 }
 
 /// One line on the data set in use.
@@ -67,12 +86,20 @@ fn note_data(data: &Dataset, dir: &Path, how: &str, observer: &dyn Observer) {
     observer.note(&format!("data {}: {how} ({users} users, {items} items, {n} interactions; {})", data.name, dir.display()));
 }
 
-/// `data` as a run with `settings` sees it.
-fn with_noise(data: Dataset, settings: &Settings, observer: &dyn Observer) -> Dataset {
+/// `data` as a run with `settings` sees it: noise in histories, titles by an attacker, and what is known of how often items were met.
+fn as_seen(data: Dataset, settings: &Settings) -> Result<Dataset> {
+    let data = with_titles(data::disturbed(data, settings.noise.share, settings.seed), settings)?;
+    data::with_counts(data, settings)
+}
+
+/// A word on what [`as_seen`] changes in histories and titles.
+fn note_changes(settings: &Settings, observer: &dyn Observer) {
     if settings.noise.share > 0.0 {
         observer.note(&format!("noise: {} of each user's training items are replaced (noise.share)", settings.noise.share));
     }
-    data::disturbed(data, settings.noise.share, settings.seed)
+    if !settings.attack.titles.is_empty() {
+        observer.note("attack: titles of the catalogue carry a text of the attacker's (attack.titles)");
+    }
 }
 
 /// The prepared data set in the folder `dir` as it is, but for the noise of `settings`; its sources are not looked for.
@@ -81,7 +108,8 @@ pub fn open_data(dir: &Path, settings: &Settings, observer: &dyn Observer) -> Re
     note_data(&data, dir, "taken as it is", observer);
     // Views lie beside the folder, so it needs a name even where it is called `.`.
     let named = if dir.file_name().is_some() { dir.to_path_buf() } else { dir.canonicalize().map_err(Error::io(dir, "open"))? };
-    Ok((with_noise(data, settings, observer), named))
+    note_changes(settings, observer);
+    Ok((as_seen(data, settings)?, named))
 }
 
 /// Data set and views of `settings`.
@@ -227,7 +255,7 @@ pub fn load_run_data(folder: &RunFolder, settings: &Validated<Settings>, observe
     let info = folder.info()?;
     let data = match data::load_manifest(&info.data_dir) {
         Ok(manifest) if run_fingerprint(&manifest.fingerprint, settings) == info.fingerprint => {
-            data::disturbed(data::load(&info.data_dir)?, settings.noise.share, settings.seed)
+            as_seen(data::load(&info.data_dir)?, settings)?
         }
         // Prepared elsewhere, moved or made anew: whatever the settings give now must have the same fingerprint.
         _ => prepare_data(settings, false, observer)?.0,

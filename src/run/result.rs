@@ -51,6 +51,9 @@ pub struct RunResult {
     pub bytes_up: u64,
     /// Bytes that all clients downloaded.
     pub bytes_down: u64,
+    /// What of users the promise of `privacy.epsilon` or `privacy.noise` does not cover, where it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside_promise: Option<String>,
 }
 
 /// A sentence about visits that diverged, if any did.

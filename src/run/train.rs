@@ -8,7 +8,7 @@ use super::exposure::add_exposure;
 use super::folder::{RunFolder, read_json, write_json};
 use super::metrics::{Line, MetricsFile, read_lines};
 use super::notice::returning_notice;
-use super::pipeline::Prepared;
+use super::pipeline::{Prepared, outside_promise};
 use super::ranks::write_ranks;
 use super::result::{RunResult, diverged, scores};
 use super::resume::newest;
@@ -255,6 +255,7 @@ impl Run {
             diverged: total("diverged") as u64,
             bytes_up: total("bytes_up") as u64,
             bytes_down: total("bytes_down") as u64,
+            outside_promise: outside_promise(settings),
             ..untrained(settings, data)
         };
         diverged(&result).iter().for_each(|text| observer.warn(text));
@@ -349,6 +350,7 @@ fn untrained(settings: &Settings, data: &Dataset) -> RunResult {
         diverged: 0,
         bytes_up: 0,
         bytes_down: 0,
+        outside_promise: None,
     }
 }
 

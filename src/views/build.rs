@@ -121,7 +121,7 @@ pub(super) fn run(
     let users = options.first.unwrap_or(usize::MAX).min(data.users());
     let (items, total) = (data.item_count() as u64, data.item_count() as u64 + (users * parts.len()) as u64);
     (options.progress)(0, total);
-    let counts = data.train_counts();
+    let counts = data.known_counts();
     let public = PublicCatalogue::new(&data.catalogue, &counts, settings, threads, &|done| (options.progress)(done, total))?;
     let recipes = match journal {
         Some(_) => Recipes::new(settings)?,
@@ -131,7 +131,7 @@ pub(super) fn run(
     let generator = match options.batch {
         Some(batch) => {
             let all = recipes.as_ref().map_or_else(String::new, |r| r.all().join("-"));
-            let study = sha256_hex(format!("{} {} {all}", data.fingerprint, settings.seed).as_bytes());
+            let study = sha256_hex(format!("{} {} {all}", data.views_fingerprint(), settings.seed).as_bytes());
             Some(batch.generator(&study[..12], &public, settings, threads, cache)?)
         }
         None => generator(settings, &public, threads, cache)?,

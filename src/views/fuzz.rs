@@ -65,6 +65,8 @@ pub fn world() -> Dataset {
         catalogue: vec![ItemText::default(); 8],
         groups: None,
         cuts: None,
+        released: None,
+        altered: String::new(),
     }
 }
 

@@ -207,7 +207,7 @@ pub struct PublicCatalogue<'a> {
 
 impl<'a> PublicCatalogue<'a> {
     /// From the catalogue `[I]` and the number of times each item occurs in training items `[I]`
-    /// ([`Dataset::train_counts`](crate::data::Dataset::train_counts): an aggregate over all users, taken as public).
+    /// ([`Dataset::known_counts`](crate::data::Dataset::known_counts): data of users, as far as `privacy.counts` lets them be known).
     /// `done` is called with the number of items that have their neighbours.
     ///
     /// # Errors

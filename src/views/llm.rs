@@ -2,7 +2,6 @@
 
 use parking_lot::Mutex;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
@@ -12,9 +11,10 @@ use super::account::Provenance;
 use super::generator::{Counts, Failed, Generator, Job, Made, PublicCatalogue, Request, Sink, ViewKind, generate_one, work};
 use super::ground::Ground;
 use super::text::{Limits, Message, Piece, Plan, Question, Role, Scratch, Writer, answer_lines, answer_of, opens_thoughts, unfinished};
+use super::titles::Titles;
 use crate::base::parallel;
 use crate::config::{Grounding, LlmSettings, ViewSettings, WeightType};
-use crate::llm::{self, Control, EngineOptions, ItemLines, Key, Model, Options, Sampling, TitleTrie};
+use crate::llm::{self, EngineOptions, Key, Model, Options, Sampling};
 use crate::{Error, Result};
 
 /// Longest sequence that is asked of a model, prompt and answer together.
@@ -44,15 +44,7 @@ pub struct LlmGenerator<'a> {
 /// How lines become items.
 enum Decoding {
     /// The model can write only these.
-    Constrained {
-        trie: Arc<TitleTrie>,
-        /// Ends a line.
-        separator: u32,
-        /// Tokens of the longest line and its end.
-        longest: usize,
-        /// Tokens that nineteen lines of twenty do not exceed, end included.
-        usual: usize,
-    },
+    Constrained(Box<Titles>),
     /// Free text, matched.
     Retrieval(Ground),
 }
@@ -86,20 +78,10 @@ impl<'a> LlmGenerator<'a> {
         let model_hash = super::recipe::model_hash(path)?.unwrap_or_default();
         let way = match s.grounding {
             Grounding::Retrieval => Decoding::Retrieval(Ground::new(writer.names.lines(), &settings.text, threads, cache)?),
-            Grounding::Constrained => {
+            Grounding::Constrained | Grounding::Calibrated => {
                 let lines: Vec<&str> = writer.names.lines().iter().map(String::as_str).collect();
-                // What is written for a line's end stands last: some tokenizers put a blank before it.
-                let separator = model.tokenizer.encode("\n", Control::Text)?.last().copied();
-                let separator =
-                    separator.ok_or_else(|| Error::mismatch(path, "the tokenizer has no line end; use views.llm.grounding=retrieval"))?;
-                let trie = match cache {
-                    Some(folder) => TitleTrie::cached(folder, &lines, &model.tokenizer, separator)?.0,
-                    None => TitleTrie::build(&lines, &model.tokenizer, separator)?,
-                };
-                let mut lengths: Vec<usize> = trie.places().map(|place| trie.title(place).len() + 1).collect();
-                lengths.sort_unstable();
-                let at = |share: f64| lengths.get((share * lengths.len().saturating_sub(1) as f64) as usize).copied().unwrap_or(1);
-                Decoding::Constrained { longest: at(1.0), usual: at(0.95), separator, trie: Arc::new(trie) }
+                let how = (s.list_mark, s.grounding == Grounding::Calibrated);
+                Decoding::Constrained(Box::new(Titles::new(&lines, &model, path, how, cache)?))
             }
         };
         let shortened = AtomicU64::new(0);
@@ -127,10 +109,8 @@ impl<'a> LlmGenerator<'a> {
                 Ok(tokens) => tokens,
                 Err(error) => return Ok(Err(Err(Failed { reason: error.to_string(), asked: true, counts: Counts::default() }))),
             };
-            // One line may be the longest; that all are would take most of the room for what does not happen. A text that ends
-            // for want of room has the items that it named until then.
             let max_new = match &self.way {
-                Decoding::Constrained { longest, usual, .. } => longest + (ask.count - 1) * usual,
+                Decoding::Constrained(titles) => titles.most(ask.count),
                 Decoding::Retrieval(_) => text.line_tokens as usize * ask.count,
             };
             if tokens.len() + max_new <= self.model.max_len {
@@ -174,8 +154,9 @@ impl<'a> LlmGenerator<'a> {
 
     fn request(&self, prompt: &Prompt<'_>) -> llm::Request {
         let constraint: Option<Box<dyn llm::Constraint>> = match &self.way {
-            Decoding::Constrained { trie, separator, .. } => {
-                Some(Box::new(ItemLines::new(Arc::clone(trie), prompt.ask.count, *separator, &prompt.ask.closed)))
+            Decoding::Constrained(titles) => {
+                let temperature = self.settings.llm.temperature;
+                Some(Box::new(titles.constraint(prompt.part, prompt.ask.count, &prompt.ask.closed, temperature)))
             }
             Decoding::Retrieval(_) => None,
         };
@@ -198,7 +179,7 @@ impl<'a> LlmGenerator<'a> {
         };
         let tokens = Counts { output_tokens: text.tokens.len() as u32, ..tokens };
         let lines: Vec<Option<u32>> = match &self.way {
-            Decoding::Constrained { .. } => text.items.iter().map(|line| Some(*line)).collect(),
+            Decoding::Constrained(_) => text.items.iter().map(|line| Some(*line)).collect(),
             Decoding::Retrieval(ground) => {
                 let failed = |e: Error| Failed { reason: e.to_string(), asked: true, counts: tokens };
                 let whole = self.model.tokenizer.decode_whole(&text.tokens).map_err(failed)?;
@@ -214,6 +195,19 @@ impl<'a> LlmGenerator<'a> {
             }
         };
         self.writer.finish(*prompt.ask, &lines, tokens)
+    }
+
+    /// How likely lines are without a user, where they are calibrated.
+    fn compute_priors(&self) -> Result<()> {
+        let Decoding::Constrained(titles) = &self.way else { return Ok(()) };
+        if !titles.wants_priors() {
+            return Ok(());
+        }
+        for part in [ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)] {
+            let prompt = self.tokens(&self.writer.without_user(part))?;
+            titles.compute_prior(part, &self.model, &self.model_hash, prompt)?;
+        }
+        Ok(())
     }
 
     /// Tokens with which all prompts of a kind of view begin.
@@ -243,6 +237,7 @@ impl Generator for LlmGenerator<'_> {
     }
 
     fn run(&self, jobs: &[Job<'_>], threads: usize, sink: &dyn Sink) -> Result<()> {
+        self.compute_priors()?;
         let mut starts: Vec<Vec<u32>> = Vec::new();
         if jobs.len() > PROBES {
             for part in [ViewKind::Future, ViewKind::Paraphrase, ViewKind::Counterfactual(0)] {
@@ -310,7 +305,7 @@ impl Generator for LlmGenerator<'_> {
     fn account(&self) -> Option<Provenance> {
         let s = &self.settings.llm;
         let grounding = match &self.way {
-            Decoding::Constrained { .. } => "constrained".to_owned(),
+            Decoding::Constrained(_) => self.settings.llm.grounding.name().to_owned(),
             Decoding::Retrieval(ground) => ground.describe(),
         };
         Some(Provenance {

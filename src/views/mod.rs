@@ -1,7 +1,7 @@
 //! The three synthetic views of a history and the generators that write them. Knows nothing of devices or models.
 //!
-//! What a view may depend on: the public catalogue, how often each item occurs in training items (public popularity, an
-//! aggregate), the settings, the user's number and the user's own training items. A [`Generator`] is handed nothing else,
+//! What a view may depend on: the public catalogue, how often each item occurs in training items (as far as
+//! `privacy.counts` lets it be known), the settings, the user's number and the user's own training items. A [`Generator`] is handed nothing else,
 //! so a view cannot have seen a validation or test item.
 //!
 //! Item indices follow the order of the source file, in which a user's next items often stand side by side. So nothing here
@@ -26,6 +26,7 @@ mod inspect;
 mod journal;
 #[cfg(feature = "llm")]
 mod llm;
+mod named;
 mod neighbours;
 mod pack;
 mod popularity;
@@ -38,6 +39,8 @@ pub mod served;
 mod statistics;
 mod store;
 pub mod text;
+#[cfg(feature = "llm")]
+mod titles;
 
 pub use account::{Failure, Generation, Provenance};
 pub use batch::Batch;
@@ -50,6 +53,7 @@ pub use generators::{BuildGenerator, GeneratorEntry, Reads, generator, register 
 pub use ground::Ground;
 pub use ground_bench::{GroundBench, GroundFigures, Outcome, Scored, Timed, bench_ground};
 pub use inspect::{inspect, user_matching};
+pub use named::{Named, named};
 pub use neighbours::Neighbours;
 pub(crate) use pack::{decode, encode};
 pub use popularity::Popularity;

@@ -1,4 +1,4 @@
-//! Public popularity: how often items occur in training items, and bands of about equally popular items.
+//! How often items occur in training items, as far as it may be known (`privacy.counts`), and bands of about equally popular items.
 
 use super::mix;
 use crate::base::rng::Stream;
@@ -10,7 +10,7 @@ const MIN_BAND: usize = 32;
 /// A band ends where an item is more than this much more popular than its least popular one.
 const RATIO: f64 = 1.25;
 
-/// Items by popularity. Built from aggregated training counts alone, which the method treats as public.
+/// Items by popularity. Built from counts over all users alone; of equal counts there is one band.
 pub struct Popularity {
     counts: Vec<u32>,
     /// Items, least popular first `[I]`.

@@ -24,7 +24,9 @@ fn essential(settings: &ViewSettings) -> ViewSettings {
     (served.concurrency, served.timeout_s, served.retries) = (plain.served.concurrency, plain.served.timeout_s, plain.served.retries);
     (served.backoff_s, served.per_minute) = (plain.served.backoff_s, plain.served.per_minute);
     served.longest_wait_s = plain.served.longest_wait_s;
-    if reads(settings).any("llm") && kept.llm.grounding == Grounding::Constrained {
+    if kept.llm.grounding == Grounding::Retrieval {
+        kept.llm.list_mark = plain.llm.list_mark;
+    } else if reads(settings).any("llm") {
         // Nothing is matched, and a line is as long as the catalogue's.
         (kept.text.threshold, kept.text.line_tokens) = (plain.text.threshold, plain.text.line_tokens);
         kept.text.embedder = None;

@@ -73,12 +73,12 @@ pub fn store_dir(root: &Path, data: &Dataset, settings: &ViewSettings) -> PathBu
 pub fn store_dir_of_first(root: &Path, data: &Dataset, settings: &ViewSettings, first: Option<usize>) -> PathBuf {
     let settings = identity(settings);
     let end = first.map_or_else(String::new, |n| format!("-first-{n}"));
-    root.join(format!("{}-{}{end}", digest(&data.fingerprint), digest(&format!("{FORMAT_VERSION} {settings}"))))
+    root.join(format!("{}-{}{end}", digest(&data.views_fingerprint()), digest(&format!("{FORMAT_VERSION} {settings}"))))
 }
 
 /// The journal of what a generator has finished for a data set.
 fn journal_file(root: &Path, data: &Dataset, settings: &ViewSettings) -> PathBuf {
-    root.join(format!("{}-{}.journal", digest(&data.fingerprint), settings.generator.name()))
+    root.join(format!("{}-{}.journal", digest(&data.views_fingerprint()), settings.generator.name()))
 }
 
 /// Sixteen hex digits that stand for `text`.
@@ -92,10 +92,11 @@ fn digest(text: &str) -> String {
 /// [`Error::Io`] for files that cannot be read, [`Error::Mismatch`] for the views of another data set and for damage.
 pub fn load(dir: &Path, data: &Dataset) -> Result<Views> {
     let manifest = load_manifest(dir)?;
-    if manifest.data_fingerprint != data.fingerprint {
+    let fingerprint = data.views_fingerprint();
+    if manifest.data_fingerprint != fingerprint {
         let message = format!(
-            "holds views of data set `{}` with fingerprint {}, but `{}` has {}; build views for this data set",
-            manifest.data, manifest.data_fingerprint, data.name, data.fingerprint
+            "holds views of data set `{}` with fingerprint {}, but `{}` has {fingerprint}; build views for this data set",
+            manifest.data, manifest.data_fingerprint, data.name
         );
         return Err(Error::mismatch(dir, message));
     }
@@ -248,7 +249,7 @@ fn put(
         generator: settings.generator.name().into(),
         settings: settings.clone(),
         data: data.name.clone(),
-        data_fingerprint: data.fingerprint.clone(),
+        data_fingerprint: data.views_fingerprint(),
         items: data.item_count() as u64,
         first: first.map(|n| n as u64),
         recipes: recipes.map(|r| r.all().to_vec()),

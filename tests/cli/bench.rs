@@ -80,6 +80,18 @@ fn data_and_epochs_are_timed() {
 }
 
 #[test]
+fn every_defence_is_measured_or_those_that_are_named() {
+    let sandbox = Sandbox::new();
+    let small = ["bench", "defence", "--clients", "6", "--items", "40", "--dim", "8", "--rounds", "1"];
+    let found = sandbox.lumos(&[&small[..], &["--json"]].concat()).json();
+    let names: Vec<&str> = found["defences"].as_array().unwrap().iter().map(|d| d["defence"].as_str().unwrap()).collect();
+    assert!(names.contains(&"multi-krum") && names.contains(&"norm-bound") && !names.contains(&"sign-flip"), "{names:?}");
+    let table = sandbox.lumos(&[&small[..], &["--defence", "trimmed-mean trim=0.2"]].concat()).done();
+    assert!(table.contains("trimmed-mean trim=0.2") && table.contains("all updates") && !table.contains("krum"), "{table}");
+    sandbox.lumos(&[&small[..], &["--defence", "multi-crum"]].concat()).refused(1, &["defence.name", "did you mean `multi-krum`"]);
+}
+
+#[test]
 fn more_threads_than_cores_change_nothing() {
     let sandbox = Sandbox::new();
     let words =

@@ -46,6 +46,50 @@ fn every_round_says_what_it_has_cost() {
     sandbox.lumos(&few).refused(1, &["at least 16", "5.0 users a round"]);
 }
 
+/// What a method takes from users besides updates is inside the promise, outside of it and said so, or not taken.
+#[test]
+fn counts_of_items_are_accounted_for() {
+    let sandbox = Sandbox::new();
+    let train = |out: &str, sets: &[&str]| {
+        let all = ["privacy.epsilon=4", "federation.average=cohort", "federation.fraction=0.5", "federation.rounds=2"];
+        let words = ["train", "small.toml", "--out", out].into_iter().chain(all.iter().chain(sets).flat_map(|s| ["--set", s]));
+        sandbox.lumos(&words.collect::<Vec<_>>())
+    };
+    let result = |out: &str| serde_json::from_slice::<serde_json::Value>(&sandbox.read(&format!("{out}/result.json"))).unwrap();
+    let spent = |out: &str| {
+        let lines = String::from_utf8(sandbox.read(&format!("{out}/metrics.jsonl"))).unwrap();
+        let line: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+        line["epsilon"].as_f64().unwrap()
+    };
+    let text = train("exact", &[]).done();
+    assert!(text.contains("outside the promise of privacy") && text.contains("privacy.counts"), "{text}");
+    assert!(result("exact")["outside_promise"].as_str().unwrap().contains("the generator of views"));
+    let text = train("noisy", &["privacy.counts=noisy"]).done();
+    assert!(!text.contains("outside the promise") && result("noisy")["outside_promise"].is_null(), "{text}");
+    // Counts are a part of the epsilon that was asked for.
+    assert!(spent("noisy") <= 4.0 && spent("noisy") > 3.9, "{}", spent("noisy"));
+    train("none", &["privacy.counts=none"]).done();
+    assert!(result("none")["outside_promise"].is_null());
+    // Each knows other counts, so that each has views of its own.
+    let views = |out: &str| {
+        let run: serde_json::Value = serde_json::from_slice(&sandbox.read(&format!("{out}/run.json"))).unwrap();
+        run["views"]["data_fingerprint"].as_str().unwrap().to_string()
+    };
+    assert!(views("exact") != views("noisy") && views("noisy") != views("none"));
+    // A method that reads no counts has nothing outside.
+    train("plain", &["method=fed-sasrec"]).done();
+    assert!(result("plain")["outside_promise"].is_null());
+    for (set, parts) in [
+        (&["privacy.counts=noisy", "privacy.counts_epsilon=4"][..], &["privacy.counts_epsilon", "less than privacy.epsilon"][..]),
+        (&["privacy.counts=noise"], &["privacy.counts", "did you mean `noisy`"]),
+        (&["privacy.clip_groups=[0.1]"], &["privacy.clip_groups", "two finite numbers"]),
+        (&["privacy.clip_quantile=1"], &["privacy.clip_quantile", "below 1"]),
+        (&["privacy.clip_quantile=0.5", "privacy.clip_groups=[0.1,0.2]"], &["privacy.clip_groups", "privacy.clip_quantile"]),
+    ] {
+        train("no", set).refused(1, parts);
+    }
+}
+
 /// A run by secure aggregation has the bits of one without it, drop-outs included, and says what it cost.
 #[cfg(feature = "secure")]
 #[test]
@@ -108,6 +152,10 @@ fn a_curious_server_is_measured() {
     assert!(rows(&found(&["--upload-rows", "touched"])) >= rows(&kept));
     let few = found(&["--negatives", "1"]);
     assert!(rows(&few) < rows(&kept) && of(&few, "touched rows", "precision") > of(&kept, "touched rows", "precision"), "{few} {kept}");
+    // Noise on rows hides their lengths; a clip on the whole update does not.
+    let noisy = found(&["--rule", "dx-noise epsilon=0.1"]);
+    assert!(of(&noisy, "size of change", "auc") < 0.7 && of(&noisy, "touched rows", "recall") > 0.9, "{noisy}");
+    sandbox.lumos(&["privacy", "infer", "run", "--rule", "dx-nois"]).refused(1, &["federation.rules", "did you mean `dx-noise`"]);
     let text = sandbox.lumos(&["privacy", "infer", "run", "--clients", "20"]).done();
     assert!(text.contains("20 clients") && text.contains("IMIA"), "{text}");
 }

@@ -57,6 +57,12 @@ fn a_table_is_trained_once_and_written_in_every_form() {
     assert!(tex.contains("\\toprule") && csv.contains("\"counts\",\"test HR@10\"") && html.contains("<td>counts</td>"));
     let again = sandbox.lumos(&words).done();
     assert!(again.contains("was finished already") && read("t/mine.md") == md);
+    // Side by side the figures are the same.
+    let beside = ["reproduce", "mine.toml", "--out", "u", "--set", "federation.rounds=2", "--jobs", "3"];
+    sandbox.lumos(&beside).done();
+    let figures = |csv: &str| csv.lines().filter(|l| l.contains("HR@") || l.contains("NDCG@")).map(str::to_string).collect::<Vec<_>>();
+    assert_eq!(figures(&read("u/mine.csv")), figures(&csv));
+    assert!(figures(&csv).len() > 6, "{csv}");
     // Other settings never meet in one folder.
     sandbox.lumos(&["reproduce", "mine.toml", "--out", "t", "--set", "local.epochs=1"]).refused(1, &["local.epochs"]);
 }

@@ -3,7 +3,8 @@
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::methods::{self, Family};
-use lumos::config::{Settings, Validated};
+use lumos::config::{Average, Settings, Validated};
+use lumos::federation::attacks;
 use lumos::federation::rules::{KINDS, Role};
 use lumos::federation::{Trainer, protocol};
 use lumos::testing::valid;
@@ -73,7 +74,7 @@ fn every_method_trains_on_a_device_but_those_that_are_listed() {
 }
 
 #[test]
-fn every_attack_and_defence_runs_on_a_device() {
+fn every_attack_defence_and_clip_runs_on_a_device() {
     for kind in KINDS {
         let mut settings = (*of("fed-sasrec")).clone();
         match kind.role {
@@ -82,5 +83,18 @@ fn every_attack_and_defence_runs_on_a_device() {
             Role::Other => settings.federation.rules = vec![kind.name.into()],
         }
         compare(kind.name, &valid(&settings));
+    }
+    for kind in attacks::KINDS {
+        let mut settings = (*of("fed-sasrec")).clone();
+        (settings.attack.name, settings.attack.share) = (kind.name.into(), 0.3);
+        compare(kind.name, &valid(&settings));
+    }
+    for clips in [vec![], vec![0.1, 0.2]] {
+        let mut settings = (*of("fed-sasrec")).clone();
+        (settings.federation.average, settings.federation.cohort) = (Average::Cohort, 20);
+        settings.privacy.noise = 0.01;
+        settings.privacy.clip_quantile = if clips.is_empty() { 0.5 } else { 0.0 };
+        settings.privacy.clip_groups = clips;
+        compare("privacy", &valid(&settings));
     }
 }

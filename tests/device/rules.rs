@@ -68,6 +68,7 @@ fn rules_do_on_a_device_what_they_do_on_the_cpu() {
         &["sign-flip share=0.3 scale=2"],
         &["norm-bound bound=0.1"],
         &["sign-flip share=0.5", "norm-bound bound=0.2"],
+        &["quantise bits=16"],
         &["median"],
         &["sign-flip share=0.2 scale=5", "norm-bound bound=0.4", "median"],
     ] {

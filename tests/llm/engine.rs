@@ -1,6 +1,6 @@
 //! A text depends on its request alone.
 
-use super::common::{Loaded, greedy, reference, texts};
+use super::common::{Loaded, greedy, logits, reference, texts};
 use lumos::base::rng::{Purpose, Stream};
 use lumos::llm::{Constraint, EngineOptions, Finish, Generate, Key, Request, Sampling};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -168,8 +168,9 @@ fn the_report_counts_every_token_once() {
 struct Script(Vec<Vec<u32>>, AtomicUsize, Vec<u32>);
 
 impl Constraint for Script {
-    fn allowed(&self, out: &mut Vec<u32>) {
+    fn allowed(&self, out: &mut Vec<u32>, biases: &mut Vec<f32>) {
         out.clear();
+        biases.clear();
         out.extend(self.0.get(self.1.load(Ordering::Relaxed)).into_iter().flatten());
     }
     fn accept(&mut self, token: u32) {
@@ -212,4 +213,31 @@ fn tokens_without_an_alternative_are_taken_at_once_and_change_nothing() {
     assert_eq!(ends[1].1.tokens, by_hand);
     assert_eq!((&ends[2].1.tokens[..], ends[2].1.finish), (&by_hand[..5], Finish::Length));
     assert_eq!(report.forced_tokens, 6 + 6 + 4);
+}
+
+#[test]
+fn texts_are_scored_as_their_tokens_would_be_one_by_one() {
+    let loaded = model(2);
+    let mut stream = Stream::new(4, Purpose::Bench, 0, 0);
+    let mut draw = |n: usize| -> Vec<u32> { (0..n).map(|_| 3 + stream.below(90) as u32).collect() };
+    // A start of one token, one that ends inside a block, one whose tokens but the last fill blocks.
+    for start in [1, 21, 33] {
+        let start = draw(start);
+        let written: Vec<Vec<u32>> = [5, 1, 0, 30, 2, 17].map(&mut draw).into();
+        let prompts: Vec<Vec<u32>> = written.iter().flat_map(|t| (0..t.len()).map(|n| [&start, &t[..n]].concat())).collect();
+        let expected: Vec<f32> =
+            logits(&loaded.network, &loaded.ops, &prompts).iter().zip(written.iter().flatten()).map(|(all, t)| all[*t as usize]).collect();
+        for cache_tokens in [0, 160] {
+            let mut engine = loaded.engine(EngineOptions { slots: 3, cache_tokens, ..Default::default() });
+            assert_eq!(engine.logits_of(&start, &written).unwrap(), expected, "{} tokens before, {cache_tokens}", start.len());
+            assert_eq!(engine.logits_of(&start, &written).unwrap(), expected, "a second time");
+        }
+    }
+    let mut small = loaded.engine(EngineOptions { slots: 1, cache_tokens: 32, ..Default::default() });
+    for (start, text) in [(draw(20), draw(40)), (draw(500), draw(40)), (vec![], draw(2)), (vec![99_999], draw(2)), (draw(2), vec![99_999])]
+    {
+        assert!(small.logits_of(&start, &[text]).is_err());
+    }
+    // What failed has given back its blocks.
+    assert_eq!(small.logits_of(&draw(9), &[draw(4)]).unwrap().len(), 4);
 }

@@ -2,7 +2,7 @@
 
 use super::common::tinystories;
 use lumos::llm::{
-    Chat, Constraint, Control, EngineOptions, ItemLines, Key, Message, Model, Options, Piece, Request, Sampling, TitleTrie, bench,
+    Chat, Constraint, Control, EngineOptions, ItemLines, Key, Message, Model, Options, Piece, Prior, Request, Sampling, TitleTrie, bench,
     clean_title, harmless,
 };
 use std::collections::HashSet;
@@ -40,12 +40,21 @@ fn fixture() -> Option<Fixture> {
 
 impl Fixture {
     fn trie(&self, titles: &[&str]) -> Arc<TitleTrie> {
-        Arc::new(TitleTrie::build(titles, &self.model.tokenizer, self.separator).unwrap())
+        Arc::new(TitleTrie::build(titles, &self.model.tokenizer, self.separator, "").unwrap())
+    }
+
+    fn prompt(&self) -> Vec<u32> {
+        self.model.tokenizer.encode_whole("Once upon a time, there was", Control::Token).unwrap()
     }
 
     /// Items and text of `lines` lines for each user.
     fn write(&self, trie: &Arc<TitleTrie>, users: u64, lines: usize, forbidden: &[u32], temperature: f32) -> Vec<(Vec<u32>, String)> {
-        let prompt = self.model.tokenizer.encode_whole("Once upon a time, there was", Control::Token).unwrap();
+        self.held(users, ItemLines::new(trie.clone(), lines, self.separator, forbidden), temperature)
+    }
+
+    /// The same for any lines.
+    fn held(&self, users: u64, lines: ItemLines, temperature: f32) -> Vec<(Vec<u32>, String)> {
+        let prompt = self.prompt();
         let sampling = Sampling { temperature, ..Sampling::GREEDY };
         let requests = (0..users).map(|user| Request {
             prompt: prompt.clone(),
@@ -53,7 +62,7 @@ impl Fixture {
             sampling,
             key: Key { seed: 3, user, view: 0 },
             stop: self.model.defaults.eos.clone(),
-            constraint: Some(Box::new(ItemLines::new(trie.clone(), lines, self.separator, forbidden))),
+            constraint: Some(Box::new(lines.clone())),
         });
         let mut engine = self.model.engine(EngineOptions { slots: 5, ..Default::default() }).unwrap();
         let mut out = vec![(Vec::new(), String::new()); users as usize];
@@ -149,7 +158,7 @@ fn the_trie_knows_exactly_its_titles() {
 fn a_cached_trie_is_read_again_and_a_damaged_one_made_anew() {
     let Some(f) = fixture() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let get = |titles: &[&str]| TitleTrie::cached(folder.path(), titles, &f.model.tokenizer, f.separator).unwrap();
+    let get = |titles: &[&str]| TitleTrie::cached(folder.path(), titles, &f.model.tokenizer, f.separator, "").unwrap();
     let (first, read) = get(&HOSTILE);
     assert!(!read);
     let (second, read) = get(&HOSTILE);
@@ -176,9 +185,10 @@ fn a_constraint_leaves_no_way_out() {
     let Some(f) = fixture() else { return };
     let trie = f.trie(&HOSTILE);
     let mut lines = ItemLines::new(trie, 2, f.separator, &[0]);
-    let mut allowed = Vec::new();
+    let (mut allowed, mut biases) = (Vec::new(), Vec::new());
     for step in 0.. {
-        lines.allowed(&mut allowed);
+        lines.allowed(&mut allowed, &mut biases);
+        assert!(biases.is_empty(), "nothing is added without a prior");
         assert!(allowed.is_sorted() && allowed.iter().collect::<HashSet<_>>().len() == allowed.len());
         assert!(allowed.iter().all(|t| !f.model.tokenizer.is_special(*t)), "control tokens are never allowed");
         let Some(last) = allowed.last() else { break };
@@ -245,4 +255,78 @@ fn templates_of_the_field_run_and_broken_ones_are_named() {
     assert!(with("{% if %}").err().unwrap().to_string().contains("chat_template.jinja: the chat template fails"));
     let endless = with("{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}").unwrap();
     assert!(endless.prompt(&turns, &f.model.tokenizer).is_err(), "a template cannot run on and on");
+}
+
+#[test]
+fn every_line_begins_with_the_mark_of_a_list() {
+    let Some(f) = fixture() else { return };
+    let titles = ["The cat", "The cat and the dog", "A red ball", "12 mice", "- a dash", ""];
+    let trie = Arc::new(TitleTrie::build(&titles, &f.model.tokenizer, f.separator, "-").unwrap());
+    let line = f.model.tokenizer.encode("\n-", Control::Text).unwrap();
+    let mark = &line[1 + line.iter().rposition(|t| *t == f.separator).unwrap()..];
+    assert!(!mark.is_empty());
+    for (items, text) in f.held(10, ItemLines::new(trie.clone(), 3, f.separator, &[2]).marked(mark), 3.0) {
+        let lines: Vec<&str> = text.trim_end().split('\n').collect();
+        assert_eq!((items.len(), lines.len()), (3, 3), "{text:?}");
+        for (line, item) in lines.iter().zip(&items) {
+            assert_ne!(*item, 2);
+            let title = line.trim().strip_prefix('-').unwrap_or_else(|| panic!("{text:?}"));
+            assert_eq!(title.trim(), titles[*item as usize]);
+        }
+    }
+    // The end comes with the last title, not with one more mark.
+    for (items, text) in f.held(2, ItemLines::new(trie, 9, f.separator, &[0, 1]).marked(mark), 1.0) {
+        assert_eq!(items.len(), 3);
+        assert_eq!(text.trim_end().lines().count(), 3, "{text:?}");
+    }
+}
+
+#[test]
+fn calibrated_titles_are_equally_likely_where_the_user_says_nothing() {
+    let Some(f) = fixture() else { return };
+    let titles =
+        ["The cat", "The cat and the dog", "The", "A red ball", "a little girl named Lily", "zebra quartz", "Once upon a time", "0"];
+    let trie = f.trie(&titles);
+    let mut engine = f.model.engine(EngineOptions::default()).unwrap();
+    let prior = Arc::new(Prior::compute(&mut *engine, &trie, f.separator, &f.prompt()).unwrap());
+    let users = 4000;
+    let shares = |lines: ItemLines| {
+        let mut counts = vec![0f64; titles.len()];
+        f.held(users, lines, 1.0).iter().for_each(|(items, _)| counts[items[0] as usize] += 1.0);
+        counts.into_iter().map(|n| n / users as f64).collect::<Vec<_>>()
+    };
+    let one = |forbidden: &[u32]| ItemLines::new(trie.clone(), 1, f.separator, forbidden);
+    for forbidden in [&[][..], &[1, 4]] {
+        let calibrated = shares(one(forbidden).calibrated(prior.clone(), 1.0));
+        let p = 1.0 / (titles.len() - forbidden.len()) as f64;
+        let error = 4.5 * (p * (1.0 - p) / users as f64).sqrt();
+        for (item, share) in calibrated.iter().enumerate() {
+            let expected = if forbidden.contains(&(item as u32)) { 0.0 } else { p };
+            assert!((share - expected).abs() <= error, "{}: {share}, not {expected}; {calibrated:?}", titles[item]);
+        }
+    }
+    let plain = shares(one(&[]));
+    assert!(plain.iter().any(|share| *share > 0.5), "without a prior the likeliest text wins: {plain:?}");
+}
+
+#[test]
+fn a_prior_is_kept_and_a_damaged_one_made_anew() {
+    let Some(f) = fixture() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let trie = f.trie(&HOSTILE);
+    let get = |start: &[u32]| {
+        let mut engine = f.model.engine(EngineOptions::default()).unwrap();
+        Prior::cached(folder.path(), "digest", &mut *engine, &trie, f.separator, start).unwrap()
+    };
+    let files = || std::fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let first = get(&f.prompt());
+    let path = files().pop().unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    for damaged in [Vec::new(), bytes[..bytes.len() - 5].to_vec(), [&bytes[..60], &[bytes[60] ^ 4], &bytes[61..]].concat()] {
+        std::fs::write(&path, damaged).unwrap();
+        assert_eq!(get(&f.prompt()), first);
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    }
+    assert_ne!(get(&f.prompt()[1..]), first);
+    assert_eq!(files().len(), 2, "another prompt has its own file");
 }

@@ -68,6 +68,66 @@ fn the_model_has_the_same_bits_for_any_number_of_threads() {
     assert!(with(1) == with(3));
 }
 
+/// A clip that follows the norms: it is the same for any number of threads, a resumed run goes on with it, and it ends where it belongs.
+#[test]
+fn an_adaptive_clip_finds_the_norms_and_survives_a_resumption() {
+    let adaptive = |threads| {
+        let mut s = Settings { threads, ..settings(1.0, 1e-3) };
+        (s.privacy.clip_quantile, s.privacy.clip_rate) = (0.5, 1.0);
+        s
+    };
+    let run = |threads, rounds| {
+        let (data, views) = world(60, 40, 1);
+        let mut trainer = Trainer::new(valid(&adaptive(threads)), data, views).unwrap();
+        let clips: Vec<f64> = (0..rounds).map(|_| trainer.round().unwrap().clip.unwrap()).collect();
+        (trainer, clips)
+    };
+    let (one, clips) = run(1, 12);
+    let (three, same) = run(3, 12);
+    assert_eq!(clips, same);
+    assert!(one.tensors().unwrap() == three.tensors().unwrap());
+    assert_eq!(clips[0], 1e-3);
+    // No update is within a thousandth, so that the clip first grows by about half of its logarithm's step in each round.
+    assert!(clips.windows(2).take(4).all(|pair| pair[1] > 1.3 * pair[0]), "{clips:?}");
+    let (half, _) = run(2, 6);
+    let (mut resumed, _) = run(2, 0);
+    resumed.restore(&half.tensors().unwrap(), 6).unwrap();
+    let rest: Vec<f64> = (6..12).map(|_| resumed.round().unwrap().clip.unwrap()).collect();
+    assert_eq!(rest, clips[6..]);
+    assert!(resumed.tensors().unwrap() == one.tensors().unwrap());
+}
+
+#[test]
+fn groups_of_weights_have_clips_of_their_own() {
+    let mut s = settings(1e-6, 1.0);
+    s.privacy.clip_groups = vec![1e3, 1e-2];
+    let (rows_clipped, _) = trained(&s, 2);
+    let (plain, _) = trained(&settings(0.0, 1.0), 2);
+    s.privacy.clip_groups = vec![1e-2, 1e3];
+    let (dense_clipped, _) = trained(&s, 2);
+    let apart = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+    let dense = |trainer: &Trainer| trainer.weights().unwrap().dense.clone();
+    // After one round of clipping a group the other one follows but little.
+    assert!(apart(&items(&rows_clipped), &items(&plain)) > apart(&items(&dense_clipped), &items(&plain)));
+    assert!(apart(&dense(&dense_clipped), &dense(&plain)) > apart(&dense(&rows_clipped), &dense(&plain)));
+}
+
+#[test]
+fn counts_of_items_are_known_as_far_as_the_setting_says() {
+    use lumos::config::{CountsUse, RecLoss};
+    let trained = |counts, seed| {
+        let mut s = Settings { seed, ..settings(0.0, 1.0) };
+        (s.loss.rec, s.loss.negatives, s.loss.popularity) = (RecLoss::SampledSoftmax, 4, 1.0);
+        s.privacy.counts = counts;
+        items(&trained(&s, 2).0)
+    };
+    assert_ne!(trained(CountsUse::Exact, 3), trained(CountsUse::Noisy, 3));
+    assert_eq!(trained(CountsUse::Noisy, 3), trained(CountsUse::Noisy, 3));
+    let mut s = settings(0.0, 1.0);
+    (s.loss.rec, s.loss.popularity, s.privacy.counts) = (RecLoss::SampledSoftmax, 1.0, CountsUse::None);
+    assert!(lumos::settings::validate(&s).unwrap_err().to_string().contains("privacy.counts"));
+}
+
 /// A clip that never binds and noise far below the changes leave the model where it was without, up to the noise.
 #[test]
 fn without_clip_and_noise_it_is_plain_training() {

@@ -47,7 +47,18 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
         (s.federation.protocol, s.federation.clients) = (protocol.into(), clients);
         all.push((name, s));
     }
-    for rule in ["krum", "multi-krum", "trimmed-mean", "geometric-median", "row-clip", "flame", "hics", "median-norm", "separation"] {
+    for rule in [
+        "krum",
+        "multi-krum",
+        "trimmed-mean",
+        "geometric-median",
+        "row-clip",
+        "flame",
+        "hics",
+        "median-norm",
+        "separation",
+        "quantise bits=4",
+    ] {
         let mut s = settings();
         s.federation.rules = ["gaussian share=0.2", rule].map(String::from).to_vec();
         all.push((rule, s));
@@ -60,6 +71,18 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
     let mut secure = settings();
     secure.privacy.secure_sum = true;
     all.push(("secure sums", secure));
+    let private = |change: fn(&mut lumos::config::PrivacySettings)| {
+        let mut s = settings();
+        (s.federation.fraction, s.federation.cohort, s.federation.average) = (0.6, 0, lumos::config::Average::Cohort);
+        (s.privacy.noise, s.privacy.clip) = (0.5, 0.05);
+        change(&mut s.privacy);
+        s
+    };
+    all.push(("a clip that adapts", private(|p| p.clip_quantile = 0.5)));
+    all.push(("clips for groups", private(|p| p.clip_groups = vec![0.05, 0.1])));
+    let mut local = settings();
+    local.federation.rules = vec!["dx-noise epsilon=50".into()];
+    all.push(("noise on rows", local));
     let mut few = settings();
     (few.federation.cohort, few.federation.shared) = (1, vec![lumos::config::Group::Items]);
     all.push(("one client a round, private encoder", few));

@@ -99,6 +99,30 @@ fn the_median_withstands_what_the_mean_does_not() {
     assert!(defended > 1.3 * attacked, "attacked {attacked}, median {defended}");
 }
 
+/// Eight bits a number are a quarter of the bytes and a model that is hardly another; two bits are fewer bytes and a coarser one.
+#[test]
+fn quantised_uploads_take_the_bytes_that_they_say() {
+    let (data, views) = world(60, 40, 1);
+    let state = |rules: &[&str], threads: u32| {
+        let mut trainer = trained(&Settings { threads, ..settings(rules) }, &data, &views, 1);
+        let report = trainer.round().unwrap();
+        (trainer.tensors().unwrap(), report.bytes_up, report.bytes_down)
+    };
+    let distance = |a: &[NamedTensor], b: &[NamedTensor]| {
+        let square = |(a, b): (&NamedTensor, &NamedTensor)| match (&a.data, &b.data) {
+            (TensorData::F32(a), TensorData::F32(b)) => a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>(),
+            _ => 0.0,
+        };
+        a.iter().zip(b).map(square).sum::<f64>().sqrt()
+    };
+    let (plain, eight, two) = (state(&[], 2), state(&["quantise"], 1), state(&["quantise bits=2"], 2));
+    assert!(eight == state(&["quantise"], 3), "threads leave every bit");
+    assert!(3 * eight.1 < plain.1 && 9 * two.1 < plain.1 && two.1 < eight.1, "{} {} {}", plain.1, eight.1, two.1);
+    assert!(plain.2 == eight.2, "what goes down is as it was");
+    let (fine, coarse) = (distance(&plain.0, &eight.0), distance(&plain.0, &two.0));
+    assert!(fine > 0.0 && 10.0 * fine < coarse, "{fine} {coarse}");
+}
+
 /// Each attack and each defence by its own setting, alone and together: it changes the model, and threads do not.
 #[test]
 fn every_attack_and_defence_trains() {

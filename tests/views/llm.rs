@@ -47,8 +47,15 @@ fn build(data: &Dataset, settings: &ViewSettings, threads: usize) -> Views {
 #[test]
 fn every_line_is_an_item_and_no_view_names_what_it_must_not() {
     let Some(model) = model() else { return };
-    let (data, settings) = (dataset(24), ViewSettings { counterfactuals: 2, ..settings(&model) });
-    let built = views::build_with(&data, &settings, &Options::default()).unwrap();
+    for grounding in [Grounding::Constrained, Grounding::Calibrated] {
+        let llm = LlmSettings { grounding, ..settings(&model).llm };
+        names_only_what_it_may(&ViewSettings { counterfactuals: 2, llm, ..settings(&model) });
+    }
+}
+
+fn names_only_what_it_may(settings: &ViewSettings) {
+    let data = dataset(24);
+    let built = views::build_with(&data, settings, &Options::default()).unwrap();
     assert!(built.failures.is_empty(), "{:?}", built.failures);
     let mut alike = 0;
     for (user, view) in built.views.users.iter().enumerate() {
@@ -75,6 +82,7 @@ fn every_line_is_an_item_and_no_view_names_what_it_must_not() {
     assert_eq!((g.grounded_share, g.own_share, g.provenance.device.as_str()), (1.0, 0.0, "cpu"));
     assert!(g.lines > 100 && g.output_tokens > g.lines && g.prompt_tokens > g.output_tokens && g.provenance.model_hash.len() == 64);
     assert_eq!((g.provenance.names.titled, g.provenance.names.by_category, g.provenance.names.left_out), (75, 5, 0));
+    assert_eq!(g.provenance.grounding, settings.llm.grounding.name());
     assert_eq!(of_wall_time(&g), (g.prompt_tokens, g.output_tokens));
 }
 
@@ -116,7 +124,14 @@ fn thoughts_that_a_template_began_are_never_items() {
 #[test]
 fn batches_threads_and_neighbours_do_not_matter() {
     let Some(model) = model() else { return };
-    let (data, base) = (dataset(16), settings(&model));
+    for grounding in [Grounding::Constrained, Grounding::Calibrated] {
+        let llm = LlmSettings { grounding, ..settings(&model).llm };
+        nothing_but_settings_and_history_matters(&ViewSettings { llm, ..settings(&model) });
+    }
+}
+
+fn nothing_but_settings_and_history_matters(base: &ViewSettings) {
+    let (data, base) = (dataset(16), base.clone());
     let made = build(&data, &base, 2);
     for (batch, threads) in [(1, 1), (3, 2), (200, 1)] {
         let other = ViewSettings { llm: LlmSettings { batch, ..base.llm.clone() }, ..base.clone() };
@@ -129,6 +144,8 @@ fn batches_threads_and_neighbours_do_not_matter() {
         assert_eq!(generator.generate(user, data.train(user as usize)).unwrap(), made.users[user as usize]);
     }
     assert_ne!(build(&data, &ViewSettings { seed: 2, ..base.clone() }, 2), made);
+    let unmarked = ViewSettings { llm: LlmSettings { list_mark: false, ..base.llm.clone() }, ..base.clone() };
+    assert_ne!(build(&data, &unmarked, 2), made);
     let greedy = ViewSettings { llm: LlmSettings { temperature: 0.0, ..base.llm.clone() }, ..base };
     assert_ne!(build(&data, &greedy, 2), made);
 }

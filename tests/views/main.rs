@@ -14,6 +14,8 @@ mod outside;
 #[cfg(all(feature = "endpoint", feature = "llm"))]
 mod embed;
 mod generators;
+#[cfg(feature = "endpoint")]
+mod injected;
 mod llm;
 mod real;
 mod registered;

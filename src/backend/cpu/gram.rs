@@ -1,17 +1,24 @@
 //! Inner products of many long vectors with each other.
 
 use super::gemm::{GradSink, linear_weight_span};
+use super::simd::{LANES, Simd, dispatch};
 use crate::base::parallel;
 use parking_lot::Mutex;
 
-/// Coordinates that are taken at a time: those of all vectors stay in the second cache.
-const PANEL: usize = 256;
+/// Vectors of a block: the columns of the widest register tile.
+const BLOCK: usize = 64;
 
-/// Vectors whose products one task takes.
-const SPAN: usize = 96;
+/// Coordinates that are multiplied at a time: those of a block stay in the first cache.
+const CHUNK: usize = 128;
 
-/// Inner products `[n, n]` of `vectors`, `n` of equal lengths. Each is one chain of fused multiply-adds for each `PANEL`, so that threads change no
-/// bit. Each pair is multiplied once.
+/// Chunks that are packed at a time: those of all vectors stay in the last cache.
+const SLAB: usize = 4;
+
+/// Numbers of a chunk of a block `[CHUNK, BLOCK]`.
+const PACKED: usize = CHUNK * BLOCK;
+
+/// Inner products `[n, n]` of `vectors`, `n` of equal lengths. Each is one chain of fused multiply-adds for each `CHUNK`, and chunks are added in
+/// their order, so that threads change no bit. Each pair of blocks is multiplied once, and not where one of the two is 0 throughout.
 ///
 /// # Panics
 /// Where lengths differ.
@@ -19,36 +26,94 @@ pub fn gram(vectors: &[&[f32]], threads: usize) -> Vec<f32> {
     let n = vectors.len();
     let length = vectors.first().map_or(0, |v| v.len());
     assert!(vectors.iter().all(|v| v.len() == length), "vectors of equal lengths");
-    // The products of the vectors of a span with those from its first one on `[span, n - first]`.
-    let mut spans: Vec<Vec<f32>> = (0..n).step_by(SPAN).map(|lo| vec![0f32; (n - lo).min(SPAN) * (n - lo)]).collect();
-    let mut states: Vec<[Vec<f32>; 2]> = (0..threads.max(1)).map(|_| Default::default()).collect();
-    for from in (0..length).step_by(PANEL) {
-        let coordinates = from..(from + PANEL).min(length);
-        let outputs: Vec<Mutex<&mut Vec<f32>>> = spans.iter_mut().map(Mutex::new).collect();
-        parallel::for_each(&mut states, outputs.len(), 1, |[own, rest], span| {
-            let lo = span * SPAN;
-            let count = (n - lo).min(SPAN);
-            for (panel, columns) in [(&mut *own, lo..lo + count), (&mut *rest, lo..n)] {
-                panel.clear();
-                panel.extend(coordinates.clone().flat_map(|k| vectors[columns.clone()].iter().map(move |v| v[k])));
+    let (order, blocks) = (fullest_first(vectors), n.div_ceil(BLOCK));
+    let pairs: Vec<(usize, usize)> = (0..blocks).flat_map(|i| (i..blocks).map(move |j| (i, j))).collect();
+    let mut tiles = vec![0f32; pairs.len() * BLOCK * BLOCK];
+    let mut slab: Vec<(Vec<f32>, [bool; SLAB])> = vec![(vec![0f32; SLAB * PACKED], [false; SLAB]); blocks];
+    let mut states = vec![(); threads.max(1)];
+    for from in (0..length).step_by(SLAB * CHUNK) {
+        parallel::consume(threads, slab.iter_mut().enumerate().collect(), |(block, (packed, full))| {
+            let own = &order[block * BLOCK..n.min((block + 1) * BLOCK)];
+            for (chunk, (packed, full)) in packed.chunks_exact_mut(PACKED).zip(full).enumerate() {
+                let (lo, hi) = (length.min(from + chunk * CHUNK), length.min(from + (chunk + 1) * CHUNK));
+                let rows: Vec<&[f32]> = own.iter().map(|&v| &vectors[v][lo..hi]).collect();
+                *full = rows.iter().any(|row| row.iter().any(|x| *x != 0.0));
+                if *full {
+                    pack(&rows, packed);
+                }
             }
-            let mut out = outputs[span].lock();
-            let sink = GradSink::Add(out.as_mut_ptr());
-            // SAFETY: the panels hold the coordinates of the span's vectors and of those from its first one on; the output has a place for each pair.
-            unsafe { linear_weight_span(coordinates.len(), count, n - lo, 0, count, own.as_ptr(), rest.as_ptr(), sink) };
+        });
+        let outputs: Vec<Mutex<&mut [f32]>> = tiles.chunks_exact_mut(BLOCK * BLOCK).map(Mutex::new).collect();
+        parallel::for_each(&mut states, pairs.len(), 2, |(), pair| {
+            let ((a, a_full), (b, b_full)) = (&slab[pairs[pair].0], &slab[pairs[pair].1]);
+            let mut out = outputs[pair].lock();
+            for chunk in (0..SLAB).filter(|&chunk| a_full[chunk] && b_full[chunk]) {
+                let rows = CHUNK.min(length - from - chunk * CHUNK);
+                let [x, y] = [a, b].map(|packed| packed[chunk * PACKED..][..PACKED].as_ptr());
+                // SAFETY: both blocks hold `rows` times `BLOCK` numbers, and the tile one for each pair of their vectors.
+                unsafe { linear_weight_span(rows, BLOCK, BLOCK, 0, BLOCK, x, y, GradSink::Add(out.as_mut_ptr())) };
+            }
         });
     }
     let mut products = vec![0f32; n * n];
-    for (span, out) in spans.iter().enumerate() {
-        let lo = span * SPAN;
-        for (i, row) in out.chunks_exact(n - lo).enumerate() {
-            for (j, &product) in row.iter().enumerate() {
-                products[(lo + i) * n + lo + j] = product;
-                products[(lo + j) * n + lo + i] = product;
+    for ((i, j), tile) in pairs.into_iter().zip(tiles.chunks_exact(BLOCK * BLOCK)) {
+        for (a, row) in order[i * BLOCK..].iter().zip(tile.chunks_exact(BLOCK)) {
+            for (b, &product) in order[j * BLOCK..].iter().zip(row) {
+                products[a * n + b] = product;
+                products[b * n + a] = product;
             }
         }
     }
     products
+}
+
+/// The vectors in an order that puts those with many numbers other than 0 first, so that some blocks are 0 where only a few vectors are not: the rows
+/// of positions that short histories do not reach. A sample decides; no product depends on it.
+fn fullest_first(vectors: &[&[f32]]) -> Vec<usize> {
+    let filled = |v: &[f32]| v.chunks(256).filter(|part| part.iter().take(16).any(|x| *x != 0.0)).count();
+    let mut order: Vec<usize> = (0..vectors.len()).collect();
+    order.sort_by_cached_key(|&v| std::cmp::Reverse(filled(vectors[v])));
+    order
+}
+
+/// Writes up to `BLOCK` rows of at most `CHUNK` numbers as columns `[CHUNK, BLOCK]`; columns without a row become 0.
+fn pack(rows: &[&[f32]], packed: &mut [f32]) {
+    let length = rows.first().map_or(0, |row| row.len());
+    assert!(rows.len() <= BLOCK && packed.len() >= length * BLOCK && rows.iter().all(|row| row.len() == length));
+    if rows.len() < BLOCK {
+        packed.fill(0.0);
+    }
+    // SAFETY: checked above.
+    unsafe { pack_rows(rows, length, packed.as_mut_ptr()) }
+}
+
+dispatch! {
+    unsafe fn pack_rows(rows: &[&[f32]], length: usize, packed: *mut f32) = pack_kernel
+}
+
+#[inline(always)]
+unsafe fn pack_kernel<S: Simd>(rows: &[&[f32]], length: usize, packed: *mut f32) {
+    // SAFETY: the caller's promise: every row has `length` numbers, and `packed` a place for each.
+    unsafe {
+        let (full_rows, full_length) = (rows.len() / LANES * LANES, length / LANES * LANES);
+        for v in (0..full_rows).step_by(LANES) {
+            for k in (0..full_length).step_by(LANES) {
+                let mut square = [S::splat(0.0); LANES];
+                for (i, line) in square.iter_mut().enumerate() {
+                    *line = S::load(rows[v + i].as_ptr().add(k));
+                }
+                S::transpose(&mut square);
+                for (i, line) in square.iter().enumerate() {
+                    S::store(packed.add((k + i) * BLOCK + v), *line);
+                }
+            }
+        }
+        for (v, row) in rows.iter().enumerate() {
+            for (k, x) in row.iter().enumerate().skip(if v < full_rows { full_length } else { 0 }) {
+                *packed.add(k * BLOCK + v) = *x;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -58,9 +123,11 @@ mod tests {
 
     #[test]
     fn products_are_those_of_a_loop_for_any_number_of_threads() {
-        for (n, length) in [(1, 1), (7, 300), (100, 33), (130, 600)] {
+        for (n, length) in [(1, 1), (7, 300), (100, 33), (130, 1100)] {
             let mut stream = Stream::new(1, Purpose::Bench, n as u64, 0);
-            let values: Vec<Vec<f32>> = (0..n).map(|_| (0..length).map(|_| stream.normal()).collect()).collect();
+            // Some vectors are 0 but for their beginning, as updates of clients with short histories are.
+            let mut values: Vec<Vec<f32>> = (0..n).map(|_| (0..length).map(|_| stream.normal()).collect()).collect();
+            values.iter_mut().step_by(3).for_each(|v| v[length / 4..].fill(0.0));
             let vectors: Vec<&[f32]> = values.iter().map(Vec::as_slice).collect();
             let found = gram(&vectors, 1);
             assert_eq!(found, gram(&vectors, 3));

@@ -13,13 +13,19 @@ pub struct AttackSettings {
     /// two shares of the catalogue in the order of rising popularity. Empty: `least-popular` for an attack that promotes, else none.
     #[serde(deserialize_with = "ids")]
     pub target: Vec<String>,
+    /// Text that is put behind the titles of `carriers`, to sway a language model that reads them; `{target}` stands for the target's title. Empty:
+    /// titles stay as they are. Views are then made from the changed catalogue.
+    pub titles: String,
+    /// Items whose titles carry that text, named as in `target`. Empty: the targets themselves.
+    #[serde(deserialize_with = "ids")]
+    pub carriers: Vec<String>,
     /// First round in which malicious clients act; before it those of an attack's own stay away, and the others are honest.
     pub from: u32,
 }
 
 impl Default for AttackSettings {
     fn default() -> Self {
-        AttackSettings { name: "none".into(), share: 0.01, target: Vec::new(), from: 1 }
+        AttackSettings { name: "none".into(), share: 0.01, target: Vec::new(), titles: String::new(), carriers: Vec::new(), from: 1 }
     }
 }
 

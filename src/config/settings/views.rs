@@ -134,6 +134,8 @@ pub struct LlmSettings {
     pub batch: u32,
     /// How lines become items.
     pub grounding: Grounding,
+    /// Begin every line of the catalogue with the mark `-` of a list (`constrained`, `calibrated`). The model has no choice about it.
+    pub list_mark: bool,
     /// Sampling temperature; 0: the likeliest token every time.
     pub temperature: f32,
     /// Number of the likeliest tokens to draw from (top-k); 0: all.
@@ -152,6 +154,7 @@ impl Default for LlmSettings {
             dtype: WeightType::Auto,
             batch: 0,
             grounding: Grounding::Constrained,
+            list_mark: true,
             temperature: 0.7,
             top_k: 0,
             top_p: 0.95,

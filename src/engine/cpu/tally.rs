@@ -139,7 +139,7 @@ impl Tally {
         self.totals.add(&Totals {
             counts: [1, visited.steps, visited.tokens, plan.examples.into(), uploaded, plan.rows.into(), 0],
             losses: [fixed::from_f64(next_item), fixed::from_f64(contrast)],
-            bytes: [wire::encoded_len(p, if shared.items { rows } else { 0 }, d), wire::encoded_len(p, uploaded as usize, d)],
+            bytes: [wire::encoded_len(p, if shared.items { rows } else { 0 }, d), at.rules.upload_bytes(p, uploaded as usize, d)],
         });
     }
 

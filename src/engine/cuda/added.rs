@@ -99,7 +99,7 @@ impl CudaEngine {
     }
 
     /// Counts, losses and bytes of the round.
-    pub(super) fn totals(&self, cohort: &ReadyCohort, result: &RoundResult) -> Totals {
+    pub(super) fn totals(&self, cohort: &ReadyCohort, result: &RoundResult, rules: &Rules) -> Totals {
         let weights = &self.snapshot.weights;
         let (d, p) = (weights.spec.dim(), weights.dense.len());
         let mut totals = Totals::default();
@@ -108,7 +108,7 @@ impl CudaEngine {
             totals.add(&Totals {
                 counts: [1, visit.steps.into(), visit.tokens, visit.plan.examples.into(), uploaded, visit.plan.rows.into(), 0],
                 losses: result.losses[c].map(|loss| fixed::from_f64(loss / f64::from(visit.steps))),
-                bytes: [wire::encoded_len(p, visit.plan.rows as usize, d), wire::encoded_len(p, uploaded as usize, d)],
+                bytes: [wire::encoded_len(p, visit.plan.rows as usize, d), rules.upload_bytes(p, uploaded as usize, d)],
             });
         }
         totals

@@ -202,7 +202,7 @@ impl Engine for CudaEngine {
         let Attempt { cohort, result, visits, host, .. } = trained;
         let seconds = start.elapsed().as_secs_f64() - waited;
         (self.trained, self.last) = (work.round, (cohort.chunks.len() + visits.chunks, waited));
-        let mut totals = self.totals(&cohort, &result);
+        let mut totals = self.totals(&cohort, &result, work.rules);
         totals.counts[6] += visits.left_out + left_out.len() as u64;
         self.sums = match host {
             Some(host) => RoundSums::Host(host.sums),

@@ -1,6 +1,6 @@
 //! `a-ra`: target rows that random users would like.
 
-use super::crafted::{add, among, change, dot, sigmoid};
+use super::crafted::{add, among, change, dot, sigmoid, size};
 use super::{Attacker, Kind, Rows, Scene};
 use crate::Result;
 use crate::base::options::Options;
@@ -34,8 +34,8 @@ impl Drawn {
             deviation: options.get("deviation", |x| x > 0.0 && x <= 100.0, "a number above 0, at most 100")?,
             dislike,
             steps: options.count("steps", 1, 10_000)?,
-            rate: options.get("rate", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
-            limit: options.get("limit", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
+            rate: size(options, "rate")?,
+            limit: size(options, "limit")?,
         })
     }
 

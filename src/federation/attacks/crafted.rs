@@ -1,6 +1,8 @@
 //! The rule that puts computed rows in the place of a malicious client's own.
 
 use super::{Attacker, Rows, Scene};
+use crate::Result;
+use crate::base::options::Options;
 use crate::engine::{Needs, Occasion, Rule, Update};
 use crate::model::Weights;
 use parking_lot::Mutex;
@@ -25,6 +27,11 @@ impl Rule for Crafted {
             update.rows = rows.into_iter().flat_map(|(_, row)| row).collect();
         }
     }
+}
+
+/// The option `name`, a step or a length.
+pub(super) fn size(options: &Options, name: &str) -> Result<f64> {
+    options.get(name, |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")
 }
 
 /// Shortens `row` to a Euclidean norm of at most `limit`.

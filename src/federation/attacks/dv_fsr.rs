@@ -1,6 +1,6 @@
 //! `dv-fsr`: a made-up sequence is disturbed where the model listens most, and the target is taught as what follows it.
 
-use super::crafted::{add, change, dot, norm, sigmoid};
+use super::crafted::{add, change, dot, norm, sigmoid, size};
 use super::encoded::hidden;
 use super::{Attacker, Kind, Rows, Scene};
 use crate::Result;
@@ -40,8 +40,8 @@ fn build(options: &Options) -> Result<Box<dyn Attacker>> {
         disturbed: options.count("disturbed", 0, 1000)? as usize,
         contrast: options.get("contrast", |x| (0.0..=1e3).contains(&x), "a number from 0 to 1000")?,
         steps: options.count("steps", 1, 10_000)?,
-        rate: options.get("rate", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
-        limit: options.get("limit", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
+        rate: size(options, "rate")?,
+        limit: size(options, "limit")?,
     }))
 }
 
@@ -86,7 +86,7 @@ impl DvFsr {
 
 impl Attacker for DvFsr {
     fn history(&self, scene: &Scene, n: u32) -> Vec<u32> {
-        scene.others(&mut scene.stream(n), self.items)
+        scene.random_history(n, self.items)
     }
 
     fn crafts(&self) -> bool {

@@ -1,6 +1,6 @@
 //! `fed-rec-attack`: the rows of the target and of its rivals, moved by what known users are recommended.
 
-use super::crafted::{OncePerRound, add, norm, shorten};
+use super::crafted::{OncePerRound, add, norm, shorten, size};
 use super::encoded::{hidden, scores, top};
 use super::{Attacker, Kind, Rows, Scene};
 use crate::Result;
@@ -39,8 +39,8 @@ fn build(options: &Options) -> Result<Box<dyn Attacker>> {
         known: options.get("known", |x| x > 0.0 && x <= 1.0, "a share above 0 and at most 1")?,
         top: options.count("top", 1, 1000)? as usize,
         rows: options.count("rows", 1, 100_000)? as usize,
-        rate: options.get("rate", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
-        limit: options.get("limit", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
+        rate: size(options, "rate")?,
+        limit: size(options, "limit")?,
         gradients: OncePerRound::default(),
     }))
 }

@@ -20,6 +20,7 @@ mod poison_frs;
 mod psmu;
 mod random_items;
 mod scene;
+mod titles;
 
 use crate::base::options::{self, Choice, Options};
 use crate::config::Settings;
@@ -29,6 +30,7 @@ use crate::{Result, eval};
 use std::sync::Arc;
 
 pub use scene::Scene;
+pub use titles::{Titles, with_titles};
 
 /// Item rows that a malicious client uploads: an item and the change of its row `[d]`, each item once.
 pub type Rows = Vec<(u32, Vec<f32>)>;
@@ -113,16 +115,16 @@ pub fn count(settings: &Settings, users: usize) -> u32 {
     }
 }
 
-/// The items whose exposure is measured: those of `attack.target`, for an attack that promotes at least the least popular one.
+/// The items whose exposure is measured: those of `attack.target`, for an attack that promotes, by clients or by titles, at least the least popular one.
 ///
 /// # Errors
 /// As [`eval::targets`].
 pub fn promoted(settings: &Settings, data: &Dataset) -> Result<Vec<u32>> {
-    let promotes = chosen(settings)?.is_some_and(|(kind, _)| kind.promotes);
+    let promotes = !settings.attack.titles.is_empty() || chosen(settings)?.is_some_and(|(kind, _)| kind.promotes);
     if settings.attack.target.is_empty() && promotes {
-        return eval::targets(&["least-popular".into()], data);
+        return eval::targets("attack.target", &["least-popular".into()], data);
     }
-    eval::targets(&settings.attack.target, data)
+    eval::targets("attack.target", &settings.attack.target, data)
 }
 
 /// The malicious clients of a training.

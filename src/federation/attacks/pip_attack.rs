@@ -1,7 +1,7 @@
 //! `pip-attack`: the target's row is made to look like that of a popular item, and liked by made-up users.
 
 use super::classifier::Classifier;
-use super::crafted::{OncePerRound, add, among, change, dot, sigmoid};
+use super::crafted::{OncePerRound, add, among, change, dot, sigmoid, size};
 use super::{Attacker, Kind, Rows, Scene};
 use crate::Result;
 use crate::base::options::Options;
@@ -41,8 +41,8 @@ fn build(options: &Options) -> Result<Box<dyn Attacker>> {
         deviation: options.get("deviation", |x| x > 0.0 && x <= 100.0, "a number above 0, at most 100")?,
         epochs: options.count("epochs", 1, 10_000)?,
         steps: options.count("steps", 1, 10_000)?,
-        rate: options.get("rate", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
-        limit: options.get("limit", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
+        rate: size(options, "rate")?,
+        limit: size(options, "limit")?,
         network: OncePerRound::default(),
     }))
 }

@@ -1,6 +1,6 @@
 //! `psmu`: the target against its rivals in the eyes of a made-up user.
 
-use super::crafted::{add, dot, shorten, sigmoid};
+use super::crafted::{add, dot, shorten, sigmoid, size};
 use super::encoded::{hidden, scores, top};
 use super::{Attacker, Kind, Rows, Scene};
 use crate::Result;
@@ -31,14 +31,14 @@ fn build(options: &Options) -> Result<Box<dyn Attacker>> {
         items: options.count("items", 2, 10_000)? as usize,
         top: options.count("top", 1, 1000)? as usize,
         rivals: options.count("rivals", 1, 1000)? as usize,
-        rate: options.get("rate", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
-        limit: options.get("limit", |x| x > 0.0 && x <= 1e3, "a number above 0, at most 1000")?,
+        rate: size(options, "rate")?,
+        limit: size(options, "limit")?,
     }))
 }
 
 impl Attacker for Psmu {
     fn history(&self, scene: &Scene, n: u32) -> Vec<u32> {
-        scene.others(&mut scene.stream(n), self.items)
+        scene.random_history(n, self.items)
     }
 
     fn crafts(&self) -> bool {

@@ -47,6 +47,11 @@ impl Scene {
         self.targets[n as usize % self.targets.len()]
     }
 
+    /// The history of client `n`: `count` items of [`Scene::others`].
+    pub fn random_history(&self, n: u32, count: usize) -> Vec<u32> {
+        self.others(&mut self.stream(n), count)
+    }
+
     /// `count` distinct items without the targets, drawn from `stream`; fewer where there are not as many.
     pub fn others(&self, stream: &mut Stream, count: usize) -> Vec<u32> {
         let mut open: Vec<u32> = (0..self.items() as u32).filter(|item| !self.targets.contains(item)).collect();

@@ -7,7 +7,8 @@ use crate::base::parallel;
 use crate::config::{Settings, Validated};
 use crate::data::Dataset;
 use crate::engine::cpu::CpuEngine;
-use crate::engine::{Engine, Global, Needs, Occasion, PrivateStore, Rule, Rules, Update, Work};
+use crate::engine::{Engine, Global, Needs, Occasion, PrivateStore, Rule, Update, Work};
+use crate::federation::{privacy_of, rules};
 use crate::model::Weights;
 use crate::views::Views;
 use crate::{Error, Result};
@@ -54,10 +55,10 @@ impl Rule for Watch {
     }
 }
 
-/// What `clients` would upload in `round` under `weights`, ascending by client.
+/// What `clients` would upload in `round` under `weights`, ascending by client, after the rules and the clip that `settings` let clients apply.
 ///
 /// # Errors
-/// As [`Engine::train`].
+/// As [`Engine::train`] and [`rules::of`].
 pub fn uploads(
     settings: &Arc<Validated<Settings>>,
     data: &Arc<Dataset>,
@@ -66,10 +67,12 @@ pub fn uploads(
     round: u64,
     clients: &[u32],
 ) -> Result<Vec<Update>> {
+    let rows = weights.spec.rows(data.item_count());
     let mut engine = CpuEngine::new(settings.clone(), data.clone(), views.clone());
     engine.set_global(Global::new(&settings.federation, weights), round - 1);
     let kept = Arc::new(Mutex::new(Vec::new()));
-    let rules = Rules::new(vec![Box::new(Watch(kept.clone()))]);
+    let privacy = privacy_of(settings, data.users())?;
+    let rules = rules::of_clients(settings, privacy, rows)?.then(Box::new(Watch(kept.clone())));
     let private = PrivateStore::new(settings.federation.private_memory_mb);
     engine.train(&Work { round, clients, next: None, rules: &rules, private: &private }, &|_, _| ())?;
     let mut updates = std::mem::take(&mut *kept.lock());

@@ -154,8 +154,11 @@ impl Protocol for Averaging {
         let served = Instant::now();
         if self.reduce.size() > 1 {
             self.engine.reduce(&*self.reduce, self.rules.needs() == Needs::All)?;
+            self.rules.join(&*self.reduce)?;
         }
         let item_rows = self.engine.touched_rows();
+        // The one that this round's updates were shortened to; the server's part sets the next.
+        let clip = self.rules.clip();
         let mut cost = None;
         if self.rules.is_empty() {
             self.engine.serve(None)?;
@@ -179,7 +182,7 @@ impl Protocol for Averaging {
             report.secure_sum = Some(cost);
         }
         let [pack_s, train_s, add_s] = trained.seconds;
-        Ok(RoundReport { pack_s, train_s, add_s: add_s + served, device, ..report })
+        Ok(RoundReport { pack_s, train_s, add_s: add_s + served, clip, device, ..report })
     }
 
     fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {

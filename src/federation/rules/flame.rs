@@ -75,7 +75,7 @@ impl Rule for Flame {
         let bound = median_norm(&norms);
         let weights: Vec<f64> = taken.iter().map(|&taken| f64::from(u8::from(taken))).collect();
         let factors: Vec<f64> = norms.iter().map(|&norm| shortening(norm, bound)).collect();
-        scaled_mean(mean, &weights, &factors);
+        scaled_mean(mean, self.threads, &weights, &factors);
         let deviation = (self.noise * bound) as f32;
         let disturb = |part: u64, values: &mut [f32]| {
             let mut stream = Stream::new(occasion.seed, Purpose::Defence, occasion.round, part);

@@ -45,12 +45,14 @@ fn scores(distances: &[f64], n: usize, f: usize, threads: usize) -> Vec<f64> {
     let score = |i: usize| {
         let mut others: Vec<f64> = (0..n).filter(|j| *j != i).map(|j| distances[i * n + j]).collect();
         let near = near.min(others.len());
-        if near < others.len() {
-            others.select_nth_unstable_by(near, f64::total_cmp);
+        if near == 0 {
+            return 0.0;
         }
-        // In one order, so that the sum has the same bits everywhere.
-        others[..near].sort_unstable_by(f64::total_cmp);
-        others[..near].iter().sum()
+        // The farthest of the near ones; of several as far as it the missing number.
+        let (_, &mut farthest, _) = others.select_nth_unstable_by(near - 1, f64::total_cmp);
+        let nearer = (0..n).filter(|j| *j != i).map(|j| distances[i * n + j]).filter(|far| far.total_cmp(&farthest).is_lt());
+        let (count, sum) = nearer.fold((0, 0.0), |(count, sum), far| (count + 1, sum + far));
+        sum + (near - count) as f64 * farthest
     };
     parallel::map(threads, n, 8, score)
 }
@@ -73,7 +75,7 @@ impl Rule for Krum {
         let count = self.chosen.map_or(1, |share| ((share * n as f64).round() as usize).clamp(1, n));
         let mut weights = vec![0.0; n];
         order[..count].iter().for_each(|&i| weights[i] = 1.0);
-        weighted_mean(mean, &weights);
+        weighted_mean(mean, self.threads, &weights);
     }
 }
 

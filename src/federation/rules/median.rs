@@ -14,10 +14,12 @@ pub(super) const KIND: Kind = Kind {
     build,
 };
 
-struct Median;
+struct Median {
+    threads: usize,
+}
 
-fn build(_: &Options) -> Result<Box<dyn Rule>> {
-    Ok(Box::new(Median))
+fn build(options: &Options) -> Result<Box<dyn Rule>> {
+    Ok(Box::new(Median { threads: options.threads() }))
 }
 
 /// Median of `values`, which are reordered; of an even number the mean of the two in the middle. Not a number where one of them is none.
@@ -40,7 +42,7 @@ impl Rule for Median {
     }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
-        each_coordinate(mean, median);
+        each_coordinate(mean, self.threads, median);
     }
 }
 
@@ -83,7 +85,7 @@ mod tests {
                 update(3, 3.0, &[(5, [3.0, 1.0])]),
             ],
         };
-        Median.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
+        Median { threads: 2 }.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
         assert_eq!(mean.dense, [2.5]);
         assert_eq!(mean.rows, [7.0, 8.0, 2.0, 2.0, 2.0, -2.0]);
     }

@@ -3,7 +3,8 @@
 use super::coordinates::scaled_mean;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
-use crate::engine::{Mean, Update};
+use crate::base::parallel;
+use crate::engine::Mean;
 
 pub(super) const KIND: Kind = Kind {
     name: "median-norm",
@@ -16,10 +17,11 @@ pub(super) const KIND: Kind = Kind {
 
 struct MedianNorm {
     factor: f64,
+    threads: usize,
 }
 
 fn build(options: &Options) -> Result<Box<dyn Rule>> {
-    Ok(Box::new(MedianNorm { factor: options.get("factor", |x| x > 0.0, "a number above 0")? }))
+    Ok(Box::new(MedianNorm { factor: options.get("factor", |x| x > 0.0, "a number above 0")?, threads: options.threads() }))
 }
 
 /// Median of the norms of `updates`; of an even number the mean of the two in the middle.
@@ -41,16 +43,17 @@ impl Rule for MedianNorm {
     }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
-        let norms: Vec<f64> = mean.updates.iter().map(Update::norm).collect();
+        let norms = parallel::map(self.threads, mean.updates.len(), 8, |i| mean.updates[i].norm());
         let bound = self.factor * median_norm(&norms);
         let factors: Vec<f64> = norms.iter().map(|&norm| shortening(norm, bound)).collect();
-        scaled_mean(mean, &vec![1.0; norms.len()], &factors);
+        scaled_mean(mean, self.threads, &vec![1.0; norms.len()], &factors);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
 
     #[test]
     fn worked_by_hand() {
@@ -64,7 +67,7 @@ mod tests {
         };
         let updates = vec![update(0, 1.0, None), update(1, 3.0, Some(4.0)), update(2, 6.0, Some(8.0))];
         let mut mean = Mean { d: 1, weight: 3, dense: vec![0.0], items: vec![6], rows: vec![0.0], updates };
-        MedianNorm { factor: 1.0 }.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
+        MedianNorm { factor: 1.0, threads: 2 }.server(&Occasion { seed: 0, round: 1, weights: None }, &mut mean);
         assert_eq!((mean.dense, mean.rows), (vec![7.0 / 3.0], vec![4.0]));
     }
 }

@@ -7,6 +7,7 @@
 mod coordinates;
 mod delay;
 mod distances;
+mod dx_noise;
 mod flame;
 mod gaussian;
 mod geometric_median;
@@ -17,6 +18,7 @@ mod malicious;
 mod median;
 mod median_norm;
 mod norm_bound;
+mod quantise;
 mod row_clip;
 mod separation;
 mod sign_flip;
@@ -76,6 +78,8 @@ pub const KINDS: &[Kind] = &[
     sign_flip::KIND,
     gaussian::KIND,
     little::KIND,
+    dx_noise::KIND,
+    quantise::KIND,
 ];
 
 /// Rules that were registered.
@@ -148,6 +152,16 @@ fn known_attack(entry: &str) -> Result<()> {
 /// `rule` from round `from` on.
 fn delayed(rule: Box<dyn Rule>, from: u32) -> Box<dyn Rule> {
     if from > 1 { Box::new(delay::Delayed { rule, from: from.into() }) } else { rule }
+}
+
+/// What honest clients do to their updates under `settings`: `federation.rules`, then the clip of `privacy` for a table of `rows` item rows.
+///
+/// # Errors
+/// As [`build`].
+pub fn of_clients(settings: &Settings, privacy: Option<UserPrivacy>, rows: usize) -> Result<Rules> {
+    let mut honest = settings.clone();
+    (honest.attack, honest.defence, honest.privacy.secure_sum) = Default::default();
+    of(&honest, None, privacy, rows)
 }
 
 /// The rules of a training: that of an attack with clients of its own, those of [`asked`], then, where `settings` ask for privacy, its clip and noise on a table of `rows` item rows.

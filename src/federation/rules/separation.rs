@@ -4,6 +4,7 @@
 use super::median::median;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
+use crate::base::parallel;
 use crate::engine::Mean;
 
 pub(super) const KIND: Kind = Kind {
@@ -22,12 +23,14 @@ const HOT: f64 = 0.1;
 struct Separation {
     spread: f64,
     cold: f64,
+    threads: usize,
 }
 
 fn build(options: &Options) -> Result<Box<dyn Rule>> {
     Ok(Box::new(Separation {
         spread: options.get("spread", |x| x >= 1.0, "a number of at least 1")?,
         cold: options.get("cold", |x| (0.0..1.0).contains(&x), "a share of at least 0 and below 1")?,
+        threads: options.threads(),
     }))
 }
 
@@ -73,12 +76,11 @@ impl Rule for Separation {
                 }
             }
         }
-        for (to, from) in rows.chunks_exact_mut(d).zip(&contributors) {
-            // Of one or two none can be called far out.
-            if from.len() > 2 {
-                to.copy_from_slice(&agreed(from, d, self.spread));
-            }
-        }
+        // Of one or two none can be called far out.
+        let judged = rows.chunks_exact_mut(d).zip(&contributors).filter(|(_, from)| from.len() > 2).collect();
+        parallel::consume(self.threads, judged, |(to, from): (&mut [f32], &Vec<&[f32]>)| {
+            to.copy_from_slice(&agreed(from, d, self.spread));
+        });
         let Some(weights) = occasion.weights else { return };
         let mut order: Vec<usize> = (0..items.len()).collect();
         order.sort_by_key(|&slot| (contributors[slot].len(), items[slot]));
@@ -134,7 +136,7 @@ mod tests {
             vec![update(0, &[0, 2], &[5.0, 1.0, 1.0, 0.0]), update(1, &[1, 2], &[-5.0, 1.0, 1.0, 0.0]), update(2, &[2], &[1.0, 0.0])];
         let mut mean =
             Mean { d: 2, weight: 3, items: vec![0, 1, 2], rows: vec![5.0, 1.0, -5.0, 1.0, 1.0, 0.0], updates, ..Mean::default() };
-        Separation { spread: 2.0, cold: 0.7 }.server(&Occasion { seed: 0, round: 1, weights: Some(&weights) }, &mut mean);
+        Separation { spread: 2.0, cold: 0.7, threads: 2 }.server(&Occasion { seed: 0, round: 1, weights: Some(&weights) }, &mut mean);
         assert_eq!(mean.rows, [0.0, 1.0, -5.0, 1.0, 1.0, 0.0]);
     }
 }

@@ -120,9 +120,11 @@ mod tests {
             position: row as u64,
             seen: &[],
             allowed: None,
+            biases: &[],
         };
         let mut asks = vec![ask(3, Sampling::GREEDY), ask(0, drawn), ask(1, Sampling::GREEDY), ask(2, again), ask(4, Sampling::GREEDY)];
         asks.push(SampleRequest { allowed: Some(&allowed), ..ask(2, Sampling::GREEDY) });
+        asks.push(SampleRequest { allowed: Some(&allowed), biases: &[0.0, 9.0, 0.0], ..ask(2, Sampling::GREEDY) });
         asks[3].seen = &[0, 1, 2, 3];
         for cap in [None, Some(2.0)] {
             for some in [&asks[..], &asks[..1], &asks[1..2]] {
@@ -139,7 +141,8 @@ mod tests {
         let ops = Candle::new(Device::Cpu, DType::F32);
         let (x, head) = case(&ops, 2, 3, 40);
         let x = (x * f64::NAN).unwrap();
-        let ask = SampleRequest { row: 1, sampling: Sampling::GREEDY, key: Key::default(), position: 0, seen: &[], allowed: None };
+        let ask =
+            SampleRequest { row: 1, sampling: Sampling::GREEDY, key: Key::default(), position: 0, seen: &[], allowed: None, biases: &[] };
         assert_eq!(ops.answers(ops.ask(x, &head, None, &[ask]).unwrap()).unwrap(), [None]);
     }
 }

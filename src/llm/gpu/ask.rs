@@ -30,8 +30,8 @@ mirrored! {
         pub seen: i32,
         /// Seen tokens.
         pub seen_n: i32,
-        /// Fills the struct to a multiple of 8 bytes.
-        pub unused: i32,
+        /// Where the list of what is added to the logits of the allowed tokens begins; -1: nothing is.
+        pub biases: i32,
     }
 }
 
@@ -49,7 +49,7 @@ impl TokenAsk {
             allowed_n: -1,
             seen: 0,
             seen_n: 0,
-            unused: 0,
+            biases: -1,
         }
     }
 }
@@ -62,6 +62,8 @@ pub(super) struct RequestBytes {
     /// Tokens that may come; those of narrow asks first, as their logits lie in the same order.
     pub allowed: Range<usize>,
     pub seen: Range<usize>,
+    /// What is added to logits.
+    pub biases: Range<usize>,
     /// Row and token of every logit of narrow asks `[pairs, 2]`.
     pub pairs: Range<usize>,
     pub pair_count: usize,
@@ -78,7 +80,7 @@ fn is_narrow(ask: &SampleRequest<'_>, vocab: usize) -> bool {
 
 impl RequestBytes {
     pub fn new(asks: &[SampleRequest<'_>], vocab: usize) -> RequestBytes {
-        let (mut allowed, mut seen, mut pairs, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut allowed, mut seen, mut biases, mut pairs, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut all: Vec<TokenAsk> = asks
             .iter()
             .map(|ask| {
@@ -92,6 +94,10 @@ impl RequestBytes {
             .collect();
         for narrow in [true, false] {
             for (ask, entry) in asks.iter().zip(&mut all).filter(|(ask, _)| is_narrow(ask, vocab) == narrow) {
+                if !ask.biases.is_empty() {
+                    entry.biases = biases.len() as i32;
+                    biases.extend_from_slice(ask.biases);
+                }
                 if let Some(list) = ask.allowed {
                     (entry.allowed, entry.allowed_n) = (allowed.len() as i32, list.len() as i32);
                     allowed.extend(list.iter().map(|t| *t as i32));
@@ -113,6 +119,7 @@ impl RequestBytes {
         packed.asks = add(bytes_of(&all));
         packed.allowed = add(bytes_of(&allowed));
         packed.seen = add(bytes_of(&seen));
+        packed.biases = add(bytes_of(&biases));
         packed.pairs = add(bytes_of(&pairs));
         packed.rows = add(bytes_of(&rows));
         packed

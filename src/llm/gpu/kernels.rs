@@ -51,7 +51,7 @@ kernels! {
         128, by_size(|kind, _| attend_shared(shape.padded as usize, BYTES[kind]));
     // decoder_choice.cu
     ChooseTokens = decoder_choose (tokens: Pointer, logits: Pointer, some: Pointer, asks: Pointer, allowed: Pointer, seen: Pointer,
-        vocab: i32, cap: f32) 512, 24_856;
+        biases: Pointer, vocab: i32, cap: f32) 512, 24_856;
     // decoder_linear.cu
     Multiply = decoder_linear_f32_16 decoder_linear_f32_64 decoder_linear_f32_128 decoder_linear_f16_16 decoder_linear_f16_64
         decoder_linear_f16_128 decoder_linear_bf16_16 decoder_linear_bf16_64 decoder_linear_bf16_128 (y: Pointer, x: Pointer,

@@ -348,6 +348,7 @@ impl Ops for Gpu {
             asks: at(&packed.asks),
             allowed: at(&packed.allowed),
             seen: at(&packed.seen),
+            biases: at(&packed.biases),
             vocab: vocab as i32,
             cap: cap.unwrap_or(0.0),
         };

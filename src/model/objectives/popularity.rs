@@ -21,9 +21,9 @@ impl Popularity {
         loss.popularity > 0.0
     }
 
-    /// Draws by the counts of the training histories of `data`, each plus one, to the power that `loss` names.
+    /// Draws by the counts of the training histories of `data`, as far as they are known, each plus one, to the power that `loss` names.
     pub fn new(data: &Dataset, loss: &LossSettings) -> Popularity {
-        Popularity::by_counts(&data.train_counts(), loss.popularity)
+        Popularity::by_counts(&data.known_counts(), loss.popularity)
     }
 
     fn by_counts(counts: &[u32], power: f32) -> Popularity {

@@ -1,4 +1,4 @@
-//! Tables of a paper: many runs as data, trained one after another, and their figures with means, spreads, intervals and tests.
+//! Tables of a paper: many runs as data, trained one after another or side by side, and their figures with means, spreads, intervals and tests.
 //!
 //! Each run has a folder of its own, `runs/DATA/ROW-SEED`. What is finished is reused and what was interrupted goes on, so that the same call
 //! may be made again; the documents hold whatever is finished.
@@ -13,12 +13,16 @@ pub use plan::{Plan, PlanRow, Published};
 use super::claim::{Claim, Start};
 use super::device::Devices;
 use super::folder::read_json;
+use super::lanes::{Warnings, side_by_side};
 use super::pipeline::prepare;
 use super::train::{Job, train};
 use super::{Observer, RunFolder, RunResult};
 use crate::base::files::write_file;
+use crate::base::parallel;
+use crate::config::Effective;
 use crate::{Error, Result, settings};
 use figures::RowRuns;
+use parking_lot::Mutex;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -32,6 +36,10 @@ pub struct Request<'a> {
     pub out: &'a Path,
     /// The command that makes the table again, for the documents.
     pub command: &'a str,
+    /// Runs that are trained side by side; 1 where several processes share each run.
+    pub jobs: usize,
+    /// Where runs are trained that are not side by side.
+    pub devices: Mutex<Devices>,
     /// Set by whoever wants it to stop after the current round.
     pub stop: &'a AtomicBool,
 }
@@ -61,16 +69,37 @@ impl Request<'_> {
         all.map(|(row, seed)| Planned { row, seed, folder: folder(row, seed) }).collect()
     }
 
-    fn train(&self, data: &str, config: &Path, run: &Planned, devices: &mut Devices, observer: &dyn Observer) -> Result<RunResult> {
+    fn effective(&self, config: &Path, run: &Planned) -> Result<Effective> {
         let method = run.row.method.as_ref().unwrap_or(&run.row.name);
         let mut sets = vec![format!("method={method}"), format!("seed={}", run.seed)];
+        if self.jobs > 1 {
+            sets.push(format!("threads={}", (parallel::threads(0) / self.jobs).max(1)));
+        }
         sets.extend(run.row.set.iter().chain(self.sets).cloned());
-        let effective = settings::load(Some(config), &sets)?;
-        observer.note(&format!("{}: {} seed {}", short(data), run.row.name, run.seed));
+        settings::load(Some(config), &sets)
+    }
+
+    fn train(&self, data: &str, config: &Path, run: &Planned, observer: &dyn Observer) -> Result<RunResult> {
+        if self.stop.load(Ordering::SeqCst) {
+            return Err(Error::Interrupted(format!("before {} on {}; finished runs are kept", run.row.name, short(data))));
+        }
+        let effective = self.effective(config, run)?;
+        let name = format!("{}: {} seed {}", short(data), run.row.name, run.seed);
         let claim = Claim::take(&run.folder, Start::Either)?;
-        let device = devices.to_train(&effective.settings)?;
+        let quiet = Warnings(observer);
+        let (device, observer): (_, &dyn Observer) = if self.jobs > 1 {
+            // Runs side by side have a device each.
+            (Devices::default().to_train(&effective.settings)?, &quiet)
+        } else {
+            observer.note(&name);
+            (self.devices.lock().to_train(&effective.settings)?, observer)
+        };
         let prepared = prepare(&effective.settings, observer)?;
-        train(&Job { effective: &effective, prepared: &prepared, device: &device, out: &claim, stop: self.stop }, observer)
+        let result = train(&Job { effective: &effective, prepared: &prepared, device: &device, out: &claim, stop: self.stop }, observer)?;
+        if self.jobs > 1 {
+            quiet.0.note(&format!("{name}: finished"));
+        }
+        Ok(result)
     }
 }
 
@@ -83,24 +112,29 @@ fn short(data: &str) -> &str {
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a stop and those of a run, in each case after the documents of what is finished are written.
-pub fn reproduce(request: &Request, devices: &mut Devices, observer: &dyn Observer) -> Result<Document> {
+pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document> {
     let plan = request.plan;
+    if request.jobs > 1 && request.devices.lock().several() {
+        return Err(Error::Usage(format!("--jobs: is {}, must be 1 with several processes, which share every run", request.jobs)));
+    }
     std::fs::create_dir_all(request.out).map_err(Error::io(request.out, "create"))?;
     // Every configuration before anything is trained, so that a typing error is said at once.
     let configs = plan.data.iter().map(|data| Ok((data, request.config(data)?))).collect::<Result<Vec<_>>>()?;
-    let outcome = configs.iter().try_for_each(|(data, config)| {
-        request.runs(data).iter().try_for_each(|run| {
-            if request.stop.load(Ordering::SeqCst) {
-                return Err(Error::Interrupted(format!("before {} on {}; finished runs are kept", run.row.name, short(data))));
-            }
-            request.train(data, config, run, devices, observer).map(|_| ())
-        })
-    });
+    let mut work = Vec::new();
+    for (data, config) in &configs {
+        let runs = request.runs(data);
+        if let Some(run) = runs.first().filter(|_| request.jobs > 1) {
+            // Once, and not by all at a time.
+            prepare(&request.effective(config, run)?.settings, observer)?;
+        }
+        work.extend(runs.into_iter().map(|run| (data, config, run)));
+    }
+    let outcome = side_by_side(request.jobs, &work, |_, (data, config, run)| request.train(data, config, run, observer).map(drop));
     let document = collect(request)?;
     for (ending, text) in document.forms() {
         write_file(&request.out.join(format!("{}.{ending}", plan.name)), text.as_bytes())?;
     }
-    outcome.map(|()| document)
+    outcome.map(|_| document)
 }
 
 /// The document of the runs that are finished.

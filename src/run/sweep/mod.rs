@@ -4,17 +4,16 @@ mod plan;
 
 use super::claim::{Claim, Start};
 use super::folder::{read_json, write_json};
+use super::lanes::{Warnings, side_by_side};
 use super::pipeline::prepare;
 use super::train::{Job, train};
 use super::{Devices, Observer, RunResult};
 use crate::base::{clean, parallel};
-use crate::cluster::Reduce;
 use crate::config::Effective;
 use crate::{Error, Result};
 use parking_lot::Mutex;
 pub use plan::{Plan, Range};
 use serde::Serialize;
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -72,19 +71,6 @@ pub struct Sweep<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// Only what a user must not miss: the bars of trials side by side would tell nothing.
-struct Warnings<'a>(&'a dyn Observer);
-
-impl Observer for Warnings<'_> {
-    fn warn(&self, text: &str) {
-        self.0.warn(text);
-    }
-
-    fn ranks(&self) -> Option<&dyn Reduce> {
-        self.0.ranks()
-    }
-}
-
 /// One training: a trial and the place of its seed.
 struct Work {
     trial: usize,
@@ -123,14 +109,14 @@ pub fn sweep(sweep: &Sweep, observer: &dyn Observer) -> Result<Vec<Trial>> {
     let mut alive: Vec<usize> = (0..trials.len()).collect();
     for (rounds, size) in rungs {
         alive.truncate(size);
-        let mut work = VecDeque::new();
+        let mut work = Vec::new();
         for &trial in &alive {
             for (seed, folder) in seeds.iter().zip(&trials[trial].folders) {
-                work.push_back(Work { trial, folder: folder.clone(), effective: effective(sweep, &trials[trial], *seed, rounds)? });
+                work.push(Work { trial, folder: folder.clone(), effective: effective(sweep, &trials[trial], *seed, rounds)? });
             }
             (trials[trial].rounds, trials[trial].results) = (rounds, Vec::new());
         }
-        for (trial, result) in run(sweep, work, observer)? {
+        for (trial, result) in run(sweep, &work, observer)? {
             trials[trial].results.push(result);
         }
         for &trial in &alive {
@@ -178,45 +164,20 @@ fn keep_plan(sweep: &Sweep) -> Result<()> {
     write_json(&path, sweep.plan)
 }
 
-/// Trains all of `work`, `jobs` at a time; the results in the order of the work.
-fn run(sweep: &Sweep, work: VecDeque<Work>, observer: &dyn Observer) -> Result<Vec<(usize, RunResult)>> {
+/// Trains all of `work`; the results in its order.
+fn run(sweep: &Sweep, work: &[Work], observer: &dyn Observer) -> Result<Vec<(usize, RunResult)>> {
     let total = work.len();
-    let queue = Mutex::new((0, work));
-    let outcomes = Mutex::new(Vec::new());
-    let lane = || {
-        loop {
-            let next = {
-                let mut queue = queue.lock();
-                let at = queue.0;
-                queue.0 += 1;
-                queue.1.pop_front().map(|work| (at, work))
-            };
-            let Some((at, work)) = next else { return };
-            let outcome = match sweep.stop.load(Ordering::SeqCst) {
-                true => Err(Error::Interrupted("the sweep; the same command goes on with it".into())),
-                false => one(sweep, &work, observer),
-            };
-            if let Ok(result) = &outcome {
-                let metric = &result.select;
-                let value = result.validation.get(metric).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
-                let name = work.folder.file_name().map_or(String::new(), |name| clean::line(&name.to_string_lossy(), 2 * NAME));
-                observer.note(&format!("{name}: validation {metric} {value:.4} after {} rounds ({} of {total})", result.rounds, at + 1));
-            } else {
-                // The others end as well, each with what it has saved.
-                let mut queue = queue.lock();
-                queue.1.clear();
-            }
-            outcomes.lock().push((at, work.trial, outcome));
+    side_by_side(sweep.jobs, work, |at, work| {
+        if sweep.stop.load(Ordering::SeqCst) {
+            return Err(Error::Interrupted("the sweep; the same command goes on with it".into()));
         }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..sweep.jobs.clamp(1, total.max(1)) {
-            scope.spawn(lane);
-        }
-    });
-    let mut all = outcomes.into_inner();
-    all.sort_by_key(|(at, ..)| *at);
-    all.into_iter().map(|(_, trial, outcome)| outcome.map(|result| (trial, result))).collect()
+        let result = one(sweep, work, observer)?;
+        let metric = &result.select;
+        let value = result.validation.get(metric).and_then(serde_json::Value::as_f64).unwrap_or(f64::NAN);
+        let name = work.folder.file_name().map_or(String::new(), |name| clean::line(&name.to_string_lossy(), 2 * NAME));
+        observer.note(&format!("{name}: validation {metric} {value:.4} after {} rounds ({} of {total})", result.rounds, at + 1));
+        Ok((work.trial, result))
+    })
 }
 
 fn one(sweep: &Sweep, work: &Work, observer: &dyn Observer) -> Result<RunResult> {

@@ -103,6 +103,12 @@ impl<'a> Writer<'a> {
         notes
     }
 
+    /// The question of `part` with nothing in the places of histories, for as many items as a future has at most.
+    pub fn without_user(&self, part: ViewKind) -> Vec<Message> {
+        let count = self.settings.future_max as usize;
+        self.prompts.of(part).messages(&Values { history: &[], replace: &[], count })
+    }
+
     /// The items that the answer for `part` may not name: for a future those that the mask hides, else the history, of which neither a
     /// substitute nor a counterfactual may be.
     fn masked<'h>(&self, part: ViewKind, history: &'h [u32]) -> &'h [u32] {

@@ -15,6 +15,8 @@ struct Wish {
     narrow: bool,
     seen: Vec<i32>,
     logits: Vec<f32>,
+    /// What is added to the logits of the allowed tokens; empty: nothing.
+    biases: Vec<f32>,
 }
 
 /// The rule of `llm::sample`, with every candidate sorted.
@@ -22,9 +24,11 @@ fn expected(wish: &Wish, cap: f32) -> i32 {
     let tokens: Vec<i32> = wish.allowed.clone().unwrap_or_else(|| (0..wish.logits.len() as i32).collect());
     let mut pairs: Vec<(f32, i32)> = tokens
         .into_iter()
-        .map(|t| {
+        .enumerate()
+        .map(|(i, t)| {
             let v = wish.logits[t as usize];
             let v = if cap == 0.0 { v } else { cap * (v / cap).tanh() };
+            let v = wish.biases.get(i).map_or(v, |bias| v + bias);
             let again = wish.seen.contains(&t);
             (
                 if !again {
@@ -69,13 +73,15 @@ fn expected(wish: &Wish, cap: f32) -> i32 {
 
 fn chosen(wishes: &[Wish], vocab: usize, cap: f32) -> Vec<i32> {
     let (mut logits, mut some) = (Vec::<f32>::new(), Vec::<f32>::new());
-    let (mut allowed, mut seen) = (Vec::<i32>::new(), Vec::<i32>::new());
+    let (mut allowed, mut seen, mut biases) = (Vec::<i32>::new(), Vec::<i32>::new(), Vec::<f32>::new());
     let mut asks = vec![None; wishes.len()];
     // Lists of narrow wishes first: their logits lie in the same order.
     for narrow in [true, false] {
         for (ask, wish) in asks.iter_mut().zip(wishes).filter(|(_, w)| w.narrow == narrow) {
             let (at, seen_at) = (allowed.len() as i32, seen.len() as i32);
             seen.extend(&wish.seen);
+            let biases_at = if wish.biases.is_empty() { -1 } else { biases.len() as i32 };
+            biases.extend(&wish.biases);
             let list = wish.allowed.as_deref();
             allowed.extend(list.unwrap_or_default());
             let row = if narrow {
@@ -96,7 +102,7 @@ fn chosen(wishes: &[Wish], vocab: usize, cap: f32) -> Vec<i32> {
                 allowed_n: list.map_or(-1, |l| l.len() as i32),
                 seen: seen_at,
                 seen_n: wish.seen.len() as i32,
-                unused: 0,
+                biases: biases_at,
             });
         }
     }
@@ -104,8 +110,8 @@ fn chosen(wishes: &[Wish], vocab: usize, cap: f32) -> Vec<i32> {
     let mut tokens = vec![-7i32; asks.len()];
     let grid = [asks.len() as u32, 1, 1];
     let (t, l, s, a) = (tokens.as_mut_ptr(), logits.as_mut_ptr(), some.as_mut_ptr(), asks.as_ptr());
-    let (w, e) = (allowed.as_ptr(), seen.as_ptr());
-    launch!("decoder_choose", grid, [512, 1, 1], 24_856, t, l, s, a, w, e, vocab as i32, cap).unwrap();
+    let (w, e, b) = (allowed.as_ptr(), seen.as_ptr(), biases.as_ptr());
+    launch!("decoder_choose", grid, [512, 1, 1], 24_856, t, l, s, a, w, e, b, vocab as i32, cap).unwrap();
     tokens
 }
 
@@ -129,7 +135,9 @@ fn wish(r: &mut Random, vocab: usize, i: usize) -> Wish {
     };
     let allowed = [None, Some(list(1)), Some(list(vocab / 2 + 1)), Some(list(9))][i % 4].clone();
     let seen = if i.is_multiple_of(3) { list(1 + vocab / 4) } else { Vec::new() };
+    let biases = allowed.as_ref().filter(|_| i % 5 < 2).map_or_else(Vec::new, |list| r.normals(2.0, list.len()));
     Wish {
+        biases,
         unit: [0.0, r.unit(), r.unit(), 1.0 - 1e-16][i % 4 + usize::from(i % 8 == 4)],
         temperature: [0.0, 1.0, 0.3, 5.0, 1e-3][i % 5],
         top_p: [1.0, 0.9, 0.3, 1e-6][i / 2 % 4],

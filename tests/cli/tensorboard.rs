@@ -117,7 +117,7 @@ fn scalars(sandbox: &Sandbox, run: &str) -> BTreeMap<(String, u64), f32> {
     out
 }
 
-fn inside<'a>(bytes: &'a [u8], number: u64) -> &'a [u8] {
+fn inside(bytes: &[u8], number: u64) -> &[u8] {
     let found = fields(bytes).into_iter().find_map(|(at, value)| if at == number { Some(value) } else { None });
     let Some(Field::Bytes(found)) = found else { panic!("no field {number} in {bytes:?}") };
     found

@@ -7,6 +7,8 @@ pub mod clock;
 pub mod device_error;
 pub mod error;
 pub mod files;
+#[cfg(any(feature = "llm", feature = "parquet"))]
+pub(crate) mod guard;
 pub mod json;
 pub mod lock;
 pub mod memory;

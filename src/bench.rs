@@ -3,6 +3,8 @@
 
 pub mod cluster;
 pub mod defence;
+pub mod epoch;
+pub mod prepare;
 
 use crate::base::rng::{Purpose, Stream};
 use crate::base::{clean, memory};

@@ -69,9 +69,9 @@
 //!
 //! # Features
 //!
-//! `cli` is the program, `cuda` training on a GPU, `llm` views by a local language model, `endpoint` views by one behind an HTTP endpoint; all
+//! `cli` is the program, `cuda` training on a GPU, `llm` views by a local language model, `endpoint` views by one behind an HTTP endpoint and public sets from their owners; all
 //! four are on by default. `https` is TLS for
-//! endpoints, `mpi` lets several processes train one model, `candle-cuda` and `flash-attn` another way for language models to a GPU.
+//! https addresses, `parquet` reads and writes Parquet, `mpi` lets several processes train one model, `candle-cuda` and `flash-attn` another way for language models to a GPU.
 //!
 //! # Modules
 //!
@@ -107,7 +107,7 @@ pub use config::{
     DataSettings, Effective, EvalSettings, FederationSettings, LocalSettings, LossSettings, ModelSettings, Settings, Validated,
     ViewSettings,
 };
-pub use data::{Dataset, ItemText, RawBuilder, RawData, Reader, Sought, Split, reader_names, register_reader};
+pub use data::{Dataset, ItemText, RawBuilder, RawData, Reader, Sought, Split, Target, reader_names, register_reader};
 pub use engine::{Mean, Needs, Occasion, Rule, Update};
 pub use eval::{MISS, Metrics, Paired, metrics, paired};
 pub use federation::{RoundReport, Trainer};

@@ -16,6 +16,8 @@ pub enum Command {
     Round(RoundArgs),
     Cluster(super::bench_cluster::Args),
     Defence(super::bench_defence::Args),
+    Epoch(super::bench_data::EpochArgs),
+    Prepare(super::bench_data::PrepareArgs),
     #[cfg(feature = "llm")]
     Generate(super::bench_generate::Args),
     Ground(super::bench_ground::Args),
@@ -122,6 +124,8 @@ pub fn main(command: &Command) -> Result<()> {
         Command::Round(args) => round(args),
         Command::Cluster(args) => super::bench_cluster::main(args),
         Command::Defence(args) => super::bench_defence::main(args),
+        Command::Epoch(args) => super::bench_data::epoch(args),
+        Command::Prepare(args) => super::bench_data::prepare(args),
         #[cfg(feature = "llm")]
         Command::Generate(args) => super::bench_generate::main(args),
         Command::Ground(args) => super::bench_ground::main(args),

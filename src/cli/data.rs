@@ -1,11 +1,11 @@
-//! `lumos data`: prepare, stats, synth.
+//! `lumos data`: prepare, fetch, stats, synth.
 
 use super::args::{ConfigArgs, between};
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::pairs;
-use crate::base::clean;
+use crate::base::{clean, files, parallel};
 use crate::config::{self, Settings, SplitRule};
 use crate::data::{self, Dropped, Stats, UserGroups};
 use crate::run::{self, Observer};
@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 #[derive(Subcommand)]
 pub enum Command {
     Prepare(Box<super::data_prepare::Prepare>),
+    #[cfg(feature = "endpoint")]
+    Fetch(super::data_fetch::Fetch),
     Stats(StatsArgs),
     Synth(Synth),
     Build(FromConfig),
@@ -52,7 +54,12 @@ pub struct StatsArgs {
 
 /// Make a synthetic world: a catalogue with titles and categories, users whose tastes drift
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  lumos data synth --users 5000 --items 2000 --out data/world")]
+#[command(after_help = "\
+Examples:
+  lumos data synth --users 5000 --items 2000 --out data/world
+  lumos data synth --tastes 1 --drift 0 --noise 0.2 --out data/steady
+Beside the data set lies truth.json: every user's tastes, every item's group, and the HR@K and NDCG@K that a ranker which knows the world comes to on the
+last items: what no model can exceed, but by chance.")]
 pub struct Synth {
     /// Users
     #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
@@ -66,6 +73,18 @@ pub struct Synth {
     /// Seed
     #[arg(long, value_name = "N", value_parser = between::<u64>(0, i64::MAX as u64))]
     seed: Option<u64>,
+    /// Categories in a user's taste, 1 to 16 [default: 3]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
+    tastes: Option<u32>,
+    /// How likely a category of a taste gives way to another one along the history, 0 to 1 [default: 2/3]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    drift: Option<f32>,
+    /// How much a few items and categories are preferred, 1 (not at all) to 8 [default: 2]
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, u32::MAX))]
+    skew: Option<u32>,
+    /// Share of the steps that are any item, 0 to 1 [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    noise: Option<f32>,
     /// `site`: keep the site of each user as its group, for federation.clients = "column"; empty keeps none
     #[arg(long, value_name = "NAME")]
     group_column: Option<String>,
@@ -81,6 +100,8 @@ pub fn main(command: &Command) -> Result<()> {
     interrupt::end_at_the_first()?;
     match command {
         Command::Prepare(args) => super::data_prepare::main(args),
+        #[cfg(feature = "endpoint")]
+        Command::Fetch(args) => super::data_fetch::main(args),
         Command::Stats(args) => show(args),
         Command::Synth(args) => synth(args),
         Command::Build(args) => {
@@ -120,8 +141,19 @@ fn synth(args: &Synth) -> Result<()> {
     sets.extend(setting("synth_items", &args.items));
     sets.extend(setting("synth_mean_length", &args.mean_length));
     sets.extend(setting("synth_seed", &args.seed));
+    sets.extend(setting("synth_tastes", &args.tastes));
+    sets.extend(setting("synth_drift", &args.drift));
+    sets.extend(setting("synth_skew", &args.skew));
+    sets.extend(setting("synth_noise", &args.noise));
     sets.extend(setting("group_column", &args.group_column));
-    store(&settings::load(None, &sets).map_err(in_flags)?.settings, &args.out, args.overwrite).map(|_| ())
+    let settings = settings::load(None, &sets).map_err(in_flags)?.settings;
+    store(&settings, &args.out, args.overwrite)?;
+    let truth = data::synthetic_truth(&settings.data, &settings.eval.k, parallel::threads(0)).map_err(in_flags)?;
+    let path = args.out.join("truth.json");
+    let text = serde_json::to_vec(&truth).map_err(|e| Error::Usage(format!("cannot write JSON: {e}")))?;
+    files::write_file(&path, &text)?;
+    let best = truth.oracle.expected.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join(", ");
+    say(format!("truth in {}; a ranker that knows the world comes to {best}", path.display()))
 }
 
 /// Flags of settings that have another name or no default; every other flag is called as its setting is, with dashes.
@@ -132,6 +164,10 @@ const FLAGS: &[(&str, &str)] = &[
     ("data.synth_items", "--items"),
     ("data.synth_mean_length", "--mean-length"),
     ("data.synth_seed", "--seed"),
+    ("data.synth_tastes", "--tastes"),
+    ("data.synth_drift", "--drift"),
+    ("data.synth_skew", "--skew"),
+    ("data.synth_noise", "--noise"),
     ("data.dir", "--out"),
 ];
 

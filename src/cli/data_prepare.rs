@@ -116,8 +116,8 @@ pub struct Prepare {
 }
 
 /// Formats that read files.
-const FORMATS: [&str; 12] =
-    ["auto", "recbole", "csv", "mind", "amazon", "movielens", "sasrec", "s3rec", "p5", "unisrec", "rechorus", "jsonl"];
+const FORMATS: [&str; 13] =
+    ["auto", "recbole", "csv", "mind", "amazon", "movielens", "sasrec", "s3rec", "p5", "unisrec", "rechorus", "jsonl", "parquet"];
 
 /// What `--columns` can name, and the setting of each.
 const COLUMNS: [(&str, &str); 9] = [

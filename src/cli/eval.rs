@@ -5,12 +5,13 @@ use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::ranks;
-use super::table::{metric, metric_names, table};
+use super::table::{metric, metric_names, several_names, table};
 use crate::Result;
 use crate::config::Resident;
 use crate::run::{self, RunFolder};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Rank every user's target under a checkpoint of a run
 #[derive(clap::Args)]
@@ -19,9 +20,11 @@ Examples:
   lumos eval runs/first
   lumos eval runs/first --split validation --checkpoint last
   lumos eval runs/first --split test --json            one object with keys like HR@20 and NDCG@20
+  lumos eval runs/first --lists                        coverage@K, gini@K, novelty@K, popularity@K of the lists besides
 Every item of the catalogue is ranked but those that the run's eval.mask hides: \"history\" (default) those that the user has met,
 \"none\" nothing. A target that is hidden is a miss; masked_targets counts them. The ranks of the best checkpoint are kept in the
-run folder, for `lumos compare`.")]
+run folder, for `lumos compare`. Where the split leaves a user several items (data.split = \"time\" or \"ratio\"), HR, NDCG and MRR are of the
+first one, and Recall, Precision and MAP of all.")]
 pub struct Args {
     /// Run folder
     run: PathBuf,
@@ -37,6 +40,9 @@ pub struct Args {
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", value_parser = between::<u32>(0, MOST_THREADS as u32))]
     threads: Option<u32>,
+    /// Make every user's list as well and say what the lists are like as a whole: coverage, Gini, novelty, popularity
+    #[arg(long)]
+    lists: bool,
     /// One JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -52,7 +58,15 @@ pub fn main(args: &Args) -> Result<()> {
     })?;
     let progress = Progress::new(args.json);
     let device = ranks::devices().to_rank(&settings, &args.device)?;
-    let scored = run::score(&folder, &settings, args.split.into(), args.checkpoint.name(), &device, &progress)?;
+    let (split, name) = (args.split.into(), args.checkpoint.name());
+    let mut scored = run::score(&folder, &settings, split, name, &device, &progress)?;
+    if args.lists {
+        let data = Arc::new(run::load_run_data(&folder, &settings, &progress)?);
+        for (k, f) in run::list_figures(&folder, &settings, &data, (name, split), &progress)? {
+            let figures = [("coverage", f.coverage), ("gini", f.gini), ("novelty", f.novelty), ("popularity", f.popularity)];
+            scored.scores.extend(figures.map(|(name, value)| (format!("{name}@{k}"), json!(value))));
+        }
+    }
     drop(progress);
     if args.json {
         let mut object = scored.scores.clone();
@@ -67,7 +81,10 @@ pub fn main(args: &Args) -> Result<()> {
         ]);
         return say_json(&object);
     }
-    let mut rows: Vec<Vec<String>> = metric_names(&scored.ks).into_iter().map(|n| vec![n.clone(), metric(&scored.scores, &n)]).collect();
+    let lists = ["coverage", "gini", "novelty", "popularity"].iter().flat_map(|name| scored.ks.iter().map(move |k| format!("{name}@{k}")));
+    let names = metric_names(&scored.ks).into_iter().chain(several_names(&scored.ks, &scored.scores));
+    let names = names.chain(lists.filter(|name| scored.scores.contains_key(name)));
+    let mut rows: Vec<Vec<String>> = names.map(|n| vec![n.clone(), metric(&scored.scores, &n)]).collect();
     say(format!("{} on {}, round {}", scored.method, scored.data, scored.round))?;
     match scored.scores.get("masked_targets").and_then(serde_json::Value::as_u64) {
         Some(masked) if masked > 0 => rows.push(vec!["masked targets".into(), masked.to_string()]),

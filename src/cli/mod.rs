@@ -7,6 +7,7 @@
 mod args;
 mod bench;
 mod bench_cluster;
+mod bench_data;
 mod bench_defence;
 #[cfg(feature = "llm")]
 mod bench_generate;
@@ -14,6 +15,8 @@ mod bench_ground;
 mod compare;
 mod config;
 mod data;
+#[cfg(feature = "endpoint")]
+mod data_fetch;
 mod data_prepare;
 mod doctor;
 mod eval;
@@ -45,6 +48,7 @@ mod views_batch;
 mod views_inject;
 mod views_list;
 mod views_score;
+mod watch;
 
 use crate::Error;
 use crate::base::clean;
@@ -85,6 +89,7 @@ enum Command {
     Plot(plot::Args),
     Report(report::Args),
     Runs(runs::Args),
+    Watch(watch::Args),
     Sweep(sweep::Args),
     #[command(subcommand)]
     Privacy(privacy::Command),
@@ -124,6 +129,14 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> u8 {
     code
 }
 
+/// Whether `words`, without the program's name, are a command line that the program takes; nothing is done.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn takes(words: impl IntoIterator<Item = String>) -> Result<(), String> {
+    Cli::try_parse_from(std::iter::once("lumos".to_string()).chain(words)).map(drop).map_err(|e| e.render().to_string())
+}
+
 /// Runs a command of a process alone, or of rank 0; gives the exit code.
 fn perform(command: Command) -> u8 {
     let outcome = match command {
@@ -138,6 +151,7 @@ fn perform(command: Command) -> u8 {
         Command::Plot(args) => plot::main(&args),
         Command::Report(args) => report::main(&args),
         Command::Runs(args) => runs::main(&args),
+        Command::Watch(args) => watch::main(&args),
         Command::Sweep(args) => sweep::main(&args),
         Command::Privacy(command) => privacy::main(&command),
         Command::Recommend(args) => recommend::main(&args),

@@ -21,7 +21,7 @@ Examples:
   lumos recommend runs/first --history B004756YJA,B004ZT0SSG -k 5
   lumos recommend runs/first --history 'Salt, Pepper' --history Sugar      ids with commas: one flag an item
   lumos recommend runs/first --history '[\"Salt, Pepper\", \"Sugar\"]'       or a JSON list
-  lumos recommend runs/first --all --out lists.csv -k 20                    every user; lists.jsonl: one JSON object a user
+  lumos recommend runs/first --all --out lists.csv -k 20                    every user; lists.jsonl: one JSON object a user; lists.parquet
 Users and items go by the names of the source data. What the run's eval.mask hides is left out, as in its evaluation: \"history\"
 (default) leaves out what the user has met, \"none\" nothing. A run of popularity lists the items met most often in training.")]
 pub struct Args {
@@ -29,7 +29,7 @@ pub struct Args {
     run: PathBuf,
     #[command(flatten)]
     input: Input,
-    /// File to write with --all: .csv or .jsonl
+    /// File to write with --all: .csv, .jsonl or (feature parquet) .parquet
     #[arg(long, value_name = "FILE", requires = "all")]
     out: Option<PathBuf>,
     /// How many

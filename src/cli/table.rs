@@ -42,6 +42,12 @@ pub fn metric_names(ks: &[u32]) -> Vec<String> {
     ["HR", "NDCG", "MRR"].iter().flat_map(|m| ks.iter().map(move |k| format!("{m}@{k}"))).collect()
 }
 
+/// Names of the metrics of several targets at each cut-off, where `scores` has them.
+pub fn several_names(ks: &[u32], scores: &crate::run::Scores) -> Vec<String> {
+    let all = crate::eval::SEVERAL.iter().flat_map(|m| ks.iter().map(move |k| format!("{m}@{k}")));
+    all.filter(|name| scores.contains_key(name)).collect()
+}
+
 /// A metric out of a map, to four digits.
 pub fn metric(scores: &crate::run::Scores, name: &str) -> String {
     scores.get(name).and_then(serde_json::Value::as_f64).map_or("-".to_string(), |v| format!("{v:.4}"))

@@ -5,7 +5,7 @@ use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::ranks;
-use super::table::{metric, metric_names, table};
+use super::table::{metric, metric_names, several_names, table};
 use crate::config::Effective;
 use crate::run::{self, Claim, Job, Observer, Prepared, Start};
 use crate::settings;
@@ -83,7 +83,8 @@ pub fn main(args: &Args) -> Result<()> {
     if args.json {
         return say_json(&result);
     }
-    let names = metric_names(&effective.settings.eval.k);
+    let mut names = metric_names(&effective.settings.eval.k);
+    names.extend(several_names(&effective.settings.eval.k, &result.test));
     let mut rows: Vec<Vec<String>> =
         names.into_iter().map(|n| vec![n.clone(), metric(&result.validation, &n), metric(&result.test, &n)]).collect();
     if let Some([validation, test]) = run::masked_targets(&result) {

@@ -256,6 +256,56 @@ impl RawBuilder {
         Err(data_error(path, 0, message))
     }
 
+    /// As [`RawBuilder::with_filters`], for rows that have neither times nor ratings; `format` is called so in a message.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] where `data.min_rating` asks for ratings.
+    pub fn of_sequences(settings: &DataSettings, format: &str) -> Result<RawBuilder> {
+        let builder = RawBuilder::with_filters(settings, false);
+        match builder.min_rating {
+            Some(_) => Err(Error::setting("data.min_rating", format!("is set, and format `{format}` has no ratings; leave it at 0"))),
+            None => Ok(builder),
+        }
+    }
+
+    /// Adds what `user` met, in order, found in `line` of the file `path`; entries that cannot be read are skipped as rows are.
+    ///
+    /// # Errors
+    /// As for [`RawBuilder::interaction`] and [`RawBuilder::good`].
+    pub fn sequence<'i>(&mut self, path: &Path, line: u64, user: &str, items: impl IntoIterator<Item = &'i str>) -> Result<()> {
+        for item in items {
+            let added = self.interaction(path, line, user, item, None);
+            self.good(added)?;
+        }
+        Ok(())
+    }
+
+    /// As [`RawBuilder::end_catalogue`], of a file without a header that says what it holds: where titles and categories were found, and what is unused.
+    ///
+    /// # Errors
+    /// As for it.
+    pub fn end_described(&mut self, path: &Path, found: [Option<&str>; 2], unused: &[&str]) -> Result<()> {
+        let catalogue = self.raw.notes.catalogue.get_or_insert_default();
+        [catalogue.title, catalogue.category] = found.map(|name| name.map(str::to_owned));
+        catalogue.unused = unused.iter().map(|name| (*name).to_owned()).collect();
+        self.end_catalogue(path)
+    }
+
+    /// Ends the interactions of the file `path`, reads the catalogue by `describe` where there is one, and gives what was collected.
+    ///
+    /// # Errors
+    /// As for [`RawBuilder::end_interactions`], and those of `describe`.
+    pub fn complete<S>(
+        mut self,
+        path: &Path,
+        items: Option<S>,
+        describe: impl FnOnce(&mut RawBuilder, S) -> Result<()>,
+    ) -> Result<RawData> {
+        self.end_interactions(path)?;
+        items.map_or(Ok(()), |source| describe(&mut self, source))?;
+        Ok(self.finish())
+    }
+
     /// What was collected.
     pub fn finish(self) -> RawData {
         let values: Vec<&str> = self.groups.iter().map(|(name, _)| name.as_str()).collect();

@@ -1,6 +1,7 @@
 //! Which settings of the data can be meant.
 
 use super::csv::separator_of;
+use super::synth::check_habits;
 use super::{reader, reader_names};
 use crate::base::names;
 use crate::config::range::{ensure, number, range};
@@ -20,6 +21,7 @@ pub fn check(s: &DataSettings) -> Result<()> {
     if s.format == "synthetic" {
         range(s.synth_users >= 2, "data.synth_users", s.synth_users, "at least 2")?;
         range(s.synth_items >= 2, "data.synth_items", s.synth_items, "at least 2")?;
+        check_habits(s)?;
         number(|x| (3.0..=10_000.0).contains(&x), "data.synth_mean_length", s.synth_mean_length, "between 3 and 10000")?;
     } else if reader(&s.format)?.reads_files() {
         let given = s.inter.as_ref().is_some_and(|p| !p.as_os_str().is_empty());

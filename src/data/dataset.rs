@@ -59,18 +59,28 @@ pub enum Split {
     Test,
 }
 
+/// Which item of a user is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The one at this place among the user's own items of the split, [`Dataset::targets`]; 0 is the first.
+    Nth(u32),
+    /// The same item for every user.
+    Item(u32),
+}
+
 /// Which item of each user is ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sought {
     /// The input is that of this split.
     pub split: Split,
-    /// The same item for every user; nothing for each user's own target of the split.
-    pub item: Option<u32>,
+    /// The item.
+    pub target: Target,
 }
 
+/// The first target of each user.
 impl From<Split> for Sought {
     fn from(split: Split) -> Sought {
-        Sought { split, item: None }
+        Sought { split, target: Target::Nth(0) }
     }
 }
 
@@ -173,10 +183,30 @@ impl Dataset {
         if s.len() < 3 { None } else { Some((&s[..cut], s[cut])) }
     }
 
-    /// Input items of `user` and the item whose rank is asked for. `None` where [`Dataset::input_and_target`] has none.
+    /// All items of `user` in the split, oldest first, an item as often as the user met it: one or none with leave-one-out, any number where the
+    /// sequence is cut by time or by shares. The first is the target of [`Dataset::input_and_target`], whose input stands before all of them.
+    pub fn targets(&self, user: usize, split: Split) -> &[u32] {
+        let Some((input, _)) = self.input_and_target(user, split) else { return &[] };
+        let (rest, cuts) = (&self.sequence(user)[input.len()..], self.cuts.as_ref());
+        let end = match (cuts, split) {
+            (None, _) => 1,
+            (Some(cuts), Split::Validation) if cuts.test[user] != Cuts::NONE => {
+                (cuts.test[user] as usize).saturating_sub(input.len()).max(1)
+            }
+            (Some(_), _) => rest.len(),
+        };
+        &rest[..end]
+    }
+
+    /// Input items of `user` and the item whose rank is asked for. `None` where the user has no such item.
     pub fn sought(&self, user: usize, sought: Sought) -> Option<(&[u32], u32)> {
-        let (input, target) = self.input_and_target(user, sought.split)?;
-        Some((input, sought.item.unwrap_or(target)))
+        let (input, first) = self.input_and_target(user, sought.split)?;
+        let target = match sought.target {
+            Target::Item(item) => item,
+            Target::Nth(0) => first,
+            Target::Nth(place) => *self.targets(user, sought.split).get(place as usize)?,
+        };
+        Some((input, target))
     }
 
     /// How often each item was met, as far as a method may know it `[I]`.

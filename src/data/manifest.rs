@@ -181,6 +181,10 @@ const LATER: &[&str] = &[
     ", split: LeaveOneOut",
     ", validation_share: 0.1",
     ", test_share: 0.1",
+    ", synth_tastes: 3",
+    ", synth_drift: 0.6666667",
+    ", synth_skew: 2",
+    ", synth_noise: 0.0",
 ];
 
 /// What `ARCHIVE.zip/FILE` names inside of the archive; empty for any other path.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::Dataset;
 use super::filter::{check_limits, filter};
 use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SPLIT_VERSION, SourceFile, fingerprint, identity, member};
-use super::reader::{Reader, reader};
+use super::reader::{Reader, data_error, reader, reads_text};
 use super::source::{Source, checksum, resolve_source, size_and_time};
 use super::stats::stats_with_times;
 use super::store::{check_target, is_other_version, is_set, load, load_manifest, write};
@@ -199,6 +199,11 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
     let (inter, items) = source_paths(settings, reader)?;
     let open = |path: Option<&Path>| path.map(|p| resolve_source(p).and_then(|p| Source::open(&p))).transpose();
     let (mut inter, mut items) = (open(inter)?, open(items)?);
+    for source in [&mut inter, &mut items].into_iter().flatten().filter(|_| reads_text(reader.name())) {
+        if source.peek()?.starts_with(b"PAR1") {
+            return Err(data_error(source.path(), 1, "this is a Parquet file; data.format=parquet reads it"));
+        }
+    }
     let mut raw = reader.read(settings, inter.as_mut(), items.as_mut(), progress)?;
     if !settings.group_column.is_empty() && raw.groups.is_none() {
         let (column, name) = (clean::id(&settings.group_column), reader.name());

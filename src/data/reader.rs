@@ -122,6 +122,7 @@ const READERS: &[&dyn Reader] = &[
     &super::formats::UniSRec,
     &super::formats::ReChorus,
     &super::formats::JsonLines,
+    &super::formats::Parquet,
     &super::synth::Synthetic,
 ];
 
@@ -136,6 +137,11 @@ fn readers() -> impl Iterator<Item = &'static dyn Reader> {
 /// Names of every known format.
 pub fn reader_names() -> Vec<&'static str> {
     readers().map(|r| r.name()).collect()
+}
+
+/// Whether the format `name` is one of LUMOS whose files are text.
+pub(super) fn reads_text(name: &str) -> bool {
+    !["auto", "parquet"].contains(&name) && READERS.iter().any(|reader| reader.name() == name)
 }
 
 /// Makes `reader` known in this process, for settings that are read from now on.

@@ -175,11 +175,7 @@ impl Reader for RecBole {
             }
             columns.group.map_or(Ok(()), |g| builder.group(&path, line, f[columns.user], &settings.group_column, f[g]))
         })?;
-        builder.end_interactions(&path)?;
-        if let Some(source) = items {
-            read_catalogue(&mut builder, settings, source, progress)?;
-        }
-        Ok(builder.finish())
+        builder.complete(&path, items, |builder, source| read_catalogue(builder, settings, source, progress))
     }
 }
 

@@ -23,7 +23,6 @@ const HEAD: u64 = 1 << 16;
 /// First bytes of files that are mistaken for data, and what to do.
 const LOOKALIKES: &[(&[u8], &str)] = &[
     (b"version https://git-lfs.github.com/spec/", "this is a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`"),
-    (b"PAR1", "this is a Parquet file; write it as CSV"),
     (b"<!DOCTYPE", "this is a web page, not the data; download the file itself"),
     (b"<html", "this is a web page, not the data; download the file itself"),
 ];
@@ -33,6 +32,9 @@ pub struct Source {
     /// All but the stream.
     pub(super) state: State,
     content: BufReader<Box<dyn Read>>,
+    /// The unpacked bytes as a file, once they were asked for.
+    #[cfg(feature = "parquet")]
+    disk: Option<File>,
 }
 
 /// What a source is and how far it was read.
@@ -127,7 +129,13 @@ impl Source {
         let ending = path.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
         let packing = if head.is_empty() { Packing::Plain } else { Packing::of(&head, &ending) };
         let content = BufReader::with_capacity(1 << 16, packing.open(io::Cursor::new(head).chain(packed), member));
-        Ok(Source { state: State { path: path.to_path_buf(), packing, modified: 0, size: 0, meter }, content })
+        let state = State { path: path.to_path_buf(), packing, modified: 0, size: 0, meter };
+        Ok(Source {
+            state,
+            content,
+            #[cfg(feature = "parquet")]
+            disk: None,
+        })
     }
 
     /// Where it was found.
@@ -147,6 +155,31 @@ impl Source {
     pub fn peek(&mut self) -> Result<&[u8]> {
         let state = &self.state;
         self.content.fill_buf().map_err(|e| state.fail(e))
+    }
+
+    /// Its unpacked bytes as a file, for a format that is not read from front to back: itself where it is not packed, else a temporary copy.
+    ///
+    /// # Errors
+    /// As for reading, and [`Error::Io`] where there is no room for the copy.
+    #[cfg(feature = "parquet")]
+    pub(super) fn on_disk(&mut self) -> Result<File> {
+        let path = &self.state.path;
+        if self.disk.is_none() && self.state.packing == Packing::Plain && self.state.size > 0 {
+            self.disk = Some(File::open(path).map_err(Error::io(path, "open"))?);
+        }
+        if self.disk.is_none() {
+            let mut copy = tempfile::tempfile().map_err(Error::io(std::env::temp_dir(), "create a file in"))?;
+            let mut buffer = vec![0; 1 << 16];
+            loop {
+                match self.content.read(&mut buffer).map_err(|e| self.state.fail(e))? {
+                    0 => break,
+                    n => io::Write::write_all(&mut copy, &buffer[..n]).map_err(Error::io(std::env::temp_dir(), "write to"))?,
+                }
+            }
+            self.disk = Some(copy);
+        }
+        let disk = self.disk.as_ref().and_then(|disk| disk.try_clone().ok());
+        disk.ok_or_else(|| Error::io(path, "open")(io::Error::other("the file cannot be opened twice")))
     }
 
     /// What it is, and its unpacked bytes.

@@ -1,4 +1,4 @@
-//! Other splits than leave-one-out: by time over all users, or by shares of each user's sequence.
+//! Other splits than leave-one-out: by time over all users, or by shares of each user's sequence. Either leaves a user several items of a split, in a row.
 
 use super::dataset::{Cuts, Dataset, Split};
 use super::reader::RawData;

@@ -11,6 +11,7 @@ mod metrics;
 mod paired;
 mod popularity;
 mod rank;
+mod several;
 
 pub use check::{check, fits, select};
 pub use exposure::{Exposure, check_targets, exposure, strangers, targets};
@@ -21,3 +22,4 @@ pub use metrics::{Metric, Metrics, SelectMetric, metrics};
 pub use paired::{Paired, interval, paired, paired_seeds};
 pub use popularity::{popularity_items, popularity_ranks};
 pub use rank::rank_of;
+pub use several::{SEVERAL, several};

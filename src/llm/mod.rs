@@ -43,7 +43,6 @@ mod gguf;
 mod gguf_alone;
 mod gguf_header;
 pub(crate) mod gpu;
-mod guard;
 pub mod made_up;
 mod model;
 mod network;

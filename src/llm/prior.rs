@@ -9,8 +9,8 @@
 
 use super::request::Generate;
 use super::trie::{Place, TitleTrie};
-use crate::base::files::write_file;
-use crate::{Error, Result};
+use crate::Result;
+use crate::base::sealed;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
@@ -63,18 +63,15 @@ impl Prior {
         }
         let key = sha.finalize();
         let path = folder.join(format!("titles-{}.prior", hex::encode(&key[..8])));
-        if let Some(logits) = std::fs::read(&path).ok().and_then(|bytes| from_bytes(&bytes, &key))
-            && logits.len() == trie.token_count() + trie.len()
-        {
+        let numbers = trie.token_count() + trie.len();
+        let read = std::fs::read(&path).ok();
+        if let Some(logits) = read.and_then(|bytes| floats(sealed::body(&bytes, MAGIC, &key)?, numbers)) {
             return Ok(Prior { logits, offsets: offsets(trie) });
         }
         let prior = Prior::compute(engine, trie, separator, start)?;
-        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-        let mut bytes = [&MAGIC[..], &key].concat();
+        let mut bytes = sealed::begin(MAGIC, &key, 4 * numbers);
         bytes.extend(prior.logits.iter().flat_map(|x| x.to_le_bytes()));
-        let sum = Sha256::digest(&bytes);
-        bytes.extend_from_slice(&sum);
-        write_file(&path, &bytes)?;
+        sealed::write(&path, bytes)?;
         Ok(prior)
     }
 
@@ -89,12 +86,8 @@ fn offsets(trie: &TitleTrie) -> Vec<u32> {
     trie.places().map(|place| trie.offset(place) as u32).collect()
 }
 
-/// `None` for anything but a file of this key.
-fn from_bytes(bytes: &[u8], key: &[u8]) -> Option<Vec<f32>> {
-    let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
-    if Sha256::digest(body)[..] != *sum {
-        return None;
-    }
-    let (numbers, rest) = body.strip_prefix(MAGIC)?.strip_prefix(key)?.as_chunks::<4>();
-    rest.is_empty().then(|| numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
+/// The `n` numbers of a body, if there are as many.
+fn floats(body: &[u8], n: usize) -> Option<Vec<f32>> {
+    let (numbers, rest) = body.as_chunks::<4>();
+    (rest.is_empty() && numbers.len() == n).then(|| numbers.iter().map(|b| f32::from_le_bytes(*b)).collect())
 }

@@ -1,7 +1,7 @@
 //! Text to tokens and back, as `tokenizer.json` says, and what else a folder says of its tokens.
 
-use super::guard::guarded;
 use super::spec::{Fields, Spec, read_bytes, read_json};
+use crate::base::guard::guarded;
 use crate::{Error, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};

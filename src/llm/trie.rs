@@ -5,8 +5,7 @@
 //! its tokens (two bytes each, three where the vocabulary is larger than 65,536) and eight bytes.
 
 use super::tokenizer::Tokenizer;
-use crate::base::files::write_file;
-use crate::base::rng;
+use crate::base::{rng, sealed};
 use crate::{Error, Result};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -319,34 +318,26 @@ impl TitleTrie {
         let key = sha.finalize();
         let name: String = hex::encode(&key[..8]);
         let path: PathBuf = folder.join(format!("titles-{name}.trie"));
-        if let Some(trie) = std::fs::read(&path).ok().and_then(|bytes| TitleTrie::from_bytes(&bytes, &key, titles.len())) {
+        let read = std::fs::read(&path).ok();
+        if let Some(trie) = read.and_then(|bytes| TitleTrie::from_body(sealed::body(&bytes, MAGIC, &key)?, titles.len())) {
             return Ok((trie, true));
         }
         let trie = TitleTrie::build(titles, tokenizer, separator, mark)?;
-        std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-        write_file(&path, &trie.to_bytes(&key))?;
+        sealed::write(&path, trie.to_file(&key))?;
         Ok((trie, false))
     }
 
-    fn to_bytes(&self, key: &[u8]) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
-        out.extend_from_slice(key);
+    fn to_file(&self, key: &[u8]) -> Vec<u8> {
+        let mut out = sealed::begin(MAGIC, key, self.bytes());
         out.push(self.width as u8);
         out.extend((self.items.len() as u32).to_le_bytes());
         self.starts.iter().chain(&self.items).for_each(|x| out.extend(x.to_le_bytes()));
         out.extend_from_slice(&self.tokens);
-        let sum = Sha256::digest(&out);
-        out.extend_from_slice(&sum);
         out
     }
 
-    /// `None` for anything but what [`TitleTrie::to_bytes`] wrote for this key.
-    fn from_bytes(bytes: &[u8], key: &[u8], items: usize) -> Option<TitleTrie> {
-        let (body, sum) = bytes.split_at_checked(bytes.len().checked_sub(32)?)?;
-        if Sha256::digest(body)[..] != *sum {
-            return None;
-        }
-        let body = body.strip_prefix(MAGIC)?.strip_prefix(key)?;
+    /// `None` for anything but what [`TitleTrie::to_file`] wrote behind its key.
+    fn from_body(body: &[u8], items: usize) -> Option<TitleTrie> {
         let (width, body) = body.split_first()?;
         let (n, body) = body.split_first_chunk::<4>()?;
         let n = u32::from_le_bytes(*n) as usize;

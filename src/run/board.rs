@@ -1,9 +1,11 @@
 //! What of a run goes to TensorBoard.
 
+use super::hparams;
 use super::metrics::Line;
 use super::result::Scores;
 use super::tensorboard::{Events, TEST};
 use crate::Result;
+use crate::config::Settings;
 use crate::device::telemetry::Spread;
 use serde_json::Value;
 use std::path::Path;
@@ -12,9 +14,13 @@ use std::path::Path;
 pub(super) struct Board(Events);
 
 impl Board {
-    /// A file in `folder` for what comes after `round`.
-    pub fn open(folder: &Path, round: u64) -> Result<Board> {
-        Ok(Board(Events::open(folder, round)?))
+    /// A file in `folder` for what comes after `round`; the first one says the settings.
+    pub fn open(folder: &Path, round: u64, settings: &Settings) -> Result<Board> {
+        let mut events = Events::open(folder, round)?;
+        if round == 0 {
+            events.summary(0, &hparams::start(settings)?)?;
+        }
+        Ok(Board(events))
     }
 
     /// A round, with its validation and its telemetry if any.
@@ -62,7 +68,8 @@ impl Board {
     pub fn test(&mut self, round: u64, scores: &Scores) -> Result<()> {
         let mut out = Scalars::default();
         out.scores(TEST, scores);
-        self.0.scalars(round, &out.0)
+        self.0.scalars(round, &out.0)?;
+        self.0.summary(round, &hparams::end())
     }
 }
 

@@ -3,7 +3,7 @@
 use super::result::Scores;
 use crate::Result;
 use crate::config::Settings;
-use crate::data::{Dataset, Sought, Split};
+use crate::data::{Dataset, Sought, Split, Target};
 use crate::eval::{exposure, strangers};
 use crate::federation::attacks::promoted;
 use serde_json::json;
@@ -29,7 +29,7 @@ pub(super) fn add_exposure(
     let mut ranks = Vec::new();
     for item in targets {
         let users = strangers(data, split, item, users);
-        ranks.extend(rank(Sought { split, item: Some(item) }, &users)?);
+        ranks.extend(rank(Sought { split, target: Target::Item(item) }, &users)?);
     }
     let found = exposure(&ranks, &settings.eval.k);
     scores.extend(found.rate.iter().map(|(k, rate)| (format!("ER@{k}"), json!(rate))));

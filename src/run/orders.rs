@@ -3,7 +3,7 @@
 use super::checkpoint::Checkpoint;
 use crate::base::parcel::{Parcel, Pieces};
 use crate::config::{Settings, Validated, ViewSettings};
-use crate::data::{Cuts, Dataset, ItemText, Sought, Split, UserGroups};
+use crate::data::{Cuts, Dataset, ItemText, Sought, Split, Target, UserGroups};
 use crate::views::{self, Views};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ enum Head {
     Log { folder: PathBuf },
     Open { settings: Box<Settings>, on_gpu: bool, data: Frame, views: bool },
     Round,
-    Rank { test: bool, item: Option<u32> },
+    Rank { test: bool, place: u32, item: Option<u32> },
     Tensors,
     Restore,
     Spent,
@@ -131,7 +131,13 @@ impl Order {
                 Head::Open { settings, on_gpu: *on_gpu, data: Frame::of(data), views }
             }
             Order::Round => Head::Round,
-            Order::Rank(sought, _) => Head::Rank { test: sought.split == Split::Test, item: sought.item },
+            Order::Rank(sought, _) => {
+                let (place, item) = match sought.target {
+                    Target::Nth(place) => (place, None),
+                    Target::Item(item) => (0, Some(item)),
+                };
+                Head::Rank { test: sought.split == Split::Test, place, item }
+            }
             Order::Tensors => Head::Tensors,
             Order::Restore(_) => Head::Restore,
             Order::Spent => Head::Spent,
@@ -175,9 +181,10 @@ impl Order {
             }
             Head::Log { folder } => Order::Log(folder),
             Head::Round => Order::Round,
-            Head::Rank { test, item } => {
+            Head::Rank { test, place, item } => {
                 let split = if test { Split::Test } else { Split::Validation };
-                Order::Rank(Sought { split, item }, pieces.words().ok_or_else(damaged)?)
+                let target = item.map_or(Target::Nth(place), Target::Item);
+                Order::Rank(Sought { split, target }, pieces.words().ok_or_else(damaged)?)
             }
             Head::Tensors => Order::Tensors,
             Head::Restore => Order::Restore(Box::new(Checkpoint::parse(Path::new("checkpoint"), pieces.bytes().ok_or_else(damaged)?)?)),
@@ -242,7 +249,8 @@ mod tests {
             Order::Open(Box::new(bare)),
             Order::Round,
             Order::Rank(Split::Test.into(), vec![3, 1]),
-            Order::Rank(Sought { split: Split::Validation, item: Some(7) }, vec![]),
+            Order::Rank(Sought { split: Split::Validation, target: Target::Item(7) }, vec![]),
+            Order::Rank(Sought { split: Split::Test, target: Target::Nth(3) }, vec![0, 1]),
             Order::Tensors,
             Order::Spent,
             Order::Close,

@@ -7,7 +7,8 @@ use super::team::Team;
 use super::{Devices, Observer};
 use crate::config::methods::{self, Family};
 use crate::config::{Settings, Validated};
-use crate::data::Dataset;
+use crate::data::{Dataset, Split};
+use crate::eval::{ListFigures, Lists};
 use crate::{Result, eval};
 use std::sync::Arc;
 
@@ -29,12 +30,48 @@ pub struct Wanted<'a> {
     pub users: &'a [u32],
     /// Items of a list.
     pub k: usize,
+    /// Lists for what stands before each user's target of this split, none for a user without one; nothing for whole histories.
+    pub split: Option<Split>,
+}
+
+impl Wanted<'_> {
+    /// The history that the list of `user` is for.
+    fn history<'d>(&self, data: &'d Dataset, user: u32) -> &'d [u32] {
+        match self.split {
+            Some(split) => data.input_and_target(user as usize, split).map_or(&[], |(input, _)| input),
+            None => data.sequence(user as usize),
+        }
+    }
+}
+
+/// What the lists of the users of `split` are like, at each cut-off of `eval.k`: lists for what stands before the target, under the checkpoint `name`.
+///
+/// # Errors
+/// Those of [`recommend_all`].
+pub fn list_figures(
+    folder: &RunFolder,
+    settings: &Validated<Settings>,
+    data: &Arc<Dataset>,
+    (name, split): (&str, Split),
+    observer: &dyn Observer,
+) -> Result<Vec<(u32, ListFigures)>> {
+    let counts = data.train_counts();
+    let mut lists: Vec<(u32, Lists)> = settings.eval.k.iter().map(|&k| (k, Lists::new(&counts))).collect();
+    let users: Vec<u32> = (0..data.users() as u32).filter(|&user| data.input_and_target(user as usize, split).is_some()).collect();
+    let k = settings.eval.k.iter().max().map_or(0, |&k| k as usize).min(data.item_count());
+    let wanted = Wanted { name, users: &users, k, split: Some(split) };
+    recommend_all(folder, settings, data, &wanted, observer, &mut |_, list| {
+        lists.iter_mut().for_each(|(k, lists)| lists.add(list.iter().take(*k as usize).map(|(item, _)| *item)));
+        Ok(())
+    })?;
+    Ok(lists.into_iter().map(|(k, lists)| (k, lists.figures())).collect())
 }
 
 /// What is done with a user's list, best item first.
 pub type Each<'a> = dyn FnMut(u32, &[(u32, f32)]) -> Result<()> + 'a;
 
-/// Calls `each` with the `k` best items of each of `users`, in their order, as [`super::recommend`] gives them for the user's whole history.
+/// Calls `each` with the `k` best items of each of `users`, in their order, as [`super::recommend`] gives them for the
+/// user's history.
 ///
 /// # Errors
 /// Those of [`super::recommend`], and those of `each`.
@@ -46,11 +83,11 @@ pub fn recommend_all(
     observer: &dyn Observer,
     each: &mut Each,
 ) -> Result<()> {
-    let Wanted { name, users, k } = *wanted;
+    let Wanted { name, users, k, .. } = *wanted;
     let mask = settings.eval.mask;
     if methods::find(&settings.method)?.family == Family::Baseline {
         let scores: Vec<f32> = data.train_counts().into_iter().map(|count| count as f32).collect();
-        return users.iter().try_for_each(|&user| each(user, &eval::best_items(&scores, mask.masked(data.sequence(user as usize)), k)));
+        return users.iter().try_for_each(|&user| each(user, &eval::best_items(&scores, mask.masked(wanted.history(data, user)), k)));
     }
     // Private weights of users may lie on disk, under a name that one model alone may use.
     let shared = Settings::default().federation.shared.len();
@@ -67,7 +104,7 @@ pub fn recommend_all(
     for batch in users.chunks(BATCH) {
         let share = batch.len().div_ceil(lanes);
         let lists = |model: &mut Team, users: &[u32]| -> Result<Vec<List>> {
-            users.iter().map(|&user| model.recommend(Some(user), data.sequence(user as usize), k)).collect()
+            users.iter().map(|&user| model.recommend(Some(user), wanted.history(data, user), k)).collect()
         };
         let all: Vec<Result<Vec<List>>> = std::thread::scope(|scope| {
             let work: Vec<_> =

@@ -7,11 +7,12 @@ use super::folder::RunFolder;
 use super::pipeline::load_run_data;
 use super::ranks::write_ranks;
 use super::result::{Scores, scores, split_name};
+use super::several::add_several;
 use super::team::Team;
 use super::{CheckpointMeta, Devices, Observer, RunDevice};
 use crate::config::methods::{self, Family};
 use crate::config::{Settings, Validated};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought, Split};
 use crate::{Error, Result, eval};
 use std::sync::Arc;
 
@@ -72,16 +73,20 @@ pub fn score(
     let mut device = device.clone();
     let data = Arc::new(load_run_data(folder, settings, observer)?);
     let users: Vec<u32> = (0..data.users() as u32).collect();
-    let mut exposed = Scores::new();
+    let mut more = Scores::new();
     let (ranks, meta) = if methods::find(&settings.method)?.family == Family::Baseline {
-        let rank = |sought, users: &[u32]| Ok(eval::popularity_ranks(&data, settings.eval.mask, sought, users));
-        add_exposure(settings, &data, split, &users, &mut exposed, rank)?;
-        (eval::popularity_ranks(&data, settings.eval.mask, split, &users), None)
+        let mut rank = |sought: Sought, users: &[u32]| Ok(eval::popularity_ranks(&data, settings.eval.mask, sought, users));
+        let ranks = rank(split.into(), &users)?;
+        add_several(settings, &data, split, (&users, &ranks), &mut more, &mut rank)?;
+        add_exposure(settings, &data, split, &users, &mut more, rank)?;
+        (ranks, None)
     } else {
         let (mut trainer, meta) = open_trained(folder, name, settings, &data, &mut device)?;
         device.tell(observer);
         let ranks = trainer.rank(split, &users, &|done, total| observer.stage("ranking", done, total))?;
-        add_exposure(settings, &data, split, &users, &mut exposed, |sought, users| trainer.rank(sought, users, &|_, _| ()))?;
+        let mut rank = |sought: Sought, users: &[u32]| trainer.rank(sought, users, &|_, _| ());
+        add_several(settings, &data, split, (&users, &ranks), &mut more, &mut rank)?;
+        add_exposure(settings, &data, split, &users, &mut more, rank)?;
         observer.stage_end("ranking");
         (ranks, Some(meta))
     };
@@ -95,7 +100,7 @@ pub fn score(
     };
     let not_kept = if best { keep()? } else { None };
     let mut scores = scores(&eval::metrics(&ranks, &settings.eval.k))?;
-    scores.extend(exposed);
+    scores.extend(more);
     Ok(Scored {
         method: settings.method.clone(),
         data: data.name.clone(),

@@ -8,6 +8,7 @@
 //! Every start of a run writes a file of its own. On resume the records behind the checkpoint are cut from the older files, and the new
 //! one begins with a session log, by which a TensorBoard that is running forgets them as well.
 
+use super::hparams::END;
 use crate::base::files::write_file;
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
@@ -68,6 +69,11 @@ impl Events {
         if summary.is_empty() { Ok(()) } else { self.put(step, 5, &summary) }
     }
 
+    /// Appends a summary that is made already.
+    pub fn summary(&mut self, step: u64, summary: &[u8]) -> Result<()> {
+        self.put(step, 5, summary)
+    }
+
     /// One event with one field beside time and step.
     fn put(&mut self, step: u64, field: u8, value: &[u8]) -> Result<()> {
         let mut event = vec![1 << 3 | 1];
@@ -80,7 +86,7 @@ impl Events {
     }
 }
 
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
@@ -93,7 +99,7 @@ fn varint(to: &mut Vec<u8>, mut value: u64) {
 }
 
 /// A length-delimited field.
-fn bytes(to: &mut Vec<u8>, field: u8, value: &[u8]) {
+pub(super) fn bytes(to: &mut Vec<u8>, field: u8, value: &[u8]) {
     to.push(field << 3 | 2);
     varint(to, value.len() as u64);
     to.extend(value);
@@ -138,7 +144,7 @@ fn step(event: &[u8]) -> Option<u64> {
     (event[0] == 9 && event[9] == 16).then_some(step)
 }
 
-/// Whether an event that this program wrote holds the scalars of a test.
+/// Whether an event that this program wrote holds the scalars of a test, or says that the run has ended.
 fn is_test(event: &[u8]) -> bool {
     let field = |bytes: &[u8], number: u8| {
         let inside = bytes.strip_prefix(&[number << 3 | 2])?;
@@ -146,7 +152,7 @@ fn is_test(event: &[u8]) -> bool {
     };
     let after_step = event.get(10..).and_then(take_varint).map(|(_, rest)| rest);
     let first_tag = after_step.and_then(|rest| field(&field(&field(rest, 5)?, 1)?, 1));
-    first_tag.is_some_and(|tag| tag.starts_with(TEST.as_bytes()))
+    first_tag.is_some_and(|tag| tag.starts_with(TEST.as_bytes()) || tag.starts_with(END.as_bytes()))
 }
 
 /// A number in the protocol's own form, and what follows it.

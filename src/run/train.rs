@@ -12,13 +12,14 @@ use super::pipeline::{Prepared, outside_promise};
 use super::ranks::write_ranks;
 use super::result::{RunResult, diverged, scores};
 use super::resume::newest;
+use super::several::add_several;
 use super::team::{Team, log_into};
 use super::watch::Watch;
 use super::{Observer, report};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::methods::{self, Family};
 use crate::config::{Effective, Settings, Validated};
-use crate::data::{Dataset, Split};
+use crate::data::{Dataset, Sought, Split};
 use crate::settings::validate_against;
 use crate::{Error, Result, eval};
 use std::path::PathBuf;
@@ -88,7 +89,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     }
     drop(checkpoint);
     let metrics = MetricsFile::open(&folder.metrics(), meta.round)?;
-    let board = Board::open(&folder.tensorboard(), meta.round)?;
+    let board = Board::open(&folder.tensorboard(), meta.round, settings)?;
     let watch = Watch::over(device.device().map(|d| &**d));
     let users = validation_users(settings, data);
     let notice = returning_notice(job.effective, data);
@@ -227,7 +228,9 @@ impl Run {
             observer.stage_end(name);
             write_ranks(&self.folder.ranks(split), &ranks, &data.fingerprint)?;
             let mut found = scores(&eval::metrics(&ranks, &settings.eval.k))?;
-            add_exposure(settings, data, split, &users, &mut found, |sought, users| trainer.rank(sought, users, &|_, _| ()))?;
+            let mut rank = |sought: Sought, users: &[u32]| trainer.rank(sought, users, &|_, _| ());
+            add_several(settings, data, split, (&users, &ranks), &mut found, &mut rank)?;
+            add_exposure(settings, data, split, &users, &mut found, rank)?;
             Ok(found)
         };
         let validation = measure(Split::Validation, "validating")?;
@@ -287,7 +290,9 @@ fn validate(
         meta.stale += 1;
     }
     let mut found = scores(&metrics)?;
-    add_exposure(settings, data, Split::Validation, users, &mut found, |sought, users| trainer.rank(sought, users, &|_, _| ()))?;
+    let mut rank = |sought: Sought, users: &[u32]| trainer.rank(sought, users, &|_, _| ());
+    add_several(settings, data, Split::Validation, (users, &ranks), &mut found, &mut rank)?;
+    add_exposure(settings, data, Split::Validation, users, &mut found, rank)?;
     line.valid = Some(serde_json::Value::Object(found));
     line.best = Some(best);
     observer.evaluated(select, value, best);
@@ -315,7 +320,8 @@ fn popularity(folder: &RunFolder, effective: &Effective, data: &Dataset) -> Resu
         let ranks = eval::popularity_ranks(data, settings.eval.mask, split, &users);
         write_ranks(&folder.ranks(split), &ranks, &data.fingerprint)?;
         let mut found = scores(&eval::metrics(&ranks, &settings.eval.k))?;
-        let rank = |sought, users: &[u32]| Ok(eval::popularity_ranks(data, settings.eval.mask, sought, users));
+        let mut rank = |sought: Sought, users: &[u32]| Ok(eval::popularity_ranks(data, settings.eval.mask, sought, users));
+        add_several(settings, data, split, (&users, &ranks), &mut found, &mut rank)?;
         add_exposure(settings, data, split, &users, &mut found, rank)?;
         Ok(found)
     };

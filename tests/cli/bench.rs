@@ -64,6 +64,22 @@ fn what_does_not_fit_the_machine_is_refused() {
 }
 
 #[test]
+fn data_and_epochs_are_timed() {
+    let sandbox = Sandbox::new();
+    let figures = sandbox.lumos(&["bench", "prepare", "--rows", "20000", "--items", "500", "--json"]).json();
+    assert_eq!((&figures["rows"], &figures["items"]), (&20_000.into(), &500.into()));
+    assert!(figures["users"].as_u64().unwrap() > 900 && figures["file_bytes"].as_u64().unwrap() > 300_000, "{figures}");
+    sandbox.lumos(&["bench", "prepare", "--folder", "nowhere"]).refused(1, &["nowhere"]);
+    sandbox.lumos(&["data", "synth", "--users", "100", "--items", "300", "--out", "world"]).done();
+    let sets = ["--set", "model.dim=8", "--set", "loss.negatives=8", "--rounds", "1"];
+    let rows = sandbox.lumos(&[&["bench", "epoch", "world", "--methods", "sasrec,fed-sasrec", "--json"], &sets[..]].concat()).json();
+    let of = |key: &str| rows.as_array().unwrap().iter().map(|row| row[key].clone()).collect::<Vec<_>>();
+    assert_eq!((of("method"), of("data")), (vec!["sasrec".into(), "fed-sasrec".into()], vec!["world".into(), "world".into()]));
+    assert_eq!(of("clients")[0], 1);
+    sandbox.lumos(&["bench", "epoch", "world", "--methods", "sasrek"]).refused(1, &["did you mean `sasrec`"]);
+}
+
+#[test]
 fn every_defence_is_measured_or_those_that_are_named() {
     let sandbox = Sandbox::new();
     let small = ["bench", "defence", "--clients", "6", "--items", "40", "--dim", "8", "--rounds", "1"];

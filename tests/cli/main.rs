@@ -10,14 +10,18 @@ mod attacks;
 mod bench;
 mod build_commit;
 mod config_files;
+mod documented;
 mod evaluation;
 mod examples;
 mod export;
+#[cfg(feature = "endpoint")]
+mod fetch;
 #[cfg(feature = "llm")]
 mod generate;
 mod hostile;
 mod layers;
 mod method_file;
+mod parquet;
 mod plot;
 mod privacy;
 mod progress;
@@ -26,6 +30,8 @@ mod reproduce;
 mod runs;
 mod settings;
 mod settings_page;
+mod several;
 mod shell;
 mod skipped;
 mod tensorboard;
+mod watch;

@@ -45,7 +45,7 @@ fn values_of_flags_are_refused_by_the_name_of_the_flag() {
     sandbox.lumos(&["eval", "r", "--device", "gpu"]).refused(2, &["--device", "did you mean `cuda`"]);
     sandbox.lumos(&["eval", "r", "--threads", "5000"]).refused(2, &["--threads", "must be between 0 and 4096"]);
     let prepare = |format: &str| sandbox.lumos(&["data", "prepare", "--format", format, "--inter", "x.inter", "--out", "y"]);
-    prepare("parquet").refused(2, &["--format", "recbole, csv"]);
+    prepare("excel").refused(2, &["--format", "recbole, csv"]);
     prepare("synthetic").refused(2, &["--format", "recbole, csv"]);
     sandbox
         .lumos(&["data", "synth", "--mean-length", "-1", "--out", "z"])

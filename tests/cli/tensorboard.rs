@@ -104,13 +104,66 @@ fn scalars(sandbox: &Sandbox, run: &str) -> BTreeMap<(String, u64), f32> {
             for (number, value) in fields(summary) {
                 let Field::Bytes(value) = value else { panic!("{value:?}") };
                 assert_eq!(number, 1);
-                let [(1, Field::Bytes(tag)), (2, Field::Float(x))] = fields(value)[..] else { panic!("{value:?}") };
+                let found = fields(value);
+                if let [(1, _), (9, _)] = found[..] {
+                    continue;
+                }
+                let [(1, Field::Bytes(tag)), (2, Field::Float(x))] = found[..] else { panic!("{value:?}") };
                 let tag = String::from_utf8(tag.to_vec()).unwrap();
                 assert!(out.insert((tag.clone(), *step), x).is_none(), "{tag} at {step} twice");
             }
         }
     }
     out
+}
+
+fn inside(bytes: &[u8], number: u64) -> &[u8] {
+    let found = fields(bytes).into_iter().find_map(|(at, value)| if at == number { Some(value) } else { None });
+    let Some(Field::Bytes(found)) = found else { panic!("no field {number} in {bytes:?}") };
+    found
+}
+
+/// The records of the plugin for hyperparameters: tag and content, in order.
+fn hparams(sandbox: &Sandbox, run: &str) -> Vec<(String, Vec<u8>)> {
+    let mut out = Vec::new();
+    for name in files(sandbox, run) {
+        for record in records(&sandbox.read(&name)) {
+            let event: BTreeMap<u64, Field> = fields(record).into_iter().collect();
+            let Some(Field::Bytes(summary)) = event.get(&5) else { continue };
+            let value = inside(summary, 1);
+            if !fields(value).iter().any(|(number, _)| *number == 9) {
+                continue;
+            }
+            let plugin = inside(inside(value, 9), 1);
+            assert_eq!(inside(plugin, 1), b"hparams");
+            out.push((String::from_utf8(inside(value, 1).to_vec()).unwrap(), inside(plugin, 2).to_vec()));
+        }
+    }
+    out
+}
+
+#[test]
+fn a_run_has_one_record_of_its_settings_and_one_of_its_end() {
+    let sandbox = Sandbox::new();
+    let (config, half) = (small(), ["--set", "federation.rounds=2"]);
+    sandbox.lumos(&[&["train", &config, "--out", "a"], &half[..]].concat()).done();
+    sandbox.lumos(&["train", &config, "--out", "a", "--resume"]).done();
+    let all = hparams(&sandbox, "a");
+    let tags: Vec<&str> = all.iter().map(|(tag, _)| tag.as_str()).collect();
+    assert_eq!(tags, ["_hparams_/session_start_info", "_hparams_/session_end_info"]);
+    let (start, end) = (inside(&all[0].1, 3), inside(&all[1].1, 4));
+    let mut settings = BTreeMap::new();
+    for (_, entry) in fields(start).into_iter().filter(|(number, _)| *number == 1) {
+        let Field::Bytes(entry) = entry else { panic!("{entry:?}") };
+        settings.insert(String::from_utf8(inside(entry, 1).to_vec()).unwrap(), fields(inside(entry, 2)).remove(0));
+    }
+    assert_eq!(settings["model.dim"], (2, Field::Double(8.0)));
+    assert_eq!(settings["method"], (3, Field::Bytes(b"lumos")));
+    assert_eq!(settings["privacy.secure_sum"], (4, Field::Number(0)));
+    assert!(settings.len() > 50, "{}", settings.len());
+    // Success, at a time.
+    assert_eq!(fields(end)[0], (1, Field::Number(1)));
+    assert!(matches!(fields(end)[1], (2, Field::Double(time)) if time > 1.6e9));
 }
 
 fn lines(sandbox: &Sandbox, run: &str) -> Vec<Value> {

@@ -11,10 +11,14 @@ mod knock;
 mod cases;
 #[cfg(feature = "llm")]
 mod doors;
+#[cfg(feature = "endpoint")]
+mod fetch;
 mod filter;
 mod folders;
 mod formats;
 mod groups;
+#[cfg(feature = "parquet")]
+mod parquet;
 mod readers;
 mod real;
 mod store;

@@ -11,7 +11,7 @@ pub struct DataSettings {
     /// Name of the data set, used in tables and folder names.
     pub name: String,
     /// Source format: `recbole`, `csv`, `mind`, `amazon`, `movielens`, `sasrec`, `s3rec`, `p5`, `unisrec`, `rechorus`, `jsonl`,
-    /// `synthetic`, or `auto`, which recognises the interactions file by its content.
+    /// `parquet` (feature `parquet`), `synthetic`, or `auto`, which recognises the interactions file by its content.
     pub format: String,
     /// Interactions file (every format but `synthetic`). A relative path is looked up from the working folder, then under
     /// `$LUMOS_DATA`, then under `../shared/data`.
@@ -75,6 +75,14 @@ pub struct DataSettings {
     pub synth_mean_length: f32,
     /// Synthetic world: seed.
     pub synth_seed: u64,
+    /// Synthetic world: categories in a user's taste.
+    pub synth_tastes: u32,
+    /// Synthetic world: how likely a category of a taste gives way to another one along the history; 0: tastes stay.
+    pub synth_drift: f32,
+    /// Synthetic world: how much a few items of a sub-category, and a few categories, are preferred to the others; 1: all are alike.
+    pub synth_skew: u32,
+    /// Synthetic world: share of the steps that are an item out of the whole catalogue, each alike.
+    pub synth_noise: f32,
 }
 
 impl Default for DataSettings {
@@ -112,6 +120,10 @@ impl Default for DataSettings {
             synth_items: 800,
             synth_mean_length: 12.0,
             synth_seed: 1,
+            synth_tastes: 3,
+            synth_drift: 2.0 / 3.0,
+            synth_skew: 2,
+            synth_noise: 0.0,
         }
     }
 }

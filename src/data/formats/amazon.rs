@@ -19,7 +19,7 @@ use crate::Result;
 use crate::config::DataSettings;
 use crate::data::builder::{CatalogueRow, RawBuilder};
 use crate::data::columns::no_interactions;
-use crate::data::reader::{CatalogueNotes, RawData, Reader};
+use crate::data::reader::{RawData, Reader};
 use crate::data::rows::{Encoding, each_line};
 use crate::data::source::Source;
 use crate::data::{Progress, text};
@@ -61,11 +61,7 @@ impl Reader for Amazon {
             });
             builder.good(row).map(drop)
         })?;
-        builder.end_interactions(&path)?;
-        if let Some(source) = items {
-            metadata(&mut builder, source, progress)?;
-        }
-        Ok(builder.finish())
+        builder.complete(&path, items, |builder, source| metadata(builder, source, progress))
     }
 }
 
@@ -90,8 +86,5 @@ fn metadata(builder: &mut RawBuilder, source: &mut Source, progress: &Progress) 
         builder.describe(index, CatalogueRow { title, categories, brand, also_bought });
         Ok(())
     })?;
-    let counted = builder.notes().catalogue.take().unwrap_or_default();
-    let (title, category) = (Some("title".into()), Some("categories".into()));
-    builder.notes().catalogue = Some(CatalogueNotes { title, category, ..counted });
-    builder.end_catalogue(&path)
+    builder.end_described(&path, [Some("title"), Some("categories")], &[])
 }

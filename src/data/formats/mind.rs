@@ -6,15 +6,15 @@
 
 use std::collections::HashMap;
 
+use crate::Result;
 use crate::base::clean;
 use crate::config::DataSettings;
 use crate::data::builder::{CatalogueRow, RawBuilder};
 use crate::data::columns::no_interactions;
-use crate::data::reader::{CatalogueNotes, RawData, Reader, data_error};
+use crate::data::reader::{RawData, Reader, data_error};
 use crate::data::rows::{Encoding, each_line, fields};
 use crate::data::source::Source;
 use crate::data::{Progress, text};
-use crate::{Error, Result};
 
 /// Reader of MIND.
 pub struct Mind;
@@ -62,10 +62,7 @@ impl Reader for Mind {
     ) -> Result<RawData> {
         let source = inter.ok_or_else(no_interactions)?;
         let path = source.path().to_path_buf();
-        let mut builder = RawBuilder::with_filters(settings, false);
-        if builder.wants_rating() {
-            return Err(Error::setting("data.min_rating", "is set, and format `mind` has clicks without ratings; leave it at 0"));
-        }
+        let mut builder = RawBuilder::of_sequences(settings, "mind")?;
         let mut places: HashMap<String, usize> = HashMap::new();
         let mut users: Vec<(String, Clicks)> = Vec::new();
         each_line(source, Encoding::Utf8, "reading interactions", progress, |line, text| {
@@ -93,22 +90,14 @@ impl Reader for Mind {
             Ok(())
         })?;
         for (user, mut clicks) in users {
-            for item in clicks.history.split_whitespace() {
-                let added = builder.interaction(&path, clicks.line, &user, item, None);
-                builder.good(added)?;
-            }
+            builder.sequence(&path, clicks.line, &user, clicks.history.split_whitespace())?;
             // Stable: the clicks of one impression keep their order.
             clicks.clicked.sort_by_key(|(time, ..)| *time);
             for (_, line, item) in &clicks.clicked {
-                let added = builder.interaction(&path, *line, &user, item, None);
-                builder.good(added)?;
+                builder.sequence(&path, *line, &user, [item.as_str()])?;
             }
         }
-        builder.end_interactions(&path)?;
-        if let Some(source) = items {
-            news(&mut builder, source, progress)?;
-        }
-        Ok(builder.finish())
+        builder.complete(&path, items, |builder, source| news(builder, source, progress))
     }
 }
 
@@ -129,11 +118,8 @@ fn news(builder: &mut RawBuilder, source: &mut Source, progress: &Progress) -> R
         builder.describe(index, CatalogueRow { title: text::clean(title), categories, ..CatalogueRow::default() });
         Ok(())
     })?;
-    let unused = ["abstract", "url", "title entities", "abstract entities"].map(String::from).to_vec();
-    let counted = builder.notes().catalogue.take().unwrap_or_default();
-    let (title, category) = (Some("title".into()), Some("category, subcategory".into()));
-    builder.notes().catalogue = Some(CatalogueNotes { title, category, unused, ..counted });
-    builder.end_catalogue(&path)
+    let unused = ["abstract", "url", "title entities", "abstract entities"];
+    builder.end_described(&path, [Some("title"), Some("category, subcategory")], &unused)
 }
 
 #[cfg(test)]

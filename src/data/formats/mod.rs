@@ -10,14 +10,17 @@
 //! | `unisrec` | `user`, `history`, `item` by tabs (`*.inter`) | `*.text` |
 //! | `rechorus` | a table with tabs: `user_id`, `item_id`, `time` | a table with tabs: `item_id`, ... |
 //! | `jsonl` | one JSON object a line | one JSON object a line |
+//! | `parquet` | a row an interaction, with the feature `parquet` | a row an item |
 //! | `auto` | any of these, CSV with any separator, or RecBole's atomic files | in the same format |
 
 mod amazon;
 mod auto;
 mod json_lines;
+mod keyed;
 mod mind;
 mod movielens;
 mod objects;
+mod parquet;
 mod python;
 mod rechorus;
 mod recognise;
@@ -29,6 +32,7 @@ pub use auto::Auto;
 pub use json_lines::JsonLines;
 pub use mind::Mind;
 pub use movielens::MovieLens;
+pub use parquet::Parquet;
 pub use rechorus::ReChorus;
 pub use sequences::{P5, S3Rec, SasRec};
 pub use unisrec::UniSRec;

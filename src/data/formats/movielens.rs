@@ -9,7 +9,7 @@ use crate::config::DataSettings;
 use crate::data::builder::{CatalogueRow, RawBuilder};
 use crate::data::columns::no_interactions;
 use crate::data::csv::Csv;
-use crate::data::reader::{CatalogueNotes, RawData, Reader, data_error};
+use crate::data::reader::{RawData, Reader, data_error};
 use crate::data::rows::{Encoding, each_line, fields};
 use crate::data::source::Source;
 use crate::data::{Progress, text};
@@ -82,11 +82,7 @@ impl Reader for MovieLens {
             });
             builder.good(row).map(drop)
         })?;
-        builder.end_interactions(&path)?;
-        if let Some(source) = items {
-            movies(&mut builder, source, progress)?;
-        }
-        Ok(builder.finish())
+        builder.complete(&path, items, |builder, source| movies(builder, source, progress))
     }
 }
 
@@ -120,8 +116,5 @@ fn movies(builder: &mut RawBuilder, source: &mut Source, progress: &Progress) ->
         builder.describe(index, CatalogueRow { title, categories, ..CatalogueRow::default() });
         Ok(())
     })?;
-    let counted = builder.notes().catalogue.take().unwrap_or_default();
-    let (title, category) = (Some("title".into()), Some("genres".into()));
-    builder.notes().catalogue = Some(CatalogueNotes { title, category, ..counted });
-    builder.end_catalogue(&path)
+    builder.end_described(&path, [Some("title"), Some("genres")], &[])
 }

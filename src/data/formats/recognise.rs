@@ -38,6 +38,12 @@ fn table(names: &[&str], separator: &'static str) -> Table {
     Table { separator, user: column(names, USERS), item: column(names, ITEMS), time: column(names, TIMES) }
 }
 
+/// A Parquet file with columns of these `names`.
+pub(super) fn columnar(names: &[String]) -> Recognised {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    Recognised { format: "parquet", because: "the first bytes are `PAR1`".into(), table: Some(table(&names, ",")) }
+}
+
 /// What the first lines in `head` say; `None` where that is no known format. The last line of `head` may be cut.
 pub(super) fn recognise(head: &[u8]) -> Option<Recognised> {
     let text: String = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head).iter().map(|b| char::from(*b)).collect();

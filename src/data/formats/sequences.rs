@@ -8,7 +8,7 @@ use crate::config::DataSettings;
 use crate::data::Progress;
 use crate::data::builder::{CatalogueRow, RawBuilder};
 use crate::data::columns::no_interactions;
-use crate::data::reader::{CatalogueNotes, RawData, Reader, data_error};
+use crate::data::reader::{RawData, Reader, data_error};
 use crate::data::rows::{Encoding, each_line};
 use crate::data::source::Source;
 use crate::{Error, Result};
@@ -39,10 +39,7 @@ fn read(
 ) -> Result<RawData> {
     let source = inter.ok_or_else(no_interactions)?;
     let path = source.path().to_path_buf();
-    let mut builder = RawBuilder::with_filters(settings, false);
-    if builder.wants_rating() {
-        return Err(Error::setting("data.min_rating", format!("is set, and format `{name}` has no ratings; leave it at 0")));
-    }
+    let mut builder = RawBuilder::of_sequences(settings, name)?;
     each_line(source, Encoding::Utf8, "reading interactions", progress, |line, text| {
         let row = text.and_then(|text| {
             let mut words = text.split_whitespace();
@@ -58,17 +55,9 @@ fn read(
             }
         });
         let Some((user, items)) = builder.good(row)? else { return Ok(()) };
-        for item in items {
-            let added = builder.interaction(&path, line, user, item, None);
-            builder.good(added)?;
-        }
-        Ok(())
+        builder.sequence(&path, line, user, items)
     })?;
-    builder.end_interactions(&path)?;
-    if let Some(source) = items {
-        attributes(&mut builder, name, source)?;
-    }
-    Ok(builder.finish())
+    builder.complete(&path, items, |builder, source| attributes(builder, name, source))
 }
 
 /// Most bytes of a catalogue that is one JSON object.
@@ -95,9 +84,7 @@ fn attributes(builder: &mut RawBuilder, name: &str, source: &mut Source) -> Resu
         };
         builder.describe(index, CatalogueRow { categories, ..CatalogueRow::default() });
     }
-    let counted = builder.notes().catalogue.take().unwrap_or_default();
-    builder.notes().catalogue = Some(CatalogueNotes { category: Some("attributes".into()), ..counted });
-    builder.end_catalogue(&path)
+    builder.end_described(&path, [None, Some("attributes")], &[])
 }
 
 macro_rules! sequences {

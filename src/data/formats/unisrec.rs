@@ -4,14 +4,14 @@
 
 use std::collections::HashMap;
 
+use crate::Result;
 use crate::config::DataSettings;
 use crate::data::builder::{CatalogueRow, RawBuilder};
 use crate::data::columns::no_interactions;
-use crate::data::reader::{CatalogueNotes, RawData, Reader, data_error};
+use crate::data::reader::{RawData, Reader, data_error};
 use crate::data::rows::{Encoding, each_line, fields};
 use crate::data::source::Source;
 use crate::data::{Progress, text};
-use crate::{Error, Result};
 
 /// Reader of UniSRec's pairs of a history and its next item.
 pub struct UniSRec;
@@ -30,10 +30,7 @@ impl Reader for UniSRec {
     ) -> Result<RawData> {
         let source = inter.ok_or_else(no_interactions)?;
         let path = source.path().to_path_buf();
-        let mut builder = RawBuilder::with_filters(settings, false);
-        if builder.wants_rating() {
-            return Err(Error::setting("data.min_rating", "is set, and format `unisrec` has no ratings; leave it at 0"));
-        }
+        let mut builder = RawBuilder::of_sequences(settings, "unisrec")?;
         let mut places: HashMap<String, usize> = HashMap::new();
         // User, line and items of the longest row, by first appearance.
         let mut users: Vec<(String, u64, Vec<String>)> = Vec::new();
@@ -58,16 +55,9 @@ impl Reader for UniSRec {
             Ok(())
         })?;
         for (user, line, sequence) in &users {
-            for item in sequence {
-                let added = builder.interaction(&path, *line, user, item, None);
-                builder.good(added)?;
-            }
+            builder.sequence(&path, *line, user, sequence.iter().map(String::as_str))?;
         }
-        builder.end_interactions(&path)?;
-        if let Some(source) = items {
-            texts(&mut builder, source, progress)?;
-        }
-        Ok(builder.finish())
+        builder.complete(&path, items, |builder, source| texts(builder, source, progress))
     }
 }
 
@@ -84,7 +74,5 @@ fn texts(builder: &mut RawBuilder, source: &mut Source, progress: &Progress) -> 
         builder.describe(index, CatalogueRow { title, ..CatalogueRow::default() });
         Ok(())
     })?;
-    let counted = builder.notes().catalogue.take().unwrap_or_default();
-    builder.notes().catalogue = Some(CatalogueNotes { title: Some("text".into()), ..counted });
-    builder.end_catalogue(&path)
+    builder.end_described(&path, [Some("text"), None], &[])
 }

@@ -3,8 +3,8 @@
 use super::super::cpu::matrix::Matrix;
 use super::super::weights::{Plain, Stored};
 use super::{Encoder, unit};
-use crate::base::files::write_file;
-use crate::{Error, Result};
+use crate::Result;
+use crate::base::sealed;
 use memmap2::Mmap;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -17,7 +17,6 @@ const PART: usize = 16_384;
 const LINES: usize = 64;
 
 const MAGIC: &[u8; 8] = b"LUMEMBD2";
-const SUM: usize = 32;
 
 /// Titles as vectors of length 1. Of `L` titles with `d` numbers it keeps `4 L d` bytes: 1.5 GB for a million of 384. A line costs
 /// `2 L d` operations; the vectors stream through memory once for 64 lines asked about together.
@@ -45,30 +44,20 @@ impl TitleVectors {
         let path: Option<PathBuf> = cache.map(|folder| folder.join(format!("titles-{name}.vectors")));
         let width = encoder.width();
         let numbers = 4 * titles.len() * width;
-        if let Some(map) = path.as_deref().and_then(map) {
-            let wanted = MAGIC.len() + key.len() + numbers + SUM;
-            let (body, sum) = map.split_at(map.len().saturating_sub(SUM));
-            let own = || body.strip_prefix(MAGIC)?.strip_prefix(&key[..]);
-            if map.len() == wanted
-                && Sha256::digest(body)[..] == *sum
-                && let Some(bytes) = own()
-            {
-                let parts = parts(bytes, width);
-                return Ok((TitleVectors { encoder, prefix: prefix.into(), parts }, true));
-            }
+        if let Some(map) = path.as_deref().and_then(map)
+            && let Some(body) = sealed::body(&map, MAGIC, &key).filter(|body| body.len() == numbers)
+        {
+            let parts = parts(body, width);
+            return Ok((TitleVectors { encoder, prefix: prefix.into(), parts }, true));
         }
-        let mut bytes = Vec::with_capacity(MAGIC.len() + key.len() + numbers + SUM);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&key);
+        let mut bytes = sealed::begin(MAGIC, &key, numbers);
+        let head = bytes.len();
         for some in titles.chunks(PART) {
             vectors(&encoder, prefix, some)?.iter().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
         }
-        let made = parts(&bytes[MAGIC.len() + key.len()..], width);
-        if let (Some(path), Some(folder)) = (path, cache) {
-            let sum = Sha256::digest(&bytes);
-            bytes.extend_from_slice(&sum);
-            std::fs::create_dir_all(folder).map_err(Error::io(folder, "create"))?;
-            write_file(&path, &bytes)?;
+        let made = parts(&bytes[head..], width);
+        if let Some(path) = path {
+            sealed::write(&path, bytes)?;
         }
         Ok((TitleVectors { encoder, prefix: prefix.into(), parts: made }, false))
     }

@@ -28,7 +28,7 @@ pub(super) fn section(groups: &[Group], data: &Arc<Dataset>, observer: &dyn Obse
     let users: Vec<u32> = (0..data.users()).step_by(step).map(|user| user as u32).collect();
     let shown: Vec<usize> = (0..SHOWN.min(users.len())).map(|n| n * users.len() / SHOWN.min(users.len())).collect();
     let counts = data.train_counts();
-    let wanted = Wanted { name: "best", users: &users, k };
+    let wanted = Wanted { name: "best", users: &users, k, split: None };
     let mut table = Table::new(["method", "coverage", "Gini", "popularity", "novelty, bits"].map(String::from));
     let mut lists: Vec<(&str, Vec<List>)> = Vec::new();
     for group in groups {

@@ -10,7 +10,7 @@ thread_local! {
 }
 
 /// What `work` gives, or its panic's message. Nothing is printed, and what `work` borrows must not be used after a panic.
-pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = take_hook();

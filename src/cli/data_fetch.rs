@@ -2,7 +2,7 @@
 
 use super::output::{say, say_json};
 use super::progress::Progress;
-use super::table::table;
+use super::table::table_with;
 use crate::data::{KnownSet, Patience, fetch, known_set, known_sets};
 use crate::run::Observer;
 use crate::{Error, Result};
@@ -54,7 +54,7 @@ fn list(json: bool) -> Result<()> {
     };
     let checksum = |set: &KnownSet| if set.files.iter().all(|file| file.md5.is_some()) { "MD5" } else { "not published" }.to_string();
     let rows: Vec<Vec<String>> = sets.iter().map(|set| vec![set.name.clone(), size(set), checksum(set), set.about.clone()]).collect();
-    say(table(&["data set", "size", "checksum", "what"], &rows))
+    say(table_with(&["data set", "size", "checksum", "what"], &rows, |column| column != 1))
 }
 
 pub fn main(args: &Fetch) -> Result<()> {

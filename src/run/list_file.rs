@@ -23,7 +23,7 @@ enum Kind {
     /// A user's list a line.
     JsonLines(BufWriter<NamedTempFile>),
     #[cfg(feature = "parquet")]
-    Parquet(columns::Columns),
+    Parquet(Box<columns::Columns>),
 }
 
 fn fail(e: &dyn std::fmt::Display) -> Error {
@@ -54,7 +54,7 @@ impl ListFile {
         let draft = NamedTempFile::new_in(parent).map_err(Error::io(out, "create"))?;
         let kind = match ending.as_str() {
             #[cfg(feature = "parquet")]
-            "parquet" => Kind::Parquet(columns::Columns::create(draft)?),
+            "parquet" => Kind::Parquet(Box::new(columns::Columns::create(draft)?)),
             "csv" => {
                 let mut writer = BufWriter::new(draft);
                 writer.write_all(b"user,rank,item,score\n").map_err(Error::io(out, "write"))?;

@@ -20,7 +20,7 @@ pub fn contribution(data: &Dataset, user: usize, clip: f64) -> Vec<(u32, i64)> {
     own.into_iter().map(|(item, count)| (item, (count * factor * SCALE) as i64)).collect()
 }
 
-/// The sum of what all users add with normal noise of `deviation` on every item, the items that nobody met included; rounded to whole counts of at
+/// The sum of what all users add with normal noise of `deviation` on every item, items that no user met included; rounded to whole counts of at
 /// least 0 `[I]`. The order of users leaves no trace: it is a sum of integers, as secure aggregation makes it.
 fn noisy(data: &Dataset, clip: f64, deviation: f64, seed: u64) -> Vec<u32> {
     let mut sums = vec![0i64; data.item_count()];
@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn noise_has_its_deviation_on_every_item_and_counts_are_right_without_it() {
         assert_eq!(noisy(&data(), 9.0, 0.0, 1)[..5], [200, 134, 134, 132, 0]);
-        // Of the items that nobody met the half above 0 is left.
+        // Of the items that no user met the half above 0 is left.
         let found = noisy(&data(), 9.0, 10.0, 1);
         let rest: Vec<f64> = found[4..].iter().map(|&count| f64::from(count)).collect();
         let deviation = (2.0 * rest.iter().map(|x| x * x).sum::<f64>() / rest.len() as f64).sqrt();

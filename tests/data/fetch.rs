@@ -74,7 +74,7 @@ fn set(bytes: Option<u64>, md5: Option<&str>) -> KnownSet {
     KnownSet {
         name: text("set"),
         about: text("a set"),
-        owner: text("nobody"),
+        owner: text("an owner"),
         page: text("http://127.0.0.1:1/"),
         terms: text("none"),
         prepare: text(""),
@@ -138,10 +138,10 @@ fn lengths_and_checksums_are_not_believed() {
     let wrong = "0123456789abcdef0123456789abcdef";
     refused(get(&set(Some(200_000), Some(wrong)), dir.path(), &url), &[MD5, wrong, "thrown away"], dir.path());
     assert!(!dir.path().join("set.zip.part").exists());
-    // No length is told, and more comes than is known.
+    // The server states no length, and more comes than is known.
     let (url, _) = server(|_, _| [head("200 OK", &[]), content()].concat());
     refused(get(&set(Some(150_000), None), dir.path(), &url), &["goes on behind the 150000 bytes"], dir.path());
-    // Less than the length that is told comes, and the server cannot go on: tries end.
+    // Less comes than the stated length, and the server cannot go on: tries end.
     let short = |_: &Asked, _: usize| [head("200 OK", &[("Content-Length", "300000".into())]), content()].concat();
     refused(get(&set(None, None), dir.path(), &server(short).0), &["cannot fetch", "tries in a row"], dir.path());
     // The rest of something else.
@@ -184,7 +184,7 @@ fn redirects_are_followed_a_few_times_and_other_answers_are_named() {
 fn a_file_without_a_checksum_is_compared_with_what_was_received() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("set.zip");
-    std::fs::write(&path, "somebody's").unwrap();
+    std::fs::write(&path, "another program's").unwrap();
     let message = get(&set(None, None), dir.path(), "http://127.0.0.1:1").unwrap_err().to_string();
     assert!(message.contains("nothing says where it is from"), "{message}");
     std::fs::remove_file(&path).unwrap();

@@ -31,7 +31,7 @@ pub struct Fetched {
 }
 
 /// Puts the files of `set` into the folder `dir`, those that are there already left as they are. `from` is a folder of a server that has the files
-/// under their names, in the place of the owner's addresses. Whoever calls this has shown the terms to somebody who accepts them.
+/// under their names, in the place of the owner's addresses. The caller has shown the terms and had them accepted.
 ///
 /// # Errors
 /// [`Error::Io`] where no whole file came in spite of `patience`, [`Error::Mismatch`] where what came, or what lies there, is another file than was wanted.

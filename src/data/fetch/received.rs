@@ -82,7 +82,7 @@ pub(super) fn there(file: &KnownFile, path: &Path) -> Result<Fetched> {
         Some(Ok(kept)) if kept.sha256 == now.sha256 => kept,
         Some(Ok(kept)) => return refuse(format!("has the SHA-256 {}, and {} was received", now.sha256, kept.sha256)),
         Some(Err(e)) => return refuse(format!("the record of what was received is damaged ({e})")),
-        // Somebody else has put it there: the published checksum is word enough.
+        // A file of another origin: the published checksum is enough.
         None if file.md5.is_some() => now,
         None => return refuse("nothing says where it is from (no checksum is published, and it was not fetched here)".into()),
     };

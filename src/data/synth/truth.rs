@@ -35,7 +35,7 @@ pub struct Truth {
 pub struct Oracle {
     /// Users, evenly over the world, out of those that a data set of the world tests.
     pub users: usize,
-    /// Of these, users whose last item is an exploration, which nothing in the history tells of.
+    /// Of these, users whose last item is an exploration, which nothing in the history predicts.
     pub explorations: usize,
     /// HR@K and NDCG@K to be expected, from the probabilities alone.
     pub expected: BTreeMap<String, f64>,

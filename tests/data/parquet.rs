@@ -134,7 +134,7 @@ fn catalogue_ratings_and_columns_that_are_not_there() {
     assert!(message.contains("`waht`") && message.contains("the nearest is `what`"), "{message}");
     let message = read("csv", &settings(), &put(dir.path(), "x.csv", "who,what\n"), None).unwrap_err().to_string();
     assert!(message.contains("`ts`"), "{message}");
-    // Another reader is told what it was given.
+    // Another reader sees what it was given.
     let named = DataSettings { format: "csv".into(), inter: Some(file), name: "x".into(), ..settings() };
     let message = lumos::data::prepare(&named, &dir.path().join("x"), false, &quiet).unwrap_err().to_string();
     assert!(message.contains("data.format=parquet"), "{message}");

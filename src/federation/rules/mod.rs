@@ -181,6 +181,11 @@ pub fn of(settings: &Settings, attack: Option<Box<dyn Rule>>, privacy: Option<Us
         )));
     }
     if settings.privacy.secure_sum {
+        if list.iter().any(|rule| rule.bits().is_some()) {
+            let message =
+                "`quantise` saves nothing beside privacy.secure_sum, whose masks take all bits of every number; leave one of them out";
+            return Err(crate::Error::setting("federation.rules", message));
+        }
         list.push(Box::new(Uploads));
     }
     Ok(Rules::new(list))
@@ -233,6 +238,16 @@ mod tests {
             let message = all(&[entry]).err().unwrap().to_string();
             assert!(message.contains(part) && message.contains("federation.rules"), "{entry}: {message}");
         }
+    }
+
+    #[test]
+    fn fewer_bits_are_refused_where_masks_take_them_all() {
+        let mut settings = Settings::default();
+        settings.federation.rules = vec!["quantise bits=4".into()];
+        assert!(of(&settings, None, None, 10).is_ok());
+        settings.privacy.secure_sum = true;
+        let message = of(&settings, None, None, 10).err().unwrap().to_string();
+        assert!(message.contains("federation.rules") && message.contains("privacy.secure_sum"), "{message}");
     }
 
     #[test]

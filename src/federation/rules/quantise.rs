@@ -40,9 +40,7 @@ impl Rule for Quantise {
         let stream = Stream::new(occasion.seed, Purpose::Rounding, occasion.round, update.client.into());
         let d = update.rows.len() / update.items.len().max(1);
         // What the server decodes is what the client has uploaded.
-        if let Ok(decoded) = quantised::decode(&quantised::encode(update, self.bits, stream), d) {
-            *update = decoded;
-        }
+        *update = quantised::decode(&quantised::encode(update, self.bits, stream), d).expect("what was just encoded is whole");
     }
 }
 

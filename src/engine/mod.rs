@@ -105,7 +105,7 @@ pub trait Engine: Send {
     ///
     /// # Errors
     /// [`crate::Error::Setting`] where the clients weigh too much together, [`crate::Error::Device`] for a device that fails.
-    fn serve(&mut self, mean: Option<&Mean>) -> Result<()>;
+    fn serve(&mut self, mean: Option<Mean>) -> Result<()>;
 
     /// The global model as it is now. Copied where a device holds it.
     ///

@@ -35,8 +35,13 @@ pub trait Rule: Send + Sync {
         1.0
     }
 
-    /// Changes what a client uploads: by its factor, unless the rule needs [`Needs::Each`] or [`Needs::All`] and does more. A rule of the server
-    /// alone does nothing here, and spares the norm. Called for every client of a round, in any order.
+    /// Whether the rule does anything at the client. One of the server alone spares the look at each update.
+    fn at_client(&self) -> bool {
+        true
+    }
+
+    /// Changes what a client uploads: by its factor, unless the rule needs [`Needs::Each`] or [`Needs::All`] and does more. Called for every client
+    /// of a round, in any order, where the rule is [`Rule::at_client`].
     fn client(&self, occasion: &Occasion, update: &mut Update) {
         let factor = self.factor(occasion, update.client, update.norm());
         if factor != 1.0 {
@@ -117,9 +122,18 @@ impl Rules {
         self
     }
 
-    /// Whether updates are added up as they come.
+    /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether some rule looks at single updates. Otherwise they are added up as they come.
+    pub fn see_updates(&self) -> bool {
+        self.needs() > Needs::Linear || self.at_client().next().is_some()
+    }
+
+    fn at_client(&self) -> impl Iterator<Item = &dyn Rule> {
+        self.0.iter().map(|rule| &**rule).filter(|rule| rule.at_client())
     }
 
     /// The most that a rule needs.
@@ -129,13 +143,13 @@ impl Rules {
 
     /// Applies every rule to a client's update.
     pub fn client(&self, occasion: &Occasion, update: &mut Update) {
-        self.0.iter().for_each(|rule| rule.client(occasion, update));
+        self.at_client().for_each(|rule| rule.client(occasion, update));
     }
 
     /// The product of the factors of linear rules, for an update of norm `norm`.
     pub fn factor(&self, occasion: &Occasion, client: u32, norm: f64) -> f32 {
         let (mut factor, mut norm) = (1.0, norm);
-        for rule in &self.0 {
+        for rule in self.at_client() {
             let next = rule.factor(occasion, client, norm);
             factor *= next;
             norm *= f64::from(next.abs());
@@ -165,7 +179,7 @@ impl Rules {
     pub fn collude(&self, occasion: &Occasion, updates: &mut [Update]) {
         for (i, rule) in self.0.iter().enumerate().filter(|(_, rule)| rule.colludes()) {
             for place in rule.collude(occasion, updates) {
-                self.0[i + 1..].iter().for_each(|rule| rule.client(occasion, &mut updates[place]));
+                self.0[i + 1..].iter().filter(|rule| rule.at_client()).for_each(|rule| rule.client(occasion, &mut updates[place]));
             }
         }
     }

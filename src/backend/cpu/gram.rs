@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 /// Vectors of a block: the columns of the widest register tile.
 const BLOCK: usize = 64;
 
-/// Coordinates that are multiplied at a time: those of a block stay in the first cache.
-const CHUNK: usize = 128;
+/// Coordinates that are multiplied at a time: those of a block stay in the second cache.
+const CHUNK: usize = 256;
 
 /// Chunks that are packed at a time: those of all vectors stay in the last cache.
 const SLAB: usize = 4;
@@ -17,12 +17,12 @@ const SLAB: usize = 4;
 /// Numbers of a chunk of a block `[CHUNK, BLOCK]`.
 const PACKED: usize = CHUNK * BLOCK;
 
-/// Inner products `[n, n]` of `vectors`, `n` of equal lengths. Each is one chain of fused multiply-adds for each `CHUNK`, and chunks are added in
+/// Inner products `[n, n]` of `vectors`, `n` of equal lengths, in f32: a chain of fused multiply-adds for each `CHUNK`, and chunks added in
 /// their order, so that threads change no bit. Each pair of blocks is multiplied once, and not where one of the two is 0 throughout.
 ///
 /// # Panics
 /// Where lengths differ.
-pub fn gram(vectors: &[&[f32]], threads: usize) -> Vec<f32> {
+pub fn gram(vectors: &[&[f32]], threads: usize) -> Vec<f64> {
     let n = vectors.len();
     let length = vectors.first().map_or(0, |v| v.len());
     assert!(vectors.iter().all(|v| v.len() == length), "vectors of equal lengths");
@@ -55,15 +55,29 @@ pub fn gram(vectors: &[&[f32]], threads: usize) -> Vec<f32> {
             }
         });
     }
-    let mut products = vec![0f32; n * n];
-    for ((i, j), tile) in pairs.into_iter().zip(tiles.chunks_exact(BLOCK * BLOCK)) {
-        for (a, row) in order[i * BLOCK..].iter().zip(tile.chunks_exact(BLOCK)) {
-            for (b, &product) in order[j * BLOCK..].iter().zip(row) {
-                products[a * n + b] = product;
-                products[b * n + a] = product;
+    lines(&order, &tiles, threads)
+}
+
+/// Products `[n, n]` in the order of vectors, from the tiles `[pairs, BLOCK, BLOCK]` of the pairs of blocks of `order [n]`.
+fn lines(order: &[usize], tiles: &[f32], threads: usize) -> Vec<f64> {
+    let (n, blocks) = (order.len(), order.len().div_ceil(BLOCK));
+    let mut place = vec![0; n];
+    order.iter().enumerate().for_each(|(at, &v)| place[v] = at);
+    // Pairs of block i begin behind those of the blocks before it.
+    let first = |i: usize| i * blocks - i * i.saturating_sub(1) / 2;
+    let mut products = vec![0f64; n * n];
+    let spans = products.chunks_mut((n * BLOCK).max(1)).enumerate().collect();
+    parallel::consume(threads, spans, |(span, lines): (usize, &mut [f64])| {
+        for (a, line) in lines.chunks_exact_mut(n).enumerate() {
+            let (i, row) = (place[span * BLOCK + a] / BLOCK, place[span * BLOCK + a] % BLOCK);
+            for (j, others) in order.chunks(BLOCK).enumerate() {
+                let (low, high) = (i.min(j), i.max(j));
+                let tile = &tiles[(first(low) + high - low) * BLOCK * BLOCK..][..BLOCK * BLOCK];
+                let (from, step) = if i <= j { (row * BLOCK, 1) } else { (row, BLOCK) };
+                others.iter().zip(tile[from..].iter().step_by(step)).for_each(|(&b, &product)| line[b] = product.into());
             }
         }
-    }
+    });
     products
 }
 
@@ -116,6 +130,29 @@ unsafe fn pack_kernel<S: Simd>(rows: &[&[f32]], length: usize, packed: *mut f32)
     }
 }
 
+/// Inner product of two vectors of equal lengths, by sixteen sums.
+pub fn inner(a: &[f32], b: &[f32]) -> f32 {
+    // SAFETY: no instruction but those of the level.
+    unsafe { inner_at(a, b) }
+}
+
+dispatch! {
+    unsafe fn inner_at(a: &[f32], b: &[f32]) -> f32 = inner_kernel
+}
+
+// A plain loop: what the level changes is the instructions that it is compiled to.
+#[allow(clippy::extra_unused_type_parameters)]
+#[inline(always)]
+unsafe fn inner_kernel<S: Simd>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0f32; 16];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a.iter().zip(b) {
+        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (x, y))| *sum += x * y);
+    }
+    sums.iter_mut().zip(a_rest.iter().zip(b_rest)).for_each(|(sum, (x, y))| *sum += x * y);
+    sums.iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,7 +171,8 @@ mod tests {
             for (i, a) in vectors.iter().enumerate() {
                 for (j, b) in vectors.iter().enumerate() {
                     let want: f64 = a.iter().zip(*b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                    assert!((f64::from(found[i * n + j]) - want).abs() < 1e-3, "{n} {i} {j}");
+                    assert!((f64::from(inner(a, b)) - want).abs() < 1e-3, "{n} {i} {j}");
+                    assert!((found[i * n + j] - want).abs() < 1e-3, "{n} {i} {j}");
                 }
             }
         }

@@ -28,7 +28,7 @@ pub use draws::{DRAWS, draws};
 pub use dropout::drop_items_span;
 pub use gemm::{GradSink, column_sums, linear, linear_from, linear_input, linear_weight};
 pub use gradient::GradientAt;
-pub use gram::gram;
+pub use gram::{gram, inner};
 pub use labelled::{dot, sigmoid};
 pub use losses::{Group, info_nce};
 pub use optim::{AdamStep, adam_span, sum_of_squares};

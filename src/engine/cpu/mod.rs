@@ -10,8 +10,8 @@ pub(crate) use ranking::{encode, in_blocks, own_state, pack_input, personal_scor
 
 use super::mini_batches::MiniBatches;
 use super::{
-    Engine, Global, Mean, Moments, Packer, Participants, PrivateState, PrivateStore, Progress, Server, Totals, Trained, VisitPlan, Work,
-    fixed,
+    Engine, Global, Mean, Moments, Packer, Participants, PrivateState, PrivateStore, Progress, Server, Totals, Trained, Update, VisitPlan,
+    Work, fixed,
 };
 use crate::base::parallel;
 use crate::cluster::Reduce;
@@ -115,6 +115,14 @@ impl CpuEngine {
         seconds[2] += threads * trained.elapsed().as_secs_f64();
         Ok(())
     }
+
+    /// Leaves the memory of a round's `updates` to the next one, a part for each thread.
+    fn reuse(&mut self, mut updates: Vec<Update>) {
+        let each = updates.len().div_ceil(self.lanes.len());
+        for lane in &mut self.lanes {
+            lane.tally.spare = updates.split_off(updates.len().saturating_sub(each));
+        }
+    }
 }
 
 /// The weights that a participant with many sequences starts with.
@@ -198,12 +206,15 @@ impl Engine for CpuEngine {
         Ok((sums.weight > 0).then(|| Server::mean(&self.settings.federation, sums, d, std::mem::take(updates))))
     }
 
-    fn serve(&mut self, mean: Option<&Mean>) -> Result<()> {
+    fn serve(&mut self, mean: Option<Mean>) -> Result<()> {
         let (sums, fed, round) = (&self.lanes[0].tally.sums, &self.settings.federation, self.trained);
         fixed::check_weight(sums.weight)?;
         let Global { weights, server } = &mut self.global;
         match mean {
-            Some(mean) => server.apply_mean(fed, round, mean, weights),
+            Some(mean) => {
+                server.apply_mean(fed, round, &mean, weights);
+                self.reuse(mean.updates);
+            }
             None => server.apply(fed, round, sums, weights),
         }
         self.round = self.trained;

@@ -63,6 +63,8 @@ pub(super) struct Tally {
     update: Update,
     /// Updates of the round, where a rule needs all of them.
     pub updates: Vec<Update>,
+    /// Those of the round before, whose memory the next ones take.
+    pub spare: Vec<Update>,
     /// Private state that visits have changed.
     pub private: Vec<(u32, PrivateState)>,
 }
@@ -76,6 +78,7 @@ impl Tally {
             diverged: None,
             update: Update::default(),
             updates: Vec::new(),
+            spare: Vec::new(),
             private: Vec::new(),
         }
     }
@@ -115,13 +118,11 @@ impl Tally {
         if !next_item.is_finite() || !contrast.is_finite() || !fine_private(shared, after) {
             return self.leave_out(client, [next_item, contrast]);
         }
-        let (fine, uploaded) = if at.rules.is_empty() {
-            self.add_change(at, shared, weight, after)
-        } else {
-            self.add_update(at, shared, client, weight, after)
-        };
+        let looked_at = at.rules.see_updates();
+        let (fine, uploaded) =
+            if !looked_at { self.add_change(at, shared, weight, after) } else { self.add_update(at, shared, client, weight, after) };
         if !fine {
-            if at.rules.is_empty() {
+            if !looked_at {
                 // The same numbers cancel out, whatever they are.
                 let _ = self.add_change(at, shared, -weight, after);
             } else {
@@ -130,7 +131,8 @@ impl Tally {
             return self.leave_out(client, [next_item, contrast]);
         }
         if at.rules.needs() == Needs::All {
-            self.updates.push(self.update.clone());
+            let next = self.spare.pop().unwrap_or_default();
+            self.updates.push(std::mem::replace(&mut self.update, next));
         }
         self.keep_private(shared, client, private, after);
         self.sums.weight += weight;

@@ -76,7 +76,7 @@ impl CudaEngine {
             let factor_of = |place: usize, norm: f64| rules.factor(&occasion, visits[place].client, norm);
             let adding = match host {
                 Some(_) => Adding::Nowhere,
-                None if rules.is_empty() => Adding::ToSums,
+                None if !rules.see_updates() => Adding::ToSums,
                 None => Adding::Scaled(&factor_of),
             };
             match self.chunks.train(&mut cohort.chunks[i], adding) {

@@ -161,7 +161,7 @@ impl CudaEngine {
         let (weight, client_rows) = (Pointer(sums.weight.at(8 * place)), Pointer::from(&large.bounds));
         let (item, uploads) = (Pointer::from(&large.rows), Pointer::from(&large.uploads));
         let mut factor = Pointer::NULL;
-        if !work.rules.is_empty() {
+        if work.rules.see_updates() {
             let kernel = UpdateNorms {
                 p: p_after,
                 global,

@@ -238,11 +238,11 @@ impl Engine for CudaEngine {
         Ok((sums.weight > 0).then(|| Server::mean(&settings.federation, sums, d, updates)))
     }
 
-    fn serve(&mut self, mean: Option<&Mean>) -> Result<()> {
+    fn serve(&mut self, mean: Option<Mean>) -> Result<()> {
         let settings = self.settings.clone();
         let fed = &settings.federation;
         self.chunks.device().set_scope(&format!("the server's step of round {}", self.trained));
-        if let (None, RoundSums::Device { items, weight, .. }) = (mean, &self.sums) {
+        if let (None, RoundSums::Device { items, weight, .. }) = (&mean, &self.sums) {
             let (items, weight) = (items.clone(), *weight);
             // From here on the snapshot is of an earlier round, whatever becomes of the step.
             self.newest = Newest::Device;
@@ -268,7 +268,7 @@ impl Engine for CudaEngine {
         let RoundSums::Host(sums) = &self.sums else { unreachable!("fetched above") };
         let Global { weights, server } = &mut self.snapshot;
         match mean {
-            Some(mean) => server.apply_mean(fed, self.trained, mean, weights),
+            Some(mean) => server.apply_mean(fed, self.trained, &mean, weights),
             None => server.apply(fed, self.trained, sums, weights),
         }
         self.round = self.trained;

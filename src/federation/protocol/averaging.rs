@@ -165,7 +165,7 @@ impl Protocol for Averaging {
         } else if let Some(mut mean) = self.engine.mean()? {
             let silent = u64::from(cohort.dropped) + trained.totals.counts[6];
             cost = self.apply_rules(round, silent as usize, &mut mean)?;
-            self.engine.serve(Some(&mean))?;
+            self.engine.serve(Some(mean))?;
         }
         let served = served.elapsed().as_secs_f64();
         for (client, state) in trained.private {

@@ -1,6 +1,6 @@
 //! Distances between whole updates: dense weights and item rows together, a row that a client did not upload being no change.
 
-use crate::backend::cpu::gram;
+use crate::backend::cpu::{gram, inner};
 use crate::base::parallel;
 use crate::engine::Update;
 
@@ -18,13 +18,9 @@ type Place = (u32, usize, usize);
 pub(super) fn products(updates: &[Update], d: usize, threads: usize) -> Vec<f64> {
     let n = updates.len();
     let dense: Vec<&[f32]> = updates.iter().map(|u| &u.dense[..]).collect();
-    let mut products: Vec<f64> = gram(&dense, threads).into_iter().map(f64::from).collect();
+    let mut products = gram(&dense, threads);
     // Rows of the same item meet. An item that one client alone uploads adds to its own square.
-    let mut met: Vec<Place> = Vec::new();
-    for (u, update) in updates.iter().enumerate() {
-        met.extend(update.items.iter().enumerate().map(|(row, &item)| (item, u, row)));
-    }
-    met.sort_unstable();
+    let met = by_item(updates);
     let row = |&(_, u, row): &Place| &updates[u].rows[row * d..][..d];
     let (many, few): (Vec<&[Place]>, Vec<&[Place]>) = met.chunk_by(|a, b| a.0 == b.0).partition(|group| group.len() >= MANY);
     by_spans(&mut products, n, threads, |lo, lines| {
@@ -32,7 +28,7 @@ pub(super) fn products(updates: &[Update], d: usize, threads: usize) -> Vec<f64>
             let (from, to) = (group.partition_point(|place| place.1 < lo), group.partition_point(|place| place.1 < lo + SPAN));
             for a in &group[from..to] {
                 let line = &mut lines[(a.1 - lo) * n..][..n];
-                group.iter().for_each(|b| line[b.1] += product(row(a), row(b)));
+                group.iter().for_each(|b| line[b.1] += f64::from(inner(row(a), row(b))));
             }
         }
     });
@@ -42,7 +38,7 @@ pub(super) fn products(updates: &[Update], d: usize, threads: usize) -> Vec<f64>
             let (from, to) = (group.partition_point(|place| place.1 < lo), group.partition_point(|place| place.1 < lo + SPAN));
             for (a, own) in group.iter().zip(own.chunks_exact(group.len())).take(to).skip(from) {
                 let line = &mut lines[(a.1 - lo) * n..][..n];
-                group.iter().zip(own).for_each(|(b, product)| line[b.1] += f64::from(*product));
+                group.iter().zip(own).for_each(|(b, product)| line[b.1] += product);
             }
         });
     }
@@ -55,13 +51,23 @@ fn by_spans(products: &mut [f64], n: usize, threads: usize, work: impl Fn(usize,
     parallel::consume(threads, spans, |(span, lines): (usize, &mut [f64])| work(span * SPAN, lines));
 }
 
-/// Inner product of two rows, by eight sums.
-fn product(a: &[f32], b: &[f32]) -> f64 {
-    let mut sums = [0f64; 8];
-    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
-        sums.iter_mut().zip(a.iter().zip(b)).for_each(|(sum, (x, y))| *sum += f64::from(*x) * f64::from(*y));
+/// Every row of `updates`, by item and then by update.
+fn by_item(updates: &[Update]) -> Vec<Place> {
+    let highest = updates.iter().flat_map(|update| &update.items).max();
+    // Where the rows of each item begin, and while they are put down, where the next one goes.
+    let mut next = vec![0; highest.map_or(0, |&item| item as usize + 2)];
+    updates.iter().flat_map(|update| &update.items).for_each(|&item| next[item as usize + 1] += 1);
+    for item in 1..next.len() {
+        next[item] += next[item - 1];
     }
-    sums.iter().sum()
+    let mut places = vec![(0, 0, 0); next.last().copied().unwrap_or(0)];
+    for (u, update) in updates.iter().enumerate() {
+        for (row, &item) in update.items.iter().enumerate() {
+            places[next[item as usize]] = (item, u, row);
+            next[item as usize] += 1;
+        }
+    }
+    places
 }
 
 /// Squared Euclidean distances `[n, n]` between `updates` with rows of width `d`; 0 on the diagonal.
@@ -69,11 +75,12 @@ pub(super) fn squared_distances(updates: &[Update], d: usize, threads: usize) ->
     let n = updates.len();
     let mut all = products(updates, d, threads);
     let squares: Vec<f64> = (0..n).map(|i| all[i * n + i]).collect();
-    for (i, line) in all.chunks_exact_mut(n.max(1)).enumerate() {
-        for (j, value) in line.iter_mut().enumerate() {
-            *value = if i == j { 0.0 } else { (squares[i] + squares[j] - 2.0 * *value).max(0.0) };
+    by_spans(&mut all, n, threads, |lo, lines| {
+        for (i, line) in (lo..).zip(lines.chunks_exact_mut(n.max(1))) {
+            line.iter_mut().zip(&squares).for_each(|(value, square)| *value = (squares[i] + square - 2.0 * *value).max(0.0));
+            line[i] = 0.0;
         }
-    }
+    });
     all
 }
 

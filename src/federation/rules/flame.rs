@@ -6,7 +6,7 @@ use super::median_norm::{median_norm, shortening};
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
 use crate::base::rng::{Purpose, Stream};
-use crate::engine::{Mean, Update};
+use crate::engine::Mean;
 
 pub(super) const KIND: Kind = Kind {
     name: "flame",
@@ -62,7 +62,9 @@ impl Rule for Flame {
         Needs::All
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 
     fn server(&self, occasion: &Occasion, mean: &mut Mean) {
         let n = mean.updates.len();
@@ -93,6 +95,7 @@ impl Rule for Flame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
 
     #[test]
     fn the_densest_majority_is_found() {

@@ -51,7 +51,9 @@ impl Rule for GeometricMedian {
         Needs::All
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         if mean.updates.is_empty() {

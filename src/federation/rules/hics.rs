@@ -1,10 +1,9 @@
 //! `hics`: changes of item rows are clipped, saved up, and paid out where most has been saved.
 
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
-use crate::engine::{Mean, NamedTensor, TensorData, Tensors, Update};
+use crate::engine::{Mean, NamedTensor, TensorData, Tensors};
 use crate::{Error, Result};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 
 pub(super) const KIND: Kind = Kind {
     name: "hics",
@@ -15,8 +14,55 @@ pub(super) const KIND: Kind = Kind {
     build,
 };
 
-/// Rows that are saved up, by item.
-type Bank = BTreeMap<u32, Vec<f32>>;
+/// Rows that are saved up.
+#[derive(Default)]
+struct Bank {
+    /// Items, ascending `[S]`.
+    items: Vec<u32>,
+    /// Their rows `[S, d]`.
+    rows: Vec<f32>,
+}
+
+impl Bank {
+    /// Adds the `rows [n, d]` of `items`, ascending `[n]`, each at most `bound` long.
+    fn save(&mut self, items: &[u32], rows: &[f32], d: usize, bound: f64) {
+        let mut all = self.items.clone();
+        all.extend_from_slice(items);
+        all.sort_unstable();
+        all.dedup();
+        let mut sums = vec![0f32; all.len() * d];
+        let mut add = |items: &[u32], rows: &[f32], bound: f64| {
+            let mut slot = 0;
+            for (item, row) in items.iter().zip(rows.chunks_exact(d)) {
+                slot += all[slot..].partition_point(|other| other < item);
+                let norm = norm(row);
+                let factor = if norm > bound { (bound / norm) as f32 } else { 1.0 };
+                sums[slot * d..][..d].iter_mut().zip(row).for_each(|(s, x)| *s += factor * x);
+            }
+        };
+        add(&self.items, &self.rows, f64::INFINITY);
+        add(items, rows, bound);
+        (self.items, self.rows) = (all, sums);
+    }
+
+    /// Takes out the share of the rows that are longest; of equal ones those of the first items.
+    fn pay(&mut self, share: f64, d: usize) -> Bank {
+        let mut order: Vec<(f64, usize)> = self.rows.chunks_exact(d).map(norm).zip(0..).collect();
+        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let mut paid = vec![false; order.len()];
+        order[..(share * order.len() as f64).ceil() as usize].iter().for_each(|&(_, slot)| paid[slot] = true);
+        let part = |taken: bool| {
+            let own = || (0..paid.len()).filter(|&slot| paid[slot] == taken);
+            Bank {
+                items: own().map(|slot| self.items[slot]).collect(),
+                rows: own().flat_map(|slot| &self.rows[slot * d..][..d]).copied().collect(),
+            }
+        };
+        let (given, left) = (part(true), part(false));
+        *self = left;
+        given
+    }
+}
 
 struct Hics {
     bound: f64,
@@ -43,31 +89,25 @@ impl Rule for Hics {
         Needs::Linear
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         let mut bank = self.bank.lock();
-        for (&item, row) in mean.items.iter().zip(mean.rows.chunks_exact(mean.d)) {
-            let norm = norm(row);
-            let factor = if norm > self.bound { (self.bound / norm) as f32 } else { 1.0 };
-            let saved = bank.entry(item).or_insert_with(|| vec![0.0; mean.d]);
-            saved.iter_mut().zip(row).for_each(|(s, x)| *s += factor * x);
-        }
-        let mut order: Vec<(f64, u32)> = bank.iter().map(|(&item, row)| (norm(row), item)).collect();
-        order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        order.truncate((self.share * order.len() as f64).ceil() as usize);
-        let mut paid: Vec<u32> = order.into_iter().map(|(_, item)| item).collect();
-        paid.sort_unstable();
-        mean.rows = paid.iter().flat_map(|item| bank.remove(item).unwrap_or_default()).collect();
-        mean.items = paid;
+        bank.save(&mean.items, &mean.rows, mean.d, self.bound);
+        let paid = bank.pay(self.share, mean.d);
+        (mean.items, mean.rows) = (paid.items, paid.rows);
     }
 
     fn tensors(&self) -> Vec<NamedTensor> {
         let bank = self.bank.lock();
-        let items: Vec<u64> = bank.keys().map(|&item| item.into()).collect();
-        let rows: Vec<f32> = bank.values().flatten().copied().collect();
+        let items: Vec<u64> = bank.items.iter().map(|&item| item.into()).collect();
         let shape = vec![items.len()];
-        vec![NamedTensor { name: ITEMS.into(), shape, data: TensorData::U64(items) }, NamedTensor::f32(ROWS, &[rows.len()], &rows)]
+        vec![
+            NamedTensor { name: ITEMS.into(), shape, data: TensorData::U64(items) },
+            NamedTensor::f32(ROWS, &[bank.rows.len()], &bank.rows),
+        ]
     }
 
     fn restore(&self, tensors: &Tensors) -> Result<()> {
@@ -76,8 +116,7 @@ impl Rule for Hics {
             (Some(TensorData::U64(items)), Some(TensorData::F32(rows))) if rows.len().is_multiple_of(items.len().max(1)) => (items, rows),
             _ => return Err(Error::Usage(format!("checkpoint: tensors `{ITEMS}` and `{ROWS}` are damaged or of another defence"))),
         };
-        let d = rows.len() / items.len().max(1);
-        *self.bank.lock() = items.iter().zip(rows.chunks_exact(d.max(1))).map(|(&item, row)| (item as u32, row.to_vec())).collect();
+        *self.bank.lock() = Bank { items: items.iter().map(|&item| item as u32).collect(), rows: rows.clone() };
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use super::distances::squared_distances;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
 use crate::base::parallel;
-use crate::engine::{Mean, Update};
+use crate::engine::Mean;
 
 pub(super) const KRUM: Kind = Kind {
     name: "krum",
@@ -62,7 +62,9 @@ impl Rule for Krum {
         Needs::All
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         let n = mean.updates.len();
@@ -84,6 +86,7 @@ impl Rule for Krum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
 
     fn cohort() -> Mean {
         // Five clients on a line, one far away; a row of each one's own adds the same to all distances.

@@ -3,7 +3,7 @@
 use super::coordinates::each_coordinate;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
-use crate::engine::{Mean, Update};
+use crate::engine::Mean;
 
 pub(super) const KIND: Kind = Kind {
     name: "median",
@@ -41,7 +41,9 @@ impl Rule for Median {
         Needs::All
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         each_coordinate(mean, self.threads, median);
@@ -51,6 +53,7 @@ impl Rule for Median {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
     use proptest::prelude::*;
 
     proptest! {

@@ -4,7 +4,7 @@ use super::coordinates::scaled_mean;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
 use crate::base::parallel;
-use crate::engine::{Mean, Update};
+use crate::engine::Mean;
 
 pub(super) const KIND: Kind = Kind {
     name: "median-norm",
@@ -42,7 +42,9 @@ impl Rule for MedianNorm {
         Needs::All
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         let norms = parallel::map(self.threads, mean.updates.len(), 8, |i| mean.updates[i].norm());
@@ -55,6 +57,7 @@ impl Rule for MedianNorm {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
 
     #[test]
     fn worked_by_hand() {

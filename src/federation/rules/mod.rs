@@ -29,7 +29,6 @@ use super::attacks;
 use crate::base::options::{self, Choice, Options};
 use crate::base::{names, parallel};
 use crate::config::Settings;
-use crate::engine::Update;
 use crate::privacy::UserPrivacy;
 use crate::{Error, Result};
 use parking_lot::RwLock;
@@ -199,7 +198,9 @@ impl Rule for Uploads {
         Needs::All
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 }
 
 fn one(key: &'static str, role: Option<Role>, entry: &str, threads: u32) -> Result<Box<dyn Rule>> {

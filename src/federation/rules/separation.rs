@@ -5,7 +5,7 @@ use super::median::median;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
 use crate::base::parallel;
-use crate::engine::{Mean, Update};
+use crate::engine::Mean;
 
 pub(super) const KIND: Kind = Kind {
     name: "separation",
@@ -58,7 +58,9 @@ impl Rule for Separation {
         Needs::All
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 
     fn reads_weights(&self) -> bool {
         true
@@ -109,6 +111,7 @@ impl Rule for Separation {
 mod tests {
     use super::*;
     use crate::config::ModelSettings;
+    use crate::engine::Update;
     use crate::model::{ModelSpec, Weights};
 
     #[test]

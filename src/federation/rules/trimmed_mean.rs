@@ -3,7 +3,7 @@
 use super::coordinates::each_coordinate;
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::Result;
-use crate::engine::{Mean, Update};
+use crate::engine::Mean;
 
 pub(super) const KIND: Kind = Kind {
     name: "trimmed-mean",
@@ -48,7 +48,9 @@ impl Rule for TrimmedMean {
         Needs::All
     }
 
-    fn client(&self, _: &Occasion, _: &mut Update) {}
+    fn at_client(&self) -> bool {
+        false
+    }
 
     fn server(&self, _: &Occasion, mean: &mut Mean) {
         each_coordinate(mean, self.threads, |values| trimmed(values, self.trim));
@@ -58,6 +60,7 @@ impl Rule for TrimmedMean {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Update;
 
     #[test]
     fn worked_by_hand() {

@@ -49,10 +49,11 @@ pub fn check(s: &DataSettings) -> Result<()> {
     ensure(long_enough, "data.max_length", s.max_length, "0 (all) or at least 3 (training, validation and test item)")
 }
 
-/// Refuses a share of noise out of range.
+/// Refuses shares of noise out of range.
 ///
 /// # Errors
 /// [`crate::Error::Setting`] with the key and what to do.
 pub fn check_noise(s: &NoiseSettings) -> Result<()> {
-    range((0.0..=0.5).contains(&s.share), "noise.share", s.share, "a share from 0 to 0.5")
+    range((0.0..=0.5).contains(&s.share), "noise.share", s.share, "a share from 0 to 0.5")?;
+    range((0.0..=1.0).contains(&s.titles), "noise.titles", s.titles, "a share from 0 to 1")
 }

@@ -136,7 +136,7 @@ pub struct Dataset {
     pub cuts: Option<Cuts>,
     /// How often each item was met, as far as methods may know it, where that is not [`Dataset::train_counts`] (`privacy.counts`) `[I]`.
     pub released: Option<Vec<u32>>,
-    /// What a run has changed in the catalogue's titles, as hex digits (`attack.titles`); empty: nothing.
+    /// What a run has changed in the catalogue's titles, as hex digits (`noise.titles`, `attack.titles`); empty: nothing.
     pub altered: String,
 }
 

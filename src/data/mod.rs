@@ -43,7 +43,7 @@ pub use dataset::*;
 pub use fetch::{Fetched, KnownFile, KnownSet, Patience, Received, fetch, known_set, known_sets};
 pub use filter::{Filtered, Removed, filter};
 pub use manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SPLIT_VERSION, SourceFile};
-pub use noise::{disturbed, noisy_fingerprint};
+pub use noise::{disturbed, noisy_fingerprint, with_exchanged_titles};
 pub use prepare::{Found, Progress, Steps, find_or_prepare, prepare, prepared_dir};
 pub use reader::{CatalogueNotes, RawData, Reader, SourceNotes, reader, reader_names, register_reader};
 pub use repeats::Dropped;

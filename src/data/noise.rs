@@ -1,4 +1,4 @@
-//! Noise in histories: some items that a user has met are replaced by items that it has not.
+//! Noise: some items that a user has met are replaced by items that it has not; some titles of the catalogue change places.
 
 use super::Dataset;
 use crate::base::rng::{Purpose, Stream};
@@ -43,9 +43,28 @@ pub fn disturbed(mut data: Dataset, share: f64, seed: u64) -> Dataset {
     data
 }
 
+/// `data` with `share` of its titles, rounded to the nearest number, in other places: each drawn item has the title of another drawn one. Items and
+/// places are drawn by `seed`; an item without a title stays without. Views of the result are made by themselves; histories and ids stay.
+pub fn with_exchanged_titles(mut data: Dataset, share: f64, seed: u64) -> Dataset {
+    if share == 0.0 {
+        return data;
+    }
+    let mut named: Vec<usize> = (0..data.catalogue.len()).filter(|&item| !data.catalogue[item].title.is_empty()).collect();
+    // Behind the streams of users.
+    Stream::new(seed, Purpose::Noise, 0, u64::MAX).shuffle(&mut named);
+    named.truncate((share * named.len() as f64).round() as usize);
+    for pair in named.windows(2) {
+        let first = std::mem::take(&mut data.catalogue[pair[0]].title);
+        data.catalogue[pair[0]].title = std::mem::replace(&mut data.catalogue[pair[1]].title, first);
+    }
+    data.altered = hex::encode(Sha256::digest(format!("{} exchanged {share} seed {seed}", data.altered)));
+    data
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::ItemText;
     use std::collections::HashSet;
 
     fn data() -> Dataset {
@@ -78,6 +97,28 @@ mod tests {
             assert_ne!(noisy.items, disturbed(clean.clone(), share, 10).items);
         }
         assert_eq!(disturbed(clean.clone(), 0.0, 9), clean);
+    }
+
+    #[test]
+    fn the_share_of_titles_changes_places() {
+        let title = |item: usize| if item % 6 == 5 { String::new() } else { format!("Item {item}") };
+        let clean = Dataset { catalogue: (0..60).map(|i| ItemText { title: title(i), ..Default::default() }).collect(), ..data() };
+        for share in [0.04, 0.3, 1.0] {
+            let noisy = with_exchanged_titles(clean.clone(), share, 9);
+            let titles = |data: &Dataset| data.catalogue.iter().map(|item| item.title.clone()).collect::<Vec<_>>();
+            let (before, mut after) = (titles(&clean), titles(&noisy));
+            let moved: Vec<usize> = (0..60).filter(|&item| before[item] != after[item]).collect();
+            assert_eq!(moved.len(), (share * 50.0).round() as usize);
+            assert!(moved.iter().all(|&item| !before[item].is_empty()));
+            assert_eq!(titles(&with_exchanged_titles(clean.clone(), share, 9)), after);
+            assert_ne!(titles(&with_exchanged_titles(clean.clone(), share, 10)), after);
+            after.sort();
+            let mut all = before;
+            all.sort();
+            assert_eq!(after, all);
+            assert!(noisy.views_fingerprint() != clean.views_fingerprint() && noisy.fingerprint == clean.fingerprint);
+        }
+        assert_eq!(with_exchanged_titles(clean.clone(), 0.0, 9), clean);
     }
 
     #[test]

@@ -86,9 +86,11 @@ fn note_data(data: &Dataset, dir: &Path, how: &str, observer: &dyn Observer) {
     observer.note(&format!("data {}: {how} ({users} users, {items} items, {n} interactions; {})", data.name, dir.display()));
 }
 
-/// `data` as a run with `settings` sees it: noise in histories, titles by an attacker, and what is known of how often items were met.
+/// `data` as a run with `settings` sees it: noise in histories and titles, titles by an attacker, and what is known of how often items were met.
 fn as_seen(data: Dataset, settings: &Settings) -> Result<Dataset> {
-    let data = with_titles(data::disturbed(data, settings.noise.share, settings.seed), settings)?;
+    let noise = &settings.noise;
+    let data = data::with_exchanged_titles(data::disturbed(data, noise.share, settings.seed), noise.titles, settings.seed);
+    let data = with_titles(data, settings)?;
     data::with_counts(data, settings)
 }
 
@@ -96,6 +98,9 @@ fn as_seen(data: Dataset, settings: &Settings) -> Result<Dataset> {
 fn note_changes(settings: &Settings, observer: &dyn Observer) {
     if settings.noise.share > 0.0 {
         observer.note(&format!("noise: {} of each user's training items are replaced (noise.share)", settings.noise.share));
+    }
+    if settings.noise.titles > 0.0 {
+        observer.note(&format!("noise: {} of the catalogue's titles have changed places (noise.titles)", settings.noise.titles));
     }
     if !settings.attack.titles.is_empty() {
         observer.note("attack: titles of the catalogue carry a text of the attacker's (attack.titles)");

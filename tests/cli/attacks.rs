@@ -90,4 +90,10 @@ fn noise_is_in_histories_and_views_and_not_in_what_is_to_be_found() {
         2,
         "views of the noisy histories are made by themselves"
     );
+    // Titles that have changed places change the views and nothing of the data set.
+    let titles = with("titles", &["noise.titles=0.5"]);
+    assert_eq!(titles.0, clean.0);
+    assert_eq!(sandbox.path().join("data/small-views").read_dir().unwrap().count(), 3);
+    let views = |run: &str| sandbox.read(&format!("{run}/result.json"));
+    assert_ne!(views("titles"), views("clean"));
 }

@@ -302,7 +302,7 @@ fn clients_that_diverge_leave_no_trace_in_the_round() {
             let trained = engine.train(&work, &|_, _| ()).unwrap();
             let rows = engine.touched_rows();
             let mean = if rules.is_empty() { None } else { engine.mean().unwrap() };
-            engine.serve(mean.as_ref()).unwrap();
+            engine.serve(mean).unwrap();
             (trained, rows, engine.global().unwrap().tensors())
         };
         let everyone: Vec<u32> = (0..Participants::new(clients, &data).len() as u32).collect();

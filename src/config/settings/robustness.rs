@@ -70,16 +70,18 @@ impl Default for DefenceSettings {
     }
 }
 
-/// Noise in the histories of users: what a training, its views and its rankings see of them.
+/// Noise in the histories of users and in the catalogue: what a training, its views and its rankings see of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NoiseSettings {
     /// Share of each user's training items that are replaced by items that the user has not met, from 0 to 0.5. The items to be found stay.
     pub share: f64,
+    /// Share of the catalogue's titles that change places among each other, from 0 to 1: what views are made from then calls an item by the name of another.
+    pub titles: f64,
 }
 
 impl Default for NoiseSettings {
     fn default() -> Self {
-        NoiseSettings { share: 0.0 }
+        NoiseSettings { share: 0.0, titles: 0.0 }
     }
 }

@@ -111,6 +111,7 @@ fn attacks_are_refused_where_they_make_no_sense() {
         (&["attack.from=0"], &["attack.from", "at least 1"]),
         (&["attack.target=least-popular:x"], &["attack.target", "least-popular:N"]),
         (&["noise.share=0.7"], &["noise.share", "0.5"]),
+        (&["noise.titles=1.5"], &["noise.titles", "0 to 1"]),
     ] {
         let sets: Vec<String> = ["method=fed-sasrec"].iter().chain(sets).map(|s| s.to_string()).collect();
         let message = crate::load_settings(None, &sets).map(|_| ()).unwrap_err().to_string();

@@ -49,6 +49,7 @@ impl Titles {
 pub fn with_titles(mut data: Dataset, settings: &Settings) -> Result<Dataset> {
     let Some(Titles { carriers, text, .. }) = Titles::of(settings, &data)? else { return Ok(data) };
     let mut sum = Sha256::new();
+    sum.update(&data.altered);
     for item in carriers {
         let title = &mut data.catalogue[item as usize].title;
         *title = format!("{title} {text}").trim_start().to_string();

@@ -283,15 +283,20 @@ unsafe fn linear_weight_kernel<S: Vector>(
         let mut i = from;
         for t in 0..count {
             let h = height + usize::from(t < extra);
-            if let GradSink::Adam(_, m, s, _) = sink {
+            let lines = (h * cols).div_ceil(LINE);
+            match sink {
                 // Weights and both moments of a client exceed the second cache: the moments of the next tile are asked for
                 // while this one is computed. (Past the end nothing is read: a prefetch never faults.)
-                let lines = (h * cols).div_ceil(LINE);
-                for line in 0..lines {
-                    let o = (i + h) * cols + line * LINE;
-                    S::prefetch(m.wrapping_add(o));
-                    S::prefetch(s.wrapping_add(o));
+                GradSink::Adam(_, m, s, _) => {
+                    for line in 0..lines {
+                        let o = (i + h) * cols + line * LINE;
+                        S::prefetch(m.wrapping_add(o));
+                        S::prefetch(s.wrapping_add(o));
+                    }
                 }
+                // What the tile is added to, which many products may have passed since the last time.
+                GradSink::Add(p) => (0..lines).for_each(|line| S::prefetch(p.wrapping_add(i * cols + line * LINE))),
+                GradSink::Store(_) => {}
             }
             let mut c = 0;
             while c < cols {

@@ -35,7 +35,7 @@ impl Worker {
         unsafe { self.read_from(part.dense, part.items) };
         if log.is_none() {
             // A full softmax has a gradient for every row.
-            self.rows.g.resize(part.items.len().max(self.rows.g.len()), 0.0);
+            self.rows.g.resize(part.items.len().max(self.rows.g.len()));
             self.rows.g[..part.items.len()].fill(0.0);
         }
         self.row_log = log.as_ref().map(|_| RowLog::default());

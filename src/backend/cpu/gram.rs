@@ -2,14 +2,15 @@
 
 use super::gemm::{GradSink, linear_weight_span};
 use super::simd::{LANES, Simd, dispatch};
+use crate::base::floats::Floats;
 use crate::base::parallel;
 use parking_lot::Mutex;
 
 /// Vectors of a block: the columns of the widest register tile.
 const BLOCK: usize = 64;
 
-/// Coordinates that are multiplied at a time: those of a block stay in the second cache.
-const CHUNK: usize = 256;
+/// Coordinates that are multiplied at a time: those of a block stay in the first cache.
+const CHUNK: usize = 128;
 
 /// Chunks that are packed at a time: those of all vectors stay in the last cache.
 const SLAB: usize = 4;
@@ -28,8 +29,8 @@ pub fn gram(vectors: &[&[f32]], threads: usize) -> Vec<f64> {
     assert!(vectors.iter().all(|v| v.len() == length), "vectors of equal lengths");
     let (order, blocks) = (fullest_first(vectors), n.div_ceil(BLOCK));
     let pairs: Vec<(usize, usize)> = (0..blocks).flat_map(|i| (i..blocks).map(move |j| (i, j))).collect();
-    let mut tiles = vec![0f32; pairs.len() * BLOCK * BLOCK];
-    let mut slab: Vec<(Vec<f32>, [bool; SLAB])> = vec![(vec![0f32; SLAB * PACKED], [false; SLAB]); blocks];
+    let mut tiles = Floats::zeros(pairs.len() * BLOCK * BLOCK);
+    let mut slab = vec![(Floats::zeros(SLAB * PACKED), [false; SLAB]); blocks];
     let mut states = vec![(); threads.max(1)];
     for from in (0..length).step_by(SLAB * CHUNK) {
         parallel::consume(threads, slab.iter_mut().enumerate().collect(), |(block, (packed, full))| {

@@ -4,6 +4,7 @@ use super::attention::softmax_row;
 use super::rows::{axpy_kernel, dot_kernel};
 use super::simd::{Simd, dispatch};
 use crate::backend::TableRow;
+use crate::base::floats::Floats;
 use crate::config::{Contrast, RecLoss};
 
 /// Next-item examples of one client. Example `e` predicts from hidden row `row[e]`; its candidates are
@@ -172,16 +173,7 @@ pub struct Group<'a> {
 /// Tri-view contrast of one group. With cosines over tau as scores `s`, and `A` the positives:
 /// joint `sum_a (log sum_v e^{s_v} - s_a)` over all views `v`; decoupled: the sum for `a` runs over `a` and the
 /// counterfactuals alone. Adds `weight` times the gradient to `dh` and returns the loss (without `weight`).
-pub fn info_nce(
-    group: Group<'_>,
-    form: Contrast,
-    tau: f32,
-    weight: f32,
-    d: usize,
-    h: &[f32],
-    dh: &mut [f32],
-    scratch: &mut Vec<f32>,
-) -> f64 {
+pub fn info_nce(group: Group<'_>, form: Contrast, tau: f32, weight: f32, d: usize, h: &[f32], dh: &mut [f32], scratch: &mut Floats) -> f64 {
     let n = group.views.len();
     if n == 0 || group.positives == 0 || form == Contrast::None {
         return 0.0;
@@ -189,7 +181,7 @@ pub fn info_nce(
     let row = |r: u32| &h[r as usize * d..][..d];
     let norm = |x: &[f32]| (super::optim::sum_of_squares(x) + 1e-24).sqrt() as f32;
     if scratch.len() < 3 * n {
-        scratch.resize(3 * n, 0.0);
+        scratch.resize(3 * n);
     }
     let (cosines, rest) = scratch.split_at_mut(n);
     let (norms, rest) = rest.split_at_mut(n);

@@ -11,6 +11,7 @@ use super::spread::Shared;
 use super::transpose::transpose;
 use super::worker::Worker;
 use crate::backend::{Act, Backend, Mask, RowKind};
+use crate::base::floats::LINE;
 use crate::config::{InBatchSettings, LossSettings, RecLoss};
 
 impl Worker {
@@ -46,7 +47,7 @@ impl Worker {
     /// Memory for a transposed weight `[out, in]`.
     fn transposed(&mut self, inner: usize, cols: usize) -> *mut f32 {
         if self.turned.len() < inner * cols {
-            self.turned.resize(inner * cols, 0.0);
+            self.turned.resize(inner * cols);
         }
         self.turned.as_mut_ptr()
     }
@@ -73,9 +74,9 @@ impl Worker {
 impl Backend for Worker {
     fn act(&mut self, rows: RowKind, width: usize) -> Act {
         let at = self.top;
-        self.top += (self.count(rows) * width).next_multiple_of(8);
+        self.top += (self.count(rows) * width).next_multiple_of(LINE);
         if self.arena.len() < self.top {
-            self.arena.resize((2 * self.top).max(1 << 16), 0.0);
+            self.arena.resize((2 * self.top).max(1 << 16));
         }
         Act { at, rows, width }
     }
@@ -273,8 +274,8 @@ impl Backend for Worker {
             return;
         }
         let n = self.row_count * self.shape.dim;
-        self.dropped.clear();
-        self.dropped.extend_from_slice(&self.rows.p[..n]);
+        self.dropped.resize(n);
+        self.dropped.copy_from_slice(&self.rows.p[..n]);
         drop_out(&stream, base | (ITEM_SITE << 32), rate, &mut self.dropped);
         self.read_rows = self.dropped.as_ptr();
     }
@@ -363,7 +364,7 @@ impl Backend for Worker {
         }
         let need = n * (n + d + 2);
         if self.scratch.len() < need {
-            self.scratch.resize(need, 0.0);
+            self.scratch.resize(need);
         }
         let (z, hp, dhp) = (self.ptr(scratch[0]), self.ptr(h), self.ptr(dh));
         let pairs = Pairs { rows: &self.step.pair, d, settings };

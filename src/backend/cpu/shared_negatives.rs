@@ -27,7 +27,7 @@ impl Worker {
     pub(super) unsafe fn shared_loss(&mut self, ex: Examples, h: *const f32, dh: *mut f32) -> f64 {
         let Examples { count, width, d, .. } = ex;
         let n = width - 1;
-        self.scratch.resize(self.scratch.len().max(2 * (count + n) * d + count * n + width), 0.0);
+        self.scratch.resize(self.scratch.len().max(2 * (count + n) * d + count * n + width));
         let (hidden, rest) = self.scratch.split_at_mut(count * d);
         let (back, rest) = rest.split_at_mut(count * d);
         let (negatives, rest) = rest.split_at_mut(n * d);

@@ -22,7 +22,7 @@ impl Worker {
         let room = EXAMPLES * (n + 2 * d);
         let most = if self.threads > 1 { (4 * self.threads).min(MOST / room).max(1) } else { 1 };
         if self.scratch.len() < most * room {
-            self.scratch.resize(most * room, 0.0);
+            self.scratch.resize(most * room);
         }
         let (hp, dhp, scratch, table) = (self.ptr(h), self.ptr(dh), self.scratch.as_mut_ptr(), self.rows.g.as_mut_ptr());
         let (example, cands) = (&self.step.example, &self.step.cands);

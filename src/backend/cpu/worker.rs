@@ -3,6 +3,7 @@
 use super::optim::{AdamStep, adam_span, sum_of_squares};
 use super::row_log::RowLog;
 use crate::backend::Step;
+use crate::base::floats::Floats;
 use crate::base::rng::Stream;
 use crate::config::LocalSettings;
 
@@ -24,10 +25,10 @@ pub struct WorkerShape {
 /// Weights, moments and gradients `[n]` each.
 #[derive(Default)]
 pub(super) struct Slab {
-    pub p: Vec<f32>,
-    pub m: Vec<f32>,
-    pub s: Vec<f32>,
-    pub g: Vec<f32>,
+    pub p: Floats,
+    pub m: Floats,
+    pub s: Floats,
+    pub g: Floats,
 }
 
 impl Slab {
@@ -35,7 +36,7 @@ impl Slab {
         if self.p.len() < n {
             // Only ever reached while a worker meets its largest client so far.
             for v in [&mut self.p, &mut self.m, &mut self.s, &mut self.g] {
-                v.resize(n.next_multiple_of(1024), 0.0);
+                v.resize(n.next_multiple_of(1024));
             }
         }
     }
@@ -53,12 +54,12 @@ pub struct Worker {
     pub(super) read_dense: *const f32,
     pub(super) read_rows: *const f32,
     /// The item table as this step sees it, where it is dropped out.
-    pub(super) dropped: Vec<f32>,
-    pub(super) arena: Vec<f32>,
+    pub(super) dropped: Floats,
+    pub(super) arena: Floats,
     pub(super) top: usize,
-    pub(super) scratch: Vec<f32>,
+    pub(super) scratch: Floats,
     /// A transposed weight.
-    pub(super) turned: Vec<f32>,
+    pub(super) turned: Floats,
     pub(super) fused: Option<AdamStep>,
     pub(super) dropout: Option<(Stream, u64)>,
     /// The item table is read as whoever shares it has dropped it out.
@@ -91,11 +92,11 @@ impl Worker {
             row_count: 0,
             read_dense: std::ptr::null(),
             read_rows: std::ptr::null(),
-            dropped: Vec::new(),
-            arena: Vec::new(),
+            dropped: Floats::default(),
+            arena: Floats::default(),
             top: 0,
-            scratch: Vec::new(),
-            turned: Vec::new(),
+            scratch: Floats::default(),
+            turned: Floats::default(),
             fused: None,
             dropout: None,
             items_dropped: false,
@@ -183,7 +184,7 @@ impl Worker {
         self.losses = (0.0, 0.0);
         let need = 2 * self.step.longest + self.step.width.max(16) + 5 * self.shape.dim * self.step.bounds.len();
         if self.scratch.len() < need {
-            self.scratch.resize(need, 0.0);
+            self.scratch.resize(need);
         }
     }
 
@@ -283,7 +284,7 @@ impl Worker {
 
     /// Bytes that the worker holds.
     pub fn bytes(&self) -> usize {
-        let slab = |s: &Slab| 4 * (s.p.capacity() + s.m.capacity() + s.s.capacity() + s.g.capacity());
-        slab(&self.dense) + slab(&self.rows) + 4 * (self.arena.capacity() + self.scratch.capacity() + self.dropped.capacity())
+        let slab = |s: &Slab| s.p.bytes() + s.m.bytes() + s.s.bytes() + s.g.bytes();
+        slab(&self.dense) + slab(&self.rows) + self.arena.bytes() + self.scratch.bytes() + self.dropped.bytes() + self.turned.bytes()
     }
 }

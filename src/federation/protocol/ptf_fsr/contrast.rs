@@ -2,6 +2,7 @@
 
 use super::constants::Constants;
 use crate::backend::cpu::{Group, dot, info_nce, sum_of_squares};
+use crate::base::floats::Floats;
 use crate::config::Contrast;
 
 /// Hidden states that stand for the sequences of a mini-batch of `B` clients, `B'` of which have uploaded before.
@@ -56,7 +57,7 @@ fn peers(batch: &Batch, constants: &Constants, pulls: &mut [f32]) -> f64 {
 
 /// Mean over groups of an anchor and others, the first of which is the positive.
 fn mean(batch: &Batch, groups: Vec<(u32, Vec<u32>)>, weight: f32, tau: f32, pulls: &mut [f32]) -> f64 {
-    let (count, mut scratch) = (groups.len().max(1), Vec::new());
+    let (count, mut scratch) = (groups.len().max(1), Floats::default());
     let one = |(anchor, others): &(u32, Vec<u32>)| {
         let group = Group { anchor: *anchor, views: others, positives: 1 };
         info_nce(group, Contrast::Joint, tau, weight / count as f32, batch.d, batch.hidden, pulls, &mut scratch)

@@ -14,6 +14,9 @@ pub struct Line {
     /// The round.
     #[serde(flatten)]
     pub report: RoundReport,
+    /// Energy of the machine's processors in the round in joules, where they count it and the counters may be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_joules: Option<f64>,
     /// GPU telemetry of the rounds since the last line that has any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<GpuSpan>,

@@ -38,6 +38,10 @@ pub struct RunResult {
     /// Energy of the GPU in joules while rounds were trained, as its meters tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu_joules: Option<f64>,
+    /// Energy of the machine's processors in joules while rounds were trained, where they count it and the counters may be read. Other programs'
+    /// work is in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_joules: Option<f64>,
     /// Seconds spent in rounds, evaluation left out.
     pub train_seconds: f64,
     /// Local steps of all clients.

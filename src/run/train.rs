@@ -150,6 +150,7 @@ impl Run {
         while self.meta.round < rounds && !patience_is_over(&settings, &self.meta) {
             self.watch.begin();
             let report = trainer.round_with(&|done, total| observer.in_round(done, total))?;
+            let joules = self.watch.processors();
             self.meta.round = report.round;
             observer.round(&report);
             if report.diverged > 0 && !std::mem::replace(&mut self.warned, true) {
@@ -160,7 +161,7 @@ impl Run {
             }
             let due = self.meta.round.is_multiple_of(u64::from(settings.eval.every)) || self.meta.round == rounds;
             let late = saved.elapsed() > SAVE_EVERY;
-            let mut line = Line { report, valid: None, best: None, gpu: self.watch.end(due || late) };
+            let mut line = Line { report, cpu_joules: joules, valid: None, best: None, gpu: self.watch.end(due || late) };
             let best = due && validate(&settings, (&self.data, &self.users), trainer, &mut self.meta, &mut line, observer)?;
             self.metrics.append(&line)?;
             self.written = self.meta.round;
@@ -240,7 +241,10 @@ impl Run {
         let total = |key: &str| lines.iter().filter_map(|l| l.get(key)?.as_f64()).sum::<f64>();
         let (seconds, epochs) = (total("seconds"), total("client_epochs"));
         let ended_by = if self.meta.round < u64::from(settings.federation.rounds) { "patience" } else { "rounds" };
-        let joules: Vec<f64> = lines.iter().filter_map(|l| l.get("gpu")?.get("joules")?.as_f64()).collect();
+        let joules = |pointer: &str| {
+            let found: Vec<f64> = lines.iter().filter_map(|line| line.pointer(pointer)?.as_f64()).collect();
+            (!found.is_empty()).then(|| found.iter().sum())
+        };
         let result = RunResult {
             best_round: best.meta.round,
             ended_by: ended_by.to_string(),
@@ -248,7 +252,8 @@ impl Run {
             validation,
             test,
             device: self.folder.info()?.device.unwrap_or_default(),
-            gpu_joules: (!joules.is_empty()).then(|| joules.iter().sum()),
+            gpu_joules: joules("/gpu/joules"),
+            cpu_joules: joules("/cpu_joules"),
             train_seconds: seconds,
             client_epochs: epochs as u64,
             client_epochs_per_s: if seconds > 0.0 { epochs / seconds } else { 0.0 },
@@ -344,6 +349,7 @@ fn untrained(settings: &Settings, data: &Dataset) -> RunResult {
         test: super::Scores::new(),
         device: "CPU".to_string(),
         gpu_joules: None,
+        cpu_joules: None,
         train_seconds: 0.0,
         client_epochs: 0,
         client_epochs_per_s: 0.0,

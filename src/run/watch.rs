@@ -1,5 +1,7 @@
-//! GPU telemetry beside the rounds of a run: spans of whole rounds, long enough for the GPU's own meters to say something.
+//! What meters say beside the rounds of a run: of the processors for each round, of the GPU for spans of whole rounds, long enough for its own
+//! meters to say something.
 
+use crate::base::energy::Counters;
 use crate::device::Device;
 use crate::device::telemetry::{Sampler, Summary};
 use serde::Serialize;
@@ -20,8 +22,9 @@ pub struct GpuSpan {
     pub summary: Summary,
 }
 
-/// Looks at the GPU beside a run; at nothing where there is no GPU or no library.
+/// Looks at the processors and the GPU beside a run; at nothing where they have no meters that may be read.
 pub struct Watch {
+    processors: Option<Counters>,
     sampler: Option<Sampler>,
     /// Where the span began, and its rounds so far.
     begun: Option<f64>,
@@ -31,14 +34,20 @@ pub struct Watch {
 impl Watch {
     /// Begins to look at `device`.
     pub fn over(device: Option<&dyn Device>) -> Watch {
-        Watch { sampler: device.and_then(Device::uuid).and_then(Sampler::start), begun: None, rounds: 0 }
+        Watch { processors: Counters::open(), sampler: device.and_then(Device::uuid).and_then(Sampler::start), begun: None, rounds: 0 }
     }
 
     /// A round begins.
     pub fn begin(&mut self) {
+        self.processors.as_mut().and_then(Counters::joules);
         if self.begun.is_none() {
             self.begun = self.sampler.as_ref().map(Sampler::now);
         }
+    }
+
+    /// Joules of the machine's processors since the round began.
+    pub fn processors(&mut self) -> Option<f64> {
+        self.processors.as_mut()?.joules()
     }
 
     /// A round has ended. Gives the span that it completes: where that is long enough, or `last` before something else is done.
@@ -67,7 +76,7 @@ mod tests {
             Sample { seconds, watts: Some(50.0), joules: Some(7.0 * looks as f64), ..Sample::default() }
         };
         // An hour between samples: only those that are asked for.
-        Watch { sampler: Sampler::over(std::time::Duration::from_secs(3600), look), begun: None, rounds: 0 }
+        Watch { processors: None, sampler: Sampler::over(std::time::Duration::from_secs(3600), look), begun: None, rounds: 0 }
     }
 
     #[cfg(feature = "cuda")]

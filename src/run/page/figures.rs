@@ -7,7 +7,7 @@ use crate::Result;
 use crate::data::{Dataset, Split};
 use crate::eval::{self, Metric, Metrics, SelectMetric};
 use crate::run::compare::{compare, ranks_of};
-use crate::run::result::split_name;
+use crate::run::result::{RunResult, split_name};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -217,7 +217,8 @@ pub(super) fn costs(groups: &[Group]) -> String {
         "client-epochs/s",
         "MB down",
         "MB up",
-        "energy, kJ",
+        "CPU kJ",
+        "GPU kJ",
         "epsilon",
         "device",
     ];
@@ -229,7 +230,8 @@ pub(super) fn costs(groups: &[Group]) -> String {
         }
         let seconds = run.sum("seconds");
         let rate = if seconds > 0.0 { run.sum("client_epochs") / seconds } else { 0.0 };
-        let joules = run.result.as_ref().and_then(|r| r.gpu_joules);
+        let kilojoules =
+            |of: fn(&RunResult) -> Option<f64>| run.result.as_ref().and_then(of).map_or("-".to_string(), |j| format!("{:.2}", j * 1e-3));
         let epsilon = run.lines.last().and_then(|line| line.get("epsilon")?.as_f64());
         let name = if group.runs.len() > 1 { format!("{}, seed {}", group.name, run.info.seed) } else { group.name.clone() };
         let cells = [
@@ -242,12 +244,16 @@ pub(super) fn costs(groups: &[Group]) -> String {
             format!("{rate:.0}"),
             format!("{:.1}", run.sum("bytes_down") * 1e-6),
             format!("{:.1}", run.sum("bytes_up") * 1e-6),
-            joules.map_or("-".into(), |j| format!("{:.2}", j * 1e-3)),
+            kilojoules(|r| r.cpu_joules),
+            kilojoules(|r| r.gpu_joules),
             epsilon.map_or("-".into(), |e| format!("{e:.3}")),
             run.info.device.clone().unwrap_or("-".into()),
         ];
         table.row(cells.into_iter().map(|cell| (cell, false)));
     }
-    let caption = format!("Rounds without their {} and test. Energy is that of a GPU, where there was one.", split_name(Split::Validation));
+    let caption = format!(
+        "Rounds without their {} and test. Energy is what the machine's processors (all programs) and the GPU count, where they do and may be asked.",
+        split_name(Split::Validation)
+    );
     if table.is_empty() { String::new() } else { format!("<h2>Time, bytes and energy</h2>\n{}", table.html(&caption)) }
 }

@@ -125,11 +125,14 @@ fn tests(plan: &Plan, against: &RowRuns, others: &[&RowRuns]) -> Result<Table> {
 }
 
 fn costs(rows: &[&RowRuns]) -> Table {
-    let head = ["method", "rounds", "client-epochs", "seconds", "MB up", "MB down", "GPU kJ"].map(String::from).to_vec();
+    let head = ["method", "rounds", "client-epochs", "seconds", "MB up", "MB down", "CPU kJ", "GPU kJ"].map(String::from).to_vec();
     let lines = rows.iter().map(|row| {
         let n = row.runs.len() as f64;
         let mean = |of: &dyn Fn(&RunResult) -> f64| row.runs.iter().map(|run| of(&run.2)).sum::<f64>() / n;
-        let joules: Option<Vec<f64>> = row.runs.iter().map(|run| run.2.gpu_joules).collect();
+        let kilojoules = |of: &dyn Fn(&RunResult) -> Option<f64>| {
+            let joules: Option<Vec<f64>> = row.runs.iter().map(|run| of(&run.2)).collect();
+            joules.map_or("-".to_string(), |j| format!("{:.1}", j.iter().sum::<f64>() / n / 1e3))
+        };
         vec![
             row.name.clone(),
             format!("{:.0}", mean(&|r| r.rounds as f64)),
@@ -137,7 +140,8 @@ fn costs(rows: &[&RowRuns]) -> Table {
             format!("{:.1}", mean(&|r| r.train_seconds)),
             format!("{:.1}", mean(&|r| r.bytes_up as f64 / 1e6)),
             format!("{:.1}", mean(&|r| r.bytes_down as f64 / 1e6)),
-            joules.map_or("-".to_string(), |j| format!("{:.1}", j.iter().sum::<f64>() / n / 1e3)),
+            kilojoules(&|r| r.cpu_joules),
+            kilojoules(&|r| r.gpu_joules),
         ]
     });
     Table { caption: "What a run cost, in the mean over seeds.".into(), head, lines: lines.collect() }

@@ -18,14 +18,14 @@ pub(super) struct Series {
 
 /// The axis across.
 #[derive(Clone, Copy)]
-pub(super) struct Across {
-    pub name: &'static str,
+pub(super) struct Across<'a> {
+    pub name: &'a str,
     /// Powers of ten at equal distances.
     pub log: bool,
 }
 
 /// Rounds, evenly.
-pub(super) const ROUNDS: Across = Across { name: "round", log: false };
+pub(super) const ROUNDS: Across<'static> = Across { name: "round", log: false };
 
 /// A picture by itself, as a file.
 pub(super) fn document(svg: &str) -> String {

@@ -33,7 +33,7 @@ impl Cost {
         })
     }
 
-    fn axis(self, log: bool) -> Across {
+    fn axis(self, log: bool) -> Across<'static> {
         let name = match self {
             Cost::Rounds => ROUNDS.name,
             Cost::Visits => "visits of clients",

@@ -19,6 +19,19 @@ name = "fed-sasrec"
 name = "slow"
 method = "fed-sasrec"
 set = ["local.lr=0.01"]
+[[plot]]
+across = "local rate"
+metrics = ["HR@10"]
+[[plot.line]]
+name = "fed-sasrec"
+rows = ["fed-sasrec", "slow"]
+at = [0.1, 0.01]
+[[plot]]
+across = "gigabytes"
+metrics = ["NDCG@10"]
+[[plot.line]]
+name = "all"
+rows = ["counts", "fed-sasrec"]
 [[published]]
 data = "small"
 name = "A paper"
@@ -55,6 +68,13 @@ fn a_table_is_trained_once_and_written_in_every_form() {
     let figure = format!("{:.4}", result["test"]["HR@10"].as_f64().unwrap());
     assert!(md.lines().any(|line| line.starts_with("| counts | any |") && line.contains(&figure)), "{figure}: {md}");
     assert!(tex.contains("\\toprule") && csv.contains("\"counts\",\"test HR@10\"") && html.contains("<td>counts</td>"));
+    // The pictures: a line through two means, and one at what was sent.
+    assert!(md.contains("![test HR@10 over local rate](mine-small-1.svg)"), "{md}");
+    for (file, axis) in [("t/mine-small-1.svg", "local rate"), ("t/mine-small-2.svg", "gigabytes")] {
+        let svg = read(file);
+        assert!(svg.starts_with("<svg") && svg.contains(axis) && svg.matches("<circle").count() == 2, "{svg}");
+    }
+    assert!(html.matches("<svg").count() == 2);
     let again = sandbox.lumos(&words).done();
     assert!(again.contains("was finished already") && read("t/mine.md") == md);
     // Side by side the figures are the same.

@@ -1,5 +1,6 @@
 //! A table as Markdown, LaTeX, CSV and HTML.
 
+use super::plots::Picture;
 use crate::run::chart::escape;
 
 /// A finished document.
@@ -20,6 +21,8 @@ pub struct Part {
     pub title: String,
     /// Its tables.
     pub tables: Vec<Table>,
+    /// Its pictures.
+    pub pictures: Vec<Picture>,
     /// Sentences below them.
     pub notes: Vec<String>,
 }
@@ -50,6 +53,7 @@ impl Document {
                 text += &format!("\n{}\n\n{}|{}\n", table.caption, row(&table.head), "---|".repeat(table.head.len()));
                 text.extend(table.lines.iter().map(|line| row(line)));
             }
+            text.extend(part.pictures.iter().map(|p| format!("\n![{}]({})\n", p.title, p.file)));
             text.extend(part.notes.iter().map(|note| format!("\n* {note}\n")));
         }
         text
@@ -106,7 +110,7 @@ impl Document {
     fn html(&self) -> String {
         const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
             table{border-collapse:collapse;margin:1rem 0}th,td{text-align:right;padding:.2rem .6rem;border-bottom:1px solid #ddd}\
-            th:first-child,td:first-child{text-align:left}pre{background:#f6f6f6;padding:.8rem;overflow-x:auto}";
+            th:first-child,td:first-child{text-align:left}svg{max-width:46rem;font:12px system-ui,sans-serif;fill:#444}.grid{stroke:#e4e4e4}pre{background:#f6f6f6;padding:.8rem;overflow-x:auto}";
         let row = |tag: &str, cells: &[String]| {
             let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
             format!("<tr>{cells}</tr>\n")
@@ -124,6 +128,7 @@ impl Document {
                 let lines: String = table.lines.iter().map(|line| row("td", line)).collect();
                 text += &format!("<p>{}</p>\n<table>\n{}{lines}</table>\n", escape(&table.caption), row("th", &table.head));
             }
+            text.extend(part.pictures.iter().map(|p| format!("<p>{}</p>\n{}", escape(&p.title), p.svg)));
             text.extend(part.notes.iter().map(|note| format!("<p>{}</p>\n", escape(note))));
         }
         text + "</body></html>\n"
@@ -138,13 +143,15 @@ mod tests {
     fn every_form_has_every_cell_and_escapes_what_its_form_means_otherwise() {
         let line = ["a_b|<c>", "0.1 ± 0.2", "5 %"].map(String::from).to_vec();
         let table = Table { caption: "x & y".into(), head: ["row", "HR@20", "95 %"].map(String::from).to_vec(), lines: vec![line] };
-        let part = Part { title: "set".into(), tables: vec![table], notes: vec!["a note".into()] };
+        let picture = Picture { file: "t-set-1.svg".into(), title: "p < q".into(), svg: "<svg></svg>".into() };
+        let part = Part { title: "set".into(), tables: vec![table], pictures: vec![picture], notes: vec!["a note".into()] };
         let document = Document { title: "t".into(), about: "a".into(), command: "lumos x".into(), parts: vec![part] };
         let [md, tex, csv, html] = document.forms().map(|(_, text)| text);
         assert!(md.contains("| a_b\\|<c> | 0.1 ± 0.2 | 5 % |\n") && md.contains("| row | HR@20 | 95 % |\n|---|---|---|\n"), "{md}");
         assert!(tex.contains("a\\_b|$<$c$>$ & 0.1 $\\pm$ 0.2 & 5 \\% \\\\") && tex.contains("x \\& y"), "{tex}");
         assert_eq!(csv.lines().nth(1), Some("\"set\",\"x & y\",\"a_b|<c>\",\"HR@20\",\"0.1 ± 0.2\""));
         assert_eq!(csv.lines().count(), 3);
+        assert!(md.contains("\n![p < q](t-set-1.svg)\n") && html.contains("<p>p &lt; q</p>\n<svg></svg>"), "{md} {html}");
         assert!(html.contains("<td>a_b|&lt;c&gt;</td>") && html.contains("x &amp; y") && html.contains("a note"), "{html}");
     }
 }

@@ -2,6 +2,7 @@
 
 use super::document::{Part, Table};
 use super::plan::Plan;
+use super::plots::pictures;
 use crate::data::Split;
 use crate::eval::{self, SelectMetric};
 use crate::run::compare::ranks_of;
@@ -24,6 +25,7 @@ pub struct RowRuns {
 /// # Errors
 /// Where ranks are missing or damaged.
 pub fn part(plan: &Plan, data: &str, rows: &[RowRuns]) -> Result<Part> {
+    let pictures = pictures(plan, data, rows);
     let rows: Vec<&RowRuns> = rows.iter().filter(|row| !row.runs.is_empty()).collect();
     let mut tables = vec![scores(plan, data, &rows)?];
     if let Some(against) = rows.iter().find(|row| row.name == plan.against) {
@@ -34,7 +36,7 @@ pub fn part(plan: &Plan, data: &str, rows: &[RowRuns]) -> Result<Part> {
     }
     tables.push(costs(&rows));
     let notes = plan.published.iter().filter(|p| p.data == data).map(|p| format!("{}: {}; {}.", p.name, p.source, p.trust)).collect();
-    Ok(Part { title: data.to_string(), tables, notes })
+    Ok(Part { title: data.to_string(), tables, pictures, notes })
 }
 
 /// Mean, with the sample standard deviation where there are several values.

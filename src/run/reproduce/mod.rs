@@ -6,10 +6,12 @@
 mod document;
 mod figures;
 mod plan;
+mod plots;
 
 pub use document::Document;
-pub use plan::{Plan, PlanRow, Published};
+pub use plan::{Plan, PlanLine, PlanPlot, PlanRow, Published};
 
+use super::chart;
 use super::claim::{Claim, Start};
 use super::device::Devices;
 use super::folder::read_json;
@@ -108,7 +110,7 @@ fn short(data: &str) -> &str {
     data.strip_suffix(".toml").map_or(data, |path| path.rsplit(['/', '\\']).next().unwrap_or(path))
 }
 
-/// Trains what is not finished yet and writes `NAME.md`, `.tex`, `.csv` and `.html`; gives the document.
+/// Trains what is not finished yet and writes `NAME.md`, `.tex`, `.csv`, `.html` and the plan's pictures; gives the document.
 ///
 /// # Errors
 /// [`Error::Interrupted`] after a stop and those of a run, in each case after the documents of what is finished are written.
@@ -133,6 +135,9 @@ pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document>
     let document = collect(request)?;
     for (ending, text) in document.forms() {
         write_file(&request.out.join(format!("{}.{ending}", plan.name)), text.as_bytes())?;
+    }
+    for picture in document.parts.iter().flat_map(|part| &part.pictures) {
+        write_file(&request.out.join(&picture.file), chart::document(&picture.svg).as_bytes())?;
     }
     outcome.map(|_| document)
 }

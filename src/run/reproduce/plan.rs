@@ -30,6 +30,38 @@ pub struct Plan {
     /// Figures of others, which are printed beside ours.
     #[serde(default)]
     pub published: Vec<Published>,
+    /// Pictures.
+    #[serde(default, rename = "plot")]
+    pub plots: Vec<PlanPlot>,
+}
+
+/// Pictures of test metrics over what rows differ in, one for each metric.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanPlot {
+    /// Name of the axis across.
+    pub across: String,
+    /// Whether powers of ten are at equal distances on it.
+    #[serde(default)]
+    pub log: bool,
+    /// Metrics, a picture each.
+    pub metrics: Vec<String>,
+    /// The lines.
+    #[serde(rename = "line")]
+    pub lines: Vec<PlanLine>,
+}
+
+/// A line of a picture.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanLine {
+    /// Name.
+    pub name: String,
+    /// Rows whose means are its points.
+    pub rows: Vec<String>,
+    /// Where they stand on the axis; left out: at the gigabytes that clients sent and got.
+    #[serde(default)]
+    pub at: Vec<f64>,
 }
 
 /// One row: a method and what it is changed by.
@@ -95,6 +127,15 @@ impl Plan {
         }
         if !rows().any(|name| name == plan.against) {
             return Err(fail(format!("against: {}", names::unknown("row", &plan.against, rows()))));
+        }
+        for line in plan.plots.iter().flat_map(|plot| &plot.lines) {
+            if let Some(unknown) = line.rows.iter().find(|wanted| !rows().any(|name| name == *wanted)) {
+                return Err(fail(format!("the line `{}` of a plot: {}", line.name, names::unknown("row", unknown, rows()))));
+            }
+            if !line.at.is_empty() && line.at.len() != line.rows.len() {
+                let (rows, at) = (line.rows.len(), line.at.len());
+                return Err(fail(format!("the line `{}` of a plot has {rows} rows and {at} places for them", line.name)));
+            }
         }
         if plan.seeds.is_empty() || plan.metrics.is_empty() || plan.data.is_empty() {
             return Err(fail("needs at least one data set, one seed and one metric".into()));
@@ -174,6 +215,7 @@ mod tests {
     fn what_is_wrong_in_a_table_is_said() {
         let good = "title = 't'\nabout = 'a'\nagainst = 'x'\ndata = ['ml-100k']\nseeds = [1]\nmetrics = ['HR@20']\n[[row]]\nname = 'x'\n";
         let parse = |text: &str| Plan::parse("mine", text, Path::new("mine.toml")).map_err(|e| e.to_string());
+        let plot = "[[plot]]\nacross = 'share'\nmetrics = ['HR@20']\n[[plot.line]]\nname = 'l'\n";
         assert_eq!(parse(good).unwrap().rows.len(), 1);
         for (text, part) in [
             (good.replace("against = 'x'", "against = 'y'"), "unknown row `y`"),
@@ -181,6 +223,8 @@ mod tests {
             (format!("{good}[[row]]\nname = '../x'\n"), "cannot name a folder"),
             (good.replace("[1]", "[]"), "at least one"),
             (good.replace("title", "titel"), "titel"),
+            (format!("{good}{plot}rows = ['w']\n"), "unknown row `w`"),
+            (format!("{good}{plot}rows = ['x']\nat = [1, 2]\n"), "1 rows and 2 places"),
         ] {
             let message = parse(&text).unwrap_err();
             assert!(message.contains(part) && message.contains("mine.toml"), "{message}");

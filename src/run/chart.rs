@@ -5,6 +5,7 @@ use crate::base::clean;
 /// Colours that stay apart for colour-blind readers (Okabe and Ito).
 const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
 
+/// Least width of a picture; one with long names is wider.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 260.0;
 /// Left, right, top and bottom of the plot inside the picture.
@@ -30,7 +31,8 @@ pub(super) const ROUNDS: Across<'static> = Across { name: "round", log: false };
 /// A picture by itself, as a file.
 pub(super) fn document(svg: &str) -> String {
     let style = "svg{font:12px system-ui,sans-serif;fill:#444;background:#fff}.grid{stroke:#e4e4e4}";
-    let head = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{HEIGHT}\" ");
+    let width = svg.split("viewBox=\"0 0 ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or("720");
+    let head = format!("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{HEIGHT}\" ");
     svg.replacen("<svg ", &head, 1).replacen(
         ">\n",
         &format!("><style>{style}</style><rect width=\"100%\" height=\"100%\" fill=\"#fff\"/>\n"),
@@ -49,8 +51,9 @@ pub(super) fn line_chart(label: &str, across: Across, series: &[Series]) -> Stri
     let bottom = points().map(|p| p.1).fold(0.0, f64::min);
     let step = tick(top - bottom);
     let top = if top > bottom { (top / step).ceil() * step } else { bottom + 1.0 };
-    let least = if across.log { f64::MIN_POSITIVE } else { 1.0 };
-    let right = points().map(|p| p.0).fold(least, f64::max);
+    let right = points().map(|p| p.0).fold(f64::MIN_POSITIVE, f64::max);
+    // With everything at 0 there is an axis all the same.
+    let right = if !across.log && right == f64::MIN_POSITIVE { 1.0 } else { right };
     // On a logarithmic axis from the power of ten below the first point.
     let decade = points().map(|p| p.0.log10().floor()).fold(f64::MAX, f64::min);
     let [x0, x1, y0, y1] = FRAME;
@@ -58,7 +61,10 @@ pub(super) fn line_chart(label: &str, across: Across, series: &[Series]) -> Stri
     let x = |v: f64| x0 + (if across.log { (v.log10() - decade) / decades } else { v / right }) * (x1 - x0);
     let y = |v: f64| y1 - (v - bottom) / (top - bottom) * (y1 - y0);
 
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(label));
+    // Some seven units a letter, behind the mark of the line.
+    let names = series.iter().map(|s| s.name.chars().count()).max().unwrap_or(0);
+    let width = WIDTH.max(x1 + 48.0 + 7.0 * names as f64);
+    let mut svg = format!("<svg viewBox=\"0 0 {width} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(label));
     let mut level = (bottom / step).ceil() * step;
     while level <= top + step * 1e-6 {
         let (h, text) = (y(level), number(level));
@@ -143,5 +149,14 @@ mod tests {
         let svg = document(&line_chart("log", across, &[Series { name: "a".into(), points }]));
         assert!(!svg.contains("NaN") && !svg.contains("inf") && svg.contains(">1000000<") && svg.contains("xmlns"), "{svg}");
         assert_eq!(svg.matches("<circle").count(), 2, "what is not above 0 has no place: {svg}");
+    }
+
+    #[test]
+    fn the_axis_ends_at_the_last_point_and_long_names_widen_the_picture() {
+        let points = vec![(0.0, 0.0), (0.01, 0.1), (0.05, 0.7)];
+        let series = [Series { name: "a name of forty letters, more or less ...".into(), points }];
+        let svg = document(&line_chart("shares", Across { name: "share", log: false }, &series));
+        assert!(svg.contains(">0.05<"), "{svg}");
+        assert!(svg.contains("cx=\"588.0\"") && svg.contains("width=\"923\"") && svg.contains("viewBox=\"0 0 923 260\""), "{svg}");
     }
 }

@@ -163,7 +163,7 @@ impl Default for LlmSettings {
     }
 }
 
-/// A language model behind an OpenAI-compatible endpoint.
+/// A language model behind an OpenAI-compatible endpoint. Whoever runs it sees the titles of every user's training history: see `docs/privacy.md`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServedSettings {

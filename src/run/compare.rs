@@ -1,6 +1,7 @@
 //! Two finished runs, user by user.
 
 use super::folder::RunFolder;
+use super::pipeline::clean_fingerprint;
 use super::ranks::read_ranks;
 use crate::data::Split;
 use crate::eval::{Paired, paired_seeds};
@@ -44,13 +45,15 @@ pub fn compare(pairs: &[[PathBuf; 2]], split: Split) -> Result<Comparison> {
                 );
                 return Err(Error::mismatch(path, message));
             }
-            let mask = folder.settings()?.eval.mask;
+            let settings = folder.settings()?;
+            let mask = settings.eval.mask;
             if mask != eval.mask {
                 let (here, there) = (mask.name(), eval.mask.name());
                 let message = format!("was ranked with eval.mask = {here}, the first run with {there}; compare runs with one mask");
                 return Err(Error::mismatch(path, message));
             }
             let (found, fingerprint) = ranks_of(&folder, split)?;
+            let fingerprint = if fingerprint == info.fingerprint { clean_fingerprint(&info, &settings) } else { fingerprint };
             if *sum.get_or_insert_with(|| fingerprint.clone()) != fingerprint
                 || ranks.first().is_some_and(|r: &Vec<u32>| r.len() != found.len())
             {

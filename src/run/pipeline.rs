@@ -1,7 +1,7 @@
 //! Data set and views of a run: reused where they are up to date, else made.
 
 use super::Observer;
-use super::folder::RunFolder;
+use super::folder::{RunFolder, RunInfo};
 use super::team::Others;
 use crate::base::json;
 use crate::base::parallel;
@@ -253,6 +253,18 @@ fn run_fingerprint(fingerprint: &str, settings: &Settings) -> String {
         0.0 => fingerprint.to_string(),
         share => data::noisy_fingerprint(fingerprint, share, settings.seed),
     }
+}
+
+/// Fingerprint of the data set that a run with `settings` put its noise into, as far as its folder is still there; the run's own without noise. Noise
+/// leaves what is to be found as it is, so that runs with and without it can be compared.
+pub(super) fn clean_fingerprint(info: &RunInfo, settings: &Settings) -> String {
+    if settings.noise.share > 0.0
+        && let Ok(manifest) = data::load_manifest(&info.data_dir)
+        && run_fingerprint(&manifest.fingerprint, settings) == info.fingerprint
+    {
+        return manifest.fingerprint;
+    }
+    info.fingerprint.clone()
 }
 
 /// The data set that a finished or interrupted run was trained on.

@@ -80,6 +80,9 @@ fn noise_is_in_histories_and_views_and_not_in_what_is_to_be_found() {
     let clean = with("clean", &[]);
     let noisy = with("noisy", &["noise.share=0.3"]);
     assert_ne!(clean.0, noisy.0);
+    // What is to be found is the same, so that both can be compared.
+    let compared = sandbox.lumos(&["compare", "clean", "noisy", "--json"]).json();
+    assert!(compared["tests"][0]["users"].as_u64() > Some(0), "{compared}");
     // The run's data set is found again, with its noise.
     let scored = sandbox.lumos(&["eval", "noisy", "--json"]).json();
     let result: Value = serde_json::from_slice(&sandbox.read("noisy/result.json")).unwrap();

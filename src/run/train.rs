@@ -253,7 +253,8 @@ impl Run {
             test,
             device: self.folder.info()?.device.unwrap_or_default(),
             gpu_joules: joules("/gpu/joules"),
-            cpu_joules: joules("/cpu_joules"),
+            // A sum of some rounds would look like one of all.
+            cpu_joules: joules("/cpu_joules").filter(|_| lines.iter().all(|line| line.get("cpu_joules").is_some())),
             train_seconds: seconds,
             client_epochs: epochs as u64,
             client_epochs_per_s: if seconds > 0.0 { epochs / seconds } else { 0.0 },

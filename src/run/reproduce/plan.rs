@@ -44,7 +44,7 @@ pub struct PlanPlot {
     /// Whether powers of ten are at equal distances on it.
     #[serde(default)]
     pub log: bool,
-    /// Metrics, a picture each.
+    /// Metrics of the table, a picture each.
     pub metrics: Vec<String>,
     /// The lines.
     #[serde(rename = "line")]
@@ -127,6 +127,11 @@ impl Plan {
         }
         if !rows().any(|name| name == plan.against) {
             return Err(fail(format!("against: {}", names::unknown("row", &plan.against, rows()))));
+        }
+        let metrics = || plan.metrics.iter().map(String::as_str);
+        // A picture of anything else would be missing without a word.
+        if let Some(unknown) = plan.plots.iter().flat_map(|plot| &plot.metrics).find(|wanted| !metrics().any(|name| name == *wanted)) {
+            return Err(fail(format!("a plot: {}", names::unknown("metric of the table", unknown, metrics()))));
         }
         for line in plan.plots.iter().flat_map(|plot| &plot.lines) {
             if let Some(unknown) = line.rows.iter().find(|wanted| !rows().any(|name| name == *wanted)) {
@@ -224,6 +229,10 @@ mod tests {
             (good.replace("[1]", "[]"), "at least one"),
             (good.replace("title", "titel"), "titel"),
             (format!("{good}{plot}rows = ['w']\n"), "unknown row `w`"),
+            (
+                format!("{good}{plot}rows = ['x']\n").replace("metrics = ['HR@20']\n[[plot.line]]", "metrics = ['HR@2']\n[[plot.line]]"),
+                "`HR@2`",
+            ),
             (format!("{good}{plot}rows = ['x']\nat = [1, 2]\n"), "1 rows and 2 places"),
         ] {
             let message = parse(&text).unwrap_err();

@@ -49,6 +49,7 @@ const EMBEDDED: &[(&str, &str)] = embed![
     "cl4srec",
     "duorec",
     "gcl4sr",
+    "calrec",
     "transitions",
     "popularity",
     "lumos-no-future",

@@ -145,6 +145,11 @@ impl Trainer {
         self.protocol.bytes()
     }
 
+    /// What a user should know of what is trained beyond the settings, in one line, if there is anything.
+    pub fn describe(&self) -> Option<String> {
+        self.protocol.describe()
+    }
+
     fn cohort(&self, round: u64) -> Cohort {
         if self.participants.len() == 1 {
             // Who trains alone is there in every round: its optimiser counts its steps by rounds.

@@ -271,6 +271,56 @@ impl<'m, O: Ops> Engine<'m, O> {
     }
 }
 
+impl<O: Ops> Engine<'_, O> {
+    /// Calls `each` with every token of `texts` in order, the number of its text, and the logits `[vocab]` at its place after `start`.
+    fn each_place(&mut self, start: &[u32], texts: &[Vec<u32>], mut each: impl FnMut(usize, u32, &[f32])) -> Result<()> {
+        let Some((last, before)) = start.split_last() else {
+            return Err(Error::Usage("texts are scored after at least one token".into()));
+        };
+        self.check_tokens(start)?;
+        texts.iter().try_for_each(|text| self.check_tokens(text))?;
+        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
+        let room = || Error::Usage(format!("a prompt of {} tokens and {longest} more do not fit the model or its cache", start.len()));
+        let known = self.prefixes.iter().any(|p| p.tokens == before);
+        let alone = if known { 0 } else { Blocks::needed(before.len()) };
+        let whole = before.len() / BLOCK;
+        let needed = Blocks::needed(before.len() + longest) - whole;
+        if start.len() + longest > self.max_len || alone + needed > self.blocks.total() - self.blocks.used() {
+            return Err(room());
+        }
+        if !before.is_empty() {
+            self.share(before)?;
+        }
+        // Blocks of the start, the one in which it ends left out: every text continues a copy of that.
+        let prefix = self.prefixes.iter().find(|p| p.tokens == before).map_or(Vec::new(), |p| p.blocks.clone());
+        let side = ((self.blocks.total() - self.blocks.used()) / needed.max(1)).min(SCORED_ROWS / longest.max(1)).max(1);
+        let own = self.blocks.take(side * needed).ok_or_else(room)?;
+        let outcome = texts.chunks(side).enumerate().try_for_each(|(chunk, part)| {
+            let mut batch = Batch::default();
+            for (text, own) in part.iter().zip(own.chunks_exact(needed)).filter(|(text, _)| !text.is_empty()) {
+                if !before.len().is_multiple_of(BLOCK) {
+                    self.ops.copy_block(&mut self.cache, prefix[whole], own[0])?;
+                }
+                let row = batch.tokens.len() as u32;
+                let tokens = [&[*last], &text[..text.len() - 1]].concat();
+                batch.push(&tokens, before.len(), &[&prefix[..whole], own].concat(), false);
+                batch.wanted.extend(row..row + text.len() as u32);
+            }
+            if batch.tokens.is_empty() {
+                return Ok(());
+            }
+            let (network, ops, cache) = (self.network, self.ops, &mut self.cache);
+            let logits = self.pool.install(|| network.logits(ops, &network.forward(ops, &batch, cache)?))?;
+            let rows = logits.chunks_exact(network.spec().vocab);
+            let tokens = part.iter().enumerate().flat_map(|(i, text)| text.iter().map(move |token| (chunk * side + i, *token)));
+            tokens.zip(rows).for_each(|((text, token), row)| each(text, token, row));
+            Ok(())
+        });
+        self.blocks.give(&own);
+        outcome
+    }
+}
+
 impl<O: Ops> Generate for Engine<'_, O> {
     fn share(&mut self, tokens: &[u32]) -> Result<usize> {
         if tokens.is_empty() || self.prefixes.iter().any(|p| p.tokens == tokens) {
@@ -297,50 +347,19 @@ impl<O: Ops> Generate for Engine<'_, O> {
     }
 
     fn logits_of(&mut self, start: &[u32], texts: &[Vec<u32>]) -> Result<Vec<f32>> {
-        let Some((last, before)) = start.split_last() else {
-            return Err(Error::Usage("texts are scored after at least one token".into()));
-        };
-        self.check_tokens(start)?;
-        texts.iter().try_for_each(|text| self.check_tokens(text))?;
-        let longest = texts.iter().map(Vec::len).max().unwrap_or(0);
-        let room = || Error::Usage(format!("a prompt of {} tokens and {longest} more do not fit the model or its cache", start.len()));
-        let known = self.prefixes.iter().any(|p| p.tokens == before);
-        let alone = if known { 0 } else { Blocks::needed(before.len()) };
-        let whole = before.len() / BLOCK;
-        let needed = Blocks::needed(before.len() + longest) - whole;
-        if start.len() + longest > self.max_len || alone + needed > self.blocks.total() - self.blocks.used() {
-            return Err(room());
-        }
-        if !before.is_empty() {
-            self.share(before)?;
-        }
-        // Blocks of the start, the one in which it ends left out: every text continues a copy of that.
-        let prefix = self.prefixes.iter().find(|p| p.tokens == before).map_or(Vec::new(), |p| p.blocks.clone());
-        let side = ((self.blocks.total() - self.blocks.used()) / needed.max(1)).min(SCORED_ROWS / longest.max(1)).max(1);
-        let own = self.blocks.take(side * needed).ok_or_else(room)?;
         let mut out = Vec::with_capacity(texts.iter().map(Vec::len).sum());
-        let outcome = texts.chunks(side).try_for_each(|part| {
-            let mut batch = Batch::default();
-            for (text, own) in part.iter().zip(own.chunks_exact(needed)).filter(|(text, _)| !text.is_empty()) {
-                if !before.len().is_multiple_of(BLOCK) {
-                    self.ops.copy_block(&mut self.cache, prefix[whole], own[0])?;
-                }
-                let row = batch.tokens.len() as u32;
-                let tokens = [&[*last], &text[..text.len() - 1]].concat();
-                batch.push(&tokens, before.len(), &[&prefix[..whole], own].concat(), false);
-                batch.wanted.extend(row..row + text.len() as u32);
-            }
-            if batch.tokens.is_empty() {
-                return Ok(());
-            }
-            let (network, ops, cache) = (self.network, self.ops, &mut self.cache);
-            let logits = self.pool.install(|| network.logits(ops, &network.forward(ops, &batch, cache)?))?;
-            let rows = logits.chunks_exact(network.spec().vocab);
-            out.extend(part.iter().flatten().zip(rows).map(|(token, row)| row[*token as usize]));
-            Ok(())
-        });
-        self.blocks.give(&own);
-        outcome.map(|()| out)
+        self.each_place(start, texts, |_, token, logits| out.push(logits[token as usize]))?;
+        Ok(out)
+    }
+
+    fn log_likelihoods(&mut self, start: &[u32], texts: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let mut out = vec![0.0; texts.len()];
+        self.each_place(start, texts, |text, token, logits| {
+            let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = logits.iter().map(|x| f64::from(x - most).exp()).sum();
+            out[text] += f64::from(logits[token as usize] - most) - sum.ln();
+        })?;
+        Ok(out)
     }
 
     fn forget(&mut self) {

@@ -3,6 +3,7 @@
 use super::spec::{Family, Spec};
 use super::weights::{Stored, Weights};
 use crate::base::names::unknown;
+use crate::base::rng::{Purpose, Stream};
 use crate::{Error, Result};
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -39,6 +40,16 @@ fn config(name: &str) -> Option<Value> {
 pub fn shape(name: &str) -> Result<Spec> {
     let config = config(name).ok_or_else(|| Error::Usage(unknown("shape", name, SHAPES)))?;
     Spec::parse(Path::new(name), &config)
+}
+
+/// Two Llama layers of width 64 over `vocab` tokens, for texts of up to 2,048.
+pub(super) fn small(vocab: usize) -> Result<Spec> {
+    let config = json!({
+        "architectures": ["LlamaForCausalLM"], "vocab_size": vocab, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 172, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 1e4, "tie_word_embeddings": true,
+        "hidden_act": "silu",
+    });
+    Spec::parse(Path::new("a small model"), &config)
 }
 
 impl Spec {
@@ -92,6 +103,18 @@ fn number(base: u64, i: u64) -> f32 {
 }
 
 impl Weights {
+    /// Weights of `spec` to begin a training with: norms of 1, the rest normal with a deviation of .02, as published decoders begin.
+    pub(super) fn initial(spec: &Spec, seed: u64) -> Weights {
+        let tensor = |(name, shape): (String, Vec<usize>)| {
+            let mut stream = Stream::new(seed, Purpose::Init, 1, u64::from(crc32c::crc32c(name.as_bytes())));
+            let norm = name.ends_with("norm.weight");
+            let n = shape.iter().product::<usize>();
+            let bytes = (0..n).flat_map(|_| if norm { 1.0 } else { 0.02 * stream.normal() }.to_le_bytes()).collect();
+            (name, shape, bytes)
+        };
+        Weights::of(Stored::F32, spec.tensors().into_iter().map(tensor).collect())
+    }
+
     /// Weights of `spec` that keep activations in range, the same for the same seed, stored as `stored`.
     pub fn made_up(spec: &Spec, seed: u64, stored: Stored) -> Weights {
         let size = |name: &str, shape: &[usize], x: f32| match name {

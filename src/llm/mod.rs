@@ -24,6 +24,7 @@
 //!   ([`Generate::share`]).
 //! * [`Sampling`] and [`Key`]: how a token is chosen, and whose draws choose it.
 //! * [`TitleTrie`] and [`ItemLines`]: text that is nothing but titles of the catalogue.
+//! * [`tune`]: training, whole or by low-rank changes.
 //! * [`embed`]: sentence embeddings, for the title nearest to a line of free text.
 //!
 //! A text has the same bits on the CPU, and on a GPU by our kernels, whatever the number of threads, the batch, its order and its neighbours.
@@ -57,6 +58,7 @@ mod spec;
 mod stored_matrix;
 mod tokenizer;
 mod trie;
+pub mod tune;
 mod weights;
 
 pub use candle::Candle;

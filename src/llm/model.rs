@@ -9,6 +9,7 @@ use super::place::{Dtype, Place, Placed};
 use super::request::{EngineOptions, Generate};
 use super::spec::Spec;
 use super::tokenizer::{Defaults, Tokenizer};
+use super::tune::Named;
 use super::weights::{Stored, Weights};
 use crate::base::parallel;
 use crate::device::Device;
@@ -106,6 +107,19 @@ impl Model {
         Model::in_shape(shape, options, None)
     }
 
+    /// A small model of bytes with weights drawn by `seed`, to be trained from nothing: two layers of width 64.
+    ///
+    /// # Errors
+    /// Where the device has no room.
+    pub fn small(seed: u64, options: &Options) -> Result<Model> {
+        let tokenizer = Tokenizer::of_bytes()?;
+        let spec = super::made_up::small(tokenizer.vocab())?;
+        let folder = PathBuf::from("a small model of bytes");
+        let chat = Chat::read(&folder, &tokenizer)?;
+        let source = Source::Folder(Weights::initial(&spec, seed));
+        Model::with(Parts { folder, spec, tokenizer, chat, defaults: Defaults::default(), source }, options, None)
+    }
+
     /// The same on a device that is open, whatever place the options name.
     ///
     /// # Errors
@@ -182,6 +196,39 @@ impl Model {
     /// How weights are stored while computing. Arithmetic is f32 on the CPU, of this kind on a GPU.
     pub fn dtype(&self) -> &str {
         &self.dtype
+    }
+
+    /// Names, shapes and values of all its tensors as they are stored, blocks of quantised ones taken into single precision.
+    ///
+    /// # Errors
+    /// Where a tensor cannot be read.
+    pub(super) fn tensors(&self) -> Result<Vec<Named>> {
+        let one = |(name, shape): (String, Vec<usize>)| {
+            let values = match shape[..] {
+                [rows, cols] => {
+                    let stored = self.source.matrix(&name, rows, cols)?;
+                    stored.plain(&stored.dequantised()?)?.to_vec()
+                }
+                _ => self.source.vector(&name, shape[0])?,
+            };
+            Ok((name, shape, values))
+        };
+        self.spec().tensors().into_iter().map(one).collect()
+    }
+
+    /// Puts `weights`, which [`tune::Tuned::weights`](super::tune::Tuned::weights) gave, in the place of the model's own.
+    ///
+    /// # Errors
+    /// Where one is missing or of another shape, or the device has no room. The model is then what it was.
+    pub fn retrained(&mut self, weights: Vec<Named>, options: &Options) -> Result<()> {
+        let bytes = |values: Vec<f32>| values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<u8>>();
+        let tensors = weights.into_iter().map(|(name, shape, values)| (name, shape, bytes(values))).collect();
+        let source = Source::Folder(Weights::of(Stored::F32, tensors));
+        let spec = self.spec().clone();
+        let placed = self.pool.install(|| Placed::new(options.place, options.dtype, spec, &source, self.max_len))?;
+        (self.placed, self.dtype) = placed;
+        self.weight_bytes = self.parameters() * size_of::<f32>() as u64;
+        Ok(())
     }
 
     /// Where it computes.

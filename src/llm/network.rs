@@ -223,14 +223,14 @@ pub enum Source {
 }
 
 impl Source {
-    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<StoredMatrix<'_>> {
+    pub(super) fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<StoredMatrix<'_>> {
         match self {
             Source::Folder(w) => Ok(StoredMatrix::Plain(w.matrix(name, rows, cols)?)),
             Source::Gguf(g) => g.matrix(name, rows, cols),
         }
     }
 
-    fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
+    pub(super) fn vector(&self, name: &str, n: usize) -> Result<Vec<f32>> {
         match self {
             Source::Folder(w) => w.vector(name, n),
             Source::Gguf(g) => g.vector(name, n),

@@ -117,6 +117,11 @@ pub trait Generate {
     /// # Errors
     /// The device's; where a text does not fit the model or the cache.
     fn logits_of(&mut self, start: &[u32], texts: &[Vec<u32>]) -> Result<Vec<f32>>;
+    /// How likely each of `texts` is after `start`, as the log of its probability: the sum over its tokens, each against the whole vocabulary.
+    ///
+    /// # Errors
+    /// As [`Generate::logits_of`].
+    fn log_likelihoods(&mut self, start: &[u32], texts: &[Vec<u32>]) -> Result<Vec<f64>>;
     /// Writes a text for every request and gives `on_done` each as it ends, in no promised order. Requests are taken as they are
     /// needed, a few hundred ahead. An error of `on_done` stops the generation.
     ///

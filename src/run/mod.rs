@@ -57,6 +57,8 @@ pub use checkpoint::{Checkpoint, CheckpointMeta};
 pub use claim::{Claim, Start};
 pub use compare::{Comparison, compare};
 pub use device::{Devices, RunDevice};
+#[cfg(feature = "onnx")]
+pub use export::to_onnx;
 pub use export::{Exported, to_numpy, to_torch};
 #[cfg(feature = "cli")]
 pub(crate) use folder::differences;

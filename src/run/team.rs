@@ -48,6 +48,11 @@ impl Team {
         Ok(Team { trainer, ranks, asked_to_stop: false })
     }
 
+    /// See [`Trainer::describe`].
+    pub fn describe(&self) -> Option<String> {
+        self.trainer.describe()
+    }
+
     /// Tells the others, if there are any.
     fn order(&self, order: impl FnOnce() -> Order) -> Result<()> {
         self.ranks.as_ref().map_or(Ok(()), |ranks| give(&**ranks, &order()))

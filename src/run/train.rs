@@ -74,6 +74,9 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
     log_into(device.ranks(), folder.root())?;
     let mut trainer = device.trainer(settings, data, &job.prepared.views)?;
     device.tell(observer);
+    if let Some(line) = trainer.describe() {
+        observer.note(&line);
+    }
     trainer.set_spill_folder(folder.private());
     if let Some(before) = folder.note_device(device.name())?.filter(|before| before != device.name() && meta.round > 0) {
         observer.note(&format!(

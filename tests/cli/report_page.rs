@@ -53,6 +53,24 @@ fn a_page_holds_methods_tests_curves_lists_and_settings() {
     sandbox.lumos(&["report", "runs/lumos-1", "--out", "runs"]).refused(1, &["is a folder"]);
 }
 
+/// Noise is drawn by the seed: the histories of two seeds differ, what is to be found does not.
+#[test]
+fn seeds_of_a_method_with_noise_are_one_method() {
+    let sandbox = Sandbox::new();
+    let mut runs = Vec::new();
+    for (noise, seed) in [("0", "1"), ("0.3", "1"), ("0.3", "2")] {
+        let (set, out) = (format!("noise.share={noise}"), format!("runs/noise-{noise}-{seed}"));
+        let words = ["train", &small(), "--set", "method=fed-sasrec", "--set", &set, "--seed", seed, "--out", &out];
+        sandbox.lumos(&words).done();
+        runs.push(out);
+    }
+    let words: Vec<&str> = ["report", "--out", "report.html"].into_iter().chain(runs.iter().map(String::as_str)).collect();
+    sandbox.lumos(&words).done();
+    let html = String::from_utf8(sandbox.read("report.html")).unwrap();
+    assert!(html.contains("3 runs of 2 methods") && html.contains("Paired tests"), "{html}");
+    assert!(!html.contains("do not compare"));
+}
+
 #[test]
 fn hostile_names_stay_text() {
     let sandbox = Sandbox::new();

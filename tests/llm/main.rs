@@ -16,6 +16,7 @@ mod hostile;
 mod loading;
 mod parity;
 mod titles;
+mod tune;
 
 #[path = "../common/simt.rs"]
 mod simt;

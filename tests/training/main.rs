@@ -11,6 +11,7 @@ mod ring;
 #[path = "../common/cli.rs"]
 mod sandbox;
 
+mod calrec;
 mod chunks;
 mod federation;
 mod in_batch;

@@ -33,6 +33,7 @@ pub use labelled::{dot, sigmoid};
 pub use losses::{Group, info_nce};
 pub use optim::{AdamStep, adam_span, sum_of_squares};
 pub use row_log::{BUCKET, RowLog};
+pub use rows::NORM_EPS;
 pub use transpose::transpose;
 pub use visit::{Visit, Visited};
 pub use worker::{Worker, WorkerShape};

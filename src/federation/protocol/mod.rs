@@ -4,6 +4,7 @@
 //! one of another crate is made known by [`register`].
 
 mod averaging;
+mod calrec;
 pub mod ptf_fsr;
 mod transitions;
 
@@ -113,6 +114,11 @@ pub trait Protocol: Send {
     /// Bytes of weights, server state and workers on the host.
     fn bytes(&self) -> usize;
 
+    /// What a user should know of what is trained beyond the settings, as one line for the log.
+    fn describe(&self) -> Option<String> {
+        None
+    }
+
     /// What a device did so far, where there is one.
     ///
     /// # Errors
@@ -156,7 +162,7 @@ impl Choice for Kind {
 }
 
 /// The protocols of LUMOS.
-pub const KINDS: &[Kind] = &[averaging::KIND, ptf_fsr::KIND, transitions::KIND];
+pub const KINDS: &[Kind] = &[averaging::KIND, calrec::KIND, ptf_fsr::KIND, transitions::KIND];
 
 /// Protocols that were registered.
 static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());

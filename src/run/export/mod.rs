@@ -1,9 +1,13 @@
-//! A checkpoint for other programs: a `state_dict` with a model in PyTorch that scores with it, or arrays for numpy.
+//! A checkpoint for other programs: a `state_dict` with a model in PyTorch that scores with it, an ONNX graph, or arrays for numpy.
 
 mod numpy;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod torch;
 
 pub use numpy::to_numpy;
+#[cfg(feature = "onnx")]
+pub use onnx::to_onnx;
 pub use torch::to_torch;
 
 use super::{Checkpoint, RunFolder, load_run_data};

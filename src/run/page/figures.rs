@@ -92,7 +92,7 @@ pub(super) fn tests(groups: &[Group]) -> Result<String> {
             .runs
             .iter()
             .filter_map(|a| first.runs.iter().find(|b| b.info.seed == a.info.seed).map(|b| (a, b)))
-            .filter(|(a, b)| a.result.is_some() && b.result.is_some() && a.info.fingerprint == b.info.fingerprint)
+            .filter(|(a, b)| a.result.is_some() && b.result.is_some() && a.data == b.data)
             .map(|(a, b)| [a.folder.root().to_path_buf(), b.folder.root().to_path_buf()])
             .collect();
         if pairs.is_empty() {

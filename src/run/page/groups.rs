@@ -3,6 +3,7 @@
 use crate::config::{Settings, Validated};
 use crate::run::folder::{RunFolder, RunInfo, differences_key, read_json};
 use crate::run::metrics::read_lines;
+use crate::run::pipeline::clean_fingerprint;
 use crate::run::result::RunResult;
 use crate::{Error, Result};
 use serde_json::Value;
@@ -13,6 +14,8 @@ pub(super) struct Run {
     pub folder: RunFolder,
     pub settings: Validated<Settings>,
     pub info: RunInfo,
+    /// Fingerprint of its data set, before noise was put into histories.
+    pub data: String,
     pub result: Option<RunResult>,
     pub lines: Vec<Value>,
     /// Where each setting came from, by its dotted key.
@@ -24,7 +27,9 @@ impl Run {
         let lines = if folder.metrics().exists() { read_lines(&folder.metrics())? } else { Vec::new() };
         let result = if folder.result().exists() { Some(read_json(&folder.result())?) } else { None };
         let text = std::fs::read_to_string(folder.config()).map_err(Error::io(folder.config(), "read"))?;
-        Ok(Run { folder: folder.clone(), settings: folder.settings()?, info: folder.info()?, result, lines, origins: origins(&text) })
+        let (settings, info) = (folder.settings()?, folder.info()?);
+        let data = clean_fingerprint(&info, &settings);
+        Ok(Run { folder: folder.clone(), settings, info, data, result, lines, origins: origins(&text) })
     }
 
     /// The values of a validation metric by round.
@@ -84,7 +89,7 @@ pub(super) fn grouped(runs: Vec<Run>) -> Result<Vec<Group>> {
         let mut settings = (*run.settings).clone();
         settings.seed = 0;
         settings.compare.clear();
-        let key = format!("{}{}", run.info.fingerprint, differences_key(&settings)?);
+        let key = format!("{}{}", run.data, differences_key(&settings)?);
         match groups.iter_mut().find(|(known, _)| *known == key) {
             Some((_, group)) => group.runs.push(run),
             None => groups.push((key, Group { name: run.info.method.clone(), runs: vec![run] })),

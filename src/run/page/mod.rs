@@ -81,7 +81,7 @@ fn warnings(groups: &[Group], has_data: bool) -> Vec<String> {
     for run in groups.iter().flat_map(|g| &g.runs).filter(|r| r.result.is_none()) {
         all.push(format!("{} is not finished: it is drawn as far as it has come and has no test.", run.folder.root().display()));
     }
-    let sums: BTreeSet<&str> = groups.iter().flat_map(|g| &g.runs).map(|r| r.info.fingerprint.as_str()).collect();
+    let sums: BTreeSet<&str> = groups.iter().flat_map(|g| &g.runs).map(|r| r.data.as_str()).collect();
     if sums.len() > 1 {
         all.push("The runs are of different data sets or states of one: their figures do not compare.".into());
     } else if !has_data {

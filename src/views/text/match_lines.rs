@@ -89,10 +89,8 @@ impl Matcher {
         Matcher { terms, offsets, postings, idf: idfs, idf_unknown: idf(0.0), own, exact, mean }
     }
 
-    /// The line most like `query` and the likeness: what the two score against each other, divided by the larger of what each
-    /// scores against itself, so that it is 1 for equal words and small where either says much that the other does not. Lines
-    /// for which `open` is false are passed over; of equals the one with the lowest number is taken. `None` where no word is known.
-    pub fn best(&self, query: &str, open: impl Fn(u32) -> bool, scratch: &mut Scratch) -> Option<(u32, f32)> {
+    /// The terms of `query`, and how many of its words no line has.
+    fn known(&self, query: &str) -> (Vec<u32>, u32) {
         let mut unknown = 0u32;
         let mut bag = Vec::new();
         for word in words(query) {
@@ -101,6 +99,32 @@ impl Matcher {
                 None => unknown += 1,
             }
         }
+        (bag, unknown)
+    }
+
+    /// The lines that have `term`, and what it adds to the score of each where a query has it `count` times.
+    fn lines_with(&self, term: u32, count: f32) -> impl Iterator<Item = (u32, f32)> + '_ {
+        let idf = self.idf[term as usize];
+        let range = self.offsets[term as usize] as usize..self.offsets[term as usize + 1] as usize;
+        self.postings[range].iter().map(move |&(line, weight)| (line, count * idf * weight))
+    }
+
+    /// The lines that have a word of `query`, by their scores, best first; of equals the one with the lower number.
+    pub fn ranked(&self, query: &str) -> Vec<u32> {
+        let mut scores: HashMap<u32, f32> = HashMap::new();
+        for (term, count) in counts(&self.known(query).0) {
+            self.lines_with(term, count).for_each(|(line, score)| *scores.entry(line).or_insert(0.0) += score);
+        }
+        let mut found: Vec<(u32, f32)> = scores.into_iter().collect();
+        found.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        found.into_iter().map(|(line, _)| line).collect()
+    }
+
+    /// The line most like `query` and the likeness: what the two score against each other, divided by the larger of what each
+    /// scores against itself, so that it is 1 for equal words and small where either says much that the other does not. Lines
+    /// for which `open` is false are passed over; of equals the one with the lowest number is taken. `None` where no word is known.
+    pub fn best(&self, query: &str, open: impl Fn(u32) -> bool, scratch: &mut Scratch) -> Option<(u32, f32)> {
+        let (bag, unknown) = self.known(query);
         if unknown == 0
             && let Some(line) = self.exact.get(&bag)
             && open(*line)
@@ -112,12 +136,8 @@ impl Matcher {
         scores.clear();
         let mut own = unknown as f32 * self.idf_unknown * weight(1.0, length, self.mean);
         for (term, count) in counts(&bag) {
-            let idf = self.idf[term as usize];
-            own += count * idf * weight(count, length, self.mean);
-            let range = self.offsets[term as usize] as usize..self.offsets[term as usize + 1] as usize;
-            for &(line, weight) in &self.postings[range] {
-                *scores.entry(line).or_insert(0.0) += count * idf * weight;
-            }
+            own += count * self.idf[term as usize] * weight(count, length, self.mean);
+            self.lines_with(term, count).for_each(|(line, score)| *scores.entry(line).or_insert(0.0) += score);
         }
         let likeness = |line: u32, score: f32| (score / own.max(self.own[line as usize])).min(1.0);
         let found = scores.iter().filter(|(line, _)| open(**line)).map(|(line, score)| (*line, likeness(*line, *score)));
@@ -166,6 +186,13 @@ mod tests {
         assert_eq!(best(&m, ""), None);
         let (line, one) = best(&m, "soap").unwrap();
         assert!(line == 0 && one < near, "a single word is less than most of a title");
+    }
+
+    #[test]
+    fn lines_are_ranked_by_their_scores() {
+        let m = matcher();
+        assert_eq!(m.ranked("red hose"), [0, 1, 4, 2, 5], "a rare word before a frequent one, a short line before a long one");
+        assert_eq!(m.ranked("quantum mechanics"), Vec::<u32>::new());
     }
 
     #[test]

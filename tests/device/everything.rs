@@ -74,7 +74,8 @@ fn ranks_agree(name: &str, settings: &Validated<Settings>) {
     let (data, views) = world(30, 24, 5);
     let there = device(MEMORY);
     let mut gpu = Trainer::on_device(settings.clone(), data.clone(), views.clone(), there.clone()).unwrap();
-    (gpu.round().unwrap(), gpu.round().unwrap());
+    gpu.round().unwrap();
+    gpu.round().unwrap();
     let mut cpu = Trainer::new(settings.clone(), data, views).unwrap();
     cpu.restore(&gpu.tensors().unwrap(), 2).unwrap();
     let (a, b) = (ranks(&mut gpu, 30), ranks(&mut cpu, 30));
@@ -90,7 +91,8 @@ fn same_bits(name: &str, settings: &Validated<Settings>) {
     let gpu = Trainer::on_device(settings.clone(), data, views, there.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
     let [cpu, gpu] = [cpu, gpu].map(|mut trainer| {
         let before = trainer.tensors().unwrap();
-        (trainer.round().unwrap(), trainer.round().unwrap());
+        trainer.round().unwrap();
+        trainer.round().unwrap();
         assert!(before != trainer.tensors().unwrap(), "{name} learns");
         (trainer.tensors().unwrap(), ranks(&mut trainer, 30))
     });

@@ -47,7 +47,7 @@ fn clients_keep_and_show_what_they_do_on_the_cpu() {
 #[test]
 fn chunks_and_an_interruption_leave_no_trace() {
     let (data, views) = world(140, 40, 5);
-    for rules in [&[][..], &["norm-bound bound=0.05"], &["median"]] {
+    for rules in [&[][..], &["median"]] {
         let mut s = keeping(0.3, rules);
         // A whole piece and a short one.
         (s.federation.fraction, s.local.epochs) = (0.5, 1);
@@ -60,7 +60,8 @@ fn chunks_and_an_interruption_leave_no_trace() {
         assert!(distance(&s, &data, &views, &whole, &on_device(&shared, &data, &views, 3, None)) > 1e-2, "{rules:?}: it matters");
         let mut again = Trainer::on_device(valid(&s), data.clone(), views.clone(), device(MEMORY)).unwrap();
         again.restore(&on_device(&s, &data, &views, 1, None), 1).unwrap();
-        (again.round().unwrap(), again.round().unwrap());
+        again.round().unwrap();
+        again.round().unwrap();
         assert!(whole == again.tensors().unwrap(), "{rules:?}: after an interruption");
     }
 }
@@ -73,7 +74,8 @@ fn too_little_memory_and_several_processes_leave_no_trace() {
     let users: Vec<u32> = (0..data.users() as u32).collect();
     let parts = |bytes: u64| Parts { device: Some(device(bytes)), ..Parts::new(valid(&s), data.clone(), views.clone()) };
     let end = |mut trainer: Trainer| {
-        (trainer.round().unwrap(), trainer.round().unwrap());
+        trainer.round().unwrap();
+        trainer.round().unwrap();
         let ranks = trainer.rank(Split::Test, &users, &|_, _| {}).unwrap();
         (trainer.tensors().unwrap(), ranks, trainer.device_use().unwrap().unwrap().peak_bytes)
     };
@@ -97,7 +99,8 @@ fn users_are_ranked_by_the_weights_that_they_keep() {
     (s.local.lr, s.federation.fraction) = (0.5, 0.6);
     let ranks = |trainer: &mut Trainer| trainer.rank(Split::Test, &users, &|_, _| {}).unwrap();
     let mut gpu = Trainer::on_device(valid(&s), data.clone(), views.clone(), device(MEMORY)).unwrap();
-    (gpu.round().unwrap(), gpu.round().unwrap());
+    gpu.round().unwrap();
+    gpu.round().unwrap();
     let (state, found) = (gpu.tensors().unwrap(), ranks(&mut gpu));
     let mut cpu = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
     cpu.restore(&state, 2).unwrap();

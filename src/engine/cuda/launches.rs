@@ -108,7 +108,7 @@ impl ChunkTrainer {
     }
 
     /// Adds the changes of `chunk`, which was trained last and added nowhere.
-    pub(super) fn add(&mut self, chunk: &ReadyChunk, adding: Adding) -> Result<()> {
+    pub fn add(&mut self, chunk: &ReadyChunk, adding: Adding) -> Result<()> {
         let device = self.device.clone();
         self.foresee(&chunk.shape.rounded(), chunk, matches!(adding, Adding::Scaled(_)));
         let arrays = self.arrays.take().expect("a chunk was trained");

@@ -4,7 +4,7 @@
 
 use lumos::engine::{NamedTensor, Progress, TensorData, Tensors, Totals};
 use lumos::eval::rank_from_count;
-use lumos::federation::protocol::{self, Kind, Parts, Protocol};
+use lumos::federation::protocol::{self, Kind, Parts, Place, Protocol};
 use lumos::federation::{Cohort, RoundReport};
 use lumos::{Error, Settings, Silent, Sought, Split, Trainer, load_settings, metrics, prepare};
 use std::path::Path;
@@ -78,8 +78,8 @@ const COUNTS: Kind = Kind {
     paper: "none",
     options: &[],
     check: |_, _: &Settings| Ok(()),
-    on_device: |_| Some("protocol `counts` needs no device"),
-    ranks_on_device: |_| Some("protocol `counts` needs no device"),
+    trains: |_| Place::Cpu("protocol `counts` needs no device"),
+    ranks: |_| Place::Cpu("protocol `counts` needs no device"),
     build: |_, parts| Ok(Box::new(Counts { counts: vec![0; parts.data.item_count()], parts, rounds: 0 })),
 };
 

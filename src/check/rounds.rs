@@ -5,7 +5,7 @@ use super::report::CheckLine;
 use crate::bench;
 use crate::config::{
     Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual,
-    ServerOptimizer, Settings, UploadRows, Validated,
+    ServerOptimizer, Settings, Similarity, UploadRows, Validated,
 };
 use crate::data::Dataset;
 use crate::device::interface::Device;
@@ -84,6 +84,14 @@ fn steps(quick: bool) -> Vec<Kind> {
                 (s.model.dropout, s.model.positions) = (0.2, Positions::Last);
             }),
         ),
+        (
+            "contrast with strangers",
+            with(&b, |s| {
+                (s.loss.contrast, s.loss.in_batch.weight, s.loss.in_batch.strangers) = (Contrast::None, 0.3, 4);
+                (s.loss.in_batch.similarity, s.loss.in_batch.tau) = (Similarity::Cosine, 0.5);
+            }),
+        ),
+        ("kept weights", with(&b, |s| (s.federation.personal, s.local.optimizer) = (0.1, LocalOptimizer::Sgd))),
         ("adamw, clipped", with(&b, |s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("gradient descent", with(&b, |s| s.local.optimizer = LocalOptimizer::Sgd)),
         ("fedadam", with(&b, |s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),

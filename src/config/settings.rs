@@ -133,6 +133,16 @@ impl LossSettings {
             n => self.lambda * ((n + 1).saturating_sub(round).min(n) as f32 / n as f32),
         }
     }
+
+    /// Weight in `round` of a step's contrast groups: those of the views, or those with strangers, which are never beside them.
+    pub fn group_weight_at(&self, round: u64) -> f32 {
+        if self.contrast_with_strangers() { self.in_batch.weight } else { self.lambda_at(round) }
+    }
+
+    /// Whether the contrast within a mini-batch has random sequences in the place of the others.
+    pub fn contrast_with_strangers(&self) -> bool {
+        self.in_batch.weight > 0.0 && self.in_batch.strangers > 0
+    }
 }
 
 impl Default for LossSettings {

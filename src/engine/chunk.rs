@@ -37,6 +37,13 @@ impl Chunk {
         Chunk { clients: vec![0], client_rows: vec![0, rows], steps: vec![step], same_layout: true, ..Chunk::default() }
     }
 
+    /// Sequences to be encoded and not trained on, each that of a client with dense weights of its own. All read one table of item rows, so that
+    /// none has rows itself.
+    pub fn forward_each(step: Step) -> Chunk {
+        let clients: Vec<u32> = (0..step.clients() as u32).collect();
+        Chunk { client_rows: vec![0; clients.len() + 1], clients, steps: vec![step], same_layout: true, ..Chunk::default() }
+    }
+
     /// A micro-batch of a mini-batch of the participant `client`: one step whose item rows are those of `items`, none of them uploaded from here.
     pub fn micro_batch(step: Step, client: u32, items: Vec<u32>) -> Chunk {
         let plan = VisitPlan { steps: 1, rows: items.len() as u32, examples: step.training_positions() as u32 };

@@ -47,7 +47,8 @@ impl Trainer {
         Trainer::of(Parts::new(settings, data, views))
     }
 
-    /// A trainer whose clients are trained on `device`; threads of the host pack them.
+    /// A trainer whose clients are trained on `device`; threads of the host pack them. A protocol whose work is the CPU's
+    /// ([`super::protocol::Place::Cpu`]) leaves the device alone.
     ///
     /// # Errors
     /// As for [`Trainer::new`], and where the device fails or does not do what the settings ask.

@@ -7,7 +7,7 @@ use crate::config::methods::{self, Family};
 use crate::config::{Settings, Validated};
 use crate::data::Dataset;
 use crate::device::{Choice, Chosen, Device, DeviceError, choose, choose_in_turn};
-use crate::federation::protocol::Parts;
+use crate::federation::protocol::{Parts, Place};
 use crate::federation::{Trainer, protocol};
 use crate::views::Views;
 use crate::{Error, run::Observer};
@@ -99,10 +99,11 @@ impl Devices {
     /// # Errors
     /// A GPU that cannot be had.
     pub(super) fn beside(&mut self, on_gpu: bool) -> Result<RunDevice> {
-        self.take(if on_gpu { "cuda" } else { "cpu" }, None)
+        self.take(if on_gpu { "cuda" } else { "cpu" }, Place::Device)
     }
 
-    /// The device to train on with `settings`. `auto` falls back to the CPU, also where a device does not do what the settings ask.
+    /// The device to train on with `settings`. `auto` falls back to the CPU, also where a device does not do what the settings ask; a protocol
+    /// whose work is the CPU's has it there whatever was asked for.
     ///
     /// # Errors
     /// A GPU that was asked for and cannot be had, or does not do what the settings ask.
@@ -110,7 +111,7 @@ impl Devices {
         if methods::find(&settings.method)?.family == Family::Baseline {
             return Ok(RunDevice::cpu(self.ranks.clone(), "nothing is trained"));
         }
-        self.take(&settings.device, (protocol::chosen(settings)?.0.on_device)(settings))
+        self.take(&settings.device, (protocol::chosen(settings)?.0.trains)(settings))
     }
 
     /// The device to rank users on under a model trained with `settings`: `choice` in place of what they say.
@@ -121,18 +122,18 @@ impl Devices {
         if methods::find(&settings.method)?.family == Family::Baseline {
             return Ok(RunDevice::cpu(self.ranks.clone(), "nothing is encoded"));
         }
-        self.take(choice, (protocol::chosen(settings)?.0.ranks_on_device)(settings))
+        self.take(choice, (protocol::chosen(settings)?.0.ranks)(settings))
     }
 
-    fn take(&mut self, choice: &str, unsupported: Option<&'static str>) -> Result<RunDevice> {
+    fn take(&mut self, choice: &str, place: Place) -> Result<RunDevice> {
         let choice: Choice = choice.parse().map_err(|e: Error| Error::setting("device", e.to_string()))?;
         let auto = choice == Choice::Auto;
-        match unsupported {
-            Some(why) if auto => return Ok(RunDevice::cpu(self.ranks.clone(), why)),
-            Some(why) if choice != Choice::Cpu => {
-                return Err(Error::setting("device", format!("is {choice}, and {why}; use `auto` or `cpu`")));
-            }
-            _ => {}
+        match place {
+            Place::Device => {}
+            _ if choice == Choice::Cpu => {}
+            Place::Cpu(why) | Place::Refused(why) if auto => return Ok(RunDevice::cpu(self.ranks.clone(), why)),
+            Place::Cpu(why) => return Ok(RunDevice::cpu(self.ranks.clone(), &format!("{choice} was asked for, but {why}"))),
+            Place::Refused(why) => return Err(Error::setting("device", format!("is {choice}, and {why}; use `auto` or `cpu`"))),
         }
         if let Some((_, device, line)) = self.open.as_ref().filter(|(c, ..)| *c == choice) {
             let (device, line) = (Some(device.clone()), line.clone());

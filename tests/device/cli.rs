@@ -198,6 +198,20 @@ fn what_the_device_cannot_do_goes_to_the_cpu_or_is_refused() {
             assert!(!sandbox.path().join(format!("b{i}")).exists(), "nothing was begun");
         }
     }
+    // What is the CPU's work is done there, with a line that says so, and no device is opened.
+    for method in ["transitions", "fed-transitions", "ptf-fsr"] {
+        let method_set = format!("method={method}");
+        let sets = ["--set", method_set.as_str(), "--set", "federation.rounds=1"];
+        let other = format!("{method}-cpu");
+        let text = train(&sandbox, method, &[&sets[..], &["--device", "cuda"]].concat(), &[(REFUSED, "another process holds it")]).done();
+        let protocol = method.strip_prefix("fed-").unwrap_or(method);
+        let line = format!("device: CPU (cuda was asked for, but protocol `{protocol}` ");
+        assert_eq!(text.matches(&line).count(), 1, "{text}");
+        train(&sandbox, &other, &[&sets[..], &["--device", "cpu"]].concat(), &[]).done();
+        same_outcome(&sandbox, method, &other);
+        let eval = lumos(&sandbox, &["eval", method, "--json", "--device", "cuda"], &[]).json();
+        assert_eq!(eval["device"], "CPU");
+    }
     // A device that is there and not to be had.
     let busy = [(REFUSED, "another process holds it")];
     let text = train(&sandbox, "c", &one, &busy).done();
@@ -219,7 +233,8 @@ fn methods_side_by_side_share_the_device() {
     let sandbox = Sandbox::new();
     // The width belongs to the methods, for the centralised one sets its own.
     let text = String::from_utf8(sandbox.read(&small())).unwrap().replace("[model]\ndim = 8\n", "");
-    let widths = "model.dim = 8\n[methods.sasrec]\nmodel.dim = 8\nmodel.blocks = 1\n";
+    let widths = "model.dim = 8\n[methods.sasrec]\nmodel.dim = 8\nmodel.blocks = 1\n[methods.pfsr]\nfederation.personal = 0\n\
+                  federation.shared = [\"items\"]\n";
     sandbox.write("side.toml", (text + widths).as_bytes());
     let words = |more: &[&'static str]| {
         let mut words = vec!["run", "side.toml", "--out", "all", "--set", "federation.rounds=1"];
@@ -228,7 +243,7 @@ fn methods_side_by_side_share_the_device() {
         words.iter().map(|w| w.to_string()).collect::<Vec<_>>()
     };
     let run = |more: &[&'static str]| lumos(&sandbox, &words(more).iter().map(String::as_str).collect::<Vec<_>>(), &[]);
-    run(&["--set", "compare=fed-sasrec,ptf-fsr", "--device", "cuda"]).refused(1, &["setting `device`", "ptf-fsr", "`auto`"]);
+    run(&["--set", "compare=fed-sasrec,pfsr", "--device", "cuda"]).refused(1, &["setting `device`", "federation.shared", "`auto`"]);
     assert!(!sandbox.path().join("all").exists() && !sandbox.path().join("data").exists(), "nothing was begun");
     let text = run(&["--set", "compare=fed-sasrec,sasrec,popularity"]).done();
     // The centralised method as well.

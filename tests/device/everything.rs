@@ -1,18 +1,24 @@
-//! Every method and every rule on a device: each trains there what it trains on the CPU, but for the methods that are listed.
+//! Every method and every rule on a device: each trains there what it trains on the CPU. Methods whose work is the CPU's have the same bits.
 
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::methods::{self, Family};
 use lumos::config::{Average, Settings, Validated};
+use lumos::data::Split;
+use lumos::device::{Counters, Device};
+use lumos::federation::Trainer;
 use lumos::federation::attacks;
+use lumos::federation::protocol::{self, Place};
 use lumos::federation::rules::{KINDS, Role};
-use lumos::federation::{Trainer, protocol};
 use lumos::testing::valid;
 
 const MEMORY: u64 = 1 << 30;
 
-/// What `--device cuda` refuses, and `auto` trains on the CPU.
-const ON_THE_CPU: [&str; 5] = ["fed-cl4srec", "fed-transitions", "pfsr", "ptf-fsr", "transitions"];
+/// Methods that `--device cuda` refuses, and `auto` trains on the CPU: there are none.
+const REFUSED: [&str; 0] = [];
+
+/// Methods whose work is the CPU's whatever device was asked for: counting, and clients with models of their own.
+const ON_THE_CPU: [&str; 3] = ["fed-transitions", "ptf-fsr", "transitions"];
 
 const SMALL: [&str; 8] = [
     "seed=3",
@@ -59,18 +65,63 @@ fn compare(name: &str, settings: &Validated<Settings>) {
     assert!(far < 5e-3, "{name}: {far:e}");
 }
 
+fn ranks(trainer: &mut Trainer, users: u32) -> Vec<u32> {
+    trainer.rank(Split::Test, &(0..users).collect::<Vec<_>>(), &|_, _| {}).unwrap()
+}
+
+/// Two rounds on a device and the ranks after them, which the CPU gives for the same state but for scores that no sum can tell apart.
+fn ranks_agree(name: &str, settings: &Validated<Settings>) {
+    let (data, views) = world(30, 24, 5);
+    let there = device(MEMORY);
+    let mut gpu = Trainer::on_device(settings.clone(), data.clone(), views.clone(), there.clone()).unwrap();
+    gpu.round().unwrap();
+    gpu.round().unwrap();
+    let mut cpu = Trainer::new(settings.clone(), data, views).unwrap();
+    cpu.restore(&gpu.tensors().unwrap(), 2).unwrap();
+    let (a, b) = (ranks(&mut gpu, 30), ranks(&mut cpu, 30));
+    let equal = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+    assert!(equal >= 27 && there.counters().host_calls() > 0, "{name}: {equal} of 30 ranks agree");
+}
+
+/// Two rounds with a device at hand that nothing uses, and two without: the same bits.
+fn same_bits(name: &str, settings: &Validated<Settings>) {
+    let (data, views) = world(30, 24, 5);
+    let there = device(MEMORY);
+    let cpu = Trainer::new(settings.clone(), data.clone(), views.clone()).unwrap();
+    let gpu = Trainer::on_device(settings.clone(), data, views, there.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let [cpu, gpu] = [cpu, gpu].map(|mut trainer| {
+        let before = trainer.tensors().unwrap();
+        trainer.round().unwrap();
+        trainer.round().unwrap();
+        assert!(before != trainer.tensors().unwrap(), "{name} learns");
+        (trainer.tensors().unwrap(), ranks(&mut trainer, 30))
+    });
+    assert!(cpu == gpu, "{name}");
+    assert_eq!(there.counters(), Counters::default(), "{name} leaves the device alone");
+}
+
 #[test]
-fn every_method_trains_on_a_device_but_those_that_are_listed() {
-    let mut refused = Vec::new();
+fn every_method_runs_with_a_device() {
+    let (mut refused, mut on_the_cpu) = (Vec::new(), Vec::new());
     for method in methods::all().unwrap().iter().filter(|m| m.family != Family::Baseline) {
-        let settings = of(&method.name);
-        match (protocol::chosen(&settings).unwrap().0.on_device)(&settings) {
-            Some(_) => refused.push(method.name.as_str()),
-            None => compare(&method.name, &settings),
+        let (name, settings) = (method.name.as_str(), of(&method.name));
+        let kind = protocol::chosen(&settings).unwrap().0;
+        assert_eq!((kind.trains)(&settings), (kind.ranks)(&settings), "{name}");
+        match (kind.trains)(&settings) {
+            Place::Device => {
+                compare(name, &settings);
+                ranks_agree(name, &settings);
+            }
+            Place::Cpu(_) => {
+                same_bits(name, &settings);
+                on_the_cpu.push(name);
+            }
+            Place::Refused(_) => refused.push(name),
         }
     }
-    refused.sort_unstable();
-    assert_eq!(refused, ON_THE_CPU, "a method that has come to devices leaves the list, and none joins it");
+    assert_eq!(refused, REFUSED, "a method that a device refuses");
+    on_the_cpu.sort_unstable();
+    assert_eq!(on_the_cpu, ON_THE_CPU, "a method that has come to devices leaves the list, and none joins it");
 }
 
 #[test]

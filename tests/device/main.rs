@@ -21,6 +21,7 @@ mod driver;
 mod everything;
 mod gpu_check;
 mod kernel_table;
+mod personal;
 mod ranking;
 mod resident;
 mod rounds;

@@ -6,7 +6,7 @@ use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
     Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resample, Resident,
-    Residual, ServerOptimizer, Settings, UploadRows,
+    Residual, ServerOptimizer, Settings, Similarity, UploadRows,
 };
 use lumos::data::Dataset;
 use lumos::engine::cpu::CpuEngine;
@@ -34,6 +34,13 @@ pub fn settings() -> Settings {
 pub fn every_view(s: &mut Settings) {
     (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5);
     (s.loss.future_targets, s.loss.paraphrase_inputs, s.loss.counterfactual_negatives) = (0.3, 0.2, 2);
+}
+
+/// A client's own contrast against random sequences.
+fn strangers(s: &mut Settings) {
+    (s.loss.contrast, s.loss.lambda) = (Contrast::None, 0.9);
+    let own = &mut s.loss.in_batch;
+    (own.weight, own.strangers, own.similarity, own.tau) = (0.3, 3, Similarity::Cosine, 0.5);
 }
 
 fn kinds() -> Vec<(&'static str, Settings)> {
@@ -98,6 +105,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
             }),
         ),
         ("backbone and term of another crate", foreign::with_foreign(base.clone())),
+        ("contrast with strangers", with(&strangers)),
         ("every touched row", with(&|s| s.federation.upload_rows = UploadRows::Touched)),
     ]
 }

@@ -208,8 +208,11 @@ fn the_binary_counts_ranks_and_recommends() {
         ("federation.protocol=transitions noise=1", &["noise is 1", "a clip above 0"]),
         ("federation.protocol=transitions back=2", &["back is 2", "between 0 and 1"]),
         ("federation.rules=[\"median\"]", &["federation.rules", "counts"]),
-        ("device=cuda", &["`transitions` counts and ranks on the CPU"]),
     ] {
         sandbox.lumos(&["train", "small.toml", "--out", "a", "--set", "method=fed-transitions", "--set", set]).refused(1, parts);
     }
+    let words = ["train", "small.toml", "--out", "a", "--set", "method=fed-transitions", "--device", "cuda"];
+    let text = sandbox.lumos(&words).done();
+    assert!(text.contains("device: CPU (cuda was asked for, but protocol `transitions` counts and ranks on the CPU)"), "{text}");
+    assert!(sandbox.read("a/ranks-test.safetensors") == sandbox.read("fed-transitions/ranks-test.safetensors"));
 }

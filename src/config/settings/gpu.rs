@@ -38,6 +38,7 @@ impl Settings {
             s if s.loss.rec == RecLoss::Softmax => Some("loss.rec is `softmax`, which trains every item row".into()),
             s if s.federation.clients != Clients::User => Some(format!("federation.clients is `{}`", s.federation.clients)),
             s if s.loss.contrast != Contrast::None && s.loss.pool != Pool::Last => Some(format!("loss.pool is `{}`", s.loss.pool.name())),
+            s if s.federation.personal > 0.0 => Some("federation.personal is above 0".into()),
             s if s.loss.in_batch.weight > 0.0 => Some("loss.in_batch.weight is above 0".into()),
             s if !s.loss.terms.is_empty() => Some("loss.terms lists terms of other crates".into()),
             s if s.local.epochs > RESIDENT_EPOCHS => Some(format!("local.epochs is above {RESIDENT_EPOCHS}")),

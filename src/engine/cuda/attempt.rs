@@ -6,9 +6,10 @@ use super::added::OnHost;
 use super::chunks::{Adding, RoundResult};
 use super::large::LargeVisits;
 use super::packing::ReadyCohort;
-use crate::Result;
+use super::personal::Personal;
 use crate::base::rng::{Purpose, Stream};
-use crate::engine::{Engine, Needs, Occasion, Progress, Sums, Work, fixed};
+use crate::engine::{Engine, Needs, Occasion, PrivateState, Progress, Sums, Work, fixed};
+use crate::{Error, Result};
 
 /// A round as it was trained: with whom, and what came of it.
 pub(super) struct Attempt {
@@ -17,6 +18,8 @@ pub(super) struct Attempt {
     pub visits: LargeVisits,
     /// Sums of the host, where rules have to see updates.
     pub host: Option<OnHost>,
+    /// What clients keep to themselves.
+    pub private: Vec<(u32, PrivateState)>,
     /// Clients whose changes spoil the sums, and what happened.
     pub diverged: Vec<(u32, String)>,
 }
@@ -36,16 +39,18 @@ impl CudaEngine {
         self.chunks.device().set_scope(&format!("round {round}"));
         self.updates.clear();
         let mut host = None;
-        if work.rules.needs() > Needs::Linear {
-            // Updates are differences to the model that clients started from.
+        if work.rules.needs() > Needs::Linear || self.settings.federation.personal > 0.0 {
+            // Updates, and what clients keep, are differences to the model that they started from.
             self.snapshot()?;
+        }
+        if work.rules.needs() > Needs::Linear {
             let sums = Box::new(Sums::new(&self.snapshot.weights.spec, self.slot.len()));
             host = Some(OnHost { sums, uploaded: vec![0; total], failing: Vec::new() });
         }
         self.upload()?;
         let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
         self.chunks.begin_round(round, total, cohort.items.len(), key)?;
-        self.train_chunks(&mut cohort, work, &mut host, progress)?;
+        let private = self.train_chunks(&mut cohort, work, &mut host, progress)?;
         let visits = self.train_large(work, large, &mut cohort, &mut host, progress)?;
         fixed::check_weight(cohort.weight)?;
         let prepared = next.map(|clients| self.pack(&self.by_size(clients).1, round + 1)).transpose()?;
@@ -61,12 +66,18 @@ impl CudaEngine {
             (result.failing, result.uploaded) = (std::mem::take(&mut host.failing), std::mem::take(&mut host.uploaded));
         }
         let diverged = self.diverged(&cohort, &result);
-        Ok(Attempt { cohort, result, visits, host, diverged })
+        Ok(Attempt { cohort, result, visits, host, private, diverged })
     }
 
-    /// Trains the chunks of `cohort`, each in pieces that fit the device's memory.
-    fn train_chunks(&mut self, cohort: &mut ReadyCohort, work: &Work, host: &mut Option<OnHost>, progress: &Progress) -> Result<()> {
-        let round = work.round;
+    /// Trains the chunks of `cohort`, each in pieces that fit the device's memory; gives what clients keep to themselves.
+    fn train_chunks(
+        &mut self,
+        cohort: &mut ReadyCohort,
+        work: &Work,
+        host: &mut Option<OnHost>,
+        progress: &Progress,
+    ) -> Result<Vec<(u32, PrivateState)>> {
+        let (round, share, mut private) = (work.round, self.settings.federation.personal, Vec::new());
         let (mut i, mut released) = (0, false);
         while i < cohort.chunks.len() {
             let (first, last) = (cohort.chunks[i].first, cohort.chunks[i].first + cohort.chunks[i].weight.len());
@@ -79,19 +90,26 @@ impl CudaEngine {
                 None if !rules.see_updates() => Adding::ToSums,
                 None => Adding::Scaled(&factor_of),
             };
-            match self.chunks.train(&mut cohort.chunks[i], adding) {
-                Ok(()) => {
+            let (global, threads) = (&self.snapshot.weights.dense, self.lanes.len());
+            let personal = Personal { share, global, private: work.private, visits, round, threads };
+            let trained = match share > 0.0 {
+                true => personal.train(&mut self.chunks, &mut cohort.chunks[i], adding),
+                false => self.chunks.train(&mut cohort.chunks[i], None, adding).map(|()| Vec::new()).map_err(Error::from),
+            };
+            match trained {
+                Ok(kept) => {
+                    private.extend(kept);
                     if let Some(host) = host {
                         self.fetch_updates(cohort, i, work.rules, host)?;
                     }
                     (i, released) = (i + 1, false);
                 }
                 // What earlier chunks and rankings hold is given back first. No sum has been touched by this chunk.
-                Err(e) if e.is_out_of_memory() && !released => {
+                Err(Error::Device(e)) if e.is_out_of_memory() && !released => {
                     self.chunks.release()?;
                     released = true;
                 }
-                Err(e) if e.is_out_of_memory() && last - first > 1 => {
+                Err(Error::Device(e)) if e.is_out_of_memory() && last - first > 1 => {
                     // Something else took memory: smaller chunks from here on.
                     self.piece = self.piece.min((last - first).div_ceil(2));
                     self.budget = (self.chunks.chunk_bytes(&cohort.chunks[i].shape) / 2).min(self.budget / 2);
@@ -99,10 +117,10 @@ impl CudaEngine {
                     cohort.chunks.truncate(i);
                     self.pack_from(cohort, first)?;
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(e),
             }
             progress(last as u64, work.clients.len() as u64);
         }
-        Ok(())
+        Ok(private)
     }
 }

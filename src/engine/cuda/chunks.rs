@@ -74,13 +74,16 @@ pub struct ReadyChunk {
 /// What a client's change is multiplied by, from its place in the cohort and the norm of the change.
 pub type FactorOf<'f> = dyn Fn(usize, f64) -> f32 + 'f;
 
+/// Dense weights `[P]` of the client at a place in a chunk; nothing where they are the global ones.
+pub type OwnDense<'o> = dyn Fn(usize) -> Option<Vec<f32>> + 'o;
+
 /// Where the changes of a chunk's clients go.
 pub enum Adding<'f> {
     /// To the round's sums on the device.
     ToSums,
     /// The same, each change times a factor. The host waits for the norms.
     Scaled(&'f FactorOf<'f>),
-    /// Nowhere: the host fetches the clients' weights.
+    /// Nowhere yet: the host fetches the clients' weights, or changes them and calls [`ChunkTrainer::add`].
     Nowhere,
 }
 
@@ -93,7 +96,7 @@ pub struct ChunkTrainer {
     pub(super) model: Model,
     pub(super) sizes: Sizes,
     pub(super) room: Option<ChunkMemory>,
-    arrays: Option<DeviceChunk>,
+    pub(super) arrays: Option<DeviceChunk>,
     graphs: RecentGraphs<Shape>,
     /// How clients are resident, where they are.
     resident: Option<Resident>,
@@ -211,7 +214,7 @@ impl ChunkTrainer {
     }
 
     /// Counts what the device will hold once a chunk of `shape` is trained on it, before anything is allocated.
-    fn foresee(&mut self, shape: &Shape, chunk: &ReadyChunk, scaled: bool) {
+    pub(super) fn foresee(&mut self, shape: &Shape, chunk: &ReadyChunk, scaled: bool) {
         let layout = self.layout(shape);
         let room = self.room.as_ref().map_or(layout.clone(), |r| r.grown(&layout));
         let arrays = chunk.host.room().max(self.arrays.as_ref().map_or(0, DeviceChunk::bytes));
@@ -267,15 +270,16 @@ impl ChunkTrainer {
         Ok(())
     }
 
-    /// Trains a chunk and adds its changes to the round's sums. Returns when everything is in the device's queue.
-    pub fn train(&mut self, chunk: &mut ReadyChunk, adding: Adding) -> Result<()> {
+    /// Trains a chunk, whose clients may have weights of their `own`, and adds its changes to the round's sums. Returns when everything is in the
+    /// device's queue.
+    pub fn train(&mut self, chunk: &mut ReadyChunk, own: Option<&OwnDense>, adding: Adding) -> Result<()> {
         let shape = chunk.shape.rounded();
         let device = self.device.clone();
         self.foresee(&shape, chunk, matches!(adding, Adding::Scaled(_)));
         self.make_room(&shape)?;
         let arrays = DeviceChunk::upload(&*device, &mut chunk.host, self.arrays.take())?;
         let begun = self.spans.begin(&*device)?;
-        let result = self.train_on(&shape, &arrays).and_then(|()| self.average(&arrays, chunk, adding));
+        let result = self.train_on(&shape, &arrays, own).and_then(|()| self.average(&arrays, chunk, adding));
         self.spans.end(&*device, begun)?;
         self.arrays = Some(arrays);
         result
@@ -307,9 +311,10 @@ impl ChunkTrainer {
         Ok(())
     }
 
-    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk) -> Result<()> {
+    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk, own: Option<&OwnDense>) -> Result<()> {
         let device = self.device.clone();
         if let Some(resident) = self.resident_for(shape) {
+            assert!(own.is_none(), "`Settings::why_not_resident` names what clients keep");
             assert!(arrays.steps <= KEPT_STEPS as usize && self.first_step == 1, "a visit has a step an epoch, and they are few");
             let room = self.room.as_ref().expect("made before training");
             let at = Addresses {
@@ -327,6 +332,7 @@ impl ChunkTrainer {
             self.graphs.add(*shape, graph);
         }
         self.start_from_global(arrays)?;
+        self.start_from_own(arrays.clients, own)?;
         for number in 1..=arrays.steps as u32 {
             if number < self.first_step || number >= self.first_step + KEPT_STEPS {
                 self.upload_steps(number)?;

@@ -1,7 +1,7 @@
 //! What a chunk launches besides the model's operations: the start of a visit, the end of a step, averaging.
 
 use super::chunk_memory::Region;
-use super::chunks::{Adding, ChunkTrainer, FactorOf, ReadyChunk};
+use super::chunks::{Adding, ChunkTrainer, FactorOf, OwnDense, ReadyChunk};
 use super::packed::DeviceChunk;
 use crate::backend::cuda::kernels::{
     AdamDense, AdamRows, AverageDense, AverageRows, Broadcast, ClientLosses, ClipNorm, GatherRows, UpdateNorms,
@@ -79,6 +79,44 @@ impl ChunkTrainer {
         let kernel = GatherRows { items: Pointer(arrays.items()), table, rows: at(Region::Rows), count: arrays.rows as i32, d };
         self.go([(arrays.rows.div_ceil(8) as u32).max(1), 1], kernel)?;
         self.device.fill(room.region(Region::Losses), 0, 16 * clients, Fill::Byte(0))
+    }
+
+    /// Of `clients` clients those that have dense weights of their `own` take them.
+    pub(super) fn start_from_own(&self, clients: usize, own: Option<&OwnDense>) -> Result<()> {
+        let Some(own) = own else { return Ok(()) };
+        let room = self.room.as_ref().expect("made before training");
+        (0..clients).try_for_each(|c| match own(c) {
+            Some(dense) => self.put_dense(room.region(Region::Dense), c, &dense),
+            None => Ok(()),
+        })
+    }
+
+    /// Puts dense weights `[n, P]` in the place of those of the clients from place `first` on in `slab`.
+    pub(super) fn put_dense(&self, slab: &Buffer, first: usize, dense: &[f32]) -> Result<()> {
+        self.device.upload(slab, 4 * first * self.sizes.dense, bytes_of(dense))
+    }
+
+    /// Waits for the chunk trained last and takes the dense weights `[n, P]` of `n` of its clients from place `first` on.
+    pub(super) fn fetch_dense(&self, first: usize, n: usize) -> Result<Vec<f32>> {
+        let slab = self.room.as_ref().expect("made before training").region(Region::Dense);
+        self.device.download_vec(slab, 4 * first * self.sizes.dense, n * self.sizes.dense)
+    }
+
+    /// Puts dense weights `[n, P]` in the place of those of the clients from place `first` on of the chunk trained last.
+    pub(super) fn change_dense(&self, first: usize, dense: &[f32]) -> Result<()> {
+        self.put_dense(self.room.as_ref().expect("made before training").region(Region::Dense), first, dense)
+    }
+
+    /// Adds the changes of `chunk`, which was trained last and added nowhere.
+    pub fn add(&mut self, chunk: &ReadyChunk, adding: Adding) -> Result<()> {
+        let device = self.device.clone();
+        self.foresee(&chunk.shape.rounded(), chunk, matches!(adding, Adding::Scaled(_)));
+        let arrays = self.arrays.take().expect("a chunk was trained");
+        let begun = self.spans.begin(&*device)?;
+        let result = self.average(&arrays, chunk, adding);
+        self.spans.end(&*device, begun)?;
+        self.arrays = Some(arrays);
+        result
     }
 
     /// Makes the factors of the chunk's clients from the norms of their changes; gives where they are.

@@ -120,7 +120,7 @@ impl CudaEngine {
         at: &StepAt,
         first: usize,
     ) -> Result<usize> {
-        let lambda = self.settings.loss.lambda_at(at.round);
+        let lambda = self.settings.loss.group_weight_at(at.round);
         let (mut done, mut times, mut released, mut most) = (0, 0, false, usize::MAX);
         while done < packed.len() {
             let mut chunk = packed[done].chunk.clone();

@@ -12,6 +12,7 @@ mod launches;
 mod micro_batches;
 pub mod packed;
 mod packing;
+mod personal;
 pub mod ranker;
 mod ranking;
 pub(crate) mod resident;
@@ -19,5 +20,5 @@ mod round;
 pub mod server_state;
 mod usage;
 
-pub use round::{CudaEngine, unsupported, unsupported_ranking};
+pub use round::{CudaEngine, unsupported};
 pub use usage::{DeviceRound, DeviceUse};

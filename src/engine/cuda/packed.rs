@@ -40,7 +40,7 @@ mirrored! {
         pub number: i32,
         /// gBCE's power on the positive's probability; 1 otherwise.
         pub gbce_beta: f32,
-        /// Weight of the contrast in this round.
+        /// Weight of the contrast groups in this round.
         pub lambda: f32,
         /// Pairs `N`.
         pub pairs: i32,

@@ -139,7 +139,7 @@ impl CudaEngine {
     }
 
     fn lay_out(&mut self, cohort: &mut ReadyCohort, chunk: Chunk, shape: Shape, at: &mut usize) {
-        let lambda = self.settings.loss.lambda_at(cohort.round);
+        let lambda = self.settings.loss.group_weight_at(cohort.round);
         let slot_of = |(&item, &uploads): (&u32, &bool)| if uploads { self.slot[item as usize] } else { 0 };
         let slot = chunk.items.iter().zip(&chunk.uploads).map(slot_of).collect();
         let first = *at;

@@ -2,10 +2,10 @@
 //! by the model's forward pass, their ranks by counting. Nothing of size users x items is stored.
 
 use super::activations::encode_floats;
-use super::chunks::ChunkTrainer;
+use super::chunks::{ChunkTrainer, OwnDense};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use crate::backend::Step;
-use crate::backend::cuda::kernels::{RankCount, RankMasked, RankTargets};
+use crate::backend::cuda::kernels::{Broadcast, RankCount, RankMasked, RankTargets};
 use crate::backend::cuda::ops::{DeviceBackend, Places};
 use crate::backend::cuda::shape::Shape;
 use crate::config::Precision;
@@ -23,13 +23,16 @@ pub struct RankChunk {
     /// Target of each user `[U]`, bounds of masked items `[U + 1]`, masked items: one after another.
     lists: Vec<u32>,
     users: usize,
+    /// Whether each user is a client with dense weights of its own.
+    own: bool,
 }
 
 impl RankChunk {
     /// `step` holds one sequence and one output a user over an item table of `rows`; `targets` are to be found, `masked` items are never recommended.
-    pub fn new<'a>(step: Step, rows: usize, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
+    /// With `own` weights each user is a client of the step.
+    pub fn new<'a>(step: Step, rows: usize, own: bool, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
         assert_eq!(step.outputs(), targets.len(), "an output a user");
-        let chunk = Chunk::forward(step, rows as u32);
+        let chunk = if own { Chunk::forward_each(step) } else { Chunk::forward(step, rows as u32) };
         let mut lists = targets.to_vec();
         lists.push(0);
         let mut end = 0;
@@ -38,7 +41,7 @@ impl RankChunk {
             end
         }));
         lists.extend(masked.flatten());
-        RankChunk { shape: Shape::of(&chunk).rounded(), host: HostChunk::new(&chunk, 0.0, 1), lists, users: targets.len() }
+        RankChunk { shape: Shape::of(&chunk).rounded(), host: HostChunk::new(&chunk, 0.0, 1), lists, users: targets.len(), own }
     }
 
     /// Bytes that the host holds for it.
@@ -59,27 +62,30 @@ pub(super) struct RankMemory {
     step: Buffer,
     lists: Buffer,
     threshold: Buffer,
+    /// Dense weights of users who have their own `[U, P]`.
+    own: Buffer,
 }
 
 impl RankMemory {
     pub fn bytes(&self) -> u64 {
         let arrays = self.arrays.as_ref().map_or(0, |a| a.bytes());
-        ([&self.arena, &self.step, &self.lists, &self.threshold].iter().map(|b| b.bytes()).sum::<usize>() + arrays) as u64
+        ([&self.arena, &self.step, &self.lists, &self.threshold, &self.own].iter().map(|b| b.bytes()).sum::<usize>() + arrays) as u64
     }
 
-    fn holds(&self, need: &[usize; 3]) -> bool {
-        [&self.arena, &self.lists, &self.threshold].iter().zip(need).all(|(b, n)| b.bytes() >= *n)
+    fn holds(&self, need: &[usize; 4]) -> bool {
+        [&self.arena, &self.lists, &self.threshold, &self.own].iter().zip(need).all(|(b, n)| b.bytes() >= *n)
     }
 }
 
 impl ChunkTrainer {
-    /// Bytes that the ranking of users of `shape` with `masked` masked items in all takes, as planned.
-    pub fn rank_bytes(&self, shape: &Shape, masked: usize) -> u64 {
+    /// Bytes that the ranking of users of `shape` with `masked` masked items in all takes, as planned; with `own` weights of each of them.
+    pub fn rank_bytes(&self, shape: &Shape, masked: usize, own: bool) -> u64 {
         let shape = shape.rounded();
         let (users, tokens) = (shape.outputs as usize, shape.tokens as usize);
         // Packed arrays: six words a token, five an output, two a tile, and some to grow.
         let arrays = 4 * (6 * tokens + 5 * users + 2 * (shape.token_tiles + shape.output_tiles) as usize) / 8 * 9 + 8192;
-        (4 * encode_floats(&self.model, &shape) + arrays + 4 * (masked + 4 * users)) as u64
+        let own = if own { 4 * self.sizes.dense * users } else { 0 };
+        (4 * encode_floats(&self.model, &shape) + arrays + own + 4 * (masked + 4 * users)) as u64
     }
 
     /// Memory for the ranks of `users` users.
@@ -87,17 +93,20 @@ impl ChunkTrainer {
         self.device.alloc(4 * users)
     }
 
-    /// Ranks the users of a chunk into `counts`, from place `first` on. Returns when everything is in the device's queue.
-    pub fn rank(&mut self, chunk: &mut RankChunk, counts: &Buffer, first: usize) -> Result<()> {
+    /// Ranks the users of a chunk into `counts`, from place `first` on; those of a chunk with weights of each user by their `own`. Returns when
+    /// everything is in the device's queue.
+    pub fn rank(&mut self, chunk: &mut RankChunk, own: &OwnDense, counts: &Buffer, first: usize) -> Result<()> {
         let device = self.device.clone();
         let floats = encode_floats(&self.model, &chunk.shape);
-        let need = [4 * floats, 4 * chunk.lists.len(), 4 * chunk.users];
+        let slab = if chunk.own { 4 * self.sizes.dense * chunk.users } else { 0 };
+        let need = [4 * floats, 4 * chunk.lists.len(), 4 * chunk.users, slab];
         let mut room = match self.ranking.take() {
             Some(room) if room.holds(&need) => room,
             room => {
                 drop(room);
-                let [arena, lists, threshold] = need.map(|bytes| device.alloc(bytes));
-                RankMemory { arena: arena?, lists: lists?, threshold: threshold?, step: device.alloc(PACKED_BYTES)?, arrays: None }
+                let [arena, lists, threshold, own] = need.map(|bytes| device.alloc(bytes));
+                let step = device.alloc(PACKED_BYTES)?;
+                RankMemory { arena: arena?, lists: lists?, threshold: threshold?, own: own?, step, arrays: None }
             }
         };
         let arrays = DeviceChunk::upload(&*device, &mut chunk.host, room.arrays.take())?;
@@ -107,17 +116,28 @@ impl ChunkTrainer {
         let training = self.fixed_bytes() + self.held_for_training();
         self.predicted = self.predicted.max(training + room.bytes() + counts.bytes() as u64);
         let begun = self.spans.begin(&*device)?;
-        let ranked = self.rank_on(&room, chunk, counts, first, floats);
+        let ranked = self.take_own(&room, chunk, own).and_then(|()| self.rank_on(&room, chunk, counts, first, floats));
         self.ranking = Some(room);
         ranked?;
         self.spans.end(&*device, begun)
+    }
+
+    /// Where each user has dense weights, puts them side by side.
+    fn take_own(&self, room: &RankMemory, chunk: &RankChunk, own: &OwnDense) -> Result<()> {
+        if !chunk.own {
+            return Ok(());
+        }
+        let (p, global, slab) = (self.sizes.dense, Pointer::from(&self.dense), Pointer::from(&room.own));
+        let kernel = Broadcast { global, slab, clients: chunk.users as i32, stride: p as i64, length: p as i32 };
+        self.go([chunk.users as u32, p.div_ceil(2048) as u32], kernel)?;
+        (0..chunk.users).try_for_each(|user| own(user).map_or(Ok(()), |dense| self.put_dense(&room.own, user, &dense)))
     }
 
     fn rank_on(&self, room: &RankMemory, chunk: &RankChunk, counts: &Buffer, first: usize, floats: usize) -> Result<()> {
         let (d, items, users) = (self.sizes.dim, self.sizes.items, chunk.users);
         let places = Places {
             step: room.step.address(),
-            dense: self.dense.address(),
+            dense: if chunk.own { room.own.address() } else { self.dense.address() },
             rows: self.table.address(),
             arena: room.arena.address(),
             ..Places::default()

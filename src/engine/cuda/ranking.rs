@@ -1,13 +1,15 @@
 //! Full ranking on the device: users packed by the host once for what is sought, chunk by chunk as memory allows.
 
+use super::personal::with_own;
 use super::round::CudaEngine;
-use crate::Result;
 use crate::backend::Step;
 use crate::backend::TableRow;
 use crate::backend::cuda::shape::{Shape, TILE_ROWS};
 use crate::data::Sought;
-use crate::engine::cpu::pack_input;
+use crate::engine::cpu::{own_state, pack_input};
 use crate::engine::cuda::ranker::RankChunk;
+use crate::engine::{Engine, PrivateStore, Progress};
+use crate::{Error, Result};
 
 /// Most users of a chunk: enough to fill any card, and few enough that the host packs one while another is ranked.
 const MOST: usize = 8192;
@@ -21,27 +23,34 @@ const KEPT: usize = 256 << 20;
 pub(super) struct Ranked {
     sought: Sought,
     users: Vec<u32>,
+    /// Whether each user is ranked by dense weights of its own.
+    own: bool,
     chunks: Vec<RankChunk>,
 }
 
 impl CudaEngine {
     /// Rank of the item that is sought of each user, as [`crate::engine::Engine::rank`] gives it.
-    pub(super) fn rank_users(&mut self, sought: Sought, users: &[u32], progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
+    pub(super) fn rank_users(&mut self, sought: Sought, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
+        let own = self.settings.federation.personal > 0.0 && !private.is_empty();
+        if own {
+            // The weights that a client does not keep are the global ones.
+            self.snapshot()?;
+        }
         self.upload()?;
         // Users without a target have no place on the device.
         let known: Vec<u32> = users.iter().copied().filter(|&u| self.data.sought(u as usize, sought).is_some()).collect();
         let mut packed = match self.ranked.take() {
-            Some(r) if r.sought == sought && r.users == known => r,
-            _ => Ranked { sought, users: known, chunks: Vec::new() },
+            Some(r) if (r.sought, r.own) == (sought, own) && r.users == known => r,
+            _ => Ranked { sought, users: known, own, chunks: Vec::new() },
         };
-        let ranks = self.rank_known(&mut packed, progress);
+        let ranks = self.rank_known(&mut packed, private, progress);
         self.ranked = Some(packed);
         let mut ranks = ranks?.into_iter();
         let mut of = |&u: &u32| self.data.sought(u as usize, sought).map_or(0, |_| ranks.next().unwrap_or(0));
         Ok(users.iter().map(&mut of).collect())
     }
 
-    fn rank_known(&mut self, packed: &mut Ranked, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u32>> {
+    fn rank_known(&mut self, packed: &mut Ranked, private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
         let total = packed.users.len();
         let scope = |at: usize, n: usize| format!("the ranking of users {at} to {} of {total}", (at + n).saturating_sub(1));
         let counts = match self.chunks.rank_counts(total) {
@@ -59,7 +68,11 @@ impl CudaEngine {
             }
             let n = packed.chunks[i].users();
             self.chunks.device().set_scope(&scope(at, n));
-            match self.chunks.rank(&mut packed.chunks[i], &counts, at) {
+            let (participants, of) = (&self.participants, &packed.users[at..]);
+            let kept = |place: usize| Ok(own_state(participants, Some(of[place]), private)?.dense);
+            let (chunks, chunk) = (&mut self.chunks, &mut packed.chunks[i]);
+            let ranked = with_own(&self.snapshot.weights.dense, kept, |own| Ok(chunks.rank(chunk, own, &counts, at)?));
+            match ranked {
                 Ok(()) => {
                     at += n;
                     if i + 1 < packed.chunks.len() || packed.chunks.iter().map(RankChunk::bytes).sum::<usize>() <= KEPT {
@@ -70,16 +83,16 @@ impl CudaEngine {
                     progress(at as u64, total as u64);
                 }
                 // What training holds is given back first; then fewer users at a time.
-                Err(e) if e.is_out_of_memory() && !released => {
+                Err(Error::Device(e)) if e.is_out_of_memory() && !released => {
                     self.chunks.release()?;
                     released = true;
                 }
-                Err(e) if e.is_out_of_memory() && n > FEWEST => {
+                Err(Error::Device(e)) if e.is_out_of_memory() && n > FEWEST => {
                     let shape = self.shape(packed, at, n);
-                    self.rank_budget = (self.chunks.rank_bytes(&shape.0, shape.1) / 2).min(self.rank_budget / 2);
+                    self.rank_budget = (self.chunks.rank_bytes(&shape.0, shape.1, packed.own) / 2).min(self.rank_budget / 2);
                     packed.chunks.truncate(i);
                 }
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(e),
             }
         }
         self.chunks.device().set_scope(&scope(0, total));
@@ -94,7 +107,7 @@ impl CudaEngine {
         let mut count = left.min(MOST);
         while count > FEWEST {
             let (shape, masked) = self.shape(packed, at, count);
-            if self.chunks.rank_bytes(&shape, masked) <= self.rank_budget {
+            if self.chunks.rank_bytes(&shape, masked, packed.own) <= self.rank_budget {
                 break;
             }
             count = (count / 2).max(FEWEST);
@@ -107,15 +120,20 @@ impl CudaEngine {
         let most = self.settings.model.max_len as usize;
         let inputs = || packed.users[at..at + count].iter().map(|&u| self.input(packed.sought, u).0);
         let asked = usize::from(self.chunks.asked());
-        let tokens = inputs().map(|input| (input.len() + asked).min(most) as u32).sum::<u32>();
-        let count = count as u32;
+        let lengths = || inputs().map(|input| (input.len() + asked).min(most) as u32);
+        let (tokens, count) = (lengths().sum::<u32>(), count as u32);
+        // Tiles belong to one client each.
+        let (token_tiles, output_tiles) = match packed.own {
+            true => (lengths().map(|n| n.div_ceil(TILE_ROWS)).sum(), count),
+            false => (tokens.div_ceil(TILE_ROWS), count.div_ceil(TILE_ROWS)),
+        };
         let shape = Shape {
-            clients: 1,
+            clients: if packed.own { count } else { 1 },
             tokens,
             sequences: count,
             outputs: count,
-            token_tiles: tokens.div_ceil(TILE_ROWS),
-            output_tiles: count.div_ceil(TILE_ROWS),
+            token_tiles,
+            output_tiles,
             ..Shape::default()
         };
         (shape, inputs().map(|input| self.settings.eval.mask.masked(input).len()).sum())
@@ -135,11 +153,15 @@ impl CudaEngine {
         let asked = weights.spec.asked_row(self.data.item_count());
         for (input, _) in inputs.clone() {
             pack_input(&mut step, TableRow::of_items(input), weights.spec.settings.max_len as usize, asked.map(TableRow::of_item));
+            if packed.own {
+                step.end_client();
+            }
         }
         let targets: Vec<u32> = inputs.clone().map(|(_, target)| target).collect();
         RankChunk::new(
             step,
             weights.spec.rows(self.data.item_count()),
+            packed.own,
             &targets,
             inputs.map(|(input, _)| self.settings.eval.mask.masked(input)),
         )

@@ -12,7 +12,7 @@ use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
 use crate::base::parallel;
 use crate::cluster::{Reduce, agree};
-use crate::config::{OnDivergence, Settings, Validated};
+use crate::config::{Group, OnDivergence, Settings, Validated};
 use crate::data::{Dataset, Sought};
 use crate::device::{Counters, Device};
 use crate::engine::{Engine, Global, Mean, Moments, Packer, Participants, PrivateStore, Progress, Server, Trained, Update, Work, fixed};
@@ -32,18 +32,10 @@ const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 /// See [`SNAPSHOT_EVERY`].
 const SNAPSHOT_SHARE: u32 = 50;
 
-/// Why a run with these settings cannot be trained on a device yet, if so.
+/// Why a run with these settings cannot be trained or ranked on a device yet, if so.
 pub fn unsupported(settings: &Settings) -> Option<&'static str> {
-    let strangers = settings.loss.in_batch.weight > 0.0 && settings.loss.in_batch.strangers > 0;
-    let strangers = strangers.then_some("the contrast with strangers (loss.in_batch.strangers) is trained on the CPU");
-    unsupported_ranking(settings).or(strangers)
-}
-
-/// Why users cannot be ranked on a device under a model trained with these settings, if so.
-pub fn unsupported_ranking(settings: &Settings) -> Option<&'static str> {
-    let personal = (settings.federation.personal > 0.0).then_some("weights that clients keep (federation.personal) stay on the CPU");
-    let private = crate::engine::private::kept_by_clients(&settings.federation);
-    personal.or_else(|| private.then_some("private parameter groups (federation.shared) are kept on the CPU"))
+    let whole = [Group::Encoder, Group::Items].iter().all(|group| settings.federation.shared.contains(group));
+    (!whole).then_some("private parameter groups (federation.shared) are kept on the CPU")
 }
 
 /// Where the newest global model is.
@@ -110,8 +102,9 @@ impl CudaEngine {
         device: Arc<dyn Device>,
     ) -> Result<CudaEngine> {
         let (settings, data, views) = (settings.into(), data.into(), views.into());
-        if let Some(reason) = unsupported_ranking(&settings) {
-            return Err(not_here(&settings, reason));
+        if let Some(reason) = unsupported(&settings) {
+            let message = format!("`{}` is no choice here: {reason}; use `cpu`", settings.device);
+            return Err(Error::setting("device", message));
         }
         let threads = parallel::threads(settings.threads as usize);
         let weights = Weights::init(&ModelSpec::of(&settings), data.item_count(), settings.seed);
@@ -176,9 +169,6 @@ impl CudaEngine {
 
 impl Engine for CudaEngine {
     fn train(&mut self, work: &Work, progress: &Progress) -> Result<Trained> {
-        if let Some(reason) = unsupported(&self.settings) {
-            return Err(not_here(&self.settings, reason));
-        }
         let start = Instant::now();
         let mut clients = self.by_size(work.clients);
         let cohort = match self.next.take() {
@@ -199,7 +189,7 @@ impl Engine for CudaEngine {
             again = !trained.diverged.is_empty();
             left_out.append(&mut trained.diverged);
         }
-        let Attempt { cohort, result, visits, host, .. } = trained;
+        let Attempt { cohort, result, visits, host, private, .. } = trained;
         let seconds = start.elapsed().as_secs_f64() - waited;
         (self.trained, self.last) = (work.round, (cohort.chunks.len() + visits.chunks, waited));
         let mut totals = self.totals(&cohort, &result, work.rules);
@@ -209,7 +199,7 @@ impl Engine for CudaEngine {
             None => RoundSums::Device { items: cohort.items, row_weight: result.row_weight, weight: cohort.weight },
         };
         let diverged = left_out.into_iter().chain(visits.diverged).min();
-        Ok(Trained { totals, private: Vec::new(), diverged, seconds: [waited, seconds, 0.0] })
+        Ok(Trained { totals, private, diverged, seconds: [waited, seconds, 0.0] })
     }
 
     fn reduce(&mut self, reduce: &dyn Reduce, updates: bool) -> Result<()> {
@@ -301,8 +291,8 @@ impl Engine for CudaEngine {
         (&self.snapshot, self.snapshot_round)
     }
 
-    fn rank(&mut self, sought: Sought, users: &[u32], _: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
-        self.rank_users(sought, users, progress)
+    fn rank(&mut self, sought: Sought, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
+        self.rank_users(sought, users, private, progress)
     }
 
     fn moments(&self) -> Result<Option<Moments>> {
@@ -342,8 +332,4 @@ impl Engine for CudaEngine {
         (self.budget, self.rank_budget) = (bytes, bytes);
         (self.next, self.ranked) = (None, None);
     }
-}
-
-fn not_here(settings: &Settings, reason: &str) -> Error {
-    Error::setting("device", format!("`{}` is no choice here: {reason}; use `cpu`", settings.device))
 }

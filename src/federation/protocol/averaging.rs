@@ -1,7 +1,7 @@
 //! `averaging`: the global model goes down, what a client changed comes up, the server averages it. What FedAvg (McMahan et al., AISTATS
 //! 2017) does, with any rules on the way; with one participant it is centralised training.
 
-use super::{Kind, Parts, Protocol};
+use super::{Kind, Parts, Place, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::cluster::{Reduce, agree};
 use crate::config::{Settings, Validated};
@@ -28,10 +28,15 @@ pub(super) const KIND: Kind = Kind {
     paper: "FedAvg, McMahan et al., AISTATS 2017",
     options: &[],
     check: |_, _| Ok(()),
-    on_device: cuda::unsupported,
-    ranks_on_device: cuda::unsupported_ranking,
+    trains: place,
+    ranks: place,
     build: |_, parts| Ok(Box::new(Averaging::new(parts)?)),
 };
+
+/// On a device, but for what one does not do yet.
+fn place(settings: &Settings) -> Place {
+    cuda::unsupported(settings).map_or(Place::Device, Place::Refused)
+}
 
 /// Parameter averaging over an engine.
 struct Averaging {

@@ -131,6 +131,17 @@ pub trait Protocol: Send {
     fn limit_chunks(&mut self, _bytes: u64) {}
 }
 
+/// Where a protocol works with certain settings when a device is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On the device.
+    Device,
+    /// On the CPU whatever device was asked for, and why: one line at the start of a run. The device stays unused.
+    Cpu(&'static str),
+    /// On the CPU as well, because no device does it yet: a device that was asked for by name is refused.
+    Refused(&'static str),
+}
+
 /// A protocol by name.
 pub struct Kind {
     /// Name, the first word of `federation.protocol`.
@@ -143,10 +154,10 @@ pub struct Kind {
     pub options: &'static [(&'static str, f64)],
     /// Says what is wrong with an option, or with settings beside which the protocol cannot be.
     pub check: fn(&Options, &Settings) -> Result<()>,
-    /// Why a training with these settings cannot be on a device, if so.
-    pub on_device: fn(&Settings) -> Option<&'static str>,
+    /// Where a training with these settings is.
+    pub trains: fn(&Settings) -> Place,
     /// The same of ranking users.
-    pub ranks_on_device: fn(&Settings) -> Option<&'static str>,
+    pub ranks: fn(&Settings) -> Place,
     /// Puts a training together, or says what is wrong with an option.
     pub build: fn(&Options, Parts) -> Result<Box<dyn Protocol>>,
 }

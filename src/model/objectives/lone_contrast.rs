@@ -61,7 +61,7 @@ impl Term for LoneContrast {
     }
 
     fn on(&self, loss: &LossSettings, _: bool) -> bool {
-        loss.in_batch.weight > 0.0 && loss.in_batch.strangers > 0
+        loss.contrast_with_strangers()
     }
 
     fn declare(&self, layout: &mut Layout) {
@@ -102,7 +102,7 @@ impl Term for LoneContrast {
     }
 
     fn backward(&self, be: &mut dyn Backend, loss: &LossSettings, h: Act, dh: Act) {
-        // One positive: both forms of the contrast are InfoNCE.
+        // One positive: both forms of the contrast are InfoNCE. A device has the weight from the step (`LossSettings::group_weight_at`).
         let s = &loss.in_batch;
         let form = LossSettings { contrast: Contrast::Decoupled, lambda: s.weight, tau: s.tau, terms: Vec::new(), ..loss.clone() };
         be.info_nce(&form, h, dh);

@@ -26,7 +26,7 @@ mod upload;
 pub use constants::{Constants, RankBy};
 pub use upload::{Labelled, Upload};
 
-use super::{Kind, Parts, Protocol};
+use super::{Kind, Parts, Place, Protocol};
 use crate::backend::cpu::{Worker, WorkerShape};
 use crate::base::parallel;
 use crate::cluster::{Reduce, agree};
@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Why there is no device for it.
+/// Why a device is left alone: every client has a model of its own, small and trained on two sequences.
 const ON_CPU: &str = "protocol `ptf-fsr` trains and ranks on the CPU";
 
 pub(super) const KIND: Kind = Kind {
@@ -53,8 +53,8 @@ pub(super) const KIND: Kind = Kind {
     paper: "PTF-FSR, arXiv 2406.05387",
     options: constants::OPTIONS,
     check: |options, settings| Constants::read(options, settings).map(|_| ()),
-    on_device: |_| Some(ON_CPU),
-    ranks_on_device: |_| Some(ON_CPU),
+    trains: |_| Place::Cpu(ON_CPU),
+    ranks: |_| Place::Cpu(ON_CPU),
     build: |options, parts| Ok(Box::new(PtfFsr::new(Constants::read(options, &parts.settings)?, parts)?)),
 };
 
@@ -98,10 +98,7 @@ struct Visitor {
 
 impl PtfFsr {
     fn new(constants: Constants, parts: Parts) -> Result<PtfFsr> {
-        let Parts { settings, data, device, reduce, .. } = parts;
-        if device.is_some() {
-            return Err(Error::setting("device", format!("{ON_CPU}; use `auto` or `cpu`")));
-        }
+        let Parts { settings, data, reduce, .. } = parts;
         let participants = Participants::new(Clients::User, &data);
         let shares = Shares::new(&*reduce, &data, &participants, constants.client.max_len as usize, true);
         let threads = parallel::threads(settings.threads as usize);

@@ -12,7 +12,7 @@ mod constants;
 mod counts;
 mod ranker;
 
-use super::{Kind, Parts, Protocol};
+use super::{Kind, Parts, Place, Protocol};
 use crate::base::parallel;
 use crate::data::Sought;
 use crate::engine::{NamedTensor, Participants, Progress, TensorData, Tensors, Totals};
@@ -24,7 +24,7 @@ use counts::{Counts, PAIR_BYTES};
 use ranker::{Noise, Ranker};
 use std::time::Instant;
 
-/// Why there is no device for it.
+/// Why a device is left alone: nothing is trained, and a table is read.
 const ON_CPU: &str = "protocol `transitions` counts and ranks on the CPU";
 
 pub(super) const KIND: Kind = Kind {
@@ -33,8 +33,8 @@ pub(super) const KIND: Kind = Kind {
     paper: "sequential rules, Ludewig and Jannach, UMUAI 2018; smoothed transitions, arXiv 2608.19833 (second-hand)",
     options: constants::OPTIONS,
     check: |options, settings| Constants::read(options, settings).map(|_| ()),
-    on_device: |_| Some(ON_CPU),
-    ranks_on_device: |_| Some(ON_CPU),
+    trains: |_| Place::Cpu(ON_CPU),
+    ranks: |_| Place::Cpu(ON_CPU),
     build: |options, parts| Ok(Box::new(Transitions::new(Constants::read(options, &parts.settings)?, parts)?)),
 };
 
@@ -56,9 +56,6 @@ struct Transitions {
 
 impl Transitions {
     fn new(constants: Constants, parts: Parts) -> Result<Transitions> {
-        if parts.device.is_some() {
-            return Err(Error::setting("device", format!("{ON_CPU}; use `auto` or `cpu`")));
-        }
         let participants = Participants::new(parts.settings.federation.clients, &parts.data);
         let shares = Shares::new(&*parts.reduce, &parts.data, &participants, usize::MAX, false);
         let done = vec![0; participants.len()];

@@ -2,6 +2,7 @@
 
 use crate::ring::world;
 use crate::simt::device;
+use lumos::ItemText;
 use lumos::config::methods::{self, Family};
 use lumos::config::{Average, Settings, Validated};
 use lumos::data::Split;
@@ -17,16 +18,18 @@ const MEMORY: u64 = 1 << 30;
 /// Methods that `--device cuda` refuses, and `auto` trains on the CPU: there are none.
 const REFUSED: [&str; 0] = [];
 
-/// Methods whose work is the CPU's whatever device was asked for: counting, and clients with models of their own.
-const ON_THE_CPU: [&str; 3] = ["fed-transitions", "ptf-fsr", "transitions"];
+/// Methods whose work is the CPU's whatever device was asked for: a language model with a device of its own, counting, and clients with models of
+/// their own.
+const ON_THE_CPU: [&str; 4] = ["calrec", "fed-transitions", "ptf-fsr", "transitions"];
 
-const SMALL: [&str; 8] = [
+const SMALL: [&str; 9] = [
     "seed=3",
     "threads=2",
     "model.dim=8",
     "model.max_len=8",
     "local.epochs=1",
     "loss.negatives=3",
+    "views.text.history=3",
     "federation.rounds=1",
     "federation.cohort=12",
 ];
@@ -85,7 +88,9 @@ fn ranks_agree(name: &str, settings: &Validated<Settings>) {
 
 /// Two rounds with a device at hand that nothing uses, and two without: the same bits.
 fn same_bits(name: &str, settings: &Validated<Settings>) {
-    let (data, views) = world(30, 24, 5);
+    let (mut data, views) = world(30, 24, 5);
+    let title = |item: usize| ItemText { title: format!("Thing {item}"), ..Default::default() };
+    data.catalogue = (0..data.item_count()).map(title).collect();
     let there = device(MEMORY);
     let cpu = Trainer::new(settings.clone(), data.clone(), views.clone()).unwrap();
     let gpu = Trainer::on_device(settings.clone(), data, views, there.clone()).unwrap_or_else(|e| panic!("{name}: {e}"));

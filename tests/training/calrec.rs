@@ -57,6 +57,6 @@ fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     let again = rounds(&sandbox, "halves");
     assert_eq!((&again[0]["rec_loss"], &again[1]["rec_loss"]), (&first["rec_loss"], &second["rec_loss"]));
 
-    let listed = sandbox.lumos(&["recommend", "whole", "--user", "3", "--k", "5", "--json"]).json();
-    assert!(!listed.to_string().is_empty());
+    let listed = sandbox.lumos(&["recommend", "whole", "--user", "u3", "-k", "5", "--json"]).json();
+    assert!(listed.to_string().contains("item"), "{listed}");
 }

@@ -11,12 +11,7 @@ pub enum Weight {
     /// Trained whole.
     Full(Var),
     /// `base + scale up down`, of which `up [outputs, rank]` and `down [rank, inputs]` are trained.
-    LowRank {
-        base: Tensor,
-        down: Var,
-        up: Var,
-        scale: f64,
-    },
+    LowRank { base: Tensor, down: Var, up: Var, scale: f64 },
 }
 
 impl Weight {

@@ -219,7 +219,12 @@ mod tests {
         let next_item = -logs.iter().sum::<f64>() / logs.len() as f64;
         let pulls = 0.3 * contrast(&within) + 0.2 * contrast(&users);
         let near = |a: f64, b: f64| (a - b).abs() < 1e-4;
-        assert!(near(found.next_item, next_item) && near(found.contrast, pulls), "{} {next_item}, {} {pulls}", found.next_item, found.contrast);
+        assert!(
+            near(found.next_item, next_item) && near(found.contrast, pulls),
+            "{} {next_item}, {} {pulls}",
+            found.next_item,
+            found.contrast
+        );
         let whole = f64::from(found.whole.to_scalar::<f32>().unwrap());
         assert!(near(whole, 0.5 * next_item + pulls), "{whole}");
     }
@@ -237,7 +242,9 @@ mod tests {
 
     #[test]
     fn options_out_of_range_are_refused() {
-        for (text, word) in [("calrec alpha=0.6 beta=0.4", "below 1"), ("calrec tau=0", "tau"), ("calrec samples=0", "samples"), ("calrec ranks=3", "rank")] {
+        for (text, word) in
+            [("calrec alpha=0.6 beta=0.4", "below 1"), ("calrec tau=0", "tau"), ("calrec samples=0", "samples"), ("calrec ranks=3", "rank")]
+        {
             let why = constants(text).unwrap_err().to_string();
             assert!(why.contains(word), "{text}: {why}");
         }

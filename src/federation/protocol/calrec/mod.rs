@@ -23,7 +23,7 @@ mod text;
 #[cfg(feature = "llm")]
 mod trainer;
 
-use super::{Kind, Parts, Protocol};
+use super::{Kind, Parts, Place, Protocol};
 use crate::Result;
 use crate::base::options::Options;
 use constants::Constants;
@@ -37,8 +37,8 @@ pub(super) const KIND: Kind = Kind {
     paper: "CALRec, arXiv 2405.02429",
     options: constants::OPTIONS,
     check: |options, settings| Constants::read(options, settings).map(|_| ()),
-    on_device: |_| Some(OWN_DEVICE),
-    ranks_on_device: |_| Some(OWN_DEVICE),
+    trains: |_| Place::Cpu(OWN_DEVICE),
+    ranks: |_| Place::Cpu(OWN_DEVICE),
     build,
 };
 

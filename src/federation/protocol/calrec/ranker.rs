@@ -26,12 +26,7 @@ impl Ranker<'_> {
     ///
     /// # Errors
     /// The device's, and those of `done`.
-    pub fn each(
-        &self,
-        histories: &[(u64, &[u32])],
-        items: usize,
-        done: &mut dyn FnMut(usize, Vec<f32>) -> Result<()>,
-    ) -> Result<()> {
+    pub fn each(&self, histories: &[(u64, &[u32])], items: usize, done: &mut dyn FnMut(usize, Vec<f32>) -> Result<()>) -> Result<()> {
         let samples = if self.constants.temperature > 0.0 { self.constants.samples } else { 1 };
         let most = self.constants.tokens;
         let prompts: Vec<Vec<u32>> = histories.iter().map(|(_, history)| self.lines.prompt(history, most + 1).0).collect();

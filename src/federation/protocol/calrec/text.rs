@@ -40,7 +40,8 @@ impl Lines {
         let names = Names::new(catalogue, settings);
         let texts: Vec<String> = (0..catalogue.len() as u32).map(|item| names.entry(item).unwrap_or_default()).collect();
         if texts.iter().all(String::is_empty) {
-            let message = "method `calrec` reads titles and categories, and no item of this data set has any; prepare it with its item file";
+            let message =
+                "method `calrec` reads titles and categories, and no item of this data set has any; prepare it with its item file";
             return Err(Error::setting("method", message));
         }
         let Some(end) = tokenizer.encode("\n", Control::Text)?.last().copied() else {

@@ -1,6 +1,5 @@
 //! The state of a training, and its steps.
 
-use super::OWN_DEVICE;
 use super::constants::Constants;
 use super::loss::{Example, Loss, all_items, with_contrast};
 use super::ranker::{Ranker, same_model};
@@ -51,14 +50,11 @@ fn options(settings: &Settings) -> Result<Options> {
 }
 
 impl CalRec {
-    /// A training of `parts`.
+    /// A training of `parts`, whatever device they name: the model has its own.
     ///
     /// # Errors
     /// [`Error::Setting`] for a model that cannot be trained and a catalogue without texts; what loading the model says.
     pub fn new(constants: Constants, parts: Parts) -> Result<CalRec> {
-        if parts.device.is_some() {
-            return Err(Error::setting("device", format!("{OWN_DEVICE}; use `auto` or `cpu`")));
-        }
         let settings = &parts.settings;
         let options = options(settings)?;
         let path = settings.views.llm.model.as_deref().filter(|path| !path.as_os_str().is_empty());
@@ -166,8 +162,7 @@ impl CalRec {
         let (data, mask) = (&self.parts.data, self.parts.settings.eval.mask);
         let asked: Vec<_> = users.iter().map(|&user| data.sought(user as usize, sought)).collect();
         let known: Vec<usize> = (0..users.len()).filter(|i| asked[*i].is_some()).collect();
-        let histories: Vec<(u64, &[u32])> =
-            known.iter().filter_map(|&i| asked[i].map(|(input, _)| (users[i].into(), input))).collect();
+        let histories: Vec<(u64, &[u32])> = known.iter().filter_map(|&i| asked[i].map(|(input, _)| (users[i].into(), input))).collect();
         let mut ranks = vec![0; users.len()];
         self.ranker().each(&histories, data.item_count(), &mut |i, scores| {
             if let Some((input, target)) = asked[known[i]] {

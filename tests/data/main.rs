@@ -7,6 +7,9 @@ mod common;
 #[cfg(feature = "llm")]
 #[path = "../common/knock.rs"]
 mod knock;
+#[cfg(feature = "llm")]
+#[path = "../common/torch.rs"]
+mod torch;
 
 mod cases;
 #[cfg(feature = "llm")]

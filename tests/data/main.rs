@@ -11,6 +11,8 @@ mod knock;
 #[path = "../common/torch.rs"]
 mod torch;
 
+#[cfg(feature = "parquet")]
+mod arrow;
 mod cases;
 #[cfg(feature = "llm")]
 mod doors;

@@ -105,6 +105,11 @@ impl<'b> Archive<'b> {
         Ok(Archive { bytes, entries, sound: RefCell::default() })
     }
 
+    /// Bytes of the whole archive.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Takes every checksum for right, so that changed bytes get behind them.
     pub fn trusted(self) -> Archive<'b> {
         self.sound.borrow_mut().extend(0..self.entries.len());

@@ -15,6 +15,7 @@ use super::{Asked, Blocks};
 use crate::base::clean;
 use crate::engine::NamedTensor;
 use crate::{Error, Result};
+use std::collections::BTreeSet;
 
 /// What the file says of the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -140,10 +141,9 @@ fn block(b: usize) -> [String; 12] {
 
 /// Refuses tensors that the port does not have: a model with more of them computes something else.
 fn nothing_more(weights: &Weights, shape: &Shape) -> Result<()> {
-    let mut known: Vec<String> =
-        ["item_emb.weight", "pos_emb.weight", "last_layernorm.weight", "last_layernorm.bias"].map(String::from).to_vec();
-    known.extend((0..shape.blocks).flat_map(block));
-    let more: Vec<String> = weights.names().filter(|name| !known.iter().any(|k| k == name)).map(clean::id).collect();
+    let others = ["item_emb.weight", "pos_emb.weight", "last_layernorm.weight", "last_layernorm.bias"];
+    let known: BTreeSet<String> = others.map(String::from).into_iter().chain((0..shape.blocks).flat_map(block)).collect();
+    let more: Vec<String> = weights.names().filter(|name| !known.contains(*name)).map(clean::id).collect();
     if more.is_empty() {
         return Ok(());
     }

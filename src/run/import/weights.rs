@@ -6,6 +6,7 @@ use crate::base::{clean, names};
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -15,6 +16,8 @@ pub(super) struct Weights<'b> {
     /// Of a file of `torch.save`: the archive, and the folder in it.
     archive: Option<(Archive<'b>, String)>,
     tensors: BTreeMap<Cow<'b, str>, Tensor<'b>>,
+    /// Values that may still be read. Tensors of a hostile file may all lie in one storage.
+    left: Cell<usize>,
 }
 
 struct Tensor<'b> {
@@ -65,7 +68,8 @@ impl<'b> Weights<'b> {
         let tensor = |(name, view): (String, safetensors::tensor::TensorView<'b>)| {
             (Cow::Owned(name), Tensor { kind: kind(view.dtype()), shape: view.shape().to_vec(), place: Place::Here(view.data()) })
         };
-        Ok(Weights { path, archive: None, tensors: file.tensors().into_iter().map(tensor).collect() }.plain())
+        let left = Cell::new(bytes.len());
+        Ok(Weights { path, archive: None, tensors: file.tensors().into_iter().map(tensor).collect(), left }.plain())
     }
 
     /// The tensors of an archive that `torch.save` wrote.
@@ -84,7 +88,8 @@ impl<'b> Weights<'b> {
             let place = Place::Stored { key: t.key, offset: t.offset, strides: t.strides };
             (Cow::Borrowed(name), Tensor { kind: kind(t.kind), shape: t.shape, place })
         });
-        Ok(Weights { path, tensors: tensors.collect(), archive: Some((archive, folder)) }.plain())
+        let left = Cell::new(archive.size());
+        Ok(Weights { path, tensors: tensors.collect(), archive: Some((archive, folder)), left }.plain())
     }
 
     /// Without the prefix of `DataParallel`, where every name has it.
@@ -164,9 +169,12 @@ impl<'b> Weights<'b> {
 
     /// The values of `tensor`, each of `size` bytes.
     fn read(&self, tensor: &Tensor<'b>, size: usize) -> Result<Vec<f32>, String> {
-        let one = |bytes: &[u8]| match bytes {
-            &[a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
-            &[a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32,
+        let wanted = tensor.shape.iter().try_fold(1usize, |n, axis| n.checked_mul(*axis));
+        let left = wanted.and_then(|n| self.left.get().checked_sub(n)).ok_or("its tensors hold more values than it has bytes")?;
+        self.left.set(left);
+        let one = |bytes: &[u8]| match *bytes {
+            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+            [a, b, c, d, e, f, g, h] => f64::from_le_bytes([a, b, c, d, e, f, g, h]) as f32,
             _ => f32::NAN,
         };
         let (bytes, offset, strides) = match (&tensor.place, &self.archive) {
@@ -178,7 +186,7 @@ impl<'b> Weights<'b> {
         };
         let held = bytes.len() / size;
         let short = || format!("its storage holds {held} values, and the shape {:?} needs others", tensor.shape);
-        let count = tensor.shape.iter().try_fold(1usize, |n, axis| n.checked_mul(*axis)).filter(|n| *n <= held).ok_or_else(short)?;
+        let count = wanted.filter(|n| *n <= held).ok_or_else(short)?;
         let reach = tensor
             .shape
             .iter()

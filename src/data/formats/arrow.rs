@@ -184,8 +184,8 @@ mod rows {
             let length = |at: i64| Some(i64::from_le_bytes(body.get(usize::try_from(at).ok()?..)?.get(..8)?.try_into().ok()?));
             let buffers = batch.buffers();
             let lengths = buffers.iter().flatten().filter(|buffer| buffer.length() > 0);
-            let all = lengths.map(|buffer| length(buffer.offset()).map_or(0, |n| u64::try_from(n).unwrap_or(0)));
-            let sum = all.fold(Some(0u64), |sum, n| sum.and_then(|sum| sum.checked_add(n)));
+            let mut all = lengths.map(|buffer| length(buffer.offset()).map_or(0, |n| u64::try_from(n).unwrap_or(0)));
+            let sum = all.try_fold(0u64, |sum, n| sum.checked_add(n));
             memory::check(&format!("{}, unpacked", path.display()), sum, "write it in smaller batches, or fetch it again")?;
         }
         Ok(Some(dictionary))

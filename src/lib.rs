@@ -71,7 +71,7 @@
 //!
 //! `cli` is the program, `cuda` training on a GPU, `llm` views by a local language model, `endpoint` views by one behind an HTTP endpoint and public sets from their owners; all
 //! four are on by default. `https` is TLS for
-//! https addresses, `parquet` reads and writes Parquet, `mpi` lets several processes train one model, `candle-cuda` and `flash-attn` another way for language models to a GPU.
+//! https addresses, `parquet` reads and writes Parquet and reads Arrow, `mpi` lets several processes train one model, `candle-cuda` and `flash-attn` another way for language models to a GPU.
 //!
 //! # Modules
 //!

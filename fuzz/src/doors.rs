@@ -33,6 +33,7 @@ pub const DOORS: &[(&str, Door)] = &[
     ("settings", settings),
     ("tokenizer", lumos::llm::fuzz::tokenizer),
     ("views", lumos::views::fuzz::stored),
+    ("weights", lumos::run::import::fuzz::weights),
     ("wire", wire_update),
 ];
 

@@ -116,8 +116,8 @@ pub struct Prepare {
 }
 
 /// Formats that read files.
-const FORMATS: [&str; 13] =
-    ["auto", "recbole", "csv", "mind", "amazon", "movielens", "sasrec", "s3rec", "p5", "unisrec", "rechorus", "jsonl", "parquet"];
+const FORMATS: [&str; 14] =
+    ["auto", "recbole", "csv", "mind", "amazon", "movielens", "sasrec", "s3rec", "p5", "unisrec", "rechorus", "jsonl", "parquet", "arrow"];
 
 /// What `--columns` can name, and the setting of each.
 const COLUMNS: [(&str, &str); 9] = [

@@ -24,6 +24,7 @@ mod export;
 #[cfg(feature = "llm")]
 mod generate;
 mod gpu_check;
+mod import;
 mod interrupt;
 mod log;
 mod methods;
@@ -96,6 +97,7 @@ enum Command {
     Recommend(recommend::Args),
     Reproduce(reproduce::Args),
     Export(export::Args),
+    Import(import::Args),
     #[cfg(feature = "llm")]
     Generate(generate::Args),
     Config(config::Args),
@@ -159,6 +161,7 @@ fn perform(command: Command) -> u8 {
         Command::Generate(args) => generate::main(&args),
         Command::Reproduce(args) => reproduce::main(&args),
         Command::Export(args) => export::main(&args),
+        Command::Import(args) => import::main(&args),
         Command::Config(args) => config::main(&args),
         Command::Methods(args) => methods::main(&args),
         Command::Doctor(args) => doctor::main(&args),

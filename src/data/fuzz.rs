@@ -23,7 +23,7 @@ pub fn csv(bytes: &[u8]) {
 
 /// Files of the public formats, laid out like those of [`recbole`]: each of their readers is given the same bytes.
 pub fn formats(bytes: &[u8]) {
-    for format in ["auto", "mind", "amazon", "movielens", "sasrec", "s3rec", "p5", "unisrec", "rechorus", "jsonl", "parquet"] {
+    for format in ["auto", "mind", "amazon", "movielens", "sasrec", "s3rec", "p5", "unisrec", "rechorus", "jsonl", "parquet", "arrow"] {
         read(format, bytes);
     }
 }

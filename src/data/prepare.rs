@@ -200,8 +200,10 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
     let open = |path: Option<&Path>| path.map(|p| resolve_source(p).and_then(|p| Source::open(&p))).transpose();
     let (mut inter, mut items) = (open(inter)?, open(items)?);
     for source in [&mut inter, &mut items].into_iter().flatten().filter(|_| reads_text(reader.name())) {
-        if source.peek()?.starts_with(b"PAR1") {
-            return Err(data_error(source.path(), 1, "this is a Parquet file; data.format=parquet reads it"));
+        let found = [(&b"PAR1"[..], "a Parquet file", "parquet"), (b"ARROW1", "an Arrow file", "arrow")];
+        let head = source.peek()?;
+        if let Some((_, what, format)) = found.into_iter().find(|(magic, ..)| head.starts_with(magic)) {
+            return Err(data_error(source.path(), 1, format!("this is {what}; data.format={format} reads it")));
         }
     }
     let mut raw = reader.read(settings, inter.as_mut(), items.as_mut(), progress)?;

@@ -123,6 +123,7 @@ const READERS: &[&dyn Reader] = &[
     &super::formats::ReChorus,
     &super::formats::JsonLines,
     &super::formats::Parquet,
+    &super::formats::Arrow,
     &super::synth::Synthetic,
 ];
 
@@ -141,7 +142,7 @@ pub fn reader_names() -> Vec<&'static str> {
 
 /// Whether the format `name` is one of LUMOS whose files are text.
 pub(super) fn reads_text(name: &str) -> bool {
-    !["auto", "parquet"].contains(&name) && READERS.iter().any(|reader| reader.name() == name)
+    !["auto", "parquet", "arrow"].contains(&name) && READERS.iter().any(|reader| reader.name() == name)
 }
 
 /// Makes `reader` known in this process, for settings that are read from now on.

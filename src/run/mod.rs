@@ -26,6 +26,7 @@ mod export;
 mod exposure;
 mod folder;
 mod hparams;
+pub mod import;
 mod infer;
 mod lanes;
 mod list_file;

@@ -4,6 +4,8 @@
 mod real;
 #[path = "../common/cli.rs"]
 mod sandbox;
+#[path = "../common/torch.rs"]
+mod torch;
 
 mod around;
 mod attacks;
@@ -19,6 +21,7 @@ mod fetch;
 #[cfg(feature = "llm")]
 mod generate;
 mod hostile;
+mod import;
 mod layers;
 mod method_file;
 mod parquet;

@@ -7,10 +7,13 @@ use crate::sandbox::{Sandbox, small};
 fn a_build_without_parquet_names_the_feature() {
     let sandbox = Sandbox::new();
     sandbox.write("rows.parquet", b"PAR1rest");
-    for format in ["parquet", "auto"] {
-        let words = ["data", "prepare", "--format", format, "--inter", "rows.parquet", "--out", "set"];
+    sandbox.write("rows.arrow", b"ARROW1rest");
+    for (format, file) in [("parquet", "rows.parquet"), ("auto", "rows.parquet"), ("arrow", "rows.arrow"), ("auto", "rows.arrow")] {
+        let words = ["data", "prepare", "--format", format, "--inter", file, "--out", "set"];
         sandbox.lumos(&words).refused(1, &["--features parquet", "CSV"]);
     }
+    let words = ["data", "prepare", "--format", "csv", "--inter", "rows.arrow", "--out", "set"];
+    sandbox.lumos(&words).refused(1, &["rows.arrow", "this is an Arrow file", "arrow reads it"]);
     let words = ["data", "prepare", "--format", "csv", "--inter", "rows.parquet", "--out", "set"];
     sandbox.lumos(&words).refused(1, &["rows.parquet", "this is a Parquet file", "parquet reads it"]);
     sandbox.lumos(&["train", &small(), "--set", "method=popularity", "--out", "run"]).done();

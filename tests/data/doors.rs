@@ -4,11 +4,13 @@
 #[path = "../../fuzz/src/doors.rs"]
 mod known;
 use crate::knock::knock;
+use crate::torch;
 use known::DOORS;
 use lumos::config::{DataSettings, Settings, ViewSettings};
 use lumos::data::{self, Dataset};
 use lumos::engine::{Update, wire};
 use lumos::federation::Trainer;
+use lumos::run::import::{Asked, Foreign};
 use lumos::run::{Checkpoint, CheckpointMeta, write_ranks};
 use lumos::testing::valid;
 use lumos::views::{self, Views};
@@ -47,6 +49,17 @@ fn checkpoints_and_ranks() {
     let path = folder.path().join("ranks");
     write_ranks(&path, &[3, 1, 9], "f00d").unwrap();
     knock("ranks", &[read(&path), b"{\"round\":1}\n{\"round\":2}\n".to_vec()], 2000, known::ranks);
+}
+
+#[test]
+fn weights_of_other_programs() {
+    let shapes = torch::port_shapes(3, 2, 4, 1).into_iter();
+    let tensors: torch::Named = shapes.map(|(name, shape)| (name, (shape.clone(), vec![0.5; shape.iter().product()]))).collect();
+    let seeds = [torch::saved(&tensors), torch::pickle(&tensors), torch::safetensors(&tensors)];
+    for file in [&seeds[0], &seeds[2]] {
+        Foreign::parse(Path::new("w"), file, &Asked::default()).unwrap();
+    }
+    knock("weights", &seeds, 20_000, lumos::run::import::fuzz::weights);
 }
 
 #[test]

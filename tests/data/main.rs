@@ -7,7 +7,12 @@ mod common;
 #[cfg(feature = "llm")]
 #[path = "../common/knock.rs"]
 mod knock;
+#[cfg(feature = "llm")]
+#[path = "../common/torch.rs"]
+mod torch;
 
+#[cfg(feature = "parquet")]
+mod arrow;
 mod cases;
 #[cfg(feature = "llm")]
 mod doors;

@@ -15,7 +15,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 /// User, item, seconds, rating.
-const ROWS: [(i64, &str, i64, f32); 7] = [
+pub const ROWS: [(i64, &str, i64, f32); 7] = [
     (7, "b", 1_600_000_300, 5.0),
     (7, "a", 1_600_000_100, 4.1),
     (-3, "ü", 1_600_000_200, 1.0),
@@ -67,12 +67,12 @@ fn catalogue(dir: &Path) -> PathBuf {
     dir.join("items.parquet")
 }
 
-fn settings() -> DataSettings {
+pub fn settings() -> DataSettings {
     let columns = ("who".to_string(), "what".to_string(), "ts".to_string());
     DataSettings { user_column: columns.0, item_column: columns.1, time_column: columns.2, ..DataSettings::default() }
 }
 
-fn read(format: &str, settings: &DataSettings, inter: &Path, items: Option<&Path>) -> Result<RawData> {
+pub fn read(format: &str, settings: &DataSettings, inter: &Path, items: Option<&Path>) -> Result<RawData> {
     let (mut inter, mut items) = (Source::open(inter)?, items.map(Source::open).transpose()?);
     let raw = reader(format)?.read(settings, Some(&mut inter), items.as_mut(), &quiet)?;
     // What a data set says of its sources is of the whole file, whoever read it.
@@ -80,7 +80,7 @@ fn read(format: &str, settings: &DataSettings, inter: &Path, items: Option<&Path
     Ok(raw)
 }
 
-fn text(dir: &Path) -> PathBuf {
+pub fn text(dir: &Path) -> PathBuf {
     let moment = |at: i64| jiff(at);
     let rows = ROWS.iter().map(|(who, what, ts, stars)| format!("{who},\"{what}\",{},{stars}\n", moment(*ts)));
     put(dir, "rows.csv", format!("who,what,ts,stars\n{}", rows.collect::<String>()))

@@ -11,7 +11,7 @@ pub struct DataSettings {
     /// Name of the data set, used in tables and folder names.
     pub name: String,
     /// Source format: `recbole`, `csv`, `mind`, `amazon`, `movielens`, `sasrec`, `s3rec`, `p5`, `unisrec`, `rechorus`, `jsonl`,
-    /// `parquet` (feature `parquet`), `synthetic`, or `auto`, which recognises the interactions file by its content.
+    /// `parquet` and `arrow` (feature `parquet`), `synthetic`, or `auto`, which recognises the interactions file by its content.
     pub format: String,
     /// Interactions file (every format but `synthetic`). A relative path is looked up from the working folder, then under
     /// `$LUMOS_DATA`, then under `../shared/data`.

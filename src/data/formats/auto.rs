@@ -1,7 +1,7 @@
 //! `auto`: the format that an interactions file is in, by its content; the catalogue is taken to be in the same one.
 
-use super::parquet;
 use super::recognise::{columnar, recognise};
+use super::{arrow, parquet};
 use crate::Result;
 use crate::base::clean;
 use crate::config::DataSettings;
@@ -26,7 +26,14 @@ impl Reader for Auto {
         progress: &Progress,
     ) -> Result<RawData> {
         let source = inter.ok_or_else(no_interactions)?;
-        let found = if source.peek()?.starts_with(b"PAR1") { Some(columnar(&parquet::names(source)?)) } else { recognise(source.peek()?) };
+        let head = source.peek()?;
+        let found = if head.starts_with(b"PAR1") {
+            Some(columnar("parquet", "PAR1", &parquet::names(source)?))
+        } else if head.starts_with(arrow::MAGIC) {
+            Some(columnar("arrow", "ARROW1", &arrow::names(source)?))
+        } else {
+            recognise(head)
+        };
         let found = found.ok_or_else(|| {
             let message = "is in no format that is recognised by its first lines; name it by data.format, and for a table with a header \
                            of other names data.user_column and data.item_column";

@@ -11,10 +11,16 @@
 //! | `rechorus` | a table with tabs: `user_id`, `item_id`, `time` | a table with tabs: `item_id`, ... |
 //! | `jsonl` | one JSON object a line | one JSON object a line |
 //! | `parquet` | a row an interaction, with the feature `parquet` | a row an item |
+//! | `arrow` | a row an interaction, file or stream, with the feature `parquet` | a row an item |
 //! | `auto` | any of these, CSV with any separator, or RecBole's atomic files | in the same format |
 
 mod amazon;
+mod arrow;
+#[cfg(feature = "parquet")]
+mod arrow_values;
 mod auto;
+#[cfg(feature = "parquet")]
+mod columnar;
 mod json_lines;
 mod keyed;
 mod mind;
@@ -28,6 +34,7 @@ mod sequences;
 mod unisrec;
 
 pub use amazon::Amazon;
+pub use arrow::Arrow;
 pub use auto::Auto;
 pub use json_lines::JsonLines;
 pub use mind::Mind;

@@ -23,7 +23,7 @@ impl Reader for Parquet {
         items: Option<&mut Source>,
         progress: &Progress,
     ) -> Result<RawData> {
-        rows::read(settings, inter.ok_or_else(crate::data::columns::no_interactions)?, items, progress)
+        super::columnar::read::<rows::Table>(settings, inter.ok_or_else(crate::data::columns::no_interactions)?, items, progress)
     }
 
     #[cfg(not(feature = "parquet"))]
@@ -35,6 +35,7 @@ impl Reader for Parquet {
 /// Names of the columns of a Parquet file.
 #[cfg(feature = "parquet")]
 pub(super) fn names(source: &mut Source) -> Result<Vec<String>> {
+    use super::columnar::Columns;
     Ok(rows::Table::open(source)?.names())
 }
 
@@ -59,15 +60,14 @@ mod rows {
     use parquet::record::Field;
     use parquet::record::reader::RowIter;
     use parquet::schema::types::Type;
-    use serde_json::{Number, Value};
+    use serde_json::Value;
 
     use crate::base::guard::guarded;
-    use crate::config::DataSettings;
     use crate::data::Progress;
-    use crate::data::columns::Header;
-    use crate::data::formats::keyed::{self, Each, Rows};
+    use crate::data::formats::columnar::{Columns, date, float, moment, short_float};
+    use crate::data::formats::keyed::{Each, Rows};
     use crate::data::formats::objects::Fields;
-    use crate::data::reader::{RawData, data_error};
+    use crate::data::reader::data_error;
     use crate::data::source::Source;
     use crate::{Error, Result};
 
@@ -90,8 +90,8 @@ mod rows {
         data_error(path, 0, format!("is no Parquet file that can be read ({why}); fetch or write it again"))
     }
 
-    impl Table {
-        pub fn open(source: &mut Source) -> Result<Table> {
+    impl Columns for Table {
+        fn open(source: &mut Source) -> Result<Table> {
             let (path, file) = (source.path().to_path_buf(), source.on_disk()?);
             let reader = guarded(|| SerializedFileReader::new(file)).map_err(|why| unreadable(&path, &why))?;
             let reader = reader.map_err(|why| unreadable(&path, &why))?;
@@ -101,19 +101,13 @@ mod rows {
             Ok(Table { path, reader: Some(reader), columns, root, rows, read: Vec::new() })
         }
 
-        pub fn names(&self) -> Vec<String> {
+        fn names(&self) -> Vec<String> {
             self.columns.iter().map(|column| column.name().to_owned()).collect()
         }
 
-        fn header(&self) -> Result<Header> {
-            Header::new(&self.path, self.names())
-        }
-
-        /// Reads the columns at these places.
-        fn keep(&mut self, places: &[Option<usize>]) {
-            self.read = places.iter().flatten().copied().collect();
-            self.read.sort_unstable();
-            self.read.dedup();
+        fn keep(&mut self, places: &[usize]) -> Result<()> {
+            self.read = places.to_vec();
+            Ok(())
         }
     }
 
@@ -151,8 +145,6 @@ mod rows {
 
     /// A value as JSON would have it; moments as ISO 8601 in UTC, what cannot be an id, a time or a text as nothing.
     fn value(field: &Field) -> Value {
-        let float = |x: f64| Number::from_f64(x).map_or(Value::Null, Value::Number);
-        let moment = |at: std::result::Result<jiff::Timestamp, _>| at.map_or(Value::Null, |at: jiff::Timestamp| at.to_string().into());
         match field {
             Field::Bool(yes) => (*yes).into(),
             Field::Byte(n) => (*n).into(),
@@ -163,40 +155,15 @@ mod rows {
             Field::UShort(n) => (*n).into(),
             Field::UInt(n) => (*n).into(),
             Field::ULong(n) => (*n).into(),
-            // By its digits: 4.1 stays 4.1.
-            Field::Float(x) => x.to_string().parse().map_or(Value::Null, float),
+            Field::Float(x) => short_float(*x),
             Field::Double(x) => float(*x),
             Field::Str(text) => text.as_str().into(),
             Field::Bytes(bytes) => std::str::from_utf8(bytes.data()).map_or(Value::Null, Value::from),
-            Field::Date(days) => {
-                let day = jiff::Span::new().try_days(*days).and_then(|span| jiff::civil::date(1970, 1, 1).checked_add(span));
-                day.map_or(Value::Null, |day| day.to_string().into())
-            }
+            Field::Date(days) => date(i64::from(*days)),
             Field::TimestampMillis(at) => moment(jiff::Timestamp::from_millisecond(*at)),
             Field::TimestampMicros(at) => moment(jiff::Timestamp::from_microsecond(*at)),
             Field::ListInternal(list) => list.elements().iter().map(value).collect(),
             _ => Value::Null,
         }
-    }
-
-    pub fn read(settings: &DataSettings, inter: &mut Source, items: Option<&mut Source>, progress: &Progress) -> Result<RawData> {
-        let mut table = Table::open(inter)?;
-        let header = table.header()?;
-        let used = header.interactions(settings)?.all();
-        table.keep(&used);
-        let mut described = items.map(Table::open).transpose()?;
-        let mut catalogue_unused = Vec::new();
-        if let Some(catalogue) = &mut described {
-            let header = catalogue.header()?;
-            let used = header.catalogue(settings)?.all();
-            catalogue.keep(&used);
-            catalogue_unused = header.unused(&used);
-        }
-        let mut raw = keyed::read(settings, &mut table, described.as_mut().map(|table| table as &mut dyn Rows), progress)?;
-        raw.notes.unused = header.unused(&used);
-        if let Some(notes) = &mut raw.notes.catalogue {
-            notes.unused = catalogue_unused;
-        }
-        Ok(raw)
     }
 }

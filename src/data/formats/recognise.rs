@@ -38,10 +38,10 @@ fn table(names: &[&str], separator: &'static str) -> Table {
     Table { separator, user: column(names, USERS), item: column(names, ITEMS), time: column(names, TIMES) }
 }
 
-/// A Parquet file with columns of these `names`.
-pub(super) fn columnar(names: &[String]) -> Recognised {
+/// A file of columns of these `names`, known by its first bytes.
+pub(super) fn columnar(format: &'static str, magic: &str, names: &[String]) -> Recognised {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    Recognised { format: "parquet", because: "the first bytes are `PAR1`".into(), table: Some(table(&names, ",")) }
+    Recognised { format, because: format!("the first bytes are `{magic}`"), table: Some(table(&names, ",")) }
 }
 
 /// What the first lines in `head` say; `None` where that is no known format. The last line of `head` may be cut.

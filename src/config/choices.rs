@@ -168,6 +168,16 @@ choice! {
     }
 }
 choice! {
+    /// What the server's epsilon is held against.
+    EpsUnit {
+        /// The averaged change.
+        Mean = "mean",
+        /// The change of one client: epsilon is divided by what the clients of the round weigh together, which is what one of them adds to a mean over
+        /// the cohort. The same value then means the same for any size of the cohort.
+        Client = "client",
+    }
+}
+choice! {
     /// The weight of a client in the average.
     ClientWeighting {
         /// One client, one vote.

@@ -254,6 +254,8 @@ pub struct FederationSettings {
     pub server_beta2: f32,
     /// Adaptivity tau of FedAdam, FedAdagrad and FedYogi.
     pub server_eps: f32,
+    /// What `server_eps` is held against.
+    pub server_eps_unit: EpsUnit,
     /// How clients and server learn together: a name with options, such as `averaging`. See [`crate::federation::protocol`].
     pub protocol: String,
     /// What happens to updates, in the order in which a client applies it and backwards on the server: names with options, such as
@@ -285,6 +287,7 @@ impl Default for FederationSettings {
             server_momentum: 0.0,
             server_beta2: 0.99,
             server_eps: 1e-3,
+            server_eps_unit: EpsUnit::Mean,
             protocol: "averaging".into(),
             rules: Vec::new(),
             private_memory_mb: 1024,
@@ -298,6 +301,14 @@ impl FederationSettings {
         let span = f64::from(self.server_decay) * f64::from(self.rounds);
         let left = (u64::from(self.rounds) + 1).saturating_sub(round) as f64;
         if self.server_decay > 0.0 && left < span { (f64::from(self.server_lr) * left / span) as f32 } else { self.server_lr }
+    }
+
+    /// The server's epsilon in a round whose clients weigh `weight` together.
+    pub fn server_eps_at(&self, weight: i64) -> f32 {
+        match self.server_eps_unit {
+            EpsUnit::Mean => self.server_eps,
+            EpsUnit::Client => (f64::from(self.server_eps) / weight.max(1) as f64) as f32,
+        }
     }
 }
 

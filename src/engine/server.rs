@@ -43,7 +43,7 @@ impl Server {
     /// The step of `round` on an averaged change.
     pub fn apply_mean(&mut self, settings: &FederationSettings, round: u64, mean: &Mean, weights: &mut Weights) {
         let d = mean.d;
-        let step = Step::of(settings, round);
+        let step = Step::of(settings, round, mean.weight);
         let (first, second) = (&mut self.first.0, &mut self.second.0);
         step.take(&mean.dense, first, second, &mut weights.dense);
         for (&item, row) in mean.items.iter().zip(mean.rows.chunks_exact(d)) {
@@ -61,7 +61,7 @@ impl Server {
             return;
         }
         let d = weights.spec.dim();
-        let step = Step::of(settings, round);
+        let step = Step::of(settings, round, sums.weight);
         let mut change = Vec::new();
         if settings.shared.contains(&Group::Encoder) {
             let (first, second) = (&mut self.first.0, &mut self.second.0);
@@ -104,13 +104,13 @@ struct Step {
 }
 
 impl Step {
-    fn of(settings: &FederationSettings, round: u64) -> Step {
+    fn of(settings: &FederationSettings, round: u64, weight: i64) -> Step {
         Step {
             optimizer: settings.server,
             lr: settings.server_lr_at(round),
             beta1: settings.server_momentum,
             beta2: settings.server_beta2,
-            eps: settings.server_eps,
+            eps: settings.server_eps_at(weight),
         }
     }
 

@@ -5,8 +5,8 @@ use crate::resident::h100;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
-    Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resample, Resident,
-    Residual, ServerOptimizer, Settings, Similarity, UploadRows,
+    Average, Backbone, ClientWeighting, Clients, Contrast, EpsUnit, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resample,
+    Resident, Residual, ServerOptimizer, Settings, Similarity, UploadRows,
 };
 use lumos::data::Dataset;
 use lumos::engine::cpu::CpuEngine;
@@ -89,6 +89,13 @@ fn kinds() -> Vec<(&'static str, Settings)> {
             }),
         ),
         ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
+        (
+            "fedadagrad, epsilon of a client, cohort mean",
+            with(&|s| {
+                (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadagrad, 0.01);
+                (s.federation.server_eps_unit, s.federation.average) = (EpsUnit::Client, Average::Cohort);
+            }),
+        ),
         (
             "fedyogi, a rate that falls",
             with(&|s| {

@@ -7,7 +7,7 @@ const SHORT: [&str; 14] = [
     "--set",
     "method=calrec",
     "--set",
-    "federation.protocol=calrec samples=2 tokens=24",
+    "federation.protocol=calrec samples=2 tokens=16",
     "--set",
     "federation.rounds=2",
     "--set",
@@ -57,6 +57,7 @@ fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     let again = rounds(&sandbox, "halves");
     assert_eq!((&again[0]["rec_loss"], &again[1]["rec_loss"]), (&first["rec_loss"], &second["rec_loss"]));
 
-    let listed = sandbox.lumos(&["recommend", "whole", "--user", "u3", "-k", "5", "--json"]).json();
+    let user = lumos::data::load(&sandbox.path().join("data/small")).unwrap().user_tokens[3].clone();
+    let listed = sandbox.lumos(&["recommend", "whole", "--user", &user, "-k", "5", "--json"]).json();
     assert!(listed.to_string().contains("item"), "{listed}");
 }

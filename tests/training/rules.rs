@@ -1,7 +1,7 @@
 //! Rules in real rounds: a rule that changes nothing leaves no trace, and attack and defence do what they say.
 
 use crate::ring::world;
-use lumos::config::{Average, ClientWeighting, Contrast, Group, ServerOptimizer, Settings};
+use lumos::config::{Average, ClientWeighting, Contrast, EpsUnit, Group, ServerOptimizer, Settings};
 use lumos::data::{Dataset, Split};
 use lumos::engine::{NamedTensor, TensorData};
 use lumos::eval::metrics;
@@ -35,11 +35,14 @@ type Change = fn(&mut Settings);
 #[test]
 fn a_rule_that_changes_nothing_leaves_no_trace() {
     let (data, views) = world(60, 40, 1);
-    let variants: [(&str, Change); 6] = [
+    let variants: [(&str, Change); 7] = [
         ("plain", |_| ()),
         ("cohort mean", |s| s.federation.average = Average::Cohort),
         ("examples", |s| s.federation.weights = ClientWeighting::Examples),
         ("fedadam", |s| s.federation.server = ServerOptimizer::Fedadam),
+        ("epsilon of a client", |s| {
+            (s.federation.server, s.federation.server_eps_unit) = (ServerOptimizer::Fedadam, EpsUnit::Client);
+        }),
         ("private encoder", |s| s.federation.shared = vec![Group::Items]),
         ("private items", |s| s.federation.shared = vec![Group::Encoder]),
     ];

@@ -1,6 +1,6 @@
 //! The server's step against the formulas of Reddi et al. (ICLR 2021, algorithm 2), worked in 64-bit numbers.
 
-use lumos::config::{FederationSettings, ServerOptimizer, Settings};
+use lumos::config::{EpsUnit, FederationSettings, ServerOptimizer, Settings};
 use lumos::engine::{Mean, Server};
 use lumos::model::{ModelSpec, Weights};
 
@@ -8,7 +8,8 @@ const CHANGES: [f64; 4] = [0.5, -0.25, 0.0, 0.125];
 
 /// Where a weight that starts at 0 is after the changes of four rounds.
 fn by_formula(s: &FederationSettings, rates: [f64; 4]) -> f64 {
-    let (b1, b2, eps) = (f64::from(s.server_momentum), f64::from(s.server_beta2), f64::from(s.server_eps));
+    let (b1, b2) = (f64::from(s.server_momentum), f64::from(s.server_beta2));
+    let eps = f64::from(s.server_eps) / if s.server_eps_unit == EpsUnit::Client { 6.0 } else { 1.0 };
     let (mut m, mut v, mut w) = (0.0, 0.0, 0.0);
     for (delta, rate) in CHANGES.into_iter().zip(rates) {
         if s.server == ServerOptimizer::Sgd {
@@ -42,6 +43,8 @@ fn steps_are_those_of_the_formulas() {
                 server_momentum: momentum,
                 server_beta2: 0.9,
                 server_decay: decay,
+                server_eps: 0.05,
+                server_eps_unit: if decay == 0.5 { EpsUnit::Client } else { EpsUnit::Mean },
                 rounds: 4,
                 ..settings.federation.clone()
             };
@@ -51,7 +54,7 @@ fn steps_are_those_of_the_formulas() {
             for (round, change) in (1..).zip(CHANGES) {
                 // Item 3 moves, and no other.
                 let mean =
-                    Mean { d, weight: 1, dense: vec![change as f32; p], items: vec![3], rows: vec![change as f32; d], updates: Vec::new() };
+                    Mean { d, weight: 6, dense: vec![change as f32; p], items: vec![3], rows: vec![change as f32; d], updates: Vec::new() };
                 state.apply_mean(&s, round, &mean, &mut after);
             }
             let expected = by_formula(&s, falls.map(|fall| 0.3 * fall));

@@ -87,8 +87,8 @@ mirrored! {
 }
 
 impl ServerStep {
-    /// The step that `federation` asks for in `round`.
-    pub fn new(federation: &FederationSettings, round: u64) -> ServerStep {
+    /// The step that `federation` asks for in `round`, whose clients weigh `weight` together.
+    pub fn new(federation: &FederationSettings, round: u64, weight: i64) -> ServerStep {
         let second = match federation.server {
             ServerOptimizer::Sgd => 0,
             ServerOptimizer::Fedadam => 1,
@@ -99,7 +99,7 @@ impl ServerStep {
             lr: federation.server_lr_at(round),
             beta1: federation.server_momentum,
             beta2: federation.server_beta2,
-            eps: federation.server_eps,
+            eps: federation.server_eps_at(weight),
             second,
             momentum: i32::from(second == 0 && federation.server_momentum > 0.0),
         }

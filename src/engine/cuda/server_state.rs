@@ -16,7 +16,7 @@ pub(super) struct ServerMoments {
 impl ServerMoments {
     /// Memory for what the optimiser of `federation` keeps.
     pub fn new(device: &dyn Device, federation: &FederationSettings, dense: usize, rows: usize) -> Result<ServerMoments> {
-        let step = ServerStep::new(federation, 1);
+        let step = ServerStep::new(federation, 1, 1);
         let pair = |on: bool| on.then(|| Ok([device.alloc(4 * dense)?, device.alloc(4 * rows)?])).transpose();
         Ok(ServerMoments { first: pair(step.keeps_first())?, second: pair(step.keeps_second())? })
     }
@@ -78,7 +78,7 @@ impl ChunkTrainer {
         let (Some(slots), Some(sums)) = (&self.slot_items, &self.sums) else { return Ok(()) };
         device.upload(slots, 0, bytes_of(items))?;
         let begun = self.spans.begin(&*device)?;
-        let step = ServerStep::new(federation, round);
+        let step = ServerStep::new(federation, round, weight);
         let (p, d) = (self.sizes.dense, self.sizes.dim);
         let [first, second] = self.server.pointers(0);
         let w = Pointer::from(&self.dense);

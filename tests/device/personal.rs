@@ -81,7 +81,7 @@ fn too_little_memory_and_several_processes_leave_no_trace() {
     };
     let (state, ranks, peak) = end(Trainer::of(parts(MEMORY)).unwrap());
     let mut tight = Trainer::of(parts(peak * 2 / 3)).unwrap();
-    // The plan is told of more memory than there is.
+    // The plan counts on more memory than there is.
     tight.limit_chunks(u64::MAX);
     let tight = end(tight);
     assert!(tight.0 == state && tight.1 == ranks && tight.2 < peak);

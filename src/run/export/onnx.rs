@@ -27,8 +27,9 @@ pub fn to_onnx(folder: &RunFolder, name: &str, out: &Path, observer: &dyn Observ
     write(out, source.round, files)
 }
 
-/// A value that an operator is told.
-enum Told {
+/// Value of an attribute of an operator.
+#[derive(Clone)]
+enum Value {
     Whole(i64),
     Wholes(Vec<i64>),
     Float(f32),
@@ -38,7 +39,7 @@ struct Node {
     operator: ast::OpType<'static>,
     inputs: Vec<String>,
     output: String,
-    told: Vec<(&'static str, Told)>,
+    attributes: Vec<(&'static str, Value)>,
 }
 
 /// A graph in the making. Every method that adds a node gives the name of its output.
@@ -79,12 +80,12 @@ impl Graph {
         let rows = g.node("Slice", &["positions", &first, &end], &[]);
         x = g.node("Add", &[&x, &rows], &[]);
         // Minus infinity above the diagonal.
-        let square = g.node("Concat", &[&length, &length], &[("axis", Told::Whole(0))]);
+        let square = g.node("Concat", &[&length, &length], &[("axis", Value::Whole(0))]);
         let hidden = g.float(f32::NEG_INFINITY);
         let all = g.node("Expand", &[&hidden, &square], &[]);
         let above = g.whole(&[1]);
         let above = g.node("Squeeze", &[&above], &[]);
-        let mask = g.node("Trilu", &[&all, &above], &[("upper", Told::Whole(1))]);
+        let mask = g.node("Trilu", &[&all, &above], &[("upper", Value::Whole(1))]);
         for block in 0..model.blocks {
             let part = |part: &str| format!("block{block}.{part}");
             let normed = g.norm(&x, &part("norm1"));
@@ -92,15 +93,15 @@ impl Graph {
             let [q, k, v] = [("q", &normed, [1, 0, 2]), ("k", &x, [1, 2, 0]), ("v", &x, [1, 0, 2])].map(|(name, from, axes)| {
                 let y = g.linear(from, &part(name));
                 let y = g.node("Reshape", &[&y, &split], &[]);
-                g.node("Transpose", &[&y], &[("perm", Told::Wholes(axes.to_vec()))])
+                g.node("Transpose", &[&y], &[("perm", Value::Wholes(axes.to_vec()))])
             });
             let scores = g.node("MatMul", &[&q, &k], &[]);
             let scale = g.float(((d / heads) as f32).sqrt());
             let scores = g.node("Div", &[&scores, &scale], &[]);
             let scores = g.node("Add", &[&scores, &mask], &[]);
-            let shares = g.node("Softmax", &[&scores], &[("axis", Told::Whole(-1))]);
+            let shares = g.node("Softmax", &[&scores], &[("axis", Value::Whole(-1))]);
             let seen = g.node("MatMul", &[&shares, &v], &[]);
-            let seen = g.node("Transpose", &[&seen], &[("perm", Told::Wholes(vec![1, 0, 2]))]);
+            let seen = g.node("Transpose", &[&seen], &[("perm", Value::Wholes(vec![1, 0, 2]))]);
             let joined = g.whole(&[-1, d]);
             let seen = g.node("Reshape", &[&seen, &joined], &[]);
             let y = g.linear(&seen, &part("o"));
@@ -119,21 +120,20 @@ impl Graph {
         let table = g.node("Transpose", &["items"], &[]);
         let scores = g.node("MatMul", &[&x, &table], &[]);
         let axes = g.whole(&[0]);
-        g.nodes.push(Node { operator: ast::OpType::Squeeze, inputs: vec![scores, axes], output: "scores".into(), told: Vec::new() });
+        g.nodes.push(Node { operator: ast::OpType::Squeeze, inputs: vec![scores, axes], output: "scores".into(), attributes: Vec::new() });
         Ok(g)
     }
 
-    fn node(&mut self, operator: &'static str, inputs: &[&str], told: &[(&'static str, Told)]) -> String {
+    fn node(&mut self, operator: &'static str, inputs: &[&str], attributes: &[(&'static str, Value)]) -> String {
         let output = format!("x{}", self.nodes.len());
-        let told = told.iter().map(|(name, value)| (*name, value.copied())).collect();
         let inputs = inputs.iter().map(|name| name.to_string()).collect();
-        self.nodes.push(Node { operator: operator.into(), inputs, output: output.clone(), told });
+        self.nodes.push(Node { operator: operator.into(), inputs, output: output.clone(), attributes: attributes.to_vec() });
         output
     }
 
     fn norm(&mut self, x: &str, part: &str) -> String {
-        let told = [("axis", Told::Whole(-1)), ("epsilon", Told::Float(NORM_EPS))];
-        self.node("LayerNormalization", &[x, &format!("{part}.g"), &format!("{part}.b")], &told)
+        let attributes = [("axis", Value::Whole(-1)), ("epsilon", Value::Float(NORM_EPS))];
+        self.node("LayerNormalization", &[x, &format!("{part}.g"), &format!("{part}.b")], &attributes)
     }
 
     fn linear(&mut self, x: &str, part: &str) -> String {
@@ -182,24 +182,14 @@ impl Graph {
     }
 }
 
-impl Told {
-    fn copied(&self) -> Told {
-        match self {
-            Told::Whole(i) => Told::Whole(*i),
-            Told::Wholes(ints) => Told::Wholes(ints.clone()),
-            Told::Float(f) => Told::Float(*f),
-        }
-    }
-}
-
 impl Node {
     fn encode(&self) -> ast::Node<'_> {
-        let attribute = |(name, told): &(&'static str, Told)| {
+        let attribute = |(name, value): &(&'static str, Value)| {
             let of = |r#type| ast::Attribute { name, r#type, ..Default::default() };
-            match told {
-                Told::Whole(i) => ast::Attribute { i: *i, ..of(ast::AttributeType::Int) },
-                Told::Wholes(ints) => ast::Attribute { ints: ints.clone(), ..of(ast::AttributeType::Ints) },
-                Told::Float(f) => ast::Attribute { f: *f, ..of(ast::AttributeType::Float) },
+            match value {
+                Value::Whole(i) => ast::Attribute { i: *i, ..of(ast::AttributeType::Int) },
+                Value::Wholes(ints) => ast::Attribute { ints: ints.clone(), ..of(ast::AttributeType::Ints) },
+                Value::Float(f) => ast::Attribute { f: *f, ..of(ast::AttributeType::Float) },
             }
         };
         ast::Node {
@@ -207,7 +197,7 @@ impl Node {
             op_type: self.operator.clone(),
             input: self.inputs.iter().map(String::as_str).collect(),
             output: vec![&self.output],
-            attribute: self.told.iter().map(attribute).collect(),
+            attribute: self.attributes.iter().map(attribute).collect(),
             ..Default::default()
         }
     }

@@ -59,7 +59,7 @@ pub(super) fn rows(order: &ItemOrder, rows: usize, data: &Dataset) -> Result<Vec
     }
 }
 
-/// The row of every item by `row`; for those that have none, `fail` is told the first, and how many more there are.
+/// The row of every item by `row`; for those that have none, `fail` gets the first, and how many more there are.
 fn placed(data: &Dataset, row: impl Fn(&str) -> Option<usize>, fail: impl Fn(&str, usize) -> Error) -> Result<Vec<usize>> {
     let rows: Vec<Option<usize>> = data.item_tokens.iter().map(|name| row(name)).collect();
     let lost = rows.iter().filter(|row| row.is_none()).count();

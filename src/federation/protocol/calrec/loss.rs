@@ -50,10 +50,8 @@ pub fn all_items(model: &Tuned, lines: &Lines, examples: &[Example]) -> Result<L
         let (prompt, heading) = lines.prompt(example.history, target.len());
         let whole = [&prompt, target].concat();
         // The heading is ours, and says nothing of a user.
-        for at in heading..whole.len() {
-            places.rows.push((row + at - 1) as u32);
-            places.tokens.push(whole[at]);
-        }
+        places.rows.extend((row + heading - 1..row + whole.len() - 1).map(|at| at as u32));
+        places.tokens.extend(&whole[heading..]);
         row += whole.len();
         sequences.push(whole);
     }

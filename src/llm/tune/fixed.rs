@@ -1,5 +1,6 @@
 //! A product with weights that are not trained.
 
+use super::fused::floats;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
 
 /// Carries a product over to the backward: `x [n, inputs]` gets its gradient, the weights `[outputs, inputs]` none, which candle's own product
@@ -15,11 +16,7 @@ impl CustomOp2 for Carried {
 
     /// The product itself, which is the second argument.
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, product: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let values = product.as_slice::<f32>()?;
-        let Some((from, to)) = layout.contiguous_offsets() else {
-            return Err(candle_core::Error::Msg("a product is not contiguous".into()));
-        };
-        Ok((CpuStorage::F32(values[from..to].to_vec()), layout.shape().clone()))
+        Ok((CpuStorage::F32(floats(product, layout)?.to_vec()), layout.shape().clone()))
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {

@@ -1,12 +1,14 @@
-//! A language model that is trained: the decoder of [`super::network`] once more, on candle's tensors, which know their gradients.
+//! A language model that is trained: the decoder that writes texts once more, on candle's tensors, which know their gradients.
 //!
 //! All weights are trained, or a low-rank change of every projection ([`Adapt::LowRank`]). What was trained goes back to a [`Model`] by
 //! [`Tuned::weights`] and [`Model::retrained`], which then writes with it as fast as with any other.
 //!
 //! Arithmetic is f32. On the CPU the same steps give the same bits whatever the number of threads.
 
+mod composed;
 mod decoder;
 mod fixed;
+mod fused;
 mod optimiser;
 mod weight;
 

@@ -2,8 +2,8 @@
 
 use super::constants::Constants;
 use super::text::Lines;
+use crate::Result;
 use crate::llm::{EngineOptions, Finish, Generate, Key, Model, Request, Sampling, Text};
-use crate::{Error, Result};
 
 /// Users whose texts are written side by side.
 const USERS: usize = 8;
@@ -110,18 +110,6 @@ fn merged(lists: &[Vec<u32>], items: usize) -> Vec<f32> {
             return scores;
         }
     }
-}
-
-/// Whether a checkpoint's model is the one at hand.
-///
-/// # Errors
-/// [`Error::Usage`] where it is not.
-pub fn same_model(stored: &[u8], hash: &str) -> Result<()> {
-    if stored == hash.as_bytes() {
-        return Ok(());
-    }
-    let message = "checkpoint: was trained from another language model; set views.llm.model to the one it began with";
-    Err(Error::Usage(message.into()))
 }
 
 #[cfg(test)]

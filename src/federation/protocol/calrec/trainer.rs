@@ -2,7 +2,7 @@
 
 use super::constants::Constants;
 use super::loss::{Example, Loss, all_items, with_contrast};
-use super::ranker::{Ranker, same_model};
+use super::ranker::Ranker;
 use super::text::Lines;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::Settings;
@@ -231,7 +231,10 @@ impl Protocol for CalRec {
         let fail = |name: &str| Error::Usage(format!("checkpoint: tensor `{name}` is missing, damaged or of another method or data set"));
         let of = |name: &'static str| tensors.get(name).map(|t| &t.data).ok_or_else(|| fail(name));
         let TensorData::U8(hash) = of(MODEL)? else { return Err(fail(MODEL)) };
-        same_model(hash, &self.hash)?;
+        if hash != self.hash.as_bytes() {
+            let message = "checkpoint: was trained from another language model; set views.llm.model to the one it began with";
+            return Err(Error::Usage(message.into()));
+        }
         let TensorData::U64(steps) = of(STEPS)? else { return Err(fail(STEPS)) };
         let &[steps] = &steps[..] else { return Err(fail(STEPS)) };
         self.optimiser.restore(steps, |name, shape| tensors.f32(&format!("{PREFIX}{name}"), shape))?;

@@ -4,7 +4,7 @@ use super::Progress;
 use super::report::CheckLine;
 use crate::bench;
 use crate::config::{
-    Average, Backbone, ClientWeighting, Clients, Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual,
+    Average, Backbone, ClientWeighting, Clients, Contrast, EpsUnit, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual,
     ServerOptimizer, Settings, Similarity, UploadRows, Validated,
 };
 use crate::data::Dataset;
@@ -95,6 +95,14 @@ fn steps(quick: bool) -> Vec<Kind> {
         ("adamw, clipped", with(&b, |s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("gradient descent", with(&b, |s| s.local.optimizer = LocalOptimizer::Sgd)),
         ("fedadam", with(&b, |s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
+        (
+            "the recipe of fed-sasrec",
+            with(&b, |s| {
+                (s.local.optimizer, s.local.lr, s.local.clip) = (LocalOptimizer::Sgd, 0.1, 0.6);
+                (s.federation.average, s.federation.server, s.federation.server_lr) = (Average::Cohort, ServerOptimizer::Fedadagrad, 0.03);
+                (s.federation.server_eps, s.federation.server_eps_unit) = (0.01, EpsUnit::Client);
+            }),
+        ),
         (
             "momentum, cohort mean by examples, every touched row",
             with(&b, |s| {

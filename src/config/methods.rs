@@ -59,6 +59,7 @@ const EMBEDDED: &[(&str, &str)] = embed![
     "lumos-random-views",
     "lumos-history-counterfactual",
     "lumos-joint",
+    "lumos-item-mean",
     "lumos-cohort-mean",
 ];
 

@@ -43,7 +43,8 @@ pub fn live(folder: &RunFolder, width: usize, curves: bool) -> Result<Live> {
     };
     let width = width.clamp(20, WIDEST);
     let number = |line: &Value, key: &str| line.get(key).and_then(Value::as_f64).unwrap_or(0.0);
-    let total = |key: &str| lines.iter().map(|line| number(line, key)).sum::<f64>();
+    // The sum of no numbers is -0.
+    let total = |key: &str| lines.iter().map(|line| number(line, key)).sum::<f64>() + 0.0;
     let (done, rounds) = (lines.last().map_or(0, |line| number(line, "round") as u64), u64::from(settings.federation.rounds));
     let mut page = vec![format!(
         "{}  {} on {}, seed {}: {state}",

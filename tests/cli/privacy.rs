@@ -41,7 +41,8 @@ fn every_round_says_what_it_has_cost() {
         metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["epsilon"].as_f64().unwrap()).collect();
     assert!(spent.len() == 4 && spent.is_sorted() && spent[3] <= 4.0 && spent[3] > 3.99, "{spent:?}");
     // A method that divides a row by its contributors, and a cohort that is too small.
-    sandbox.lumos(&["train", &small(), "--out", "no", "--set", "privacy.noise=1"]).refused(1, &["federation.average", "cohort"]);
+    let by_item = ["train", &small(), "--out", "no", "--set", "privacy.noise=1", "--set", "federation.average=per-item"];
+    sandbox.lumos(&by_item).refused(1, &["federation.average", "cohort"]);
     let few = [&words[..3], &["few"], &words[4..], &["--set", "federation.cohort=5"]].concat();
     sandbox.lumos(&few).refused(1, &["at least 16", "5.0 users a round"]);
 }

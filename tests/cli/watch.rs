@@ -27,6 +27,9 @@ fn a_run_is_summed_up_where_there_is_no_terminal() {
     std::fs::remove_file(sandbox.path().join("run/result.json")).unwrap();
     let page = sandbox.lumos(&["watch", "run"]).done();
     assert!(page.contains(": stopped") && !page.contains(" left "), "{page}");
+    std::fs::write(sandbox.path().join("run/metrics.jsonl"), "").unwrap();
+    let page = sandbox.lumos(&["watch", "run"]).done();
+    assert!(page.contains("up 0.0 B, down 0.0 B"), "before the first round: {page}");
     sandbox.lumos(&["watch", "run", "--every", "0"]).refused(2, &["--every"]);
 }
 

@@ -113,10 +113,11 @@ const w=document.documentElement;const wide=[...document.querySelectorAll('p,h1,
 const shown=[...document.querySelectorAll('figure svg[role=img]')].filter(s=>s.getBoundingClientRect().width);\
 const small=shown.filter(s=>13*s.getBoundingClientRect().width/s.viewBox.baseVal.width<11).length;\
 const rows=[...document.querySelectorAll('tbody tr')].filter(r=>r.cells.length!==r.closest('table').rows[0].cells.length).length;\
+const tall=[...document.querySelectorAll('th,td')].filter(c=>c.getBoundingClientRect().height>150).length;\
 const texts=[...document.querySelectorAll('figure svg[role=img]')].filter(s=>{const b=s.getBoundingClientRect();\
 return [...s.querySelectorAll('text')].some(t=>{const r=t.getBoundingClientRect();return r.left<b.left-1||r.right>b.right+1||r.bottom>b.bottom+1})}).length;\
 parent.postMessage([w.scrollWidth,w.clientWidth,wide,texts,shown.flatMap(s=>[...s.querySelectorAll('polyline')]).length,\
-document.querySelectorAll('table').length,getComputedStyle(document.body).backgroundColor,small,rows].join(';'),'*')})</script>";
+document.querySelectorAll('table').length,getComputedStyle(document.body).backgroundColor,small,rows,tall].join(';'),'*')})</script>";
 
 #[test]
 fn a_browser_shows_it_whole_at_both_widths_and_schemes() {
@@ -146,7 +147,7 @@ fn a_browser_shows_it_whole_at_both_widths_and_schemes() {
         let dom = String::from_utf8_lossy(&out.stdout);
         let title = dom.split("<title>").nth(1).and_then(|rest| rest.split("</title>").next()).unwrap_or_default();
         let found: Vec<&str> = title.split(';').collect();
-        assert_eq!(found.len(), 9, "{width} {dark}: {title}: {}", String::from_utf8_lossy(&out.stderr));
+        assert_eq!(found.len(), 10, "{width} {dark}: {title}: {}", String::from_utf8_lossy(&out.stderr));
         assert_eq!(found[0], found[1], "the page is as wide as its window: {title}");
         assert_eq!((found[2], found[3]), ("0", "0"), "nothing reaches beyond the page or its picture: {title}");
         assert!(found[4].parse::<u32>().unwrap() >= 4 && found[5].parse::<u32>().unwrap() >= 6, "curves and tables: {title}");

@@ -20,10 +20,10 @@ linear-gradient(270deg,var(--shade),transparent) 100% 0/.8rem 100% no-repeat scr
 .wide:focus-visible,a:focus-visible,summary:focus-visible{outline:3px solid var(--focus);outline-offset:2px}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}\
 th,td{text-align:right;padding:.28rem .55rem;border-bottom:1px solid var(--line);white-space:nowrap;vertical-align:top}\
-th:first-child,td:first-child,.left{text-align:left}tbody th,thead th:first-child:not(.left){position:sticky;left:0;background:var(--behind);max-width:11rem;overflow-wrap:anywhere;white-space:normal}\
+th:first-child,td:first-child,.left{text-align:left}tbody th,thead th:first-child:not(.left){position:sticky;left:0;background:var(--behind)}\
 .text{white-space:normal;min-width:12rem;overflow-wrap:anywhere}\
 thead th{border-bottom:2px solid var(--line)}.best{font-weight:650}\
-figure{margin:.6rem 0}svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:13px system-ui,sans-serif}\
+figure{margin:.6rem 0;max-width:60rem}svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:13px system-ui,sans-serif}\
 .grid{stroke:var(--line)}.legend{display:flex;flex-wrap:wrap;gap:.3rem 1.2rem;margin:.3rem 0;padding:0;list-style:none;font-size:.92rem}\
 .legend svg{display:inline-block;width:34px;height:12px;margin-right:.4rem;vertical-align:middle}\
 .phone{display:none}details{--behind:var(--box);border:1px solid var(--line);border-radius:.4rem;margin:.6rem 0;background:var(--box)}\
@@ -31,4 +31,5 @@ summary{cursor:pointer;padding:.5rem .8rem}details>div{padding:0 .8rem .8rem}\
 ol.items{margin:.2rem 0 .6rem;padding-left:1.6rem}ol.items li{overflow-wrap:anywhere}.hit{font-weight:650}\
 .users{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(17rem,100%),1fr));gap:0 1.5rem}\
 .skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:.5rem;background:var(--page);padding:.4rem}\
-@media(max-width:600px){.desk{display:none}.phone{display:block}}@media print{.desk{display:block}.phone{display:none}details{break-inside:avoid}}";
+@media(max-width:600px){.desk{display:none}.phone{display:block}\
+tbody th{white-space:normal;min-width:6.5rem;max-width:9rem;overflow-wrap:break-word}}@media print{.desk{display:block}.phone{display:none}details{break-inside:avoid}}";

@@ -13,7 +13,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bin lumos
+# Without the names of functions the program is a fifth smaller.
+RUN CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --release --locked --features https,parquet --bin lumos
 
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04 AS cuda
 COPY --from=build /src/target/release/lumos /usr/local/bin/lumos

@@ -7,6 +7,11 @@ pub fn now() -> String {
     utc(Timestamp::now())
 }
 
+/// `time` in the same form; `None` where it is outside of the calendar.
+pub fn of(time: std::time::SystemTime) -> Option<String> {
+    Timestamp::try_from(time).ok().map(utc)
+}
+
 /// A moment cut to its second.
 fn utc(moment: Timestamp) -> String {
     moment.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

@@ -1,6 +1,7 @@
 //! How long an epoch, a federated round and an evaluation take on a data set.
 
 use crate::Result;
+use crate::base::parallel;
 use crate::config::{Effective, Settings, Validated};
 use crate::data::{self, Split};
 use crate::federation::Trainer;
@@ -42,6 +43,8 @@ pub struct EpochFigures {
     pub round_seconds: f64,
     /// Seconds of a full ranking of all users.
     pub rank_seconds: f64,
+    /// Threads of both.
+    pub threads: usize,
 }
 
 fn settings(bench: &EpochBench, dir: &Path, method: &str) -> Result<Effective> {
@@ -69,6 +72,7 @@ fn measure(settings: &Validated<Settings>, dir: &Path, rounds: u32, observer: &d
         clients,
         round_seconds: seconds[seconds.len() / 2],
         rank_seconds: begun.elapsed().as_secs_f64(),
+        threads: parallel::threads(settings.threads as usize),
     })
 }
 

@@ -1,6 +1,6 @@
 //! `lumos bench prepare` and `lumos bench epoch`: how long data, training and evaluation take.
 
-use super::args::between;
+use super::args::{MOST_THREADS, between};
 use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
@@ -39,7 +39,8 @@ pub struct PrepareArgs {
 #[derive(clap::Args)]
 #[command(after_help = "\
 Example:
-  lumos bench epoch data/ml-100k data/amazon-beauty --methods sasrec,fed-sasrec,lumos")]
+  lumos bench epoch data/ml-100k data/amazon-beauty --methods sasrec,fed-sasrec,lumos
+  lumos bench epoch data/ml-100k --threads 1 --rounds 5 --json")]
 pub struct EpochArgs {
     /// Folders of prepared data sets
     #[arg(required = true)]
@@ -53,6 +54,9 @@ pub struct EpochArgs {
     /// Timed rounds; one more runs first
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = between::<u32>(1, 10_000))]
     rounds: u32,
+    /// Threads; 0 means all cores. Never changes a result
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, MOST_THREADS as u32))]
+    threads: Option<u32>,
     /// One JSON array instead of a table
     #[arg(long)]
     json: bool,
@@ -81,16 +85,20 @@ pub fn prepare(args: &PrepareArgs) -> Result<()> {
 pub fn epoch(args: &EpochArgs) -> Result<()> {
     interrupt::end_at_the_first()?;
     let progress = Progress::new(true);
-    let bench = EpochBench { data: args.data.clone(), methods: args.methods.clone(), sets: args.set.clone(), rounds: args.rounds };
+    let sets = args.set.iter().cloned().chain(args.threads.map(|n| format!("threads={n}"))).collect();
+    let bench = EpochBench { data: args.data.clone(), methods: args.methods.clone(), sets, rounds: args.rounds };
     let rows = epochs(&bench, &progress)?;
     drop(progress);
     if args.json {
         return say_json(&rows);
     }
     let cells = rows.iter().map(|f| {
-        let times = [format!("{:.2}", f.round_seconds), format!("{:.2}", f.rank_seconds)];
+        let times = [format!("{:.2}", f.round_seconds), format!("{:.2}", f.rank_seconds), f.threads.to_string()];
         let sizes = [f.users.to_string(), f.interactions.to_string(), f.clients.to_string()];
         [vec![f.data.clone(), f.method.clone()], sizes.to_vec(), times.to_vec()].concat()
     });
-    say(table(&["data set", "method", "users", "trained on", "clients a round", "round, s", "ranking, s"], &cells.collect::<Vec<_>>()))
+    say(table(
+        &["data set", "method", "users", "trained on", "clients a round", "round, s", "ranking, s", "threads"],
+        &cells.collect::<Vec<_>>(),
+    ))
 }

@@ -38,6 +38,14 @@ pub struct Fetch {
     json: bool,
 }
 
+/// Whether the owner of `set` uses https and this build does not.
+fn lacks_https(set: &KnownSet) -> bool {
+    !cfg!(feature = "https") && set.files.iter().any(|file| file.url.starts_with("https:"))
+}
+
+/// What to do about a build without https.
+const NO_HTTPS: &str = "is fetched by https, which this build lacks: build with `--features https`, or download the files yourself";
+
 fn terms(set: &KnownSet) -> String {
     format!("{}\nfrom {}, {}\nTerms, in short; the text at the page counts:\n{}", set.about, set.owner, set.page, set.terms.trim())
 }
@@ -45,7 +53,7 @@ fn terms(set: &KnownSet) -> String {
 fn list(json: bool) -> Result<()> {
     let sets = known_sets()?;
     if json {
-        let one = |set: &KnownSet| serde_json::json!({ "name": set.name, "about": set.about, "owner": set.owner, "page": set.page });
+        let one = |set: &KnownSet| serde_json::json!({ "name": set.name, "about": set.about, "owner": set.owner, "page": set.page, "lacks": lacks_https(set).then_some("https") });
         return say_json(&sets.iter().map(one).collect::<Vec<_>>());
     }
     let size = |set: &KnownSet| {
@@ -54,7 +62,12 @@ fn list(json: bool) -> Result<()> {
     };
     let checksum = |set: &KnownSet| if set.files.iter().all(|file| file.md5.is_some()) { "MD5" } else { "not published" }.to_string();
     let rows: Vec<Vec<String>> = sets.iter().map(|set| vec![set.name.clone(), size(set), checksum(set), set.about.clone()]).collect();
-    say(table_with(&["data set", "size", "checksum", "what"], &rows, |column| column != 1))
+    say(table_with(&["data set", "size", "checksum", "what"], &rows, |column| column != 1))?;
+    let lacking: Vec<&str> = sets.iter().filter(|set| lacks_https(set)).map(|set| set.name.as_str()).collect();
+    match lacking[..] {
+        [] => Ok(()),
+        ref names => say(format!("\n{}: {NO_HTTPS}", names.join(", "))),
+    }
 }
 
 pub fn main(args: &Fetch) -> Result<()> {
@@ -62,6 +75,10 @@ pub fn main(args: &Fetch) -> Result<()> {
     let set = known_set(name)?;
     if !args.accept_terms {
         say(terms(&set))?;
+        if args.from.is_none() && lacks_https(&set) {
+            // Before anybody reads terms for nothing.
+            say(format!("\n{} {NO_HTTPS}", set.name))?;
+        }
         return Err(Error::Usage(format!("nothing was fetched; `lumos data fetch {name} --accept-terms` says that you accept the terms")));
     }
     let progress = Progress::new(args.json);

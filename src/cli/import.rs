@@ -21,10 +21,11 @@ Examples:
   lumos import SASRec.pth --data data/ml-1m --numbered --out runs/theirs       items are called by their rows, 1 to I
   lumos import weights.safetensors --data data/beauty --items items.txt --heads 2 --out runs/theirs
   lumos import SASRec.pth --data configs/ml-100k.toml --out runs/theirs        item i is the i-th item of the data set
+  lumos import GRU4Rec.pth --data data/ml-1m --items items.txt --out runs/gru  RecBole's, whose rows are in its own order
   lumos eval runs/theirs                                                       then recommend, export, report, compare as for any run
-FILE is a state_dict of pmixer/SASRec.pytorch: torch.save(model.state_dict(), FILE) of PyTorch 1.6 or later, or safetensors. Nothing in a pickle is
-run. The file does not say how many heads the model has, nor which item a row is: a wrong --heads or a wrong order of items gives no error, but bad
-ranks. Histories shorter than the longest one have other scores than there: the port lets them attend to its padding, LUMOS has none.
+FILE is a state_dict of pmixer/SASRec.pytorch or of RecBole's GRU4Rec with hidden_size equal to embedding_size: torch.save(model.state_dict(), FILE)
+of PyTorch 1.6 or later, or safetensors. Nothing in a pickle is run. The file does not say how many heads the model has, nor which item a row is: a wrong --heads or a wrong order of items gives no error, but bad
+ranks. Histories shorter than the longest one have other scores than SASRec.pytorch's: it lets them attend to its padding, LUMOS has none.
 The run stands before its first round, and the command that is printed trains it further. RecBole's SASRec is refused, with the reason.")]
 pub struct Args {
     /// File of weights (.pth, .pt, .safetensors; known by its content)
@@ -40,7 +41,7 @@ pub struct Args {
     heads: u32,
     #[command(flatten)]
     order: Order,
-    /// Longest history of the model (--maxlen there), where a row of padding among its positions is not all 0
+    /// Longest history of the model (--maxlen of SASRec.pytorch, where a row of padding among its positions is not all 0; MAX_ITEM_LIST_LENGTH of RecBole, 50)
     #[arg(long, value_name = "N", value_parser = between::<u32>(1, 65_536))]
     max_len: Option<u32>,
     /// What the blocks compute, where the file may be of several versions; LUMOS has query-norm alone
@@ -101,7 +102,7 @@ impl Args {
         if let Some(set) = own.iter().find(|own| theirs.iter().any(|set| key(set) == key(own) && set != *own)) {
             return Err(Error::setting(key(set), format!("is what {} says; leave it out", self.file.display())));
         }
-        Ok([vec!["method=sasrec".to_string()], own, theirs].concat())
+        Ok([vec![format!("method={}", model.method())], own, theirs].concat())
     }
 
     fn effective(&self, model: &Foreign) -> Result<Effective> {

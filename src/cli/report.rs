@@ -1,7 +1,7 @@
 //! `lumos report`: one page about one run or many.
 
 use super::interrupt;
-use super::output::say;
+use super::output::{remark, say};
 use super::progress::Progress;
 use crate::base::files::write_file;
 use crate::{Error, Result, run};
@@ -12,10 +12,10 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   lumos report runs/lumos runs/twin --out report.html
-  lumos report runs/seeds/* --out seeds.html       runs that differ in the seed only are one method, with mean and spread
+  lumos report runs/seeds --out seeds.html         all runs below a folder; runs that differ in the seed only are one method, with mean and spread
 The first run's method is tested against each other one. Without the prepared data set the page has no recommendations and says so.")]
 pub struct Args {
-    /// Run folders
+    /// Run folders, or folders of runs
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
     /// The page
@@ -28,8 +28,10 @@ pub fn main(args: &Args) -> Result<()> {
     if args.out.is_dir() {
         return Err(Error::mismatch(&args.out, "is a folder; name a file, such as report.html"));
     }
+    let (runs, left_out) = run::runs_among(&args.runs)?;
+    left_out.iter().for_each(|what| remark(&format!("left out: {what}")));
     let progress = Progress::new(false);
-    let page = run::page(&args.runs, &progress)?;
+    let page = run::page(&runs, &progress)?;
     drop(progress);
     write_file(&args.out, page.as_bytes())?;
     say(format!("report: {}", args.out.display()))

@@ -5,6 +5,7 @@ use super::interrupt;
 use super::output::{say, say_json};
 use super::progress::Progress;
 use super::table::{table, table_with};
+use super::views_list::folder_named;
 use crate::base::{clean, json};
 use crate::config::{Settings, Validated};
 use crate::data::Dataset;
@@ -84,12 +85,12 @@ pub struct Inspect {
 #[command(after_help = "\
 Example:
   lumos views compare data/ml-100k-views/FOLDER data/ml-100k-views/OTHER --show 5
-The folders are those that `lumos views build` names. Likeness is the mean cosine of an item and the items of the history: good
+The folders are those that `lumos views build` and `lumos views list` name. Likeness is the mean cosine of an item and the items of the history: good
 futures and paraphrases are about as like it as its own items are among themselves, good counterfactuals are not.")]
 pub struct Compare {
-    /// Folder of views
+    /// Folder of views, or their name in `lumos views list`
     a: PathBuf,
-    /// Folder of other views of the same data set
+    /// Folder or name of other views of the same data set
     b: PathBuf,
     /// Folder of the data set [default: DATA where the views lie in DATA-views]
     #[arg(long, value_name = "DIR")]
@@ -261,12 +262,13 @@ fn build_command(source: &Source) -> String {
 }
 
 fn compare(args: &Compare) -> Result<()> {
+    let (a, b) = (folder_named(&args.a)?, folder_named(&args.b)?);
     let dir = match &args.data {
         Some(dir) => dir.clone(),
-        None => data_dir(&args.a)?,
+        None => data_dir(&a)?,
     };
     let data = data::load(&dir)?;
-    let pair = Pair::load(&data, &args.a, &args.b)?;
+    let pair = Pair::load(&data, &a, &b)?;
     let found = views::compare(&data, &pair)?;
     if args.json {
         return say_json(&found);

@@ -5,6 +5,7 @@ use super::interrupt;
 use super::output::{say, say_json};
 use super::table::table;
 use super::views::data_dir;
+use super::views_list::folder_named;
 use crate::base::parallel;
 use crate::{Result, data, views};
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ Examples:
 The item that came next is the validation item: it is looked at here alone, and never by a generator or in training. Popularity,
 transitions and random items name as many items as the future does.")]
 pub struct Args {
-    /// Folder of views
+    /// Folder of views, or their name in `lumos views list`
     dir: PathBuf,
     /// Folder of the data set [default: DATA where the views lie in DATA-views]
     #[arg(long, value_name = "DIR")]
@@ -33,12 +34,13 @@ pub struct Args {
 
 pub fn main(args: &Args) -> Result<()> {
     interrupt::end_at_the_first()?;
+    let folder = folder_named(&args.dir)?;
     let dir = match &args.data {
         Some(dir) => dir.clone(),
-        None => data_dir(&args.dir)?,
+        None => data_dir(&folder)?,
     };
     let data = data::load(&dir)?;
-    let (found, manifest) = (views::load(&args.dir, &data)?, views::load_manifest(&args.dir)?);
+    let (found, manifest) = (views::load(&folder, &data)?, views::load_manifest(&folder)?);
     let model = manifest.generation.as_ref().map(|g| g.provenance.model.as_str());
     let score = views::score(&data, &found, &manifest.generator, model, parallel::threads(args.threads))?;
     if args.json {

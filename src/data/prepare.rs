@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::dataset::Dataset;
 use super::filter::{check_limits, filter};
 use super::manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SPLIT_VERSION, SourceFile, fingerprint, identity, member};
-use super::reader::{Reader, data_error, reader, reads_text};
+use super::reader::{Reader, also, data_error, reader, reads_text};
 use super::source::{Source, checksum, resolve_source, size_and_time};
 use super::stats::stats_with_times;
 use super::store::{check_target, is_other_version, is_set, load, load_manifest, write};
@@ -216,7 +216,7 @@ fn make(settings: &DataSettings, progress: &Progress) -> Result<(Manifest, Datas
     let (inter, items) = (file(inter)?, file(items)?);
     let (raw_stats, source_notes) = (RawStats::of(&raw), std::mem::take(&mut raw.notes));
     progress("filtering", 0, 1);
-    let filtered = filter(raw, settings)?;
+    let filtered = filter(raw, settings).map_err(|error| source_notes.recognised.iter().fold(error, |error, words| also(error, words)))?;
     progress("filtering", 1, 1);
     let (mut dataset, times, dropped, removed) = (filtered.dataset, filtered.times, filtered.dropped, filtered.removed);
     dataset.name = settings.name.clone();

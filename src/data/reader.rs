@@ -167,6 +167,16 @@ pub fn reader(name: &str) -> Result<&'static dyn Reader> {
     readers().find(|r| r.name() == name).ok_or_else(|| Error::setting("data.format", names::unknown("format", name, reader_names())))
 }
 
+/// `error` with `words` behind its message, where it is one about data or settings.
+pub(super) fn also(error: Error, words: &str) -> Error {
+    let and = |message: String| format!("{message}; the file was {words}");
+    match error {
+        Error::Data { path, line, message } => Error::Data { path, line, message: and(message) },
+        Error::Setting { key, message } => Error::Setting { key, message: and(message) },
+        other => other,
+    }
+}
+
 /// An [`Error::Data`].
 pub(super) fn data_error(path: &Path, line: u64, message: impl Into<String>) -> Error {
     Error::Data { path: path.to_path_buf(), line, message: message.into() }

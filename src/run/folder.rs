@@ -64,7 +64,8 @@ impl RunFolder {
     pub fn open(root: &Path) -> Result<RunFolder> {
         let folder = RunFolder::at(root);
         if !root.is_dir() {
-            return Err(Error::mismatch(root, "there is no such folder; give the folder of a run, as named by `lumos train --out`"));
+            let what = if root.exists() { "is a file" } else { "there is no such folder" };
+            return Err(Error::mismatch(root, format!("{what}; give the folder of a run, as named by `lumos train --out`")));
         }
         if !folder.is_begun() {
             return Err(Error::mismatch(root, "holds no run (config.toml or run.json is missing); give the folder of a run"));

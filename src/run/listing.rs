@@ -6,6 +6,7 @@ use super::result::RunResult;
 use crate::base::lock::Lock;
 use crate::{Error, Result};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Folders inside each other that are looked through.
@@ -48,6 +49,32 @@ pub fn list_runs(root: &Path) -> Result<(Vec<Listed>, Vec<String>)> {
     runs.sort_by(|a, b| (&a.data, &a.method, a.seed, &a.folder).cmp(&(&b.data, &b.method, b.seed, &b.folder)));
     problems.sort();
     Ok((runs, problems))
+}
+
+/// The run folders that `paths` name, each once: a folder that is no run stands for all runs below it. Files that lie beside run folders, such as
+/// those that a pattern of the shell takes in, are left out; the second list says so in words.
+///
+/// # Errors
+/// Where a folder holds no run, or nothing but files is named.
+pub fn runs_among(paths: &[PathBuf]) -> Result<(Vec<PathBuf>, Vec<String>)> {
+    let (mut runs, mut left_out) = (Vec::new(), Vec::new());
+    for path in paths {
+        if path.is_file() && paths.iter().any(|other| other.is_dir()) {
+            left_out.push(format!("{} is a file, and runs are folders", path.display()));
+            continue;
+        }
+        let before = runs.len();
+        walk(path, DEPTH, &mut |folder| runs.push(folder.root().to_path_buf()));
+        if runs.len() == before {
+            // Says what is wrong with it.
+            RunFolder::open(path)?;
+        }
+        // The order of a folder's entries is not the same everywhere.
+        runs[before..].sort();
+    }
+    let mut seen = BTreeSet::new();
+    runs.retain(|run| seen.insert(run.clone()));
+    Ok((runs, left_out))
 }
 
 /// Calls `each` for every run below `folder`. Links are not followed.

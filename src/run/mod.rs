@@ -37,6 +37,7 @@ mod metrics;
 mod notice;
 mod orders;
 mod page;
+mod picture;
 mod pipeline;
 mod plot;
 mod ranks;
@@ -66,17 +67,18 @@ pub(crate) use folder::differences;
 pub use folder::{RunFolder, RunInfo};
 pub use infer::infer;
 pub use list_file::ListFile;
-pub use listing::{Listed, list_runs};
+pub use listing::{Listed, list_runs, runs_among};
 pub use live::{Live, live};
 pub use machine::{Machine, memory_bytes, peak_bytes};
 pub use metrics::{Line, read_lines};
 pub use notice::returning_notice;
 pub use page::page;
+pub use picture::{PictureFormat, write_picture};
 pub use pipeline::{
     Prepared, ask_for_views, load_run_data, needs_views, open_data, prepare, prepare_data, prepare_on, prepare_views, prepare_views_by,
     views_made,
 };
-pub use plot::{Cost, plot};
+pub use plot::{Cost, Plot, plot};
 pub use ranks::{parse_ranks, read_ranks, write_ranks};
 pub use recommend_all::{Each, List, Wanted, list_figures, recommend_all};
 pub use result::{RunResult, Scores, masked_targets};

@@ -6,7 +6,8 @@ use super::metrics::read_lines;
 use crate::base::names;
 use crate::{Error, Result};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// What a quality is held against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,35 +45,82 @@ impl Cost {
     }
 }
 
-/// An SVG of `metric` on validation, such as `NDCG@20`, of each of `runs`, over `cost`; with `log` powers of ten of it are at equal distances.
+/// Curves of runs in one picture.
+#[derive(Clone, Debug)]
+pub struct Plot {
+    /// The picture.
+    pub svg: String,
+    /// Runs that have no curve, in words.
+    pub left_out: Vec<String>,
+}
+
+/// A picture of `metric` on validation, such as `NDCG@20`, of each of `runs`, over `cost`; with `log` powers of ten of it are at equal distances. A run
+/// without validation, such as a baseline that trains nothing, is left out where others have one.
 ///
 /// # Errors
-/// [`Error::Usage`] where a run has no validation, or none of that metric; and where a folder is no run.
-pub fn plot(runs: &[PathBuf], metric: &str, cost: Cost, log: bool) -> Result<String> {
-    let mut all = Vec::new();
-    for path in runs {
-        let metrics = RunFolder::open(path)?.metrics();
-        // A baseline that trains nothing writes none.
-        let lines = if metrics.exists() { read_lines(&metrics)? } else { Vec::new() };
-        let mut spent = 0.0;
-        let mut points = Vec::new();
-        for line in &lines {
-            spent += cost.of(line).ok_or_else(|| Error::mismatch(path, "a line of its metrics.jsonl lacks what the plot adds up"))?;
-            let Some(valid) = line.get("valid").and_then(Value::as_object) else { continue };
-            let unknown = || {
-                let known = valid.keys().map(String::as_str).filter(|name| name.contains('@'));
-                Error::mismatch(path, names::unknown("metric", metric, known))
-            };
-            points.push((spent, valid.get(metric).and_then(Value::as_f64).ok_or_else(unknown)?));
-        }
+/// [`Error::Mismatch`] where no run has a validation, or one lacks that metric; and where a folder is no run.
+pub fn plot(runs: &[PathBuf], metric: &str, cost: Cost, log: bool) -> Result<Plot> {
+    let (mut all, mut without) = (Vec::new(), Vec::new());
+    for (path, name) in runs.iter().zip(short_names(runs)) {
+        let points = curve(path, metric, cost)?;
         if points.is_empty() {
-            return Err(Error::mismatch(
-                path,
-                "has no validation to draw: a run has its first after `eval.every` rounds, and a baseline that trains nothing has none",
-            ));
+            without.push(path);
+        } else {
+            all.push(Series { name, points });
         }
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-        all.push(Series { name, points });
     }
-    Ok(document(&line_chart(&format!("{metric} on validation"), cost.axis(log), &all)))
+    let why = "has no validation to draw: a run has its first after `eval.every` rounds, and a baseline that trains nothing has none";
+    match without.first() {
+        Some(path) if all.is_empty() => Err(Error::mismatch(path, why)),
+        _ => Ok(Plot {
+            svg: document(&line_chart(&format!("{metric} on validation"), cost.axis(log), &all)),
+            left_out: without.into_iter().map(|path| format!("{} {why}", path.display())).collect(),
+        }),
+    }
+}
+
+/// What was spent up to each validation of the run in `path`, and what the metric was then.
+fn curve(path: &Path, metric: &str, cost: Cost) -> Result<Vec<(f64, f64)>> {
+    let metrics = RunFolder::open(path)?.metrics();
+    // A baseline that trains nothing writes none.
+    let lines = if metrics.exists() { read_lines(&metrics)? } else { Vec::new() };
+    let mut spent = 0.0;
+    let mut points = Vec::new();
+    for line in &lines {
+        spent += cost.of(line).ok_or_else(|| Error::mismatch(path, "a line of its metrics.jsonl lacks what the plot adds up"))?;
+        let Some(valid) = line.get("valid").and_then(Value::as_object) else { continue };
+        let unknown = || {
+            let known = valid.keys().map(String::as_str).filter(|name| name.contains('@'));
+            Error::mismatch(path, names::unknown("metric", metric, known))
+        };
+        points.push((spent, valid.get(metric).and_then(Value::as_f64).ok_or_else(unknown)?));
+    }
+    Ok(points)
+}
+
+/// The last parts of each path, as few as tell the paths apart.
+fn short_names(paths: &[PathBuf]) -> Vec<String> {
+    let last = |path: &PathBuf, parts: usize| {
+        let all: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy()).collect();
+        all[all.len().saturating_sub(parts)..].join("/")
+    };
+    let most = paths.iter().map(|path| path.components().count()).max().unwrap_or(1).max(1);
+    let tells_apart = |names: &Vec<String>| names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let named = |parts: usize| paths.iter().map(|path| last(path, parts)).collect::<Vec<_>>();
+    (1..most).map(named).find(tells_apart).unwrap_or_else(|| named(most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::short_names;
+    use std::path::PathBuf;
+
+    #[test]
+    fn names_are_as_short_as_they_can_be() {
+        let names = |paths: &[&str]| short_names(&paths.iter().map(PathBuf::from).collect::<Vec<_>>());
+        assert_eq!(names(&["runs/a", "runs/b"]), ["a", "b"]);
+        assert_eq!(names(&["runs/a/seed-1", "runs/b/seed-1"]), ["a/seed-1", "b/seed-1"]);
+        assert_eq!(names(&["a", "a", "x/y"]), ["a", "a", "x/y"]);
+        assert_eq!(names(&["."]), ["."]);
+    }
 }

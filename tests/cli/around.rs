@@ -32,6 +32,36 @@ fn runs_and_views_are_listed_by_name() {
 }
 
 #[test]
+fn listed_views_are_told_apart_and_taken_by_name() {
+    let sandbox = Sandbox::new();
+    for set in ["views.seed=1", "views.seed=2", "views.substitute=0.7"] {
+        sandbox.lumos(&["views", "build", &small(), "--set", set]).done();
+    }
+    let list = sandbox.lumos(&["views", "list", "--json"]).json();
+    let of = |key: &str| list.as_array().unwrap().iter().map(|row| row[key].clone()).collect::<Vec<_>>();
+    let mut seeds: Vec<u64> = of("seed").iter().map(|seed| seed.as_u64().unwrap()).collect();
+    seeds.sort_unstable();
+    assert_eq!(seeds, [1, 1, 2]);
+    let mut substitutes: Vec<f64> = of("differs").iter().map(|differs| differs["substitute"].as_f64().unwrap()).collect();
+    substitutes.sort_by(f64::total_cmp);
+    assert!(substitutes[..2] == [0.5, 0.5] && (substitutes[2] - 0.7).abs() < 1e-6, "{list}");
+    assert!(of("differs").iter().all(|differs| differs.as_object().unwrap().len() == 1), "what is the same is no difference: {list}");
+    let table = sandbox.lumos(&["views", "list"]).done();
+    let head = table.lines().next().unwrap();
+    assert!(["name", "model", "seed", "counterfactuals", "written"].iter().all(|column| head.contains(column)), "{table}");
+    assert!(table.contains("substitute=0.7"), "{table}");
+
+    let (names, folders) = (of("name"), of("folder"));
+    let [a, b] = [0, 1].map(|at: usize| names[at].as_str().unwrap());
+    let by_folder = sandbox.lumos(&["views", "score", folders[0].as_str().unwrap()]).done();
+    assert_eq!(sandbox.lumos(&["views", "score", a]).done(), by_folder);
+    assert_eq!(sandbox.lumos(&["views", "score", a.strip_prefix("small/").unwrap()]).done(), by_folder);
+    sandbox.lumos(&["views", "compare", a, b]).done();
+    sandbox.lumos(&["views", "score", "small/"]).refused(1, &["several names", a, b]);
+    sandbox.lumos(&["views", "score", "smal/zzzz"]).refused(1, &["unknown views", a, b]);
+}
+
+#[test]
 fn every_user_gets_the_list_that_it_gets_alone() {
     let sandbox = Sandbox::new();
     sandbox.lumos(&["train", &small(), "--out", "run"]).done();

@@ -76,6 +76,8 @@ fn data_and_epochs_are_timed() {
     let of = |key: &str| rows.as_array().unwrap().iter().map(|row| row[key].clone()).collect::<Vec<_>>();
     assert_eq!((of("method"), of("data")), (vec!["sasrec".into(), "fed-sasrec".into()], vec!["world".into(), "world".into()]));
     assert_eq!(of("clients")[0], 1);
+    let one = sandbox.lumos(&[&["bench", "epoch", "world", "--methods", "sasrec", "--threads", "1", "--json"], &sets[..]].concat()).json();
+    assert_eq!(one[0]["threads"], 1);
     sandbox.lumos(&["bench", "epoch", "world", "--methods", "sasrek"]).refused(1, &["did you mean `sasrec`"]);
 }
 

@@ -178,6 +178,47 @@ fn what_cannot_be_imported_is_refused_with_the_reason() {
     sandbox.lumos(&["import", "w", "--data", "data/small", "--out", "runs/x", "--items", "few", "--numbered"]).refused(2, &["--numbered"]);
 }
 
+/// RecBole's GRU4Rec where it has one width; what it has not, and what LUMOS has not, is refused.
+#[test]
+fn a_gru_of_recbole_becomes_a_run_where_its_widths_are_equal() {
+    let sandbox = Sandbox::new();
+    sandbox.lumos(&["data", "build", &small()]).done();
+    let items = data::load(&sandbox.path().join("data/small")).unwrap().item_count();
+    let model = |hidden: usize| -> Named {
+        let shapes = [
+            ("item_embedding.weight", vec![items + 1, 8]),
+            ("gru_layers.weight_ih_l0", vec![3 * hidden, 8]),
+            ("gru_layers.weight_hh_l0", vec![3 * hidden, hidden]),
+            ("dense.weight", vec![8, hidden]),
+            ("dense.bias", vec![8]),
+        ];
+        let filled = |shape: &[usize]| (0..shape.iter().product()).map(|i: usize| 0.02 * (i % 19) as f32 - 0.2).collect();
+        shapes.into_iter().map(|(name, shape)| (name.to_string(), (shape.clone(), filled(&shape)))).collect()
+    };
+    let import = |tensors: &Named, out: &str, more: &[&str]| {
+        sandbox.write("gru.pth", &torch::saved(tensors));
+        let words = ["import", "gru.pth", "--data", "data/small", "--set", "loss.negatives=4", "--out", out];
+        sandbox.lumos(&[&words, more].concat())
+    };
+    let said = import(&model(8), "runs/gru", &[]).done();
+    assert!(said.contains(&format!("weights for {items} items")) && !said.contains("scores differ"), "{said}");
+    let settings = String::from_utf8(sandbox.read("runs/gru/config.toml")).unwrap();
+    assert!(settings.contains("backbone = \"gru4rec\"") && settings.contains("method = \"gru4rec\""), "{settings}");
+    assert!(settings.contains("max_len = 50 "), "RecBole's own: {settings}");
+    sandbox.lumos(&["eval", "runs/gru"]).done();
+    assert_eq!(ranks(&sandbox, "runs/gru").len(), 200);
+    import(&model(8), "runs/short", &["--max-len", "6"]).done();
+    import(&model(16), "x", &[]).refused(1, &["embedding_size 8 and hidden_size 16", "one width", "hidden_size equal to embedding_size"]);
+    import(&model(8), "x", &["--heads", "2"]).refused(1, &["--heads", "no attention"]);
+    let mut biased = model(8);
+    biased.insert("gru_layers.bias_ih_l0".into(), (vec![24], vec![0.0; 24]));
+    import(&biased, "x", &[]).refused(1, &["1 tensors that RecBole's GRU4Rec does not have (gru_layers.bias_ih_l0)"]);
+    let mut cut = model(8);
+    cut.remove("dense.bias");
+    import(&cut, "x", &[]).refused(1, &["no tensor `dense.bias`"]);
+    assert!(!sandbox.path().join("x").exists());
+}
+
 /// A tensor of any strides is read by them; one that reaches beyond its storage is refused.
 #[test]
 fn strides_are_followed() {

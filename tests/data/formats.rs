@@ -329,3 +329,26 @@ proptest! {
         lumos::data::fuzz::formats(&bytes);
     }
 }
+
+#[test]
+fn a_table_whose_columns_are_named_is_recognised_and_what_fails_says_as_what() {
+    let dir = tempfile::tempdir().unwrap();
+    for (separator, named) in [(",", ""), (";", ""), ("\t", ""), ("^", "^")] {
+        let rows = ["who,what,when", "a,x,1", "a,y,2", "a,z,3", "b,x,1", "b,z,2", "b,y,3", ""].join("\n").replace(',', separator);
+        let file = put(dir.path(), "log.csv", rows.as_bytes());
+        let mut settings = settings("auto", &file, None);
+        (settings.user_column, settings.item_column, settings.separator) = ("who".into(), "what".into(), named.into());
+        settings.time_column = "when".into();
+        let (manifest, data) = made(&settings).unwrap();
+        assert_eq!(sequences(&data), ["a: x y z", "b: x z y"]);
+        let words = manifest.source_notes.recognised.unwrap();
+        assert!(words.contains("`csv`") && words.contains("user `who`, item `what`, time `when`"), "{words}");
+        // A name that is not there, and a filter that leaves nothing.
+        settings.item_column = "wat".into();
+        let error = made(&settings).unwrap_err().to_string();
+        assert!(error.contains("`wat`") && error.contains("what") && error.contains("recognised as `csv`"), "{error}");
+        (settings.item_column, settings.min_length) = ("what".into(), 4);
+        let error = made(&settings).unwrap_err().to_string();
+        assert!(error.contains("no user is left") && error.contains("recognised as `csv`"), "{error}");
+    }
+}

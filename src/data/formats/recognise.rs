@@ -16,7 +16,7 @@ pub(super) struct Recognised {
 /// A table with a header.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Table {
-    pub separator: &'static str,
+    pub separator: String,
     pub user: Option<String>,
     pub item: Option<String>,
     pub time: Option<String>,
@@ -34,8 +34,33 @@ fn column(names: &[&str], usual: &[&str]) -> Option<String> {
 }
 
 /// The columns of a JSON object's keys or of a header.
-fn table(names: &[&str], separator: &'static str) -> Table {
-    Table { separator, user: column(names, USERS), item: column(names, ITEMS), time: column(names, TIMES) }
+fn table(names: &[&str], separator: &str) -> Table {
+    Table { separator: separator.to_owned(), user: column(names, USERS), item: column(names, ITEMS), time: column(names, TIMES) }
+}
+
+/// What the settings say about a table, so that it need not be called as is usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Given<'a> {
+    /// `data.separator`; empty where it is not set.
+    pub separator: &'a str,
+    /// Columns of users and items, where another than the default is named.
+    pub user: Option<&'a str>,
+    pub item: Option<&'a str>,
+}
+
+impl Given<'_> {
+    /// Whether a header of these `names` has users and items, under the given names or under usual ones.
+    fn fit(&self, names: &[&str], table: &Table) -> bool {
+        let has = |given: Option<&str>, usual: &Option<String>| match given {
+            Some(given) => names.iter().any(|name| name.trim().trim_matches('"') == given),
+            None => usual.is_some(),
+        };
+        has(self.user, &table.user) && has(self.item, &table.item)
+    }
+
+    fn names_columns(&self) -> bool {
+        self.user.is_some() || self.item.is_some()
+    }
 }
 
 /// A file of columns of these `names`, known by its first bytes.
@@ -44,8 +69,8 @@ pub(super) fn columnar(format: &'static str, magic: &str, names: &[String]) -> R
     Recognised { format, because: format!("the first bytes are `{magic}`"), table: Some(table(&names, ",")) }
 }
 
-/// What the first lines in `head` say; `None` where that is no known format. The last line of `head` may be cut.
-pub(super) fn recognise(head: &[u8]) -> Option<Recognised> {
+/// What the first lines in `head` say, with what is `given` about them; `None` where that is no known format. The last line of `head` may be cut.
+pub(super) fn recognise(head: &[u8], given: Given) -> Option<Recognised> {
     let text: String = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(head).iter().map(|b| char::from(*b)).collect();
     let mut lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).take(50).collect();
     if lines.len() > 1 && lines.len() < 50 && !text.ends_with('\n') {
@@ -86,17 +111,26 @@ pub(super) fn recognise(head: &[u8]) -> Option<Recognised> {
     if first.starts_with("userId,movieId") {
         return found("movielens", "a header with `userId` and `movieId`");
     }
-    for (character, separator) in [('\t', "tab"), (',', ","), (';', ";"), ('|', "|")] {
-        let names: Vec<&str> = first.split(character).collect();
-        let table = table(&names, separator);
-        if names.len() < 2 || table.user.is_none() || table.item.is_none() {
-            continue;
+    let separators = match given.separator {
+        "" => vec!["tab", ",", ";", "|"],
+        one => vec![one],
+    };
+    // A header that has what was asked for; else, where columns were named, any header, whose names the reader holds against them.
+    for wanted in [true, false] {
+        for separator in separators.iter().filter(|_| wanted || given.names_columns()) {
+            let character = if matches!(*separator, "tab" | "\\t") { "\t" } else { separator };
+            let names: Vec<&str> = first.split(character).collect();
+            let table = table(&names, separator);
+            if names.len() < 2 || wanted && !given.fit(&names, &table) {
+                continue;
+            }
+            let usual = ["user_id", "item_id", "time"].iter().all(|name| names.contains(name));
+            if character == "\t" && usual && !given.names_columns() {
+                return found("rechorus", "a header with `user_id`, `item_id` and `time` by tabs");
+            }
+            let word = if character == "\t" { "tabs".to_owned() } else { format!("`{separator}`") };
+            return Some(Recognised { format: "csv", because: format!("a header with {word} between the names"), table: Some(table) });
         }
-        if separator == "tab" && names.contains(&"user_id") && names.contains(&"item_id") && names.contains(&"time") {
-            return found("rechorus", "a header with `user_id`, `item_id` and `time` by tabs");
-        }
-        let word = if separator == "tab" { "tabs".to_owned() } else { format!("`{separator}`") };
-        return Some(Recognised { format: "csv", because: format!("a header with {word} between the names"), table: Some(table) });
     }
     let words: Vec<usize> = lines.iter().map(|line| line.split_whitespace().count()).collect();
     let whole = |word: &str| word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
@@ -113,7 +147,7 @@ pub(super) fn recognise(head: &[u8]) -> Option<Recognised> {
 
 #[cfg(test)]
 mod tests {
-    use super::recognise;
+    use super::{Given, recognise};
 
     #[test]
     fn files_are_known_by_their_first_lines() {
@@ -133,10 +167,27 @@ mod tests {
             ("1 2\n1 3\n2 3\n", "sasrec"),
             ("1 2 3 4\n2 3\n", "s3rec"),
         ] {
-            assert_eq!(recognise(head.as_bytes()).map(|r| r.format), Some(format), "{head}");
+            assert_eq!(recognise(head.as_bytes(), Given::default()).map(|r| r.format), Some(format), "{head}");
         }
         for head in ["", "hello\n", "a,b,c\n1,2,3\n", "<html>\n", "one two, three.\n"] {
-            assert_eq!(recognise(head.as_bytes()), None, "{head}");
+            assert_eq!(recognise(head.as_bytes(), Given::default()), None, "{head}");
         }
+    }
+
+    #[test]
+    fn names_and_separators_that_are_given_need_not_be_usual() {
+        let known = |head: &str, given| recognise(head.as_bytes(), given).map(|found| (found.format, found.table.unwrap().separator));
+        let named = Given { user: Some("who"), item: Some("what"), ..Given::default() };
+        for separator in [",", ";", "|"] {
+            let head = ["who", "what", "when"].join(separator) + "\na b\n";
+            assert_eq!(known(&head, named), Some(("csv", separator.to_owned())), "{head}");
+        }
+        assert_eq!(known("who\twhat\twhen\na\tb\t1\n", named), Some(("csv", "tab".to_owned())), "three words a line are no sequence");
+        // One column by its own name, the other by a usual one.
+        assert_eq!(known("who,item_id\n", Given { user: Some("who"), ..Given::default() }), Some(("csv", ",".to_owned())));
+        // The reader says which of the names is not there.
+        assert_eq!(known("wo,what\n", named), Some(("csv", ",".to_owned())));
+        assert_eq!(known("user_id^item_id\n", Given { separator: "^", ..Given::default() }), Some(("csv", "^".to_owned())));
+        assert!(recognise(b"hello\n", named).is_none());
     }
 }

@@ -10,6 +10,7 @@ pub fn weights(bytes: &[u8]) {
     let path = Path::new("weights");
     let asked = Asked { blocks: Some(Blocks::QueryNorm), ..Asked::default() };
     let _ = Foreign::parse(path, bytes, &asked);
+    let _ = Foreign::parse(path, bytes, &Asked::default());
     let _ = pickle::tensors(bytes);
     if let Ok(archive) = Archive::open(bytes)
         && let Ok(weights) = Weights::of_torch(path, archive.trusted())

@@ -2,6 +2,7 @@
 
 mod archive;
 pub mod fuzz;
+mod gru;
 mod items;
 mod pickle;
 mod port;
@@ -20,7 +21,6 @@ use crate::data::Split;
 use crate::engine::{NamedTensor, TensorData};
 use crate::settings::validate_against;
 use crate::{Error, Result};
-use port::Shape;
 use std::path::Path;
 use std::sync::Arc;
 use weights::Weights;
@@ -56,9 +56,27 @@ impl Default for Asked {
 /// A model of another program, in the names and axes of LUMOS.
 #[derive(Clone, Debug)]
 pub struct Foreign {
-    shape: Shape,
-    heads: u32,
+    model: Model,
     tensors: Vec<NamedTensor>,
+}
+
+/// Which model a file holds.
+#[derive(Clone, Copy, Debug)]
+enum Model {
+    /// SASRec of SASRec.pytorch, with its heads.
+    SasRec(port::Shape, u32),
+    /// GRU4Rec of RecBole.
+    Gru4Rec(gru::Shape),
+}
+
+impl Model {
+    /// Items, width and longest history.
+    fn sizes(&self) -> [usize; 3] {
+        match self {
+            Model::SasRec(shape, _) => [shape.items, shape.dim, shape.max_len],
+            Model::Gru4Rec(shape) => [shape.items, shape.dim, shape.max_len],
+        }
+    }
 }
 
 /// What has become of an import.
@@ -70,12 +88,12 @@ pub struct Imported {
     pub left_out: usize,
     /// Users with a test target.
     pub users: usize,
-    /// Those of them whose history is shorter than the longest that the model takes.
+    /// Those of them whose scores differ from those of the other program, because it attends to the padding of histories shorter than the longest.
     pub short: usize,
 }
 
 impl Foreign {
-    /// The model in the file at `path`: a `state_dict` of pmixer/SASRec.pytorch, as `torch.save` (version 1.6 and later) or safetensors write it.
+    /// The model in the file at `path`: a `state_dict` of pmixer/SASRec.pytorch or of RecBole's GRU4Rec, as `torch.save` (version 1.6 and later) or safetensors write it.
     ///
     /// # Errors
     /// [`Error::Io`] where it cannot be read; [`Error::Mismatch`] where it is damaged, no model that LUMOS has a counterpart for, lacks a tensor or
@@ -97,19 +115,35 @@ impl Foreign {
     }
 
     fn of(weights: &Weights, asked: &Asked) -> Result<Foreign> {
+        if gru::is_one(weights) {
+            let shape = gru::shape(weights, asked)?;
+            return Ok(Foreign { model: Model::Gru4Rec(shape), tensors: gru::tensors(weights, &shape)? });
+        }
         let shape = port::shape(weights, asked)?;
-        Ok(Foreign { shape, heads: asked.heads, tensors: port::tensors(weights, &shape)? })
+        Ok(Foreign { model: Model::SasRec(shape, asked.heads), tensors: port::tensors(weights, &shape)? })
+    }
+
+    /// The method that trains such a model where no other is asked for.
+    pub fn method(&self) -> &'static str {
+        match self.model {
+            Model::SasRec(..) => "sasrec",
+            Model::Gru4Rec(_) => "gru4rec",
+        }
     }
 
     /// The settings that the file decides, each `KEY=VALUE`.
     pub fn sets(&self) -> Vec<String> {
-        let Shape { dim, inner, blocks, max_len, .. } = self.shape;
-        let ffn = if inner == dim { 0 } else { inner };
-        let numbers = [("dim", dim), ("blocks", blocks), ("heads", self.heads as usize), ("ffn", ffn), ("max_len", max_len)];
-        let mut sets: Vec<String> = numbers.iter().map(|(key, value)| format!("model.{key}={value}")).collect();
-        let words = [("backbone", "sasrec"), ("positions", "last"), ("residual", "normed"), ("scale_items", "true")];
-        sets.extend(words.map(|(key, value)| format!("model.{key}={value}")));
-        sets
+        let [_, dim, max_len] = self.model.sizes();
+        let (blocks, more) = match self.model {
+            Model::SasRec(shape, heads) => {
+                let ffn = if shape.inner == dim { 0 } else { shape.inner };
+                let words = ["backbone=sasrec", "positions=last", "residual=normed", "scale_items=true"].map(String::from);
+                (shape.blocks, [vec![format!("heads={heads}"), format!("ffn={ffn}")], words.to_vec()].concat())
+            }
+            Model::Gru4Rec(shape) => (shape.layers, ["backbone=gru4rec", "scale_items=false"].map(String::from).to_vec()),
+        };
+        let sizes = [format!("dim={dim}"), format!("blocks={blocks}"), format!("max_len={max_len}")];
+        sizes.into_iter().chain(more).map(|set| format!("model.{set}")).collect()
     }
 
     /// Writes the model as the state before the first round of a run with the settings `effective` on the data set `prepared`, in the folder of
@@ -122,20 +156,24 @@ impl Foreign {
         let (settings, data) = (&effective.settings, &prepared.data);
         validate_against(settings, data.users(), data.item_count())?;
         if methods::find(&settings.method)?.family == Family::Baseline {
-            return Err(Error::Usage(format!("method `{}` has no weights that could be imported; try method=sasrec", settings.method)));
+            return Err(Error::Usage(format!(
+                "method `{}` has no weights that could be imported; try method={}",
+                settings.method,
+                self.method()
+            )));
         }
-        let rows = items::rows(order, self.shape.items, data)?;
+        let [items, d, max_len] = self.model.sizes();
+        let rows = items::rows(order, items, data)?;
         let mut trainer = Devices::default().to_rank(settings, "cpu")?.trainer(settings, data, &Arc::default())?;
         let mut tensors = trainer.tensors()?;
         for ours in &self.tensors {
             let TensorData::F32(values) = &ours.data else { continue };
-            let d = self.shape.dim;
             let (shape, values) = match ours.name.as_str() {
                 // Special rows lie behind the items and stay as they begin.
                 "items" => (vec![rows.len(), d], rows.iter().flat_map(|row| &values[row * d..][..d]).copied().collect()),
                 _ => (ours.shape.clone(), values.clone()),
             };
-            put(&mut tensors, &ours.name, &shape, &values, &settings.method)?;
+            put(&mut tensors, &ours.name, &shape, &values, &settings.method, self.method())?;
         }
         let state = Checkpoint { meta: CheckpointMeta::new(settings, data), tensors };
         trainer.restore(&state)?;
@@ -143,19 +181,21 @@ impl Foreign {
         state.save(&folder.checkpoint("best"))?;
         state.save(&folder.checkpoint("last"))?;
         let lengths = (0..data.users()).filter_map(|user| data.input_and_target(user, Split::Test)).map(|(history, _)| history.len());
-        let (users, short) = lengths.fold((0, 0), |(users, short), n| (users + 1, short + usize::from(n < self.shape.max_len)));
+        let (users, short) = lengths.fold((0, 0), |(users, short), n| (users + 1, short + usize::from(n < max_len)));
+        // RecBole's padding stands behind a history, where a GRU does not come to.
+        let short = if matches!(self.model, Model::SasRec(..)) { short } else { 0 };
         let mut used = rows.clone();
         used.sort_unstable();
         used.dedup();
-        Ok(Imported { items: rows.len(), left_out: self.shape.items - used.len(), users, short })
+        Ok(Imported { items: rows.len(), left_out: items - used.len(), users, short })
     }
 }
 
 /// Puts `values` into the tensor called `name`, from its start on.
-fn put(tensors: &mut [NamedTensor], name: &str, shape: &[usize], values: &[f32], method: &str) -> Result<()> {
+fn put(tensors: &mut [NamedTensor], name: &str, shape: &[usize], values: &[f32], method: &str, like: &str) -> Result<()> {
     let other = |found: String| {
         Err(Error::Usage(format!(
-            "method `{method}` has {found} where the model has `{name}` {shape:?}; take method=sasrec or another with one global model of SASRec"
+            "method `{method}` has {found} where the model has `{name}` {shape:?}; take method={like} or another with one global model of that kind"
         )))
     };
     let Some(tensor) = tensors.iter_mut().find(|tensor| tensor.name == name) else { return other("nothing".into()) };

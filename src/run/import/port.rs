@@ -80,7 +80,8 @@ fn known(weights: &Weights) -> Result<()> {
     }
     let names: Vec<String> = weights.names().take(8).map(clean::id).collect();
     let names = if names.is_empty() { "none".to_string() } else { names.join(", ") };
-    let wanted = "a state_dict of pmixer/SASRec.pytorch has `item_emb.weight`, `pos_emb.weight`, `attention_layers.0.in_proj_weight`";
+    let wanted = "a state_dict of pmixer/SASRec.pytorch has `item_emb.weight`, `pos_emb.weight`, `attention_layers.0.in_proj_weight`, one of RecBole's \
+                  GRU4Rec `item_embedding.weight`, `gru_layers.weight_ih_l0`, `dense.weight`";
     Err(weights.wrong(format!("is no model that is known: {wanted}. Tensors: {names}")))
 }
 
@@ -190,6 +191,6 @@ pub(super) fn tensors(weights: &Weights, shape: &Shape) -> Result<Vec<NamedTenso
 }
 
 /// `[out, in]` as `[in, out]`.
-fn turned(values: &[f32], outs: usize, ins: usize) -> Vec<f32> {
+pub(super) fn turned(values: &[f32], outs: usize, ins: usize) -> Vec<f32> {
     (0..ins).flat_map(|i| (0..outs).map(move |o| values[o * ins + i])).collect()
 }

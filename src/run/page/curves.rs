@@ -3,10 +3,21 @@
 use crate::run::chart::{escape, number, tick};
 use std::collections::BTreeMap;
 
-const WIDTH: f64 = 760.0;
-const HEIGHT: f64 = 300.0;
-/// Left, right, top and bottom of the plot inside the picture.
-const FRAME: [f64; 4] = [58.0, 748.0, 10.0, 258.0];
+/// The size of a picture. One that is made smaller to fit a phone would have letters too small to read, so that each figure is drawn in both.
+struct Shape {
+    class: &'static str,
+    width: f64,
+    height: f64,
+    /// Left, right, top and bottom of the plot inside the picture.
+    frame: [f64; 4],
+}
+
+/// The style sheet shows one of them.
+const SHAPES: [Shape; 2] = [
+    Shape { class: "desk", width: 760.0, height: 300.0, frame: [58.0, 748.0, 10.0, 258.0] },
+    Shape { class: "phone", width: 360.0, height: 260.0, frame: [50.0, 352.0, 10.0, 216.0] },
+];
+
 /// Patterns of lines, so that they stay apart without colours.
 const DASHES: [&str; 4] = ["", "7 4", "2 3", "10 3 2 3"];
 /// Colours of the page.
@@ -28,7 +39,7 @@ pub(super) struct Level {
 
 impl Curve {
     /// Round, mean, least and greatest value, for rounds that every seed has.
-    fn points(&self) -> Vec<(f64, f64, f64, f64)> {
+    fn points(&self) -> Points {
         let Some(first) = self.seeds.first() else { return Vec::new() };
         let whole = first.keys().filter(|round| self.seeds.iter().all(|seed| seed.contains_key(round)));
         whole
@@ -52,20 +63,41 @@ fn style(at: usize) -> String {
 /// A figure of `curves` and `levels`; empty where there is nothing to draw.
 pub(super) fn figure(title: &str, caption: &str, curves: &[Curve], levels: &[Level]) -> String {
     let drawn: Vec<_> = curves.iter().map(Curve::points).collect();
-    let values = || drawn.iter().flatten().flat_map(|p| [p.2, p.3]).chain(levels.iter().map(|l| l.value));
     if drawn.iter().all(Vec::is_empty) {
         return String::new();
     }
+    let pictures: String = SHAPES.iter().map(|shape| picture(shape, title, curves, &drawn, levels)).collect();
+    let names = curves.iter().map(|c| &c.name).chain(levels.iter().map(|l| &l.name)).enumerate();
+    let legend: String = names
+        .map(|(i, name)| {
+            let line =
+                format!("<svg viewBox=\"0 0 34 12\" aria-hidden=\"true\"><line x1=\"0\" x2=\"34\" y1=\"6\" y2=\"6\" {}/></svg>", style(i));
+            format!("<li>{line}{}</li>", escape(name))
+        })
+        .collect();
+    format!(
+        "<figure><h3>{}</h3>\n{pictures}<ul class=\"legend\">{legend}</ul>\n<figcaption>{}</figcaption></figure>\n",
+        escape(title),
+        escape(caption)
+    )
+}
+
+/// Round, mean, least and greatest value of a curve.
+type Points = Vec<(f64, f64, f64, f64)>;
+
+fn picture(shape: &Shape, title: &str, curves: &[Curve], drawn: &[Points], levels: &[Level]) -> String {
+    let values = || drawn.iter().flatten().flat_map(|p| [p.2, p.3]).chain(levels.iter().map(|l| l.value));
     let (low, high) = values().fold((f64::MAX, f64::MIN), |(a, b), v| (a.min(v), b.max(v)));
     // From zero where that costs less than half of the height.
     let low = if low >= 0.0 && low < 0.5 * high { 0.0 } else { low };
     let step = tick(high - low);
     let (bottom, top) = ((low / step).floor() * step, ((high / step).ceil() * step).max(low + step));
     let right = drawn.iter().flatten().map(|p| p.0).fold(1.0, f64::max);
-    let [x0, x1, y0, y1] = FRAME;
+    let [x0, x1, y0, y1] = shape.frame;
     let x = |v: f64| x0 + v / right * (x1 - x0);
     let y = |v: f64| y1 - (v - bottom) / (top - bottom) * (y1 - y0);
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">\n", escape(title));
+    let Shape { class, width, height, .. } = shape;
+    let mut svg = format!("<svg class=\"{class}\" viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{}\">\n", escape(title));
     let mut level = bottom;
     while level <= top + step * 1e-6 {
         let h = y(level);
@@ -87,7 +119,7 @@ pub(super) fn figure(title: &str, caption: &str, curves: &[Curve], levels: &[Lev
             number(l.value)
         );
     }
-    for (i, (curve, points)) in curves.iter().zip(&drawn).enumerate() {
+    for (i, (curve, points)) in curves.iter().zip(drawn).enumerate() {
         if curve.seeds.len() > 1 {
             let up = points.iter().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.3)));
             let down = points.iter().rev().map(|p| format!("{:.1},{:.1}", x(p.0), y(p.2)));
@@ -109,18 +141,5 @@ pub(super) fn figure(title: &str, caption: &str, curves: &[Curve], levels: &[Lev
             );
         }
     }
-    svg += "</svg>\n";
-    let names = curves.iter().map(|c| &c.name).chain(levels.iter().map(|l| &l.name)).enumerate();
-    let legend: String = names
-        .map(|(i, name)| {
-            let line =
-                format!("<svg viewBox=\"0 0 34 12\" aria-hidden=\"true\"><line x1=\"0\" x2=\"34\" y1=\"6\" y2=\"6\" {}/></svg>", style(i));
-            format!("<li>{line}{}</li>", escape(name))
-        })
-        .collect();
-    format!(
-        "<figure><h3>{}</h3>\n{svg}<ul class=\"legend\">{legend}</ul>\n<figcaption>{}</figcaption></figure>\n",
-        escape(title),
-        escape(caption)
-    )
+    svg + "</svg>\n"
 }

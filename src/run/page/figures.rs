@@ -33,10 +33,18 @@ fn selected(run: &Run) -> String {
     run.settings.eval.select.clone()
 }
 
-/// Popularity's metrics on a split.
-fn popularity(run: &Run, data: &Dataset, split: Split) -> Metrics {
+/// Popularity's ranks and metrics on a split.
+fn popularity(run: &Run, data: &Dataset, split: Split) -> (Vec<u32>, Metrics) {
     let users: Vec<u32> = (0..data.users() as u32).collect();
-    eval::metrics(&eval::popularity_ranks(data, run.settings.eval.mask, split, &users), &run.settings.eval.k)
+    let ranks = eval::popularity_ranks(data, run.settings.eval.mask, split, &users);
+    let metrics = eval::metrics(&ranks, &run.settings.eval.k);
+    (ranks, metrics)
+}
+
+/// The interval of a metric over users, from the ranks of each seed.
+fn interval(seeds: &[&[u32]], metric: SelectMetric) -> String {
+    let [low, high] = eval::interval(seeds, metric.metric, metric.k);
+    format!("{low:.4} to {high:.4}")
 }
 
 /// Ranks of the test targets of each finished run.
@@ -54,29 +62,28 @@ pub(super) fn methods(groups: &[Group], data: Option<&Dataset>) -> Result<String
     let metric = SelectMetric::parse("eval.select", &select)?;
     let columns: Vec<Vec<Vec<f64>>> = groups.iter().map(|g| names.iter().map(|name| g.scores(true, name)).collect()).collect();
     let best = |at: usize| columns.iter().map(|c| spread(&c[at]).0).fold(f64::MIN, f64::max);
-    let head = ["method", "seeds"].map(String::from).into_iter().chain(names.iter().cloned());
-    let mut table = Table::new(head.chain([format!("{select}, 95 % interval"), "best round".into()]));
+    // What one looks for first stands to the left: a narrow page cuts off the rest until it is scrolled.
+    let head = ["method".into(), "seeds".into(), format!("{select}, 95 % interval"), "best round".into()];
+    let mut table = Table::new(head.into_iter().chain(names.iter().cloned()));
     if let Some(data) = data.filter(|_| groups.iter().all(|g| g.first().info.method != "popularity")) {
-        let found = popularity(first, data, Split::Test);
-        let figures = names.iter().map(|name| (found.get(name).map_or("-".into(), |v| format!("{v:.4}")), false));
-        table.row([("popularity".to_string(), false), ("-".into(), false)].into_iter().chain(figures));
+        let (ranks, found) = popularity(first, data, Split::Test);
+        let figures = names.iter().map(|name| found.get(name).map_or("-".into(), |v| format!("{v:.4}")));
+        let front = ["popularity".to_string(), "-".into(), interval(&[&ranks], metric), "-".into()];
+        table.row(front.into_iter().chain(figures).map(|cell| (cell, false)));
     }
     for (group, values) in groups.iter().zip(&columns) {
-        let mut cells = vec![(group.name.clone(), false), (group.runs.len().to_string(), false)];
-        for (at, values) in values.iter().enumerate() {
-            cells.push((shown(values), groups.len() > 1 && !values.is_empty() && spread(values).0 == best(at)));
-        }
         let ranks = test_ranks(group);
         let alike = ranks.windows(2).all(|pair| pair[0].len() == pair[1].len());
-        let interval = (!ranks.is_empty() && alike).then(|| {
-            let [low, high] = eval::interval(&ranks.iter().map(Vec::as_slice).collect::<Vec<_>>(), metric.metric, metric.k);
-            format!("{low:.4} to {high:.4}")
-        });
-        cells.push((interval.unwrap_or("-".into()), false));
+        let found = (!ranks.is_empty() && alike).then(|| interval(&ranks.iter().map(Vec::as_slice).collect::<Vec<_>>(), metric));
         let rounds: Vec<String> =
             group.runs.iter().filter_map(|run| run.result.as_ref()).map(|r| format!("{} of {}", r.best_round, r.rounds)).collect();
-        cells.push((if rounds.is_empty() { "-".into() } else { rounds.join(", ") }, false));
-        table.row(cells);
+        let rounds = if rounds.is_empty() { "-".into() } else { rounds.join(", ") };
+        let front = [group.name.clone(), group.runs.len().to_string(), found.unwrap_or("-".into()), rounds];
+        let figures = values
+            .iter()
+            .enumerate()
+            .map(|(at, values)| (shown(values), groups.len() > 1 && !values.is_empty() && spread(values).0 == best(at)));
+        table.row(front.into_iter().map(|cell| (cell, false)).chain(figures));
     }
     let caption = "Test, full ranking, the checkpoint that is best on validation. Mean and standard deviation over seeds; the interval is a bootstrap over users.";
     Ok(format!("<h2>Methods</h2>\n{}", table.html(caption)))
@@ -133,7 +140,7 @@ pub(super) fn curves(groups: &[Group], data: Option<&Dataset>) -> String {
         best: group.first().result.as_ref().filter(|_| mark).map(|r| r.best_round),
     };
     let of = |metric: &str, mark: bool| -> Vec<Curve> { groups.iter().map(|g| curve(g, &|run| run.validations(metric), mark)).collect() };
-    let found = data.map(|data| popularity(first, data, Split::Validation));
+    let found = data.map(|data| popularity(first, data, Split::Validation).1);
     let level = |metric: &str| {
         let value = found.as_ref().and_then(|found| found.get(metric));
         value.map(|value| Level { name: "popularity".into(), value }).into_iter().collect::<Vec<_>>()

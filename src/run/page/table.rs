@@ -26,6 +26,9 @@ impl Table {
             (_, true) => format!("<td class=\"best\">{}</td>", escape(&text)),
             (_, false) => format!("<td>{}</td>", escape(&text)),
         };
+        let mut cells: Vec<(String, bool)> = cells.into_iter().collect();
+        // A row that ends early would leave its last columns without a line below them.
+        cells.resize(self.head.len().max(cells.len()), ("-".into(), false));
         let cells: String = cells.into_iter().enumerate().map(cell).collect();
         self.rows.push(format!("<tr>{cells}</tr>\n"));
     }

@@ -16,6 +16,7 @@ use super::claim::{Claim, Start};
 use super::device::Devices;
 use super::folder::read_json;
 use super::lanes::{Warnings, side_by_side};
+use super::picture::write_picture;
 use super::pipeline::prepare;
 use super::train::{Job, train};
 use super::{Observer, RunFolder, RunResult};
@@ -137,7 +138,14 @@ pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document>
         write_file(&request.out.join(format!("{}.{ending}", plan.name)), text.as_bytes())?;
     }
     for picture in document.parts.iter().flat_map(|part| &part.pictures) {
-        write_file(&request.out.join(&picture.file), chart::document(&picture.svg).as_bytes())?;
+        let (path, svg) = (request.out.join(&picture.file), chart::document(&picture.svg));
+        write_picture(&path, &svg)?;
+        // A machine without fonts has the SVG all the same.
+        if cfg!(feature = "png")
+            && let Err(error) = write_picture(&path.with_extension("png"), &svg)
+        {
+            observer.note(&format!("left out: {error}"));
+        }
     }
     outcome.map(|_| document)
 }

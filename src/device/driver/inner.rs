@@ -150,6 +150,12 @@ impl Inner {
         told
     }
 
+    /// Counts bytes that the device holds now.
+    pub(super) fn take(&self, bytes: u64) {
+        let held = self.held.fetch_add(bytes, Relaxed) + bytes;
+        self.peak.fetch_max(held, Relaxed);
+    }
+
     pub(super) fn wait(&self, state: &mut State) -> Result<()> {
         // SAFETY: the stream is alive.
         match unsafe { result::stream::synchronize(self.stream.cu_stream()) } {

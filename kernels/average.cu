@@ -4,6 +4,7 @@
 
 constexpr double FIXED_SCALE = 4294967296.0; // steps in 1.0
 constexpr float FIXED_LIMIT = 256.0f;        // largest change of one weight in one visit
+constexpr int AHEAD = 4;                     // clients whose weights a thread of average_dense loads before it waits for any
 
 // The change times `factor` in fixed point, rounded to nearest even; `fine` is cleared where it is not finite or too large.
 __device__ __forceinline__ long long fixed_change(float before, float after, float factor, bool* fine) {
@@ -66,7 +67,7 @@ EXPORT_KERNEL(update_norms)
 //
 // p `[C, stride]`, global `[length]`, factor `[C]` (or null) f32, weight `[C]` i64 (0: the client did not train), sums `[length]` i64,
 // failing `[C]` u32 (zero before). Each thread
-// adds its element over a slice of clients in a register, then once atomically. Grid: (ceil(length / 256), slices) blocks of
+// adds its element over a slice of clients in a register, four clients at a time so that their loads overlap, then once atomically. Grid: (ceil(length / 256), slices) blocks of
 // 256: block y takes clients y * each to (y + 1) * each; shared memory: none. Bit-reproducible. Bytes: 4 C P + 16 P slices;
 // operations: 4 C P, one of them in double.
 extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, const float* global, const long long* weight, const float* factor, int clients,
@@ -79,15 +80,26 @@ extern "C" __global__ void __launch_bounds__(256) average_dense(const float* p, 
     const int from = blockIdx.y * each, to = min(clients, from + each);
     const float before = global[i];
     long long sum = 0;
-    for (int c = from; c < to; c++) {
-        const long long w = weight[c];
-        if (w == 0) {
-            continue;
+    for (int c0 = from; c0 < to; c0 += AHEAD) {
+        // No load waits for another: what a client that did not train holds is loaded too, and not looked at.
+        long long w[AHEAD];
+        float after[AHEAD], own[AHEAD];
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++) {
+            const int c = min(c0 + k, to - 1);
+            w[k] = weight[c];
+            after[k] = p[c * stride + i];
+            own[k] = factor_of(factor, c);
         }
-        bool fine = true;
-        sum += w * fixed_change(before, p[c * stride + i], factor_of(factor, c), &fine);
-        if (!fine) {
-            atomicExch(failing + c, 1u);
+#pragma unroll
+        for (int k = 0; k < AHEAD; k++) {
+            if (w[k] != 0 && c0 + k < to) {
+                bool fine = true;
+                sum += w[k] * fixed_change(before, after[k], own[k], &fine);
+                if (!fine) {
+                    atomicExch(failing + c0 + k, 1u);
+                }
+            }
         }
     }
     add_fixed(sums + i, sum);

@@ -219,17 +219,18 @@ __device__ __noinline__ void next_items(const Visit& visit) {
     }
 }
 
+// Contrasts of the groups, a warp a group: a client has no more groups than a block has warps (`Resident::holds`), so that a warp's
+// scratch is used once.
 __device__ __noinline__ void contrasts(const Visit& visit) {
     const Job& job = visit.job;
     const Packed* step = visit.at.step;
     const float weight = step->lambda / static_cast<float>(visit.at.groups) / job.tau;
-    for (int g = warp_index(); g < visit.at.groups; g += warp_count()) {
+    if (const int g = warp_index(); g < visit.at.groups) {
         const int* members = step->group + step->group_bounds[visit.at.group + g];
         const int n = step->group_bounds[visit.at.group + g + 1] - step->group_bounds[visit.at.group + g] - 1;
         const int positives = step->positives[visit.at.group + g];
         float loss = 0.0f;
         if (n > 0 && positives > 0 && job.contrast != CONTRAST_NONE) {
-            __syncwarp(); // The last group's numbers are no longer read.
             loss = info_nce_group(job.contrast, job.tau, weight, members, n, positives, visit.at.output, visit.tail(HIDDEN),
                                   visit.tail(D_HIDDEN), visit.scratch + 3 * job.views * warp_index(), job.views, job.dim);
         }

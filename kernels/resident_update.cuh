@@ -227,6 +227,7 @@ __device__ __noinline__ void clear_unreached(const Visit& visit) {
     }
 }
 
+// The end of a step: the barrier that follows it is that of `run`.
 template <class Math> __device__ __forceinline__ void optimise(Visit& visit) {
     if (visit.dense.opt.first != 0 && visit.dense.opt.sgd == 0) {
         clear_unreached(visit);
@@ -236,8 +237,8 @@ template <class Math> __device__ __forceinline__ void optimise(Visit& visit) {
     item_rows(visit);
     if (visit.dense.store) {
         __syncthreads();
+        // Behind its last barrier nobody reads what is written here: no barrier is needed before.
         const float scale = clip_factor(visit);
-        __syncthreads();
         if (threadIdx.x == 0) {
             visit.dense.scale = visit.items.scale = scale;
             visit.dense.store = visit.items.store = false;
@@ -245,7 +246,6 @@ template <class Math> __device__ __forceinline__ void optimise(Visit& visit) {
         __syncthreads();
         apply_stored(visit);
     }
-    __syncthreads();
 }
 
 } // namespace resident

@@ -7,6 +7,8 @@ fn main() {
     let here = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
     let kernels = here.parent().expect("the crate lies inside kernels/").to_path_buf();
     let mut sources = cu_files(&kernels);
+    // The kernel of the candle engine, which candle compiles by itself.
+    sources.extend(cu_files(&kernels.join("candle")));
     sources.extend(cu_files(&here.join("selftest")));
     println!("cargo:rerun-if-changed={}", kernels.display());
     println!("cargo:rerun-if-env-changed=LUMOS_SIMT_SANITIZE");

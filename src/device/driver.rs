@@ -89,6 +89,10 @@ impl Device for CudaDevice {
         self.0.limits
     }
 
+    fn graph_bytes(&self) -> u64 {
+        graph::FORESEEN
+    }
+
     fn memory(&self) -> Result<Memory> {
         let mut state = self.0.enter()?;
         let (free, total) = result::mem_get_info().map_err(|e| self.0.failed(&mut state, "cuMemGetInfo", e))?;
@@ -120,8 +124,7 @@ impl Device for CudaDevice {
             }
             _ => inner.failed(&mut state, "cuMemAlloc", error),
         })?;
-        let held = inner.held.fetch_add(bytes as u64, Relaxed) + bytes as u64;
-        inner.peak.fetch_max(held, Relaxed);
+        inner.take(bytes as u64);
         Ok(Buffer::new(address, bytes, inner.clone()))
     }
 

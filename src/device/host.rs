@@ -297,7 +297,7 @@ impl<K: HostKernels> Device for HostDevice<K> {
         let result = record();
         let ops = self.state()?.recording.take().map(|(ops, _)| ops).unwrap_or_default();
         result?;
-        Ok(Graph { label: label.into(), launches: record::launches(&ops), inner: Box::new(ops) })
+        Ok(Graph { label: label.into(), launches: record::launches(&ops), bytes: 0, inner: Box::new(ops) })
     }
 
     unsafe fn replay(&self, graph: &Graph) -> Result<()> {

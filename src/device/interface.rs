@@ -270,6 +270,8 @@ pub struct Graph {
     pub label: String,
     /// Kernels in it.
     pub launches: usize,
+    /// Bytes of device memory that it takes.
+    pub bytes: u64,
     /// What the device knows it by.
     pub inner: Box<dyn Any + Send + Sync>,
 }
@@ -309,6 +311,11 @@ pub trait Device: Send + Sync {
 
     /// What a launch may ask for.
     fn limits(&self) -> Limits;
+
+    /// Bytes of its memory that plans count for a graph before it is recorded, as a bound.
+    fn graph_bytes(&self) -> u64 {
+        0
+    }
 
     /// Memory, now.
     fn memory(&self) -> Result<Memory>;

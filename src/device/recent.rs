@@ -30,6 +30,16 @@ impl<K: PartialEq> RecentGraphs<K> {
         self.graphs.iter().rev().find(|(k, _)| k == key).map(|(_, graph)| graph)
     }
 
+    /// Bytes of device memory that they take.
+    pub fn bytes(&self) -> u64 {
+        self.graphs.iter().map(|(_, graph)| graph.bytes).sum()
+    }
+
+    /// The same at most while one for `key` is added that takes up to `most` bytes: another goes only when it is there.
+    pub fn bytes_with(&self, key: &K, most: u64) -> u64 {
+        self.bytes() + if self.get(key).is_some() { 0 } else { most }
+    }
+
     /// Adds one, and drops the one not used for longest where there are too many. A replay of it that is queued still ends.
     pub fn add(&mut self, key: K, graph: Graph) {
         self.graphs.retain(|(k, _)| *k != key);
@@ -51,11 +61,13 @@ mod tests {
 
     #[test]
     fn the_one_not_used_for_longest_goes() {
-        let graph = |n: usize| Graph { label: n.to_string(), launches: n, inner: Box::new(()) };
+        let graph = |n: usize| Graph { label: n.to_string(), launches: n, bytes: 1 << n, inner: Box::new(()) };
         let mut recent = RecentGraphs::default();
         (0..KEPT).for_each(|n| recent.add(n, graph(n)));
         assert!(recent.has(&0));
+        assert_eq!((recent.bytes_with(&3, 1 << 40), recent.bytes_with(&KEPT, 1 << 40)), ((1 << KEPT) - 1, (1 << 40) + (1 << KEPT) - 1));
         recent.add(KEPT, graph(KEPT));
+        assert_eq!(recent.bytes(), (1 << (KEPT + 1)) - 1 - 2);
         assert!(!recent.has(&1), "0 was used after it");
         assert!((0..=KEPT).filter(|n| *n != 1).all(|n| recent.get(&n).is_some_and(|g| g.launches == n)));
         recent.add(5, graph(50));

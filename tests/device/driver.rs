@@ -85,11 +85,19 @@ fn the_machine_is_described() {
 #[test]
 fn rounds_and_texts_pass_the_check_of_a_gpu() {
     let sandbox = Sandbox::new();
-    let text = lumos(&sandbox, &["gpu-check", "--quick", "--only", "rounds,text,smoke", "--out", "checked.json"], &[]);
+    let text = lumos(&sandbox, &["gpu-check", "--quick", "--only", "kernels,bits,rounds,text,smoke", "--out", "checked.json"], &[]);
     assert!(text.0.status.success(), "{}{}", text.stdout(), text.stderr());
-    for part in ["rounds", "text", "smoke"] {
+    for part in ["kernels", "bits", "rounds", "text", "smoke"] {
         assert!(text.stdout().lines().any(|l| l.starts_with(part) && l.contains("passed")), "{part}: {}", text.stdout());
     }
+}
+
+/// That a run went well and said in one line that it had no pinned memory. Gives what it printed.
+fn told_of_no_pinned_memory(ran: &Ran) -> String {
+    let said = ran.stderr();
+    assert!(ran.0.status.success() && said.lines().count() == 1, "{said}");
+    assert!(said.contains("no pinned memory of the host (") && said.contains("CUDA_ERROR_OUT_OF_MEMORY"), "{said}");
+    ran.stdout()
 }
 
 #[test]
@@ -100,15 +108,89 @@ fn what_memory_does_not_hold_is_done_in_parts() {
         // An allocation that fails in the middle of a round; little memory from the beginning; no pinned memory at all.
         for (fault, value) in [("LUMOS_FAKE_ALLOC_FAILS", "30"), ("LUMOS_FAKE_MEMORY", "1200000"), ("LUMOS_FAKE_PINNED_FAILS", "1")] {
             let out = format!("{fault}-{i}");
-            train_on_it(&sandbox, &out, way, &[(fault, value), ("LUMOS_FAKE_COUNTS", "counts")]).done();
-            same_outcome(&sandbox, "host", &out);
-            if fault == "LUMOS_FAKE_PINNED_FAILS" {
-                assert_eq!(counts(&sandbox)["cuMemHostAlloc"], 1, "what the host has not is asked for once");
+            let ran = train_on_it(&sandbox, &out, way, &[(fault, value), ("LUMOS_FAKE_COUNTS", "counts")]);
+            match fault {
+                "LUMOS_FAKE_PINNED_FAILS" => {
+                    told_of_no_pinned_memory(&ran);
+                    assert_eq!(counts(&sandbox)["cuMemHostAlloc"], 1, "what the host has not is asked for once");
+                }
+                _ => drop(ran.done()),
             }
+            same_outcome(&sandbox, "host", &out);
         }
     }
     train_on_it(&sandbox, "none", &[], &[("LUMOS_FAKE_MEMORY", "1000")]).refused(1, &["out of memory", "Stand-in for a GPU"]);
     train_on_it(&sandbox, "busy", &[], &[("LUMOS_FAKE_BUSY", "1")]).refused(1, &["cannot be used now", "--device cpu"]);
+}
+
+/// What a run's metrics say last of device memory: foreseen, and held.
+fn foreseen_and_held(sandbox: &Sandbox, out: &str) -> (u64, u64) {
+    let text = String::from_utf8(sandbox.read(&format!("{out}/metrics.jsonl"))).unwrap();
+    let rows = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+    let device = rows.filter_map(|row| row.get("device").cloned()).filter(|d| d.is_object()).last().expect("a round on a device");
+    (device["predicted_bytes"].as_u64().unwrap(), device["peak_bytes"].as_u64().unwrap())
+}
+
+#[test]
+fn graphs_are_foreseen_and_make_room_where_memory_is_short() {
+    let sandbox = Sandbox::new();
+    train(&sandbox, "host", &[], &[]).done();
+    let node = ("LUMOS_FAKE_NODE_BYTES", "4096");
+    train_on_it(&sandbox, "plain", &STEPS, &[]).done();
+    train_on_it(&sandbox, "graphs", &STEPS, &[node]).done();
+    let ((_, plain), (foreseen, held)) = (foreseen_and_held(&sandbox, "plain"), foreseen_and_held(&sandbox, "graphs"));
+    assert!(held > plain + 100_000 && held <= foreseen, "{plain} without graphs, {held} with them, {foreseen} foreseen");
+    // As much as everything but the graphs of whole chunks takes: making one fails, and the chunk is split.
+    let memory = plain.to_string();
+    train_on_it(&sandbox, "short", &STEPS, &[node, ("LUMOS_FAKE_MEMORY", &memory), ("LUMOS_FAKE_COUNTS", "counts")]).done();
+    same_outcome(&sandbox, "host", "short");
+    let made = counts(&sandbox);
+    assert!(made["cuGraphInstantiate"] > made["cuGraphExecDestroy"], "some were refused: {made:?}");
+    // Where not even one client's graph fits, the message says what was being made.
+    let huge = ("LUMOS_FAKE_NODE_BYTES", "4000000000");
+    train_on_it(&sandbox, "none", &STEPS, &[huge]).refused(1, &["out of memory", "making graph `local step of"]);
+}
+
+/// The tiny real model on the stand-in, asked for a few tokens.
+#[cfg(feature = "llm")]
+fn write_on_it(sandbox: &Sandbox, words: &[&str], env: &[(&str, &str)]) -> Option<Ran> {
+    let model = crate::real::tinystories()?;
+    let common = ["--model", model.to_str().unwrap(), "--device", "cuda", "--threads", "2"];
+    Some(lumos(sandbox, &[words, &common].concat(), env))
+}
+
+#[cfg(feature = "llm")]
+#[test]
+fn text_is_written_without_pinned_memory_and_a_fault_on_the_way_is_told() {
+    let sandbox = Sandbox::new();
+    let words = ["generate", "--prompt", "Once upon a time, ", "--max-tokens", "12", "--temperature", "0", "--json"];
+    let counted = ("LUMOS_FAKE_COUNTS", "counts");
+    let Some(plain) = write_on_it(&sandbox, &words, &[counted]) else { return };
+    let text = |answer: &str| serde_json::from_str::<serde_json::Value>(answer).unwrap()["text"].clone();
+    let expected = text(&plain.done());
+    let made = counts(&sandbox);
+    // Copies to the host are waited for at once, and the host is asked for pinned memory a single time.
+    let without = write_on_it(&sandbox, &words, &[counted, ("LUMOS_FAKE_PINNED_FAILS", "1")]).expect("there a moment ago");
+    assert_eq!(text(&told_of_no_pinned_memory(&without)), expected);
+    assert_eq!(counts(&sandbox)["cuMemHostAlloc"], 1);
+    // Some of it can be had: copies in parts go on, and what comes later goes without.
+    let some = write_on_it(&sandbox, &words, &[counted, ("LUMOS_FAKE_PINNED_FAILS", "5")]).expect("there a moment ago");
+    assert_eq!((text(&told_of_no_pinned_memory(&some)), counts(&sandbox)["cuMemHostAlloc"]), (expected, 5));
+    // Launches beyond loading: among the first tokens, and the last one that the others wait for.
+    let launches = made["cuLaunchKernel"];
+    for nth in [launches / 2, launches] {
+        let nth = nth.to_string();
+        let fault = [("LUMOS_FAKE_LAUNCH_FAULTS", nth.as_str())];
+        let parts = ["CUDA_ERROR_ILLEGAL_ADDRESS", "kernel `decoder_", "LUMOS_CUDA_SYNC=1"];
+        write_on_it(&sandbox, &words, &fault).expect("there a moment ago").refused(1, &parts);
+    }
+    // Many prompts in steps: tokens of one are on their way while the next is queued.
+    let bench =
+        ["bench", "generate", "--prefix", "20", "--suffix", "9", "--output", "7", "--prompts", "6", "--batch", "3", "--repeats", "1"];
+    write_on_it(&sandbox, &bench, &[counted]).expect("there a moment ago").done();
+    let nth = (counts(&sandbox)["cuLaunchKernel"] * 3 / 4).to_string();
+    let ran = write_on_it(&sandbox, &bench, &[("LUMOS_FAKE_LAUNCH_FAULTS", &nth)]).expect("there a moment ago");
+    ran.refused(1, &["CUDA_ERROR_ILLEGAL_ADDRESS", "kernel `decoder_"]);
 }
 
 #[test]

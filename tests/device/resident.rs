@@ -220,6 +220,15 @@ fn a_visit_that_clips_has_the_bits_of_step_by_step() {
     assert!(trained(h100(), &s, &world, None) == trained(h100(), &step_by_step(&s), &world, None));
 }
 
+/// The same for blocks of 512 threads, with hardly any activations in shared memory.
+#[test]
+fn a_visit_of_512_threads_has_the_bits_of_256() {
+    let world = world(4, 12);
+    let mut s = settings();
+    (s.local.clip, s.local.epochs) = (0.1, 1);
+    assert!(trained(h100(), &s, &world, None) == trained(with_shared(17 << 10, 17 << 10), &s, &world, None));
+}
+
 #[test]
 fn a_visit_is_one_launch() {
     let world = world(20, 25);

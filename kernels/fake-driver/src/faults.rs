@@ -39,6 +39,8 @@ pub struct Faults {
     pub launch: Nth,
     pub capture: Nth,
     pub copy: Nth,
+    /// Device memory that an executable graph takes for each of its nodes.
+    pub node_bytes: u64,
 }
 
 impl Faults {
@@ -49,6 +51,7 @@ impl Faults {
             launch: Nth::of("LUMOS_FAKE_LAUNCH_FAULTS"),
             capture: Nth::of("LUMOS_FAKE_CAPTURE_FAILS"),
             copy: Nth::of("LUMOS_FAKE_COPY_HANGS"),
+            node_bytes: number("LUMOS_FAKE_NODE_BYTES").unwrap_or(0),
         }
     }
 }

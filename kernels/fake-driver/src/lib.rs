@@ -15,6 +15,7 @@
 //! | variable | effect |
 //! |---|---|
 //! | `LUMOS_FAKE_MEMORY` | bytes of device memory, 4 GiB where it is not set |
+//! | `LUMOS_FAKE_NODE_BYTES` | device memory that an executable graph takes for each of its nodes, 0 where it is not set |
 //! | `LUMOS_FAKE_GPU` | the last byte of the GPU's UUID, so that processes have GPUs of their own |
 //! | `LUMOS_FAKE_SEED` | seed of how much queued work runs early |
 //! | `LUMOS_FAKE_ALLOC_FAILS` | this allocation of device memory finds none |

@@ -55,6 +55,13 @@ impl Memory {
         Memory { next: at as usize + PAGE, live: BTreeMap::new(), total, held: 0, pinned: BTreeMap::new() }
     }
 
+    /// Takes memory that has no address; whether there is as much.
+    pub fn take(&mut self, bytes: u64) -> bool {
+        let there = bytes <= self.total - self.held;
+        self.held += if there { bytes } else { 0 };
+        there
+    }
+
     /// An address of fresh memory, or nothing where there is not as much.
     pub fn alloc(&mut self, bytes: usize) -> Option<usize> {
         if bytes as u64 > self.total - self.held {

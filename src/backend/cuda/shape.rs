@@ -127,7 +127,27 @@ impl Shape {
             client_groups: round_up(self.client_groups),
             client_pairs: round_up(self.client_pairs),
             longest: round_up(self.longest),
-            ..self
+            // Kernels go round the positions of the step itself: a wider span only makes their grids larger.
+            positions: (self.positions.0 / 8 * 8, round_up(self.positions.1)),
+            width: round_up(self.width),
+            members: round_up(self.members),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_that_differ_little_share_one_that_holds_both() {
+        let one = Shape { tokens: 1000, width: 102, members: 17, longest: 33, positions: (0, 33), ..Shape::default() };
+        let other = Shape { tokens: 1020, width: 104, members: 18, longest: 35, positions: (3, 36), ..Shape::default() };
+        let shared = one.rounded();
+        assert_eq!(shared, other.rounded());
+        for shape in [one, other] {
+            assert_eq!(shared.larger(&shape), shared, "nothing of it is smaller");
+        }
+        assert_ne!(shared, Shape { width: 120, ..one }.rounded());
     }
 }

@@ -3,7 +3,7 @@
 use super::super::driver_error::{Kind, kind};
 use super::super::interface::{Arriving, Result};
 use super::super::waits::Waits;
-use super::Inner;
+use super::{Inner, State};
 use cudarc::driver::{result, sys};
 use std::ffi::c_void;
 use std::sync::Arc;
@@ -83,6 +83,24 @@ impl Arriving for Arrival {
     }
 }
 
+/// Pinned memory for `bytes` bytes; nothing where the host has none to give.
+fn landing(owner: &Inner, state: &mut State, bytes: usize) -> Result<Option<Landing>> {
+    if let Some(i) = state.landings.iter().position(|l| l.bytes >= bytes) {
+        return Ok(Some(state.landings.swap_remove(i)));
+    }
+    if state.no_pinned.is_some() {
+        return Ok(None);
+    }
+    match Landing::new(bytes.next_power_of_two().max(4096), owner.waits) {
+        Ok(landing) => Ok(Some(landing)),
+        Err(error) if kind(error.0) == Kind::Memory => {
+            owner.without_pinned(state, error);
+            Ok(None)
+        }
+        Err(error) => Err(owner.failed(state, "cuMemHostAlloc", error)),
+    }
+}
+
 /// Puts a copy of `bytes` bytes from `at` into the queue.
 pub(super) fn fetch(owner: &Arc<Inner>, at: u64, bytes: usize) -> Result<Box<dyn Arriving>> {
     let mut state = owner.idle("a copy to the host was asked for")?;
@@ -90,22 +108,15 @@ pub(super) fn fetch(owner: &Arc<Inner>, at: u64, bytes: usize) -> Result<Box<dyn
         return Ok(Box::new(Arrival { landing: None, owner: owner.clone() }));
     }
     let stream = owner.stream.cu_stream();
-    let landing = match state.landings.iter().position(|l| l.bytes >= bytes) {
-        Some(i) => state.landings.swap_remove(i),
-        None => match Landing::new(bytes.next_power_of_two().max(4096), owner.waits) {
-            Ok(landing) => landing,
-            // Without pinned memory the copy is waited for at once.
-            Err(error) if kind(error.0) == Kind::Memory => {
-                let mut arrived = vec![0; bytes];
-                // SAFETY: the caller checked the range on the device; the driver returns when the host's memory is written.
-                let copied = unsafe { result::memcpy_dtoh_async(&mut arrived, at, stream) };
-                copied.map_err(|e| owner.failed(&mut state, "cuMemcpyDtoHAsync", e))?;
-                owner.wait(&mut state)?;
-                state.counters.downloaded += bytes as u64;
-                return Ok(Box::new(Arrived(arrived)));
-            }
-            Err(error) => return Err(owner.failed(&mut state, "cuMemHostAlloc", error)),
-        },
+    let Some(landing) = landing(owner, &mut state, bytes)? else {
+        // Without pinned memory the copy is waited for at once.
+        let mut arrived = vec![0; bytes];
+        // SAFETY: the caller checked the range on the device; the driver returns when the host's memory is written.
+        let copied = unsafe { result::memcpy_dtoh_async(&mut arrived, at, stream) };
+        copied.map_err(|e| owner.failed(&mut state, "cuMemcpyDtoHAsync", e))?;
+        owner.wait(&mut state)?;
+        state.counters.downloaded += bytes as u64;
+        return Ok(Box::new(Arrived(arrived)));
     };
     // SAFETY: the caller checked the range on the device; the landing is long enough and not shared.
     let begun = unsafe {

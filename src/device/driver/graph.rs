@@ -4,14 +4,21 @@ use super::super::DeviceError;
 use super::super::driver_error::{Kind, full, kind};
 use super::super::interface::{Graph, Result};
 use super::super::record::{self, Op};
-use super::{Inner, Recording};
-use cudarc::driver::{result, sys};
+use super::{Inner, Recording, State};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Bytes that plans count for a graph. Drivers take memory for graphs in pieces of this size, and a local step has 80 to 200 kernels of a
+/// kilobyte or a few each.
+pub(super) const FORESEEN: u64 = 2 << 20;
 
 /// A recording of the driver.
 struct Captured {
     graph: sys::CUgraph,
     exec: sys::CUgraphExec,
+    bytes: u64,
     owner: Arc<Inner>,
 }
 
@@ -29,7 +36,13 @@ impl Drop for Captured {
             let _ = result::graph::exec_destroy(self.exec);
             let _ = result::graph::destroy(self.graph);
         }
+        self.owner.held.fetch_sub(self.bytes, Relaxed);
     }
+}
+
+/// Bytes of device memory that are free, where the driver says so.
+fn free() -> Option<u64> {
+    result::mem_get_info().ok().map(|(free, _)| free as u64)
 }
 
 /// Runs `record` and keeps what it launches.
@@ -54,7 +67,7 @@ pub(super) fn capture(inner: &Arc<Inner>, label: &str, record: &mut dyn FnMut() 
         Recording::Ops(ops, _) => {
             drop(state);
             recorded.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            return Ok(Graph { label: label.into(), launches: record::launches(&ops), inner: Box::new(ops) });
+            return Ok(Graph { label: label.into(), launches: record::launches(&ops), bytes: 0, inner: Box::new(ops) });
         }
         Recording::Graph(launches, _) => launches,
         Recording::No => 0,
@@ -77,20 +90,25 @@ pub(super) fn capture(inner: &Arc<Inner>, label: &str, record: &mut dyn FnMut() 
         return Err(DeviceError::Misuse(format!("graph `{label}` was not recorded")));
     }
     let graph = ended?;
+    let failed = |state: &mut State, call, error: DriverError| match kind(error.0) {
+        Kind::Memory => full(&inner.name, &format!("making graph `{label}`"), 0, free().unwrap_or(0) as usize, inner.total as usize),
+        _ => inner.failed(state, call, error),
+    };
+    let before = free();
     // SAFETY: the graph was just captured in this context.
     let exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }.map_err(|error| {
         discard(graph);
-        match kind(error.0) {
-            Kind::Memory => full(&inner.name, &format!("making graph `{label}`"), 0, 0, inner.total as usize),
-            _ => inner.failed(&mut state, "cuGraphInstantiateWithFlags", error),
-        }
+        failed(&mut state, "cuGraphInstantiateWithFlags", error)
     })?;
-    let captured = Captured { graph, exec, owner: inner.clone() };
-    // SAFETY: as above. Uploading early only moves the cost of the first replay.
-    let uploaded = unsafe { result::graph::upload(exec, stream) }.map_err(|e| inner.failed(&mut state, "cuGraphUpload", e));
+    let mut captured = Captured { graph, exec, bytes: 0, owner: inner.clone() };
+    // SAFETY: as above. Uploading early moves the cost of the first replay, and its memory, to here.
+    let uploaded = unsafe { result::graph::upload(exec, stream) }.map_err(|e| failed(&mut state, "cuGraphUpload", e));
+    let bytes = before.zip(free()).map_or(0, |(before, after)| before.saturating_sub(after));
+    inner.take(bytes);
+    captured.bytes = bytes;
     drop(state);
     uploaded?;
-    Ok(Graph { label: label.into(), launches, inner: Box::new(captured) })
+    Ok(Graph { label: label.into(), launches, bytes, inner: Box::new(captured) })
 }
 
 /// Puts a recording into the queue.

@@ -1,6 +1,6 @@
 //! What the calls of a device share: context, stream, queue of suspects, recording, memory.
 
-use super::super::driver_error::{Kind, Suspects, kind, refused, told};
+use super::super::driver_error::{Kind, Suspects, kind, reason, refused, told};
 use super::super::functions::{self, Functions};
 use super::super::interface::{Counters, Fill, Kernel, Limits, Release, Result};
 use super::super::record::{self, Op};
@@ -15,6 +15,7 @@ use cudarc::driver::{CudaContext, CudaStream};
 use parking_lot::{Mutex, MutexGuard};
 use smallvec::SmallVec;
 use std::ffi::c_void;
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::ThreadId;
@@ -40,7 +41,10 @@ pub(super) struct State {
     pub(super) counters: Counters,
     pub(super) suspects: Suspects,
     pub(super) scope: String,
-    pub(super) staging: Pinned,
+    /// Pinned memory that copies pass through, from the first one on.
+    pub(super) staging: Option<Staging>,
+    /// Why the host gave no pinned memory: it is not asked again at every copy.
+    pub(super) no_pinned: Option<String>,
     /// Memory of copies that have arrived.
     pub(super) landings: Vec<Landing>,
     pub(super) recording: Recording,
@@ -59,17 +63,6 @@ pub(super) enum Recording {
     Graph(usize, ThreadId),
     /// We do, for `LUMOS_CUDA_SYNC`.
     Ops(Vec<Op>, ThreadId),
-}
-
-/// Pinned memory that copies pass through.
-#[derive(Default)]
-pub(super) enum Pinned {
-    /// Nothing was copied so far.
-    #[default]
-    Untried,
-    Ready(Staging),
-    /// The host had none to give: it is not asked again at every copy.
-    None,
 }
 
 /// A point of the stream.
@@ -96,7 +89,7 @@ impl Drop for Inner {
         let state = self.state.get_mut();
         if self.context.bind_to_thread().is_ok() {
             let _ = self.stream.synchronize();
-            if let Pinned::Ready(staging) = &mut state.staging {
+            if let Some(staging) = &mut state.staging {
                 staging.free();
             }
             state.landings.drain(..).for_each(Landing::free);
@@ -157,6 +150,12 @@ impl Inner {
         told
     }
 
+    /// Counts bytes that the device holds now.
+    pub(super) fn take(&self, bytes: u64) {
+        let held = self.held.fetch_add(bytes, Relaxed) + bytes;
+        self.peak.fetch_max(held, Relaxed);
+    }
+
     pub(super) fn wait(&self, state: &mut State) -> Result<()> {
         // SAFETY: the stream is alive.
         match unsafe { result::stream::synchronize(self.stream.cu_stream()) } {
@@ -168,17 +167,21 @@ impl Inner {
 
     /// Pinned memory, taken at the first copy; nothing where the host has none to give.
     pub(super) fn with_staging<'a>(&self, state: &'a mut State) -> Result<Option<&'a mut Staging>> {
-        if let Pinned::Untried = state.staging {
-            state.staging = match Staging::new(self.waits) {
-                Ok(staging) => Pinned::Ready(staging),
-                Err(error) if kind(error.0) == Kind::Memory => Pinned::None,
+        if state.staging.is_none() && state.no_pinned.is_none() {
+            match Staging::new(self.waits) {
+                Ok(staging) => state.staging = Some(staging),
+                Err(error) if kind(error.0) == Kind::Memory => self.without_pinned(state, error),
                 Err(error) => return Err(self.failed(state, "cuMemHostAlloc", error)),
-            };
+            }
         }
-        Ok(match &mut state.staging {
-            Pinned::Ready(staging) => Some(staging),
-            _ => None,
-        })
+        Ok(state.staging.as_mut())
+    }
+
+    /// Remembers that the host has no pinned memory to give, and says it the first time.
+    pub(super) fn without_pinned(&self, state: &mut State, error: DriverError) {
+        let why = state.no_pinned.get_or_insert_with(|| reason(error));
+        // A terminal that is gone stops nothing.
+        let _ = writeln!(std::io::stderr(), "{}: no pinned memory of the host ({why}): copies to and from the GPU are slower", self.name);
     }
 
     /// The state for a call that a recording keeps, which only the thread that records may make.

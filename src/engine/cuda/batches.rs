@@ -223,11 +223,11 @@ impl BatchTrainer {
         Ok(())
     }
 
-    /// Bytes of what micro-batches hold: the room, the packed arrays, shares and clocks.
+    /// Bytes of what micro-batches hold: the room, the packed arrays, shares, clocks and graphs.
     fn held_for_parts(&self) -> u64 {
         let arrays = self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
         let buffers = self.share.iter().chain(&self.clocks).map(Buffer::bytes).sum::<usize>();
-        self.room.as_ref().map_or(0, ChunkMemory::bytes) + (arrays + buffers) as u64
+        self.room.as_ref().map_or(0, ChunkMemory::bytes) + (arrays + buffers) as u64 + self.graphs.bytes()
     }
 
     /// Makes room for micro-batches of `shape`, and counts what is then held.
@@ -235,7 +235,9 @@ impl BatchTrainer {
         let layout = self.layout(on, shape);
         let (share, clocks) = (4 * shape.clients as usize, size_of::<DropoutClock>() * (1 + shape.clients as usize));
         let arrays = arrays.max(self.arrays.as_ref().map_or(0, DeviceChunk::bytes));
-        let room = bytes(&layout) + (PACKED_BYTES + OPTIMISER_BYTES + share + clocks + arrays) as u64;
+        let room = bytes(&layout)
+            + (PACKED_BYTES + OPTIMISER_BYTES + share + clocks + arrays) as u64
+            + self.graphs.bytes_with(shape, on.device().graph_bytes());
         on.predicted = on.predicted.max(on.fixed_bytes() + on.held_for_training() + self.fixed_bytes() + room.max(self.held_for_parts()));
         if self.shape == Some(*shape) {
             return Ok(());

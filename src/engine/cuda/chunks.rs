@@ -220,17 +220,21 @@ impl ChunkTrainer {
         let arrays = chunk.host.room().max(self.arrays.as_ref().map_or(0, DeviceChunk::bytes));
         let slots = self.slots.as_ref().map_or(0, Buffer::bytes).max(slot_room(chunk.slot.len()));
         let ranking = self.ranking.as_ref().map_or(0, RankMemory::bytes);
+        let graphs = match self.resident_for(shape) {
+            Some(_) => self.graphs.bytes(),
+            None => self.graphs.bytes_with(&shape.of_launches(), self.device.graph_bytes()),
+        };
         let held = self.factors.iter().flatten().map(Buffer::bytes).sum::<usize>();
         let factors = held.max(if scaled { factor_bytes(chunk.weight.len()).iter().sum() } else { 0 });
-        let total = self.fixed_bytes() + bytes(&room) + (STEP_BYTES + arrays + slots + factors) as u64 + ranking;
+        let total = self.fixed_bytes() + bytes(&room) + (STEP_BYTES + arrays + slots + factors) as u64 + ranking + graphs;
         self.predicted = self.predicted.max(total);
     }
 
-    /// Bytes of the room, the arrays and the slots of chunks.
+    /// Bytes of the room, the arrays, the slots and the graphs of chunks.
     pub(super) fn held_for_training(&self) -> u64 {
         let buffers = self.slots.iter().chain(self.factors.iter().flatten());
         let slots = buffers.map(Buffer::bytes).sum::<usize>() + self.arrays.as_ref().map_or(0, DeviceChunk::bytes);
-        self.room.as_ref().map_or(0, ChunkMemory::bytes) + slots as u64
+        self.room.as_ref().map_or(0, ChunkMemory::bytes) + slots as u64 + self.graphs.bytes()
     }
 
     /// Bytes of what is held from round to round: weights, moments, sums, coefficients.

@@ -164,9 +164,12 @@ impl Resident {
         Ok(Some(Resident { kernels, precision, threads, shared, most_slots, weights_bytes, job, sizes, next }))
     }
 
-    /// Whether the warps' scratch fits beside the weights, and a slot's floats can be counted.
+    /// Whether the warps' scratch fits beside the weights, each group of a client has a warp, and a slot's floats can be counted.
     pub fn holds(&self, shape: &Shape) -> bool {
-        self.weights_bytes + self.scratch(shape) <= self.shared && self.slot(shape).1 <= i32::MAX as usize
+        let warps = self.threads as usize / 32;
+        shape.client_groups as usize <= warps
+            && self.weights_bytes + self.scratch(shape) <= self.shared
+            && self.slot(shape).1 <= i32::MAX as usize
     }
 
     fn scratch(&self, shape: &Shape) -> usize {

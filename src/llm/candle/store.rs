@@ -42,17 +42,8 @@ mod gpu {
     use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
     use candle_core::{CpuStorage, DType, Error, InplaceOp3, Layout, Result};
 
-    /// One thread a number `[T, width]`, 1024 a block; no two threads write one number. The bits are moved as they are.
-    const SOURCE: &str = r#"
-#define STORE(NAME, WORD)                                                                                             \
-    extern "C" __global__ void NAME(const WORD *x, const unsigned *places, WORD *cache, unsigned rows, unsigned width) { \
-        const unsigned long long i = blockIdx.x * (unsigned long long)blockDim.x + threadIdx.x;                          \
-        if (i < (unsigned long long)rows * width)                                                                        \
-            cache[places[i / width] * (unsigned long long)width + i % width] = x[i];                                     \
-    }
-STORE(store_16, unsigned short)
-STORE(store_32, unsigned)
-"#;
+    /// `store_16` and `store_32`.
+    const SOURCE: &str = include_str!("../../../kernels/candle/store.cu");
 
     const MODULE: &str = "lumos-store";
 

@@ -76,10 +76,45 @@ pub(super) struct Call<'a> {
     pub window: Option<usize>,
 }
 
-impl Call<'_> {
+/// The arguments of candle-flash-attn's `flash_attn_varlen_alibi_windowed_softcap`, by its names.
+pub(super) struct Arguments<'a> {
+    pub q: &'a Tensor,
+    pub k: &'a Tensor,
+    pub v: &'a Tensor,
+    pub seqlens_q: &'a Tensor,
+    pub seqlens_k: &'a Tensor,
+    pub max_seqlen_q: usize,
+    pub max_seqlen_k: usize,
+    pub softmax_scale: f32,
+    pub window_size_left: Option<usize>,
+    pub window_size_right: Option<usize>,
+    pub softcap: f32,
+}
+
+impl<'a> Call<'a> {
     /// Keys that a query sees before its own position, where that is limited.
     pub fn left(&self) -> Option<usize> {
         self.window.map(|w| w.saturating_sub(1))
+    }
+
+    /// What the kernels are given.
+    pub fn arguments(&self) -> Arguments<'a> {
+        let p = self.packed;
+        Arguments {
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            seqlens_q: &p.queries,
+            seqlens_k: &p.keys,
+            max_seqlen_q: p.most_queries,
+            max_seqlen_k: p.most_keys,
+            softmax_scale: self.spec.query_scale,
+            window_size_left: self.left(),
+            // Nothing to the right of its own position is causal attention; the kernels align the last query with the last key.
+            window_size_right: Some(0),
+            // 0: none.
+            softcap: self.spec.attention_cap.unwrap_or(0.0),
+        }
     }
 }
 
@@ -105,22 +140,20 @@ pub(super) fn on(_: &Device, _: DType) -> Option<Varlen> {
 
 #[cfg(feature = "flash-attn")]
 fn flash(call: &Call<'_>) -> Result<Tensor> {
-    let p = call.packed;
-    // Nothing to the right of its own position is causal attention; the kernels align the last query with the last key.
+    let a = call.arguments();
     candle_flash_attn::flash_attn_varlen_alibi_windowed_softcap(
-        call.q,
-        call.k,
-        call.v,
+        a.q,
+        a.k,
+        a.v,
         None,
-        &p.queries,
-        &p.keys,
-        p.most_queries,
-        p.most_keys,
-        call.spec.query_scale,
-        call.left(),
-        Some(0),
-        // 0: none.
-        call.spec.attention_cap.unwrap_or(0.0),
+        a.seqlens_q,
+        a.seqlens_k,
+        a.max_seqlen_q,
+        a.max_seqlen_k,
+        a.softmax_scale,
+        a.window_size_left,
+        a.window_size_right,
+        a.softcap,
     )
 }
 
@@ -215,14 +248,74 @@ mod tests {
         out
     }
 
-    #[test]
-    fn one_call_gives_what_the_composed_operations_give() {
+    /// Six heads of 8 numbers, three to a head of keys.
+    fn spec() -> Spec {
         let folder = tempfile::tempdir().unwrap();
         let config = r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","hidden_size":48,"num_attention_heads":6,
             "num_key_value_heads":2,"num_hidden_layers":1,"intermediate_size":16,"vocab_size":32,"max_position_embeddings":64,
             "rms_norm_eps":1e-5,"rope_theta":10000.0,"tie_word_embeddings":true,"hidden_act":"silu"}"#;
         std::fs::write(folder.path().join("config.json"), config).unwrap();
-        let spec = Spec::read(folder.path()).unwrap();
+        Spec::read(folder.path()).unwrap()
+    }
+
+    thread_local! {
+        /// Window and cap of each call that `recording` was given.
+        static CALLS: std::cell::RefCell<Vec<(Option<usize>, f32)>> = const { std::cell::RefCell::new(Vec::new()) };
+    }
+
+    /// Holds a call against what `FlashAttnVarLen` of candle-flash-attn 0.11.1 asks for, and computes it on the CPU.
+    fn recording(call: &Call<'_>) -> Result<Tensor> {
+        let a = call.arguments();
+        let (total_q, heads, size) = a.q.dims3()?;
+        let (total_k, kv_heads, _) = a.k.dims3()?;
+        assert_eq!((a.k.dims3()?, a.v.dims3()?), ((total_k, kv_heads, size), (total_k, kv_heads, size)));
+        assert!(heads.is_multiple_of(kv_heads) && size.is_multiple_of(8) && size <= 512, "{heads} heads of {size}, {kv_heads} of keys");
+        for x in [a.q, a.k, a.v] {
+            assert_eq!((x.stride()[2], x.dtype()), (1, a.q.dtype()), "numbers of a head lie together");
+            // The kernels load 16 bytes at a time: eight of the 16 bits that they compute with.
+            let places = [x.layout().start_offset(), x.stride()[0], x.stride()[1]];
+            assert!(places.iter().all(|p| p.is_multiple_of(8)), "{places:?}");
+            assert!(x.layout().start_offset() + (x.dim(0)? - 1) * x.stride()[0] < u32::MAX as usize);
+        }
+        for (ends, total, most) in [(a.seqlens_q, total_q, a.max_seqlen_q), (a.seqlens_k, total_k, a.max_seqlen_k)] {
+            assert!(ends.dtype() == DType::U32 && ends.is_contiguous() && ends.dim(0)? >= 2);
+            // The kernels read signed numbers, and grids are made for the longest length.
+            let ends: Vec<u32> = ends.to_vec1()?;
+            assert_eq!((ends[0], ends.last().copied()), (0, Some(total as u32)));
+            assert_eq!(ends.windows(2).map(|w| w[1].checked_sub(w[0]).unwrap() as usize).max(), Some(most));
+            assert!(i32::try_from(total).is_ok() && most > 0);
+        }
+        assert_eq!(a.seqlens_q.dim(0)?, a.seqlens_k.dim(0)?);
+        assert_eq!(a.softmax_scale, call.spec.query_scale);
+        // One below the window, and never more than the kernels' `max_seqlen_k` where it is to count; 0 to the right is causal.
+        assert_eq!((a.window_size_left.map(|left| left + 1), a.window_size_right), (call.window, Some(0)));
+        CALLS.with_borrow_mut(|calls| calls.push((a.window_size_left, a.softcap)));
+        on_cpu(call)
+    }
+
+    #[test]
+    fn calls_are_as_the_kernels_of_the_gpu_ask() {
+        let plain = spec();
+        let capped = Spec { attention_cap: Some(50.0), query_scale: 0.25, ..spec() };
+        let ops = Candle { varlen: Some(recording), ..Candle::new(Device::Cpu, DType::F32) };
+        let mut one = Batch::default();
+        one.push(&[7], 21, &[3, 1], true);
+        let prompts = Batch::of_prompts(&[vec![1; 20], vec![2; 3], vec![3; 16]]);
+        let first = Batch::of_prompts(&[vec![1]]);
+        for (batch, blocks) in [mixed(), prompts, first, (one, 4)] {
+            for window in [None, Some(1), Some(7), Some(500)] {
+                for (spec, cap) in [(&plain, 0.0), (&capped, 50.0)] {
+                    attend(&ops, spec, window, &batch, blocks);
+                    let calls = CALLS.take();
+                    assert_eq!(calls, vec![(window.map(|w| w - 1), cap); 2], "one call a layer");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_call_gives_what_the_composed_operations_give() {
+        let spec = spec();
         let composed = Candle::new(Device::Cpu, DType::F32);
         let one_call = Candle { varlen: Some(on_cpu), ..Candle::new(Device::Cpu, DType::F32) };
         let prompts = Batch::of_prompts(&[vec![1; 20], vec![2; 3], vec![3; 16]]);

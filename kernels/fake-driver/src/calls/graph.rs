@@ -41,6 +41,9 @@ pub extern "C" fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> Code {
 pub extern "C" fn cuGraphInstantiateWithFlags(exec: *mut usize, graph: usize, _: u64) -> Code {
     current_idle("cuGraphInstantiate", |state| {
         let Some(ops) = state.graphs.get(&graph).cloned() else { return codes::INVALID_VALUE };
+        if !state.memory.take(ops.len() as u64 * state.faults.node_bytes) {
+            return codes::OUT_OF_MEMORY;
+        }
         let handle = state.handle();
         state.execs.insert(handle, ops);
         give(exec, handle)
@@ -93,7 +96,13 @@ pub extern "C" fn cuGraphLaunch(exec: usize, stream: usize) -> Code {
 
 #[unsafe(no_mangle)]
 pub extern "C" fn cuGraphExecDestroy(exec: usize) -> Code {
-    current("cuGraphExecDestroy", |state| if state.execs.remove(&exec).is_some() { 0 } else { codes::INVALID_VALUE })
+    current("cuGraphExecDestroy", |state| match state.execs.remove(&exec) {
+        Some(ops) => {
+            state.memory.held -= ops.len() as u64 * state.faults.node_bytes;
+            0
+        }
+        None => codes::INVALID_VALUE,
+    })
 }
 
 #[unsafe(no_mangle)]

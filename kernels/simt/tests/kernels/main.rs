@@ -27,3 +27,4 @@ mod rank;
 mod reference;
 mod selftest;
 mod steps;
+mod store;

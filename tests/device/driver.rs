@@ -127,7 +127,7 @@ fn what_memory_does_not_hold_is_done_in_parts() {
 fn foreseen_and_held(sandbox: &Sandbox, out: &str) -> (u64, u64) {
     let text = String::from_utf8(sandbox.read(&format!("{out}/metrics.jsonl"))).unwrap();
     let rows = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
-    let device = rows.filter_map(|row| row.get("device").cloned()).filter(|d| d.is_object()).last().expect("a round on a device");
+    let device = rows.filter_map(|row| row.get("device").cloned()).rfind(|d| d.is_object()).expect("a round on a device");
     (device["predicted_bytes"].as_u64().unwrap(), device["peak_bytes"].as_u64().unwrap())
 }
 

@@ -237,7 +237,7 @@ template <class Math> __device__ __forceinline__ void optimise(Visit& visit) {
     item_rows(visit);
     if (visit.dense.store) {
         __syncthreads();
-        // Behind its last barrier nobody reads what is written here: no barrier is needed before.
+        // Behind its last barrier no thread reads what is written here: no barrier is needed before.
         const float scale = clip_factor(visit);
         if (threadIdx.x == 0) {
             visit.dense.scale = visit.items.scale = scale;

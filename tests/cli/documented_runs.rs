@@ -54,7 +54,7 @@ fn stand_in(sandbox: &Sandbox) {
     for user in 0..150_u64 {
         // The first user of the real file.
         let name = if user == 0 { 196 } else { 300 + user };
-        // A stride without a divisor of 200: nobody comes back to an item.
+        // A stride without a divisor of 200: no user comes back to an item.
         let stride = [7, 9, 11, 13][(user % 4) as usize];
         for step in 0..20 + user % 9 {
             writeln!(rows, "{name}\t{}\t3\t{}", 1 + (user * user * 31 + step * stride) % 200, 881_250_949 + user * 100 + step).unwrap();

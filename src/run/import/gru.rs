@@ -16,7 +16,7 @@ use crate::base::clean;
 use crate::engine::NamedTensor;
 use crate::{Error, Result};
 
-/// The longest history that RecBole keeps unless it is told otherwise (`MAX_ITEM_LIST_LENGTH`): the file does not say it.
+/// The longest history that RecBole keeps by default (`MAX_ITEM_LIST_LENGTH`): the file does not say it.
 const MAX_LEN: usize = 50;
 
 const ITEMS: &str = "item_embedding.weight";

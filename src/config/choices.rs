@@ -116,6 +116,16 @@ choice! {
     }
 }
 choice! {
+    /// What a sequence is trained on.
+    Examples {
+        /// The next item at every position of its last `model.max_len` items, in one pass (SASRec).
+        Positions = "positions",
+        /// Each item from its second on is the target of one example, whose input is the items before it, as a sequence of its own (RecBole, GRU4Rec). A history
+        /// of n items is about n / 2 times as much work.
+        Prefixes = "prefixes",
+    }
+}
+choice! {
     /// The contrast between a history and its views.
     Contrast {
         /// No contrastive term.

@@ -83,6 +83,8 @@ impl Default for ModelSettings {
 pub struct LossSettings {
     /// Next-item loss.
     pub rec: RecLoss,
+    /// What a sequence is trained on. For backbones that read forwards.
+    pub examples: Examples,
     /// Sampled negatives per position (ignored by `softmax`).
     pub negatives: u32,
     /// How often negatives are drawn.
@@ -149,6 +151,7 @@ impl Default for LossSettings {
     fn default() -> Self {
         LossSettings {
             rec: RecLoss::Bce,
+            examples: Examples::Positions,
             negatives: 1,
             resample: Resample::Epoch,
             popularity: 0.0,

@@ -5,8 +5,8 @@ use crate::resident::h100;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
-    Average, Backbone, ClientWeighting, Clients, Contrast, EpsUnit, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resample,
-    Resident, Residual, ServerOptimizer, Settings, Similarity, UploadRows,
+    Average, Backbone, ClientWeighting, Clients, Contrast, EpsUnit, Examples, LocalOptimizer, Pool, Positions, Precision, RecLoss,
+    Resample, Resident, Residual, ServerOptimizer, Settings, Similarity, UploadRows,
 };
 use lumos::data::Dataset;
 use lumos::engine::cpu::CpuEngine;
@@ -77,6 +77,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
+        ("prefixes", with(&|s| s.loss.examples = Examples::Prefixes)),
         ("by popularity", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.popularity) = (RecLoss::SampledSoftmax, 5, 1.0))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("views as targets, inputs and negatives", with(&every_view)),

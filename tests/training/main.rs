@@ -21,6 +21,7 @@ mod methods;
 mod metrics;
 mod negatives;
 mod owned;
+mod prefixes;
 mod privacy;
 mod ptf_fsr;
 mod real;

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 
 const ITEMS: u32 = 200;
 
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     let mut s = Settings { seed: 3, threads: 1, ..Default::default() };
     (s.model.dim, s.model.max_len) = (8, 8);
     (s.loss.rec, s.loss.negatives, s.loss.resample, s.loss.contrast) = (RecLoss::SampledSoftmax, 5, Resample::Visit, Contrast::None);
@@ -30,15 +30,15 @@ fn worlds() -> (Dataset, Views) {
 }
 
 /// An example: items of its sequence up to its output, its positive, its negatives, its share.
-struct Example {
-    input: Vec<u32>,
-    positive: u32,
-    negatives: Vec<u32>,
-    share: f32,
+pub struct Example {
+    pub input: Vec<u32>,
+    pub positive: u32,
+    pub negatives: Vec<u32>,
+    pub share: f32,
 }
 
 /// Examples of the first step of `user`, and the step.
-fn examples(settings: &Settings, (data, views): &(Dataset, Views), user: u32) -> (Vec<Example>, Step) {
+pub fn examples(settings: &Settings, (data, views): &(Dataset, Views), user: u32) -> (Vec<Example>, Step) {
     let mut packer = Packer::new(valid(settings), data.clone(), views.clone());
     let plan = packer.begin(&[user], 3);
     let mut step = Step::default();

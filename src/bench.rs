@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod defence;
 pub mod epoch;
 pub mod prepare;
+pub mod published;
 
 use crate::base::rng::{Purpose, Stream};
 use crate::base::{clean, memory};

@@ -8,6 +8,7 @@ use super::table::{pairs, table};
 use crate::Result;
 use crate::bench::epoch::{EpochBench, epochs};
 use crate::bench::prepare::{PrepareBench, prepare_rows};
+use crate::bench::published::published;
 use crate::run::Observer;
 use std::path::PathBuf;
 
@@ -38,13 +39,17 @@ pub struct PrepareArgs {
 /// An epoch, or a federated round, and a full ranking on prepared data sets, as a table
 #[derive(clap::Args)]
 #[command(after_help = "\
-Example:
+Examples:
   lumos bench epoch data/ml-100k data/amazon-beauty --methods sasrec,fed-sasrec,lumos
-  lumos bench epoch data/ml-100k --threads 1 --rounds 5 --json")]
+  lumos bench epoch data/ml-100k --threads 1 --rounds 5 --json
+  lumos bench epoch --published")]
 pub struct EpochArgs {
     /// Folders of prepared data sets
-    #[arg(required = true)]
+    #[arg(required_unless_present = "published")]
     data: Vec<PathBuf>,
+    /// Measure nothing: the times that authors of other programs publish, each with its machine and what an epoch is there
+    #[arg(long, conflicts_with = "data")]
+    published: bool,
     /// Methods; a round of a centralised one is an epoch
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "sasrec,fed-sasrec,lumos")]
     methods: Vec<String>,
@@ -82,7 +87,32 @@ pub fn prepare(args: &PrepareArgs) -> Result<()> {
     ]))
 }
 
+/// Times of other programs, for comparison.
+fn others(json: bool) -> Result<()> {
+    let rows = published();
+    if json {
+        return say_json(&rows);
+    }
+    let cells = rows.iter().map(|f| {
+        let times = [format!("{:.2}", f.epoch_seconds), format!("{:.2}", f.rank_seconds)];
+        let sizes = [f.users, f.items, f.interactions].map(|n| n.to_string());
+        [
+            vec![f.program.clone(), f.data.clone(), f.method.clone()],
+            sizes.to_vec(),
+            times.to_vec(),
+            vec![f.work.clone(), f.hardware.clone()],
+        ]
+        .concat()
+    });
+    let head = ["program", "data set", "method", "users", "items", "interactions", "epoch, s", "ranking, s", "an epoch is", "on"];
+    say(table(&head, &cells.collect::<Vec<_>>()))?;
+    say("published by the authors of the programs, not measured here; `--json` has the sources")
+}
+
 pub fn epoch(args: &EpochArgs) -> Result<()> {
+    if args.published {
+        return others(args.json);
+    }
     interrupt::end_at_the_first()?;
     let progress = Progress::new(true);
     let sets = args.set.iter().cloned().chain(args.threads.map(|n| format!("threads={n}"))).collect();

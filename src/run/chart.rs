@@ -9,7 +9,7 @@ const COLOURS: [&str; 7] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 260.0;
 /// Left, right, top and bottom of the plot inside the picture.
-const FRAME: [f64; 4] = [64.0, 588.0, 12.0, 222.0];
+const FRAME: [f64; 4] = [76.0, 588.0, 12.0, 222.0];
 
 /// A named line of `(x, y)` points.
 pub(super) struct Series {
@@ -40,8 +40,8 @@ pub(super) fn document(svg: &str) -> String {
     )
 }
 
-/// An SVG of `series` over what `across` says; empty where there is nothing to draw.
-pub(super) fn line_chart(label: &str, across: Across, series: &[Series]) -> String {
+/// An SVG of `series` in `up` over what `across` says; empty where there is nothing to draw.
+pub(super) fn line_chart(label: &str, up: &str, across: Across, series: &[Series]) -> String {
     let drawn = |p: &(f64, f64)| p.0.is_finite() && p.1.is_finite() && (!across.log || p.0 > 0.0);
     let points = || series.iter().flat_map(|s| &s.points).filter(|p| drawn(p));
     if points().count() == 0 {
@@ -83,6 +83,8 @@ pub(super) fn line_chart(label: &str, across: Across, series: &[Series]) -> Stri
     }
     let name = escape(across.name);
     svg += &format!("<text x=\"{:.1}\" y=\"{}\" text-anchor=\"middle\">{name}</text>\n", (x0 + x1) / 2.0, y1 + 32.0);
+    let middle = (y0 + y1) / 2.0;
+    svg += &format!("<text x=\"16\" y=\"{middle}\" text-anchor=\"middle\" transform=\"rotate(-90 16 {middle})\">{}</text>\n", escape(up));
     for (i, s) in series.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
         let known: Vec<_> = s.points.iter().filter(|p| drawn(p)).collect();
@@ -141,12 +143,12 @@ mod tests {
             Series { name: "<b>&".into(), points: vec![(1.0, f64::NAN), (2.0, 0.5), (3.0, f64::INFINITY)] },
             Series { name: "flat".into(), points: vec![(1.0, 0.0)] },
         ];
-        let svg = line_chart("a \"chart\"", ROUNDS, &series);
-        assert!(svg.contains("&lt;b&gt;&amp;") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-        assert_eq!(line_chart("none", ROUNDS, &[]), "");
+        let svg = line_chart("a \"chart\"", "<i>", ROUNDS, &series);
+        assert!(svg.contains("&lt;b&gt;&amp;") && svg.contains(">&lt;i&gt;<") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        assert_eq!(line_chart("none", "HR@20", ROUNDS, &[]), "");
         let across = Across { name: "visits", log: true };
         let points = vec![(0.0, 0.3), (-1.0, 0.3), (5.0, 0.1), (4e6, 0.2)];
-        let svg = document(&line_chart("log", across, &[Series { name: "a".into(), points }]));
+        let svg = document(&line_chart("log", "HR@20", across, &[Series { name: "a".into(), points }]));
         assert!(!svg.contains("NaN") && !svg.contains("inf") && svg.contains(">1000000<") && svg.contains("xmlns"), "{svg}");
         assert_eq!(svg.matches("<circle").count(), 2, "what is not above 0 has no place: {svg}");
     }
@@ -155,7 +157,7 @@ mod tests {
     fn the_axis_ends_at_the_last_point_and_long_names_widen_the_picture() {
         let points = vec![(0.0, 0.0), (0.01, 0.1), (0.05, 0.7)];
         let series = [Series { name: "a name of forty letters, more or less ...".into(), points }];
-        let svg = document(&line_chart("shares", Across { name: "share", log: false }, &series));
+        let svg = document(&line_chart("shares", "HR@20", Across { name: "share", log: false }, &series));
         assert!(svg.contains(">0.05<"), "{svg}");
         assert!(svg.contains("cx=\"588.0\"") && svg.contains("width=\"923\"") && svg.contains("viewBox=\"0 0 923 260\""), "{svg}");
     }

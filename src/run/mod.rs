@@ -42,7 +42,6 @@ mod pipeline;
 mod plot;
 mod ranks;
 mod recommend_all;
-mod report;
 pub mod reproduce;
 mod result;
 mod resume;

@@ -70,10 +70,11 @@ pub fn plot(runs: &[PathBuf], metric: &str, cost: Cost, log: bool) -> Result<Plo
         }
     }
     let why = "has no validation to draw: a run has its first after `eval.every` rounds, and a baseline that trains nothing has none";
+    let title = format!("{metric} on validation");
     match without.first() {
         Some(path) if all.is_empty() => Err(Error::mismatch(path, why)),
         _ => Ok(Plot {
-            svg: document(&line_chart(&format!("{metric} on validation"), cost.axis(log), &all)),
+            svg: document(&line_chart(&title, &title, cost.axis(log), &all)),
             left_out: without.into_iter().map(|path| format!("{} {why}", path.display())).collect(),
         }),
     }

@@ -15,7 +15,7 @@ use super::resume::newest;
 use super::several::add_several;
 use super::team::{Team, log_into};
 use super::watch::Watch;
-use super::{Observer, report};
+use super::{Observer, page};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::methods::{self, Family};
 use crate::config::{Effective, Settings, Validated};
@@ -268,7 +268,7 @@ impl Run {
             ..untrained(settings, data)
         };
         diverged(&result).iter().for_each(|text| observer.warn(text));
-        close(&self.folder, settings, &result, &lines, self.notice.as_deref())?;
+        close(&self.folder, &result, data, self.notice.as_deref())?;
         Ok(result)
     }
 }
@@ -335,7 +335,7 @@ fn popularity(folder: &RunFolder, effective: &Effective, data: &Dataset) -> Resu
         Ok(found)
     };
     let result = RunResult { validation: measure(Split::Validation)?, test: measure(Split::Test)?, ..untrained(settings, data) };
-    close(folder, settings, &result, &[], returning_notice(effective, data).as_deref())?;
+    close(folder, &result, data, returning_notice(effective, data).as_deref())?;
     Ok(result)
 }
 
@@ -364,9 +364,9 @@ fn untrained(settings: &Settings, data: &Dataset) -> RunResult {
     }
 }
 
-fn close(folder: &RunFolder, settings: &Settings, result: &RunResult, lines: &[serde_json::Value], notice: Option<&str>) -> Result<()> {
+fn close(folder: &RunFolder, result: &RunResult, data: &Dataset, notice: Option<&str>) -> Result<()> {
     folder.ended()?;
-    let html = report::html(settings, &folder.info()?, result, lines, notice);
+    let html = page::of_run(folder, result, data, notice)?;
     crate::base::files::write_file(&folder.report(), html.as_bytes())?;
     // Last, because its presence says that the run is finished.
     write_json(&folder.result(), result)

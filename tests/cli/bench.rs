@@ -79,6 +79,13 @@ fn data_and_epochs_are_timed() {
     let one = sandbox.lumos(&[&["bench", "epoch", "world", "--methods", "sasrec", "--threads", "1", "--json"], &sets[..]].concat()).json();
     assert_eq!(one[0]["threads"], 1);
     sandbox.lumos(&["bench", "epoch", "world", "--methods", "sasrek"]).refused(1, &["did you mean `sasrec`"]);
+    // What others publish stands by itself, with its source.
+    let others = sandbox.lumos(&["bench", "epoch", "--published", "--json"]).json();
+    let row = others.as_array().unwrap().iter().find(|row| row["data"] == "ml-1m" && row["method"] == "SASRec").unwrap();
+    assert_eq!((&row["epoch_seconds"], &row["hardware"]), (&17.78.into(), &"TITAN RTX".into()));
+    assert!(row["from"].as_str().unwrap().contains("RecBole"), "{row}");
+    assert!(sandbox.lumos(&["bench", "epoch", "--published"]).done().contains("not measured here"));
+    sandbox.lumos(&["bench", "epoch", "world", "--published"]).refused(2, &["cannot be used with"]);
 }
 
 #[test]

@@ -84,6 +84,12 @@ pub(super) fn methods(groups: &[Group], data: Option<&Dataset>) -> Result<String
             .enumerate()
             .map(|(at, values)| (shown(values), groups.len() > 1 && !values.is_empty() && spread(values).0 == best(at)));
         table.row(front.into_iter().map(|cell| (cell, false)).chain(figures));
+        // A lone method has its validation below: what it was chosen by, beside what came of it.
+        if groups.len() == 1 && first.result.is_some() {
+            let front = [format!("{} (validation)", group.name), group.runs.len().to_string(), "-".into(), "-".into()];
+            let figures = names.iter().map(|name| shown(&group.scores(false, name)));
+            table.row(front.into_iter().chain(figures).map(|cell| (cell, false)));
+        }
     }
     let caption = "Test, full ranking, the checkpoint that is best on validation. Mean and standard deviation over seeds; the interval is a bootstrap over users.";
     Ok(format!("<h2>Methods</h2>\n{}", table.html(caption)))

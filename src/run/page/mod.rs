@@ -9,6 +9,7 @@ mod table;
 
 use super::chart::escape;
 use super::folder::RunFolder;
+use super::result::{RunResult, diverged, masked_targets};
 use crate::config::flat;
 use crate::data::{self, Dataset};
 use crate::{Result, run::Observer};
@@ -25,23 +26,40 @@ use table::Table;
 pub fn page(runs: &[PathBuf], observer: &dyn Observer) -> Result<String> {
     let runs = runs.iter().map(|path| Run::open(&RunFolder::open(path)?)).collect::<Result<Vec<_>>>()?;
     let groups = grouped(runs)?;
+    let data = dataset(&groups);
+    let recommended = match &data {
+        Some(data) => lists::section(&groups, data, observer)?,
+        None => String::new(),
+    };
+    html(&groups, data.as_deref(), &warnings(&groups, data.is_some()), &recommended)
+}
+
+/// The page about the run in `folder` at its end, whose `result` is not written yet; `notice` is what a reader should know before the figures. Without what
+/// it recommends, which would take a ranking of its own.
+pub(super) fn of_run(folder: &RunFolder, result: &RunResult, data: &Dataset, notice: Option<&str>) -> Result<String> {
+    let groups = grouped(vec![Run { result: Some(result.clone()), ..Run::open(folder)? }])?;
+    let mut notes = warnings(&groups, true);
+    notes.extend(notice.map(|text| format!("{text}.")));
+    html(&groups, Some(data), &notes, "")
+}
+
+fn html(groups: &[Group], data: Option<&Dataset>, notes: &[String], recommended: &str) -> Result<String> {
     let sets: BTreeSet<&str> = groups.iter().map(|g| g.first().info.data.as_str()).collect();
     let names: Vec<&str> = groups.iter().map(|g| g.name.as_str()).collect();
     let title = format!("{} on {}", shortened(&names), sets.into_iter().collect::<Vec<_>>().join(", "));
-    let data = dataset(&groups);
-    let mut body = format!("<h1>{}</h1>\n<p class=\"soft\">{}</p>\n", escape(&title), escape(&summary(&groups)));
-    for warning in warnings(&groups, data.is_some()) {
-        body += &format!("<p><strong>Note.</strong> {}</p>\n", escape(&warning));
+    let mut body = format!("<h1>{}</h1>\n<p class=\"soft\">{}</p>\n", escape(&title), escape(&summary(groups)));
+    for note in notes {
+        body += &format!("<p><strong>Note.</strong> {}</p>\n", escape(note));
     }
-    body += &figures::methods(&groups, data.as_deref())?;
-    body += &figures::tests(&groups)?;
-    body += &figures::curves(&groups, data.as_deref());
-    if let Some(data) = &data {
-        body += &figures::slices(&groups, data)?;
-        body += &lists::section(&groups, data, observer)?;
+    body += &figures::methods(groups, data)?;
+    body += &figures::tests(groups)?;
+    body += &figures::curves(groups, data);
+    if let Some(data) = data {
+        body += &figures::slices(groups, data)?;
     }
-    body += &figures::costs(&groups);
-    body += &settings(&groups)?;
+    body += recommended;
+    body += &figures::costs(groups);
+    body += &settings(groups)?;
     Ok(format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <title>{}</title><style>{}</style></head>\n<body><a class=\"skip\" href=\"#main\">To the figures</a><main id=\"main\">\n{body}</main></body></html>\n",
@@ -65,11 +83,21 @@ fn summary(groups: &[Group]) -> String {
     let machines: BTreeSet<String> =
         groups.iter().flat_map(|g| &g.runs).map(|r| r.info.machine.cpu.clone()).filter(|cpu| !cpu.is_empty()).collect();
     let plural = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    let machine =
+        if machines.is_empty() { first.info.machine.platform.clone() } else { machines.into_iter().collect::<Vec<_>>().join(", ") };
+    let commit = first.info.machine.commit.as_deref().map_or(String::new(), |c| format!(", commit {c}"));
+    // What runs may differ in is said of a lone one.
+    let (seed, threads, ended) = match runs {
+        1 => {
+            let ended = first.info.ended.as_deref().map_or("not finished".into(), |when| format!("ended {when}"));
+            (format!("seed {}; ", first.info.seed), format!(", {}", plural(first.info.threads as usize, "thread")), format!(", {ended}"))
+        }
+        _ => Default::default(),
+    };
     format!(
-        "{} of {}; full ranking over the whole catalogue; {}; lumos {}; started {}",
+        "{} of {}; {seed}full ranking over the whole catalogue; {machine}{threads}; lumos {}{commit}; started {}{ended}",
         plural(runs, "run"),
         plural(groups.len(), "method"),
-        if machines.is_empty() { first.info.machine.platform.clone() } else { machines.into_iter().collect::<Vec<_>>().join(", ") },
         first.info.machine.version,
         first.info.started
     )
@@ -80,6 +108,15 @@ fn warnings(groups: &[Group], has_data: bool) -> Vec<String> {
     let mut all = Vec::new();
     for run in groups.iter().flat_map(|g| &g.runs).filter(|r| r.result.is_none()) {
         all.push(format!("{} is not finished: it is drawn as far as it has come and has no test.", run.folder.root().display()));
+    }
+    for run in groups.iter().flat_map(|g| &g.runs) {
+        let Some(result) = &run.result else { continue };
+        let name = run.folder.root().display();
+        all.extend(diverged(result).map(|text| format!("{name}: {text}.")));
+        if let Some([validation, test]) = masked_targets(result) {
+            let why = "may not be recommended and count as misses (eval.mask)";
+            all.push(format!("{name}: {validation} validation targets and {test} test targets {why}."));
+        }
     }
     let sums: BTreeSet<&str> = groups.iter().flat_map(|g| &g.runs).map(|r| r.data.as_str()).collect();
     if sums.len() > 1 {

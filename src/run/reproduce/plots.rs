@@ -21,7 +21,8 @@ pub fn pictures(plan: &Plan, data: &str, rows: &[RowRuns]) -> Vec<Picture> {
     for plot in &plan.plots {
         for metric in &plot.metrics {
             let title = format!("test {metric} over {}", plot.across);
-            let svg = line_chart(&title, Across { name: &plot.across, log: plot.log }, &series(plot, metric, rows));
+            let svg =
+                line_chart(&title, &format!("test {metric}"), Across { name: &plot.across, log: plot.log }, &series(plot, metric, rows));
             // No two pictures of a table have a file name in common, whatever signs an axis has.
             let file = format!("{}-{data}-{}.svg", plan.name, pictures.len() + 1);
             pictures.push(Picture { file, title, svg });

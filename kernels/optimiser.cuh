@@ -16,6 +16,61 @@ __device__ __forceinline__ float adam_value(const OptimiserStep& opt, float scal
     return __fsub_rn(w, __fdiv_rn(__fmul_rn(opt.rate, m), den));
 }
 
+// The processor's approximations of `1 / sqrt(x)` and `1 / x`, which the compiler's own root and quotient begin with.
+#ifdef LUMOS_SIMT
+inline float root_start(float x) { return 1.0f / sqrtf(x); }
+inline float quotient_start(float x) { return 1.0f / x; }
+#else
+__device__ __forceinline__ float root_start(float x) {
+    float y;
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+__device__ __forceinline__ float quotient_start(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+#endif
+
+// New values of N weights whose moments are at hand, as `adam_value` has them to the last bit; not for gradient descent. Its root and its quotient each have a
+// branch for numbers at the ends of the range. Here they are the compiler's own operations without it, which round correctly as long as every number in
+// between is a normal one, and one branch for all N weights.
+template <int N>
+__device__ __forceinline__ void adam_values(const OptimiserStep& opt, float scale, float* w, float* m, float* s, const float* g) {
+    constexpr float LEAST = 0x1p-60f, MOST = 0x1p60f;
+    // The denominator is at least epsilon and at most 2^60 where a second moment is at most 2^100.
+    bool inside = opt.eps >= LEAST && opt.eps <= 0x1p59f && opt.correction <= 0x1p9f;
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const float gradient = fmaf(w[i], opt.l2, __fmul_rn(g[i], scale));
+        w[i] = __fmul_rn(w[i], opt.shrink);
+        m[i] = fmaf(opt.beta1, m[i], __fmul_rn(1.0f - opt.beta1, gradient));
+        s[i] = fmaf(opt.beta2, s[i], __fmul_rn(__fmul_rn(1.0f - opt.beta2, gradient), gradient));
+        const float num = fabsf(__fmul_rn(opt.rate, m[i]));
+        // Nothing that is no number is inside, nor a negative zero, whose sign would be lost.
+        const bool second = (s[i] == 0.0f) | ((s[i] >= 0x1p-100f) & (s[i] <= 0x1p100f));
+        inside &= second & ((__float_as_int(m[i]) == 0) | ((num >= LEAST) & (num <= MOST)));
+    }
+    if (inside) {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            // A zero begins like another number: its root is zero all the same.
+            const float start = root_start(fmaxf(s[i], 0x1p-100f)), near = __fmul_rn(s[i], start);
+            const float root = fmaf(fmaf(-near, near, s[i]), __fmul_rn(start, 0.5f), near);
+            const float den = fmaf(root, opt.correction, opt.eps), num = __fmul_rn(opt.rate, m[i]), rough = quotient_start(den);
+            const float inverse = fmaf(rough, fmaf(-den, rough, 1.0f), rough), quotient = __fmul_rn(num, inverse);
+            w[i] = __fsub_rn(w[i], fmaf(inverse, fmaf(-den, quotient, num), quotient));
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const float den = fmaf(__fsqrt_rn(s[i]), opt.correction, opt.eps);
+            w[i] = __fsub_rn(w[i], __fdiv_rn(__fmul_rn(opt.rate, m[i]), den));
+        }
+    }
+}
+
 // One weight in memory, its moments not read where `first`.
 __device__ __forceinline__ void adam_one(const OptimiserStep& opt, float scale, bool first, float* p, float* m, float* s, float g) {
     float m0 = first || opt.sgd ? 0.0f : *m, s0 = first || opt.sgd ? 0.0f : *s;

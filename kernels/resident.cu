@@ -14,8 +14,8 @@
 //   2.0 MB and activations.
 // * Cycles of one multiprocessor a client-epoch: 4.6 MFLOP of products are 18,000 where every cycle issues 128 multiply-adds; a
 //   product waits 64 / 4 times for shared memory, about 1,000 cycles in each of 18 phases; Adam with its exact root and division is
-//   55 instructions a weight as compiled, 23,000; attention, norms, losses and 40 barriers about 20,000. Together 60,000 to 80,000: 132
-//   multiprocessors at 1.7 GHz would make 2.8 to 3.7 million client-epochs/s. Two or three times that for what waits is likely.
+//   37 instructions a weight as compiled (scripts/sass), 16,000; attention, norms, losses and 40 barriers about 20,000. Together 55,000 to
+//   75,000: 132 multiprocessors at 1.7 GHz would make 3.0 to 4.0 million client-epochs/s. Two or three times that for what waits is likely.
 // So latency and the optimiser limit it, not bandwidth: few phases, products of q, k and v side by side, all gradients in one phase.
 #include "resident_update.cuh"
 

@@ -160,6 +160,14 @@ __device__ __forceinline__ float* weights() {
     return start;
 }
 
+// `p`, known to the compiler as a pointer to device memory: its loads and stores need not find out which memory it is.
+template <class T> __device__ __forceinline__ T* in_device_memory(T* p) {
+#ifndef LUMOS_SIMT
+    __builtin_assume(__isGlobal(p));
+#endif
+    return p;
+}
+
 // What is a client's in one step, in shared memory, so that threads need no registers for it.
 struct Client {
     const Packed* step;
@@ -180,48 +188,65 @@ struct Update {
     bool store;   // gradients are stored, for their norm is wanted first
     bool reads;   // moments are read
     bool keeps;   // moments are written
-    float* first; // moments and gradients [P]
-    float* second;
-    float* gradient;
+    float* first; // moments and gradients [P], of which one pointer is kept
+    int second;   // floats behind `first`
+    int gradient;
 
     // N neighbouring weights at `p`, `at` in the slab, with moments read ahead of their gradients.
     template <int N> __device__ __forceinline__ void load(int at, float* m, float* s) const {
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            m[i] = s[i] = 0.0f;
-        }
         if (store || !reads) {
-            return;
-        }
-        if constexpr (N == 4) {
-            const float4 a = *reinterpret_cast<const float4*>(first + at), b = *reinterpret_cast<const float4*>(second + at);
-            m[0] = a.x, m[1] = a.y, m[2] = a.z, m[3] = a.w;
-            s[0] = b.x, s[1] = b.y, s[2] = b.z, s[3] = b.w;
-        } else {
 #pragma unroll
             for (int i = 0; i < N; i++) {
-                m[i] = first[at + i];
-                s[i] = second[at + i];
+                m[i] = s[i] = 0.0f;
             }
+            return;
         }
+        get<N>(in_device_memory(first) + at, m);
+        get<N>(in_device_memory(first) + second + at, s);
     }
 
     template <int N> __device__ __forceinline__ void apply(float* p, int at, float* m, float* s, const float* g) const {
-        float w[N];
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            w[i] = store ? g[i] : adam_value(opt, scale, !reads, p[i], m[i], s[i], g[i]);
+        if (store) {
+            put<N>(in_device_memory(first) + gradient + at, g);
+            return;
         }
-        put<N>(store ? gradient + at : p, w);
-        if (!store && keeps) {
-            put<N>(first + at, m);
-            put<N>(second + at, s);
+        float w[N];
+        get<N>(p, w);
+        if (opt.sgd) {
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                w[i] = adam_value(opt, scale, true, w[i], m[i], s[i], g[i]);
+            }
+        } else {
+            adam_values<N>(opt, scale, w, m, s, g);
+        }
+        put<N>(p, w);
+        if (keeps) {
+            put<N>(in_device_memory(first) + at, m);
+            put<N>(in_device_memory(first) + second + at, s);
+        }
+    }
+
+    template <int N> static __device__ __forceinline__ void get(const float* from, float* v) {
+        if constexpr (N == 4) {
+            const float4 a = *reinterpret_cast<const float4*>(from);
+            v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w;
+        } else if constexpr (N == 2) {
+            const float2 a = *reinterpret_cast<const float2*>(from);
+            v[0] = a.x, v[1] = a.y;
+        } else {
+#pragma unroll
+            for (int i = 0; i < N; i++) {
+                v[i] = from[i];
+            }
         }
     }
 
     template <int N> static __device__ __forceinline__ void put(float* to, const float* v) {
         if constexpr (N == 4) {
             *reinterpret_cast<float4*>(to) = float4{v[0], v[1], v[2], v[3]};
+        } else if constexpr (N == 2) {
+            *reinterpret_cast<float2*>(to) = float2{v[0], v[1]};
         } else {
 #pragma unroll
             for (int i = 0; i < N; i++) {

@@ -192,13 +192,13 @@ template <class P> struct Cores {
         for (int u = place_from(from / 32, warp_index(), warp_count()); u < units; u += warp_count()) {
             const int row = u / across * 16, col = u % across * 16;
             float first[8], second[8], c[2][4] = {};
-            // Number i of the lane: its row and column in the weight.
+            // Number i of the lane: its row and column in the weight. Two neighbours lie side by side, for widths are multiples of 4.
             const auto row_of = [&](int i) { return row + lane / 4 + i / 2 % 2 * 8; };
             const auto col_of = [&](int i) { return col + i / 4 * 8 + 2 * (lane % 4) + i % 2; };
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < 8; i += 2) {
                 if (row_of(i) < m.in && col_of(i) < m.out) {
-                    update.load<1>(m.slab + row_of(i) * m.out + col_of(i), first + i, second + i);
+                    update.load<2>(m.slab + row_of(i) * m.out + col_of(i), first + i, second + i);
                 }
             }
 #pragma unroll 1
@@ -212,9 +212,9 @@ template <class P> struct Cores {
                 }
             }
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
+            for (int i = 0; i < 8; i += 2) {
                 if (row_of(i) < m.in && col_of(i) < m.out) {
-                    update.apply<1>(weights() + m.fast + row_of(i) * m.ld + col_of(i), m.slab + row_of(i) * m.out + col_of(i), first + i,
+                    update.apply<2>(weights() + m.fast + row_of(i) * m.ld + col_of(i), m.slab + row_of(i) * m.out + col_of(i), first + i,
                                     second + i, &c[i / 4][i % 4]);
                 }
             }

@@ -184,15 +184,15 @@ __device__ __noinline__ void apply_stored(const Visit& visit) {
     const Job& job = visit.job;
     each_run(job, [&](int slab, int fast, int count) {
         for (int k = lane_index(); k < count; k += 32) {
-            dense.one(weights() + fast + k, slab + k, dense.gradient[slab + k]);
+            dense.one(weights() + fast + k, slab + k, dense.first[dense.gradient + slab + k]);
         }
     });
     float* table = visit.slab();
     for (int i = reach.low * job.dim + threadIdx.x; i < reach.high * job.dim; i += blockDim.x) {
-        dense.one(table + i, i, dense.gradient[i]);
+        dense.one(table + i, i, dense.first[dense.gradient + i]);
     }
     for (int i = threadIdx.x; i < visit.at.rows * job.dim; i += blockDim.x) {
-        items.one(visit.rows() + i, i, items.gradient[i]);
+        items.one(visit.rows() + i, i, items.first[items.gradient + i]);
     }
 }
 
@@ -208,12 +208,12 @@ __device__ __noinline__ void plan_update(Visit& visit, int number) {
     dense.reads = moments && opt.first == 0;
     dense.keeps = moments && number + 1 < job.step_count;
     dense.first = visit.slot + job.at_first;
-    dense.second = visit.slot + job.at_second;
-    dense.gradient = visit.slot + job.at_gradient;
+    dense.second = job.at_second - job.at_first;
+    dense.gradient = job.at_gradient - job.at_first;
     visit.items = dense;
     visit.items.first = visit.slot + job.at_row_first;
-    visit.items.second = visit.slot + job.at_row_second;
-    visit.items.gradient = visit.slot + job.at_row_gradient;
+    visit.items.second = job.at_row_second - job.at_row_first;
+    visit.items.gradient = job.at_row_gradient - job.at_row_first;
 }
 
 // Rows of the position table that the client does not reach have no moments yet; a later step may meet them.
@@ -222,7 +222,7 @@ __device__ __noinline__ void clear_unreached(const Visit& visit) {
     const int low = visit.reach.low * job.dim, high = visit.reach.high * job.dim;
     for (int i = threadIdx.x; i < job.position_rows * job.dim; i += blockDim.x) {
         if (i < low || i >= high) {
-            visit.dense.first[i] = visit.dense.second[i] = 0.0f;
+            visit.dense.first[i] = visit.dense.first[visit.dense.second + i] = 0.0f;
         }
     }
 }

@@ -1,5 +1,6 @@
 // Kernels that test the rendition itself.
 #include "common.cuh"
+#include "optimiser.cuh"
 
 extern "C" __global__ void selftest_block_sum(const float* x, float* y, int n) {
     LUMOS_SHARED(float, scratch);
@@ -100,3 +101,13 @@ extern "C" __global__ void selftest_philox(const unsigned* counters, unsigned* o
     for (int i = 0; i < 4; i++) out[4 * threadIdx.x + i] = p.word[i] + unsigned(pair.b) * unsigned(pair.a) * unsigned(flag);
 }
 EXPORT_KERNEL(selftest_philox)
+
+// Weights by `adam_values`, four at a time, and by `adam_value`, one at a time: p, m, s `[4 threads]` and the same again.
+extern "C" __global__ void selftest_adam(const OptimiserStep* opt, float scale, float* p, float* m, float* s, const float* g, float* p2, float* m2, float* s2) {
+    const int at = 4 * (blockIdx.x * blockDim.x + threadIdx.x);
+    adam_values<4>(*opt, scale, p + at, m + at, s + at, g + at);
+    for (int i = at; i < at + 4; i++) {
+        p2[i] = adam_value(*opt, scale, false, p2[i], m2[i], s2[i], g[i]);
+    }
+}
+EXPORT_KERNEL(selftest_adam)

@@ -174,3 +174,66 @@ fn every_client_starts_from_the_global_weights() {
         assert!(client[length..].iter().all(|x| x.is_nan()), "written past the end");
     }
 }
+
+/// A number of any size and sign: an end of the range, or a random exponent and mantissa.
+fn any(r: &mut Random) -> f32 {
+    const ENDS: [f32; 12] =
+        [0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MIN_POSITIVE, 1e-45, -3e-42, f32::MAX, f32::MIN, 1.0, 1e-8];
+    let bits = r.bits();
+    match bits % 32 {
+        at @ 0..12 => ENDS[at as usize],
+        12..20 => f32::from_bits((bits >> 32) as u32),
+        // Near one, as weights and gradients are.
+        _ => f32::from_bits(((bits >> 32) as u32 & 0x81ff_ffff) | 0x3a00_0000),
+    }
+}
+
+#[test]
+fn four_weights_at_a_time_have_the_bits_of_one_at_a_time() {
+    let adam = OptimiserStep { beta1: 0.9, beta2: 0.98, rate: 0.02, correction: 3.0, eps: 1e-8, l2: 0.0, shrink: 1.0, first: 0, sgd: 0 };
+    let steps = [
+        adam,
+        OptimiserStep { l2: 0.01, ..adam },
+        OptimiserStep { shrink: 0.97, rate: 1e-3, beta2: 0.999, correction: 31.6, ..adam },
+        OptimiserStep { eps: 0.0, ..adam },
+        OptimiserStep { eps: 1e30, correction: 1e20, ..adam },
+        OptimiserStep { beta1: 0.0, beta2: 0.0, correction: 1.0, ..adam },
+    ];
+    let n = 4 * 64 * 500;
+    for (k, step) in steps.into_iter().enumerate() {
+        for plain in [false, true] {
+            let mut r = Random::new(70 + k as u64);
+            let (mut p, mut m, mut s, g): (Vec<f32>, Vec<f32>, Vec<f32>, Vec<f32>) = if plain {
+                // What training has, so that the short way is taken by most.
+                let squares = r.normals(0.1, n).iter().map(|x| x * x).collect();
+                (r.normals(1.0, n), r.normals(0.1, n), squares, r.normals(0.3, n))
+            } else {
+                let mut draw = |f: fn(f32) -> f32| (0..n).map(|_| f(any(&mut r))).collect();
+                (draw(|x| x), draw(|x| x), draw(f32::abs), draw(|x| x))
+            };
+            let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
+            launch!(
+                "selftest_adam",
+                [500, 1, 1],
+                [64, 1, 1],
+                0,
+                &raw const step,
+                0.7f32,
+                p.as_mut_ptr(),
+                m.as_mut_ptr(),
+                s.as_mut_ptr(),
+                g.as_ptr(),
+                p2.as_mut_ptr(),
+                m2.as_mut_ptr(),
+                s2.as_mut_ptr()
+            )
+            .unwrap();
+            for (name, one, other) in [("weight", &p, &p2), ("first moment", &m, &m2), ("second moment", &s, &s2)] {
+                for i in 0..n {
+                    let same = one[i].to_bits() == other[i].to_bits() || one[i].is_nan() && other[i].is_nan();
+                    assert!(same, "{name} {i} of step {k}: {:e}, {:e} one at a time", one[i], other[i]);
+                }
+            }
+        }
+    }
+}

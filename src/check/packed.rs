@@ -39,7 +39,7 @@ pub struct Placed<'a> {
 impl<'a> Placed<'a> {
     /// Uploads the packed arrays of `case`.
     pub fn new(device: &dyn Device, kernels: &'a KernelSet, normals: &'a Normals, case: &'a Case) -> Result<Placed<'a>> {
-        let chunk = DeviceChunk::upload(device, &mut HostChunk::new(&case.chunk, case.lambda, case.number), None)?;
+        let chunk = DeviceChunk::upload(device, &HostChunk::new(&case.chunk, case.lambda, case.number), None)?;
         let clock = DropoutClock::new(Stream::new(11, Purpose::Dropout, 0, 0).key(), 5);
         Ok(Placed { case, chunk, kernels, clock, clock_buffer: device.upload_new(&[clock])?, normals })
     }

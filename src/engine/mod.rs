@@ -29,7 +29,7 @@ pub use chunk::Chunk;
 pub use global::{Global, Tensors};
 pub use pack::{Packer, VisitPlan};
 pub use participants::Participants;
-pub use private::{PrivateShape, PrivateState, PrivateStore, kept_by_clients};
+pub use private::{PrivateShape, PrivateState, PrivateStore, Shared, kept_by_clients};
 pub use rule::{Needs, Occasion, Rule, Rules};
 pub use server::Server;
 pub use sums::Sums;

@@ -1,6 +1,7 @@
 //! From histories and views to packed steps: which item rows a client needs, and the tokens, negatives and contrast groups
 //! of each local step. What is packed is up to the terms of the objective.
 
+use super::Shared;
 use crate::backend::Step;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::{Contrast, RecLoss, Resample, Settings, UploadRows, Validated};
@@ -46,6 +47,8 @@ struct Source {
     popularity: Option<Popularity>,
     /// Special rows: how many, the one that the backbone is asked with, the one that stands for an item left out.
     special: (usize, Option<u32>, Option<u32>),
+    /// Whether item rows are averaged.
+    shares_items: bool,
     round: u64,
     /// Weight of the contrast in the round at hand.
     lambda: f32,
@@ -107,6 +110,7 @@ impl Packer {
                 graph: TransitionGraph::wanted(&settings.loss).then(|| TransitionGraph::new(&data)),
                 popularity: Popularity::wanted(&settings.loss).then(|| Popularity::new(&data, &settings.loss)),
                 special: (spec.special.len(), spec.asked_row(items), spec.special_row("mask", items)),
+                shares_items: Shared::of(&settings.federation).items,
                 round: 0,
                 lambda: 0.0,
                 settings,
@@ -121,12 +125,12 @@ impl Packer {
         self.table.items()
     }
 
-    /// Whether row `row` is uploaded.
+    /// Whether row `row` is uploaded: none is where item rows are private.
     pub fn uploads(&self, row: usize) -> bool {
-        self.uploaded().is_none_or(|uploaded| uploaded[row])
+        self.source.shares_items && self.uploaded().is_none_or(|uploaded| uploaded[row])
     }
 
-    /// Which rows are uploaded `[R]`; nothing where all of them are.
+    /// Which rows are uploaded `[R]`, where item rows are shared; nothing where all of them are.
     pub fn uploaded(&self) -> Option<&[bool]> {
         (self.source.settings.federation.upload_rows == UploadRows::Trained).then(|| self.table.trained())
     }

@@ -8,10 +8,37 @@ use crate::{Error, Result};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+/// Groups of parameters that are averaged. A client keeps the others to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// The dense weights.
+    pub dense: bool,
+    /// The item rows.
+    pub items: bool,
+}
+
+impl Shared {
+    /// What the settings say.
+    pub fn of(federation: &FederationSettings) -> Shared {
+        let shared = &federation.shared;
+        Shared { dense: shared.contains(&Group::Encoder), items: shared.contains(&Group::Items) }
+    }
+
+    /// Whether no group is private.
+    pub fn all(&self) -> bool {
+        self.dense && self.items
+    }
+
+    /// Whether what a client keeps of its weights after a visit is finite: of `dense [P]` and `rows [R, d]` the groups that are private.
+    pub fn rest_is_finite(&self, dense: &[f32], rows: &[f32]) -> bool {
+        let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
+        (self.dense || finite(dense)) && (self.items || finite(rows))
+    }
+}
+
 /// Whether clients keep parameters to themselves: groups that are not shared, or the dense weights that matter most to them.
 pub fn kept_by_clients(federation: &FederationSettings) -> bool {
-    let shared = &federation.shared;
-    !shared.contains(&Group::Items) || !shared.contains(&Group::Encoder) || federation.personal > 0.0
+    !Shared::of(federation).all() || federation.personal > 0.0
 }
 
 /// Private parameters of one client.
@@ -32,6 +59,16 @@ impl PrivateState {
     /// Keeps `row` for `item`.
     pub fn set_row(&mut self, item: u32, row: &[f32]) {
         self.rows.insert(item, row.to_vec());
+    }
+
+    /// Takes the groups that are not shared over from a visit that ended with `dense` weights `[P]` and the rows `[R, d]` of `items [R]`.
+    pub fn keep(&mut self, shared: Shared, dense: &[f32], items: &[u32], rows: &[f32]) {
+        if !shared.dense {
+            self.dense = Some(dense.to_vec());
+        }
+        if !shared.items && !items.is_empty() {
+            items.iter().zip(rows.chunks_exact(rows.len() / items.len())).for_each(|(&item, row)| self.set_row(item, row));
+        }
     }
 
     fn bytes(&self) -> usize {

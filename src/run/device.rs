@@ -102,11 +102,11 @@ impl Devices {
         self.take(if on_gpu { "cuda" } else { "cpu" }, Place::Device)
     }
 
-    /// The device to train on with `settings`. `auto` falls back to the CPU, also where a device does not do what the settings ask; a protocol
-    /// whose work is the CPU's has it there whatever was asked for.
+    /// The device to train on with `settings`. `auto` falls back to the CPU; a protocol whose work is the CPU's has it there whatever was asked
+    /// for.
     ///
     /// # Errors
-    /// A GPU that was asked for and cannot be had, or does not do what the settings ask.
+    /// A GPU that was asked for and cannot be had.
     pub fn to_train(&mut self, settings: &Settings) -> Result<RunDevice> {
         if methods::find(&settings.method)?.family == Family::Baseline {
             return Ok(RunDevice::cpu(self.ranks.clone(), "nothing is trained"));
@@ -131,9 +131,8 @@ impl Devices {
         match place {
             Place::Device => {}
             _ if choice == Choice::Cpu => {}
-            Place::Cpu(why) | Place::Refused(why) if auto => return Ok(RunDevice::cpu(self.ranks.clone(), why)),
+            Place::Cpu(why) if auto => return Ok(RunDevice::cpu(self.ranks.clone(), why)),
             Place::Cpu(why) => return Ok(RunDevice::cpu(self.ranks.clone(), &format!("{choice} was asked for, but {why}"))),
-            Place::Refused(why) => return Err(Error::setting("device", format!("is {choice}, and {why}; use `auto` or `cpu`"))),
         }
         if let Some((_, device, line)) = self.open.as_ref().filter(|(c, ..)| *c == choice) {
             let (device, line) = (Some(device.clone()), line.clone());

@@ -178,25 +178,24 @@ fn a_run_takes_the_device_and_says_so() {
 }
 
 #[test]
-fn what_the_device_cannot_do_goes_to_the_cpu_or_is_refused() {
+fn what_is_the_cpus_work_goes_there_and_a_device_that_cannot_be_had_is_refused() {
     let sandbox = Sandbox::new();
     let one = ["--set", "federation.rounds=1"];
-    for (i, (sets, why)) in [
-        (["--set", "federation.shared=encoder"], "device: CPU (private parameter groups (federation.shared) are kept on the CPU)\n"),
-        (["--set", "method=popularity"], ""),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let text = train(&sandbox, &format!("a{i}"), &[&sets[..], &one].concat(), &[]).done();
-        assert!(text.contains(why), "{text}");
-        let refused = train(&sandbox, &format!("b{i}"), &[&sets[..], &one, &["--device", "cuda"]].concat(), &[]);
-        if why.is_empty() {
-            refused.done();
-        } else {
-            refused.refused(1, &["setting `device`", "is cuda", "federation.shared", "`auto` or `cpu`"]);
-            assert!(!sandbox.path().join(format!("b{i}")).exists(), "nothing was begun");
-        }
+    for (name, device) in [("a", "auto"), ("b", "cuda")] {
+        train(&sandbox, name, &[&["--set", "method=popularity", "--device", device][..], &one].concat(), &[]).done();
+        // Private groups are the device's work like any other.
+        let text = train(
+            &sandbox,
+            &format!("{name}-private"),
+            &[&["--set", "federation.shared=encoder", "--device", device][..], &one].concat(),
+            &[],
+        )
+        .done();
+        assert!(text.contains("device: CPU rendition ("), "{text}");
+        assert_eq!(
+            lumos(&sandbox, &["eval", &format!("{name}-private"), "--json", "--device", device], &[]).json()["device"],
+            "CPU rendition"
+        );
     }
     // What is the CPU's work is done there, with a line that says so, and no device is opened.
     for method in ["transitions", "fed-transitions", "ptf-fsr"] {
@@ -227,14 +226,13 @@ fn what_the_device_cannot_do_goes_to_the_cpu_or_is_refused() {
     train(&sandbox, "f", &["--device", "cuda"], &full).refused(1, &["out of memory"]);
 }
 
-/// Several methods share the device; what it does not do goes to the CPU, or stops everything before it begins.
+/// Several methods share the device; what is the CPU's work goes there.
 #[test]
 fn methods_side_by_side_share_the_device() {
     let sandbox = Sandbox::new();
     // The width belongs to the methods, for the centralised one sets its own.
     let text = String::from_utf8(sandbox.read(&small())).unwrap().replace("[model]\ndim = 8\n", "");
-    let widths = "model.dim = 8\n[methods.sasrec]\nmodel.dim = 8\nmodel.blocks = 1\n[methods.pfsr]\nfederation.personal = 0\n\
-                  federation.shared = [\"items\"]\n";
+    let widths = "model.dim = 8\n[methods.sasrec]\nmodel.dim = 8\nmodel.blocks = 1\n";
     sandbox.write("side.toml", (text + widths).as_bytes());
     let words = |more: &[&'static str]| {
         let mut words = vec!["run", "side.toml", "--out", "all", "--set", "federation.rounds=1"];
@@ -243,8 +241,6 @@ fn methods_side_by_side_share_the_device() {
         words.iter().map(|w| w.to_string()).collect::<Vec<_>>()
     };
     let run = |more: &[&'static str]| lumos(&sandbox, &words(more).iter().map(String::as_str).collect::<Vec<_>>(), &[]);
-    run(&["--set", "compare=fed-sasrec,pfsr", "--device", "cuda"]).refused(1, &["setting `device`", "federation.shared", "`auto`"]);
-    assert!(!sandbox.path().join("all").exists() && !sandbox.path().join("data").exists(), "nothing was begun");
     let text = run(&["--set", "compare=fed-sasrec,sasrec,popularity"]).done();
     // The centralised method as well.
     assert_eq!(text.matches("device: CPU rendition (").count(), 3, "{text}");

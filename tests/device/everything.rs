@@ -4,7 +4,7 @@ use crate::ring::world;
 use crate::simt::device;
 use lumos::ItemText;
 use lumos::config::methods::{self, Family};
-use lumos::config::{Average, Settings, Validated};
+use lumos::config::{Average, Group, Settings, Validated};
 use lumos::data::Split;
 use lumos::device::{Counters, Device};
 use lumos::federation::Trainer;
@@ -14,9 +14,6 @@ use lumos::federation::rules::{KINDS, Role};
 use lumos::testing::valid;
 
 const MEMORY: u64 = 1 << 30;
-
-/// Methods that `--device cuda` refuses, and `auto` trains on the CPU: there are none.
-const REFUSED: [&str; 0] = [];
 
 /// Methods whose work is the CPU's whatever device was asked for: a language model with a device of its own, counting, and clients with models of
 /// their own.
@@ -107,7 +104,7 @@ fn same_bits(name: &str, settings: &Validated<Settings>) {
 
 #[test]
 fn every_method_runs_with_a_device() {
-    let (mut refused, mut on_the_cpu) = (Vec::new(), Vec::new());
+    let mut on_the_cpu = Vec::new();
     for method in methods::all().unwrap().iter().filter(|m| m.family != Family::Baseline) {
         let (name, settings) = (method.name.as_str(), of(&method.name));
         let kind = protocol::chosen(&settings).unwrap().0;
@@ -121,12 +118,23 @@ fn every_method_runs_with_a_device() {
                 same_bits(name, &settings);
                 on_the_cpu.push(name);
             }
-            Place::Refused(_) => refused.push(name),
         }
     }
-    assert_eq!(refused, REFUSED, "a method that a device refuses");
     on_the_cpu.sort_unstable();
     assert_eq!(on_the_cpu, ON_THE_CPU, "a method that has come to devices leaves the list, and none joins it");
+}
+
+#[test]
+fn every_group_may_be_private_on_a_device() {
+    for shared in [Group::Items, Group::Encoder] {
+        for method in ["fed-sasrec", "lumos"] {
+            let mut settings = (*of(method)).clone();
+            settings.federation.shared = vec![shared];
+            let name = format!("{method}, {} shared", shared.name());
+            compare(&name, &valid(&settings));
+            ranks_agree(&name, &valid(&settings));
+        }
+    }
 }
 
 #[test]

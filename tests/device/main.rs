@@ -22,6 +22,7 @@ mod everything;
 mod gpu_check;
 mod kernel_table;
 mod personal;
+mod private_groups;
 mod ranking;
 mod resident;
 mod rounds;

@@ -21,7 +21,7 @@ fn keeping(share: f32, rules: &[&str]) -> Settings {
 }
 
 /// Numbers of all clients' private state: clients, lengths and items as they are, weights that a client does not keep NaN.
-fn kept(tensors: &[NamedTensor]) -> Vec<f32> {
+pub fn kept(tensors: &[NamedTensor]) -> Vec<f32> {
     let TensorData::U8(bytes) = &tensors.iter().find(|t| t.name == "private").expect("clients keep weights").data else { panic!() };
     bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
 }

@@ -5,7 +5,7 @@ use crate::resident::h100;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
-    Average, Backbone, ClientWeighting, Clients, Contrast, EpsUnit, Examples, LocalOptimizer, Pool, Positions, Precision, RecLoss,
+    Average, Backbone, ClientWeighting, Clients, Contrast, EpsUnit, Examples, Group, LocalOptimizer, Pool, Positions, Precision, RecLoss,
     Resample, Resident, Residual, ServerOptimizer, Settings, Similarity, UploadRows,
 };
 use lumos::data::Dataset;
@@ -296,16 +296,21 @@ fn weights_stay_on_the_device_until_they_are_wanted() {
 #[test]
 fn clients_that_diverge_leave_no_trace_in_the_round() {
     let (data, views) = world(16, 30, 1);
-    for (name, rules, resident, clients) in [
-        ("no rule", vec![], Resident::Off, Clients::User),
-        ("resident", vec![], Resident::On, Clients::User),
-        ("norm bound", vec!["norm-bound bound=1e9".to_string()], Resident::Off, Clients::User),
-        ("median", vec!["median".to_string()], Resident::Off, Clients::User),
-        ("groups", vec![], Resident::Off, Clients::Groups(5)),
+    let both = [Group::Encoder, Group::Items];
+    for (name, rules, resident, clients, shared) in [
+        ("no rule", vec![], Resident::Off, Clients::User, &both[..]),
+        ("resident", vec![], Resident::On, Clients::User, &both),
+        ("norm bound", vec!["norm-bound bound=1e9".to_string()], Resident::Off, Clients::User, &both),
+        ("median", vec!["median".to_string()], Resident::Off, Clients::User, &both),
+        ("groups", vec![], Resident::Off, Clients::Groups(5), &both),
+        ("private encoder", vec![], Resident::Off, Clients::User, &both[1..]),
+        ("private encoder, median", vec!["median".to_string()], Resident::Off, Clients::User, &both[1..]),
+        ("private rows", vec![], Resident::Off, Clients::User, &both[..1]),
+        ("private rows of groups", vec![], Resident::Off, Clients::Groups(5), &both[..1]),
     ] {
         let mut s = settings();
         (s.local.optimizer, s.local.lr, s.local.epochs) = (LocalOptimizer::Sgd, 24.0, 3);
-        (s.gpu.resident, s.federation.clients) = (resident, clients);
+        (s.gpu.resident, s.federation.clients, s.federation.shared) = (resident, clients, shared.to_vec());
         let rules = rules::build(&rules).unwrap();
         let private = PrivateStore::new(16);
         let trained = |clients: &[u32], on_cpu: bool| {
@@ -333,6 +338,6 @@ fn clients_that_diverge_leave_no_trace_in_the_round() {
         let mut counts = expected.totals.counts;
         counts[6] = (everyone.len() - healthy.len()) as u64;
         assert_eq!((all.totals.counts, all.totals.losses, all_rows), (counts, expected.totals.losses, rows), "{name}");
-        assert!(all_weights == weights, "{name}");
+        assert!(all_weights == weights && all.private == expected.private, "{name}");
     }
 }

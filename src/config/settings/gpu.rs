@@ -39,6 +39,7 @@ impl Settings {
             s if s.federation.clients != Clients::User => Some(format!("federation.clients is `{}`", s.federation.clients)),
             s if s.loss.contrast != Contrast::None && s.loss.pool != Pool::Last => Some(format!("loss.pool is `{}`", s.loss.pool.name())),
             s if s.federation.personal > 0.0 => Some("federation.personal is above 0".into()),
+            s if s.federation.shared.len() < Group::NAMES.len() => Some("federation.shared leaves a group out".into()),
             s if s.loss.in_batch.weight > 0.0 => Some("loss.in_batch.weight is above 0".into()),
             s if !s.loss.terms.is_empty() => Some("loss.terms lists terms of other crates".into()),
             s if s.local.epochs > RESIDENT_EPOCHS => Some(format!("local.epochs is above {RESIDENT_EPOCHS}")),

@@ -10,8 +10,8 @@ pub(crate) use ranking::{encode, in_blocks, own_state, pack_input, personal_scor
 
 use super::mini_batches::MiniBatches;
 use super::{
-    Engine, Global, Mean, Moments, Packer, Participants, PrivateState, PrivateStore, Progress, Server, Totals, Trained, Update, VisitPlan,
-    Work, fixed,
+    Engine, Global, Mean, Moments, Packer, Participants, PrivateState, PrivateStore, Progress, Server, Shared, Totals, Trained, Update,
+    VisitPlan, Work, fixed,
 };
 use crate::base::parallel;
 use crate::cluster::Reduce;
@@ -25,7 +25,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-use tally::{After, Place, Shared, Tally};
+use tally::{After, Place, Tally};
 use visit::Lane;
 
 /// The engine of the CPU.
@@ -89,8 +89,8 @@ impl CpuEngine {
     fn visit_large(&mut self, work: &Work, client: u32, progress: &Progress) -> Result<()> {
         let begun = Instant::now();
         let (settings, global) = (&*self.settings, &self.global.weights);
-        let (d, shared) = (global.spec.dim(), Shared::of(settings));
-        let private = if shared.dense && shared.items { None } else { work.private.get(client)? };
+        let (d, shared) = (global.spec.dim(), Shared::of(&settings.federation));
+        let private = if shared.all() { None } else { work.private.get(client)? };
         let start = Start::of(global, shared, private.as_ref(), d);
         let place = Place { settings, model: &self.model, global, round: work.round, rules: work.rules };
         let users = self.participants.users(client);

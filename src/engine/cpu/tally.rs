@@ -1,8 +1,8 @@
 //! What the clients of one thread have given: sums of their updates, counts, private state; who had to be left out.
 
 use crate::backend::cpu::Visited;
-use crate::config::{ClientWeighting, Group, Settings};
-use crate::engine::{Needs, Occasion, PrivateState, Rules, Sums, Totals, Update, VisitPlan, fixed, wire};
+use crate::config::{ClientWeighting, Settings};
+use crate::engine::{Needs, Occasion, PrivateState, Rules, Shared, Sums, Totals, Update, VisitPlan, fixed, wire};
 use crate::model::{Model, ModelSpec, Weights};
 
 /// What the visits of a round have in common.
@@ -12,20 +12,6 @@ pub(super) struct Place<'p> {
     pub global: &'p Weights,
     pub round: u64,
     pub rules: &'p Rules,
-}
-
-/// Groups that are averaged.
-#[derive(Clone, Copy)]
-pub(super) struct Shared {
-    pub dense: bool,
-    pub items: bool,
-}
-
-impl Shared {
-    pub fn of(settings: &Settings) -> Shared {
-        let shared = &settings.federation.shared;
-        Shared { dense: shared.contains(&Group::Encoder), items: shared.contains(&Group::Items) }
-    }
 }
 
 /// A client's weights after its visit.
@@ -112,10 +98,10 @@ impl Tally {
         if visited.steps == 0 {
             return;
         }
-        let shared = Shared::of(at.settings);
+        let shared = Shared::of(&at.settings.federation);
         let weight = if at.settings.federation.weights == ClientWeighting::Examples { i64::from(plan.examples.max(1)) } else { 1 };
         let [next_item, contrast] = visited.losses.map(|sum| sum / visited.steps as f64);
-        if !next_item.is_finite() || !contrast.is_finite() || !fine_private(shared, after) {
+        if !next_item.is_finite() || !contrast.is_finite() || !shared.rest_is_finite(after.dense, after.rows) {
             return self.leave_out(client, [next_item, contrast]);
         }
         let looked_at = at.rules.see_updates();
@@ -175,26 +161,14 @@ impl Tally {
 
     /// Notes the groups that are not shared as private state.
     fn keep_private(&mut self, shared: Shared, client: u32, private: Option<&PrivateState>, after: &After) {
-        if shared.dense && shared.items && after.kept.is_none() {
+        if shared.all() && after.kept.is_none() {
             return;
         }
         let mut state = private.cloned().unwrap_or_default();
-        if !shared.dense {
-            state.dense = Some(after.dense.to_vec());
-        } else if let Some(kept) = &after.kept {
+        state.keep(shared, after.dense, after.items, after.rows);
+        if let Some(kept) = &after.kept {
             state.dense = Some(kept.clone());
-        }
-        if !shared.items {
-            for (&item, row) in after.items.iter().zip(after.rows.chunks_exact(after.rows.len() / after.items.len().max(1))) {
-                state.set_row(item, row);
-            }
         }
         self.private.push((client, state));
     }
-}
-
-/// Whether what a client keeps to itself is finite.
-fn fine_private(shared: Shared, after: &After) -> bool {
-    let finite = |values: &[f32]| values.iter().all(|x| x.is_finite());
-    (shared.dense || finite(after.dense)) && (shared.items || finite(after.rows))
 }

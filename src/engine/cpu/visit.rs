@@ -1,13 +1,13 @@
 //! One client's visit: from the global weights through all local epochs to its update in the tally of its thread.
 
 use super::batches::GradientSums;
-use super::tally::{After, Place, Shared, Tally};
+use super::tally::{After, Place, Tally};
 use crate::backend::Step;
 use crate::backend::cpu::{Visit, Visited, Worker, WorkerShape};
 use crate::base::rng::{Purpose, Stream};
 use crate::config::LossSettings;
 use crate::engine::personal::{merged, split};
-use crate::engine::{Packer, PrivateState, VisitPlan};
+use crate::engine::{Packer, PrivateState, Shared, VisitPlan};
 use crate::model::ModelSpec;
 use std::time::Instant;
 
@@ -63,7 +63,7 @@ impl Lane {
 
     fn train(&mut self, at: &Place, client: u32, plan: &VisitPlan, private: Option<&PrivateState>) -> Visited {
         let (settings, global) = (at.settings, at.global);
-        let (d, shared) = (global.spec.dim(), Shared::of(settings));
+        let (d, shared) = (global.spec.dim(), Shared::of(&settings.federation));
         let kept = |on: bool| private.filter(|_| !on);
         let own = private.filter(|_| settings.federation.personal > 0.0).and_then(|p| p.dense.as_deref());
         let start = merged(&global.dense, own);

@@ -51,11 +51,13 @@ impl CudaEngine {
         dense: &[f32],
         rows: impl Iterator<Item = (u32, &'u [f32])>,
     ) {
-        let weights = &self.snapshot.weights;
+        let (weights, shared) = (&self.snapshot.weights, self.chunks.shared);
         let mut update = Update::default();
         update.begin(client, weight as u32);
-        update.set_dense(&weights.dense, dense);
-        for (item, after) in rows {
+        if shared.dense {
+            update.set_dense(&weights.dense, dense);
+        }
+        for (item, after) in rows.filter(|_| shared.items) {
             let before = weights.item(item as usize);
             if before != after {
                 update.push_row(item, before, after);
@@ -101,14 +103,16 @@ impl CudaEngine {
     /// Counts, losses and bytes of the round.
     pub(super) fn totals(&self, cohort: &ReadyCohort, result: &RoundResult, rules: &Rules) -> Totals {
         let weights = &self.snapshot.weights;
-        let (d, p) = (weights.spec.dim(), weights.dense.len());
+        let shared = self.chunks.shared;
+        let (d, p) = (weights.spec.dim(), if shared.dense { weights.dense.len() } else { 0 });
         let mut totals = Totals::default();
         for (c, visit) in cohort.visits.iter().enumerate().filter(|(_, v)| v.steps > 0) {
             let uploaded = result.uploaded[c] as u64;
+            let rows = if shared.items { visit.plan.rows as usize } else { 0 };
             totals.add(&Totals {
                 counts: [1, visit.steps.into(), visit.tokens, visit.plan.examples.into(), uploaded, visit.plan.rows.into(), 0],
                 losses: result.losses[c].map(|loss| fixed::from_f64(loss / f64::from(visit.steps))),
-                bytes: [wire::encoded_len(p, visit.plan.rows as usize, d), rules.upload_bytes(p, uploaded as usize, d)],
+                bytes: [wire::encoded_len(p, rows, d), rules.upload_bytes(p, uploaded as usize, d)],
             });
         }
         totals

@@ -4,11 +4,11 @@
 use super::CudaEngine;
 use super::added::OnHost;
 use super::chunks::{Adding, RoundResult};
+use super::kept::{Keepers, Left};
 use super::large::LargeVisits;
 use super::packing::ReadyCohort;
-use super::personal::Personal;
 use crate::base::rng::{Purpose, Stream};
-use crate::engine::{Engine, Needs, Occasion, PrivateState, Progress, Sums, Work, fixed};
+use crate::engine::{Engine, Needs, Occasion, PrivateState, Progress, Sums, Work, fixed, kept_by_clients};
 use crate::{Error, Result};
 
 /// A round as it was trained: with whom, and what came of it.
@@ -40,7 +40,8 @@ impl CudaEngine {
         self.updates.clear();
         let mut host = None;
         if work.rules.needs() > Needs::Linear || self.settings.federation.personal > 0.0 {
-            // Updates, and what clients keep, are differences to the model that they started from.
+            // Updates, and which weights clients keep, follow from the model that they started from. Groups that are private whole change on the
+            // clients alone.
             self.snapshot()?;
         }
         if work.rules.needs() > Needs::Linear {
@@ -50,8 +51,8 @@ impl CudaEngine {
         self.upload()?;
         let key = Stream::new(self.settings.seed, Purpose::Dropout, round, 0).key();
         self.chunks.begin_round(round, total, cohort.items.len(), key)?;
-        let private = self.train_chunks(&mut cohort, work, &mut host, progress)?;
-        let visits = self.train_large(work, large, &mut cohort, &mut host, progress)?;
+        let mut left = self.train_chunks(&mut cohort, work, &mut host, progress)?;
+        let mut visits = self.train_large(work, large, &mut cohort, &mut host, progress)?;
         fixed::check_weight(cohort.weight)?;
         let prepared = next.map(|clients| self.pack(&self.by_size(clients).1, round + 1)).transpose()?;
         // What failed in the queue shows only now, and any chunk may be the one.
@@ -65,19 +66,16 @@ impl CudaEngine {
         if let Some(host) = &mut host {
             (result.failing, result.uploaded) = (std::mem::take(&mut host.failing), std::mem::take(&mut host.uploaded));
         }
+        result.failing.append(&mut left.failing);
+        left.private.append(&mut visits.private);
         let diverged = self.diverged(&cohort, &result);
-        Ok(Attempt { cohort, result, visits, host, private, diverged })
+        Ok(Attempt { cohort, result, visits, host, private: left.private, diverged })
     }
 
     /// Trains the chunks of `cohort`, each in pieces that fit the device's memory; gives what clients keep to themselves.
-    fn train_chunks(
-        &mut self,
-        cohort: &mut ReadyCohort,
-        work: &Work,
-        host: &mut Option<OnHost>,
-        progress: &Progress,
-    ) -> Result<Vec<(u32, PrivateState)>> {
-        let (round, share, mut private) = (work.round, self.settings.federation.personal, Vec::new());
+    fn train_chunks(&mut self, cohort: &mut ReadyCohort, work: &Work, host: &mut Option<OnHost>, progress: &Progress) -> Result<Left> {
+        let (round, share, mut left) = (work.round, self.settings.federation.personal, Left::default());
+        let (keep, shared) = (kept_by_clients(&self.settings.federation), self.chunks.shared);
         let (mut i, mut released) = (0, false);
         while i < cohort.chunks.len() {
             let (first, last) = (cohort.chunks[i].first, cohort.chunks[i].first + cohort.chunks[i].weight.len());
@@ -90,15 +88,16 @@ impl CudaEngine {
                 None if !rules.see_updates() => Adding::ToSums,
                 None => Adding::Scaled(&factor_of),
             };
-            let (global, threads) = (&self.snapshot.weights.dense, self.lanes.len());
-            let personal = Personal { share, global, private: work.private, visits, round, threads };
-            let trained = match share > 0.0 {
-                true => personal.train(&mut self.chunks, &mut cohort.chunks[i], adding),
-                false => self.chunks.train(&mut cohort.chunks[i], None, adding).map(|()| Vec::new()).map_err(Error::from),
+            let (global, threads) = (&self.snapshot.weights, self.lanes.len());
+            let keepers = Keepers { share, shared, global, private: work.private, visits, round, threads };
+            let trained = match keep {
+                true => keepers.train(&mut self.chunks, &cohort.chunks[i], adding),
+                false => self.chunks.train(&cohort.chunks[i], None, adding).map(|()| Left::default()).map_err(Error::from),
             };
             match trained {
-                Ok(kept) => {
-                    private.extend(kept);
+                Ok(of_chunk) => {
+                    left.private.extend(of_chunk.private);
+                    left.failing.extend(of_chunk.failing);
                     if let Some(host) = host {
                         self.fetch_updates(cohort, i, work.rules, host)?;
                     }
@@ -121,6 +120,6 @@ impl CudaEngine {
             }
             progress(last as u64, work.clients.len() as u64);
         }
-        Ok(private)
+        Ok(left)
     }
 }

@@ -7,6 +7,7 @@
 use super::activations::arena_floats;
 use super::chunk_memory::{ChunkMemory, Layout, Region, Sizes, bytes, layout};
 use super::chunks::ChunkTrainer;
+use super::kept::Own;
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use crate::backend::cuda::kernels::{
     AddGradients, AddRowGradients, Broadcast, ClientLosses, ClipFactor, DropTable, GatherRows, GradientSquares, StepSpan, TakeGradients,
@@ -206,6 +207,19 @@ impl BatchTrainer {
         Ok(())
     }
 
+    /// Puts weights that the participant keeps in the place of the global ones that it began with.
+    pub fn start_from_own(&self, device: &dyn Device, own: &Own) -> Result<()> {
+        let state = own.state(0);
+        if let Some(dense) = own.dense(&state) {
+            device.upload(&self.dense.p, 0, bytes_of(&dense))?;
+        }
+        if state.rows.is_empty() {
+            return Ok(());
+        }
+        let all: Vec<u32> = (0..(self.items.n / self.sizes.dim) as u32).collect();
+        device.upload(&self.items.p, 0, bytes_of(&own.rows(&state, &all)))
+    }
+
     /// Bytes that micro-batches of `shape` take as the plan counts them, without their packed arrays.
     pub fn part_bytes(&self, on: &ChunkTrainer, shape: &Shape) -> u64 {
         bytes(&self.layout(on, &shape.rounded()))
@@ -275,7 +289,7 @@ impl BatchTrainer {
         let shape = self.shape.map_or(shape, |held| held.larger(&shape));
         self.make_room(on, &shape, parts.host.room())?;
         let device = on.device.clone();
-        let arrays = DeviceChunk::upload(&*device, &mut parts.host, self.arrays.take())?;
+        let arrays = DeviceChunk::upload(&*device, &parts.host, self.arrays.take())?;
         let begun = on.spans.begin(&*device)?;
         let result = self.add_on(on, parts, &arrays, at, first, &shape);
         on.spans.end(&*device, begun)?;

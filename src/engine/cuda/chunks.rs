@@ -7,6 +7,7 @@
 use super::across::CommonRows;
 use super::activations::arena_floats;
 use super::chunk_memory::{ChunkMemory, Layout, Region, Sizes, bytes, layout};
+use super::kept::Own;
 use super::launches::{factor_bytes, slot_room};
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use super::ranker::RankMemory;
@@ -19,7 +20,7 @@ use crate::config::{LocalOptimizer, Settings};
 use crate::device::interface::{Buffer, Device, Fill, Result, bytes_of};
 use crate::device::launch::KernelSet;
 use crate::device::recent::RecentGraphs;
-use crate::engine::Chunk;
+use crate::engine::{Chunk, Shared};
 use crate::model::{Model, ModelSpec};
 use std::sync::Arc;
 
@@ -74,9 +75,6 @@ pub struct ReadyChunk {
 /// What a client's change is multiplied by, from its place in the cohort and the norm of the change.
 pub type FactorOf<'f> = dyn Fn(usize, f64) -> f32 + 'f;
 
-/// Dense weights `[P]` of the client at a place in a chunk; nothing where they are the global ones.
-pub type OwnDense<'o> = dyn Fn(usize) -> Option<Vec<f32>> + 'o;
-
 /// Where the changes of a chunk's clients go.
 pub enum Adding<'f> {
     /// To the round's sums on the device.
@@ -93,6 +91,8 @@ pub struct ChunkTrainer {
     pub(super) kernels: KernelSet,
     pub(super) settings: Settings,
     pub(super) spec: ModelSpec,
+    /// Groups that clients upload.
+    pub(super) shared: Shared,
     pub(super) model: Model,
     pub(super) sizes: Sizes,
     pub(super) room: Option<ChunkMemory>,
@@ -149,6 +149,7 @@ impl ChunkTrainer {
             settings: settings.clone(),
             kernels,
             spec,
+            shared: Shared::of(&settings.federation),
             sizes,
             room: None,
             arrays: None,
@@ -276,14 +277,14 @@ impl ChunkTrainer {
 
     /// Trains a chunk, whose clients may have weights of their `own`, and adds its changes to the round's sums. Returns when everything is in the
     /// device's queue.
-    pub fn train(&mut self, chunk: &mut ReadyChunk, own: Option<&OwnDense>, adding: Adding) -> Result<()> {
+    pub fn train(&mut self, chunk: &ReadyChunk, own: Option<&Own>, adding: Adding) -> Result<()> {
         let shape = chunk.shape.rounded();
         let device = self.device.clone();
         self.foresee(&shape, chunk, matches!(adding, Adding::Scaled(_)));
         self.make_room(&shape)?;
-        let arrays = DeviceChunk::upload(&*device, &mut chunk.host, self.arrays.take())?;
+        let arrays = DeviceChunk::upload(&*device, &chunk.host, self.arrays.take())?;
         let begun = self.spans.begin(&*device)?;
-        let result = self.train_on(&shape, &arrays, own).and_then(|()| self.average(&arrays, chunk, adding));
+        let result = self.train_on(&shape, &arrays, own.map(|own| (own, &chunk.rows))).and_then(|()| self.average(&arrays, chunk, adding));
         self.spans.end(&*device, begun)?;
         self.arrays = Some(arrays);
         result
@@ -315,7 +316,7 @@ impl ChunkTrainer {
         Ok(())
     }
 
-    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk, own: Option<&OwnDense>) -> Result<()> {
+    fn train_on(&mut self, shape: &Shape, arrays: &DeviceChunk, own: Option<(&Own, &Chunk)>) -> Result<()> {
         let device = self.device.clone();
         if let Some(resident) = self.resident_for(shape) {
             assert!(own.is_none(), "`Settings::why_not_resident` names what clients keep");
@@ -336,7 +337,9 @@ impl ChunkTrainer {
             self.graphs.add(*shape, graph);
         }
         self.start_from_global(arrays)?;
-        self.start_from_own(arrays.clients, own)?;
+        if let Some((own, clients)) = own {
+            self.start_from_own(own, clients)?;
+        }
         for number in 1..=arrays.steps as u32 {
             if number < self.first_step || number >= self.first_step + KEPT_STEPS {
                 self.upload_steps(number)?;

@@ -10,12 +10,12 @@ use crate::backend::cuda::kernels::{AverageDense, AverageRows, UpdateNorms};
 use crate::device::interface::{Buffer, bytes_of};
 use crate::device::launch::Pointer;
 use crate::engine::mini_batches::MiniBatches;
-use crate::engine::{Moments, Occasion, Progress, VisitPlan, Work, fixed};
+use crate::engine::{Moments, Occasion, PrivateState, Progress, VisitPlan, Work, fixed};
 
 /// What a device needs to train participants with many sequences.
 pub(super) struct Large {
     pub trainer: BatchTrainer,
-    /// Items of all rows `[I]`, and that each is uploaded, a byte each.
+    /// Items of all rows `[I]`, and whether each is uploaded, a byte each.
     rows: Buffer,
     uploads: Buffer,
     /// Bounds of the one client's rows: 0 and `I`.
@@ -36,6 +36,8 @@ pub(super) struct LargeVisits {
     pub diverged: Option<(u32, String)>,
     /// Launches' worth of micro-batches.
     pub chunks: usize,
+    /// What they keep to themselves.
+    pub private: Vec<(u32, PrivateState)>,
 }
 
 impl Large {
@@ -46,7 +48,7 @@ impl Large {
         Ok(Large {
             trainer: BatchTrainer::new(on, rows, engine.participants.len() == 1)?,
             rows: device.upload_new(&items)?,
-            uploads: device.upload_new(&vec![1u8; rows])?,
+            uploads: device.upload_new(&vec![u8::from(on.shared.items); rows])?,
             bounds: device.upload_new(&[0, rows as u32])?,
             norm: device.alloc(8)?,
             factor: device.alloc(4)?,
@@ -122,11 +124,13 @@ impl CudaEngine {
             rows: self.slot.len() as u32,
             examples: self.lanes[0].packer.examples_of(&users) as u32,
         };
-        let account = self.mini_batches(large, work.round, client, &users, visits, progress)?;
+        let account = self.mini_batches(large, work, client, &users, visits, progress)?;
         let (refused, of_parts) = large.trainer.finish(self.chunks.device(), account.parts.len())?;
         let mut losses = account.losses(&of_parts);
         let mut visit = Visit { client, plan, steps: account.factors.len() as u32, tokens: account.tokens };
-        if refused.is_some() || !losses.iter().all(|loss| loss.is_finite()) {
+        let kept = (!self.chunks.shared.all()).then(|| self.kept_by(large, work, client)).transpose()?;
+        let fine = kept.as_ref().is_none_or(|(_, fine)| *fine);
+        if refused.is_some() || !fine || !losses.iter().all(|loss| loss.is_finite()) {
             let [next_item, contrast] = losses.map(|loss| loss / f64::from(visit.steps.max(1)));
             visits.left_out += 1;
             if visits.diverged.as_ref().is_none_or(|(other, _)| client < *other) {
@@ -141,6 +145,7 @@ impl CudaEngine {
         if weight == 0 {
             return Ok(());
         }
+        visits.private.extend(kept.map(|(state, _)| (client, state)));
         match host {
             Some(host) => self.add_on_host(large, work, client, place, weight, host),
             None => self.add_large(large, work, client, place, weight),
@@ -154,7 +159,7 @@ impl CudaEngine {
         let sums = on.sums.as_ref().expect("a round has begun");
         let [dense, items] = large.trainer.weights();
         let (p, d, rows) = (on.sizes.dense, on.sizes.dim, self.slot.len());
-        let (stride, length, clients) = (p as i64, p as i32, 1);
+        let (stride, length, clients) = (p as i64, on.uploaded_dense() as i32, 1);
         device.upload(&sums.weight, 8 * place, bytes_of(&[weight]))?;
         let (p_after, rows_after, d) = (Pointer::from(dense), Pointer::from(items), d as i32);
         let (global, table) = (Pointer::from(&on.dense), Pointer::from(&on.table));
@@ -186,7 +191,9 @@ impl CudaEngine {
         let failing = Pointer(sums.failing.at(4 * place));
         let kernel =
             AverageDense { p: p_after, global, weight, factor, clients, each: 1, stride, length, sums: (&sums.dense).into(), failing };
-        on.go([p.div_ceil(256) as u32, 1], kernel)?;
+        if length > 0 {
+            on.go([p.div_ceil(256) as u32, 1], kernel)?;
+        }
         let kernel = AverageRows {
             rows: rows_after,
             table,
@@ -207,12 +214,25 @@ impl CudaEngine {
         Ok(on.go([1, rows.div_ceil(16).clamp(1, 65_535) as u32], kernel)?)
     }
 
+    /// Waits for the participant's weights: dense `[P]` and item rows `[I, d]`.
+    fn fetch_large(&self, large: &Large) -> Result<[Vec<f32>; 2]> {
+        let [dense, items] = large.trainer.weights();
+        let fetch = |buffer: &Buffer| self.chunks.device().download_vec(buffer, 0, buffer.bytes() / 4);
+        Ok([fetch(dense)?, fetch(items)?])
+    }
+
+    /// What the participant keeps of its weights, and whether that is finite.
+    fn kept_by(&self, large: &Large, work: &Work, client: u32) -> Result<(PrivateState, bool)> {
+        let (shared, [dense, rows]) = (self.chunks.shared, self.fetch_large(large)?);
+        let items: Vec<u32> = (0..self.slot.len() as u32).collect();
+        let mut state = work.private.get(client)?.unwrap_or_default();
+        state.keep(shared, &dense, &items, &rows);
+        Ok((state, shared.rest_is_finite(&dense, &rows)))
+    }
+
     /// Takes the participant's weights from the device and adds its update to the sums on the host, as the rules leave it.
     fn add_on_host(&mut self, large: &Large, work: &Work, client: u32, place: usize, weight: i64, host: &mut OnHost) -> Result<()> {
-        let device = self.chunks.device();
-        let [dense, items] = large.trainer.weights().map(|b| (b, b.bytes() / 4));
-        let dense: Vec<f32> = device.download_vec(dense.0, 0, dense.1)?;
-        let items: Vec<f32> = device.download_vec(items.0, 0, items.1)?;
+        let [dense, items] = self.fetch_large(large)?;
         let d = self.weights().spec.dim();
         let rows = items.chunks_exact(d).enumerate().map(|(item, row)| (item as u32, row));
         self.add_update(work.rules, host, (work.round, client, place, weight), &dense, rows);

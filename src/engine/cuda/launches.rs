@@ -1,7 +1,8 @@
 //! What a chunk launches besides the model's operations: the start of a visit, the end of a step, averaging.
 
 use super::chunk_memory::Region;
-use super::chunks::{Adding, ChunkTrainer, FactorOf, OwnDense, ReadyChunk};
+use super::chunks::{Adding, ChunkTrainer, FactorOf, ReadyChunk};
+use super::kept::Own;
 use super::packed::DeviceChunk;
 use crate::backend::cuda::kernels::{
     AdamDense, AdamRows, AverageDense, AverageRows, Broadcast, ClientLosses, ClipNorm, GatherRows, UpdateNorms,
@@ -10,6 +11,7 @@ use crate::backend::cuda::ops::DeviceBackend;
 use crate::backend::cuda::shape::Shape;
 use crate::device::interface::{Buffer, Fill, Result, bytes_of};
 use crate::device::launch::{Launch, Pointer};
+use crate::engine::Chunk;
 
 /// Bytes for the slots of `rows` rows, with some to grow.
 pub(super) fn slot_room(rows: usize) -> usize {
@@ -81,13 +83,20 @@ impl ChunkTrainer {
         self.device.fill(room.region(Region::Losses), 0, 16 * clients, Fill::Byte(0))
     }
 
-    /// Of `clients` clients those that have dense weights of their `own` take them.
-    pub(super) fn start_from_own(&self, clients: usize, own: Option<&OwnDense>) -> Result<()> {
-        let Some(own) = own else { return Ok(()) };
+    /// Of the clients of `chunk` those that have weights of their `own` take them.
+    pub(super) fn start_from_own(&self, own: &Own, chunk: &Chunk) -> Result<()> {
         let room = self.room.as_ref().expect("made before training");
-        (0..clients).try_for_each(|c| match own(c) {
-            Some(dense) => self.put_dense(room.region(Region::Dense), c, &dense),
-            None => Ok(()),
+        (0..chunk.clients.len()).try_for_each(|c| {
+            let state = own.state(c);
+            if let Some(dense) = own.dense(&state) {
+                self.put_dense(room.region(Region::Dense), c, &dense)?;
+            }
+            if state.rows.is_empty() {
+                return Ok(());
+            }
+            let [first, last] = [c, c + 1].map(|c| chunk.client_rows[c] as usize);
+            let rows = own.rows(&state, &chunk.items[first..last]);
+            self.device.upload(room.region(Region::Rows), 4 * first * self.sizes.dim, bytes_of(&rows))
         })
     }
 
@@ -100,6 +109,17 @@ impl ChunkTrainer {
     pub(super) fn fetch_dense(&self, first: usize, n: usize) -> Result<Vec<f32>> {
         let slab = self.room.as_ref().expect("made before training").region(Region::Dense);
         self.device.download_vec(slab, 4 * first * self.sizes.dense, n * self.sizes.dense)
+    }
+
+    /// The same of item rows `[n, d]`, from row `first` of the chunk on.
+    pub(super) fn fetch_rows(&self, first: usize, n: usize) -> Result<Vec<f32>> {
+        let (rows, d) = (self.room.as_ref().expect("made before training").region(Region::Rows), self.sizes.dim);
+        self.device.download_vec(rows, 4 * first * d, n * d)
+    }
+
+    /// Dense weights that a client uploads: none where the encoder is private.
+    pub(super) fn uploaded_dense(&self) -> usize {
+        if self.shared.dense { self.sizes.dense } else { 0 }
     }
 
     /// Puts dense weights `[n, P]` in the place of those of the clients from place `first` on of the chunk trained last.
@@ -128,7 +148,7 @@ impl ChunkTrainer {
             p: room.region(Region::Dense).into(),
             global: (&self.dense).into(),
             stride: self.sizes.dense as i64,
-            length: self.sizes.dense as i32,
+            length: self.uploaded_dense() as i32,
             rows: room.region(Region::Rows).into(),
             table: (&self.table).into(),
             item: Pointer(arrays.items()),
@@ -173,6 +193,7 @@ impl ChunkTrainer {
 
         let failing = Pointer(sums.failing.at(4 * chunk.first));
         let weight = Pointer(sums.weight.at(8 * chunk.first));
+        let length = self.uploaded_dense();
         let dense = AverageDense {
             p: room.region(Region::Dense).into(),
             global: (&self.dense).into(),
@@ -181,11 +202,13 @@ impl ChunkTrainer {
             clients: clients as i32,
             each: AVERAGE_EACH as i32,
             stride: p as i64,
-            length: p as i32,
+            length: length as i32,
             sums: (&sums.dense).into(),
             failing,
         };
-        self.go([p.div_ceil(256) as u32, clients.div_ceil(AVERAGE_EACH) as u32], dense)?;
+        if length > 0 {
+            self.go([length.div_ceil(256) as u32, clients.div_ceil(AVERAGE_EACH) as u32], dense)?;
+        }
         let rows = AverageRows {
             rows: room.region(Region::Rows).into(),
             table: (&self.table).into(),

@@ -1,6 +1,7 @@
 //! The mini-batches of one participant: packed micro-batch by micro-batch by host threads, and put into the device's queue.
 
 use super::batches::{MicroBatches, StepAt};
+use super::kept::with_own;
 use super::large::{Large, LargeVisits};
 use super::packed::HostChunk;
 use super::packing::PackLane;
@@ -11,7 +12,7 @@ use crate::backend::{Step, TableRow};
 use crate::base::parallel;
 use crate::config::RecLoss;
 use crate::engine::mini_batches::{self, MICRO_BATCH, MiniBatches};
-use crate::engine::{Chunk, Progress, fixed};
+use crate::engine::{Chunk, Progress, Work, fixed};
 
 /// A micro-batch of a mini-batch, packed.
 pub(super) struct PackedMicroBatch {
@@ -47,13 +48,13 @@ impl CudaEngine {
     pub(super) fn mini_batches(
         &mut self,
         large: &mut Large,
-        round: u64,
+        work: &Work,
         client: u32,
         users: &[u32],
         visits: &mut LargeVisits,
         progress: &Progress,
     ) -> Result<Account> {
-        let settings = self.settings.clone();
+        let (settings, round) = (self.settings.clone(), work.round);
         let mut batches = MiniBatches::new(&settings, round, client, users);
         let steps = batches.len();
         let size = settings.local.batch.max(1) as usize;
@@ -67,6 +68,13 @@ impl CudaEngine {
             large.trainer.set_moments(self.chunks.device(), moments)?;
         }
         large.trainer.begin(&self.chunks, most, earlier > 0)?;
+        if !self.chunks.shared.all() {
+            with_own(
+                &self.snapshot.weights,
+                |_| work.private.get(client),
+                |own| Ok(large.trainer.start_from_own(self.chunks.device(), own)?),
+            )?;
+        }
         let key = mini_batches::draws(&settings, round, client, 0).key();
         let mut account = Account::default();
         for number in 0..steps {

@@ -303,7 +303,7 @@ pub struct DeviceChunk {
 
 impl DeviceChunk {
     /// Copies a laid-out chunk to the device, into `room` where that is large enough.
-    pub fn upload(device: &dyn Device, host: &mut HostChunk, room: Option<DeviceChunk>) -> Result<DeviceChunk> {
+    pub fn upload(device: &dyn Device, host: &HostChunk, room: Option<DeviceChunk>) -> Result<DeviceChunk> {
         let (need, table_need) = (4 * host.words.words.len(), host.steps.len() * PACKED_BYTES);
         let (arrays, table) = match room {
             Some(r) if r.arrays.bytes() >= need && r.table.bytes() >= table_need => (r.arrays, r.table),

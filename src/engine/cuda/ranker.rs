@@ -2,12 +2,13 @@
 //! by the model's forward pass, their ranks by counting. Nothing of size users x items is stored.
 
 use super::activations::encode_floats;
-use super::chunks::{ChunkTrainer, OwnDense};
+use super::chunks::ChunkTrainer;
+use super::kept::Own;
 use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
-use crate::backend::Step;
 use crate::backend::cuda::kernels::{Broadcast, RankCount, RankMasked, RankTargets};
 use crate::backend::cuda::ops::{DeviceBackend, Places};
 use crate::backend::cuda::shape::Shape;
+use crate::backend::{Step, TableRow};
 use crate::config::Precision;
 use crate::device::interface::{Buffer, Result, bytes_of};
 use crate::device::launch::Pointer;
@@ -16,6 +17,17 @@ use crate::engine::Chunk;
 /// Users and items of a tile of `rank_count`.
 const TILE: usize = 128;
 
+/// By what of its own each user is ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// Nothing: by the global weights.
+    Nothing,
+    /// Dense weights.
+    Dense,
+    /// Item rows.
+    Rows,
+}
+
 /// Users to be ranked together, laid out for the device.
 pub struct RankChunk {
     host: HostChunk,
@@ -23,16 +35,34 @@ pub struct RankChunk {
     /// Target of each user `[U]`, bounds of masked items `[U + 1]`, masked items: one after another.
     lists: Vec<u32>,
     users: usize,
-    /// Whether each user is a client with dense weights of its own.
-    own: bool,
+    keeps: Keeps,
+    /// Item of each token `[T]` and bounds of users in tokens `[U + 1]`, where users keep rows.
+    items: Vec<u32>,
+    bounds: Vec<u32>,
 }
 
 impl RankChunk {
     /// `step` holds one sequence and one output a user over an item table of `rows`; `targets` are to be found, `masked` items are never recommended.
-    /// With `own` weights each user is a client of the step.
-    pub fn new<'a>(step: Step, rows: usize, own: bool, targets: &[u32], masked: impl Iterator<Item = &'a [u32]> + Clone) -> RankChunk {
+    /// With dense weights that it `keeps` each user is a client of the step; with item rows each token reads a row of its own.
+    pub fn new<'a>(
+        mut step: Step,
+        rows: usize,
+        keeps: Keeps,
+        targets: &[u32],
+        masked: impl Iterator<Item = &'a [u32]> + Clone,
+    ) -> RankChunk {
         assert_eq!(step.outputs(), targets.len(), "an output a user");
-        let chunk = if own { Chunk::forward_each(step) } else { Chunk::forward(step, rows as u32) };
+        let (mut items, mut bounds) = (Vec::new(), Vec::new());
+        if keeps == Keeps::Rows {
+            items = step.row.iter().map(|row| row.0).collect();
+            bounds = step.bounds.clone();
+            step.row = (0..items.len() as u32).map(TableRow).collect();
+        }
+        let chunk = match keeps {
+            Keeps::Nothing => Chunk::forward(step, rows as u32),
+            Keeps::Dense => Chunk::forward_each(step),
+            Keeps::Rows => Chunk::forward(step, items.len() as u32),
+        };
         let mut lists = targets.to_vec();
         lists.push(0);
         let mut end = 0;
@@ -41,17 +71,46 @@ impl RankChunk {
             end
         }));
         lists.extend(masked.flatten());
-        RankChunk { shape: Shape::of(&chunk).rounded(), host: HostChunk::new(&chunk, 0.0, 1), lists, users: targets.len(), own }
+        RankChunk {
+            shape: Shape::of(&chunk).rounded(),
+            host: HostChunk::new(&chunk, 0.0, 1),
+            lists,
+            users: targets.len(),
+            keeps,
+            items,
+            bounds,
+        }
     }
 
     /// Bytes that the host holds for it.
     pub fn bytes(&self) -> usize {
-        self.host.bytes() + 4 * self.lists.len()
+        self.host.bytes() + 4 * (self.lists.len() + self.items.len() + self.bounds.len())
     }
 
     /// Users.
     pub fn users(&self) -> usize {
         self.users
+    }
+
+    /// Item of each token, where users keep rows.
+    pub(super) fn items(&self) -> &[u32] {
+        &self.items
+    }
+
+    /// Those of one user.
+    pub(super) fn input(&self, user: usize) -> &[u32] {
+        &self.items[self.bounds[user] as usize..self.bounds[user + 1] as usize]
+    }
+
+    /// The item that is sought of a user.
+    pub(super) fn target(&self, user: usize) -> u32 {
+        self.lists[user]
+    }
+
+    /// The items that are never recommended to a user.
+    pub(super) fn masked(&self, user: usize) -> &[u32] {
+        let [first, last] = [user, user + 1].map(|u| self.lists[self.users + u] as usize);
+        &self.lists[2 * self.users + 1..][first..last]
     }
 }
 
@@ -62,7 +121,7 @@ pub(super) struct RankMemory {
     step: Buffer,
     lists: Buffer,
     threshold: Buffer,
-    /// Dense weights of users who have their own `[U, P]`.
+    /// What users keep: dense weights `[U, P]`, or what [`super::own_rows`] says.
     own: Buffer,
 }
 
@@ -78,13 +137,22 @@ impl RankMemory {
 }
 
 impl ChunkTrainer {
-    /// Bytes that the ranking of users of `shape` with `masked` masked items in all takes, as planned; with `own` weights of each of them.
-    pub fn rank_bytes(&self, shape: &Shape, masked: usize, own: bool) -> u64 {
+    /// Bytes of what `users` users with `tokens` tokens keep.
+    fn own_bytes(&self, keeps: Keeps, users: usize, tokens: usize) -> usize {
+        match keeps {
+            Keeps::Nothing => 0,
+            Keeps::Dense => 4 * self.sizes.dense * users,
+            Keeps::Rows => self.own_rows_bytes(tokens, users),
+        }
+    }
+
+    /// Bytes that the ranking of users of `shape` with `masked` masked items in all takes, as planned, by what each of them `keeps`.
+    pub fn rank_bytes(&self, shape: &Shape, masked: usize, keeps: Keeps) -> u64 {
         let shape = shape.rounded();
         let (users, tokens) = (shape.outputs as usize, shape.tokens as usize);
         // Packed arrays: six words a token, five an output, two a tile, and some to grow.
         let arrays = 4 * (6 * tokens + 5 * users + 2 * (shape.token_tiles + shape.output_tiles) as usize) / 8 * 9 + 8192;
-        let own = if own { 4 * self.sizes.dense * users } else { 0 };
+        let own = self.own_bytes(keeps, users, tokens);
         (4 * encode_floats(&self.model, &shape) + arrays + own + 4 * (masked + 4 * users)) as u64
     }
 
@@ -93,12 +161,12 @@ impl ChunkTrainer {
         self.device.alloc(4 * users)
     }
 
-    /// Ranks the users of a chunk into `counts`, from place `first` on; those of a chunk with weights of each user by their `own`. Returns when
-    /// everything is in the device's queue.
-    pub fn rank(&mut self, chunk: &mut RankChunk, own: &OwnDense, counts: &Buffer, first: usize) -> Result<()> {
+    /// Ranks the users of a chunk into `counts`, from place `first` on; where they keep weights, by their `own`. Returns when everything is in the
+    /// device's queue.
+    pub fn rank(&mut self, chunk: &RankChunk, own: &Own, counts: &Buffer, first: usize) -> Result<()> {
         let device = self.device.clone();
         let floats = encode_floats(&self.model, &chunk.shape);
-        let slab = if chunk.own { 4 * self.sizes.dense * chunk.users } else { 0 };
+        let slab = self.own_bytes(chunk.keeps, chunk.users, chunk.items.len());
         let need = [4 * floats, 4 * chunk.lists.len(), 4 * chunk.users, slab];
         let mut room = match self.ranking.take() {
             Some(room) if room.holds(&need) => room,
@@ -109,36 +177,41 @@ impl ChunkTrainer {
                 RankMemory { arena: arena?, lists: lists?, threshold: threshold?, own: own?, step, arrays: None }
             }
         };
-        let arrays = DeviceChunk::upload(&*device, &mut chunk.host, room.arrays.take())?;
+        let arrays = DeviceChunk::upload(&*device, &chunk.host, room.arrays.take())?;
         device.upload(&room.lists, 0, bytes_of(&chunk.lists))?;
         device.copy(arrays.table(), 0, &room.step, 0, PACKED_BYTES)?;
         room.arrays = Some(arrays);
         let training = self.fixed_bytes() + self.held_for_training();
         self.predicted = self.predicted.max(training + room.bytes() + counts.bytes() as u64);
         let begun = self.spans.begin(&*device)?;
-        let ranked = self.take_own(&room, chunk, own).and_then(|()| self.rank_on(&room, chunk, counts, first, floats));
+        let ranked = self.take_own(&room, chunk, own).and_then(|()| self.rank_on(&room, chunk, own, (counts, first), floats));
         self.ranking = Some(room);
         ranked?;
         self.spans.end(&*device, begun)
     }
 
-    /// Where each user has dense weights, puts them side by side.
-    fn take_own(&self, room: &RankMemory, chunk: &RankChunk, own: &OwnDense) -> Result<()> {
-        if !chunk.own {
-            return Ok(());
+    /// Puts what users keep, and their forward passes read, side by side.
+    fn take_own(&self, room: &RankMemory, chunk: &RankChunk, own: &Own) -> Result<()> {
+        match chunk.keeps {
+            Keeps::Nothing => return Ok(()),
+            Keeps::Rows => return self.take_rows(&room.own, chunk, own),
+            Keeps::Dense => {}
         }
         let (p, global, slab) = (self.sizes.dense, Pointer::from(&self.dense), Pointer::from(&room.own));
         let kernel = Broadcast { global, slab, clients: chunk.users as i32, stride: p as i64, length: p as i32 };
         self.go([chunk.users as u32, p.div_ceil(2048) as u32], kernel)?;
-        (0..chunk.users).try_for_each(|user| own(user).map_or(Ok(()), |dense| self.put_dense(&room.own, user, &dense)))
+        (0..chunk.users).try_for_each(|user| match own.dense(&own.state(user)) {
+            Some(dense) => self.put_dense(&room.own, user, &dense),
+            None => Ok(()),
+        })
     }
 
-    fn rank_on(&self, room: &RankMemory, chunk: &RankChunk, counts: &Buffer, first: usize, floats: usize) -> Result<()> {
+    fn rank_on(&self, room: &RankMemory, chunk: &RankChunk, own: &Own, (counts, first): (&Buffer, usize), floats: usize) -> Result<()> {
         let (d, items, users) = (self.sizes.dim, self.sizes.items, chunk.users);
         let places = Places {
             step: room.step.address(),
-            dense: if chunk.own { room.own.address() } else { self.dense.address() },
-            rows: self.table.address(),
+            dense: if chunk.keeps == Keeps::Dense { room.own.address() } else { self.dense.address() },
+            rows: if chunk.keeps == Keeps::Rows { room.own.address() } else { self.table.address() },
             arena: room.arena.address(),
             ..Places::default()
         };
@@ -155,9 +228,15 @@ impl ChunkTrainer {
         let (blocks, tiles) = (|each: usize| [users.div_ceil(each) as u32, 1], users.div_ceil(TILE));
         // Twice as many blocks as the card holds at a time, where there are tiles enough: few idle at the end.
         let slices = (4 * self.device.limits().multiprocessors as usize).div_ceil(tiles).clamp(1, items.div_ceil(TILE));
-        let (users, items, d) = (users as i32, items as i32, d as i32);
+        let (of_users, users, items, d) = (users, users as i32, items as i32, d as i32);
         self.go(blocks(128), RankTargets { h, table, target, threshold, count, users, d })?;
+        let changes = if chunk.keeps == Keeps::Rows { self.compare_rows(&room.own, chunk, own, h, &room.threshold)? } else { Vec::new() };
         self.go([tiles as u32, slices as u32], RankCount { h, table, threshold, count, users, items, d })?;
+        if !changes.is_empty() {
+            let found: Vec<u32> = self.device.download_vec(counts, 4 * first, of_users)?;
+            let found: Vec<u32> = found.iter().zip(&changes).map(|(count, change)| count.wrapping_add_signed(*change)).collect();
+            self.device.upload(counts, 4 * first, bytes_of(&found))?;
+        }
         self.go(blocks(4), RankMasked { h, table, target, threshold, bounds, masked, count, users, d })
     }
 

@@ -1,13 +1,13 @@
 //! Full ranking on the device: users packed by the host once for what is sought, chunk by chunk as memory allows.
 
-use super::personal::with_own;
+use super::kept::with_own;
+use super::ranker::{Keeps, RankChunk};
 use super::round::CudaEngine;
 use crate::backend::Step;
 use crate::backend::TableRow;
 use crate::backend::cuda::shape::{Shape, TILE_ROWS};
 use crate::data::Sought;
 use crate::engine::cpu::{own_state, pack_input};
-use crate::engine::cuda::ranker::RankChunk;
 use crate::engine::{Engine, PrivateStore, Progress};
 use crate::{Error, Result};
 
@@ -23,16 +23,21 @@ const KEPT: usize = 256 << 20;
 pub(super) struct Ranked {
     sought: Sought,
     users: Vec<u32>,
-    /// Whether each user is ranked by dense weights of its own.
-    own: bool,
+    /// By what of its own each user is ranked.
+    keeps: Keeps,
     chunks: Vec<RankChunk>,
 }
 
 impl CudaEngine {
     /// Rank of the item that is sought of each user, as [`crate::engine::Engine::rank`] gives it.
     pub(super) fn rank_users(&mut self, sought: Sought, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
-        let own = self.settings.federation.personal > 0.0 && !private.is_empty();
-        if own {
+        let (personal, shared) = (self.settings.federation.personal > 0.0, self.chunks.shared);
+        let keeps = match private.is_empty() {
+            false if personal || !shared.dense => Keeps::Dense,
+            false if !shared.items => Keeps::Rows,
+            _ => Keeps::Nothing,
+        };
+        if personal && keeps == Keeps::Dense {
             // The weights that a client does not keep are the global ones.
             self.snapshot()?;
         }
@@ -40,8 +45,8 @@ impl CudaEngine {
         // Users without a target have no place on the device.
         let known: Vec<u32> = users.iter().copied().filter(|&u| self.data.sought(u as usize, sought).is_some()).collect();
         let mut packed = match self.ranked.take() {
-            Some(r) if (r.sought, r.own) == (sought, own) && r.users == known => r,
-            _ => Ranked { sought, users: known, own, chunks: Vec::new() },
+            Some(r) if (r.sought, r.keeps) == (sought, keeps) && r.users == known => r,
+            _ => Ranked { sought, users: known, keeps, chunks: Vec::new() },
         };
         let ranks = self.rank_known(&mut packed, private, progress);
         self.ranked = Some(packed);
@@ -69,9 +74,9 @@ impl CudaEngine {
             let n = packed.chunks[i].users();
             self.chunks.device().set_scope(&scope(at, n));
             let (participants, of) = (&self.participants, &packed.users[at..]);
-            let kept = |place: usize| Ok(own_state(participants, Some(of[place]), private)?.dense);
-            let (chunks, chunk) = (&mut self.chunks, &mut packed.chunks[i]);
-            let ranked = with_own(&self.snapshot.weights.dense, kept, |own| Ok(chunks.rank(chunk, own, &counts, at)?));
+            let state = |place: usize| own_state(participants, Some(of[place]), private).map(Some);
+            let (chunks, chunk) = (&mut self.chunks, &packed.chunks[i]);
+            let ranked = with_own(&self.snapshot.weights, state, |own| Ok(chunks.rank(chunk, own, &counts, at)?));
             match ranked {
                 Ok(()) => {
                     at += n;
@@ -89,7 +94,7 @@ impl CudaEngine {
                 }
                 Err(Error::Device(e)) if e.is_out_of_memory() && n > FEWEST => {
                     let shape = self.shape(packed, at, n);
-                    self.rank_budget = (self.chunks.rank_bytes(&shape.0, shape.1, packed.own) / 2).min(self.rank_budget / 2);
+                    self.rank_budget = (self.chunks.rank_bytes(&shape.0, shape.1, packed.keeps) / 2).min(self.rank_budget / 2);
                     packed.chunks.truncate(i);
                 }
                 Err(e) => return Err(e),
@@ -107,7 +112,7 @@ impl CudaEngine {
         let mut count = left.min(MOST);
         while count > FEWEST {
             let (shape, masked) = self.shape(packed, at, count);
-            if self.chunks.rank_bytes(&shape, masked, packed.own) <= self.rank_budget {
+            if self.chunks.rank_bytes(&shape, masked, packed.keeps) <= self.rank_budget {
                 break;
             }
             count = (count / 2).max(FEWEST);
@@ -123,12 +128,13 @@ impl CudaEngine {
         let lengths = || inputs().map(|input| (input.len() + asked).min(most) as u32);
         let (tokens, count) = (lengths().sum::<u32>(), count as u32);
         // Tiles belong to one client each.
-        let (token_tiles, output_tiles) = match packed.own {
+        let each = packed.keeps == Keeps::Dense;
+        let (token_tiles, output_tiles) = match each {
             true => (lengths().map(|n| n.div_ceil(TILE_ROWS)).sum(), count),
             false => (tokens.div_ceil(TILE_ROWS), count.div_ceil(TILE_ROWS)),
         };
         let shape = Shape {
-            clients: if packed.own { count } else { 1 },
+            clients: if each { count } else { 1 },
             tokens,
             sequences: count,
             outputs: count,
@@ -153,7 +159,7 @@ impl CudaEngine {
         let asked = weights.spec.asked_row(self.data.item_count());
         for (input, _) in inputs.clone() {
             pack_input(&mut step, TableRow::of_items(input), weights.spec.settings.max_len as usize, asked.map(TableRow::of_item));
-            if packed.own {
+            if packed.keeps == Keeps::Dense {
                 step.end_client();
             }
         }
@@ -161,7 +167,7 @@ impl CudaEngine {
         RankChunk::new(
             step,
             weights.spec.rows(self.data.item_count()),
-            packed.own,
+            packed.keeps,
             &targets,
             inputs.map(|(input, _)| self.settings.eval.mask.masked(input)),
         )

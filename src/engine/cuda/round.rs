@@ -10,15 +10,15 @@ use super::large::Large;
 use super::packing::{PackLane, ReadyCohort};
 use super::ranking::Ranked;
 use super::usage::{DeviceRound, DeviceUse};
+use crate::Result;
 use crate::base::parallel;
 use crate::cluster::{Reduce, agree};
-use crate::config::{Group, OnDivergence, Settings, Validated};
+use crate::config::{OnDivergence, Settings, Validated};
 use crate::data::{Dataset, Sought};
 use crate::device::{Counters, Device};
 use crate::engine::{Engine, Global, Mean, Moments, Packer, Participants, PrivateStore, Progress, Server, Trained, Update, Work, fixed};
 use crate::model::{ModelSpec, Weights};
 use crate::views::Views;
-use crate::{Error, Result};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,12 +31,6 @@ const PIECE: usize = 64;
 const SNAPSHOT_EVERY: Duration = Duration::from_secs(1);
 /// See [`SNAPSHOT_EVERY`].
 const SNAPSHOT_SHARE: u32 = 50;
-
-/// Why a run with these settings cannot be trained or ranked on a device yet, if so.
-pub fn unsupported(settings: &Settings) -> Option<&'static str> {
-    let whole = [Group::Encoder, Group::Items].iter().all(|group| settings.federation.shared.contains(group));
-    (!whole).then_some("private parameter groups (federation.shared) are kept on the CPU")
-}
 
 /// Where the newest global model is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,7 +88,7 @@ impl CudaEngine {
     /// An engine with initial weights.
     ///
     /// # Errors
-    /// [`Error::Setting`] for what is not done on a device, [`Error::Device`] where it fails.
+    /// [`crate::Error::Device`] where the device fails.
     pub fn new(
         settings: impl Into<Arc<Validated<Settings>>>,
         data: impl Into<Arc<Dataset>>,
@@ -102,10 +96,6 @@ impl CudaEngine {
         device: Arc<dyn Device>,
     ) -> Result<CudaEngine> {
         let (settings, data, views) = (settings.into(), data.into(), views.into());
-        if let Some(reason) = unsupported(&settings) {
-            let message = format!("`{}` is no choice here: {reason}; use `cpu`", settings.device);
-            return Err(Error::setting("device", message));
-        }
         let threads = parallel::threads(settings.threads as usize);
         let weights = Weights::init(&ModelSpec::of(&settings), data.item_count(), settings.seed);
         let chunks = ChunkTrainer::new(device, &settings, data.item_count())?;

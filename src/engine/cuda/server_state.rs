@@ -79,11 +79,13 @@ impl ChunkTrainer {
         device.upload(slots, 0, bytes_of(items))?;
         let begun = self.spans.begin(&*device)?;
         let step = ServerStep::new(federation, round, weight);
-        let (p, d) = (self.sizes.dense, self.sizes.dim);
+        let (p, d) = (self.uploaded_dense(), self.sizes.dim);
         let [first, second] = self.server.pointers(0);
         let w = Pointer::from(&self.dense);
-        let kernel = ServerDense { step, sums: (&sums.dense).into(), weight, w, first, second, length: p as i32 };
-        self.go([p.div_ceil(256) as u32, 1], kernel)?;
+        if p > 0 {
+            let kernel = ServerDense { step, sums: (&sums.dense).into(), weight, w, first, second, length: p as i32 };
+            self.go([p.div_ceil(256) as u32, 1], kernel)?;
+        }
         let [first, second] = self.server.pointers(1);
         let kernel = ServerRows {
             step,
@@ -97,7 +99,9 @@ impl ChunkTrainer {
             slots: items.len() as i32,
             d: d as i32,
         };
-        self.go([(items.len() * d).div_ceil(256) as u32, 1], kernel)?;
+        if !items.is_empty() {
+            self.go([(items.len() * d).div_ceil(256) as u32, 1], kernel)?;
+        }
         self.spans.end(&*device, begun)
     }
 

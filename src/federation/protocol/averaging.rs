@@ -7,7 +7,7 @@ use crate::cluster::{Reduce, agree};
 use crate::config::{Settings, Validated};
 use crate::data::Sought;
 use crate::engine::cpu::{self, CpuEngine};
-use crate::engine::cuda::{self, CudaEngine, DeviceUse};
+use crate::engine::cuda::{CudaEngine, DeviceUse};
 use crate::engine::{
     Engine, Global, Mean, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, Server, Sums,
     TensorData, Tensors, Totals, Trained, Update, Work, fixed, kept_by_clients,
@@ -28,15 +28,10 @@ pub(super) const KIND: Kind = Kind {
     paper: "FedAvg, McMahan et al., AISTATS 2017",
     options: &[],
     check: |_, _| Ok(()),
-    trains: place,
-    ranks: place,
+    trains: |_| Place::Device,
+    ranks: |_| Place::Device,
     build: |_, parts| Ok(Box::new(Averaging::new(parts)?)),
 };
-
-/// On a device, but for what one does not do yet.
-fn place(settings: &Settings) -> Place {
-    cuda::unsupported(settings).map_or(Place::Device, Place::Refused)
-}
 
 /// Parameter averaging over an engine.
 struct Averaging {

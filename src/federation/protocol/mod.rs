@@ -138,8 +138,6 @@ pub enum Place {
     Device,
     /// On the CPU whatever device was asked for, and why: one line at the start of a run. The device stays unused.
     Cpu(&'static str),
-    /// On the CPU as well, because no device does it yet: a device that was asked for by name is refused.
-    Refused(&'static str),
 }
 
 /// A protocol by name.

@@ -127,6 +127,8 @@ pub trait Simd: Vector {
     unsafe fn sum(a: Self::V) -> f32;
     /// Lane sums of four vectors.
     unsafe fn sum4(a: Self::V, b: Self::V, c: Self::V, d: Self::V) -> [f32; 4];
+    /// Adds the square of each lane to its sum.
+    unsafe fn add_squares(sums: &mut [f64; LANES], a: Self::V);
     /// `2^k` for integral `k` in `-126..=127`.
     unsafe fn exp2i(k: Self::V) -> Self::V;
     /// Nearest integer, ties to even.

@@ -117,3 +117,70 @@ fn portable_exponential() {
         assert!(y[7] <= bound);
     }
 }
+
+/// Distance of `y` from `exact` in units in the last place of the latter.
+fn units_off(y: f32, exact: f64) -> f64 {
+    let nearest = (exact.abs() as f32).max(f32::MIN_POSITIVE);
+    (f64::from(y) - exact).abs() / (f64::from(nearest.next_up()) - f64::from(nearest))
+}
+
+fn eight(x: f32) -> [f32; LANES] {
+    std::array::from_fn(|i| if i % 2 == 0 { x } else { -x })
+}
+
+/// Magnitudes from the least number to the largest, closer than one in a thousand.
+fn magnitudes() -> impl Iterator<Item = f32> {
+    (0..f32::MAX.to_bits()).step_by(4093).map(f32::from_bits)
+}
+
+#[test]
+fn gates_are_two_units_off_at_most() {
+    for x in magnitudes() {
+        // SAFETY: the portable level needs nothing of the processor.
+        let (share, bent) = unsafe { (Portable::sigmoid(eight(x)), Portable::tanh(eight(x))) };
+        for (x, y, z) in eight(x).into_iter().zip(share).zip(bent).map(|((x, y), z)| (f64::from(x), y, z)) {
+            let exact = 1.0 / (1.0 + (-x).exp());
+            assert!(if x > -87.3 { units_off(y, exact) <= 2.0 } else { (0.0..1.3e-38).contains(&y) }, "sigmoid {x}: {y} and {exact}");
+            assert!(units_off(z, x.tanh()) <= 2.0, "tanh {x}: {z} and {}", x.tanh());
+        }
+    }
+}
+
+#[test]
+fn gates_of_what_is_no_number() {
+    // SAFETY: the portable level needs nothing of the processor.
+    let (share, bent) = unsafe { (Portable::sigmoid(eight(f32::INFINITY)), Portable::tanh(eight(f32::INFINITY))) };
+    assert!(share[0] == 1.0 && (0.0..1.3e-38).contains(&share[1]) && bent[0] == 1.0 && bent[1] == -1.0);
+    // SAFETY: as above.
+    let (share, bent) = unsafe { (Portable::sigmoid(eight(f32::NAN)), Portable::tanh(eight(f32::NAN))) };
+    assert!(share.iter().chain(&bent).all(|x| x.is_nan()));
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn gates_of_both_kinds_of_vectors_agree() {
+    use lumos::backend::cpu::simd::{Avx2, Vector};
+    if Level::detect() < Level::Avx2 {
+        return;
+    }
+    #[target_feature(enable = "avx2,fma")]
+    fn gates(x: [f32; LANES]) -> [[f32; LANES]; 2] {
+        let mut out = [[0.0; LANES]; 2];
+        // SAFETY: arrays of eight numbers; the instructions are this function's.
+        unsafe {
+            let x = Avx2::load(x.as_ptr());
+            Avx2::store(out[0].as_mut_ptr(), Avx2::sigmoid(x));
+            Avx2::store(out[1].as_mut_ptr(), Avx2::tanh(x));
+        }
+        out
+    }
+    for x in magnitudes().chain([f32::INFINITY, f32::NAN]) {
+        // SAFETY: the processor has the instructions; the portable level needs none.
+        let (wide, plain) = unsafe { (gates(eight(x)), [Portable::sigmoid(eight(x)), Portable::tanh(eight(x))]) };
+        for (lane, (a, b)) in wide.as_flattened().iter().zip(plain.as_flattened()).enumerate() {
+            // A fused multiply-add rounds once where plain arrays round twice.
+            let near = units_off(*a, f64::from(*b)) <= 2.0 && a.is_sign_negative() == b.is_sign_negative();
+            assert!(near || (a.is_nan() && b.is_nan()), "lane {lane} of {x}: {a} and {b}");
+        }
+    }
+}

@@ -108,6 +108,10 @@ impl Simd for Avx2 {
         unsafe fn round(a: __m256) -> __m256 {
             _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
         }
+        unsafe fn copysign(a: __m256, b: __m256) -> __m256 {
+            let sign = _mm256_set1_ps(-0.0);
+            _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b))
+        }
         unsafe fn transpose(r: &mut [__m256; 8]) {
             // Pairs, then fours, inside the halves; then the halves change places.
             let mut a = *r;

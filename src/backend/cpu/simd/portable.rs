@@ -120,6 +120,10 @@ impl Simd for Portable {
         a.map(f32::round_ties_even)
     }
     #[inline(always)]
+    unsafe fn copysign(a: Self::V, b: Self::V) -> Self::V {
+        lanewise!(a, b, f32::copysign)
+    }
+    #[inline(always)]
     unsafe fn transpose(rows: &mut [Self::V; LANES]) {
         for i in 1..LANES {
             let (above, rest) = rows.split_at_mut(i);

@@ -197,6 +197,17 @@ pub trait Simd: Vector {
     }
 }
 
+/// Asks for the cache lines of `values`.
+#[inline]
+pub fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for byte in (0..size_of_val(values)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, and it never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(byte)) };
+    }
+}
+
 /// Loads a whole vector, or its first `n` lanes where `TAIL`.
 ///
 /// # Safety

@@ -346,17 +346,17 @@ unsafe fn weight_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
         let o = |a: usize, v: usize| at + a * cols + v * S::WIDTH;
         match sink {
             GradSink::Store(p) => {
-                for a in 0..MR {
-                    for v in 0..NV {
-                        store::<S, TAIL>(p.add(o(a, v)), acc[a][v], n);
+                for (a, row) in acc.iter().enumerate() {
+                    for (v, &g) in row.iter().enumerate() {
+                        store::<S, TAIL>(p.add(o(a, v)), g, n);
                     }
                 }
             }
             GradSink::Add(p) => {
-                for a in 0..MR {
-                    for v in 0..NV {
+                for (a, row) in acc.iter().enumerate() {
+                    for (v, &g) in row.iter().enumerate() {
                         let p = p.add(o(a, v));
-                        store::<S, TAIL>(p, S::add(load::<S, TAIL>(p, n), acc[a][v]), n);
+                        store::<S, TAIL>(p, S::add(load::<S, TAIL>(p, n), g), n);
                     }
                 }
             }

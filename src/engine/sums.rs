@@ -2,6 +2,7 @@
 
 use super::{Update, fixed};
 use crate::Result;
+use crate::backend::cpu::simd::prefetch;
 use crate::cluster::Reduce;
 use crate::model::ModelSpec;
 
@@ -77,6 +78,13 @@ impl Sums {
             self.row_weight.push(0);
         }
         *slot as usize
+    }
+
+    /// Asks the caches for the sums of an item row that is added to soon.
+    pub fn ask_for(&self, item: u32) {
+        if let Some(row) = self.rows.chunks_exact(self.d).nth(self.slot[item as usize] as usize) {
+            prefetch(row);
+        }
     }
 
     /// Adds one client's dense change. False if it is not finite or too large.

@@ -117,3 +117,71 @@ fn portable_exponential() {
         assert!(y[7] <= bound);
     }
 }
+
+/// Distance of `y` from `exact` in units in the last place of the latter.
+fn units_off(y: f32, exact: f64) -> f64 {
+    let nearest = (exact.abs() as f32).max(f32::MIN_POSITIVE);
+    (f64::from(y) - exact).abs() / (f64::from(nearest.next_up()) - f64::from(nearest))
+}
+
+fn eight(x: f32) -> [f32; LANES] {
+    std::array::from_fn(|i| if i % 2 == 0 { x } else { -x })
+}
+
+/// Magnitudes from the least number to the largest, closer than one in a thousand.
+fn magnitudes() -> impl Iterator<Item = f32> {
+    (0..f32::MAX.to_bits()).step_by(4093).map(f32::from_bits)
+}
+
+/// Sigmoid and tanh of eight numbers.
+type Gates = fn([f32; LANES]) -> [[f32; LANES]; 2];
+
+fn plain_gates(x: [f32; LANES]) -> [[f32; LANES]; 2] {
+    // SAFETY: the portable level needs nothing of the processor.
+    unsafe { [Portable::sigmoid(x), Portable::tanh(x)] }
+}
+
+/// Those of vectors, which wider ones agree with, where the processor has them.
+fn levels_of_gates() -> Vec<Gates> {
+    #[cfg(target_arch = "x86_64")]
+    if Level::detect() >= Level::Avx2 {
+        use lumos::backend::cpu::simd::{Avx2, Vector};
+        #[target_feature(enable = "avx2,fma")]
+        fn gates(x: [f32; LANES]) -> [[f32; LANES]; 2] {
+            let mut out = [[0.0; LANES]; 2];
+            // SAFETY: arrays of eight numbers; the instructions are this function's.
+            unsafe {
+                let x = Avx2::load(x.as_ptr());
+                Avx2::store(out[0].as_mut_ptr(), Avx2::sigmoid(x));
+                Avx2::store(out[1].as_mut_ptr(), Avx2::tanh(x));
+            }
+            out
+        }
+        // SAFETY: the processor has the instructions.
+        return vec![plain_gates, |x| unsafe { gates(x) }];
+    }
+    vec![plain_gates]
+}
+
+#[test]
+fn gates_are_two_units_off_at_most() {
+    for gates in levels_of_gates() {
+        for x in magnitudes() {
+            let [shares, bent] = gates(eight(x));
+            for ((x, y), z) in eight(x).into_iter().map(f64::from).zip(shares).zip(bent) {
+                let exact = 1.0 / (1.0 + (-x).exp());
+                assert!(if x > -87.3 { units_off(y, exact) <= 2.0 } else { (0.0..1.3e-38).contains(&y) }, "sigmoid {x}: {y} and {exact}");
+                assert!(units_off(z, x.tanh()) <= 2.0, "tanh {x}: {z} and {}", x.tanh());
+            }
+        }
+    }
+}
+
+#[test]
+fn gates_of_what_is_no_number() {
+    for gates in levels_of_gates() {
+        let [shares, bent] = gates(eight(f32::INFINITY));
+        assert!(shares[0] == 1.0 && (0.0..1.3e-38).contains(&shares[1]) && bent[..2] == [1.0, -1.0]);
+        assert!(gates(eight(f32::NAN)).as_flattened().iter().all(|x| x.is_nan()));
+    }
+}

@@ -343,13 +343,31 @@ unsafe fn weight_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
                 }
             }
         }
-        for (a, row) in acc.iter().enumerate() {
-            for (v, &g) in row.iter().enumerate() {
-                let o = at + a * cols + v * S::WIDTH;
-                match sink {
-                    GradSink::Store(p) => store::<S, TAIL>(p.add(o), g, n),
-                    GradSink::Add(p) => store::<S, TAIL>(p.add(o), S::add(load::<S, TAIL>(p.add(o), n), g), n),
-                    GradSink::Adam(p, m, s, step) => step.apply::<S, TAIL>(p.add(o), m.add(o), s.add(o), g, n),
+        let o = |a: usize, v: usize| at + a * cols + v * S::WIDTH;
+        match sink {
+            GradSink::Store(p) => {
+                for (a, row) in acc.iter().enumerate() {
+                    for (v, &g) in row.iter().enumerate() {
+                        store::<S, TAIL>(p.add(o(a, v)), g, n);
+                    }
+                }
+            }
+            GradSink::Add(p) => {
+                for (a, row) in acc.iter().enumerate() {
+                    for (v, &g) in row.iter().enumerate() {
+                        let p = p.add(o(a, v));
+                        store::<S, TAIL>(p, S::add(load::<S, TAIL>(p, n), g), n);
+                    }
+                }
+            }
+            GradSink::Adam(p, m, s, step) => {
+                // A loop that stays one, unlike those above, reads the tile from memory: its own copy, so that the tile itself begins and stays in registers.
+                let tile = acc;
+                for (a, row) in tile.iter().enumerate() {
+                    for (v, &g) in row.iter().enumerate() {
+                        let o = o(a, v);
+                        step.apply::<S, TAIL>(p.add(o), m.add(o), s.add(o), g, n);
+                    }
                 }
             }
         }

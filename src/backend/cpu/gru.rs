@@ -3,6 +3,7 @@
 
 use super::gemm;
 use super::rows::axpy;
+use super::simd::{LANES, Simd, dispatch, load, store};
 
 /// Packed sequences: sequence `s` owns the tokens `bounds[s]..bounds[s + 1]`.
 pub struct Recurrence<'a> {
@@ -12,8 +13,52 @@ pub struct Recurrence<'a> {
     pub d: usize,
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+dispatch! {
+    /// The gates `g [4d]` (r, z, n, h_n) and the next state `h [d]` of one token, from its two products `x` and `u [3d]` and the state `before [d]`.
+    ///
+    /// # Safety
+    /// Every pointer is valid for its shape; `g` and `h` overlap nothing.
+    unsafe fn unit(d: usize, x: *const f32, u: *const f32, before: *const f32, g: *mut f32, h: *mut f32) = unit_kernel
+}
+
+#[inline(always)]
+unsafe fn unit_kernel<S: Simd>(d: usize, x: *const f32, u: *const f32, before: *const f32, g: *mut f32, h: *mut f32) {
+    // SAFETY: the caller's promise; a tail is read and written in part.
+    unsafe {
+        let mut k = 0;
+        while k + LANES <= d {
+            eight_units::<S, false>(d, LANES, x.add(k), u.add(k), before.add(k), g.add(k), h.add(k));
+            k += LANES;
+        }
+        if k < d {
+            eight_units::<S, true>(d, d - k, x.add(k), u.add(k), before.add(k), g.add(k), h.add(k));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn eight_units<S: Simd, const TAIL: bool>(
+    d: usize,
+    n: usize,
+    x: *const f32,
+    u: *const f32,
+    before: *const f32,
+    g: *mut f32,
+    h: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let get = |p: *const f32, gate: usize| load::<S, TAIL>(p.add(gate * d), n);
+        let r = S::sigmoid(S::add(get(x, 0), get(u, 0)));
+        let z = S::sigmoid(S::add(get(x, 1), get(u, 1)));
+        let hn = get(u, 2);
+        let new = S::tanh(S::fma(r, hn, get(x, 2)));
+        for (gate, value) in [r, z, new, hn].into_iter().enumerate() {
+            store::<S, TAIL>(g.add(gate * d), value, n);
+        }
+        let kept = S::mul(z, get(before, 0));
+        store::<S, TAIL>(h, S::fma(S::sub(S::splat(1.0), z), new, kept), n);
+    }
 }
 
 impl Recurrence<'_> {
@@ -74,17 +119,7 @@ impl Recurrence<'_> {
                 gemm::linear(n, d, 3 * d, scratch, wh, bh, hw);
                 for (i, t) in self.at(time).enumerate() {
                     let (x, u, g) = (xw.add(t * 3 * d), hw.add(i * 3 * d), gates.add(t * 4 * d));
-                    for k in 0..d {
-                        let r = sigmoid(*x.add(k) + *u.add(k));
-                        let z = sigmoid(*x.add(d + k) + *u.add(d + k));
-                        let hn = *u.add(2 * d + k);
-                        let new = (*x.add(2 * d + k) + r * hn).tanh();
-                        *g.add(k) = r;
-                        *g.add(d + k) = z;
-                        *g.add(2 * d + k) = new;
-                        *g.add(3 * d + k) = hn;
-                        *h.add(t * d + k) = (1.0 - z) * new + z * *previous.add(t * d + k);
-                    }
+                    unit(d, x, u, previous.add(t * d), g, h.add(t * d));
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! Local optimisers over spans of weights, and the gradient norm.
 
-use super::simd::{LANES, Vector, dispatch, load, store};
+use super::simd::{LANES, Simd, Vector, dispatch, load, store};
 use crate::config::{LocalOptimizer, LocalSettings};
+use smallvec::SmallVec;
 
 /// The coefficients of one step of Adam, AdamW or gradient descent (Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019).
 #[derive(Clone, Copy, Debug)]
@@ -105,16 +106,118 @@ unsafe fn adam_kernel<S: Vector>(n: usize, p: *mut f32, m: *mut f32, s: *mut f32
     }
 }
 
-/// Sum of squares in f64, added in index order, so that a clip does not depend on how a slab is cut up.
+/// Sum of squares in f64. Number `i` of the whole eights is added to sum `i % 8`, in index order; the eight sums and then the rest follow. A square of an
+/// f32 is exact in f64, so every instruction set gives the same bits.
 pub fn sum_of_squares(values: &[f32]) -> f64 {
-    // Eight partial sums keep the adders busy; their order is fixed.
-    let mut part = [0f64; LANES];
-    let mut chunks = values.chunks_exact(LANES);
-    for c in &mut chunks {
-        for i in 0..LANES {
-            part[i] += f64::from(c[i]) * f64::from(c[i]);
+    sums_of_squares(std::iter::once(values))[0]
+}
+
+/// [`sum_of_squares`] of each of `spans`. Two spans are read at a time: an addition waits for the one before it, and those of another span fill the wait.
+pub fn sums_of_squares<'s>(mut spans: impl Iterator<Item = &'s [f32]>) -> SmallVec<[f64; 32]> {
+    let (mut sums, mut open) = (SmallVec::new(), SmallVec::<[Squares; 2]>::new());
+    loop {
+        while open.len() < 2
+            && let Some(rest) = spans.next()
+        {
+            open.push(Squares { span: sums.len(), rest, parts: [0.0; LANES] });
+            sums.push(0.0);
+        }
+        let Some(eights) = open.iter().map(|squares| squares.rest.len() / LANES).min() else { return sums };
+        // SAFETY: each span has so many numbers to go.
+        unsafe { add_squares(eights, &mut open) };
+        open.retain(|squares| {
+            let more = squares.rest.len() >= LANES;
+            if !more {
+                sums[squares.span] = squares.total();
+            }
+            more
+        });
+    }
+}
+
+/// A span whose squares are being added up.
+struct Squares<'s> {
+    span: usize,
+    /// What is still to be added.
+    rest: &'s [f32],
+    parts: [f64; LANES],
+}
+
+impl Squares<'_> {
+    fn total(&self) -> f64 {
+        let tail: f64 = self.rest.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        self.parts.iter().sum::<f64>() + tail
+    }
+}
+
+dispatch! {
+    /// Adds the squares of the next `eights` times eight numbers of each of one or two spans.
+    ///
+    /// # Safety
+    /// Each span has as many left.
+    unsafe fn add_squares(eights: usize, open: &mut [Squares]) = add_squares_kernel
+}
+
+#[inline(always)]
+unsafe fn add_squares_kernel<S: Simd>(eights: usize, open: &mut [Squares]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match open {
+            [a, b] => add_squares_of::<S, 2>(eights, [a, b]),
+            [a] => add_squares_of::<S, 1>(eights, [a]),
+            _ => unreachable!("one span or two"),
         }
     }
-    let tail: f64 = chunks.remainder().iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-    part.iter().sum::<f64>() + tail
+}
+
+#[inline(always)]
+unsafe fn add_squares_of<S: Simd, const N: usize>(eights: usize, open: [&mut Squares; N]) {
+    let mut parts: [_; N] = std::array::from_fn(|k| open[k].parts);
+    let from: [_; N] = std::array::from_fn(|k| open[k].rest.as_ptr());
+    for i in 0..eights {
+        for k in 0..N {
+            // SAFETY: the caller's promise: each span has so many numbers.
+            unsafe { S::add_squares(&mut parts[k], S::load(from[k].add(LANES * i))) };
+        }
+    }
+    for (squares, parts) in open.into_iter().zip(parts) {
+        squares.parts = parts;
+        squares.rest = &squares.rest[LANES * eights..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::cpu::simd::Portable;
+
+    /// The order that the documentation of [`sum_of_squares`] names, number by number.
+    fn in_order(values: &[f32]) -> f64 {
+        let (whole, rest) = values.as_chunks::<LANES>();
+        let mut parts = [0f64; LANES];
+        for eight in whole {
+            parts.iter_mut().zip(eight).for_each(|(part, &x)| *part += f64::from(x).powi(2));
+        }
+        parts.iter().sum::<f64>() + rest.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>()
+    }
+
+    #[test]
+    fn squares_are_added_in_one_order_whatever_is_read_beside_them() {
+        let values: Vec<f32> = (0..3000).map(|i| (i as f32 * 0.7).sin() * 10f32.powi(i % 30 - 20)).collect();
+        let lengths = [1700, 64, 0, 7, 8, 900, 33, 1, 64, 200];
+        for count in 0..=lengths.len() {
+            let mut left = &values[..];
+            let spans: Vec<&[f32]> = lengths[..count].iter().map(|&n| left.split_off(..n).expect("enough numbers")).collect();
+            let sums = sums_of_squares(spans.iter().copied());
+            assert_eq!(sums.as_slice(), spans.iter().map(|span| in_order(span)).collect::<Vec<_>>());
+        }
+        let (mut got, mut plain) =
+            (Squares { span: 0, rest: &values, parts: [0.5; LANES] }, Squares { span: 0, rest: &values, parts: [0.5; LANES] });
+        // SAFETY: both have 3,000 numbers; plain arrays need no instructions.
+        unsafe {
+            add_squares(300, std::slice::from_mut(&mut got));
+            add_squares_of::<Portable, 1>(300, [&mut plain]);
+        }
+        assert_eq!((got.parts, got.rest), (plain.parts, plain.rest));
+    }
 }

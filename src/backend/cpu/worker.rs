@@ -1,6 +1,6 @@
 //! The state of one CPU worker: weights, moments and gradients of the client at hand, its packed step, its arena.
 
-use super::optim::{AdamStep, adam_span, sum_of_squares};
+use super::optim::{AdamStep, adam_span, sums_of_squares};
 use super::row_log::RowLog;
 use crate::backend::Step;
 use crate::base::floats::Floats;
@@ -201,13 +201,10 @@ impl Worker {
 
     /// Norm of the whole gradient (only where nothing was updated on the spot).
     fn gradient_norm(&self) -> f64 {
-        let d = self.shape.dim;
-        let mut sum = sum_of_squares(&self.rows.g[..self.row_count * d]);
-        let spans = self.shape.fused.iter().chain(&self.shape.plain).copied();
-        for (at, len) in spans.chain(self.position_span()) {
-            sum += sum_of_squares(&self.dense.g[at..at + len]);
-        }
-        sum.sqrt()
+        let rows = &self.rows.g[..self.row_count * self.shape.dim];
+        let spans = self.shape.fused.iter().chain(&self.shape.plain).copied().chain(self.position_span());
+        let dense = spans.map(|(at, len)| &self.dense.g[at..at + len]);
+        sums_of_squares(std::iter::once(rows).chain(dense)).iter().sum::<f64>().sqrt()
     }
 
     /// Ends the step: clips, then updates whatever was not updated on the spot. Position rows that no sequence of the step

@@ -1,9 +1,13 @@
 //! What the clients of one thread have given: sums of their updates, counts, private state; who had to be left out.
 
 use crate::backend::cpu::Visited;
+use crate::backend::cpu::simd::prefetch;
 use crate::config::{ClientWeighting, Settings};
 use crate::engine::{Needs, Occasion, PrivateState, Rules, Shared, Sums, Totals, Update, VisitPlan, fixed, wire};
 use crate::model::{Model, ModelSpec, Weights};
+
+/// How many rows ahead of the one that is added the caches are asked for: rows lie anywhere in tables that no second cache holds.
+const AHEAD: usize = 4;
 
 /// What the visits of a round have in common.
 pub(super) struct Place<'p> {
@@ -138,7 +142,12 @@ impl Tally {
             fine &= self.sums.add_dense(&at.global.dense, after.dense, weight);
         }
         if shared.items {
+            let mut soon = after.items.iter().skip(AHEAD);
             for (item, before, after) in after.changes(at.global) {
+                if let Some(&item) = soon.next() {
+                    prefetch(at.global.item(item as usize));
+                    self.sums.ask_for(item);
+                }
                 fine &= self.sums.add_row(item, before, after, weight);
                 uploaded += 1;
             }

@@ -95,11 +95,22 @@ impl Simd for Avx2 {
             _mm_storeu_ps(out.as_mut_ptr(), _mm_add_ps(even, odd));
             out
         }
+        unsafe fn add_squares(sums: &mut [f64; 8], a: __m256) {
+            let to = sums.as_mut_ptr();
+            let (low, high) = (_mm256_cvtps_pd(_mm256_castps256_ps128(a)), _mm256_cvtps_pd(_mm256_extractf128_ps::<1>(a)));
+            // The product is exact. An addition alone waits less for the one before it than a fused one.
+            _mm256_storeu_pd(to, _mm256_add_pd(_mm256_loadu_pd(to), _mm256_mul_pd(low, low)));
+            _mm256_storeu_pd(to.add(4), _mm256_add_pd(_mm256_loadu_pd(to.add(4)), _mm256_mul_pd(high, high)));
+        }
         unsafe fn exp2i(k: __m256) -> __m256 {
             _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(k), _mm256_set1_epi32(127))))
         }
         unsafe fn round(a: __m256) -> __m256 {
             _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)
+        }
+        unsafe fn copysign(a: __m256, b: __m256) -> __m256 {
+            let sign = _mm256_set1_ps(-0.0);
+            _mm256_or_ps(_mm256_andnot_ps(sign, a), _mm256_and_ps(sign, b))
         }
         unsafe fn transpose(r: &mut [__m256; 8]) {
             // Pairs, then fours, inside the halves; then the halves change places.

@@ -127,10 +127,14 @@ pub trait Simd: Vector {
     unsafe fn sum(a: Self::V) -> f32;
     /// Lane sums of four vectors.
     unsafe fn sum4(a: Self::V, b: Self::V, c: Self::V, d: Self::V) -> [f32; 4];
+    /// Adds the square of each lane to its sum.
+    unsafe fn add_squares(sums: &mut [f64; LANES], a: Self::V);
     /// `2^k` for integral `k` in `-126..=127`.
     unsafe fn exp2i(k: Self::V) -> Self::V;
     /// Nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
+    /// The magnitude of `a` with the sign of `b`.
+    unsafe fn copysign(a: Self::V, b: Self::V) -> Self::V;
     /// Turns eight rows of eight into eight columns.
     unsafe fn transpose(rows: &mut [Self::V; LANES]);
     /// Number of lanes where `a < b` is false (so that a NaN counts).
@@ -143,6 +147,16 @@ pub trait Simd: Vector {
         // SAFETY: the caller's promise: the processor has the level's instructions.
         unsafe {
             let x = Self::min(Self::max(a, Self::splat(-87.3)), Self::splat(88.0));
+            let (q, scale) = Self::exp_parts(x);
+            Self::mul(Self::add(q, Self::splat(1.0)), scale)
+        }
+    }
+
+    /// `q` and `2^k` for `e^x = (1 + q) 2^k`, with `|q|` at most about 0.4, for `x` in `-87.3..=88`. A NaN gives a NaN.
+    #[inline(always)]
+    unsafe fn exp_parts(x: Self::V) -> (Self::V, Self::V) {
+        // SAFETY: the caller's promise: the processor has the level's instructions.
+        unsafe {
             let k = Self::round(Self::mul(x, Self::splat(std::f32::consts::LOG2_E)));
             let r = Self::fma(k, Self::splat(-0.693_359_4), x);
             let r = Self::fma(k, Self::splat(2.121_944_4e-4), r);
@@ -150,9 +164,47 @@ pub trait Simd: Vector {
             for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
                 p = Self::fma(p, r, Self::splat(c));
             }
-            let e = Self::add(Self::fma(p, Self::mul(r, r), r), Self::splat(1.0));
-            Self::mul(e, Self::exp2i(k))
+            (Self::fma(p, Self::mul(r, r), r), Self::exp2i(k))
         }
+    }
+
+    /// `1 / (1 + e^-x)`, two units in the last place off at most; below -88 what it is there, 6e-39. A NaN stays one.
+    #[inline(always)]
+    unsafe fn sigmoid(x: Self::V) -> Self::V {
+        // SAFETY: the caller's promise: the processor has the level's instructions.
+        unsafe {
+            let one = Self::splat(1.0);
+            // The second of two is what comes of a comparison with a NaN.
+            let x = Self::min(Self::splat(88.0), Self::max(Self::splat(-87.3), Self::sub(Self::splat(0.0), x)));
+            let (q, scale) = Self::exp_parts(x);
+            // In this order one of the two additions is exact or small beside the other, whatever the scale.
+            Self::div(one, Self::add(scale, Self::fma(q, scale, one)))
+        }
+    }
+
+    /// `tanh x`, two units in the last place off at most. A NaN stays one.
+    #[inline(always)]
+    unsafe fn tanh(x: Self::V) -> Self::V {
+        // SAFETY: the caller's promise: the processor has the level's instructions.
+        unsafe {
+            // With e = e^-2|x|, from (1 + q) 2^k without adding the one: (e - 1) / (e + 1), which is exact for small x as well.
+            let down = Self::copysign(Self::add(x, x), Self::splat(-1.0));
+            let (q, scale) = Self::exp_parts(Self::max(Self::splat(-87.3), down));
+            let less = Self::fma(q, scale, Self::sub(scale, Self::splat(1.0)));
+            let more = Self::fma(q, scale, Self::add(scale, Self::splat(1.0)));
+            Self::copysign(Self::div(less, more), x)
+        }
+    }
+}
+
+/// Asks for the cache lines of `values`.
+#[inline]
+pub fn prefetch<T>(values: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for byte in (0..size_of_val(values)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, and it never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(values.as_ptr().cast::<i8>().wrapping_add(byte)) };
     }
 }
 

@@ -106,12 +106,22 @@ impl Simd for Portable {
         unsafe { [Self::sum(a), Self::sum(b), Self::sum(c), Self::sum(d)] }
     }
     #[inline(always)]
+    unsafe fn add_squares(sums: &mut [f64; LANES], a: Self::V) {
+        for i in 0..LANES {
+            sums[i] += f64::from(a[i]) * f64::from(a[i]);
+        }
+    }
+    #[inline(always)]
     unsafe fn exp2i(k: Self::V) -> Self::V {
         k.map(|x| f32::from_bits(((x as i32 + 127) << 23) as u32))
     }
     #[inline(always)]
     unsafe fn round(a: Self::V) -> Self::V {
         a.map(f32::round_ties_even)
+    }
+    #[inline(always)]
+    unsafe fn copysign(a: Self::V, b: Self::V) -> Self::V {
+        lanewise!(a, b, f32::copysign)
     }
     #[inline(always)]
     unsafe fn transpose(rows: &mut [Self::V; LANES]) {

@@ -123,7 +123,7 @@ pub fn sums_of_squares<'s>(mut spans: impl Iterator<Item = &'s [f32]>) -> SmallV
             sums.push(0.0);
         }
         let Some(eights) = open.iter().map(|squares| squares.rest.len() / LANES).min() else { return sums };
-        // SAFETY: each span has so many numbers to go.
+        // SAFETY: `eights` is the least of what the spans have left.
         unsafe { add_squares(eights, &mut open) };
         open.retain(|squares| {
             let more = squares.rest.len() >= LANES;
@@ -176,7 +176,7 @@ unsafe fn add_squares_of<S: Simd, const N: usize>(eights: usize, open: [&mut Squ
     let from: [_; N] = std::array::from_fn(|k| open[k].rest.as_ptr());
     for i in 0..eights {
         for k in 0..N {
-            // SAFETY: the caller's promise: each span has so many numbers.
+            // SAFETY: the caller promises at least `eights` vectors in each span.
             unsafe { S::add_squares(&mut parts[k], S::load(from[k].add(LANES * i))) };
         }
     }

@@ -125,7 +125,10 @@ pub fn words(command: &str) -> Option<Vec<String>> {
 /// The values of `--set` among `words`, and the configuration of LUMOS that they go with; nothing where
 /// there are neither, or the reader is to name the configuration.
 fn settings(words: &[String]) -> Option<(Option<PathBuf>, Vec<String>)> {
-    let sets = words.windows(2).filter(|pair| pair[0] == "--set").map(|pair| pair[1].clone()).collect();
+    let mut sets: Vec<String> = words.windows(2).filter(|pair| pair[0] == "--set").map(|pair| pair[1].clone()).collect();
+    // Settings beside a list of methods go with them.
+    let methods = words.windows(2).find(|pair| pair[0] == "--methods").and_then(|pair| pair[1].split(',').next());
+    sets.extend(methods.map(|method| format!("method={method}")));
     let config = words.iter().find(|word| word.starts_with("configs/") && word.ends_with(".toml"));
     match config {
         Some(name) if name.contains("DATA-SET") => None,

@@ -4,7 +4,8 @@
 // A tile is up to 16 queries of one sequence that use the same key head: `tiles [n, 4]` names its first row, its rows, the position of
 // the first and where the sequence's block numbers begin in `tables`. Query heads beyond 16 of a key head go to further blocks.
 //
-// Keys and values pass through shared memory 32 positions at a time, from a multiple of 32 on. A warp has every fourth query of the
+// Keys and values pass through shared memory 32 positions at a time, from a multiple of 32 on; the next 32 are on their way meanwhile
+// (but for heads of more than 128 float32 numbers, of which memory holds one piece). A warp has every fourth query of the
 // tile; a lane scores one key, then sums its dimensions of the values (Milakov and Gimelshein's running softmax). What a query does
 // not see counts as exactly nothing, so its bits do not depend on how the prompt was cut or on what else is in the batch.
 //
@@ -25,6 +26,9 @@ namespace decoder {
 
 constexpr int KEYS = 32, QUERIES = 16, WARPS = 4, OWN = QUERIES / WARPS;
 
+// Pieces of keys and values in shared memory.
+template <class E, int J> constexpr int PIECES = sizeof(typename E::T) * J > 16 ? 1 : 2;
+
 // J: dimensions of a lane, `padded` <= 32 J.
 template <class E, int J>
 __device__ __forceinline__ void attend(void* out, const float* qkv, const void* cache_, const int* tiles, const int* tables,
@@ -35,8 +39,7 @@ __device__ __forceinline__ void attend(void* out, const float* qkv, const void* 
     const int key_ld = s.padded + P;
     LUMOS_SHARED(float, queries);                                     // [16, padded]
     float* const weights = queries + QUERIES * s.padded;              // [16, 32]
-    T* const keys = reinterpret_cast<T*>(weights + QUERIES * KEYS);   // [32, padded + P]
-    T* const values = keys + KEYS * key_ld;                           // [32, padded]
+    T* const pieces = reinterpret_cast<T*>(weights + QUERIES * KEYS); // keys [32, padded + P] and values [32, padded], for each piece
 
     const int* tile = tiles + 4 * blockIdx.x;
     const int row = tile[0], rows = tile[1], position = tile[2];
@@ -46,24 +49,13 @@ __device__ __forceinline__ void attend(void* out, const float* qkv, const void* 
     const int n = rows * heads, warp = warp_index(), lane = lane_index();
     const int all = s.heads + 2 * s.kv_heads;
 
-    for (int i = threadIdx.x; i < n * s.padded; i += 32 * WARPS) {
-        const int q = i / s.padded, d = i % s.padded, head = kv * group + first_head + q % heads;
-        const float* from = qkv + (static_cast<long long>(row + q / heads) * all + head) * s.width;
-        queries[i] = d < s.width ? from[d] : 0.0f;
-    }
     const int last = position + rows - 1;
     const int first = s.window && position + 1 > s.window ? (position + 1 - s.window) / KEYS * KEYS : 0;
 
-    float top[OWN], sum[OWN], acc[OWN][J];
-#pragma unroll
-    for (int r = 0; r < OWN; r++) {
-        top[r] = -INFINITY, sum[r] = 0.0f;
-#pragma unroll
-        for (int j = 0; j < J; j++) acc[r][j] = 0.0f;
-    }
-    for (int start = first; start <= last; start += KEYS) {
-        __syncthreads();
-        const int copies = s.padded / P;
+    const int copies = s.padded / P, piece_size = KEYS * (key_ld + s.padded);
+    auto fetch = [&](int start) {
+        T* const keys = pieces + start / KEYS % PIECES<E, J> * piece_size;
+        T* const values = keys + KEYS * key_ld;
         for (int i = threadIdx.x; i < 2 * KEYS * copies; i += 32 * WARPS) {
             const int value = i / (KEYS * copies), key = i / copies % KEYS, at = i % copies * P;
             const bool there = start + key <= last;
@@ -74,8 +66,32 @@ __device__ __forceinline__ void attend(void* out, const float* qkv, const void* 
             }
             copy_async_or_zero(value ? values + key * s.padded + at : keys + key * key_ld + at, from, there);
         }
+    };
+    if (PIECES<E, J> == 2) fetch(first);
+    for (int i = threadIdx.x; i < n * s.padded; i += 32 * WARPS) {
+        const int q = i / s.padded, d = i % s.padded, head = kv * group + first_head + q % heads;
+        const float* from = qkv + (static_cast<long long>(row + q / heads) * all + head) * s.width;
+        queries[i] = d < s.width ? from[d] : 0.0f;
+    }
+
+    float top[OWN], sum[OWN], acc[OWN][J];
+#pragma unroll
+    for (int r = 0; r < OWN; r++) {
+        top[r] = -INFINITY, sum[r] = 0.0f;
+#pragma unroll
+        for (int j = 0; j < J; j++) acc[r][j] = 0.0f;
+    }
+    for (int start = first; start <= last; start += KEYS) {
+        if (PIECES<E, J> == 1) {
+            __syncthreads();
+            fetch(start);
+        }
         wait_for_copies();
         __syncthreads();
+        // What this overwrites was read before the barrier.
+        if (PIECES<E, J> == 2 && start + KEYS <= last) fetch(start + KEYS);
+        const T* const keys = pieces + start / KEYS % PIECES<E, J> * piece_size;
+        const T* const values = keys + KEYS * key_ld;
 
         float score[OWN];
 #pragma unroll
@@ -162,7 +178,7 @@ __device__ __forceinline__ void attend(void* out, const float* qkv, const void* 
 } // namespace decoder
 
 // Launch: grid (tiles, kv_heads, ceil(heads / kv_heads / 16)), 128 threads; shared bytes 64 padded + 2048 +
-// 32 sizeof(number) (2 padded + 16 / sizeof(number)). NAME_J takes heads of up to 32 J numbers.
+// 32 sizeof(number) (2 padded + 16 / sizeof(number)), the last part twice where two pieces are kept. NAME_J takes heads of up to 32 J numbers.
 #define LUMOS_ATTEND(name, E, J)                                                                                                   \
     extern "C" __global__ void __launch_bounds__(128, 4)                                                                           \
         name(void* out, const float* qkv, const void* cache, const int* tiles, const int* tables, AttentionShape shape) {          \

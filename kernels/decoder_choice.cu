@@ -1,11 +1,15 @@
 // The next token from logits, a block a text: greedy, or drawn with temperature from the k likeliest that hold `top_p`.
 //
 // The order of candidates is that of their logits, of equals the lower token first: a 64-bit key, the logit's bits made to ascend with
-// it above the complement of the token, so no two are equal. Nothing is sorted: the k-th key, the last one within `top_p` and the one
-// drawn are each found digit by digit from a histogram. A candidate's probability is counted in units of 2^-43 of the likeliest one's,
-// so sums are of integers and have no order: the result is that of `llm::sample` on the host up to the last bit of `exp`.
+// it above the complement of the token, so no two are equal. A candidate's probability is counted in units of 2^-43 of the likeliest
+// one's, so sums are of integers and have no order: the result is that of `llm::sample` on the host up to the last bit of `exp`.
 //
-// Bytes: 4 candidates for each pass; a greedy choice takes one, a drawn one about three for each of the keys to be found.
+// Nothing is sorted. A pass finds the likeliest; a second one counts candidates, or their probabilities, in bins of the distance to it;
+// a third one lists those down to the bin where a sum is reached (the k-th, the last one within `top_p`), and the rest is done among
+// them. Where they are more than the list holds, the bin itself is listed; where it alone holds too many (equal logits, a high
+// temperature), it is split by the digits of their keys.
+//
+// Bytes: 4 candidates for each pass; a greedy choice takes one, a drawn one three where the list holds what `top_k` or `top_p` leaves.
 #include "common.cuh"
 
 // What one text asks for. Lists are slices of `allowed`, `seen` and `biases`.
@@ -23,7 +27,7 @@ EXPORT_STRUCT(TokenAsk)
 namespace choice {
 
 typedef unsigned long long Key;
-constexpr int THREADS = 512, DIGITS = 2048, CHUNK = DIGITS / (THREADS / 32);
+constexpr int THREADS = 512, BINS = 2048, LIST = 1024, CHUNK = BINS / (THREADS / 32), PIECE = 4;
 
 __device__ __forceinline__ Key key_of(float logit, int token) {
     const unsigned u = __float_as_uint(logit);
@@ -39,11 +43,12 @@ __device__ __forceinline__ float logit_of(Key key) {
 __device__ __forceinline__ int token_of(Key key) { return static_cast<int>(~static_cast<unsigned>(key)); }
 
 struct Shared {
-    Key sums[DIGITS];
+    Key list[LIST], weights[LIST];
     Key chunks[32];
-    Key found, before;
-    int counts[DIGITS];
-    int digit, count;
+    Key found, before, reached;
+    // A bin's candidates, and the low and the high half of the sum of their probabilities.
+    unsigned counts[BINS], low[BINS], high[BINS];
+    int bin, count, listed, pad;
 };
 
 struct Candidates {
@@ -54,12 +59,28 @@ struct Candidates {
 
     __device__ __forceinline__ int token(int i) const { return list ? list[i] : i; }
     __device__ __forceinline__ float& logit(int i) const { return own[narrow ? i : token(i)]; }
-    // `work(key)` for every candidate whose logit is a number.
+    // `work(key)` for every candidate whose logit is a number. Loads do not wait for each other.
     template <class F> __device__ __forceinline__ void each(F work) const {
-        for (int i = threadIdx.x; i < n; i += THREADS) {
-            const float v = logit(i);
-            if (v == v) work(key_of(v, token(i)));
+        for (int first = threadIdx.x; first < n; first += PIECE * THREADS) {
+            float v[PIECE];
+#pragma unroll
+            for (int j = 0; j < PIECE; j++) v[j] = first + j * THREADS < n ? logit(first + j * THREADS) : __uint_as_float(0x7fffffffu);
+#pragma unroll
+            for (int j = 0; j < PIECE; j++) {
+                if (v[j] == v[j]) work(key_of(v[j], token(first + j * THREADS)));
+            }
         }
+    }
+};
+
+// Bins of a logit's distance to the greatest one: the first has the greatest, the last all that are too far to have a probability.
+// The rounding of either operation keeps their order.
+struct Distance {
+    float top, scale;
+
+    __device__ __forceinline__ int bin(Key key) const {
+        const float at = (top - logit_of(key)) * scale;
+        return at < BINS - 1 ? static_cast<int>(at) : BINS - 1;
     }
 };
 
@@ -80,15 +101,14 @@ __device__ __forceinline__ float penalised(float v, float penalty) { return v > 
 
 __device__ inline Key block_sum_of(Key v, Shared* s) {
     v = warp_sum(v);
-    __syncthreads();
     if (lane_index() == 0) s->chunks[warp_index()] = v;
     __syncthreads();
     Key total = 0;
     for (int w = 0; w < THREADS / 32; w++) total += s->chunks[w];
+    __syncthreads();
     return total;
 }
 
-// The first use of `s->chunks` by a block: no barrier has to come before it.
 __device__ inline Key block_most(Key v, Shared* s) {
     for (int o = 16; o > 0; o >>= 1) {
         const Key other = __shfl_xor_sync(FULL_WARP, v, o);
@@ -97,84 +117,139 @@ __device__ inline Key block_most(Key v, Shared* s) {
     if (lane_index() == 0) s->chunks[warp_index()] = v;
     __syncthreads();
     for (int w = 0; w < THREADS / 32; w++) v = s->chunks[w] > v ? s->chunks[w] : v;
+    __syncthreads();
     return v;
 }
 
-// The first key, in descending order from the greatest, at which the sum of `weight(key)` over keys of at least `least` reaches
-// `target`; there must be one. `reached` is that sum.
-template <class W>
-__device__ Key select(const Candidates& all, Key least, Key target, W weight, Key* reached, Shared* s) {
-    Key prefix = 0, mask = 0, before = 0;
-    for (int shift = 53;; shift = shift > 11 ? shift - 11 : 0) {
-        // Eleven bits a digit, the last has nine.
-        const int bits = shift == 0 ? 9 : 11;
-        const Key ones = (Key(1) << bits) - 1;
-        __syncthreads();
-        for (int i = threadIdx.x; i < DIGITS; i += THREADS) s->sums[i] = 0, s->counts[i] = 0;
-        __syncthreads();
-        all.each([&](Key key) {
-            if (key >= least && (key & mask) == prefix) {
-                const int digit = static_cast<int>(key >> shift & ones);
-                atomicAdd(&s->sums[digit], weight(key));
-                atomicAdd(&s->counts[digit], 1);
-            }
-        });
-        __syncthreads();
-        const int warp = warp_index(), lane = lane_index();
-        Key part = 0;
-        for (int i = lane; i < CHUNK; i += 32) part += s->sums[DIGITS - 1 - warp * CHUNK - i];
-        part = warp_sum(part);
-        if (lane == 0) s->chunks[warp] = part;
-        __syncthreads();
-        if (warp == 0) {
-            int chunk = 0;
-            while (chunk + 1 < THREADS / 32 && before + s->chunks[chunk] < target) before += s->chunks[chunk++];
-            constexpr int OWN = CHUNK / 32;
-            const int top = DIGITS - 1 - chunk * CHUNK - lane * OWN;
-            Key own = 0;
-            for (int i = 0; i < OWN; i++) own += s->sums[top - i];
-            Key upto = own;
-            for (int o = 1; o < 32; o <<= 1) {
-                const Key other = __shfl_up_sync(FULL_WARP, upto, o);
-                upto += lane >= o ? other : 0;
-            }
-            const unsigned there = __ballot_sync(FULL_WARP, before + upto >= target);
-            if (there != 0 && lane == __ffs(there) - 1) {
-                before += upto - own;
-                int digit = top;
-                while (digit > top - OWN + 1 && before + s->sums[digit] < target) before += s->sums[digit--];
-                s->digit = digit, s->before = before, s->count = s->counts[digit];
+// Counts the candidates of `bin_of(key)`, or adds their probabilities up; keys in -1 are left out.
+template <bool MASS, class B, class W> __device__ void fill(const Candidates& all, B bin_of, W weight, Shared* s) {
+    for (int i = threadIdx.x; i < BINS; i += THREADS) s->counts[i] = 0, s->low[i] = 0, s->high[i] = 0;
+    __syncthreads();
+    all.each([&](Key key) {
+        const int bin = bin_of(key);
+        if (bin >= 0) {
+            atomicAdd(&s->counts[bin], 1u);
+            if (MASS) {
+                const Key w = weight(key);
+                const unsigned low = static_cast<unsigned>(w);
+                const unsigned carry = atomicAdd(&s->low[bin], low) + low < low;
+                const unsigned high = static_cast<unsigned>(w >> 32) + carry;
+                if (high != 0) atomicAdd(&s->high[bin], high);
             }
         }
-        __syncthreads();
-        const int digit = s->digit;
-        before = s->before;
-        *reached = before + s->sums[digit];
-        prefix |= static_cast<Key>(digit) << shift;
-        mask |= ones << shift;
-        if (shift == 0) {
-            return prefix;
+    });
+    __syncthreads();
+}
+
+template <bool MASS> __device__ __forceinline__ Key sum_of(const Shared* s, int bin) {
+    return MASS ? static_cast<Key>(s->high[bin]) << 32 | s->low[bin] : s->counts[bin];
+}
+
+// The first bin at which `before` and the sums of the bins reach `target`, and what comes before it: in `s`.
+template <bool MASS> __device__ __forceinline__ void locate(Key before, Key target, Shared* s) {
+    const int warp = warp_index(), lane = lane_index();
+    Key part = 0;
+    for (int i = lane; i < CHUNK; i += 32) part += sum_of<MASS>(s, warp * CHUNK + i);
+    part = warp_sum(part);
+    if (lane == 0) s->chunks[warp] = part;
+    __syncthreads();
+    if (warp == 0) {
+        int chunk = 0;
+        while (chunk + 1 < THREADS / 32 && before + s->chunks[chunk] < target) before += s->chunks[chunk++];
+        constexpr int OWN = CHUNK / 32;
+        int bin = chunk * CHUNK + lane * OWN;
+        Key own = 0;
+        for (int i = 0; i < OWN; i++) own += sum_of<MASS>(s, bin + i);
+        Key upto = own;
+        for (int o = 1; o < 32; o <<= 1) {
+            const Key other = __shfl_up_sync(FULL_WARP, upto, o);
+            upto += lane >= o ? other : 0;
         }
-        if (s->count == 1) {
-            all.each([&](Key key) {
-                if (key >= least && (key & mask) == prefix) s->found = key;
-            });
-            __syncthreads();
-            return s->found;
+        const unsigned there = __ballot_sync(FULL_WARP, before + upto >= target);
+        if (there != 0 && lane == __ffs(there) - 1) {
+            before += upto - own;
+            const int last = bin + OWN - 1;
+            while (bin < last && before + sum_of<MASS>(s, bin) < target) before += sum_of<MASS>(s, bin++);
+            s->bin = bin, s->before = before, s->count = static_cast<int>(s->counts[bin]);
         }
     }
+    __syncthreads();
+}
+
+// The probability of a logit `x` temperatures below the greatest; nothing below one unit. A call, for its code is long and its places many.
+__device__ __noinline__ Key units(double x) { return x < -30.0 ? Key(0) : static_cast<Key>(exp(x) * 8796093022208.0); }
+
+// What is known of the candidates from choice to choice.
+struct Known {
+    bool closed; // the list has all that can still be chosen
+    bool filled; // bins hold probabilities by distance
+    int n;       // keys listed
+};
+
+// The first key, in descending order from the greatest, at which the sum of probabilities (of ones without MASS) reaches `target`;
+// there must be one, and later targets lie no further. `s->reached` is that sum.
+template <bool MASS, class W>
+__device__ Key select(const Candidates& all, const Distance& distance, Key target, W probability, Known* known, Shared* s) {
+    auto weight = [&](Key key) { return MASS ? probability(key) : Key(1); };
+    Key before = 0;
+    if (!known->closed) {
+        if (!known->filled) fill<MASS>(all, [&](Key key) { return distance.bin(key); }, weight, s);
+        known->filled = MASS;
+        locate<MASS>(0, target, s);
+        const int bin = s->bin;
+        int count = s->count, upto = 0;
+        before = s->before;
+        for (int i = threadIdx.x; i <= bin; i += THREADS) upto += static_cast<int>(s->counts[i]);
+        upto = static_cast<int>(block_sum_of(static_cast<Key>(upto), s));
+        known->closed = upto <= LIST;
+        if (known->closed) before = 0, count = upto;
+        // Eleven bits a digit, the last has nine.
+        Key prefix = 0, mask = 0;
+        for (int shift = 53; count > LIST; shift = shift > 11 ? shift - 11 : 0) {
+            const Key ones = (Key(1) << (shift == 0 ? 9 : 11)) - 1;
+            auto digit = [&](Key key) {
+                const bool in = distance.bin(key) == bin && (key & mask) == prefix;
+                return in ? static_cast<int>(ones - (key >> shift & ones)) : -1;
+            };
+            fill<MASS>(all, digit, weight, s);
+            locate<MASS>(before, target, s);
+            before = s->before, count = s->count;
+            prefix |= (ones - s->bin) << shift;
+            mask |= ones << shift;
+            known->filled = false;
+        }
+        known->n = count;
+        const int least = known->closed ? 0 : bin;
+        all.each([&](Key key) {
+            const int own = distance.bin(key);
+            if (own >= least && own <= bin && (key & mask) == prefix) s->list[atomicAdd(&s->listed, 1)] = key;
+        });
+        __syncthreads();
+    }
+    for (int i = threadIdx.x; i < known->n; i += THREADS) s->weights[i] = weight(s->list[i]);
+    if (threadIdx.x == 0) s->listed = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < known->n; i += THREADS) {
+        const Key own = s->list[i];
+        Key above = before;
+        for (int j = 0; j < known->n; j++) above += s->list[j] > own ? s->weights[j] : 0;
+        if (above < target && target <= above + s->weights[i]) s->found = own, s->reached = above + s->weights[i];
+    }
+    __syncthreads();
+    return s->found;
 }
 
 } // namespace choice
 
 // `tokens [asks]`, -1 where there is no candidate or no logit is a number. `logits [., vocab]`, `some [.]`; both are changed (cap,
-// biases and penalty are applied in place). Launch: grid asks, 512 threads, 24,856 bytes of shared memory.
+// biases and penalty are applied in place). Launch: grid asks, 512 threads, 41,256 bytes of shared memory.
 extern "C" __global__ void __launch_bounds__(512) decoder_choose(int* tokens, float* logits, float* some, const TokenAsk* asks,
                                                                  const int* allowed, const int* seen, const float* biases, int vocab,
                                                                  float cap) {
     using namespace choice;
     LUMOS_SHARED(Shared, s);
     const TokenAsk ask = asks[blockIdx.x];
+    if (threadIdx.x == 0) s->listed = 0;
     const bool narrow = ask.row < 0, any = ask.allowed_n < 0;
     Candidates all;
     all.own = narrow ? some + ask.allowed : logits + static_cast<long long>(ask.row) * vocab;
@@ -211,27 +286,29 @@ extern "C" __global__ void __launch_bounds__(512) decoder_choose(int* tokens, fl
     const double top = logit_of(most);
     Key chosen = most;
     if (count > 0 && ask.temperature != 0.0f && top - top == 0.0) {
-        Key least = 0, held = 0;
-        if (ask.top_k != 0 && ask.top_k < count) {
-            least = select(all, 0, ask.top_k, [](Key) { return Key(1); }, &held, s);
-        }
         const double temperature = ask.temperature;
-        auto weight = [&](Key key) {
-            const double x = (static_cast<double>(logit_of(key)) - top) / temperature;
-            // Below one unit.
-            return x < -30.0 ? Key(0) : static_cast<Key>(exp(x) * 8796093022208.0);
-        };
-        Key mass = 0;
-        all.each([&](Key key) { mass += key >= least ? weight(key) : 0; });
-        held = block_sum_of(mass, s);
-        if (ask.top_p < 1.0f) {
-            const double share = ceil(static_cast<double>(ask.top_p) * static_cast<double>(held));
-            const Key target = share < 1.0 ? 1 : static_cast<Key>(share);
-            select(all, least, target < held ? target : held, weight, &held, s);
+        const Distance distance = {logit_of(most), fminf((BINS - 1) / (30.0f * ask.temperature), 1e30f)};
+        auto weight = [&](Key key) { return units((static_cast<double>(logit_of(key)) - top) / temperature); };
+        Known known = {false, false, 0};
+        Key least = 0, mass = 0;
+        if (ask.top_k != 0 && ask.top_k < count) least = select<false>(all, distance, ask.top_k, weight, &known, s);
+        if (known.closed) {
+            for (int i = threadIdx.x; i < known.n; i += THREADS) mass += s->list[i] >= least ? weight(s->list[i]) : 0;
+        } else if (least != 0) {
+            all.each([&](Key key) { mass += key >= least ? weight(key) : 0; });
+        } else {
+            fill<true>(all, [&](Key key) { return distance.bin(key); }, weight, s);
+            known.filled = true;
+            for (int i = threadIdx.x; i < BINS; i += THREADS) mass += sum_of<true>(s, i);
         }
-        const Key drawn = static_cast<Key>(ask.unit * static_cast<double>(held));
-        Key reached;
-        chosen = select(all, least, (drawn < held ? drawn : held - 1) + 1, weight, &reached, s);
+        Key held = block_sum_of(mass, s);
+        // First the last one within `top_p`, then the one drawn.
+        for (int drawn = ask.top_p < 1.0f ? 0 : 1; drawn < 2; drawn++) {
+            const double share = drawn ? ask.unit * static_cast<double>(held) : ceil(static_cast<double>(ask.top_p) * static_cast<double>(held));
+            const Key upto = static_cast<Key>(share) + drawn;
+            chosen = select<true>(all, distance, upto < 1 ? 1 : upto < held ? upto : held, weight, &known, s);
+            held = s->reached;
+        }
     }
     if (threadIdx.x == 0) {
         tokens[blockIdx.x] = count > 0 ? token_of(chosen) : -1;

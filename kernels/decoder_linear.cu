@@ -4,10 +4,12 @@
 // `x` and `w` are float32, bfloat16 or float16, sums and `y` are float32. Halves are multiplied by the tensor cores with the weights
 // as the 16 rows of a fragment and the activations as its 8 columns, so that a step of few rows wastes little.
 //
-// An output is one chain over the depth, in steps of one (float32: fused multiply-adds) or of a fragment's 16: its bits depend on its
-// row and its weights alone, not on the number of rows or on which of the three tile sizes was taken.
+// The depth is cut into up to four equal parts of some 2048 numbers. A part of an output is one chain, in steps of one (float32: fused
+// multiply-adds) or of a fragment's 16, and the parts are added in their order to what was there: its bits depend on its row and its
+// weights alone, not on the number of rows, on which of the three tile sizes was taken, or on how many parts a block works at.
 //
-// A block owns OUT outputs of ROWS rows and keeps STAGES pieces of the depth on their way. Blocks that share weights are neighbours
+// A block owns OUT outputs of ROWS rows and keeps STAGES pieces of the depth on their way. Where rows are few, the parts of the depth
+// are worked at side by side, each by a group of the block's threads with stages of its own. Blocks that share weights are neighbours
 // (blockIdx.x counts rows), so that a weight comes from device memory once.
 //
 // Bytes: sizeof(number) (outputs + rows) ld + 4 rows outputs (8 when adding); operations: 2 rows outputs depth. The limit of a decode
@@ -15,6 +17,9 @@
 #include "element.cuh"
 
 namespace decoder {
+
+// Numbers of a part of the depth, but for depths that would have more parts than this.
+constexpr int PART = 2048, MOST_PARTS = 4;
 
 // WO x WR warps share a tile; a stage has DEPTH numbers of every line.
 template <class E_, int OUT_, int ROWS_, int WO_, int WR_, int STAGES_, int DEPTH_> struct Tile {
@@ -60,7 +65,7 @@ template <class S, class E> struct Sums {
     }
 
     // `put(output, row, sum)` for every sum.
-    template <class F> __device__ __forceinline__ void each(int lane, F put) const {
+    template <class F> __device__ __forceinline__ void each(int lane, F put) {
         const int g = lane / 4, t = lane % 4;
 #pragma unroll
         for (int i = 0; i < MO; i++) {
@@ -96,7 +101,7 @@ template <class S> struct Sums<S, Float32> {
         }
     }
 
-    template <class F> __device__ __forceinline__ void each(int lane, F put) const {
+    template <class F> __device__ __forceinline__ void each(int lane, F put) {
         const int o = lane % 8, r = lane / 8;
 #pragma unroll
         for (int i = 0; i < MO; i++) {
@@ -109,57 +114,88 @@ template <class S> struct Sums<S, Float32> {
 template <class S>
 __device__ __forceinline__ void multiply(float* y, const void* x_, const void* w_, const float* bias, int rows, int outputs, int ld, int add) {
     typedef typename S::T T;
-    LUMOS_SHARED(T, stages);
+    LUMOS_SHARED(T, shared);
     const T* x = static_cast<const T*>(x_);
     const T* w = static_cast<const T*>(w_);
     const int first_row = blockIdx.x * S::ROWS, first_out = blockIdx.y * S::OUT;
-    const int warp = warp_index(), lane = lane_index();
+    const int groups = blockDim.x / S::THREADS, group = threadIdx.x / S::THREADS, thread = threadIdx.x % S::THREADS;
+    const int warp = thread / 32, lane = lane_index();
     const int wo = warp % S::WO * (S::OUT / S::WO), wr = warp / S::WO * (S::ROWS / S::WR);
-    const int pieces = (ld + S::DEPTH - 1) / S::DEPTH;
+    const int parts = min(MOST_PARTS, ceil_div(ld, PART));
+    const int pieces = ceil_div(ld, S::DEPTH), part = ceil_div(ceil_div(ld, 64), parts) * 64 / S::DEPTH;
+    // Pieces of this group: all of them, or those of its part.
+    const int first = group * part, count = groups == 1 ? pieces : part, own = min(count, pieces - first);
+    T* const stages = shared + group * S::STAGES * S::STAGE;
 
     auto fetch = [&](int piece) {
         constexpr int COPIES = S::DEPTH / S::E::PER_COPY, ALL = (S::OUT + S::ROWS) * COPIES;
-        if (piece < pieces) {
+        if (piece < own) {
             T* to = stages + piece % S::STAGES * S::STAGE;
-            for (int i = threadIdx.x; i < ALL; i += S::THREADS) {
+            for (int i = thread; i < ALL; i += S::THREADS) {
                 const int line = i / COPIES, at = i % COPIES * S::E::PER_COPY;
-                const int own = line < S::OUT ? first_out + line : first_row + line - S::OUT;
-                const int column = piece * S::DEPTH + at;
-                const bool there = own < (line < S::OUT ? outputs : rows) && column < ld;
-                const T* from = (line < S::OUT ? w : x) + (there ? static_cast<long long>(own) * ld + column : 0);
+                const int index = line < S::OUT ? first_out + line : first_row + line - S::OUT;
+                const int column = (first + piece) * S::DEPTH + at;
+                const bool there = index < (line < S::OUT ? outputs : rows) && column < ld;
+                const T* from = (line < S::OUT ? w : x) + (there ? static_cast<long long>(index) * ld + column : 0);
                 copy_async_or_zero(to + line * S::LD + at, from, there);
             }
         }
         close_copies();
     };
+    // What the first part of an output begins with.
+    auto begun = [&](float sum, int output, const float* at) {
+        sum = bias ? sum + bias[output] : sum;
+        return add ? *at + sum : sum;
+    };
 
     Sums<S, typename S::E> sums;
 #pragma unroll
     for (int piece = 0; piece < S::STAGES - 1; piece++) fetch(piece);
-    for (int piece = 0; piece < pieces; piece++) {
+    for (int piece = 0; piece < count; piece++) {
         wait_for_older_copies<S::STAGES - 2>();
         __syncthreads();
         // The stage that this fills was read before the barrier.
         fetch(piece + S::STAGES - 1);
         const T* stage = stages + piece % S::STAGES * S::STAGE;
-        sums.multiply(stage + wo * S::LD, stage + (S::OUT + wr) * S::LD, lane);
-    }
-    sums.each(lane, [&](int output, int row, float sum) {
-        output += first_out + wo, row += first_row + wr;
-        if (output < outputs && row < rows) {
-            float* at = y + static_cast<long long>(row) * outputs + output;
-            const float whole = bias ? sum + bias[output] : sum;
-            *at = add ? *at + whole : whole;
+        if (piece < own) sums.multiply(stage + wo * S::LD, stage + (S::OUT + wr) * S::LD, lane);
+        if (groups == 1 && ((piece + 1) % part == 0 || piece + 1 == count)) {
+            const bool later = piece >= part;
+            sums.each(lane, [&](int output, int row, float& sum) {
+                output += first_out + wo, row += first_row + wr;
+                if (output < outputs && row < rows) {
+                    float* at = y + static_cast<long long>(row) * outputs + output;
+                    *at = later ? *at + sum : begun(sum, output, at);
+                }
+                sum = 0.0f;
+            });
         }
-    });
+    }
+    if (groups > 1) {
+        // The stages make room for the groups' sums `[groups, ROWS, OUT]`.
+        __syncthreads();
+        constexpr int ALL = S::OUT * S::ROWS;
+        float* const all = reinterpret_cast<float*>(shared);
+        sums.each(lane, [&](int output, int row, float& sum) { all[group * ALL + (row + wr) * S::OUT + output + wo] = sum; });
+        __syncthreads();
+        for (int i = threadIdx.x; i < ALL; i += blockDim.x) {
+            const int output = first_out + i % S::OUT, row = first_row + i / S::OUT;
+            if (output < outputs && row < rows) {
+                float* at = y + static_cast<long long>(row) * outputs + output;
+                float sum = begun(all[i], output, at);
+                for (int g = 1; g < groups; g++) sum += all[g * ALL + i];
+                *at = sum;
+            }
+        }
+    }
 }
 
 } // namespace decoder
 
 // Launch: grid (ceil(rows / ROWS), ceil(outputs / OUT)), threads and shared bytes of the tile: NAME_ROWS with OUT, threads and bytes
-// 16: 32, 128, 27,648 (float32 13,824); 64: 64, 128, 40,960 (36,864); 128: 128, 256, 81,920 (73,728).
+// 16: 32, 128, 27,648 (float32 13,824); 64: 64, 128, 40,960 (36,864); 128: 128, 256, 81,920 (73,728). With as many times the threads and
+// the bytes as the depth has parts, these are worked at side by side (but for 128 rows).
 #define LUMOS_LINEAR(name, E, OUT, ROWS, WO, WR, STAGES, DEPTH)                                                                     \
-    extern "C" __global__ void __launch_bounds__(32 * WO * WR)                                                                     \
+    extern "C" __global__ void __launch_bounds__(32 * WO * WR * (ROWS < 128 ? decoder::MOST_PARTS : 1))                            \
         name(float* y, const void* x, const void* w, const float* bias, int rows, int outputs, int ld, int add) {                  \
         decoder::multiply<decoder::Tile<E, OUT, ROWS, WO, WR, STAGES, DEPTH>>(y, x, w, bias, rows, outputs, ld, add);                     \
     }

@@ -77,7 +77,7 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     let ranked = batch::rank(&normals, [sizes.rank.0, sizes.rank.1, d], device.limits().multiprocessors, false);
     ranked.iter().try_for_each(&mut *each)?;
     #[cfg(feature = "llm")]
-    super::decoder::for_each(quick, each)?;
+    super::decoder::for_each(quick, &device.limits(), each)?;
     Ok(())
 }
 

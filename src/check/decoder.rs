@@ -6,10 +6,11 @@ use super::single::{Given, int, whole};
 use super::subject::{Array, Cost, Subject};
 use crate::Result;
 use crate::config::Precision;
+use crate::device::interface::Limits;
 use crate::device::launch::Pointer;
 use crate::llm::gpu::ask::TokenAsk;
 use crate::llm::gpu::attention::AttentionShape;
-use crate::llm::gpu::kernels::{self, Attend, ChooseTokens, Gate, Multiply, Normalise};
+use crate::llm::gpu::kernels::{self, Attend, ChooseTokens, Gate, Multiply, Normalise, Product};
 use crate::llm::{Gpu, Sampling, Stored};
 
 /// Numbers of the timed model.
@@ -41,8 +42,8 @@ fn cost(bytes: usize, operations: f64, precision: Precision) -> Cost {
     Cost { bytes: bytes as f64, operations, precision }
 }
 
-/// A product by each of the tiles.
-fn linear(n: &Normals, what: &str, rows: usize, depth: usize, outputs: usize) -> Vec<Subject<'static>> {
+/// A product by each of the tiles, with the parts of the depth one after another and side by side.
+fn linear(n: &Normals, what: &str, [rows, depth, outputs]: [usize; 3], limits: &Limits) -> Vec<Subject<'static>> {
     let arrays = vec![
         Array { name: "sums", words: vec![0; rows * outputs] },
         Array { name: "rows", words: halves(n, 50, rows * Gpu::ld(depth)) },
@@ -50,10 +51,11 @@ fn linear(n: &Normals, what: &str, rows: usize, depth: usize, outputs: usize) ->
     ];
     let bytes = 2 * (rows + outputs) * Gpu::ld(depth) + 4 * rows * outputs;
     let cost = cost(bytes, 2.0 * (rows * outputs * depth) as f64, Precision::Bf16);
-    let one = |(place, blocks): (usize, [u32; 2])| {
-        let case = format!("{what}: {rows} rows, {depth} to {outputs}");
+    let one = |p: Product| {
+        let side = if p.groups > 1 { format!(", {} parts side by side", p.groups) } else { String::new() };
+        let case = format!("{what}: {rows} rows, {depth} to {outputs}{side}");
         let given = Given { case, arrays: arrays.clone(), outputs: vec![whole("sums", &arrays, 0, None)], cost };
-        given.under(place, blocks.map(|n| n as usize), move |b| Multiply {
+        given.under(p.place, p.blocks.map(|n| n as usize), move |b| Multiply {
             y: b[0],
             x: b[1],
             w: b[2],
@@ -62,9 +64,11 @@ fn linear(n: &Normals, what: &str, rows: usize, depth: usize, outputs: usize) ->
             outputs: int(outputs),
             ld: int(Gpu::ld(depth)),
             add: 0,
+            groups: p.groups,
         })
     };
-    kernels::products(NUMBER, rows, outputs).into_iter().map(one).collect()
+    let all = kernels::products(NUMBER, rows, depth, outputs, limits);
+    all.into_iter().flat_map(|[alone, most]| [Some(alone), (most != alone).then_some(most)]).flatten().map(one).collect()
 }
 
 /// Attention of one new token of each text.
@@ -162,7 +166,7 @@ fn rows(n: &Normals, s: &Sizes) -> [Subject<'static>; 2] {
 }
 
 /// Calls `each` with every subject.
-pub fn for_each(quick: bool, each: &mut dyn FnMut(&Subject) -> Result<()>) -> Result<()> {
+pub fn for_each(quick: bool, limits: &Limits, each: &mut dyn FnMut(&Subject) -> Result<()>) -> Result<()> {
     let (n, s) = (Normals::new(2), if quick { QUICK } else { FULL });
     let qkv = (s.heads + 2 * s.kv_heads) * s.head;
     let products = [
@@ -173,7 +177,7 @@ pub fn for_each(quick: bool, each: &mut dyn FnMut(&Subject) -> Result<()>) -> Re
         ("logits", s.width, s.vocab),
     ];
     for (what, depth, outputs) in products {
-        linear(&n, what, s.texts, depth, outputs).iter().try_for_each(&mut *each)?;
+        linear(&n, what, [s.texts, depth, outputs], limits).iter().try_for_each(&mut *each)?;
     }
     each(&attend(&n, &s))?;
     each(&choose(&n, &s, false))?;

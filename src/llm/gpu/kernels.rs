@@ -1,7 +1,9 @@
 //! The decoder's kernels, each under a name for every number it computes with, and the choice of a product's tile.
 
 use super::super::weights::Stored;
+use super::Gpu;
 use super::attention::{AttentionShape, Heads};
+use crate::device::interface::Limits;
 use crate::device::launch::{Pointer, kernels};
 
 /// Kinds of numbers, in the order of [`Stored`]; a kernel's names follow them.
@@ -28,9 +30,10 @@ fn by_size<T>(of: impl Fn(usize, usize) -> T) -> [T; 3 * KINDS] {
     std::array::from_fn(|place| of(place / 3, place % 3))
 }
 
-/// Bytes of attention's shared memory for heads of `padded` numbers of `size` bytes.
+/// Bytes of attention's shared memory for heads of `padded` numbers of `size` bytes: two pieces of keys and values, or one.
 fn attend_shared(padded: usize, size: usize) -> usize {
-    64 * padded + 2048 + 32 * size * (2 * padded + 16 / size)
+    let pieces = if padded > 128 && size == 4 { 1 } else { 2 };
+    64 * padded + 2048 + pieces * 32 * size * (2 * padded + 16 / size)
 }
 
 kernels! {
@@ -51,30 +54,57 @@ kernels! {
         128, by_size(|kind, _| attend_shared(shape.padded as usize, BYTES[kind]));
     // decoder_choice.cu
     ChooseTokens = decoder_choose (tokens: Pointer, logits: Pointer, some: Pointer, asks: Pointer, allowed: Pointer, seen: Pointer,
-        biases: Pointer, vocab: i32, cap: f32) 512, 24_856;
+        biases: Pointer, vocab: i32, cap: f32) 512, 41_256;
     // decoder_linear.cu
     Multiply = decoder_linear_f32_16 decoder_linear_f32_64 decoder_linear_f32_128 decoder_linear_f16_16 decoder_linear_f16_64
         decoder_linear_f16_128 decoder_linear_bf16_16 decoder_linear_bf16_64 decoder_linear_bf16_128 (y: Pointer, x: Pointer,
-        w: Pointer, bias: Pointer, rows: i32, outputs: i32, ld: i32, add: i32)
-        by_size(|_, tile| TILES[tile].threads), by_size(|kind, tile| TILES[tile].shared[kind]);
+        w: Pointer, bias: Pointer, rows: i32, outputs: i32, ld: i32, add: i32; groups: usize)
+        by_size(|_, tile| groups * TILES[tile].threads), by_size(|kind, tile| groups * TILES[tile].shared[kind]);
     SomeOutputs = decoder_some_f32 decoder_some_f16 decoder_some_bf16 (y: Pointer, x: Pointer, w: Pointer, bias: Pointer,
         pairs: Pointer, count: i32, ld: i32) 256, 0;
 }
 
-/// Place of [`Multiply`]'s name and the blocks of a launch, by each of the tiles.
-pub(crate) fn products(number: Stored, rows: usize, outputs: usize) -> [(usize, [u32; 2]); 3] {
+/// A way to launch [`Multiply`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Product {
+    /// Place of its name.
+    pub place: usize,
+    /// Blocks of a launch.
+    pub blocks: [u32; 2],
+    /// Groups of a block's threads that work at parts of the depth side by side.
+    pub groups: usize,
+}
+
+impl Product {
+    fn count(&self) -> u64 {
+        self.blocks.iter().map(|&n| u64::from(n)).product()
+    }
+}
+
+/// Parts of a depth, the numbers of `decoder_linear.cu`.
+fn parts(depth: usize) -> usize {
+    Gpu::ld(depth).div_ceil(2048).min(4)
+}
+
+/// The ways to launch a product, by each of the tiles: with one group of threads, and the most groups that a GPU of `limits` takes.
+/// An output has the same bits in each.
+pub(crate) fn products(number: Stored, rows: usize, depth: usize, outputs: usize, limits: &Limits) -> [[Product; 2]; 3] {
     std::array::from_fn(|i| {
-        let tile = &TILES[i];
-        (3 * number as usize + i, [rows.div_ceil(tile.rows) as u32, outputs.div_ceil(tile.outputs) as u32])
+        let (tile, parts) = (&TILES[i], parts(depth));
+        let fits = tile.rows < 128 && parts * tile.shared[number as usize] <= limits.shared_per_block;
+        let blocks = [rows.div_ceil(tile.rows) as u32, outputs.div_ceil(tile.outputs) as u32];
+        [1, if fits { parts } else { 1 }].map(|groups| Product { place: 3 * number as usize + i, blocks, groups })
     })
 }
 
-/// The product for a shape: by the largest tile of which there are enough for all `multiprocessors`. An output has the same bits in each.
-pub(super) fn product(number: Stored, rows: usize, outputs: usize, multiprocessors: u32) -> (usize, [u32; 2]) {
-    let all = products(number, rows, outputs);
-    let fits =
-        |i: &usize| 2 * rows > TILES[*i].rows && all[*i].1.iter().map(|&n| u64::from(n)).product::<u64>() >= u64::from(multiprocessors);
-    all[(1..3).rev().find(fits).unwrap_or(0)]
+/// The product for a shape: by the largest tile of which there are enough for all multiprocessors, counting groups; with one group
+/// where there are two blocks for each of them.
+pub(super) fn product(number: Stored, rows: usize, depth: usize, outputs: usize, limits: &Limits) -> Product {
+    let all = products(number, rows, depth, outputs, limits);
+    let wanted = u64::from(limits.multiprocessors);
+    let fits = |i: &usize| 2 * rows > TILES[*i].rows && all[*i][1].count() * all[*i][1].groups as u64 >= wanted;
+    let [one, most] = all[(1..3).rev().find(fits).unwrap_or(0)];
+    if one.count() >= 2 * wanted { one } else { most }
 }
 
 /// Place of [`Attend`]'s name for heads of `padded` numbers.

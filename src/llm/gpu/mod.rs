@@ -14,12 +14,12 @@ mod weights;
 use super::network::{Attention, BLOCK, Batch, Norm, Ops, SampleRequest, StoredMatrix};
 use super::spec::{Activation, Spec};
 use super::weights::Stored;
-use crate::device::interface::{Arriving, bytes_of_mut};
+use crate::device::interface::{Arriving, Limits, bytes_of_mut};
 use crate::device::launch::{Blocks, KernelSet, Launch, Pointer};
 use crate::device::{Buffer, Device, DeviceError, bytes_of};
 use crate::{Error, Result};
 use ask::RequestBytes;
-use kernels::{AddRows, ChooseTokens, Embed, Gate, KERNELS, Multiply, Normalise, PickRows, SomeOutputs};
+use kernels::{AddRows, ChooseTokens, Embed, Gate, KERNELS, Multiply, Normalise, PickRows, Product, SomeOutputs};
 use memory::{Lent, Spare};
 use plan::Lists;
 use std::sync::Arc;
@@ -84,7 +84,7 @@ pub struct Answers {
 pub struct Gpu {
     device: Arc<dyn Device>,
     kernels: KernelSet,
-    multiprocessors: u32,
+    limits: Limits,
     spare: Arc<Spare>,
     number: Stored,
     group: usize,
@@ -103,8 +103,8 @@ impl Gpu {
             )));
         }
         let kernels = KernelSet::load(&*device, &[KERNELS])?;
-        let (spare, multiprocessors) = (Spare::new(device.clone()), device.limits().multiprocessors);
-        Ok(Gpu { device, kernels, multiprocessors, spare, number, group: spec.group() })
+        let (spare, limits) = (Spare::new(device.clone()), device.limits());
+        Ok(Gpu { device, kernels, limits, spare, number, group: spec.group() })
     }
 
     /// Whether the kernels take a model of this shape.
@@ -174,7 +174,7 @@ impl Gpu {
     /// `y = x w`, or `y += x w`.
     fn multiply(&self, y: &Array, x: &Array, w: &Linear, add: bool) -> Result<()> {
         let x = Gpu::expect(x, true, "a product")?;
-        let (place, blocks) = kernels::product(self.number, x.rows, w.outputs, self.multiprocessors);
+        let Product { place, blocks, groups } = kernels::product(self.number, x.rows, w.inputs, w.outputs, &self.limits);
         let kernel = Multiply {
             y: y.at(),
             x: x.at(),
@@ -184,6 +184,7 @@ impl Gpu {
             outputs: w.outputs as i32,
             ld: Gpu::ld(w.inputs) as i32,
             add: i32::from(add),
+            groups,
         };
         self.go_as(place, blocks, kernel)
     }

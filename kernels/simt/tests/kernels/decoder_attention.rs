@@ -120,7 +120,8 @@ impl Case {
         let name = format!("decoder_attend_{}_{lanes}", number.suffix());
         let group = self.heads / self.kv;
         let grid = [tiles.len() as u32 / 4, self.kv as u32, group.div_ceil(16) as u32];
-        let shared = 64 * padded + 2048 + 32 * number.bytes() * (2 * padded + per);
+        let pieces = if padded > 128 && number.bytes() == 4 { 1 } else { 2 };
+        let shared = 64 * padded + 2048 + pieces * 32 * number.bytes() * (2 * padded + per);
         let (q, c, t, b) = (qkv.as_ptr(), cache.pointer(), tiles.as_ptr(), tables.as_ptr());
         launch!(&name, grid, [128, 1, 1], shared, out.pointer_mut(), q, c, t, b, shape).unwrap();
         let all = number.read(&out);

@@ -111,7 +111,7 @@ fn chosen(wishes: &[Wish], vocab: usize, cap: f32) -> Vec<i32> {
     let grid = [asks.len() as u32, 1, 1];
     let (t, l, s, a) = (tokens.as_mut_ptr(), logits.as_mut_ptr(), some.as_mut_ptr(), asks.as_ptr());
     let (w, e, b) = (allowed.as_ptr(), seen.as_ptr(), biases.as_ptr());
-    launch!("decoder_choose", grid, [512, 1, 1], 24_856, t, l, s, a, w, e, b, vocab as i32, cap).unwrap();
+    launch!("decoder_choose", grid, [512, 1, 1], 41_256, t, l, s, a, w, e, b, vocab as i32, cap).unwrap();
     tokens
 }
 
@@ -125,6 +125,9 @@ fn wish(r: &mut Random, vocab: usize, i: usize) -> Wish {
         3 => logits[r.below(vocab)] = f32::NAN,
         4 => logits.iter_mut().step_by(2).for_each(|v| *v = f32::NEG_INFINITY),
         5 => logits[r.below(vocab)] = 200.0,
+        // More in one bin than a list holds: nearly equal, then equal.
+        6 => logits.iter_mut().for_each(|v| *v *= 1e-4),
+        2 => logits.iter_mut().for_each(|v| *v = if *v > 6.0 { *v } else { 0.25 }),
         _ => {}
     }
     let mut list = |n: usize| {

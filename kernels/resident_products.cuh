@@ -51,41 +51,53 @@ __device__ __forceinline__ void add_scaled(float c[4], float scale, float4 v) {
     c[3] += scale * v.w;
 }
 
-// float32. A thread has two rows and four columns of a product, four and four of a weight's gradient. Widths are multiples of 4.
+// Four steps along the depth of four sums: `v` has a row of the weight for each step, or for each sum where TURNED.
+template <bool TURNED> __device__ __forceinline__ void multiply_four(float c[4], float4 x, const float4 v[4]) {
+    if (TURNED) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            c[j] += x.x * v[j].x;
+            c[j] += x.y * v[j].y;
+            c[j] += x.z * v[j].z;
+            c[j] += x.w * v[j].w;
+        }
+    } else {
+        add_scaled(c, x.x, v[0]);
+        add_scaled(c, x.y, v[1]);
+        add_scaled(c, x.z, v[2]);
+        add_scaled(c, x.w, v[3]);
+    }
+}
+
+// float32. A thread has two rows and four columns of a product, or one row where there are threads enough for that; four and four of a
+// weight's gradient. Widths are multiples of 4.
 struct Plain {
     // `x [rows, depth] B`, with B the weight `w [depth, cols]`, or the transpose of `w [cols, depth]` where TURNED. Returns the
     // place after its threads.
     template <bool TURNED>
     static __device__ __forceinline__ int product(int from, const float* x, int rows, int depth, const float* w, int ld, int cols,
                                                   const Finish& finish) {
-        const int across = cols / 4, units = ceil_div(rows, 2) * across;
+        const int across = cols / 4;
+        const bool pairs = rows * across > static_cast<int>(blockDim.x);
+        const int units = (pairs ? ceil_div(rows, 2) : rows) * across;
 #pragma unroll 1
         for (int u = place_from(from, threadIdx.x, blockDim.x); u < units; u += blockDim.x) {
-            const int row = u / across * 2, col = u % across;
-            const bool both = row + 1 < rows;
+            const int row = pairs ? u / across * 2 : u / across, col = u % across;
+            const bool both = pairs && row + 1 < rows;
             const float* a = x + row * depth;
             const float* b = both ? a + depth : a;
             float c[2][4] = {};
 #pragma unroll 2
             for (int k = 0; k < depth; k += 4) {
-                const float4 v0 = *reinterpret_cast<const float4*>(a + k), v1 = *reinterpret_cast<const float4*>(b + k);
+                const float4 v0 = *reinterpret_cast<const float4*>(a + k);
+                float4 v[4];
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    const float* four = TURNED ? w + (col + across * j) * ld + k : w + (k + j) * ld + 4 * col;
-                    const float4 v = *reinterpret_cast<const float4*>(four);
-                    if (TURNED) {
-                        c[0][j] += v0.x * v.x;
-                        c[0][j] += v0.y * v.y;
-                        c[0][j] += v0.z * v.z;
-                        c[0][j] += v0.w * v.w;
-                        c[1][j] += v1.x * v.x;
-                        c[1][j] += v1.y * v.y;
-                        c[1][j] += v1.z * v.z;
-                        c[1][j] += v1.w * v.w;
-                    } else {
-                        add_scaled(c[0], j == 0 ? v0.x : j == 1 ? v0.y : j == 2 ? v0.z : v0.w, v);
-                        add_scaled(c[1], j == 0 ? v1.x : j == 1 ? v1.y : j == 2 ? v1.z : v1.w, v);
-                    }
+                    v[j] = *reinterpret_cast<const float4*>(TURNED ? w + (col + across * j) * ld + k : w + (k + j) * ld + 4 * col);
+                }
+                multiply_four<TURNED>(c[0], v0, v);
+                if (pairs) {
+                    multiply_four<TURNED>(c[1], *reinterpret_cast<const float4*>(b + k), v);
                 }
             }
 #pragma unroll

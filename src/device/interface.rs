@@ -403,6 +403,21 @@ impl dyn Device + '_ {
         Ok(values)
     }
 
+    /// Puts a copy of `count` values from `from`, `offset` bytes in, into the queue; what it gives waits for them.
+    pub fn fetch_vec<T: Plain + Default>(
+        &self,
+        from: &Buffer,
+        offset: usize,
+        count: usize,
+    ) -> Result<impl FnOnce() -> Result<Vec<T>> + use<T>> {
+        let arriving = self.fetch(from, offset, count * size_of::<T>())?;
+        Ok(move || {
+            let mut values = vec![T::default(); count];
+            arriving.take(bytes_of_mut(&mut values))?;
+            Ok(values)
+        })
+    }
+
     /// Fills the whole of `to` with zero bytes.
     pub fn zero(&self, to: &Buffer) -> Result<()> {
         self.fill(to, 0, to.bytes(), Fill::Byte(0))

@@ -220,6 +220,19 @@ fn reports_agree_with_the_cpu() {
 }
 
 #[test]
+fn the_next_cohort_is_on_its_way_when_a_round_ends() {
+    let (data, views) = world(60, 40, 6);
+    let mut settings = settings();
+    (settings.federation.fraction, settings.federation.rounds) = (1.0, 3);
+    let mut gpu = Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap();
+    let mut bytes = || gpu.round().unwrap().device.unwrap().bytes_to;
+    let [first, second, last] = [bytes(), bytes(), bytes()];
+    // All clients take part in every round: the first uploads two cohorts, the last none.
+    assert!(first > second && second > 2 * last, "{first}, {second}, {last}");
+    assert!(gpu.tensors().unwrap() == on_device(&settings, &data, &views, 3, None));
+}
+
+#[test]
 fn tensor_core_paths_stay_near() {
     let (data, views) = world(30, 25, 7);
     for (precision, bound) in [(Precision::Tf32, 2e-2), (Precision::Bf16, 2e-1)] {

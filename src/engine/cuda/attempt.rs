@@ -58,7 +58,8 @@ impl CudaEngine {
         // What failed in the queue shows only now, and any chunk may be the one.
         let last = total.saturating_sub(1);
         self.chunks.device().set_scope(&format!("round {round}, clients 0 to {last} of the cohort"));
-        let mut result = self.chunks.finish_round(total, cohort.items.len())?;
+        let first_of_next = prepared.as_ref().and_then(|next| next.chunks.first());
+        let mut result = self.chunks.finish_round(total, cohort.items.len(), first_of_next)?;
         result.losses[small.len()..].copy_from_slice(&visits.losses);
         if next.is_some() {
             self.next = prepared;

@@ -58,6 +58,8 @@ pub struct RoundResult {
 
 /// A chunk ready for the device: packed, laid out, with the slot of each row.
 pub struct ReadyChunk {
+    /// Tells it from every other chunk of the engine.
+    pub number: u64,
     /// Place of its first client in the cohort.
     pub first: usize,
     /// The packed arrays.
@@ -97,6 +99,8 @@ pub struct ChunkTrainer {
     pub(super) sizes: Sizes,
     pub(super) room: Option<ChunkMemory>,
     pub(super) arrays: Option<DeviceChunk>,
+    /// Number of the chunk that `arrays` holds already, before it is trained.
+    ahead: Option<u64>,
     graphs: RecentGraphs<Shape>,
     /// How clients are resident, where they are.
     resident: Option<Resident>,
@@ -153,6 +157,7 @@ impl ChunkTrainer {
             sizes,
             room: None,
             arrays: None,
+            ahead: None,
             graphs: RecentGraphs::default(),
             resident,
             server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * rows)?,
@@ -282,7 +287,10 @@ impl ChunkTrainer {
         let device = self.device.clone();
         self.foresee(&shape, chunk, matches!(adding, Adding::Scaled(_)));
         self.make_room(&shape)?;
-        let arrays = DeviceChunk::upload(&*device, &chunk.host, self.arrays.take())?;
+        let arrays = match (self.arrays.take(), self.ahead.take()) {
+            (Some(arrays), Some(number)) if number == chunk.number => arrays,
+            (room, _) => DeviceChunk::upload(&*device, &chunk.host, room)?,
+        };
         let begun = self.spans.begin(&*device)?;
         let result = self.train_on(&shape, &arrays, own.map(|own| (own, &chunk.rows))).and_then(|()| self.average(&arrays, chunk, adding));
         self.spans.end(&*device, begun)?;
@@ -369,15 +377,33 @@ impl ChunkTrainer {
         Ok((dense, self.device.download_vec(&sums.rows, 0, slots * self.sizes.dim)?))
     }
 
-    /// Waits for the round and takes what the host wants to know: of `clients` clients and `slots` distinct items.
-    pub fn finish_round(&mut self, clients: usize, slots: usize) -> Result<RoundResult> {
+    /// Puts the copy of `chunk`, which is trained next, into the queue behind everything that reads the arrays of the chunk before it.
+    /// Where its arrays do not fit those, nothing is done.
+    fn upload_ahead(&mut self, chunk: &ReadyChunk) -> Result<()> {
+        let fits = |arrays: &mut DeviceChunk| arrays.holds(&chunk.host);
+        if let Some(arrays) = self.arrays.take_if(fits) {
+            self.arrays = Some(DeviceChunk::upload(&*self.device, &chunk.host, Some(arrays))?);
+            self.ahead = Some(chunk.number);
+        }
+        Ok(())
+    }
+
+    /// Waits for the round and takes what the host wants to know: of `clients` clients and `slots` distinct items. `next` is on its way
+    /// meanwhile.
+    pub fn finish_round(&mut self, clients: usize, slots: usize, next: Option<&ReadyChunk>) -> Result<RoundResult> {
         let sums = self.sums.as_ref().expect("a round has begun");
-        let device = &*self.device;
-        let losses: Vec<f64> = device.download_vec(&sums.losses, 0, 2 * clients)?;
-        let failing: Vec<u32> = device.download_vec(&sums.failing, 0, clients)?;
+        let device = self.device.clone();
+        let losses = device.fetch_vec(&sums.losses, 0, 2 * clients)?;
+        let failing = device.fetch_vec(&sums.failing, 0, clients)?;
+        let row_weight = device.fetch_vec(&sums.row_weight, 0, slots)?;
+        let uploaded = device.fetch_vec(&sums.uploaded, 0, clients)?;
+        if let Some(next) = next {
+            self.upload_ahead(next)?;
+        }
+        let (losses, failing): (Vec<f64>, Vec<u32>) = (losses()?, failing()?);
         Ok(RoundResult {
-            row_weight: device.download_vec(&sums.row_weight, 0, slots)?,
-            uploaded: device.download_vec(&sums.uploaded, 0, clients)?,
+            row_weight: row_weight()?,
+            uploaded: uploaded()?,
             losses: losses.chunks_exact(2).map(|l| [l[0], l[1]]).collect(),
             failing: (0..clients).filter(|&c| failing[c] != 0).collect(),
         })

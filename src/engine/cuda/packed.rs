@@ -302,11 +302,16 @@ pub struct DeviceChunk {
 }
 
 impl DeviceChunk {
+    /// Whether a laid-out chunk fits in the memory of this one.
+    pub fn holds(&self, host: &HostChunk) -> bool {
+        self.arrays.bytes() >= 4 * host.words.words.len() && self.table.bytes() >= host.steps.len() * PACKED_BYTES
+    }
+
     /// Copies a laid-out chunk to the device, into `room` where that is large enough.
     pub fn upload(device: &dyn Device, host: &HostChunk, room: Option<DeviceChunk>) -> Result<DeviceChunk> {
         let (need, table_need) = (4 * host.words.words.len(), host.steps.len() * PACKED_BYTES);
         let (arrays, table) = match room {
-            Some(r) if r.arrays.bytes() >= need && r.table.bytes() >= table_need => (r.arrays, r.table),
+            Some(r) if r.holds(host) => (r.arrays, r.table),
             room => {
                 drop(room);
                 (device.alloc(host.array_room().max(need))?, device.alloc(table_need)?)

@@ -154,6 +154,16 @@ impl CudaEngine {
         }
         *at += chunk.clients.len();
         let weight = cohort.visits[first..].iter().map(|v| self.weight(v)).collect();
-        cohort.chunks.push(ReadyChunk { first, host: HostChunk::new(&chunk, lambda, 1), shape, weight, slot, rows: chunk.without_steps() });
+        self.packed += 1;
+        let number = self.packed;
+        cohort.chunks.push(ReadyChunk {
+            number,
+            first,
+            host: HostChunk::new(&chunk, lambda, 1),
+            shape,
+            weight,
+            slot,
+            rows: chunk.without_steps(),
+        });
     }
 }

@@ -50,6 +50,8 @@ pub struct CudaEngine {
     pub(super) data: Arc<Dataset>,
     pub(super) lanes: Vec<PackLane>,
     pub(super) next: Option<ReadyCohort>,
+    /// Chunks packed so far.
+    pub(super) packed: u64,
     /// Most bytes that a chunk may take.
     pub(super) budget: u64,
     /// See [`PIECE`].
@@ -109,6 +111,7 @@ impl CudaEngine {
             chunks,
             lanes: (0..threads).map(|_| PackLane::new(Packer::new(settings.clone(), data.clone(), views.clone()))).collect(),
             next: None,
+            packed: 0,
             slot: vec![u32::MAX; weights.items.len() / weights.spec.dim()],
             snapshot: Global::new(&settings.federation, weights),
             snapshot_round: 0,

@@ -30,7 +30,7 @@ fn normal(n: usize, case: u64) -> Vec<f32> {
 fn step(negatives: usize) -> Step {
     let mut s = Stream::new(2, Purpose::Bench, 0, 0);
     let mut draw = || TableRow(s.below(ITEM_ROWS as u64) as u32);
-    let mut step = Step { width: 1 + negatives, gbce_beta: 1.0, ..Step::default() };
+    let mut step = Step { width: 1 + negatives, positive_weight: 1.0, ..Step::default() };
     step.clear();
     let mut last = Vec::new();
     for (i, &n) in LENGTHS.iter().enumerate() {

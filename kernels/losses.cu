@@ -3,7 +3,7 @@
 #include "scatter.cuh"
 
 // Next-item losses of all examples and their gradient by the hidden states: BCE, gBCE (the positive's term times the step's
-// gbce_beta) and the softmax over the candidates, each example weighing its share, where the step has none 1 / (examples of its client).
+// positive_weight) and the softmax over the candidates, each example weighing its share, where the step has none 1 / (examples of its client).
 //
 // h, dh [Q, d] (dh is added to), rows [R, d], coef [E, width] (out: derivatives by the logits, times the weight), loss [E]
 // (out: without the weight, or times weight and examples of the client where the step has shares), all f32, apart in memory; `kind` is a NextItemKind. One warp an example; examples of one output must be
@@ -27,7 +27,7 @@ extern "C" __global__ void __launch_bounds__(128, 8)
             const int* cands = step->cands + candidate;
             float* own = coef + candidate;
             next_item_logits(cands, example_offset(step, candidate), width, 0, h + static_cast<long long>(q) * d, rows, own, d);
-            const float value = next_item_derivatives(kind, step->gbce_beta, example_share(step, i, last - first), width, own);
+            const float value = next_item_derivatives(kind, step->positive_weight, example_share(step, i, last - first), width, own);
             if (lane == 0) {
                 loss[i] = example_loss(step, i, last - first, value);
             }

@@ -70,7 +70,7 @@ __device__ __forceinline__ void next_item_logits(const int* cands, const float* 
     }
 }
 
-// Turns logits into derivatives of the mean loss, in place; returns this example's loss to all lanes.
+// Turns logits into derivatives of the mean loss, in place; `beta` is the step's positive_weight; returns this example's loss to all lanes.
 __device__ __forceinline__ float next_item_derivatives(int kind, float beta, float share, int width, float* coef) {
     const int lane = lane_index();
     if (kind == LOSS_SAMPLED_SOFTMAX) {
@@ -84,12 +84,19 @@ __device__ __forceinline__ float next_item_derivatives(int kind, float beta, flo
             sum += expf(coef[c] - top);
         }
         sum = warp_sum(sum);
-        const float positive = __shfl_sync(FULL_WARP, lane == 0 ? coef[0] : 0.0f, 0);
-        const float scale = 1.0f / sum;
-        for (int c = lane; c < width; c += 32) {
-            coef[c] = (expf(coef[c] - top) * scale - (c == 0 ? 1.0f : 0.0f)) * share;
+        float target = __shfl_sync(FULL_WARP, lane == 0 ? coef[0] : 0.0f, 0);
+        const float scale = 1.0f / sum, each = beta == 1.0f ? 0.0f : (1.0f - beta) / static_cast<float>(width);
+        if (each != 0.0f) {
+            float all = 0.0f;
+            for (int c = lane; c < width; c += 32) {
+                all = fmaf(each, coef[c], all);
+            }
+            target = fmaf(beta, target, warp_sum(all));
         }
-        return top + logf(sum) - positive;
+        for (int c = lane; c < width; c += 32) {
+            coef[c] = (expf(coef[c] - top) * scale - (c == 0 ? beta + each : each)) * share;
+        }
+        return top + logf(sum) - target;
     }
     const float power = kind == LOSS_GBCE ? beta : 1.0f;
     float total = 0.0f;

@@ -39,7 +39,7 @@ struct Packed {
     int position_low;  // first position that a sequence of the step may have ...
     int position_high; // ... and the one after the last
     int number;        // number of the step within the visit, from 1
-    float gbce_beta;   // gBCE's power on the positive's probability; 1 otherwise
+    float positive_weight;   // gBCE's power on the positive's probability, or what label smoothing leaves it; 1 otherwise
     float lambda;      // weight of the contrast in this round
     int pairs;         // N
     int special;       // rows at the end of a client's table that are no items, where the table is the whole catalogue

@@ -210,7 +210,7 @@ __device__ __noinline__ void next_items(const Visit& visit) {
             const int* cands = step->cands + candidate;
             float* coef = visit.slot + job.at_coef + (i - visit.at.example) * width;
             next_item_logits(cands, example_offset(step, candidate), width, visit.at.row, visit.tail(HIDDEN) + own, visit.at.items, coef, d);
-            const float value = next_item_derivatives(job.rec, step->gbce_beta, example_share(step, i, visit.at.examples), width, coef);
+            const float value = next_item_derivatives(job.rec, step->positive_weight, example_share(step, i, visit.at.examples), width, coef);
             if (lane_index() == 0) {
                 visit.slot[job.at_loss + i - visit.at.example] = example_loss(step, i, visit.at.examples, value);
             }

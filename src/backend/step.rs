@@ -35,8 +35,9 @@ pub struct Step {
     pub pull: Vec<f32>,
     /// Candidates of an example.
     pub width: usize,
-    /// gBCE's power on the positive's probability (equation 11 of gSASRec); 1 otherwise.
-    pub gbce_beta: f32,
+    /// gBCE's power on the positive's probability (equation 11 of gSASRec); under the sampled softmax the share of the target that is the
+    /// positive's alone, the rest being spread over all candidates; 1 otherwise.
+    pub positive_weight: f32,
     /// Outputs of contrast groups: anchor, positives, counterfactuals; bounds in [`Step::group_bounds`].
     pub group: Vec<u32>,
     /// Bounds of groups `[G + 1]`.
@@ -210,7 +211,7 @@ impl Step {
     /// Appends the clients of `other`, whose row 0 is row `first_row` of the joint item table. Both steps have the same number
     /// of candidates an example, gBCE power, alignment and special rows (an empty step takes them over).
     pub fn append(&mut self, other: &Step, first_row: u32) {
-        (self.width, self.gbce_beta, self.align, self.special) = (other.width, other.gbce_beta, other.align, other.special);
+        (self.width, self.positive_weight, self.align, self.special) = (other.width, other.positive_weight, other.align, other.special);
         self.longest = self.longest.max(other.longest);
         let (tokens, outs, examples) = (self.tokens() as u32, self.outputs() as u32, self.example.len() as u32);
         let (members, groups, pairs) = (self.group.len() as u32, self.positives.len() as u32, self.pair.len() as u32 / 2);

@@ -74,7 +74,7 @@ pub struct Plan<'a> {
 /// of the first two views a pair.
 pub fn build(seed: u64, plan: &Plan) -> Case {
     let mut chunk = Chunk::new();
-    let mut step = Step { width: plan.width, gbce_beta: 0.6, align: plan.align, ..Step::default() };
+    let mut step = Step { width: plan.width, positive_weight: 0.6, align: plan.align, ..Step::default() };
     step.clear();
     let mut first_row = 0u32;
     for (c, users) in plan.clients.iter().enumerate() {

@@ -92,6 +92,8 @@ pub struct LossSettings {
     /// Power of an item's training count, plus one, that negatives are drawn by, in `[0, 1]`; 0: uniformly. The scores in the loss are then
     /// less the log of how much more often than uniformly an item is drawn (log-q). With `rec = "sampled-softmax"` alone.
     pub popularity: f32,
+    /// Label smoothing, in `[0, 1)`: the share of an example's target that all of its candidates have alike. With `rec = "sampled-softmax"` alone.
+    pub smoothing: f32,
     /// Calibration `t` of gBCE in `[0, 1]`.
     pub gbce_t: f32,
     /// Form of the contrastive term.
@@ -155,6 +157,7 @@ impl Default for LossSettings {
             negatives: 1,
             resample: Resample::Epoch,
             popularity: 0.0,
+            smoothing: 0.0,
             gbce_t: 0.75,
             contrast: Contrast::Decoupled,
             lambda: 0.02,
@@ -185,6 +188,8 @@ pub struct LocalSettings {
     pub optimizer: LocalOptimizer,
     /// Learning rate.
     pub lr: f32,
+    /// Share of the rounds, at their end, over which the rate falls linearly to nothing; 0: it stays.
+    pub decay: f32,
     /// Weight decay.
     pub weight_decay: f32,
     /// Clip of a step's gradient norm over all of a client's parameters; 0: off.
@@ -205,6 +210,7 @@ impl Default for LocalSettings {
             epochs: 5,
             optimizer: LocalOptimizer::Adam,
             lr: 1e-2,
+            decay: 0.0,
             weight_decay: 0.0,
             clip: 0.0,
             beta1: 0.9,
@@ -249,6 +255,8 @@ pub struct FederationSettings {
     pub server: ServerOptimizer,
     /// Server learning rate.
     pub server_lr: f32,
+    /// Share of the rounds, at their beginning, over which the server's rate rises linearly; 0: it begins whole.
+    pub server_warmup: f32,
     /// Share of the rounds, at their end, over which the server's rate falls linearly to nothing; 0: it stays.
     pub server_decay: f32,
     /// Momentum of server SGD, or the first decay rate of FedAdam, FedAdagrad and FedYogi.
@@ -286,6 +294,7 @@ impl Default for FederationSettings {
             max_diverged: 0.1,
             server: ServerOptimizer::Sgd,
             server_lr: 1.0,
+            server_warmup: 0.0,
             server_decay: 0.0,
             server_momentum: 0.0,
             server_beta2: 0.99,
@@ -298,12 +307,31 @@ impl Default for FederationSettings {
     }
 }
 
+impl Settings {
+    /// Training on one client in `round` (counted from 1).
+    pub fn local_at(&self, round: u64) -> LocalSettings {
+        LocalSettings { lr: self.federation.rate_at(self.local.lr, round, 0.0, self.local.decay), ..self.local.clone() }
+    }
+}
+
 impl FederationSettings {
     /// The server's rate in `round` (counted from 1); 0 after the last round where it decays.
     pub fn server_lr_at(&self, round: u64) -> f32 {
-        let span = f64::from(self.server_decay) * f64::from(self.rounds);
+        self.rate_at(self.server_lr, round, self.server_warmup, self.server_decay)
+    }
+
+    /// A `rate` in `round` that rises over the first `warmup` of the rounds and falls over the last `decay` of them.
+    pub(crate) fn rate_at(&self, rate: f32, round: u64, warmup: f32, decay: f32) -> f32 {
+        let span = |share: f32| f64::from(share) * f64::from(self.rounds);
         let left = (u64::from(self.rounds) + 1).saturating_sub(round) as f64;
-        if self.server_decay > 0.0 && left < span { (f64::from(self.server_lr) * left / span) as f32 } else { self.server_lr }
+        let mut now = f64::from(rate);
+        if decay > 0.0 && left < span(decay) {
+            now = now * left / span(decay);
+        }
+        if warmup > 0.0 && (round as f64) < span(warmup) {
+            now = now * round as f64 / span(warmup);
+        }
+        now as f32
     }
 
     /// The server's epsilon in a round whose clients weigh `weight` together.

@@ -82,10 +82,11 @@ impl Source {
         Stream::new(self.settings.seed, Purpose::Negatives, self.round, u64::from(user))
     }
 
-    /// gSASRec's beta: `alpha (t (1 - 1 / alpha) + 1 / alpha)` with `alpha` the sampling rate of negatives.
-    fn gbce_beta(&self) -> f32 {
+    /// What the positive weighs: without label smoothing all; under gBCE gSASRec's beta, `alpha (t (1 - 1 / alpha) + 1 / alpha)` with `alpha` the
+    /// sampling rate of negatives.
+    fn positive_weight(&self) -> f32 {
         if self.settings.loss.rec != RecLoss::Gbce {
-            return 1.0;
+            return 1.0 - self.settings.loss.smoothing;
         }
         let alpha = (f64::from(self.settings.loss.negatives) / (self.data.item_count().max(2) - 1) as f64).min(1.0);
         let t = f64::from(self.settings.loss.gbce_t);
@@ -199,7 +200,7 @@ impl Packer {
         step.clear();
         step.align = self.source.settings.model.align();
         step.width = 1 + self.source.settings.loss.sampled() as usize;
-        step.gbce_beta = self.source.gbce_beta();
+        step.positive_weight = self.source.positive_weight();
         step.special = self.source.special.0;
         for &user in users {
             let negatives = if self.table.is_whole() { self.source.user_stream(user) } else { self.negatives.clone() };

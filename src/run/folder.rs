@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 /// speaks; yet a run whose GPU is gone must not be lost. Where the data set lies does not matter, for its fingerprint is compared.
 const FREE: [&str; 7] = ["threads", "device", "compare", "data.dir", "federation.rounds", "federation.private_memory_mb", "eval.patience"];
 
-/// With it above 0, `federation.rounds` is no longer free.
-const DECAY: &str = "federation.server_decay";
+/// With one of them above 0, `federation.rounds` is no longer free.
+const SHARES_OF_ROUNDS: [&str; 3] = ["federation.server_decay", "federation.server_warmup", "local.decay"];
 
 /// `run.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -274,9 +274,10 @@ impl RunFolder {
 pub(crate) fn differences(was: &Settings, is: &Settings) -> Result<Vec<String>> {
     let (was, is) = (config::flat(was)?, config::flat(is)?);
     let keys: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
-    // Where the server's rate falls towards the last round, every round depends on how many there are.
-    let decays = was.get(DECAY).or(is.get(DECAY)).and_then(toml::Value::as_float).is_some_and(|share| share > 0.0);
-    let free = |key: &str| FREE.contains(&key) && !(decays && key == "federation.rounds");
+    // Where a rate rises from the first round or falls towards the last one, every round depends on how many there are.
+    let share = |key: &&str| was.get(*key).or(is.get(*key)).and_then(toml::Value::as_float).is_some_and(|share| share > 0.0);
+    let counted = SHARES_OF_ROUNDS.iter().any(share);
+    let free = |key: &str| FREE.contains(&key) && !(counted && key == "federation.rounds");
     let shown = |v: Option<&toml::Value>| v.map_or("not set".to_string(), |v| v.to_string());
     Ok(keys
         .into_iter()

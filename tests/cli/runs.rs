@@ -84,12 +84,14 @@ fn an_existing_run_is_not_overwritten() {
     let before = sandbox.read("a/checkpoints/last.safetensors");
     sandbox.lumos(&["train", &small(), "--out", "a"]).refused(1, &["holds a run already", "--resume", "--out"]);
     sandbox.lumos(&["train", &small(), "--out", "a", "--resume", "--set", "local.lr=0.5"]).refused(1, &["local.lr was 0.1, is 0.5"]);
-    // A rate that falls towards the last round makes every round depend on how many there are.
-    let falling = |rounds: &'static str| ["--set", "federation.server_decay=0.5", "--set", rounds];
-    sandbox.lumos(&[&["train", &small(), "--out", "b"][..], &falling("federation.rounds=2")].concat()).done();
+    // A rate that rises from the first round or falls towards the last makes every round depend on how many there are.
     let config = small();
-    let more = [&["train", &config, "--out", "b", "--resume"][..], &falling("federation.rounds=4")].concat();
-    sandbox.lumos(&more).refused(1, &["federation.rounds was 2, is 4"]);
+    for (out, share) in [("b", "federation.server_decay=0.5"), ("c", "federation.server_warmup=0.5"), ("d", "local.decay=0.5")] {
+        let with = |rounds: &'static str| ["--set", share, "--set", rounds];
+        sandbox.lumos(&[&["train", &config, "--out", out][..], &with("federation.rounds=2")].concat()).done();
+        let more = [&["train", &config, "--out", out, "--resume"][..], &with("federation.rounds=4")].concat();
+        sandbox.lumos(&more).refused(1, &["federation.rounds was 2, is 4"]);
+    }
     sandbox.lumos(&["train", &small(), "--out", "none", "--resume"]).refused(1, &["none", "no run to resume"]);
     std::fs::create_dir(sandbox.path().join("full")).unwrap();
     sandbox.write("full/thesis.txt", b"precious");

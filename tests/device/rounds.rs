@@ -79,6 +79,14 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
         ("prefixes", with(&|s| s.loss.examples = Examples::Prefixes)),
         ("by popularity", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.popularity) = (RecLoss::SampledSoftmax, 5, 1.0))),
+        (
+            "smooth targets, rates that rise and fall",
+            with(&|s| {
+                (s.loss.rec, s.loss.negatives, s.loss.smoothing) = (RecLoss::SampledSoftmax, 5, 0.2);
+                (s.local.optimizer, s.local.decay) = (LocalOptimizer::Sgd, 1.0);
+                (s.federation.server_warmup, s.federation.rounds) = (0.5, 4);
+            }),
+        ),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("views as targets, inputs and negatives", with(&every_view)),
         ("means of states", with(&|s| s.loss.pool = Pool::Mean)),
@@ -170,7 +178,9 @@ fn one_round_agrees_with_the_cpu() {
         // Gradient descent shows differences as they are; Adam's first steps turn the sign of a gradient near zero into a
         // whole step. A few steps of it agree where epsilon is not tiny.
         settings.local.eps = 1e-3;
-        let (gpu, cpu) = (on_device(&settings, &data, &views, 1, None), on_cpu(&settings, &data, &views, 1));
+        // Rates that change from round to round show in the second.
+        let rounds = if settings.local.decay > 0.0 { 2 } else { 1 };
+        let (gpu, cpu) = (on_device(&settings, &data, &views, rounds, None), on_cpu(&settings, &data, &views, rounds));
         let d = distance(&settings, &data, &views, &gpu, &cpu);
         assert!(d < 2e-4, "{name}: {d}");
     }
@@ -178,7 +188,10 @@ fn one_round_agrees_with_the_cpu() {
 
 #[test]
 fn chunks_and_runs_leave_no_trace() {
-    for (name, settings) in kinds().into_iter().filter(|(n, _)| ["dropout", "gru", "bert", "clip, adamw", "full softmax"].contains(n)) {
+    for (name, settings) in kinds()
+        .into_iter()
+        .filter(|(n, _)| ["dropout", "gru", "bert", "clip, adamw", "full softmax", "smooth targets, rates that rise and fall"].contains(n))
+    {
         let settings = Settings { federation: lumos::config::FederationSettings { fraction: 0.5, ..settings.federation }, ..settings };
         // Three pieces for one kind, a whole and a short one for the others.
         let (data, views) = world(if name == "dropout" { 260 } else { 140 }, 40, 5);

@@ -138,7 +138,7 @@ pub fn pack(stream: &mut Stream, lengths: &[usize], rows: usize, outs: Outs) -> 
     let mut step = Step::default();
     step.clear();
     step.width = 1;
-    step.gbce_beta = 1.0;
+    step.positive_weight = 1.0;
     for (s, &n) in lengths.iter().enumerate() {
         let first = step.push_sequence((0..n).map(|_| TableRow(stream.below(rows as u64) as u32)));
         if outs == Outs::History {
@@ -175,7 +175,7 @@ pub fn client_step(stream: &mut Stream, shape: &ClientShape) -> Step {
     let mut step = Step::default();
     step.clear();
     step.width = if shape.rec == RecLoss::Softmax { 1 } else { 1 + shape.negatives };
-    step.gbce_beta = if shape.rec == RecLoss::Gbce { 0.37 } else { 1.0 };
+    step.positive_weight = if shape.rec == RecLoss::Gbce { 0.37 } else { 1.0 };
     let draw = |s: &mut Stream| TableRow(s.below(shape.rows as u64) as u32);
     for &n in &shape.histories {
         let first = step.push_sequence((0..n).map(|_| draw(stream)));

@@ -47,7 +47,12 @@ fn loss_case(
         step.push_output(t);
     }
     step.width = if rec == RecLoss::Softmax { 1 } else { 1 + negatives };
-    step.gbce_beta = if rec == RecLoss::Gbce { 0.21 } else { 1.0 };
+    // Label smoothing in every other case.
+    step.positive_weight = match rec {
+        RecLoss::Gbce => 0.21,
+        RecLoss::SampledSoftmax if case.is_multiple_of(2) => 0.85,
+        _ => 1.0,
+    };
     step.end_client();
     for e in 0..examples {
         // Several examples may share a hidden row, and candidates repeat.

@@ -113,9 +113,11 @@ pub fn next_item(kind: RecLoss, h: &Tensor, items: &Tensor, step: &Step) -> Resu
         };
         let positive = scores.narrow(1, 0, 1)?;
         if kind == RecLoss::SampledSoftmax {
-            (scores.log_sum_exp(1)? - positive.squeeze(1)?)?
+            let beta = f64::from(step.positive_weight);
+            let target = ((positive.squeeze(1)? * beta)? + (scores.mean(1)? * (1.0 - beta))?)?;
+            (scores.log_sum_exp(1)? - target)?
         } else {
-            let power = if kind == RecLoss::Gbce { f64::from(step.gbce_beta) } else { 1.0 };
+            let power = if kind == RecLoss::Gbce { f64::from(step.positive_weight) } else { 1.0 };
             let first = (softplus(&positive.neg()?)?.squeeze(1)? * power)?;
             match step.width {
                 1 => first,

@@ -54,7 +54,7 @@ fn alone(step: &Step, c: usize, first_row: u32) -> Step {
         offset: step.offset.get(examples.start * step.width..examples.end * step.width).unwrap_or_default().to_vec(),
         cands: rows(&step.cands[examples.start * step.width..examples.end * step.width]),
         width: step.width,
-        gbce_beta: step.gbce_beta,
+        positive_weight: step.positive_weight,
         group: less(&step.group[members.clone()], q0),
         group_bounds: less(&step.group_bounds[groups.start..=groups.end], members.start as u32),
         positives: step.positives[groups.clone()].to_vec(),

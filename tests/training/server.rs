@@ -75,4 +75,20 @@ fn the_rate_falls_over_its_share_of_the_rounds_and_stays_above_nothing() {
     assert_eq!(rates, [2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0, 0.0]);
     s.server_decay = 1.0;
     assert!((1..=10).all(|round| (s.server_lr_at(round) - 0.2 * (11 - round) as f32).abs() < 1e-6));
+    (s.server_decay, s.server_warmup) = (0.2, 0.4);
+    let rates: Vec<f32> = (1..=11).map(|round| s.server_lr_at(round)).collect();
+    assert_eq!(rates, [0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 0.0]);
+}
+
+#[test]
+fn a_clients_rate_falls_over_its_share_of_the_rounds() {
+    let mut s = Settings::default();
+    (s.federation.rounds, s.local.lr, s.local.decay) = (10, 0.5, 0.3);
+    let rates: Vec<f32> = (1..=11).map(|round| s.local_at(round).lr).collect();
+    assert_eq!(rates[..8], [0.5; 8]);
+    assert!(
+        rates[8..].iter().zip([1.0 / 3.0, 1.0 / 6.0, 0.0]).all(|(rate, expected): (&f32, f32)| (rate - expected).abs() < 1e-6),
+        "{rates:?}"
+    );
+    assert_eq!(lumos::config::LocalSettings { lr: 0.5, ..s.local_at(10) }, s.local);
 }

@@ -148,6 +148,9 @@ fn damage(s: &mut Settings, at: usize, to: usize) {
         49 => s.federation.weights = [ClientWeighting::Equal, ClientWeighting::Examples][to % 2],
         50 => s.eval.k = vec![n],
         51 => s.federation.server_decay = x,
+        52 => s.federation.server_warmup = x,
+        53 => s.local.decay = x,
+        54 => s.loss.smoothing = x,
         _ => s.seed = u64::from(n),
     }
 }
@@ -157,7 +160,7 @@ proptest! {
 
     /// A client that diverges is an error or is left out; nothing panics.
     #[test]
-    fn what_validation_accepts_trains_a_round_without_panic(changes in prop::collection::vec((0usize..53, 0usize..24), 1..4)) {
+    fn what_validation_accepts_trains_a_round_without_panic(changes in prop::collection::vec((0usize..56, 0usize..24), 1..4)) {
         let mut settings = small();
         changes.iter().for_each(|&(at, to)| damage(&mut settings, at, to));
         let Ok(settings) = Validated::new(settings) else { return Ok(()) };

@@ -78,7 +78,7 @@ mod tests {
     /// Two sequences; every output has an example with two labelled candidates, and a gradient from outside.
     fn pack(step: &mut Step, pull: bool) {
         step.clear();
-        (step.width, step.gbce_beta) = (2, 1.0);
+        (step.width, step.positive_weight) = (2, 1.0);
         let mut draws = Stream::new(3, Purpose::Bench, 0, 0);
         for rows in [&[0u32, 3, 2][..], &[5, 1, 3, 6, 2]] {
             let first = step.push_sequence(rows.iter().map(|&row| TableRow(row)));

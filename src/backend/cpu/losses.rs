@@ -27,7 +27,7 @@ pub struct Examples {
     pub d: usize,
     /// Which loss.
     pub kind: RecLoss,
-    /// gBCE's power on the positive's probability.
+    /// [`crate::backend::Step::positive_weight`].
     pub beta: f32,
 }
 
@@ -122,8 +122,18 @@ unsafe fn example_kernel<S: Simd>(ex: &Examples, e: usize, scores: *mut f32, tot
             }
             RecLoss::SampledSoftmax | RecLoss::Softmax => {
                 let s = *scores;
-                *total += counted * f64::from(softmax_row::<S>(width, scores) - s);
-                *scores -= 1.0;
+                if beta == 1.0 {
+                    *total += counted * f64::from(softmax_row::<S>(width, scores) - s);
+                    *scores -= 1.0;
+                } else {
+                    let each = (1.0 - beta) / width as f32;
+                    let spread: f32 = (0..width).map(|c| each * *scores.add(c)).sum();
+                    *total += counted * f64::from(softmax_row::<S>(width, scores) - beta * s - spread);
+                    for c in 0..width {
+                        *scores.add(c) -= each;
+                    }
+                    *scores -= beta;
+                }
             }
         }
         share.unwrap_or(1.0 / count as f32)

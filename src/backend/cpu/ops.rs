@@ -339,7 +339,7 @@ impl Backend for Worker {
                 share: if self.step.share.is_empty() { std::ptr::null() } else { self.step.share.as_ptr() },
                 d: self.shape.dim,
                 kind: loss.rec,
-                beta: self.step.gbce_beta,
+                beta: self.step.positive_weight,
             };
             let (hp, dhp) = (self.ptr(h), self.ptr(dh));
             self.factors.resize(if self.row_log.is_some() { count * width } else { 0 }, 0.0);

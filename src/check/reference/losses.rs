@@ -31,7 +31,9 @@ impl<R: Real> Reference<'_, R> {
 
     pub(super) fn sampled_loss(&mut self, rec: RecLoss, h: Act, dh: Act) {
         let (step, d) = (self.step(), self.d());
-        let power = if rec == RecLoss::Gbce { R::of(f64::from(step.gbce_beta)) } else { R::ONE };
+        let beta = R::of(f64::from(step.positive_weight));
+        let power = if rec == RecLoss::Gbce { beta } else { R::ONE };
+        let each = (R::ONE - beta) / R::of(step.width as f64);
         for (e, &q) in step.example.iter().enumerate() {
             let (q, examples) = (q as usize, self.examples(q as usize));
             let share = step.share.get(e).map_or(R::ONE / examples, |&share| R::of(f64::from(share)));
@@ -40,11 +42,13 @@ impl<R: Real> Reference<'_, R> {
             let score = |r: TableRow| inner(self.row(h, q), &self.table()[r.index() * d..][..d]);
             let logits: Vec<R> = cands.iter().enumerate().map(|(i, &r)| score(r) - offset(i)).collect();
             let lse = log_sum(&logits);
-            let mut loss = if rec == RecLoss::SampledSoftmax { lse - logits[0] } else { R::ZERO };
+            let mut loss = if rec == RecLoss::SampledSoftmax { lse - beta * logits[0] } else { R::ZERO };
             for (i, (&r, &x)) in cands.iter().zip(&logits).enumerate() {
                 let g = match (rec, i) {
-                    (RecLoss::SampledSoftmax, 0) => (x - lse).exp() - R::ONE,
-                    (RecLoss::SampledSoftmax, _) => (x - lse).exp(),
+                    (RecLoss::SampledSoftmax, _) => {
+                        loss += -(each * x);
+                        (x - lse).exp() - each - if i == 0 { beta } else { R::ZERO }
+                    }
                     (_, 0) => {
                         loss += power * softplus(-x);
                         -power / (R::ONE + x.exp())

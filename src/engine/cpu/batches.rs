@@ -220,7 +220,8 @@ impl Batches {
         if whole {
             squares += gather(threads, &mut self.items.g, factor, lanes.iter_mut().map(|l| &mut l.gradient.items[..]), then);
         }
-        let adam = |scale| AdamStep::new(&settings.local, step, u32::MAX, scale).with_stored_moments();
+        let local = settings.local_at(at.round);
+        let adam = |scale| AdamStep::new(&local, step, u32::MAX, scale).with_stored_moments();
         if !whole {
             // The micro-batches in their order, whichever worker took them.
             let mut logs: Vec<_> = lanes.iter().flat_map(|lane| &lane.gradient.logs).collect();

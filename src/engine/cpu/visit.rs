@@ -67,10 +67,11 @@ impl Lane {
         let kept = |on: bool| private.filter(|_| !on);
         let own = private.filter(|_| settings.federation.personal > 0.0).and_then(|p| p.dense.as_deref());
         let start = merged(&global.dense, own);
+        let local = settings.local_at(at.round);
         let visit = Visit {
             dense: kept(shared.dense).and_then(|p| p.dense.as_deref()).unwrap_or(&start),
             steps: plan.steps,
-            local: &settings.local,
+            local: &local,
             dropout: (settings.model.dropout.max(settings.model.item_dropout) > 0.0)
                 .then(|| Stream::new(settings.seed, Purpose::Dropout, at.round, u64::from(client))),
         };

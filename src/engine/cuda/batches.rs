@@ -386,7 +386,7 @@ impl BatchTrainer {
             let (squares, scale) = ((&self.squares).into(), (&self.scale).into());
             on.go([1, 1], ClipFactor { squares, count: place as i32, clip: local.clip, scale })?;
         }
-        let opt = OptimiserStep::new(local, at.step);
+        let opt = OptimiserStep::new(&on.settings.local_at(at.round), at.step);
         let (scale, refused) = (if clips { (&self.scale).into() } else { Pointer::NULL }, (&self.refused).into());
         for of in kinds {
             let [p, m, s, g] = [&of.p, &of.m, &of.s, &of.g].map(Pointer::from);

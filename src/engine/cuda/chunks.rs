@@ -104,9 +104,10 @@ pub struct ChunkTrainer {
     graphs: RecentGraphs<Shape>,
     /// How clients are resident, where they are.
     resident: Option<Resident>,
-    /// Coefficients of steps 1, 2, ...
+    /// Coefficients of steps 1, 2, ... in a round.
     optimiser: Buffer,
     first_step: u32,
+    round: u64,
     pub(super) clock: Option<Buffer>,
     /// Global weights: dense `[P]`, item rows `[I + S, d]`.
     pub(super) dense: Buffer,
@@ -146,6 +147,7 @@ impl ChunkTrainer {
         let mut engine = ChunkTrainer {
             optimiser: device.alloc(KEPT_STEPS as usize * OPTIMISER_BYTES)?,
             first_step: 0,
+            round: 1,
             clock: if drops { Some(device.alloc(size_of::<DropoutClock>())?) } else { None },
             dense: device.alloc(4 * sizes.dense)?,
             table: device.alloc(4 * sizes.dim * rows)?,
@@ -181,7 +183,8 @@ impl ChunkTrainer {
     }
 
     fn upload_steps(&mut self, first: u32) -> Result<()> {
-        let steps: Vec<OptimiserStep> = (first..first + KEPT_STEPS).map(|t| OptimiserStep::new(&self.settings.local, t)).collect();
+        let local = self.settings.local_at(self.round);
+        let steps: Vec<OptimiserStep> = (first..first + KEPT_STEPS).map(|t| OptimiserStep::new(&local, t)).collect();
         self.device.upload(&self.optimiser, 0, bytes_of(&steps))?;
         self.first_step = first;
         Ok(())
@@ -255,6 +258,10 @@ impl ChunkTrainer {
     pub fn begin_round(&mut self, round: u64, clients: usize, slots: usize, key: [u32; 2]) -> Result<()> {
         if let Some(clock) = &self.clock {
             self.device.upload(clock, 0, bytes_of(&[DropoutClock::new(key, round as u32)]))?;
+        }
+        self.round = round;
+        if self.settings.local.decay > 0.0 {
+            self.upload_steps(1)?;
         }
         let d = self.sizes.dim;
         // One row more, of zeros: that of items which only other processes have.

@@ -39,7 +39,7 @@ mirrored! {
         /// Number of the step within the visit, from 1.
         pub number: i32,
         /// gBCE's power on the positive's probability; 1 otherwise.
-        pub gbce_beta: f32,
+        pub positive_weight: f32,
         /// Weight of the contrast groups in this round.
         pub lambda: f32,
         /// Pairs `N`.
@@ -231,7 +231,7 @@ impl HostChunk {
                     output_tiles: tiles(&step.client_outs) as i32,
                     position_low: low as i32,
                     position_high: high as i32,
-                    gbce_beta: step.gbce_beta,
+                    positive_weight: step.positive_weight,
                     lambda,
                     pairs: step.pair.len() as i32 / 2,
                     special: step.special as i32,

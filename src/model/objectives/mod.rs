@@ -29,7 +29,8 @@ pub use transition_graph::TransitionGraph;
 
 use super::Layout;
 use crate::backend::{Act, Backend, RowKind};
-use crate::config::{LossSettings, Settings};
+use crate::config::range::{ensure, number};
+use crate::config::{LossSettings, RecLoss, Settings};
 use crate::{Error, Result};
 use std::sync::Arc;
 
@@ -168,6 +169,10 @@ impl TermRef {
 pub fn check(settings: &Settings) -> Result<()> {
     hard_negatives::check(settings)?;
     popularity::check(settings)?;
+    let (key, smoothing) = ("loss.smoothing", settings.loss.smoothing);
+    number(|x| (0.0..1.0).contains(&x), key, smoothing, "at least 0 and below 1")?;
+    let sampled = settings.loss.rec == RecLoss::SampledSoftmax;
+    ensure(smoothing == 0.0 || sampled, key, smoothing, "0, because only loss.rec = \"sampled-softmax\" has targets to smooth")?;
     TERMS.iter().try_for_each(|term| term.check(settings))?;
     made(&settings.loss)?.iter().try_for_each(|term| term.check(settings))
 }

@@ -91,9 +91,15 @@ pub fn sweep(sweep: &Sweep, observer: &dyn Observer) -> Result<Vec<Trial>> {
     let all = sweep.plan.trials()?;
     let seeds = if sweep.plan.seeds.is_empty() { vec![base.settings.seed] } else { sweep.plan.seeds.clone() };
     let rungs = sweep.plan.rungs(all.len(), base.settings.federation.rounds);
-    if rungs.len() > 1 && base.settings.federation.server_decay > 0.0 {
+    let fed = &base.settings.federation;
+    let shares = [
+        ("federation.server_decay", fed.server_decay),
+        ("federation.server_warmup", fed.server_warmup),
+        ("local.decay", base.settings.local.decay),
+    ];
+    if let Some((key, _)) = shares.into_iter().find(|(_, share)| rungs.len() > 1 && *share > 0.0) {
         let message = "is above 0, so that every round depends on how many there are: a trial cannot go on to a longer rung; set it to 0";
-        return Err(Error::setting("federation.server_decay", message));
+        return Err(Error::setting(key, message));
     }
     keep_plan(sweep)?;
     let mut trials: Vec<Trial> = Vec::new();

@@ -101,7 +101,7 @@ fn check(name: &str, mut s: PackedStep, kind: i32, seed: u64, d: usize) {
 fn sampled_losses() {
     for (j, (width, d)) in [(2, 64), (1, 7), (5, 33), (31, 4), (33, 17), (70, 1), (2, 130)].into_iter().enumerate() {
         for (i, mut s) in steps(width).into_iter().enumerate() {
-            s.gbce_beta = 0.37;
+            s.positive_weight = 0.37;
             check(&format!("step {i}, width {width}"), s, [BCE, SAMPLED_SOFTMAX, GBCE][(i + j) % 3], (10 * i + j) as u64, d);
         }
     }
@@ -126,7 +126,7 @@ fn reference_gradients_are_differences() {
     let (d, step) = (5, 1e-5);
     for kind in [BCE, SAMPLED_SOFTMAX, GBCE, SOFTMAX] {
         let mut s = PackedStep::random(4, 3, &[&[4, 2], &[], &[3]]);
-        s.gbce_beta = 0.6;
+        s.positive_weight = 0.6;
         let mut r = Random::new(8);
         let (mut h, mut table) = (numbers(&r.normals(1.0, s.outputs() * d)), numbers(&r.normals(1.0, s.rows() * d)));
         let (dh, rows) = (vec![0f32; h.len()], vec![0f32; table.len()]);

@@ -28,7 +28,7 @@ pub fn case(s: &PackedStep, d: usize) -> Case {
         example: list(&s.example),
         cands: rows(&s.cands),
         width: s.width,
-        gbce_beta: s.gbce_beta,
+        positive_weight: s.positive_weight,
         group: list(&s.group),
         group_bounds: list(&s.group_bounds),
         positives: list(&s.positives),

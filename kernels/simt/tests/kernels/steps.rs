@@ -55,7 +55,7 @@ pub fn alone(step: &PackedStep, c: usize) -> PackedStep {
     let size = |bounds: &[i32]| vec![0, bounds[c + 1] - bounds[c]];
     let (token, out, row) = (base(&step.client_tokens), base(&step.client_outs), base(&step.client_rows));
     (one.longest, one.position_low, one.position_high) = (step.longest, step.position_low, step.position_high);
-    (one.number, one.gbce_beta, one.lambda) = (step.number, step.gbce_beta, step.lambda);
+    (one.number, one.positive_weight, one.lambda) = (step.number, step.positive_weight, step.lambda);
     one.special = step.special;
     one.client_tokens = size(&step.client_tokens);
     one.client_sequences = size(&step.client_sequences);

@@ -72,7 +72,7 @@ impl Sequences<'_> {
 
 fn start(align: u32, step: &mut Step) {
     step.clear();
-    (step.align, step.width, step.gbce_beta) = (align, 2, 1.0);
+    (step.align, step.width, step.positive_weight) = (align, 2, 1.0);
 }
 
 impl Round<'_> {

@@ -73,7 +73,7 @@ pub struct Training<'t> {
 /// Outputs of the last items of both.
 fn pack(part: &[Pair], align: u32, step: &mut Step) -> Vec<u32> {
     step.clear();
-    (step.align, step.width, step.gbce_beta) = (align, 2, 1.0);
+    (step.align, step.width, step.positive_weight) = (align, 2, 1.0);
     let mut last = Vec::new();
     for Pair { now, .. } in part {
         let first = step.push_sequence(now.items.iter().map(|&item| TableRow::of_item(item)));

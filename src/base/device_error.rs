@@ -181,8 +181,8 @@ pub enum DeviceError {
     },
     /// A kernel failed while it ran. The context is lost: nothing on this device can be used any more.
     #[error(
-        "{device}: {reason}; {suspect}{}. Nothing on the GPU can be trusted now: restart from the last checkpoint, and report this \
-         with `LUMOS_CUDA_SYNC=1` set, which names the kernel that failed",
+        "{device}: {reason}; {suspect}{}. Nothing on the GPU can be trusted now: run the command again (a training goes on from its last checkpoint \
+         with `--resume`), and report this with `LUMOS_CUDA_SYNC=1` set, which names the kernel that failed",
         scoped(scope)
     )]
     Fault {
@@ -196,7 +196,10 @@ pub enum DeviceError {
         scope: String,
     },
     /// The device is gone (fell off the bus, was taken away, uncorrectable memory error).
-    #[error("{device} is lost: {reason}{}. Restart from the last checkpoint once `nvidia-smi` shows the GPU again", scoped(scope))]
+    #[error(
+        "{device} is lost: {reason}{}. Run the command again once `nvidia-smi` shows the GPU (a training goes on from its last checkpoint with `--resume`)",
+        scoped(scope)
+    )]
     Lost {
         /// Name of the device.
         device: String,

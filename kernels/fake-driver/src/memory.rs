@@ -28,6 +28,8 @@ struct Block {
 pub struct Memory {
     next: usize,
     live: BTreeMap<usize, Block>,
+    /// Whether queued work runs, which alone may touch what is live.
+    open: bool,
     pub total: u64,
     pub held: u64,
     /// Allocations of pinned memory by address, with their bytes.
@@ -52,7 +54,7 @@ impl Memory {
         BEGIN.store(at as usize, Relaxed);
         watch();
         let total = number("LUMOS_FAKE_MEMORY").unwrap_or(4 << 30);
-        Memory { next: at as usize + PAGE, live: BTreeMap::new(), total, held: 0, pinned: BTreeMap::new() }
+        Memory { next: at as usize + PAGE, live: BTreeMap::new(), open: false, total, held: 0, pinned: BTreeMap::new() }
     }
 
     /// Takes memory that has no address; whether there is as much.
@@ -106,15 +108,25 @@ impl Memory {
         true
     }
 
-    /// Lets `work`, which goes by this name, touch device memory.
-    pub fn while_open<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+    /// Lets `work`, which goes by this name, touch device memory. It stays open for what runs at once after it: [`Memory::close`] ends that.
+    pub fn while_open<T>(&mut self, name: &str, work: impl FnOnce() -> T) -> T {
         let mut name = name.to_string();
-        self.live.values().for_each(|b| protect(b.pages, libc::PROT_READ | libc::PROT_WRITE));
+        if !self.open {
+            self.live.values().for_each(|b| protect(b.pages, libc::PROT_READ | libc::PROT_WRITE));
+            self.open = true;
+        }
         RUNNING.store(&mut name, Relaxed);
         let result = work();
         RUNNING.store(std::ptr::null_mut(), Relaxed);
-        self.live.values().for_each(|b| protect(b.pages, libc::PROT_NONE));
         result
+    }
+
+    /// Nothing may touch device memory until work runs again.
+    pub fn close(&mut self) {
+        if self.open {
+            self.live.values().for_each(|b| protect(b.pages, libc::PROT_NONE));
+            self.open = false;
+        }
     }
 
     /// Whether `bytes` bytes at `at` lie in one live allocation.

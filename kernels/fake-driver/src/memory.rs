@@ -78,6 +78,9 @@ impl Memory {
         }
         // As near to the guard page behind it as the alignment allows.
         let at = (pages.0 + length - bytes) / ALIGN * ALIGN;
+        // Pages that a core dump leaves out are kept apart from the guards in the system's lists, so that opening them splits nothing.
+        // SAFETY: pages of this allocation, which hold nothing yet.
+        unsafe { libc::madvise(pages.0 as *mut c_void, pages.1, libc::MADV_DONTDUMP) };
         protect(pages, libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: pages of this allocation, which now can be written.
         unsafe {
@@ -104,7 +107,10 @@ impl Memory {
         }
         protect(block.pages, libc::PROT_NONE);
         // SAFETY: the pages hold nothing any more; the addresses stay taken.
-        unsafe { libc::madvise(block.pages.0 as *mut c_void, block.pages.1, libc::MADV_DONTNEED) };
+        unsafe {
+            libc::madvise(block.pages.0 as *mut c_void, block.pages.1, libc::MADV_DONTNEED);
+            libc::madvise(block.pages.0 as *mut c_void, block.pages.1, libc::MADV_DODUMP);
+        }
         true
     }
 

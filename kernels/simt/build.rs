@@ -30,6 +30,8 @@ fn main() {
     for flag in ["-ffp-contract=off", "-Wno-unknown-pragmas", "-Wno-unused-function", "-Wno-unused-variable"] {
         b.flag_if_supported(flag);
     }
+    // In the shared library of the stand-in, too, a thread's place is read without a call.
+    b.flag_if_supported("-ftls-model=initial-exec");
     // A fused multiply-add in one instruction where the machine that builds has it; the result of the function is the same.
     #[cfg(target_arch = "x86_64")]
     if std::env::var("HOST") == std::env::var("TARGET") && std::is_x86_feature_detected!("fma") {

@@ -6,7 +6,7 @@ use lumos::ItemText;
 use lumos::config::methods::{self, Family};
 use lumos::config::{Average, Group, Settings, Validated};
 use lumos::data::Split;
-use lumos::device::{Counters, Device};
+use lumos::device::Counters;
 use lumos::federation::Trainer;
 use lumos::federation::attacks;
 use lumos::federation::protocol::{self, Place};

@@ -5,7 +5,7 @@ use crate::simt;
 use crate::simt::Simt;
 use lumos::config::{Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows};
 use lumos::data::{Dataset, ItemText};
-use lumos::device::{Device, Geometry, Limits};
+use lumos::device::{Device, Geometry};
 use lumos::engine::{NamedTensor, TensorData};
 use lumos::federation::Trainer;
 use lumos::settings::validate;
@@ -107,14 +107,12 @@ fn step_by_step(settings: &Settings) -> Settings {
 }
 
 /// A device whose blocks have `shared` bytes of shared memory, its multiprocessors `total`.
-fn with_shared(shared: usize, total: usize) -> Arc<HostDevice<Simt>> {
-    let device = Arc::into_inner(simt::device(MEMORY)).expect("nobody else has it");
-    let limits = Limits { shared_per_block: shared, shared_per_multiprocessor: total, ..device.limits() };
-    Arc::new(device.with_limits(limits))
+fn with_shared(shared: usize, total: usize) -> Arc<dyn Device> {
+    simt::with_shared(MEMORY, shared, total)
 }
 
 /// A device with the shared memory of an H100.
-pub fn h100() -> Arc<HostDevice<Simt>> {
+pub fn h100() -> Arc<dyn Device> {
     with_shared(227 << 10, 228 << 10)
 }
 

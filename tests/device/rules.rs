@@ -6,7 +6,6 @@ use crate::simt::device;
 use lumos::cluster::Reduce;
 use lumos::config::{Resident, Settings};
 use lumos::data::Dataset;
-use lumos::device::Device;
 use lumos::engine::{NamedTensor, TensorData};
 use lumos::federation::Trainer;
 use lumos::federation::protocol::Parts;
@@ -113,7 +112,7 @@ fn any_number_of_processes_train_the_same_bits() {
                 if let Some(reduce) = reduce {
                     parts.reduce = reduce;
                 }
-                parts.device = gpu.then(|| device(MEMORY) as Arc<dyn Device>);
+                parts.device = gpu.then(|| device(MEMORY));
                 Trainer::of(parts).unwrap()
             };
             let alone = |rounds| {

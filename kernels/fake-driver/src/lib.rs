@@ -4,7 +4,7 @@
 //! It is stricter than a GPU, so that a mistake that a GPU may forgive shows:
 //! * Device memory lies between guard pages, begins as NaNs, and can be touched only while queued work runs. Freed memory is never used again.
 //! * Queued work runs when something waits for it, or at random in part. A copy from pinned memory reads its source when it runs.
-//! * A captured stream refuses what a driver refuses, and a capture ends on its own thread.
+//! * A captured stream refuses what a driver refuses, and a capture ends on its own thread. Several streams may capture at once.
 //! * Whatever is launched or replayed may hold no address of device memory that was freed.
 //! * A call wants the context to be current on its thread, and handles that are alive.
 //!

@@ -28,6 +28,8 @@ struct Block {
 pub struct Memory {
     next: usize,
     live: BTreeMap<usize, Block>,
+    /// Whether queued work runs, which alone may touch what is live.
+    open: bool,
     pub total: u64,
     pub held: u64,
     /// Allocations of pinned memory by address, with their bytes.
@@ -52,7 +54,7 @@ impl Memory {
         BEGIN.store(at as usize, Relaxed);
         watch();
         let total = number("LUMOS_FAKE_MEMORY").unwrap_or(4 << 30);
-        Memory { next: at as usize + PAGE, live: BTreeMap::new(), total, held: 0, pinned: BTreeMap::new() }
+        Memory { next: at as usize + PAGE, live: BTreeMap::new(), open: false, total, held: 0, pinned: BTreeMap::new() }
     }
 
     /// Takes memory that has no address; whether there is as much.
@@ -76,6 +78,9 @@ impl Memory {
         }
         // As near to the guard page behind it as the alignment allows.
         let at = (pages.0 + length - bytes) / ALIGN * ALIGN;
+        // Pages that a core dump leaves out are kept apart from the guards in the system's lists, so that opening them splits nothing.
+        // SAFETY: pages of this allocation, which hold nothing yet.
+        unsafe { libc::madvise(pages.0 as *mut c_void, pages.1, libc::MADV_DONTDUMP) };
         protect(pages, libc::PROT_READ | libc::PROT_WRITE);
         // SAFETY: pages of this allocation, which now can be written.
         unsafe {
@@ -102,19 +107,32 @@ impl Memory {
         }
         protect(block.pages, libc::PROT_NONE);
         // SAFETY: the pages hold nothing any more; the addresses stay taken.
-        unsafe { libc::madvise(block.pages.0 as *mut c_void, block.pages.1, libc::MADV_DONTNEED) };
+        unsafe {
+            libc::madvise(block.pages.0 as *mut c_void, block.pages.1, libc::MADV_DONTNEED);
+            libc::madvise(block.pages.0 as *mut c_void, block.pages.1, libc::MADV_DODUMP);
+        }
         true
     }
 
-    /// Lets `work`, which goes by this name, touch device memory.
-    pub fn while_open<T>(&self, name: &str, work: impl FnOnce() -> T) -> T {
+    /// Lets `work`, which goes by this name, touch device memory. It stays open for what runs at once after it: [`Memory::close`] ends that.
+    pub fn while_open<T>(&mut self, name: &str, work: impl FnOnce() -> T) -> T {
         let mut name = name.to_string();
-        self.live.values().for_each(|b| protect(b.pages, libc::PROT_READ | libc::PROT_WRITE));
+        if !self.open {
+            self.live.values().for_each(|b| protect(b.pages, libc::PROT_READ | libc::PROT_WRITE));
+            self.open = true;
+        }
         RUNNING.store(&mut name, Relaxed);
         let result = work();
         RUNNING.store(std::ptr::null_mut(), Relaxed);
-        self.live.values().for_each(|b| protect(b.pages, libc::PROT_NONE));
         result
+    }
+
+    /// Nothing may touch device memory until work runs again.
+    pub fn close(&mut self) {
+        if self.open {
+            self.live.values().for_each(|b| protect(b.pages, libc::PROT_NONE));
+            self.open = false;
+        }
     }
 
     /// Whether `bytes` bytes at `at` lie in one live allocation.

@@ -147,7 +147,7 @@ pub extern "C" fn ncclAllReduce(
         Arc::from_raw(comm)
     };
     plain("ncclAllReduce", |state| {
-        if state.capture.is_some() {
+        if !state.captures.is_empty() {
             forbidden("ncclAllReduce while a stream captures");
         }
         match state.put(stream, Op::Sum { at: to as usize, count, member }) {

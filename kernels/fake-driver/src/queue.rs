@@ -77,6 +77,7 @@ impl State {
                 self.queue.clear();
             }
         }
+        self.memory.close();
         self.sticky
     }
 
@@ -162,10 +163,11 @@ impl State {
         if let Some(word) = self.stale_argument(launch) {
             forbidden(&format!("kernel `{name}` was launched with {word:#x}, an address of device memory that is not alive"));
         }
+        let threads = self.threads;
         let args: Vec<*const c_void> = launch.args.iter().map(|a| a.as_ptr().cast()).collect();
         // SAFETY: the program promises that addresses are valid for what the kernel does; guard pages end it where they are not.
         let done = self.memory.while_open(&format!("kernel `{name}`"), || unsafe {
-            lumos_simt::launch_pointers(launch.kernel, launch.grid, launch.block, launch.shared, &args, self.threads)
+            lumos_simt::launch_pointers(launch.kernel, launch.grid, launch.block, launch.shared, &args, threads)
         });
         match done {
             Ok(()) => 0,

@@ -36,9 +36,8 @@ pub struct Function {
     pub carveout: i32,
 }
 
-/// A stream that records.
+/// What a stream records.
 pub struct Capture {
-    pub stream: usize,
     pub thread: ThreadId,
     pub mode: i32,
     pub ops: Vec<Op>,
@@ -59,7 +58,8 @@ pub struct State {
     pub functions: HashMap<usize, (usize, Function)>,
     pub graphs: HashMap<usize, Vec<Op>>,
     pub execs: HashMap<usize, Vec<Op>>,
-    pub capture: Option<Capture>,
+    /// By stream: each device of a process may record on one of its own.
+    pub captures: HashMap<usize, Capture>,
     pub queue: VecDeque<Op>,
     pub memory: Memory,
     pub faults: Faults,
@@ -84,7 +84,7 @@ impl State {
             functions: HashMap::new(),
             graphs: HashMap::new(),
             execs: HashMap::new(),
-            capture: None,
+            captures: HashMap::new(),
             queue: VecDeque::new(),
             memory: Memory::new(),
             faults: Faults::from_environment(),
@@ -120,11 +120,20 @@ impl State {
 
     /// Refuses a call that a capture on this thread (or, in the global mode, on any) does not allow, and ends the capture for it.
     pub fn outside_capture(&mut self) -> Code {
-        let Some(capture) = &mut self.capture else { return 0 };
-        // 0: global, 1: thread-local, 2: relaxed.
-        if capture.mode == 2 || (capture.mode == 1 && capture.thread != std::thread::current().id()) {
-            return 0;
+        let mut code = 0;
+        for capture in self.captures.values_mut() {
+            // 0: global, 1: thread-local, 2: relaxed.
+            if capture.mode == 0 || (capture.mode == 1 && capture.thread == std::thread::current().id()) {
+                capture.invalid = true;
+                code = codes::CAPTURE_UNSUPPORTED;
+            }
         }
+        code
+    }
+
+    /// Refuses a call on `stream` that no capture takes, from whatever thread, and ends the capture for it.
+    pub fn outside_capture_of(&mut self, stream: usize) -> Code {
+        let Some(capture) = self.captures.get_mut(&stream) else { return 0 };
         capture.invalid = true;
         codes::CAPTURE_UNSUPPORTED
     }
@@ -134,21 +143,19 @@ impl State {
         if stream != 0 && !self.streams.contains(&stream) {
             return codes::INVALID_HANDLE;
         }
-        if let Some(capture) = &mut self.capture {
-            if stream == 0 {
-                capture.invalid = true;
-                return codes::CAPTURE_UNSUPPORTED;
+        if stream == 0 && !self.captures.is_empty() {
+            self.captures.values_mut().for_each(|c| c.invalid = true);
+            return codes::CAPTURE_UNSUPPORTED;
+        }
+        if let Some(capture) = self.captures.get_mut(&stream) {
+            if capture.invalid {
+                return codes::CAPTURE_INVALIDATED;
             }
-            if capture.stream == stream {
-                if capture.invalid {
-                    return codes::CAPTURE_INVALIDATED;
-                }
-                if let Op::Record(..) = op {
-                    forbidden("an event was recorded in a capture, which this stand-in does not know");
-                }
-                capture.ops.push(op);
-                return 0;
+            if let Op::Record(..) = op {
+                forbidden("an event was recorded in a capture, which this stand-in does not know");
             }
+            capture.ops.push(op);
+            return 0;
         }
         self.queue.push_back(op);
         0

@@ -104,6 +104,26 @@ fn captures_keep_the_rules() {
     assert_eq!(cuStreamEndCapture(stream, &mut graph), CAPTURE_INVALIDATED);
 }
 
+fn several_streams_capture_at_once() {
+    let stream = start();
+    let (at, kernel) = (device_memory(4096), function("selftest_places"));
+    let (mut graph, mut exec) = (0, 0);
+    assert_eq!((cuStreamBeginCapture_v2(stream, 1), places(kernel, stream, 32, 0, at)), (0, 0));
+    assert_eq!(cuStreamBeginCapture_v2(stream, 1), INVALID_VALUE, "it captures already");
+    // Another thread captures on a stream of its own, and what it may not do ends its capture alone.
+    let other = move || {
+        let mut own = 0;
+        assert_eq!((cuCtxSetCurrent(crate::state::CONTEXT), cuStreamCreate(&mut own, 1), cuStreamBeginCapture_v2(own, 1)), (0, 0, 0));
+        assert_eq!((places(kernel, own, 32, 0, at), cuMemAlloc_v2(&mut 0, 64)), (0, CAPTURE_UNSUPPORTED));
+        (cuStreamEndCapture(own, &mut 0), cuMemAlloc_v2(&mut 0, 64), cuStreamSynchronize(own))
+    };
+    assert_eq!(std::thread::spawn(other).join().unwrap(), (CAPTURE_INVALIDATED, 0, 0));
+    assert_eq!(places(kernel, stream, 32, 0, at), 0, "this one is whole");
+    assert_eq!((cuStreamEndCapture(stream, &mut graph), cuGraphInstantiateWithFlags(&mut exec, graph, 0)), (0, 0));
+    assert_eq!((cuGraphLaunch(exec, stream), cuStreamSynchronize(stream)), (0, 0));
+    assert_eq!(bytes_at(at, stream), 1i32.to_le_bytes());
+}
+
 fn a_replay_of_freed_memory_is_forbidden() {
     let stream = start();
     let (at, kernel) = (device_memory(4096), function("selftest_places"));
@@ -140,10 +160,11 @@ fn pinned_memory_outlives_its_copies() {
 /// A name, and what the case ends in: nothing, or a message of the stand-in.
 type Case = (&'static str, fn(), Option<&'static str>);
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     ("copies", copies_read_their_sources_when_a_driver_does, None),
     ("launches", launches_are_checked, None),
     ("captures", captures_keep_the_rules, None),
+    ("several", several_streams_capture_at_once, None),
     ("replay", a_replay_of_freed_memory_is_forbidden, Some("a graph is replayed whose selftest_places uses")),
     ("host", the_host_cannot_touch_device_memory, Some("the host touched")),
     ("kernel", a_kernel_cannot_leave_its_memory, Some("kernel `selftest_places` touched")),

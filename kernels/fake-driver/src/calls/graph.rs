@@ -11,11 +11,11 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: i32) -> Code {
             // Not the stream 0 either, which every other waits for.
             return codes::CAPTURE_UNSUPPORTED;
         }
-        if state.capture.is_some() || !(0..=2).contains(&mode) {
+        if state.captures.contains_key(&stream) || !(0..=2).contains(&mode) {
             return codes::INVALID_VALUE;
         }
         let invalid = state.faults.capture.hit();
-        state.capture = Some(Capture { stream, thread: std::thread::current().id(), mode, ops: Vec::new(), invalid });
+        state.captures.insert(stream, Capture { thread: std::thread::current().id(), mode, ops: Vec::new(), invalid });
         0
     })
 }
@@ -23,9 +23,9 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: i32) -> Code {
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamEndCapture(stream: usize, graph: *mut usize) -> Code {
     current("cuStreamEndCapture", |state| {
-        let Some(capture) = state.capture.take_if(|c| c.stream == stream) else { return codes::CAPTURE_UNMATCHED };
+        let Some(capture) = state.captures.remove(&stream) else { return codes::CAPTURE_UNMATCHED };
         if capture.mode != 2 && capture.thread != std::thread::current().id() {
-            state.capture = Some(Capture { invalid: true, ..capture });
+            state.captures.insert(stream, Capture { invalid: true, ..capture });
             return codes::CAPTURE_WRONG_THREAD;
         }
         if capture.invalid {
@@ -86,8 +86,9 @@ fn check(state: &State, op: &Op) {
 pub extern "C" fn cuGraphLaunch(exec: usize, stream: usize) -> Code {
     current("cuGraphLaunch", |state| {
         let Some(ops) = state.execs.get(&exec).cloned() else { return codes::INVALID_VALUE };
-        if state.capture.as_ref().is_some_and(|c| c.stream == stream) {
-            return state.outside_capture();
+        let code = state.outside_capture_of(stream);
+        if code != 0 {
+            return code;
         }
         ops.iter().for_each(|op| check(state, op));
         ops.into_iter().map(|op| state.put(stream, op)).find(|&code| code != 0).unwrap_or(0)

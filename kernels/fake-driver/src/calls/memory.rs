@@ -97,8 +97,9 @@ pub extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usiz
         let source = if state.memory.is_pinned(from as usize, bytes) {
             Source::Pinned(from as usize)
         } else {
-            if state.capture.as_ref().is_some_and(|c| c.stream == stream) {
-                return state.outside_capture();
+            let code = state.outside_capture_of(stream);
+            if code != 0 {
+                return code;
             }
             // SAFETY: the caller's memory, of which the driver reads `bytes` bytes before it returns.
             Source::Taken(Arc::new(unsafe { std::slice::from_raw_parts(from.cast::<u8>(), bytes) }.to_vec()))
@@ -115,8 +116,9 @@ pub extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize,
             return code;
         }
         let pinned = state.memory.is_pinned(to as usize, bytes);
-        if !pinned && state.capture.as_ref().is_some_and(|c| c.stream == stream) {
-            return state.outside_capture();
+        let code = if pinned { 0 } else { state.outside_capture_of(stream) };
+        if code != 0 {
+            return code;
         }
         let code = state.put(stream, Op::ToHost { to: to as usize, from: from as usize, bytes });
         // Memory that is not pinned has the bytes when the call returns.

@@ -28,12 +28,9 @@ pub extern "C" fn cuStreamSynchronize(stream: usize) -> Code {
             return codes::INVALID_HANDLE;
         }
         // A stream that captures cannot be waited for, from whatever thread.
-        match &mut state.capture {
-            Some(capture) if capture.stream == stream => {
-                capture.invalid = true;
-                codes::CAPTURE_UNSUPPORTED
-            }
-            _ => state.drain(),
+        match state.outside_capture_of(stream) {
+            0 => state.drain(),
+            code => code,
         }
     })
 }

@@ -174,6 +174,7 @@ __device__ void forward(const Queries& queries, Place own, const Heads& heads, c
     }
 }
 
+// `dq` may be null: then it is not wanted.
 template <int N>
 __device__ void backward_q(const Queries& queries, Place own, const Heads& heads, const float* q, const float* k, const float* v,
                            const float* stats, const float* dy, float* dq, float* scratch) {
@@ -211,7 +212,9 @@ __device__ void backward_q(const Queries& queries, Place own, const Heads& heads
         }
         sum.add(p * inverse * (dp - mean), k + heads.at(first + j, own.head), count, d, w);
     }
-    sum.store(dq + heads.at(own.row, own.head), w, heads.scale);
+    if (dq != nullptr) {
+        sum.store(dq + heads.at(own.row, own.head), w, heads.scale);
+    }
     if (lane_index() == 0) {
         scratch[2 * unit] = mean;
         scratch[2 * unit + 1] = inverse;
@@ -232,7 +235,7 @@ __device__ __forceinline__ int first_output(const int* out_token, int low, int h
 }
 
 // `start` is the first token of the token's sequence as `queries.start` has it; the queries that see the token are among
-// `first..end`, neighbours from the first one on that is not before it.
+// `first..end`, neighbours from the first one on that is not before it. `dk` may be null: then it is not wanted.
 template <int N>
 __device__ void backward_kv(const Queries& queries, Place own, int start, int first, int end, const Heads& heads, const float* q,
                             const float* k, const float* v, const float* stats, const float* dy, const float* scratch, float* dk,
@@ -264,7 +267,9 @@ __device__ void backward_kv(const Queries& queries, Place own, int start, int fi
         sum_k.add(ds, q + tile, count, d, w);
         sum_v.add(p, dy + tile, count, d, w);
     }
-    sum_k.store(dk + heads.at(t, own.head), w, heads.scale);
+    if (dk != nullptr) {
+        sum_k.store(dk + heads.at(t, own.head), w, heads.scale);
+    }
     sum_v.store(dv + heads.at(t, own.head), w, 1.0f);
 }
 

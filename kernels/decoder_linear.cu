@@ -194,28 +194,28 @@ __device__ __forceinline__ void multiply(float* y, const void* x_, const void* w
 // Launch: grid (ceil(rows / ROWS), ceil(outputs / OUT)), threads and shared bytes of the tile: NAME_ROWS with OUT, threads and bytes
 // 16: 32, 128, 27,648 (float32 13,824); 64: 64, 128, 40,960 (36,864); 128: 128, 256, 81,920 (73,728). With as many times the threads and
 // the bytes as the depth has parts, these are worked at side by side (but for 128 rows).
-#define LUMOS_LINEAR(name, E, OUT, ROWS, WO, WR, STAGES, DEPTH)                                                                     \
-    extern "C" __global__ void __launch_bounds__(32 * WO * WR * (ROWS < 128 ? decoder::MOST_PARTS : 1))                            \
+#define LUMOS_LINEAR(name, E, OUT, ROWS, WO, WR, STAGES, DEPTH, MOST)                                                                     \
+    extern "C" __global__ void __launch_bounds__(32 * WO * WR * MOST)                                                              \
         name(float* y, const void* x, const void* w, const float* bias, int rows, int outputs, int ld, int add) {                  \
         decoder::multiply<decoder::Tile<E, OUT, ROWS, WO, WR, STAGES, DEPTH>>(y, x, w, bias, rows, outputs, ld, add);                     \
     }
-LUMOS_LINEAR(decoder_linear_f32_16, Float32, 32, 16, 2, 2, 2, 32)
+LUMOS_LINEAR(decoder_linear_f32_16, Float32, 32, 16, 2, 2, 2, 32, decoder::MOST_PARTS)
 EXPORT_KERNEL(decoder_linear_f32_16)
-LUMOS_LINEAR(decoder_linear_f32_64, Float32, 64, 64, 2, 2, 2, 32)
+LUMOS_LINEAR(decoder_linear_f32_64, Float32, 64, 64, 2, 2, 2, 32, decoder::MOST_PARTS)
 EXPORT_KERNEL(decoder_linear_f32_64)
-LUMOS_LINEAR(decoder_linear_f32_128, Float32, 128, 128, 2, 4, 2, 32)
+LUMOS_LINEAR(decoder_linear_f32_128, Float32, 128, 128, 2, 4, 2, 32, 1)
 EXPORT_KERNEL(decoder_linear_f32_128)
-LUMOS_LINEAR(decoder_linear_bf16_16, Bfloat16, 32, 16, 2, 2, 4, 64)
+LUMOS_LINEAR(decoder_linear_bf16_16, Bfloat16, 32, 16, 2, 2, 4, 64, decoder::MOST_PARTS)
 EXPORT_KERNEL(decoder_linear_bf16_16)
-LUMOS_LINEAR(decoder_linear_bf16_64, Bfloat16, 64, 64, 2, 2, 4, 32)
+LUMOS_LINEAR(decoder_linear_bf16_64, Bfloat16, 64, 64, 2, 2, 4, 32, decoder::MOST_PARTS)
 EXPORT_KERNEL(decoder_linear_bf16_64)
-LUMOS_LINEAR(decoder_linear_bf16_128, Bfloat16, 128, 128, 2, 4, 4, 32)
+LUMOS_LINEAR(decoder_linear_bf16_128, Bfloat16, 128, 128, 2, 4, 4, 32, 1)
 EXPORT_KERNEL(decoder_linear_bf16_128)
-LUMOS_LINEAR(decoder_linear_f16_16, Float16, 32, 16, 2, 2, 4, 64)
+LUMOS_LINEAR(decoder_linear_f16_16, Float16, 32, 16, 2, 2, 4, 64, decoder::MOST_PARTS)
 EXPORT_KERNEL(decoder_linear_f16_16)
-LUMOS_LINEAR(decoder_linear_f16_64, Float16, 64, 64, 2, 2, 4, 32)
+LUMOS_LINEAR(decoder_linear_f16_64, Float16, 64, 64, 2, 2, 4, 32, decoder::MOST_PARTS)
 EXPORT_KERNEL(decoder_linear_f16_64)
-LUMOS_LINEAR(decoder_linear_f16_128, Float16, 128, 128, 2, 4, 4, 32)
+LUMOS_LINEAR(decoder_linear_f16_128, Float16, 128, 128, 2, 4, 4, 32, 1)
 EXPORT_KERNEL(decoder_linear_f16_128)
 
 namespace decoder {

@@ -185,9 +185,15 @@ template <class Math> __device__ __noinline__ void local_step(Visit& visit) {
     }
     __syncthreads();
     next_items(visit);
+    if (compares_means(job)) {
+        take_means(visit);
+    }
     __syncthreads();
     contrasts(visit);
     __syncthreads();
+    if (compares_means(job)) {
+        give_means(visit);
+    }
     if (warp_index() == 0) {
         add_losses(visit);
     }

@@ -63,7 +63,7 @@ struct Job {
     int normed;      // the residual carries the norm's output
     float scale;     // of item rows at the input
     int rec;         // NextItemKind
-    int contrast;    // ContrastKind
+    int contrast;    // ContrastKind, and MEANS where it compares means of hidden states
     float tau;
     float clip;      // 0: none
     unsigned threshold; // of dropout, 0: none
@@ -72,6 +72,9 @@ struct Job {
     float item_keep;
 };
 EXPORT_STRUCT(Job)
+
+constexpr int MEANS = 4;
+__device__ __forceinline__ bool compares_means(const Job& job) { return (job.contrast & MEANS) != 0; }
 
 // Rows of a matrix in shared memory lie so far apart that the threads of a product meet no bank twice, along and across.
 __device__ __forceinline__ int padded(int width) { return width % 8 == 0 ? width + 4 : width; }
@@ -277,6 +280,8 @@ struct Visit {
 
     __device__ __forceinline__ float* act(int block, int which) const { return acts[block * ACTS + which]; }
     __device__ __forceinline__ float* tail(int which) const { return acts[job.blocks * ACTS + which]; }
+    // What the contrast compares: an array of the last block where that is means, else one of the hidden states.
+    __device__ __forceinline__ float* means_or(int mean, int state) const { return compares_means(job) ? act(job.blocks - 1, mean) : tail(state); }
     // The client's slab and item rows in device memory.
     __device__ __forceinline__ float* slab() const { return job.dense + static_cast<long long>(at.number) * job.length; }
     __device__ __forceinline__ float* rows() const { return job.rows + static_cast<long long>(at.row) * job.dim; }

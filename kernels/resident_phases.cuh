@@ -219,25 +219,88 @@ __device__ __noinline__ void next_items(const Visit& visit) {
     }
 }
 
-// Contrasts of the groups, a warp a group: a client has no more groups than a block has warps (`Resident::holds`), so that a warp's
-// scratch is used once.
+// Contrasts of the groups, by their hidden states or by means of them; a warp a group: a client has no more groups than a block has warps
+// (`Resident::holds`), so that a warp's scratch is used once.
 __device__ __noinline__ void contrasts(const Visit& visit) {
     const Job& job = visit.job;
     const Packed* step = visit.at.step;
     const float weight = step->lambda / static_cast<float>(visit.at.groups) / job.tau;
+    const int kind = job.contrast & (MEANS - 1);
     if (const int g = warp_index(); g < visit.at.groups) {
         const int* members = step->group + step->group_bounds[visit.at.group + g];
         const int n = step->group_bounds[visit.at.group + g + 1] - step->group_bounds[visit.at.group + g] - 1;
         const int positives = step->positives[visit.at.group + g];
         float loss = 0.0f;
-        if (n > 0 && positives > 0 && job.contrast != CONTRAST_NONE) {
-            loss = info_nce_group(job.contrast, job.tau, weight, members, n, positives, visit.at.output, visit.tail(HIDDEN),
-                                  visit.tail(D_HIDDEN), visit.scratch + 3 * job.views * warp_index(), job.views, job.dim);
+        if (n > 0 && positives > 0 && kind != CONTRAST_NONE) {
+            loss = info_nce_group(kind, job.tau, weight, members, n, positives, visit.at.output, visit.means_or(D_MIXED, HIDDEN),
+                                  visit.means_or(D_Q, D_HIDDEN), visit.scratch + 3 * job.views * warp_index(), job.views, job.dim);
         }
         if (lane_index() == 0) {
             visit.slot[job.at_contrast + g] = loss;
         }
     }
+}
+
+// The contrast of means compares, for each output, the mean of the hidden states of its sequence up to its own token, all of which are
+// outputs. As step by step, a mean is attention by one head whose scores are all 0. Its arrays are those that the backward pass of the last
+// block writes later.
+struct Means {
+    packed_attention::Queries all;
+    packed_attention::Heads heads;
+    float* zeros;    // [T, d] queries and keys
+    float* states;   // [T, d] hidden states of tokens, and their gradient
+    float* d_states;
+    float* means;    // [outputs, d], and their gradient
+    float* d_means;
+    float* stats;    // [outputs]
+    float* pairs;    // [outputs, 2]
+
+    __device__ __forceinline__ explicit Means(const Visit& visit) : all(queries(visit, true)), heads(1, visit.job.dim) {
+        const int b = visit.job.blocks - 1;
+        zeros = visit.act(b, D_K), states = visit.act(b, D_V), d_states = visit.tail(D_TOKENS);
+        means = visit.means_or(D_MIXED, HIDDEN), d_means = visit.means_or(D_Q, D_HIDDEN);
+        stats = visit.act(b, D_N2), pairs = visit.act(b, PAIRS);
+    }
+};
+
+// Before the contrast; without a barrier at the end.
+__device__ __noinline__ void take_means(const Visit& visit) {
+    const Means m(visit);
+    const int d = visit.job.dim;
+    const int* output = reinterpret_cast<const int*>(visit.tail(OUTPUT));
+    for (int i = threadIdx.x; i < visit.at.tokens * d; i += blockDim.x) {
+        const int q = output[i / d];
+        m.zeros[i] = 0.0f;
+        m.states[i] = q < 0 ? 0.0f : 0.0f + visit.tail(HIDDEN)[q * d + i % d];
+    }
+    for (int i = threadIdx.x; i < visit.at.outputs * d; i += blockDim.x) {
+        m.d_means[i] = 0.0f;
+    }
+    __syncthreads();
+    for (int q = warp_index(); q < m.all.count; q += warp_count()) {
+        packed_attention::forward<HELD>(m.all, packed_attention::Place(q, 1), m.heads, m.zeros, m.zeros, m.states, m.means, m.stats);
+    }
+}
+
+// Behind it, with a barrier at the end: adds the gradient of the states to that of the hidden states.
+__device__ __noinline__ void give_means(const Visit& visit) {
+    const Means m(visit);
+    for (int q = warp_index(); q < m.all.count; q += warp_count()) {
+        packed_attention::backward_q<HELD>(m.all, packed_attention::Place(q, 1), m.heads, m.zeros, m.zeros, m.states, m.stats, m.d_means,
+                                           nullptr, m.pairs);
+    }
+    __syncthreads();
+    for (int t = warp_index(); t < visit.at.tokens; t += warp_count()) {
+        packed_attention::backward_kv<HELD>(m.all, packed_attention::Place(t, 1), visit.at.step->start[visit.at.token + t], 0, m.all.count,
+                                            m.heads, m.zeros, m.zeros, m.states, m.stats, m.d_means, m.pairs, nullptr, m.d_states);
+    }
+    __syncthreads();
+    const int d = visit.job.dim;
+    const int* token = visit.at.step->out_token + visit.at.output;
+    for (int i = threadIdx.x; i < visit.at.outputs * d; i += blockDim.x) {
+        visit.tail(D_HIDDEN)[i] += m.d_states[(token[i / d] - visit.at.token) * d + i % d];
+    }
+    __syncthreads();
 }
 
 // Adds the step's mean losses to the client's; one warp.

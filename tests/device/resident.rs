@@ -3,7 +3,7 @@
 use crate::foreign;
 use crate::simt;
 use crate::simt::Simt;
-use lumos::config::{Contrast, LocalOptimizer, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows};
+use lumos::config::{Anchor, Contrast, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows};
 use lumos::data::{Dataset, ItemText};
 use lumos::device::{Device, Geometry};
 use lumos::engine::{NamedTensor, TensorData};
@@ -85,6 +85,16 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 35))),
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
         ("views as targets, inputs and negatives", with(&crate::rounds::every_view)),
+        ("means of states", with(&|s| (s.loss.pool, s.local.epochs) = (Pool::Mean, 2))),
+        (
+            "means of states, 20 wide, dropout, residuals after the norm, clip",
+            with(&|s| {
+                (s.loss.pool, s.loss.anchor, s.loss.paraphrase_inputs) = (Pool::Mean, Anchor::Input, 0.05);
+                (s.model.dim, s.model.ffn, s.model.heads, s.model.dropout) = (20, 24, 5, 0.2);
+                (s.model.blocks, s.model.residual, s.model.positions) = (1, Residual::Normed, Positions::Last);
+                (s.local.optimizer, s.local.clip, s.loss.contrast) = (LocalOptimizer::Sgd, 0.3, Contrast::Joint);
+            }),
+        ),
         ("every touched row", with(&|s| s.federation.upload_rows = UploadRows::Touched)),
     ]
 }
@@ -139,7 +149,7 @@ fn tensor_cores_give_the_bits_of_step_by_step() {
 #[test]
 fn one_round_agrees_with_the_cpu() {
     let (data, views) = world(13, 25);
-    for (name, mut s) in kinds().into_iter().filter(|(n, _)| ["lumos", "dropout", "adamw, clip", "gbce"].contains(n)) {
+    for (name, mut s) in kinds().into_iter().filter(|(n, _)| ["lumos", "dropout", "adamw, clip", "gbce", "means of states"].contains(n)) {
         // Adam's first steps turn the sign of a gradient near zero into a whole step; they agree where epsilon is not tiny.
         s.local.eps = 1e-3;
         let values = |t: &Trainer| -> Vec<f32> {

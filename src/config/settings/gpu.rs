@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pool, Settings};
+use super::Settings;
 use crate::config::choices::*;
 use crate::config::clients::Clients;
 
@@ -37,7 +37,6 @@ impl Settings {
             _ if d % 4 != 0 || f % 4 != 0 => Some(odd()),
             s if s.loss.rec == RecLoss::Softmax => Some("loss.rec is `softmax`, which trains every item row".into()),
             s if s.federation.clients != Clients::User => Some(format!("federation.clients is `{}`", s.federation.clients)),
-            s if s.loss.contrast != Contrast::None && s.loss.pool != Pool::Last => Some(format!("loss.pool is `{}`", s.loss.pool.name())),
             s if s.federation.personal > 0.0 => Some("federation.personal is above 0".into()),
             s if s.federation.shared.len() < Group::NAMES.len() => Some("federation.shared leaves a group out".into()),
             s if s.loss.in_batch.weight > 0.0 => Some("loss.in_batch.weight is above 0".into()),

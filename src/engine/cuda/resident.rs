@@ -4,7 +4,7 @@
 use super::chunk_memory::{ChunkMemory, Layout, Region, Sizes};
 use super::packed::DeviceChunk;
 use crate::backend::cuda::shape::Shape;
-use crate::config::{Contrast, RecLoss, Resident as Choice, Settings};
+use crate::config::{Contrast, Pool, RecLoss, Resident as Choice, Residual, Settings};
 use crate::device::DeviceError;
 use crate::device::interface::{Buffer, Device, Fill, Limits, Result};
 use crate::device::launch::{KernelSet, kernels};
@@ -14,6 +14,8 @@ use crate::model::{ModelSpec, Sasrec};
 /// Activations of a block and behind the blocks, as in `kernels/resident.cuh`.
 const ACTS: usize = 26;
 const TAILS: usize = 6;
+/// `MEANS` there: what is added to the kind of contrast where it compares means of hidden states.
+const MEANS: i32 = 4;
 /// Bytes kept for `Visit` there.
 const VISIT_BYTES: usize = 512;
 /// Shared memory that a block should have for activations, where several blocks could share a multiprocessor.
@@ -279,6 +281,7 @@ fn fit(settings: &Settings, spec: &ModelSpec, limits: &Limits) -> std::result::R
     debug_assert_eq!((block_at, norm_at), (m.max_len as usize * d, block_at + blocks * block_length));
     let ((threshold, keep), (item_threshold, item_keep)) =
         (crate::base::rng::dropout_threshold(m.dropout), crate::base::rng::dropout_threshold(m.item_dropout));
+    let means = settings.loss.contrast != Contrast::None && settings.loss.pool == Pool::Mean;
     let mut job = Job {
         length: spec.dense_len as i32,
         position_rows: m.max_len as i32,
@@ -290,7 +293,7 @@ fn fit(settings: &Settings, spec: &ModelSpec, limits: &Limits) -> std::result::R
         inner: f as i32,
         heads: m.heads as i32,
         blocks: blocks as i32,
-        normed: i32::from(m.residual == crate::config::Residual::Normed),
+        normed: i32::from(m.residual == Residual::Normed),
         scale: if m.scale_items { (d as f32).sqrt() } else { 1.0 },
         rec: match settings.loss.rec {
             RecLoss::Bce => 0,
@@ -302,7 +305,7 @@ fn fit(settings: &Settings, spec: &ModelSpec, limits: &Limits) -> std::result::R
             Contrast::None => 0,
             Contrast::Joint => 1,
             Contrast::Decoupled => 2,
-        },
+        } | if means { MEANS } else { 0 },
         tau: settings.loss.tau,
         clip: settings.local.clip,
         threshold,

@@ -46,6 +46,8 @@ struct Shared {
     Key list[LIST], weights[LIST];
     Key chunks[32];
     Key found, before, reached;
+    double temperature;
+    float top, scale; // the greatest logit, and bins for each unit of the distance to it
     // A bin's candidates, and the low and the high half of the sum of their probabilities.
     unsigned counts[BINS], low[BINS], high[BINS];
     int bin, count, listed, pad;
@@ -73,16 +75,18 @@ struct Candidates {
     }
 };
 
-// Bins of a logit's distance to the greatest one: the first has the greatest, the last all that are too far to have a probability.
+// The bin of a logit's distance to the greatest one: the first has the greatest, the last all that are too far to have a probability.
 // The rounding of either operation keeps their order.
-struct Distance {
-    float top, scale;
+__device__ __forceinline__ int distance(Key key, const Shared* s) {
+    const float at = (s->top - logit_of(key)) * s->scale;
+    return at < BINS - 1 ? static_cast<int>(at) : BINS - 1;
+}
 
-    __device__ __forceinline__ int bin(Key key) const {
-        const float at = (top - logit_of(key)) * scale;
-        return at < BINS - 1 ? static_cast<int>(at) : BINS - 1;
-    }
-};
+// The probability of a logit, in units: nothing below one. A call, for its code is long and its places many.
+__device__ __noinline__ Key units(double x) { return x < -30.0 ? Key(0) : static_cast<Key>(exp(x) * 8796093022208.0); }
+__device__ __forceinline__ Key probability(Key key, const Shared* s) {
+    return units((static_cast<double>(logit_of(key)) - static_cast<double>(s->top)) / s->temperature);
+}
 
 __device__ inline bool holds(const int* sorted, int n, int value) {
     int low = 0, high = n;
@@ -122,7 +126,7 @@ __device__ inline Key block_most(Key v, Shared* s) {
 }
 
 // Counts the candidates of `bin_of(key)`, or adds their probabilities up; keys in -1 are left out.
-template <bool MASS, class B, class W> __device__ void fill(const Candidates& all, B bin_of, W weight, Shared* s) {
+template <bool MASS, class B> __device__ void fill(const Candidates& all, B bin_of, Shared* s) {
     for (int i = threadIdx.x; i < BINS; i += THREADS) s->counts[i] = 0, s->low[i] = 0, s->high[i] = 0;
     __syncthreads();
     all.each([&](Key key) {
@@ -130,7 +134,7 @@ template <bool MASS, class B, class W> __device__ void fill(const Candidates& al
         if (bin >= 0) {
             atomicAdd(&s->counts[bin], 1u);
             if (MASS) {
-                const Key w = weight(key);
+                const Key w = probability(key, s);
                 const unsigned low = static_cast<unsigned>(w);
                 const unsigned carry = atomicAdd(&s->low[bin], low) + low < low;
                 const unsigned high = static_cast<unsigned>(w >> 32) + carry;
@@ -176,9 +180,6 @@ template <bool MASS> __device__ __forceinline__ void locate(Key before, Key targ
     __syncthreads();
 }
 
-// The probability of a logit `x` temperatures below the greatest; nothing below one unit. A call, for its code is long and its places many.
-__device__ __noinline__ Key units(double x) { return x < -30.0 ? Key(0) : static_cast<Key>(exp(x) * 8796093022208.0); }
-
 // What is known of the candidates from choice to choice.
 struct Known {
     bool closed; // the list has all that can still be chosen
@@ -188,12 +189,10 @@ struct Known {
 
 // The first key, in descending order from the greatest, at which the sum of probabilities (of ones without MASS) reaches `target`;
 // there must be one, and later targets lie no further. `s->reached` is that sum.
-template <bool MASS, class W>
-__device__ Key select(const Candidates& all, const Distance& distance, Key target, W probability, Known* known, Shared* s) {
-    auto weight = [&](Key key) { return MASS ? probability(key) : Key(1); };
+template <bool MASS> __device__ Key select(const Candidates& all, Key target, Known* known, Shared* s) {
     Key before = 0;
     if (!known->closed) {
-        if (!known->filled) fill<MASS>(all, [&](Key key) { return distance.bin(key); }, weight, s);
+        if (!known->filled) fill<MASS>(all, [&](Key key) { return distance(key, s); }, s);
         known->filled = MASS;
         locate<MASS>(0, target, s);
         const int bin = s->bin;
@@ -208,10 +207,10 @@ __device__ Key select(const Candidates& all, const Distance& distance, Key targe
         for (int shift = 53; count > LIST; shift = shift > 11 ? shift - 11 : 0) {
             const Key ones = (Key(1) << (shift == 0 ? 9 : 11)) - 1;
             auto digit = [&](Key key) {
-                const bool in = distance.bin(key) == bin && (key & mask) == prefix;
+                const bool in = distance(key, s) == bin && (key & mask) == prefix;
                 return in ? static_cast<int>(ones - (key >> shift & ones)) : -1;
             };
-            fill<MASS>(all, digit, weight, s);
+            fill<MASS>(all, digit, s);
             locate<MASS>(before, target, s);
             before = s->before, count = s->count;
             prefix |= (ones - s->bin) << shift;
@@ -221,12 +220,12 @@ __device__ Key select(const Candidates& all, const Distance& distance, Key targe
         known->n = count;
         const int least = known->closed ? 0 : bin;
         all.each([&](Key key) {
-            const int own = distance.bin(key);
+            const int own = distance(key, s);
             if (own >= least && own <= bin && (key & mask) == prefix) s->list[atomicAdd(&s->listed, 1)] = key;
         });
         __syncthreads();
     }
-    for (int i = threadIdx.x; i < known->n; i += THREADS) s->weights[i] = weight(s->list[i]);
+    for (int i = threadIdx.x; i < known->n; i += THREADS) s->weights[i] = MASS ? probability(s->list[i], s) : Key(1);
     if (threadIdx.x == 0) s->listed = 0;
     __syncthreads();
     for (int i = threadIdx.x; i < known->n; i += THREADS) {
@@ -242,7 +241,7 @@ __device__ Key select(const Candidates& all, const Distance& distance, Key targe
 } // namespace choice
 
 // `tokens [asks]`, -1 where there is no candidate or no logit is a number. `logits [., vocab]`, `some [.]`; both are changed (cap,
-// biases and penalty are applied in place). Launch: grid asks, 512 threads, 41,256 bytes of shared memory.
+// biases and penalty are applied in place). Launch: grid asks, 512 threads, 41,272 bytes of shared memory.
 extern "C" __global__ void __launch_bounds__(512) decoder_choose(int* tokens, float* logits, float* some, const TokenAsk* asks,
                                                                  const int* allowed, const int* seen, const float* biases, int vocab,
                                                                  float cap) {
@@ -282,22 +281,23 @@ extern "C" __global__ void __launch_bounds__(512) decoder_choose(int* tokens, fl
         count++;
     });
     most = block_most(most, s);
+    if (threadIdx.x == 0) {
+        s->top = logit_of(most), s->temperature = ask.temperature;
+        s->scale = fminf((BINS - 1) / (30.0f * ask.temperature), 1e30f);
+    }
     count = block_sum_of(count, s);
-    const double top = logit_of(most);
+    const float top = logit_of(most);
     Key chosen = most;
-    if (count > 0 && ask.temperature != 0.0f && top - top == 0.0) {
-        const double temperature = ask.temperature;
-        const Distance distance = {logit_of(most), fminf((BINS - 1) / (30.0f * ask.temperature), 1e30f)};
-        auto weight = [&](Key key) { return units((static_cast<double>(logit_of(key)) - top) / temperature); };
+    if (count > 0 && ask.temperature != 0.0f && top - top == 0.0f) {
         Known known = {false, false, 0};
         Key least = 0, mass = 0;
-        if (ask.top_k != 0 && ask.top_k < count) least = select<false>(all, distance, ask.top_k, weight, &known, s);
+        if (ask.top_k != 0 && ask.top_k < count) least = select<false>(all, ask.top_k, &known, s);
         if (known.closed) {
-            for (int i = threadIdx.x; i < known.n; i += THREADS) mass += s->list[i] >= least ? weight(s->list[i]) : 0;
+            for (int i = threadIdx.x; i < known.n; i += THREADS) mass += s->list[i] >= least ? probability(s->list[i], s) : 0;
         } else if (least != 0) {
-            all.each([&](Key key) { mass += key >= least ? weight(key) : 0; });
+            all.each([&](Key key) { mass += key >= least ? probability(key, s) : 0; });
         } else {
-            fill<true>(all, [&](Key key) { return distance.bin(key); }, weight, s);
+            fill<true>(all, [&](Key key) { return distance(key, s); }, s);
             known.filled = true;
             for (int i = threadIdx.x; i < BINS; i += THREADS) mass += sum_of<true>(s, i);
         }
@@ -306,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(512) decoder_choose(int* tokens, fl
         for (int drawn = ask.top_p < 1.0f ? 0 : 1; drawn < 2; drawn++) {
             const double share = drawn ? ask.unit * static_cast<double>(held) : ceil(static_cast<double>(ask.top_p) * static_cast<double>(held));
             const Key upto = static_cast<Key>(share) + drawn;
-            chosen = select<true>(all, distance, upto < 1 ? 1 : upto < held ? upto : held, weight, &known, s);
+            chosen = select<true>(all, upto < 1 ? 1 : upto < held ? upto : held, &known, s);
             held = s->reached;
         }
     }

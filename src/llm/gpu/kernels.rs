@@ -54,7 +54,7 @@ kernels! {
         128, by_size(|kind, _| attend_shared(shape.padded as usize, BYTES[kind]));
     // decoder_choice.cu
     ChooseTokens = decoder_choose (tokens: Pointer, logits: Pointer, some: Pointer, asks: Pointer, allowed: Pointer, seen: Pointer,
-        biases: Pointer, vocab: i32, cap: f32) 512, 41_256;
+        biases: Pointer, vocab: i32, cap: f32) 512, 41_272;
     // decoder_linear.cu
     Multiply = decoder_linear_f32_16 decoder_linear_f32_64 decoder_linear_f32_128 decoder_linear_f16_16 decoder_linear_f16_64
         decoder_linear_f16_128 decoder_linear_bf16_16 decoder_linear_bf16_64 decoder_linear_bf16_128 (y: Pointer, x: Pointer,

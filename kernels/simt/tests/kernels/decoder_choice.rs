@@ -111,7 +111,7 @@ fn chosen(wishes: &[Wish], vocab: usize, cap: f32) -> Vec<i32> {
     let grid = [asks.len() as u32, 1, 1];
     let (t, l, s, a) = (tokens.as_mut_ptr(), logits.as_mut_ptr(), some.as_mut_ptr(), asks.as_ptr());
     let (w, e, b) = (allowed.as_ptr(), seen.as_ptr(), biases.as_ptr());
-    launch!("decoder_choose", grid, [512, 1, 1], 41_256, t, l, s, a, w, e, b, vocab as i32, cap).unwrap();
+    launch!("decoder_choose", grid, [512, 1, 1], 41_272, t, l, s, a, w, e, b, vocab as i32, cap).unwrap();
     tokens
 }
 

@@ -51,20 +51,18 @@ macro_rules! by_rows {
 #[inline]
 pub unsafe fn linear(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32) {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
-    unsafe { linear_from(rows, inner, cols, x, w, bias, y, cols, false) }
+    unsafe { linear_from(rows, inner, cols, x, w, bias, y, false) }
 }
 
 dispatch! {
-    /// [`linear`], or `y[r, n] += sum_k x[r, k] w[k, n]` where `add` is set; then `bias` must be null. Rows of `y` lie `ld` numbers apart.
+    /// [`linear`], or `y[r, n] += sum_k x[r, k] w[k, n]` where `add` is set; then `bias` must be null.
     ///
     /// # Safety
-    /// As [`linear`], with `ld` not below `cols`.
-    #[allow(clippy::too_many_arguments)]
-    pub unsafe fn linear_from(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, ld: usize, add: bool) = wide linear_kernel
+    /// As [`linear`].
+    pub unsafe fn linear_from(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, add: bool) = wide linear_kernel
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn linear_kernel<S: Vector>(
     rows: usize,
     inner: usize,
@@ -73,7 +71,6 @@ unsafe fn linear_kernel<S: Vector>(
     w: *const f32,
     bias: *const f32,
     y: *mut f32,
-    ld: usize,
     add: bool,
 ) {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
@@ -86,12 +83,12 @@ unsafe fn linear_kernel<S: Vector>(
             let mut r = 0;
             for t in 0..count {
                 let h = height + usize::from(t < extra);
-                let (xp, wp, yp) = (x.add(r * inner), w.add(c), y.add(r * ld + c));
+                let (xp, wp, yp) = (x.add(r * inner), w.add(c), y.add(r * cols + c));
                 match vectors {
-                    4 => by_rows!(h, linear_tile::<S, 4, false>(inner, cols, n, xp, wp, b, yp, ld, add)),
-                    2 => by_rows!(h, linear_tile::<S, 2, false>(inner, cols, n, xp, wp, b, yp, ld, add)),
-                    1 => by_rows!(h, linear_tile::<S, 1, false>(inner, cols, n, xp, wp, b, yp, ld, add)),
-                    _ => by_rows!(h, linear_tile::<S, 1, true>(inner, cols, n, xp, wp, b, yp, ld, add)),
+                    4 => by_rows!(h, linear_tile::<S, 4, false>(inner, cols, n, xp, wp, b, yp, add)),
+                    2 => by_rows!(h, linear_tile::<S, 2, false>(inner, cols, n, xp, wp, b, yp, add)),
+                    1 => by_rows!(h, linear_tile::<S, 1, false>(inner, cols, n, xp, wp, b, yp, add)),
+                    _ => by_rows!(h, linear_tile::<S, 1, true>(inner, cols, n, xp, wp, b, yp, add)),
                 }
                 r += h;
             }
@@ -101,7 +98,6 @@ unsafe fn linear_kernel<S: Vector>(
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: bool>(
     inner: usize,
     cols: usize,
@@ -110,7 +106,6 @@ unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
     w: *const f32,
     bias: *const f32,
     y: *mut f32,
-    ld: usize,
     add: bool,
 ) {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
@@ -127,7 +122,7 @@ unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
         if add {
             for (r, row) in acc.iter_mut().enumerate() {
                 for (v, a) in row.iter_mut().enumerate() {
-                    *a = load::<S, TAIL>(y.add(r * ld + v * S::WIDTH), n);
+                    *a = load::<S, TAIL>(y.add(r * cols + v * S::WIDTH), n);
                 }
             }
         }
@@ -146,7 +141,7 @@ unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
         }
         for (r, row) in acc.iter().enumerate() {
             for (v, &a) in row.iter().enumerate() {
-                let p = y.add(r * ld + v * S::WIDTH);
+                let p = y.add(r * cols + v * S::WIDTH);
                 store::<S, TAIL>(p, a, n);
             }
         }

@@ -14,11 +14,6 @@ use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::base::floats::LINE;
 use crate::config::{InBatchSettings, LossSettings, RecLoss};
 
-/// Rows of a product up to which its weight is turned in parts of [`PART`] rows.
-const FEW: usize = 64;
-/// See [`FEW`].
-const PART: usize = 32;
-
 impl Worker {
     fn count(&self, rows: RowKind) -> usize {
         match rows {
@@ -184,18 +179,12 @@ impl Backend for Worker {
         unsafe {
             if let Some(dx) = dx {
                 let (dp, wt) = (self.ptr(dx), self.transposed(x.width, dy.width));
-                // With few rows a part of the weight is turned at a time, which stays in the first cache until it is used.
-                let part = if n <= FEW { PART } else { x.width };
-                for from in (0..x.width).step_by(part) {
-                    let width = part.min(x.width - from);
-                    transpose(width, dy.width, self.weight(w).add(from * dy.width), wt);
-                    let at = Shared::new((gp, wt, dp.add(from)));
-                    self.spread(n, width * dy.width, |lo, hi| {
-                        let (gp, wt, dp) = at.get();
-                        let (g, to) = (gp.add(lo * dy.width), dp.add(lo * x.width));
-                        gemm::linear_from(hi - lo, dy.width, width, g, wt, std::ptr::null(), to, x.width, add);
-                    });
-                }
+                transpose(x.width, dy.width, self.weight(w), wt);
+                let at = Shared::new((gp, wt, dp));
+                self.spread(n, x.width * dy.width, |lo, hi| {
+                    let (gp, wt, dp) = at.get();
+                    gemm::linear_from(hi - lo, dy.width, x.width, gp.add(lo * dy.width), wt, std::ptr::null(), dp.add(lo * x.width), add);
+                });
             }
             gemm::column_sums(n, dy.width, gp, self.dense.g.as_mut_ptr().add(b));
             // Last, because it may move the weight.

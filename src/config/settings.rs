@@ -308,9 +308,12 @@ impl Default for FederationSettings {
 }
 
 impl Settings {
-    /// Training on one client in `round` (counted from 1).
+    /// Training on one client in `round` (counted from 1), at the rate of that round; behind the last round at the last one's, so that a visit
+    /// never trains nothing.
     pub fn local_at(&self, round: u64) -> LocalSettings {
-        LocalSettings { lr: self.federation.rate_at(self.local.lr, round, 0.0, self.local.decay), ..self.local.clone() }
+        let round = round.min(self.federation.rounds.into());
+        let lr = self.federation.rate_at(self.local.lr, round, 0.0, self.local.decay);
+        LocalSettings { lr, decay: 0.0, ..self.local.clone() }
     }
 }
 

@@ -30,6 +30,9 @@ pub fn infer(folder: &RunFolder, name: &str, settings: &Validated<Settings>, cli
     let weights = trainer.weights()?;
     let count = if clients == 0 { data.users() } else { clients.min(data.users()) };
     let all: Vec<u32> = (0..count as u32).collect();
-    let updates = uploads(&Arc::new(settings.clone()), data, &prepared.views, weights.clone(), meta.round + 1, &all)?;
-    guess(settings, data, &weights, &updates)
+    let round = meta.round + 1;
+    // Clients and who guesses work at the rate of that round.
+    let settings = settings.clone().with(|s| s.local = s.local_at(round))?;
+    let updates = uploads(&Arc::new(settings.clone()), data, &prepared.views, weights.clone(), round, &all)?;
+    guess(&settings, data, &weights, &updates)
 }

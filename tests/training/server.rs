@@ -86,6 +86,6 @@ fn a_clients_rate_falls_over_its_share_of_the_rounds() {
     (s.federation.rounds, s.local.lr, s.local.decay) = (16, 0.5, 0.25);
     let rates: Vec<f32> = (1..=17).map(|round| s.local_at(round).lr).collect();
     assert_eq!(rates[..13], [0.5; 13]);
-    assert_eq!(rates[13..], [0.375, 0.25, 0.125, 0.0]);
-    assert_eq!(lumos::config::LocalSettings { lr: 0.5, ..s.local_at(15) }, s.local);
+    assert_eq!(rates[13..], [0.375, 0.25, 0.125, 0.125], "behind the last round there is a visit still");
+    assert_eq!(lumos::config::LocalSettings { lr: 0.5, decay: 0.25, ..s.local_at(15) }, s.local);
 }

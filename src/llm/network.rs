@@ -157,6 +157,16 @@ pub trait Ops: Sync {
     fn copy_block(&self, cache: &mut Self::Cache, from: u32, to: u32) -> Result<()>;
     /// Uploads a batch to the device.
     fn plan(&self, batch: &Batch) -> Result<Self::Plan>;
+    /// Calls `forward` with the plan of `batch`. A device that can record it may replay what it recorded for another batch in which the
+    /// rows are as many and every sequence adds one token, too: `forward` may read the counts of the batch, its lists from the plan alone.
+    fn run(
+        &self,
+        batch: &Batch,
+        cache: &mut Self::Cache,
+        forward: &dyn Fn(&Self::Plan, &mut Self::Cache) -> Result<Self::Array>,
+    ) -> Result<Self::Array> {
+        forward(&self.plan(batch)?, cache)
+    }
     /// The embeddings of the batch's tokens times `scale`.
     fn embed(&self, table: &Self::Matrix, batch: &Batch, plan: &Self::Plan, scale: f32) -> Result<Self::Array>;
     /// Every row normalised.
@@ -335,8 +345,11 @@ impl<O: Ops> Network<O> {
     /// # Errors
     /// The device's.
     pub fn forward(&self, ops: &O, batch: &Batch, cache: &mut O::Cache) -> Result<O::Array> {
+        ops.run(batch, cache, &|plan, cache| self.layers(ops, batch, plan, cache))
+    }
+
+    fn layers(&self, ops: &O, batch: &Batch, plan: &O::Plan, cache: &mut O::Cache) -> Result<O::Array> {
         let s = &self.spec;
-        let plan = &ops.plan(batch)?;
         let mut x = ops.embed(&self.embedding, batch, plan, s.embed_scale)?;
         for (i, layer) in self.layers.iter().enumerate() {
             let attention = Attention {

@@ -111,6 +111,34 @@ fn drawn_texts_are_those_of_the_host() {
     }
 }
 
+/// A step in which every text adds one token is recorded when its size comes a third time, and again once its lists have outgrown their memory.
+#[test]
+fn steps_of_one_token_are_replayed() {
+    let config = &reference()["llama3"]["config"];
+    let (ours, host) = (random(config, Stored::F32), Loaded::<Cpu>::random(config, 2));
+    // Of three texts side by side two and one are under way in turn.
+    for (slots, long, steps) in [(1, 100, 300), (3, 30, 60)] {
+        let requests = || {
+            let request = |i: u32| Request {
+                prompt: vec![3 + i, 4, 5],
+                max_new: long,
+                sampling: SAMPLING,
+                key: Key { seed: 5, user: u64::from(i), view: 0 },
+                stop: vec![],
+                constraint: None,
+            };
+            (0..3).map(request).collect::<Vec<_>>()
+        };
+        let before = ours.ops.device().counters();
+        let on_device = texts(&mut ours.engine(EngineOptions { slots, ..Default::default() }), requests());
+        let after = ours.ops.device().counters();
+        assert_eq!(on_device, texts(&mut host.engine(EngineOptions { slots, ..Default::default() }), requests()), "{slots} slots");
+        let replays = after.replays - before.replays;
+        assert!(replays > steps * 3 / 4 && replays <= steps, "{replays} of {steps} steps");
+        assert!((after.replayed - before.replayed).is_multiple_of(replays), "every recording holds the launches of a step");
+    }
+}
+
 #[test]
 fn halves_are_near() {
     let reference = reference();

@@ -11,15 +11,32 @@ use std::sync::Arc;
 pub(super) struct Spare {
     device: Arc<dyn Device>,
     free: Mutex<HashMap<usize, Vec<Buffer>>>,
+    /// Recordings hold addresses of unused buffers: none is freed but by [`Spare::clear`].
+    keeps: bool,
 }
 
 impl Spare {
     pub fn new(device: Arc<dyn Device>) -> Arc<Spare> {
-        Arc::new(Spare { device, free: Mutex::default() })
+        Arc::new(Spare { device, free: Mutex::default(), keeps: false })
+    }
+
+    /// One that frees nothing by itself.
+    pub fn keeping(device: Arc<dyn Device>) -> Arc<Spare> {
+        Arc::new(Spare { device, free: Mutex::default(), keeps: true })
+    }
+
+    /// Frees what is unused. Waits for the queue, as it must.
+    pub fn clear(&self) {
+        self.free().clear();
     }
 
     fn free(&self) -> MutexGuard<'_, HashMap<usize, Vec<Buffer>>> {
         self.free.lock()
+    }
+
+    /// New memory of `bytes` bytes.
+    pub fn exactly(self: &Arc<Spare>, bytes: usize) -> Result<Lent> {
+        Ok(Lent { buffer: Some(self.device.alloc(bytes)?), spare: self.clone() })
     }
 
     /// At least `bytes` bytes, with undefined contents.
@@ -28,7 +45,7 @@ impl Spare {
         let known = self.free().get_mut(&class).and_then(Vec::pop);
         let buffer = match known.map_or_else(|| self.device.alloc(class), Ok) {
             // What lies about in other sizes makes room. Freeing waits for the queue, as it must.
-            Err(e) if e.is_out_of_memory() => {
+            Err(e) if e.is_out_of_memory() && !self.keeps => {
                 self.free().clear();
                 self.device.alloc(class)?
             }

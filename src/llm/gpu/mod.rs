@@ -1,14 +1,16 @@
 //! The decoder on a GPU by the kernels of `kernels/decoder*.cu`, over the device layer that clients are trained on.
 //!
 //! Residual stream and sums are f32; what goes into a product, weights and the cache are f32, bf16 or f16. A text does not depend on
-//! its batch: every number of a row is summed in the same order whatever else is computed. A step is nine launches a layer, one
-//! upload before it, one of what is asked for, and a copy of the chosen tokens that is waited for when the next step has begun.
+//! its batch: every number of a row is summed in the same order whatever else is computed. A step is nine launches a layer, or one recorded
+//! graph where every text adds one token ([`steps`]), one upload before it, one of what is asked for, and a copy of the chosen tokens that is
+//! waited for when the next step has begun.
 
 pub(crate) mod ask;
 pub(crate) mod attention;
 pub(crate) mod kernels;
 mod memory;
 mod plan;
+mod steps;
 mod weights;
 
 use super::network::{Attention, BLOCK, Batch, Norm, Ops, SampleRequest, StoredMatrix};
@@ -21,8 +23,10 @@ use crate::{Error, Result};
 use ask::RequestBytes;
 use kernels::{AddRows, ChooseTokens, Embed, Gate, KERNELS, Multiply, Normalise, PickRows, Product, SomeOutputs};
 use memory::{Lent, Spare};
+use parking_lot::Mutex;
 use plan::Lists;
 use std::sync::Arc;
+use steps::Steps;
 pub use weights::Linear;
 
 /// Rows are padded with zeros to a multiple of this number of elements.
@@ -86,6 +90,9 @@ pub struct Gpu {
     kernels: KernelSet,
     limits: Limits,
     spare: Arc<Spare>,
+    /// Where activations come from while a step runs in the memory of recorded ones.
+    lent: Mutex<Option<Arc<Spare>>>,
+    steps: Mutex<Steps>,
     number: Stored,
     group: usize,
 }
@@ -104,7 +111,8 @@ impl Gpu {
         }
         let kernels = KernelSet::load(&*device, &[KERNELS])?;
         let (spare, limits) = (Spare::new(device.clone()), device.limits());
-        Ok(Gpu { device, kernels, limits, spare, number, group: spec.group() })
+        let steps = Mutex::new(Steps::new(device.clone()));
+        Ok(Gpu { device, kernels, limits, spare, lent: Mutex::new(None), steps, number, group: spec.group() })
     }
 
     /// Whether the kernels take a model of this shape.
@@ -154,13 +162,51 @@ impl Gpu {
         Ok((free / 5 * 4 / (tokens.div_ceil(BLOCK).max(1) * self.block_bytes(spec))).clamp(1, 256))
     }
 
+    fn take(&self, bytes: usize) -> Result<Lent> {
+        if let Some(spare) = &*self.lent.lock() {
+            return Ok(spare.take(bytes)?);
+        }
+        match self.spare.take(bytes) {
+            // Recorded steps make room.
+            Err(e) if e.is_out_of_memory() => {
+                self.steps.lock().clear();
+                Ok(self.spare.take(bytes)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Runs `work` with activations from `spare`.
+    fn lending<T>(&self, spare: &Arc<Spare>, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        *self.lent.lock() = Some(spare.clone());
+        let result = work();
+        *self.lent.lock() = None;
+        result
+    }
+
     fn sums(&self, rows: usize, width: usize) -> Result<Array> {
-        Ok(Array { memory: self.spare.take(4 * rows * width)?, rows, width, is_input: false })
+        Ok(Array { memory: self.take(4 * rows * width)?, rows, width, is_input: false })
     }
 
     fn input(&self, rows: usize, width: usize) -> Result<Array> {
-        let memory = self.spare.take(self.number.bytes() * rows * Gpu::ld(width))?;
+        let memory = self.take(self.number.bytes() * rows * Gpu::ld(width))?;
         Ok(Array { memory, rows, width, is_input: true })
+    }
+
+    /// A product's input of its own with the numbers of `x`.
+    fn copied(&self, x: &Array) -> Result<Array> {
+        let to = self.input(x.rows, x.width)?;
+        let bytes = self.number.bytes() * x.rows * Gpu::ld(x.width);
+        self.device.copy(Gpu::expect(x, true, "a step")?.memory.buffer(), 0, to.memory.buffer(), 0, bytes)?;
+        Ok(to)
+    }
+
+    /// The lists of `batch` on the device, in memory of `spare`.
+    fn plan_in(&self, spare: &Arc<Spare>, batch: &Batch) -> Result<Plan> {
+        let lists = Lists::new(batch, self.group);
+        let memory = spare.take(4 * lists.numbers.len())?;
+        self.device.upload(memory.buffer(), 0, bytes_of(&lists.numbers))?;
+        Ok(Plan { memory, lists })
     }
 
     /// The array where it is of the form that an operation takes.
@@ -251,10 +297,11 @@ impl Ops for Gpu {
     }
 
     fn plan(&self, batch: &Batch) -> Result<Plan> {
-        let lists = Lists::new(batch, self.group);
-        let memory = self.spare.take(4 * lists.numbers.len())?;
-        self.device.upload(memory.buffer(), 0, bytes_of(&lists.numbers))?;
-        Ok(Plan { memory, lists })
+        self.plan_in(&self.spare, batch)
+    }
+
+    fn run(&self, batch: &Batch, cache: &mut Cache, forward: &dyn Fn(&Plan, &mut Cache) -> Result<Array>) -> Result<Array> {
+        if steps::decodes(batch) { steps::run(self, batch, cache, forward) } else { forward(&self.plan(batch)?, cache) }
     }
 
     fn embed(&self, table: &Linear, batch: &Batch, plan: &Plan, scale: f32) -> Result<Array> {
@@ -322,7 +369,7 @@ impl Ops for Gpu {
     fn ask(&self, x: Array, head: &Linear, cap: Option<f32>, asks: &[SampleRequest<'_>]) -> Result<Answers> {
         let vocab = head.outputs;
         let packed = RequestBytes::new(asks, vocab);
-        let lists = self.spare.take(packed.bytes.len())?;
+        let lists = self.take(packed.bytes.len())?;
         self.device.upload(lists.buffer(), 0, &packed.bytes)?;
         let at = |range: &std::ops::Range<usize>| Pointer(lists.buffer().at(range.start));
         let wide = if packed.row_count == x.rows && asks.iter().enumerate().all(|(i, ask)| ask.row == i) {
@@ -330,7 +377,7 @@ impl Ops for Gpu {
         } else {
             self.linear(&self.gather(&x, at(&packed.rows), packed.row_count)?, head)?
         };
-        let narrow = self.spare.take(4 * packed.pair_count)?;
+        let narrow = self.take(4 * packed.pair_count)?;
         let some = SomeOutputs {
             y: Pointer(narrow.address()),
             x: x.at(),
@@ -341,7 +388,7 @@ impl Ops for Gpu {
             ld: Gpu::ld(head.inputs) as i32,
         };
         self.go([packed.pair_count.div_ceil(8) as u32, 1], some)?;
-        let tokens = self.spare.take(4 * asks.len())?;
+        let tokens = self.take(4 * asks.len())?;
         let choose = ChooseTokens {
             tokens: Pointer(tokens.address()),
             logits: wide.at(),

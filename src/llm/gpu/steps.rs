@@ -1,0 +1,128 @@
+//! Steps of decoding as recorded graphs: a batch in which every sequence adds one token launches the same kernels on the same memory each time, so that
+//! nine launches a layer become one call.
+//!
+//! A size of batch is run twice as it comes, and recorded when it comes a third time. Recorded steps share memory of their own: the device works in
+//! the order of its queue, so that a step may overwrite what the one before it no longer reads.
+
+use super::super::network::Batch;
+use super::memory::{Lent, Spare};
+use super::plan::Lists;
+use super::{Array, Cache, Gpu, Plan};
+use crate::device::interface::Graph;
+use crate::device::{Device, bytes_of};
+use crate::{Error, Result};
+use std::sync::Arc;
+
+/// Sizes of batches that are remembered.
+const KEPT: usize = 16;
+
+/// A graph with the list of its batch and the array that it leaves.
+struct Recording {
+    graph: Graph,
+    plan: Lent,
+    out: Array,
+}
+
+/// What is known of batches of a size.
+enum Known {
+    /// One came.
+    Once,
+    /// One ran in the memory of recorded steps, which has all that the next takes.
+    Warm,
+    /// The step is recorded.
+    Recorded(Recording),
+}
+
+/// The sizes that came last, by their rows and the address of the cache; the last one came last.
+pub(super) struct Steps {
+    known: Vec<((usize, u64), Known)>,
+    pub memory: Arc<Spare>,
+}
+
+impl Steps {
+    pub fn new(device: Arc<dyn Device>) -> Steps {
+        Steps { known: Vec::new(), memory: Spare::keeping(device) }
+    }
+
+    /// Lets go of all recordings and their memory.
+    pub fn clear(&mut self) {
+        self.known.clear();
+        self.memory.clear();
+    }
+
+    /// Takes out what is known of a size.
+    fn take(&mut self, key: (usize, u64)) -> Option<Known> {
+        let place = self.known.iter().position(|(k, _)| *k == key)?;
+        Some(self.known.remove(place).1)
+    }
+
+    fn put(&mut self, key: (usize, u64), known: Known) {
+        if self.known.len() == KEPT {
+            self.known.remove(0);
+        }
+        self.known.push((key, known));
+    }
+}
+
+/// Whether each sequence of `batch` adds one token and asks for the next.
+pub(super) fn decodes(batch: &Batch) -> bool {
+    !batch.segments.is_empty() && batch.segments.iter().all(|s| s.rows == 1) && batch.wanted.len() == batch.segments.len()
+}
+
+/// Bytes for the lists of a recording that begins with `lists`: tables grow with the texts.
+fn room(lists: &Lists) -> usize {
+    4 * (lists.numbers.len() + lists.numbers.len() / 2)
+}
+
+/// Runs `forward` on a batch that [`decodes`], or replays its recording.
+pub(super) fn run(gpu: &Gpu, batch: &Batch, cache: &mut Cache, forward: &dyn Fn(&Plan, &mut Cache) -> Result<Array>) -> Result<Array> {
+    let key = (batch.tokens.len(), cache.buffer.address());
+    let mut steps = gpu.steps.lock();
+    let known = match steps.take(key) {
+        None => {
+            steps.put(key, Known::Once);
+            drop(steps);
+            return forward(&gpu.plan_in(&gpu.spare, batch)?, cache);
+        }
+        Some(known) => known,
+    };
+    let lists = Lists::new(batch, gpu.group);
+    let recording = match known {
+        Known::Recorded(recording) if recording.plan.buffer().bytes() >= 4 * lists.numbers.len() => recording,
+        Known::Once => {
+            let out = gpu.lending(&steps.memory, || forward(&gpu.plan_in(&steps.memory, batch)?, cache)).and_then(|out| gpu.copied(&out));
+            match out {
+                // Memory is short: the step runs as it comes, and so does every other.
+                Err(Error::Device(e)) if e.is_out_of_memory() => {
+                    steps.clear();
+                    drop(steps);
+                    return forward(&gpu.plan_in(&gpu.spare, batch)?, cache);
+                }
+                other => {
+                    steps.put(key, Known::Warm);
+                    return other;
+                }
+            }
+        }
+        Known::Warm | Known::Recorded(_) => {
+            let plan = Plan { memory: steps.memory.exactly(room(&lists))?, lists: lists.clone() };
+            let mut out = None;
+            let label = format!("a step of {} texts", key.0);
+            let graph = gpu.lending(&steps.memory, || {
+                Ok(gpu.device.capture(&label, &mut || {
+                    out = Some(forward(&plan, cache));
+                    Ok(())
+                })?)
+            })?;
+            let out = out.unwrap_or_else(|| Err(Error::Usage(format!("{label} recorded nothing"))))?;
+            Recording { graph, plan: plan.memory, out }
+        }
+    };
+    gpu.device.upload(recording.plan.buffer(), 0, bytes_of(&lists.numbers))?;
+    // SAFETY: the graph holds the launches of `forward`, whose buffers are those of the weights, of the cache at this address, and of the
+    // memory that recorded steps keep.
+    unsafe { gpu.device.replay(&recording.graph) }?;
+    let out = gpu.copied(&recording.out);
+    steps.put(key, Known::Recorded(recording));
+    out
+}

@@ -141,10 +141,11 @@ EXPORT_KERNEL(clip_factor)
 
 // One step of the local optimiser on `n` weights with their gradients times *scale (null: 1). Nothing moves once a mini-batch is refused.
 //
-// p, m, s, g `[n]` f32; moments are read and written, but for gradient descent. Any grid of blocks of 256; shared memory: none.
+// p, m, s, g, start `[n]` f32, the last where the visit began; moments are read and written, but for gradient descent. Any grid of blocks of 256; shared memory: none.
 // Bit-reproducible. Bytes: 28 n (12 n for gradient descent); operations: about 14 n.
 extern "C" __global__ void __launch_bounds__(256)
-    step_span(OptimiserStep opt, const float* scale, const unsigned* refused, float* p, float* m, float* s, const float* g, long long n) {
+    step_span(OptimiserStep opt, const float* scale, const unsigned* refused, float* p, float* m, float* s, const float* g,
+              const float* start, long long n) {
     if (*refused != NOT_REFUSED) {
         return;
     }
@@ -152,6 +153,7 @@ extern "C" __global__ void __launch_bounds__(256)
     for (long long i = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
          i += static_cast<long long>(gridDim.x) * blockDim.x) {
         adam_one(opt, factor, opt.first != 0, p + i, m + i, s + i, g[i]);
+        pull_back(opt, p + i, start + i);
     }
 }
 EXPORT_KERNEL(step_span)

@@ -6,12 +6,13 @@
 // reaches are left alone; because they are met or not from step to step, their moments are set to zero at the first step and
 // always read. A client without tokens is left alone, its moments set to zero at the first step.
 //
-// p, m, s, g `[C, stride]` f32 (m and s may be null for gradient descent), `length` weights of each are used; the position
+// p, m, s, g `[C, stride]` f32 (m and s may be null for gradient descent), `length` weights of each are used, global `[length]` f32, where the
+// visit began (read where the step pulls back); the position
 // table of `position_rows` rows of d starts at `position_at` (-1: none). scale `[C]` f32 or null: factor on the gradient.
 // Grid: (C, blocks) blocks of 256: block y takes elements y, y + gridDim.y, ... of the client, in steps of 256; shared
 // memory: none. Bit-reproducible. Bytes: 28 C P (16 C P at a visit's first step); operations: about 14 C P.
 extern "C" __global__ void __launch_bounds__(256)
-    adam_dense(const Packed* step, const OptimiserStep* opt, const float* scale, float* p, float* m, float* s, const float* g, long long stride,
+    adam_dense(const Packed* step, const OptimiserStep* opt, const float* scale, float* p, float* m, float* s, const float* g, const float* global, long long stride,
                int length, int position_at, int position_rows, int d) {
     const int client = blockIdx.x;
     if (client >= step->clients) {
@@ -39,16 +40,19 @@ extern "C" __global__ void __launch_bounds__(256)
             continue;
         }
         adam_one(o, factor, o.first != 0, p + base + i, mi, si, g[base + i]);
+        pull_back(o, p + base + i, global + i);
     }
 }
 EXPORT_KERNEL(adam_dense)
 
 // One step on the item rows of every client with tokens in this step; others as in adam_dense.
 //
-// p, m, s, g `[R, d]` f32. Grid: (C, blocks) blocks of 256; shared memory: none. Bit-reproducible. Bytes: 28 R d;
+// p, m, s, g `[R, d]` f32, table `[I, d]` f32: where the visit began. Grid: (C, blocks) blocks of 256; shared memory: none.
+// Bit-reproducible. Bytes: 28 R d;
 // operations: about 14 R d.
 extern "C" __global__ void __launch_bounds__(256)
-    adam_rows(const Packed* step, const OptimiserStep* opt, const float* scale, float* p, float* m, float* s, const float* g, int d) {
+    adam_rows(const Packed* step, const OptimiserStep* opt, const float* scale, float* p, float* m, float* s, const float* g, const float* table,
+              int d) {
     const int client = blockIdx.x;
     if (client >= step->clients) {
         return;
@@ -67,6 +71,9 @@ extern "C" __global__ void __launch_bounds__(256)
             continue;
         }
         adam_one(o, factor, o.first != 0, p + i, keeps ? nullptr : m + i, keeps ? nullptr : s + i, g[i]);
+        if (o.pull > 0.0f) {
+            pull_back(o, p + i, table + static_cast<long long>(step->row_item[i / d]) * d + i % d);
+        }
     }
 }
 EXPORT_KERNEL(adam_rows)

@@ -81,6 +81,13 @@ __device__ __forceinline__ void adam_one(const OptimiserStep& opt, float scale, 
     }
 }
 
+// The weight behind a step's proximal term: its share of the way back to `start`, where the visit began.
+__device__ __forceinline__ void pull_back(const OptimiserStep& opt, float* p, const float* start) {
+    if (opt.pull > 0.0f) {
+        *p = fmaf(opt.pull, __fsub_rn(*start, *p), *p);
+    }
+}
+
 __device__ __forceinline__ bool client_trains(const Packed* step, int client) {
     return step->client_tokens[client] < step->client_tokens[client + 1];
 }

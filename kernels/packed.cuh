@@ -54,6 +54,8 @@ struct Packed {
     const int* client_rows;
     // The client's number in the population [C]: what its random streams are keyed by.
     const unsigned* client_id;
+    // Items of the item rows [R].
+    const int* row_item;
 
     // Tokens [T]: row of the item table, position inside the sequence, first token of the sequence, owner.
     const int* row;
@@ -107,7 +109,7 @@ __device__ __forceinline__ RowSet row_set(const Packed* step, int kind) {
     return RowSet{step->outputs, step->output_tiles, step->client_outs, step->out_client, step->tiles_outputs};
 }
 
-// One step of Adam, AdamW or SGD: the coefficients of `backend::cpu::optim::AdamStep`, computed on the host.
+// One step of the local optimiser: the coefficients of `backend::LocalStep`, computed on the host.
 struct OptimiserStep {
     float beta1;
     float beta2;
@@ -116,6 +118,7 @@ struct OptimiserStep {
     float eps;
     float l2;         // weight decay added to the gradient (Adam, SGD)
     float shrink;     // 1 - lr * weight_decay (AdamW); 1 otherwise
+    float pull;       // share of the way back to the weights that the visit began with; 0: none
     int first;        // 1 at the first step of a visit: moments are taken as zero and not read
     int sgd;          // 1 for SGD: no moments
 };

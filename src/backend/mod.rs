@@ -6,9 +6,11 @@
 
 pub mod cpu;
 pub mod cuda;
+mod local_step;
 mod step;
 mod table_row;
 
+pub use local_step::LocalStep;
 pub use step::*;
 pub use table_row::TableRow;
 

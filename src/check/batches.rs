@@ -156,8 +156,9 @@ pub fn step_span(n: &Normals, count: usize, judged: bool) -> Vec<Subject<'static
     let mut all = Vec::new();
     for ((name, settings, t), refused) in local::kinds().into_iter().map(|kind| (kind, NOT_REFUSED)).chain([(local::kinds()[1].clone(), 4)])
     {
-        let rule = LocalStep::new(&settings, t as i32);
+        let rule = LocalStep::new(&settings, t);
         let (p, m, g) = (n.take(77, count, 1.0), n.take(78, count, 0.1), n.take(79, count, 1.0));
+        let start = n.take(76, count, 1.0);
         let s: Vec<f32> = (0..count).map(|i| n.at(80, i).powi(2)).collect();
         let scale = 0.6f32;
         let arrays = vec![
@@ -167,11 +168,15 @@ pub fn step_span(n: &Normals, count: usize, judged: bool) -> Vec<Subject<'static
             Array::of("first moments", &m),
             Array::of("second moments", &s),
             Array::of("gradients", &g),
+            Array::of("weights at the start", &start),
         ];
         let wants = judged.then(|| {
             let (mut p, mut m, mut s) = (p, m, s);
             if refused == NOT_REFUSED {
-                (0..count).for_each(|i| rule.one(scale, [&mut p[i], &mut m[i], &mut s[i]], g[i]));
+                (0..count).for_each(|i| {
+                    rule.one(scale, [&mut p[i], &mut m[i], &mut s[i]], g[i]);
+                    rule.back(&mut p[i], start[i]);
+                });
             }
             [p, m, s]
         });
@@ -188,6 +193,7 @@ pub fn step_span(n: &Normals, count: usize, judged: bool) -> Vec<Subject<'static
             m: b[3],
             s: b[4],
             g: b[5],
+            start: b[6],
             n: count as i64,
         }));
     }

@@ -11,7 +11,7 @@ use crate::device::launch::Pointer;
 use std::ops::Range;
 
 /// Settings, their name, and the step of a visit.
-pub(super) fn kinds() -> [(&'static str, LocalSettings, u32); 4] {
+pub(super) fn kinds() -> [(&'static str, LocalSettings, u32); 8] {
     let adam = LocalSettings { weight_decay: 0.01, lr: 0.01, ..LocalSettings::default() };
     let with = |optimizer| LocalSettings { optimizer, ..adam.clone() };
     [
@@ -19,6 +19,10 @@ pub(super) fn kinds() -> [(&'static str, LocalSettings, u32); 4] {
         ("adam, fourth step", with(LocalOptimizer::Adam), 4),
         ("adamw", with(LocalOptimizer::Adamw), 2),
         ("sgd", with(LocalOptimizer::Sgd), 2),
+        ("sgd, proximal", LocalSettings { proximal: 3.0, ..with(LocalOptimizer::Sgd) }, 2),
+        ("momentum, proximal", LocalSettings { proximal: 30.0, ..with(LocalOptimizer::Momentum) }, 3),
+        ("adagrad", LocalSettings { eps: 0.1, ..with(LocalOptimizer::Adagrad) }, 3),
+        ("preconditioned", LocalSettings { eps: 0.01, ..with(LocalOptimizer::Preconditioned) }, 1),
     ]
 }
 
@@ -96,10 +100,11 @@ fn moments(b: &[Pointer], sgd: bool) -> [Pointer; 2] {
 fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u32, extra: usize, judged: bool) -> Subject<'a> {
     let (case, n) = (placed.case, placed.normals());
     let (table, rows, length, stride) = slab(placed, extra);
-    let (clients, rule) = (case.clients(), LocalStep::new(settings, t as i32));
+    let (clients, rule) = (case.clients(), LocalStep::new(settings, t));
     let count = clients * stride;
     let scale: Vec<f32> = (0..clients).map(|c| 0.5 + n.at(50, c).abs()).collect();
     let (p, m, g) = (n.take(51, count, 1.0), n.take(52, count, 0.1), n.take(54, count, 1.0));
+    let start = n.take(49, length, 1.0);
     let s: Vec<f32> = (0..count).map(|i| n.at(53, i).powi(2)).collect();
     let arrays = vec![
         value("step of the optimiser", &OptimiserStep::new(settings, t)),
@@ -108,6 +113,7 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
         Array::of("first moments", &m),
         Array::of("second moments", &s),
         Array::of("gradients", &g),
+        Array::of("global weights", &start),
     ];
     let sgd = rule.is_sgd();
     let wants = judged.then(|| {
@@ -117,6 +123,7 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
             for i in (0..length).map(|i| c * stride + i) {
                 if trains(placed, c) && reached(placed, (table, rows), &reach, i - c * stride) {
                     rule.one(factor, [&mut p[i], &mut m[i], &mut s[i]], g[i]);
+                    rule.back(&mut p[i], start[i - c * stride]);
                 } else if rule.is_first() && !rule.is_sgd() {
                     (m[i], s[i]) = (0.0, 0.0);
                 }
@@ -139,6 +146,7 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
             m,
             s,
             g: b[5],
+            global: b[6],
             stride: stride as i64,
             length: int(length),
             position_at: int(table),
@@ -149,9 +157,10 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
 }
 
 fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u32, judged: bool) -> Subject<'a> {
-    let (case, n, rule) = (placed.case, placed.normals(), LocalStep::new(settings, t as i32));
+    let (case, n, rule) = (placed.case, placed.normals(), LocalStep::new(settings, t));
     let (clients, d, count) = (case.clients(), case.d, case.chunk.rows() * case.d);
     let (p, m, g) = (n.take(55, count, 1.0), n.take(56, count, 0.1), n.take(58, count, 1.0));
+    let table = n.take(59, (case.chunk.items.iter().max().map_or(0, |&item| item as usize) + 1) * d, 1.0);
     let s: Vec<f32> = (0..count).map(|i| n.at(57, i).powi(2)).collect();
     let arrays = vec![
         value("step of the optimiser", &OptimiserStep::new(settings, t)),
@@ -160,6 +169,7 @@ fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u3
         Array::of("first moments", &m),
         Array::of("second moments", &s),
         Array::of("gradients", &g),
+        Array::of("item table", &table),
     ];
     let sgd = rule.is_sgd();
     let wants = judged.then(|| {
@@ -169,6 +179,7 @@ fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u3
             for i in rows.start * d..rows.end * d {
                 if trains(placed, c) {
                     rule.one(1.0, [&mut p[i], &mut m[i], &mut s[i]], g[i]);
+                    rule.back(&mut p[i], table[case.chunk.items[i / d] as usize * d + i % d]);
                 } else if rule.is_first() && !rule.is_sgd() {
                     (m[i], s[i]) = (0.0, 0.0);
                 }
@@ -182,7 +193,7 @@ fn adam_rows<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u3
     let work = cost(floats * count, 14.0 * count as f64);
     Given { case: case_name(placed, name), arrays, outputs: outs, cost: work }.to([clients, blocks], move |b| {
         let [m, s] = moments(b, sgd);
-        AdamRows { step: placed.chunk.table().into(), opt: b[0], scale: Pointer::NULL, p: b[2], m, s, g: b[5], d: int(d) }
+        AdamRows { step: placed.chunk.table().into(), opt: b[0], scale: Pointer::NULL, p: b[2], m, s, g: b[5], table: b[6], d: int(d) }
     })
 }
 

@@ -94,6 +94,14 @@ fn steps(quick: bool) -> Vec<Kind> {
         ("kept weights", with(&b, |s| (s.federation.personal, s.local.optimizer) = (0.1, LocalOptimizer::Sgd))),
         ("adamw, clipped", with(&b, |s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("gradient descent", with(&b, |s| s.local.optimizer = LocalOptimizer::Sgd)),
+        ("adagrad, proximal", with(&b, |s| (s.local.optimizer, s.local.proximal) = (LocalOptimizer::Adagrad, 5.0))),
+        (
+            "preconditioned by the server's moments",
+            with(&b, |s| {
+                (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01);
+                (s.local.optimizer, s.local.eps) = (LocalOptimizer::Preconditioned, 0.01);
+            }),
+        ),
         ("fedadam", with(&b, |s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
         (
             "the recipe of fed-sasrec",

@@ -166,6 +166,15 @@ choice! {
         Adamw = "adamw",
         /// Plain gradient descent.
         Sgd = "sgd",
+        /// Gradient descent with momentum `local.beta1`, which begins at zero.
+        Momentum = "momentum",
+        /// Adagrad (Duchi et al., JMLR 2011) with `local.eps` beside the root. A position row counts the steps that did not reach it as if they had
+        /// been as large as the others on average.
+        Adagrad = "adagrad",
+        /// Gradient descent whose rate for each weight is divided by the root of the server's second moment, as the round begins with it, plus
+        /// `local.eps`. The server sends its second moments down beside the weights. In the manner of FedAdamW (arXiv 2510.27486), without moments of
+        /// the client's own. Needs a server that keeps second moments.
+        Preconditioned = "preconditioned",
     }
 }
 choice! {

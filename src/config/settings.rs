@@ -100,6 +100,8 @@ pub struct LossSettings {
     pub contrast: Contrast,
     /// Weight lambda of the contrastive term.
     pub lambda: f32,
+    /// First local epochs of a visit in which the history is contrasted with its views; 0: all. With 1 a view is encoded once a visit.
+    pub contrast_epochs: u32,
     /// Rounds over which lambda falls linearly to 0, after which the history is contrasted with no view; 0: it stays.
     pub lambda_rounds: u32,
     /// Temperature tau.
@@ -114,6 +116,8 @@ pub struct LossSettings {
     pub paraphrase: bool,
     /// Use the counterfactual views.
     pub counterfactual: bool,
+    /// Which of their states the history is kept apart from.
+    pub counterfactual_states: CounterfactualStates,
     /// Weight of the next-item loss of the future view's items at the state that `anchor` names, beside the mean over the training
     /// positions; 0: off.
     pub future_targets: f32,
@@ -161,6 +165,7 @@ impl Default for LossSettings {
             gbce_t: 0.75,
             contrast: Contrast::Decoupled,
             lambda: 0.02,
+            contrast_epochs: 0,
             lambda_rounds: 0,
             tau: 0.5,
             anchor: Anchor::History,
@@ -168,6 +173,7 @@ impl Default for LossSettings {
             future: true,
             paraphrase: true,
             counterfactual: true,
+            counterfactual_states: CounterfactualStates::Last,
             future_targets: 0.0,
             paraphrase_inputs: 0.0,
             counterfactual_negatives: 0,
@@ -192,6 +198,9 @@ pub struct LocalSettings {
     pub decay: f32,
     /// Weight decay.
     pub weight_decay: f32,
+    /// Weight mu of the proximal term `mu / 2 |w - w0|^2` towards the weights that the visit began with (FedProx, Li et al., MLSys 2020); 0: none.
+    /// Each step ends with its exact minimiser, `w + lr mu / (1 + lr mu) (w0 - w)`.
+    pub proximal: f32,
     /// Clip of a step's gradient norm over all of a client's parameters; 0: off.
     pub clip: f32,
     /// Adam's first decay rate.
@@ -212,6 +221,7 @@ impl Default for LocalSettings {
             lr: 1e-2,
             decay: 0.0,
             weight_decay: 0.0,
+            proximal: 0.0,
             clip: 0.0,
             beta1: 0.9,
             beta2: 0.999,
@@ -314,6 +324,13 @@ impl Settings {
         let round = round.min(self.federation.rounds.into());
         let lr = self.federation.rate_at(self.local.lr, round, 0.0, self.local.decay);
         LocalSettings { lr, decay: 0.0, ..self.local.clone() }
+    }
+}
+
+impl LocalOptimizer {
+    /// Whether a visit begins with the server's second moments.
+    pub fn takes_second(self) -> bool {
+        self == LocalOptimizer::Preconditioned
     }
 }
 

@@ -18,6 +18,7 @@ fn local(s: &LocalSettings) -> Result<()> {
     number(|x| x > 0.0, "local.lr", s.lr, "a finite number above 0")?;
     number(|x| (0.0..=1.0).contains(&x), "local.decay", s.decay, "between 0 and 1 (a share)")?;
     number(|x| x >= 0.0, "local.weight_decay", s.weight_decay, "a finite number, 0 or more")?;
+    number(|x| x >= 0.0, "local.proximal", s.proximal, "a finite number, 0 or more")?;
     number(|x| x >= 0.0, "local.clip", s.clip, "a finite number above 0, or 0 for none")?;
     number(|x| (0.0..1.0).contains(&x), "local.beta1", s.beta1, "at least 0 and below 1 (a rate)")?;
     number(|x| (0.0..1.0).contains(&x), "local.beta2", s.beta2, "at least 0 and below 1 (a rate)")?;

@@ -138,7 +138,7 @@ impl Packer {
 
     /// Whether the steps of a visit of a client with one sequence differ in their candidates only.
     pub fn steady(&self) -> bool {
-        self.source.terms.iter().all(|term| term.steady())
+        self.source.terms.iter().all(|term| term.steady(&self.source.settings.loss))
     }
 
     /// Whether every step of the visit is the same as its first.

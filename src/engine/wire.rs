@@ -12,6 +12,12 @@ pub fn encoded_len(dense: usize, rows: usize, d: usize) -> u64 {
     (HEADER + 4 * dense + rows * (4 + 4 * d)) as u64
 }
 
+/// Bytes of what is sent to a client before its visit: `dense` weights and `rows` rows of width `d`, with `moments` the server's second moments of
+/// them as well.
+pub fn sent_len(dense: usize, rows: usize, d: usize, moments: bool) -> u64 {
+    encoded_len(dense, rows, d) + if moments { 4 * (dense + rows * d) as u64 } else { 0 }
+}
+
 /// Encodes an update.
 pub fn encode(update: &Update) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + 4 * (update.dense.len() + update.items.len() + update.rows.len()));

@@ -4,6 +4,7 @@ use super::rules::{Needs, Rules};
 use super::{attacks, cohort_size, protocol, rules};
 use crate::config::range::{at_least_one, ensure, number, range, refuse};
 use crate::config::{Clients, Settings};
+use crate::engine::kept_by_clients;
 use crate::privacy::UserPrivacy;
 use crate::{Result, eval};
 
@@ -42,11 +43,14 @@ pub fn check(settings: &Settings) -> Result<()> {
         return refuse("federation.clients", "column", wanted);
     }
     protocol::chosen(settings)?;
+    local(settings)?;
     attack(settings)?;
     let rules = Rules::new(rules::asked(settings)?);
     if s.protocol.split_whitespace().next() != Some("averaging") {
         let wanted = format!("0, because federation.protocol = \"{}\" trains at one rate", s.protocol);
         ensure(settings.local.decay == 0.0, "local.decay", settings.local.decay, &wanted)?;
+        let wanted = format!("0, because federation.protocol = \"{}\" sends no weights that a visit could stay near", s.protocol);
+        ensure(settings.local.proximal == 0.0, "local.proximal", settings.local.proximal, &wanted)?;
         for (key, name) in [("attack.name", &settings.attack.name), ("defence.name", &settings.defence.name)] {
             let wanted = format!("`none`, because federation.protocol = \"{}\" uploads no updates that a rule could change", s.protocol);
             ensure(name == "none", key, format!("`{name}`"), &wanted)?;
@@ -66,6 +70,30 @@ pub fn check(settings: &Settings) -> Result<()> {
             if s.rules.is_empty() { settings.defence.name.clone() } else { s.rules.join(", ") },
             wanted,
         );
+    }
+    Ok(())
+}
+
+/// Refuses optimisers of the client that need what the server or the client does not keep.
+fn local(settings: &Settings) -> Result<()> {
+    let (local, s) = (&settings.local, &settings.federation);
+    if local.optimizer.takes_second() {
+        let refuse = |wanted: &str| refuse("local.optimizer", format!("`{}`", local.optimizer.name()), wanted);
+        if !s.server.adapts() || s.protocol.split_whitespace().next() != Some("averaging") {
+            return refuse(
+                "an optimiser without the server's second moments, or federation.server = \"fedadam\", \"fedadagrad\" or \"fedyogi\" \
+                           under the protocol `averaging`",
+            );
+        }
+        if s.clients == Clients::One {
+            return refuse(
+                "an optimiser with moments of its own, because federation.clients = \"one\" goes on with them from round to round",
+            );
+        }
+    }
+    if local.proximal > 0.0 && kept_by_clients(s) {
+        let wanted = "0, or all of the model shared: weights that a client keeps are not those of the server";
+        return refuse("local.proximal", local.proximal, wanted);
     }
     Ok(())
 }

@@ -68,6 +68,17 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ),
         ("groups", with(&|s| (s.federation.clients, s.model.dropout) = (Clients::Groups(4), 0.1))),
         ("groups by a column", with(&|s| (s.federation.clients, s.data.group_column) = (Clients::Column, "site".into()))),
+        (
+            "groups, proximal",
+            with(&|s| (s.federation.clients, s.local.optimizer, s.local.proximal) = (Clients::Groups(4), LocalOptimizer::Sgd, 9.0)),
+        ),
+        (
+            "groups, preconditioned",
+            with(&|s| {
+                crate::rounds::preconditioned(s);
+                s.federation.clients = Clients::Groups(4);
+            }),
+        ),
         // Some groups hold one sequence: those are trained like any client of one.
         ("groups of few", with(&|s| s.federation.clients = Clients::Groups(50))),
     ]

@@ -3,7 +3,9 @@
 use crate::foreign;
 use crate::simt;
 use crate::simt::Simt;
-use lumos::config::{Anchor, Contrast, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows};
+use lumos::config::{
+    Anchor, Contrast, CounterfactualStates, LocalOptimizer, Pool, Positions, Precision, RecLoss, Resident, Residual, Settings, UploadRows,
+};
 use lumos::data::{Dataset, ItemText};
 use lumos::device::{Device, Geometry};
 use lumos::engine::{NamedTensor, TensorData};
@@ -77,6 +79,13 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("adamw, clip", optimiser(LocalOptimizer::Adamw, 2.0, 0.5)),
         ("adam, decay, some clipped", optimiser(LocalOptimizer::Adam, 0.1, 1.1)),
         ("sgd", optimiser(LocalOptimizer::Sgd, 0.01, 0.0)),
+        ("momentum", optimiser(LocalOptimizer::Momentum, 0.01, 0.0)),
+        ("adagrad, clip", optimiser(LocalOptimizer::Adagrad, 0.0, 0.5)),
+        ("every state of a counterfactual, in the first epoch", {
+            let mut s = with(&|s| (s.loss.counterfactual_states, s.loss.contrast_epochs) = (CounterfactualStates::Every, 1));
+            s.local.epochs = 2;
+            s
+        }),
         ("sgd, clip, dropout", {
             let mut s = optimiser(LocalOptimizer::Sgd, 0.0, 0.3);
             (s.model.dropout, s.model.item_dropout) = (0.2, 0.3);

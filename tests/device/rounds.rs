@@ -5,8 +5,8 @@ use crate::resident::h100;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::config::{
-    Average, Backbone, ClientWeighting, Clients, Contrast, EpsUnit, Examples, Group, LocalOptimizer, Pool, Positions, Precision, RecLoss,
-    Resample, Resident, Residual, ServerOptimizer, Settings, Similarity, UploadRows,
+    Average, Backbone, ClientWeighting, Clients, Contrast, CounterfactualStates, EpsUnit, Examples, Group, LocalOptimizer, Pool, Positions,
+    Precision, RecLoss, Resample, Resident, Residual, ServerOptimizer, Settings, Similarity, UploadRows,
 };
 use lumos::data::Dataset;
 use lumos::engine::cpu::CpuEngine;
@@ -74,6 +74,13 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         // Decay shows which position rows a client trains: its own reach, not that of the longest client in the launch.
         ("strong decay", with(&|s| (s.local.optimizer, s.local.weight_decay) = (LocalOptimizer::Adamw, 2.0))),
         ("sgd", with(&|s| s.local.optimizer = LocalOptimizer::Sgd)),
+        ("momentum", with(&|s| (s.local.optimizer, s.local.lr) = (LocalOptimizer::Momentum, 0.05))),
+        ("adagrad, proximal", with(&|s| (s.local.optimizer, s.local.proximal) = (LocalOptimizer::Adagrad, 5.0))),
+        (
+            "sgd, proximal, a rate that falls",
+            with(&|s| (s.local.optimizer, s.local.proximal, s.local.decay) = (LocalOptimizer::Sgd, 9.0, 1.0)),
+        ),
+        ("preconditioned", with(&preconditioned)),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("gbce", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::Gbce, 3))),
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
@@ -89,6 +96,14 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("views as targets, inputs and negatives", with(&every_view)),
+        ("every state of a counterfactual", with(&|s| s.loss.counterfactual_states = CounterfactualStates::Every)),
+        (
+            "means up to every item of a counterfactual, contrasted in the first epoch",
+            with(&|s| {
+                (s.loss.pool, s.loss.counterfactual_states) = (Pool::Mean, CounterfactualStates::Every);
+                s.loss.contrast_epochs = 1;
+            }),
+        ),
         ("means of states", with(&|s| s.loss.pool = Pool::Mean)),
         (
             "views as targets, inputs and negatives, bce",
@@ -124,6 +139,13 @@ fn kinds() -> Vec<(&'static str, Settings)> {
         ("contrast with strangers", with(&strangers)),
         ("every touched row", with(&|s| s.federation.upload_rows = UploadRows::Touched)),
     ]
+}
+
+/// Clients that begin with the server's second moments.
+pub fn preconditioned(s: &mut Settings) {
+    (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01);
+    (s.local.optimizer, s.local.lr) = (LocalOptimizer::Preconditioned, 0.01);
+    (s.model.item_dropout, s.local.clip) = (0.1, 0.5);
 }
 
 pub fn floats(tensors: &[NamedTensor]) -> Vec<(String, Vec<f32>)> {

@@ -18,6 +18,8 @@ struct Visit {
     local: LocalSettings,
     dense: Vec<f32>,
     rows: Vec<f32>,
+    /// Second moments that a preconditioned visit begins with, dense and rows.
+    second: Vec<f32>,
     steps: Vec<Step>,
 }
 
@@ -43,7 +45,8 @@ impl Visit {
             })
             .collect();
         let loss = LossSettings { rec, contrast: Contrast::Decoupled, lambda: 0.3, tau: 0.5, ..LossSettings::default() };
-        Visit { spec, loss, local, dense, rows, steps }
+        let second = normal(&mut s, 0.1, dense.len() + rows.len()).iter().map(|x| x * x).collect();
+        Visit { spec, loss, local, dense, rows, second, steps }
     }
 
     /// Weights after each step on a worker: dense, then item rows.
@@ -63,12 +66,29 @@ impl Visit {
         out
     }
 
+    /// Weights after a whole visit: dense, then item rows.
+    fn visited(&self) -> Vec<f32> {
+        let model = Model::new(&self.spec);
+        let mut w = new_worker(&self.spec, &self.dense, &self.rows);
+        poison(&mut w);
+        let (d, (dense, rows)) = (self.spec.dim(), self.second.split_at(self.dense.len()));
+        let rows: Vec<&[f32]> = rows.chunks_exact(d).collect();
+        let second = self.local.optimizer.takes_second().then_some((dense, &rows[..]));
+        let visit = lumos::backend::cpu::Visit { dense: &self.dense, steps: STEPS, local: &self.local, second, dropout: None };
+        let pack = |number: u32, step: &mut Step| *step = self.steps[number as usize].clone();
+        w.visit(&visit, self.rows.chunks_exact(d), pack, |worker| model.train(worker, &self.loss));
+        w.dense().iter().chain(w.rows()).copied().collect()
+    }
+
     /// The same from the formulas. In f32 every stored number is rounded to f32, as a plain program would.
     fn reference(&self, dtype: DType) -> Vec<Vec<f64>> {
         let l = &self.local;
         let [lr, decay, b1, b2, eps] = [l.lr, l.weight_decay, l.beta1, l.beta2, l.eps].map(f64::from);
         let mut w: Vec<f64> = self.dense.iter().chain(&self.rows).map(|&x| f64::from(x)).collect();
-        let (mut m, mut v) = (vec![0f64; w.len()], vec![0f64; w.len()]);
+        let begun = w.clone();
+        let mut m = vec![0f64; w.len()];
+        let mut v: Vec<f64> = self.second.iter().map(|&x| if l.optimizer.takes_second() { f64::from(x) } else { 0.0 }).collect();
+        let near = lr * f64::from(l.proximal);
         let keep = |x: f64| if dtype == DType::F32 { f64::from(x as f32) } else { x };
         let positions = self.spec.params.iter().find(|p| p.name == "positions");
         let mut out = Vec::new();
@@ -88,14 +108,27 @@ impl Visit {
                 } else {
                     x += decay * w[i];
                 }
-                if l.optimizer == LocalOptimizer::Sgd {
-                    w[i] = keep(w[i] - lr * x);
-                    continue;
-                }
-                m[i] = keep(b1 * m[i] + (1.0 - b1) * x);
-                v[i] = keep(b2 * v[i] + (1.0 - b2) * x * x);
-                let (mean, square) = (m[i] / (1.0 - b1.powi(t)), v[i] / (1.0 - b2.powi(t)));
-                w[i] = keep(w[i] - lr * mean / (square.sqrt() + eps));
+                let step = match l.optimizer {
+                    LocalOptimizer::Sgd => x,
+                    LocalOptimizer::Momentum => {
+                        m[i] = keep(b1 * m[i] + x);
+                        m[i]
+                    }
+                    LocalOptimizer::Adagrad => {
+                        // The sum of squares, each step that did not reach the weight counting like one of the others.
+                        v[i] = keep((v[i] * f64::from(t - 1) + x * x) / f64::from(t));
+                        x / ((v[i] * f64::from(t)).sqrt() + eps)
+                    }
+                    LocalOptimizer::Preconditioned => x / (v[i].sqrt() + eps),
+                    LocalOptimizer::Adam | LocalOptimizer::Adamw => {
+                        m[i] = keep(b1 * m[i] + (1.0 - b1) * x);
+                        v[i] = keep(b2 * v[i] + (1.0 - b2) * x * x);
+                        let (mean, square) = (m[i] / (1.0 - b1.powi(t)), v[i] / (1.0 - b2.powi(t)));
+                        mean / (square.sqrt() + eps)
+                    }
+                };
+                w[i] = keep(w[i] - lr * step);
+                w[i] = keep((w[i] + near * begun[i]) / (1.0 + near));
             }
             out.push(w.clone());
         }
@@ -117,7 +150,7 @@ fn model(backbone: Backbone, i: usize) -> ModelSettings {
 }
 
 fn local(optimizer: LocalOptimizer, weight_decay: f32, clip: f32) -> LocalSettings {
-    let lr = if optimizer == LocalOptimizer::Sgd { 0.1 } else { 0.01 };
+    let lr = if [LocalOptimizer::Sgd, LocalOptimizer::Momentum].contains(&optimizer) { 0.1 } else { 0.01 };
     LocalSettings { optimizer, lr, weight_decay, clip, ..LocalSettings::default() }
 }
 
@@ -125,7 +158,8 @@ fn local(optimizer: LocalOptimizer, weight_decay: f32, clip: f32) -> LocalSettin
 /// compared closely, and the usual one.
 fn settings() -> Vec<LocalSettings> {
     let mut all = Vec::new();
-    for optimizer in [LocalOptimizer::Adam, LocalOptimizer::Adamw, LocalOptimizer::Sgd] {
+    use LocalOptimizer::*;
+    for optimizer in [Adam, Adamw, Sgd, Momentum, Adagrad] {
         for (decay, clip, eps) in [(0.0, 0.0, 1e-3), (0.05, 0.5, 1e-3), (0.05, 0.0, 1e-3), (0.0, 1e6, 1e-3), (0.05, 1.0, 1e-8)] {
             all.push(LocalSettings { eps, ..local(optimizer, decay, clip) });
         }
@@ -141,7 +175,7 @@ fn ten_steps_number_by_number() {
             let visit = Visit::new(400 + i as u64, model(backbone, i), kinds[i % 4], local.clone());
             let (ours, exact, single) = (visit.engine(false), visit.reference(DType::F64), visit.reference(DType::F32));
             // Where a gradient is as small as Adam's usual epsilon, its rounding error moves the weight by a part of the rate.
-            let rough = visit.local.optimizer != LocalOptimizer::Sgd && visit.local.eps < 1e-6;
+            let rough = ![LocalOptimizer::Sgd, LocalOptimizer::Momentum].contains(&visit.local.optimizer) && visit.local.eps < 1e-6;
             let params = visit.spec.params.iter().map(|p| (p.name.as_str(), p.offset, p.len()));
             for (name, at, n) in params.chain([("item rows", visit.dense.len(), visit.rows.len())]) {
                 // A key's bias has no influence, so its gradient is rounding alone, which Adam divides by its own size.
@@ -162,6 +196,21 @@ fn ten_steps_number_by_number() {
                     accept(&what, &ours[t][span.clone()], &exact[t][span.clone()], &single[t][span], floor);
                 }
             }
+        }
+    }
+}
+
+/// Visits that begin with the server's second moments, and visits that stay near where they began, with every optimiser.
+#[test]
+fn whole_visits_number_by_number() {
+    use LocalOptimizer::*;
+    for (i, optimizer) in [Adam, Adamw, Sgd, Momentum, Adagrad, Preconditioned].into_iter().enumerate() {
+        for (j, (proximal, clip)) in [(0.0, 0.0), (4.0, 0.0), (30.0, 0.5)].into_iter().enumerate() {
+            let local = LocalSettings { eps: 0.05, proximal, ..local(optimizer, 0.01, clip) };
+            let visit = Visit::new(600 + 10 * i as u64 + j as u64, model(Backbone::SASREC, i + j), RecLoss::Bce, local);
+            let (ours, exact, single) = (visit.visited(), visit.reference(DType::F64), visit.reference(DType::F32));
+            let (exact, single) = (exact.last().unwrap(), single.last().unwrap());
+            accept(&format!("{} proximal {proximal}", optimizer.name()), &ours, exact, single, 1e-5);
         }
     }
 }

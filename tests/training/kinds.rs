@@ -73,6 +73,14 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ),
         ("personal", with(&|s| s.federation.personal = 0.3)),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
+        ("adagrad, proximal", with(&|s| (s.local.optimizer, s.local.proximal) = (LocalOptimizer::Adagrad, 5.0))),
+        (
+            "preconditioned",
+            with(&|s| {
+                (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01);
+                (s.local.optimizer, s.local.eps) = (LocalOptimizer::Preconditioned, 0.01);
+            }),
+        ),
         ("sampled softmax", with(&|s| (s.loss.rec, s.loss.negatives) = (RecLoss::SampledSoftmax, 5))),
         ("shared negatives", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.resample) = (RecLoss::SampledSoftmax, 6, Resample::Shared))),
         ("prefixes", with(&|s| s.loss.examples = Examples::Prefixes)),
@@ -85,6 +93,7 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ("private on disk", with(&|s| (s.federation.shared, s.federation.private_memory_mb) = (vec![Group::Items], 0))),
         ("backbone and term of another crate", foreign::with_foreign(base.clone())),
         ("views as targets, inputs and negatives", with(&every_view)),
+        ("contrasted in the first epoch", with(&|s| s.loss.contrast_epochs = 1)),
         ("means of states", with(&|s| s.loss.pool = Pool::Mean)),
         (
             "views as targets, inputs and negatives, in groups",

@@ -119,7 +119,12 @@ fn damage(s: &mut Settings, at: usize, to: usize) {
         24 => s.loss.in_batch.reorder = x,
         // Accepted however many there are, and a round would not end.
         25 => s.local.epochs = n.min(3),
-        26 => s.local.optimizer = [LocalOptimizer::Adam, LocalOptimizer::Adamw, LocalOptimizer::Sgd][to % 3],
+        26 => {
+            s.local.optimizer = {
+                use LocalOptimizer::*;
+                [Adam, Adamw, Sgd, Momentum, Adagrad, Preconditioned][to % 6]
+            }
+        }
         27 => s.local.lr = x,
         28 => s.local.weight_decay = x,
         29 => s.local.clip = x,
@@ -151,6 +156,7 @@ fn damage(s: &mut Settings, at: usize, to: usize) {
         52 => s.federation.server_warmup = x,
         53 => s.local.decay = x,
         54 => s.loss.smoothing = x,
+        55 => s.local.proximal = x,
         _ => s.seed = u64::from(n),
     }
 }

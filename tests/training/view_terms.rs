@@ -2,7 +2,7 @@
 
 use crate::ring::world;
 use lumos::backend::{Step, TableRow};
-use lumos::config::{Anchor, Backbone, Contrast, GeneratorKind, Pool, RecLoss, Resample, Settings, UploadRows};
+use lumos::config::{Anchor, Backbone, Contrast, CounterfactualStates, GeneratorKind, Pool, RecLoss, Resample, Settings, UploadRows};
 use lumos::data::Dataset;
 use lumos::engine::Packer;
 use lumos::settings::validate;
@@ -241,4 +241,61 @@ fn means_of_states_make_every_item_of_a_view_an_output() {
     (s.loss.contrast, s.loss.pool, s.model.backbone) = (Contrast::Decoupled, Pool::Mean, Backbone::BERT4REC);
     let message = validate(&s).unwrap_err().to_string();
     assert!(message.contains("loss.pool") && message.contains("last"), "{message}");
+}
+
+#[test]
+fn every_state_of_a_counterfactual_can_be_a_negative() {
+    let world = worlds();
+    for pool in [Pool::Last, Pool::Mean] {
+        let mut s = settings();
+        (s.loss.contrast, s.loss.pool, s.loss.counterfactual_states) = (Contrast::Decoupled, pool, CounterfactualStates::Every);
+        for user in 0..24 {
+            let (_, step) = examples(&s, &world, user);
+            let views = &world.1.users[user as usize];
+            let long: usize = views.counterfactuals.iter().map(|view| view.len().min(8)).sum();
+            if step.positives.is_empty() {
+                continue;
+            }
+            let far = &step.group[1 + step.positives[0] as usize..];
+            assert_eq!(far.len(), long, "user {user}");
+            // Every token of its sequences once, in their order.
+            let tokens: Vec<u32> = far.iter().map(|&q| step.out_token[q as usize]).collect();
+            assert_eq!(tokens, (tokens[0]..=tokens[long - 1]).collect::<Vec<u32>>());
+            assert_eq!(tokens.last().map(|token| token + 1), step.bounds.last().copied());
+        }
+    }
+    let mut s = settings();
+    (s.loss.contrast, s.loss.counterfactual_states, s.model.backbone) =
+        (Contrast::Decoupled, CounterfactualStates::Every, Backbone::BERT4REC);
+    let message = validate(&s).unwrap_err().to_string();
+    assert!(message.contains("loss.counterfactual_states") && message.contains("last"), "{message}");
+}
+
+#[test]
+fn views_are_packed_in_the_first_epochs_alone() {
+    let (data, views) = worlds();
+    let mut s = settings();
+    (s.loss.contrast, s.loss.contrast_epochs, s.local.epochs) = (Contrast::Decoupled, 2, 4);
+    let mut packer = Packer::new(valid(&s), data.clone(), views.clone());
+    s.loss.contrast_epochs = 0;
+    let mut always = Packer::new(valid(&s), data, views);
+    let [mut step, mut whole] = [Step::default(), Step::default()];
+    let mut groups = 0;
+    for user in 0..24 {
+        (packer.begin(&[user], 3), always.begin(&[user], 3));
+        assert!(!packer.repeats() && !packer.steady());
+        assert_eq!(packer.items(), always.items());
+        for number in 0..4 {
+            packer.pack(number, &mut step);
+            always.pack(number, &mut whole);
+            assert_eq!(step.example, whole.example, "next items are trained on in every epoch");
+            if number < 2 {
+                assert_eq!((&step.row, &step.group), (&whole.row, &whole.group));
+                groups += step.positives.len();
+            } else {
+                assert!(step.group.is_empty() && step.bounds.len() == 2, "the history alone");
+            }
+        }
+    }
+    assert!(groups > 0);
 }

@@ -31,7 +31,7 @@ pub use gradient::GradientAt;
 pub use gram::{gram, inner};
 pub use labelled::{dot, sigmoid};
 pub use losses::{Group, info_nce};
-pub use optim::{AdamStep, adam_span, sum_of_squares};
+pub use optim::{AdamStep, adam_span, pull_back, sum_of_squares};
 pub use row_log::{BUCKET, RowLog};
 pub use rows::NORM_EPS;
 pub use transpose::transpose;

@@ -1,51 +1,37 @@
 //! Local optimisers over spans of weights, and the gradient norm.
 
 use super::simd::{LANES, Simd, Vector, dispatch, load, store};
-use crate::config::{LocalOptimizer, LocalSettings};
+use crate::backend::LocalStep;
+use crate::config::LocalSettings;
 use smallvec::SmallVec;
 
-/// The coefficients of one step of Adam, AdamW or gradient descent (Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019).
+/// One step of the optimiser: [`LocalStep`] but its pull, which [`Worker::end_step`] makes behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
-    beta1: f32,
-    beta2: f32,
-    /// `lr / (1 - beta1^t)`.
-    rate: f32,
-    /// `1 / sqrt(1 - beta2^t)`.
-    correction: f32,
-    eps: f32,
-    /// Weight decay added to the gradient.
-    l2: f32,
-    /// `1 - lr * weight_decay` of decoupled decay.
-    shrink: f32,
+    by: LocalStep,
     /// Factor on the gradient, below 1 where the norm was clipped.
     scale: f32,
-    /// First step of a visit: moments are taken as zero and not read.
+    /// Moments are taken as zero and not read.
     first: bool,
     /// Last step of a visit: moments are not written back.
     last: bool,
-    sgd: bool,
 }
 
 impl AdamStep {
     /// Step number `t` (from 1) of `total` in a visit; gradients are multiplied by `scale`.
     pub fn new(settings: &LocalSettings, t: u32, total: u32, scale: f32) -> AdamStep {
-        let (b1, b2) = (f64::from(settings.beta1), f64::from(settings.beta2));
-        let decoupled = settings.optimizer == LocalOptimizer::Adamw;
-        let sgd = settings.optimizer == LocalOptimizer::Sgd;
-        AdamStep {
-            beta1: settings.beta1,
-            beta2: settings.beta2,
-            rate: if sgd { settings.lr } else { (f64::from(settings.lr) / (1.0 - b1.powi(t as i32))) as f32 },
-            correction: (1.0 / (1.0 - b2.powi(t as i32)).sqrt()) as f32,
-            eps: settings.eps,
-            l2: if decoupled { 0.0 } else { settings.weight_decay },
-            shrink: if decoupled { 1.0 - settings.lr * settings.weight_decay } else { 1.0 },
-            scale,
-            first: t == 1,
-            last: t == total,
-            sgd,
-        }
+        let by = LocalStep::new(settings, t);
+        AdamStep { by, scale, first: by.first, last: t == total }
+    }
+
+    /// Whether moments begin with this step.
+    pub fn begins(&self) -> bool {
+        self.first
+    }
+
+    /// See [`LocalStep::pull`].
+    pub fn pull(&self) -> f32 {
+        self.by.pull
     }
 
     /// The same step with moments always read and written: for weights that some steps of a visit do not reach.
@@ -62,23 +48,28 @@ impl AdamStep {
         // SAFETY: the caller's promise: all pointers are valid for the lanes.
         unsafe {
             let w = load::<S, TAIL>(p, n);
-            let g = S::fma(w, S::splat(self.l2), S::mul(g, S::splat(self.scale)));
-            let w = S::mul(w, S::splat(self.shrink));
-            if self.sgd {
-                store::<S, TAIL>(p, S::fma(S::splat(-self.rate), g, w), n);
+            let g = S::fma(w, S::splat(self.by.l2), S::mul(g, S::splat(self.scale)));
+            let w = S::mul(w, S::splat(self.by.shrink));
+            if self.by.sgd {
+                store::<S, TAIL>(p, S::fma(S::splat(-self.by.rate), g, w), n);
                 return;
             }
             let (m0, s0) = if self.first { (S::splat(0.0), S::splat(0.0)) } else { (load::<S, TAIL>(m, n), load::<S, TAIL>(s, n)) };
-            let m1 = S::fma(S::splat(self.beta1), m0, S::mul(S::splat(1.0 - self.beta1), g));
-            let s1 = S::fma(S::splat(self.beta2), s0, S::mul(S::mul(S::splat(1.0 - self.beta2), g), g));
+            let m1 = S::fma(S::splat(self.by.beta1), m0, S::mul(S::splat(1.0 - self.by.beta1), g));
+            let s1 = S::fma(S::splat(self.by.beta2), s0, S::mul(S::mul(S::splat(1.0 - self.by.beta2), g), g));
             if !self.last {
                 store::<S, TAIL>(m, m1, n);
                 store::<S, TAIL>(s, s1, n);
             }
-            let den = S::fma(S::sqrt(s1), S::splat(self.correction), S::splat(self.eps));
-            store::<S, TAIL>(p, S::sub(w, S::div(S::mul(S::splat(self.rate), m1), den)), n);
+            let den = S::fma(S::sqrt(s1), S::splat(self.by.correction), S::splat(self.by.eps));
+            store::<S, TAIL>(p, S::sub(w, S::div(S::mul(S::splat(self.by.rate), m1), den)), n);
         }
     }
+}
+
+/// Takes weights `p [n]` the share `pull` of the way back to `start [n]`.
+pub fn pull_back(p: &mut [f32], start: &[f32], pull: f32) {
+    p.iter_mut().zip(start).for_each(|(p, start)| *p = pull.mul_add(start - *p, *p));
 }
 
 dispatch! {

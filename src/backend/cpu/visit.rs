@@ -14,6 +14,8 @@ pub struct Visit<'v> {
     pub steps: u32,
     /// Optimiser and its rates.
     pub local: &'v LocalSettings,
+    /// Second moments that the optimiser begins with, where it takes the server's: dense `[P]`, and of each row `[R]` of `[d]`.
+    pub second: Option<(&'v [f32], &'v [&'v [f32]])>,
     /// Draws of dropout, where anything is dropped.
     pub dropout: Option<Stream>,
 }
@@ -50,6 +52,12 @@ impl Worker {
         for (row, from) in rows.enumerate() {
             self.row_mut(row).copy_from_slice(from);
         }
+        if let Some((dense, rows)) = visit.second {
+            self.begin_moments(dense, rows.iter().copied());
+        }
+        if visit.local.proximal > 0.0 {
+            self.keep_begun();
+        }
         let mut visited = Visited { packing: begun.elapsed(), ..Visited::default() };
         let fuse = visit.local.clip == 0.0;
         for number in 0..visit.steps {
@@ -58,7 +66,7 @@ impl Worker {
             let packed = Instant::now();
             visited.packing += packed - t;
             if self.step.tokens() == 0 {
-                if number == 0 {
+                if number == 0 && visit.second.is_none() {
                     // The first step would have started the moments.
                     self.clear_moments();
                 }

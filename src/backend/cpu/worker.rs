@@ -1,6 +1,6 @@
 //! The state of one CPU worker: weights, moments and gradients of the client at hand, its packed step, its arena.
 
-use super::optim::{AdamStep, adam_span, sums_of_squares};
+use super::optim::{AdamStep, adam_span, pull_back, sums_of_squares};
 use super::row_log::RowLog;
 use crate::backend::Step;
 use crate::base::floats::Floats;
@@ -61,6 +61,8 @@ pub struct Worker {
     /// A transposed weight.
     pub(super) turned: Floats,
     pub(super) fused: Option<AdamStep>,
+    /// The client's weights as the visit began, where a proximal term asks for them: dense `[P]` and rows `[R, d]`.
+    begun: [Vec<f32>; 2],
     pub(super) dropout: Option<(Stream, u64)>,
     /// The item table is read as whoever shares it has dropped it out.
     pub(super) items_dropped: bool,
@@ -98,6 +100,7 @@ impl Worker {
             scratch: Floats::default(),
             turned: Floats::default(),
             fused: None,
+            begun: Default::default(),
             dropout: None,
             items_dropped: false,
             row_log: None,
@@ -116,6 +119,25 @@ impl Worker {
         self.rows.grow(rows * self.shape.dim);
         self.read_dense = self.dense.p.as_ptr();
         self.read_rows = self.rows.p.as_ptr();
+    }
+
+    /// Keeps the weights as they are, for [`LocalStep::pull`](crate::backend::LocalStep::pull) to come back to.
+    pub(super) fn keep_begun(&mut self) {
+        let [mut dense, mut rows] = std::mem::take(&mut self.begun);
+        for (kept, now) in [(&mut dense, self.dense()), (&mut rows, self.rows())] {
+            kept.clear();
+            kept.extend_from_slice(now);
+        }
+        self.begun = [dense, rows];
+    }
+
+    /// Sets the second moments that the visit begins with: `dense [P]` and `rows [R]` of `[d]`; the first ones are zero.
+    pub(super) fn begin_moments<'r>(&mut self, dense: &[f32], rows: impl Iterator<Item = &'r [f32]>) {
+        let (p, d) = (self.shape.dense_len, self.shape.dim);
+        self.dense.m[..p].fill(0.0);
+        self.dense.s[..p].copy_from_slice(dense);
+        self.rows.m[..self.row_count * d].fill(0.0);
+        self.rows.s[..self.row_count * d].chunks_exact_mut(d).zip(rows).for_each(|(to, from)| to.copy_from_slice(from));
     }
 
     /// Weights of item row `row` of the client.
@@ -221,7 +243,7 @@ impl Worker {
         let d = self.shape.dim;
         // Position rows are met or not from step to step, so their moments are kept at zero from the start of a visit.
         if let Some((at, rows)) = self.shape.positions {
-            if number == 1 {
+            if number == 1 && step.begins() {
                 self.dense.m[at..at + rows * d].fill(0.0);
                 self.dense.s[at..at + rows * d].fill(0.0);
             }
@@ -244,6 +266,13 @@ impl Worker {
         let r = &mut self.rows;
         // SAFETY: all four vectors hold at least `n` numbers.
         unsafe { adam_span(n, r.p.as_mut_ptr(), r.m.as_mut_ptr(), r.s.as_mut_ptr(), r.g.as_ptr(), &step) };
+        if step.pull() > 0.0 {
+            let [dense, rows] = &self.begun;
+            for (at, len) in self.shape.fused.iter().chain(&self.shape.plain).copied().chain(self.position_span()) {
+                pull_back(&mut self.dense.p[at..at + len], &dense[at..at + len], step.pull());
+            }
+            pull_back(&mut self.rows.p[..n], rows, step.pull());
+        }
     }
 
     fn update_dense(&mut self, at: usize, len: usize, step: &AdamStep) {

@@ -37,7 +37,7 @@ kernels! {
     GradientSquares = gradient_squares (g: Pointer, n: i64, span: i32, squares: Pointer) 256, 256;
     ClipFactor = clip_factor (squares: Pointer, count: i32, clip: f32, scale: Pointer) 256, 256;
     StepSpan = step_span (opt: OptimiserStep, scale: Pointer, refused: Pointer, p: Pointer, m: Pointer, s: Pointer, g: Pointer,
-        n: i64) 256, 0;
+        start: Pointer, n: i64) 256, 0;
     // elementwise.cu
     Relu = relu (step: Pointer, kind: i32, x: Pointer, width: i32) 256, 0;
     ReluBackward = relu_backward (step: Pointer, kind: i32, y: Pointer, dx: Pointer, width: i32) 256, 0;
@@ -95,9 +95,10 @@ kernels! {
     LayerNormWeight = layer_norm_weight (step: Pointer, kind: i32, x: Pointer, stats: Pointer, width: i32, dy: Pointer, grad: Pointer,
         stride: i64, g: i32, b: i32) 256, 2_048;
     // optimiser.cu
-    AdamDense = adam_dense (step: Pointer, opt: Pointer, scale: Pointer, p: Pointer, m: Pointer, s: Pointer, g: Pointer, stride: i64,
+    AdamDense = adam_dense (step: Pointer, opt: Pointer, scale: Pointer, p: Pointer, m: Pointer, s: Pointer, g: Pointer, global: Pointer, stride: i64,
         length: i32, position_at: i32, position_rows: i32, d: i32) 256, 0;
-    AdamRows = adam_rows (step: Pointer, opt: Pointer, scale: Pointer, p: Pointer, m: Pointer, s: Pointer, g: Pointer, d: i32) 256, 0;
+    AdamRows = adam_rows (step: Pointer, opt: Pointer, scale: Pointer, p: Pointer, m: Pointer, s: Pointer, g: Pointer, table: Pointer,
+        d: i32) 256, 0;
     ClipNorm = clip_norm (step: Pointer, g: Pointer, row_grad: Pointer, stride: i64, length: i32, position_at: i32, position_rows: i32,
         d: i32, clip: f32, scale: Pointer) 256, 256;
     Broadcast = broadcast (global: Pointer, slab: Pointer, clients: i32, stride: i64, length: i32) 256, 0;

@@ -1,6 +1,7 @@
 //! The coefficients of a local step and of the server's, as kernels take them.
 
-use crate::config::{FederationSettings, LocalOptimizer, LocalSettings, ServerOptimizer};
+use crate::backend::LocalStep;
+use crate::config::{FederationSettings, LocalSettings, ServerOptimizer};
 use crate::device::mirror::mirrored;
 
 mirrored! {
@@ -11,9 +12,9 @@ mirrored! {
         pub beta1: f32,
         /// Decay of the second moments.
         pub beta2: f32,
-        /// `lr / (1 - beta1^t)`; `lr` for gradient descent.
+        /// See [`LocalStep`] for this and the others.
         pub rate: f32,
-        /// `1 / sqrt(1 - beta2^t)`.
+        /// Factor on the root of the second moment.
         pub correction: f32,
         /// Added to the root of the second moment.
         pub eps: f32,
@@ -21,6 +22,8 @@ mirrored! {
         pub l2: f32,
         /// `1 - lr * weight_decay` of decoupled decay.
         pub shrink: f32,
+        /// Share of the way back to the weights that the visit began with.
+        pub pull: f32,
         /// 1 at the first step of a visit.
         pub first: i32,
         /// 1 for gradient descent.
@@ -34,20 +37,8 @@ pub const OPTIMISER_BYTES: usize = size_of::<OptimiserStep>();
 impl OptimiserStep {
     /// Step number `t` (from 1) of a visit.
     pub fn new(settings: &LocalSettings, t: u32) -> OptimiserStep {
-        let (b1, b2) = (f64::from(settings.beta1), f64::from(settings.beta2));
-        let decoupled = settings.optimizer == LocalOptimizer::Adamw;
-        let sgd = settings.optimizer == LocalOptimizer::Sgd;
-        OptimiserStep {
-            beta1: settings.beta1,
-            beta2: settings.beta2,
-            rate: if sgd { settings.lr } else { (f64::from(settings.lr) / (1.0 - b1.powi(t as i32))) as f32 },
-            correction: (1.0 / (1.0 - b2.powi(t as i32)).sqrt()) as f32,
-            eps: settings.eps,
-            l2: if decoupled { 0.0 } else { settings.weight_decay },
-            shrink: if decoupled { 1.0 - settings.lr * settings.weight_decay } else { 1.0 },
-            first: i32::from(t == 1),
-            sgd: i32::from(sgd),
-        }
+        let LocalStep { beta1, beta2, rate, correction, eps, l2, shrink, pull, first, sgd } = LocalStep::new(settings, t);
+        OptimiserStep { beta1, beta2, rate, correction, eps, l2, shrink, pull, first: i32::from(first), sgd: i32::from(sgd) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One step of the optimisers on one weight, of a client and of the server.
 
 use crate::backend::cuda::optimiser::{OptimiserStep, ServerStep};
-use crate::config::{LocalOptimizer, LocalSettings};
+use crate::config::LocalSettings;
 use crate::engine::fixed;
 
 /// One step on one weight: what `backend::cpu::optim` does, operation by operation.
@@ -13,33 +13,21 @@ pub struct LocalStep {
     eps: f32,
     l2: f32,
     shrink: f32,
+    pull: f32,
     first: bool,
     sgd: bool,
 }
 
 impl LocalStep {
     /// Step `t` (from 1) of a visit with these settings.
-    pub fn new(s: &LocalSettings, t: i32) -> LocalStep {
-        let sgd = s.optimizer == LocalOptimizer::Sgd;
-        let decoupled = s.optimizer == LocalOptimizer::Adamw;
-        let left = |beta: f32| 1.0 - f64::from(beta).powi(t);
-        LocalStep {
-            beta1: s.beta1,
-            beta2: s.beta2,
-            rate: if sgd { s.lr } else { (f64::from(s.lr) / left(s.beta1)) as f32 },
-            correction: (1.0 / left(s.beta2).sqrt()) as f32,
-            eps: s.eps,
-            l2: if decoupled { 0.0 } else { s.weight_decay },
-            shrink: if decoupled { 1.0 - s.lr * s.weight_decay } else { 1.0 },
-            first: t == 1,
-            sgd,
-        }
+    pub fn new(s: &LocalSettings, t: u32) -> LocalStep {
+        LocalStep::of(&OptimiserStep::new(s, t))
     }
 
     /// A step by coefficients as the kernels take them.
     pub fn of(o: &OptimiserStep) -> LocalStep {
-        let OptimiserStep { beta1, beta2, rate, correction, eps, l2, shrink, first, sgd } = *o;
-        LocalStep { beta1, beta2, rate, correction, eps, l2, shrink, first: first != 0, sgd: sgd != 0 }
+        let OptimiserStep { beta1, beta2, rate, correction, eps, l2, shrink, pull, first, sgd } = *o;
+        LocalStep { beta1, beta2, rate, correction, eps, l2, shrink, pull, first: first != 0, sgd: sgd != 0 }
     }
 
     /// Whether it is the first of a visit: moments count as zero.
@@ -50,6 +38,13 @@ impl LocalStep {
     /// Whether it is gradient descent, which has no moments.
     pub fn is_sgd(&self) -> bool {
         self.sgd
+    }
+
+    /// Takes a weight its share of the way back to where the visit began.
+    pub fn back(&self, p: &mut f32, start: f32) {
+        if self.pull > 0.0 {
+            *p = self.pull.mul_add(start - *p, *p);
+        }
     }
 
     /// Steps a weight with its moments by the gradient `scale * g`.

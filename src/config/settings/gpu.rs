@@ -37,6 +37,8 @@ impl Settings {
             _ if d % 4 != 0 || f % 4 != 0 => Some(odd()),
             s if s.loss.rec == RecLoss::Softmax => Some("loss.rec is `softmax`, which trains every item row".into()),
             s if s.federation.clients != Clients::User => Some(format!("federation.clients is `{}`", s.federation.clients)),
+            s if s.local.proximal > 0.0 => Some("local.proximal is above 0".into()),
+            s if s.local.optimizer.takes_second() => Some("local.optimizer is `preconditioned`".into()),
             s if s.federation.personal > 0.0 => Some("federation.personal is above 0".into()),
             s if s.federation.shared.len() < Group::NAMES.len() => Some("federation.shared leaves a group out".into()),
             s if s.loss.in_batch.weight > 0.0 => Some("loss.in_batch.weight is above 0".into()),

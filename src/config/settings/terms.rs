@@ -42,6 +42,17 @@ choice! {
 }
 
 choice! {
+    /// Which states of a counterfactual the history is kept apart from (ours; the paper takes the last one).
+    CounterfactualStates {
+        /// The one that stands for it (`loss.pool`).
+        Last = "last",
+        /// That of every item: its hidden state, or under `loss.pool = "mean"` the mean up to it. So one counterfactual gives as many negatives as it
+        /// has items.
+        Every = "every",
+    }
+}
+
+choice! {
     /// What stands for a sequence in the tri-view contrast (ours; the paper takes the last hidden state).
     Pool {
         /// Its last hidden state.

@@ -7,8 +7,9 @@
 
 use super::tally::Place;
 use super::visit::Lane;
+use crate::backend::LocalStep;
 use crate::backend::Step;
-use crate::backend::cpu::{AdamStep, BUCKET, GradientAt, RowLog, Visited, adam_span, drop_items_span, sum_of_squares};
+use crate::backend::cpu::{AdamStep, BUCKET, GradientAt, RowLog, Visited, adam_span, drop_items_span, pull_back, sum_of_squares};
 use crate::base::parallel;
 use crate::base::rng::Stream;
 use crate::config::{LossSettings, RecLoss};
@@ -153,6 +154,10 @@ impl Batches {
             self.dense.clear_moments();
             self.items.clear_moments();
         }
+        if settings.local.optimizer.takes_second() {
+            self.dense.s.copy_from_slice(&at.second.0);
+            self.items.s.copy_from_slice(&at.second.1);
+        }
         for lane in lanes.iter_mut() {
             lane.packer.begin_batches(at.round);
         }
@@ -164,6 +169,11 @@ impl Batches {
             let (epoch, batch) = batches.get(number);
             if !self.step(at, lanes, client, batch, epoch, number, &mut visited) {
                 return (visited, false);
+            }
+            let pull = LocalStep::new(&settings.local_at(at.round), 1).pull;
+            if pull > 0.0 {
+                pull_back(&mut self.dense.p, dense, pull);
+                pull_back(&mut self.items.p, items, pull);
             }
             visited.training += begun.elapsed();
             progress(u64::from(number) + 1, u64::from(steps));

@@ -68,8 +68,14 @@ impl CpuEngine {
     /// Trains the clients with one sequence; what they give ends up in the lanes.
     fn visit_small(&mut self, work: &Work, clients: &[u32], progress: &Progress) {
         let keeps = super::private::kept_by_clients(&self.settings.federation);
-        let place =
-            Place { settings: &self.settings, model: &self.model, global: &self.global.weights, round: work.round, rules: work.rules };
+        let place = Place {
+            settings: &self.settings,
+            model: &self.model,
+            global: &self.global.weights,
+            second: &self.global.server.second,
+            round: work.round,
+            rules: work.rules,
+        };
         let (participants, done) = (&self.participants, AtomicU64::new(0));
         parallel::for_each(&mut self.lanes, clients.len(), 8, |lane, i| {
             let client = clients[i];
@@ -92,7 +98,8 @@ impl CpuEngine {
         let (d, shared) = (global.spec.dim(), Shared::of(&settings.federation));
         let private = if shared.all() { None } else { work.private.get(client)? };
         let start = Start::of(global, shared, private.as_ref(), d);
-        let place = Place { settings, model: &self.model, global, round: work.round, rules: work.rules };
+        let place =
+            Place { settings, model: &self.model, global, second: &self.global.server.second, round: work.round, rules: work.rules };
         let users = self.participants.users(client);
         let (visited, fine) = self.batches.train(&place, &mut self.lanes, client, users, &start.dense, &start.items, progress);
         let trained = Instant::now();

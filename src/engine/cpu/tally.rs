@@ -14,6 +14,8 @@ pub(super) struct Place<'p> {
     pub settings: &'p Settings,
     pub model: &'p Model,
     pub global: &'p Weights,
+    /// The server's second moments: dense `[P]` and rows `[I, d]`, where it keeps them.
+    pub second: &'p (Vec<f32>, Vec<f32>),
     pub round: u64,
     pub rules: &'p Rules,
 }
@@ -131,7 +133,10 @@ impl Tally {
         self.totals.add(&Totals {
             counts: [1, visited.steps, visited.tokens, plan.examples.into(), uploaded, plan.rows.into(), 0],
             losses: [fixed::from_f64(next_item), fixed::from_f64(contrast)],
-            bytes: [wire::encoded_len(p, if shared.items { rows } else { 0 }, d), at.rules.upload_bytes(p, uploaded as usize, d)],
+            bytes: [
+                wire::sent_len(p, if shared.items { rows } else { 0 }, d, at.settings.local.optimizer.takes_second()),
+                at.rules.upload_bytes(p, uploaded as usize, d),
+            ],
         });
     }
 

@@ -68,7 +68,12 @@ impl Lane {
         let own = private.filter(|_| settings.federation.personal > 0.0).and_then(|p| p.dense.as_deref());
         let start = merged(&global.dense, own);
         let local = settings.local_at(at.round);
+        let second = local.optimizer.takes_second().then(|| {
+            let (dense, rows) = at.second;
+            (&dense[..], self.packer.items().iter().map(|&item| &rows[item as usize * d..][..d]).collect::<Vec<_>>())
+        });
         let visit = Visit {
+            second: second.as_ref().map(|(dense, rows)| (*dense, &rows[..])),
             dense: kept(shared.dense).and_then(|p| p.dense.as_deref()).unwrap_or(&start),
             steps: plan.steps,
             local: &local,

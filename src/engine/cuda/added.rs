@@ -112,7 +112,10 @@ impl CudaEngine {
             totals.add(&Totals {
                 counts: [1, visit.steps.into(), visit.tokens, visit.plan.examples.into(), uploaded, visit.plan.rows.into(), 0],
                 losses: result.losses[c].map(|loss| fixed::from_f64(loss / f64::from(visit.steps))),
-                bytes: [wire::encoded_len(p, rows, d), rules.upload_bytes(p, uploaded as usize, d)],
+                bytes: [
+                    wire::sent_len(p, rows, d, self.settings.local.optimizer.takes_second()),
+                    rules.upload_bytes(p, uploaded as usize, d),
+                ],
             });
         }
         totals

@@ -199,6 +199,10 @@ impl BatchTrainer {
         if !goes_on {
             self.moments().into_iter().try_for_each(|buffer| device.zero(buffer))?;
         }
+        if let Some([dense, items]) = on.second() {
+            device.copy(dense, 0, &self.dense.s, 0, 4 * self.dense.n)?;
+            device.copy(items, 0, &self.items.s, 0, 4 * self.items.n)?;
+        }
         device.fill(&self.refused, 0, 4, Fill::Word(NOT_REFUSED))?;
         if self.losses.as_ref().is_none_or(|b| b.bytes() < 16 * parts) {
             self.losses = None;
@@ -388,9 +392,9 @@ impl BatchTrainer {
         }
         let opt = OptimiserStep::new(&on.settings.local_at(at.round), at.step);
         let (scale, refused) = (if clips { (&self.scale).into() } else { Pointer::NULL }, (&self.refused).into());
-        for of in kinds {
-            let [p, m, s, g] = [&of.p, &of.m, &of.s, &of.g].map(Pointer::from);
-            on.go(of.blocks(1024), StepSpan { opt, scale, refused, p, m, s, g, n: of.n as i64 })?;
+        for (of, start) in kinds.into_iter().zip([&on.dense, &on.table]) {
+            let [p, m, s, g, start] = [&of.p, &of.m, &of.s, &of.g, start].map(Pointer::from);
+            on.go(of.blocks(1024), StepSpan { opt, scale, refused, p, m, s, g, start, n: of.n as i64 })?;
         }
         Ok(())
     }

@@ -53,11 +53,12 @@ impl ChunkTrainer {
             be.go([shape.clients, 1], kernel);
         }
         let (p, m, s) = (at(Region::Dense), some(sizes.moments, Region::DenseFirst), some(sizes.moments, Region::DenseSecond));
-        let kernel = AdamDense { step, opt, scale, p, m, s, g, stride, length, position_at, position_rows, d };
+        let kernel =
+            AdamDense { step, opt, scale, p, m, s, g, global: (&self.dense).into(), stride, length, position_at, position_rows, d };
         be.go([shape.clients, sizes.dense.div_ceil(2048) as u32], kernel);
         let (p, m, s) = (at(Region::Rows), some(sizes.moments, Region::RowFirst), some(sizes.moments, Region::RowSecond));
         let blocks = (shape.client_rows as usize * width).div_ceil(2048).clamp(1, 65_535) as u32;
-        be.go([shape.clients, blocks], AdamRows { step, opt, scale, p, m, s, g: row_grad, d });
+        be.go([shape.clients, blocks], AdamRows { step, opt, scale, p, m, s, g: row_grad, table: (&self.table).into(), d });
         let (contrast, pairs) = (some(shape.groups > 0, Region::Contrast), some(shape.pairs > 0, Region::Paired));
         let kernel = ClientLosses { step, loss: at(Region::Loss), contrast, pairs, out: at(Region::Losses) };
         be.go([shape.clients.div_ceil(4), 1], kernel);
@@ -80,7 +81,23 @@ impl ChunkTrainer {
         self.go([clients as u32, p.div_ceil(2048) as u32], kernel)?;
         let kernel = GatherRows { items: Pointer(arrays.items()), table, rows: at(Region::Rows), count: arrays.rows as i32, d };
         self.go([(arrays.rows.div_ceil(8) as u32).max(1), 1], kernel)?;
+        if let Some([dense, items]) = self.second() {
+            self.start_from_second(arrays, dense.into(), items.into())?;
+        }
         self.device.fill(room.region(Region::Losses), 0, 16 * clients, Fill::Byte(0))
+    }
+
+    /// Every client takes the server's second moments as its own; its first ones are zero.
+    fn start_from_second(&self, arrays: &DeviceChunk, global: Pointer, table: Pointer) -> Result<()> {
+        let room = self.room.as_ref().expect("made before training");
+        let (p, d, clients) = (self.sizes.dense, self.sizes.dim as i32, arrays.clients);
+        let slab = Pointer::from(room.region(Region::DenseSecond));
+        let kernel = Broadcast { global, slab, clients: clients as i32, stride: p as i64, length: p as i32 };
+        self.go([clients as u32, p.div_ceil(2048) as u32], kernel)?;
+        let rows = Pointer::from(room.region(Region::RowSecond));
+        let kernel = GatherRows { items: Pointer(arrays.items()), table, rows, count: arrays.rows as i32, d };
+        self.go([(arrays.rows.div_ceil(8) as u32).max(1), 1], kernel)?;
+        [Region::DenseFirst, Region::RowFirst].into_iter().try_for_each(|first| self.device.zero(room.region(first)))
     }
 
     /// Of the clients of `chunk` those that have weights of their `own` take them.

@@ -62,6 +62,8 @@ mirrored! {
         pub client_rows: u64,
         /// The clients' numbers in the population `[C]`, which key their random streams.
         pub client_id: u64,
+        /// Items of the item rows `[R]`.
+        pub row_item: u64,
         /// Item row of each token `[T]`.
         pub row: u64,
         /// Position of each token in its sequence `[T]`.
@@ -243,6 +245,7 @@ impl HostChunk {
                     client_pairs: w.put(step.client_pairs.iter().copied()),
                     client_rows,
                     client_id,
+                    row_item: items,
                     row: w.put(step.row.iter().map(|row| row.0)),
                     position: w.put(step.position.iter().copied()),
                     start: w.put(step.start.iter().copied()),
@@ -378,6 +381,7 @@ impl Packed {
             &mut p.client_pairs,
             &mut p.client_rows,
             &mut p.client_id,
+            &mut p.row_item,
             &mut p.row,
             &mut p.position,
             &mut p.start,

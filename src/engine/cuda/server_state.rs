@@ -36,6 +36,11 @@ impl ServerMoments {
 pub type GlobalState<T> = [[T; 2]; 3];
 
 impl ChunkTrainer {
+    /// The server's second moments, dense `[P]` and rows `[I, d]`, where a visit begins with them.
+    pub(super) fn second(&self) -> Option<&[Buffer; 2]> {
+        self.server.second.as_ref().filter(|_| self.settings.local.optimizer.takes_second())
+    }
+
     fn pairs(&self) -> [Option<[&Buffer; 2]>; 3] {
         [
             Some([&self.dense, &self.table]),

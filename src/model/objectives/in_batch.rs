@@ -74,7 +74,7 @@ impl Term for InBatch {
         layout.special("mask");
     }
 
-    fn steady(&self) -> bool {
+    fn steady(&self, _: &LossSettings) -> bool {
         false
     }
 

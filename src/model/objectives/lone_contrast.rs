@@ -68,7 +68,7 @@ impl Term for LoneContrast {
         layout.special("mask");
     }
 
-    fn steady(&self) -> bool {
+    fn steady(&self, _: &LossSettings) -> bool {
         false
     }
 

@@ -67,7 +67,7 @@ impl Term for MaskedItem {
         inputs(s).len()
     }
 
-    fn steady(&self) -> bool {
+    fn steady(&self, _: &LossSettings) -> bool {
         false
     }
 

@@ -78,7 +78,7 @@ pub trait Term: Send + Sync {
     }
 
     /// Whether the steps of a visit differ in their candidates only.
-    fn steady(&self) -> bool {
+    fn steady(&self, _loss: &LossSettings) -> bool {
         true
     }
 

@@ -5,7 +5,7 @@ use super::{Out, Output, RowTable, Sequence, Term};
 use crate::Result;
 use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::config::range::refuse;
-use crate::config::{Anchor, Contrast, LossSettings, Pool, Settings};
+use crate::config::{Anchor, Contrast, CounterfactualStates, LossSettings, Pool, Settings};
 use crate::model::ModelSpec;
 use crate::views::UserViews;
 use smallvec::SmallVec;
@@ -67,6 +67,11 @@ impl Term for TriView {
             let wanted = format!("last, because {backbone} is asked about a sequence at one row of its own");
             return refuse("loss.pool", settings.loss.pool.name(), &wanted);
         }
+        if settings.loss.contrast != Contrast::None && settings.loss.counterfactual_states != CounterfactualStates::Last && asked() {
+            let backbone = settings.model.backbone.name();
+            let wanted = format!("last, because {backbone} is asked about a sequence at one row of its own");
+            return refuse("loss.counterfactual_states", settings.loss.counterfactual_states.name(), &wanted);
+        }
         Ok(())
     }
 
@@ -83,8 +88,13 @@ impl Term for TriView {
         }
     }
 
-    fn pack(&self, s: &Sequence, _: u32, out: &mut Out) {
-        let (true, Some(views)) = (s.contrast, s.views) else { return };
+    fn steady(&self, loss: &LossSettings) -> bool {
+        loss.contrast_epochs == 0
+    }
+
+    fn pack(&self, s: &Sequence, epoch: u32, out: &mut Out) {
+        let now = s.settings.loss.contrast_epochs == 0 || epoch < s.settings.loss.contrast_epochs;
+        let (true, Some(views)) = (s.contrast && now, s.views) else { return };
         let (views, positives) = used(&s.settings.loss, views);
         if positives == 0 || s.train.is_empty() {
             return;
@@ -102,8 +112,18 @@ impl Term for TriView {
             Pool::Last => out.summary(s, view),
             Pool::Mean => out.states(s, view),
         };
-        let outs: SmallVec<[Output; 8]> = views.iter().map(|view| packed(view).unwrap_or_else(|| state(out, view))).collect();
-        out.group(anchor, &outs[..positives], &outs[positives..]);
+        let near: SmallVec<[Output; 2]> = views[..positives].iter().map(|view| packed(view).unwrap_or_else(|| state(out, view))).collect();
+        let mut far = SmallVec::<[Output; 8]>::new();
+        for view in &views[positives..] {
+            match s.settings.loss.counterfactual_states {
+                CounterfactualStates::Last => far.push(state(out, view)),
+                CounterfactualStates::Every => {
+                    let last = out.states(s, view);
+                    far.extend((0..s.clip(view).len()).rev().map(|n| last.before(n)));
+                }
+            }
+        }
+        out.group(anchor, &near, &far);
     }
 
     fn backward(&self, be: &mut dyn Backend, loss: &LossSettings, h: Act, dh: Act) {

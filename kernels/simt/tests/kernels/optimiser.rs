@@ -6,8 +6,26 @@ use lumos::testing::OptimiserStep;
 use lumos_simt::check::Random;
 
 fn kinds() -> Vec<OptimiserStep> {
-    let adam = OptimiserStep { beta1: 0.9, beta2: 0.98, rate: 0.02, correction: 3.0, eps: 1e-8, l2: 0.01, shrink: 1.0, first: 0, sgd: 0 };
-    vec![adam, OptimiserStep { first: 1, ..adam }, OptimiserStep { l2: 0.0, shrink: 0.97, ..adam }, OptimiserStep { sgd: 1, ..adam }]
+    let adam = OptimiserStep {
+        beta1: 0.9,
+        beta2: 0.98,
+        rate: 0.02,
+        correction: 3.0,
+        eps: 1e-8,
+        l2: 0.01,
+        shrink: 1.0,
+        pull: 0.0,
+        first: 0,
+        sgd: 0,
+    };
+    vec![
+        adam,
+        OptimiserStep { first: 1, ..adam },
+        OptimiserStep { l2: 0.0, shrink: 0.97, ..adam },
+        OptimiserStep { sgd: 1, ..adam },
+        OptimiserStep { pull: 0.3, ..adam },
+        OptimiserStep { pull: 0.2, sgd: 1, ..adam },
+    ]
 }
 
 const CLIENTS: [&[usize]; 6] = [&[3, 2], &[], &[1], &[7, 7, 2], &[], &[5]];
@@ -48,6 +66,7 @@ fn dense_weights_and_positions() {
                 let n = stride * step.clients();
                 let scale = r.normals(1.0, step.clients());
                 let (mut p, g) = (r.normals(1.0, n), r.normals(1.0, n));
+                let global = r.normals(1.0, length);
                 let mut m = r.normals(0.1, n);
                 let mut s: Vec<f32> = r.normals(0.1, n).iter().map(|x| x * x).collect();
                 let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
@@ -60,7 +79,9 @@ fn dense_weights_and_positions() {
                         let reached = place.is_none_or(|row| reach.contains(&row));
                         let first = o.first != 0;
                         if trains && reached {
-                            LocalStep::of(&o).one(scale, [&mut p2[at], &mut m2[at], &mut s2[at]], g[at]);
+                            let rule = LocalStep::of(&o);
+                            rule.one(scale, [&mut p2[at], &mut m2[at], &mut s2[at]], g[at]);
+                            rule.back(&mut p2[at], global[i]);
                         } else if first && o.sgd == 0 {
                             (m2[at], s2[at]) = (0.0, 0.0);
                         }
@@ -81,6 +102,7 @@ fn dense_weights_and_positions() {
                     mp,
                     sp,
                     gp,
+                    global.as_ptr(),
                     stride as i64,
                     length as i32,
                     at,
@@ -104,12 +126,15 @@ fn item_rows() {
         let n = step.rows() * d;
         let (mut p, g, mut m) = (r.normals(1.0, n), r.normals(1.0, n), r.normals(0.1, n));
         let mut s: Vec<f32> = r.normals(0.1, n).iter().map(|x| x * x).collect();
+        let table = r.normals(1.0, n);
         let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
         for c in 0..step.clients() {
             let trains = step.client_tokens[c] < step.client_tokens[c + 1];
             for i in step.client_rows[c] as usize * d..step.client_rows[c + 1] as usize * d {
                 if trains {
-                    LocalStep::of(&o).one(1.0, [&mut p2[i], &mut m2[i], &mut s2[i]], g[i]);
+                    let rule = LocalStep::of(&o);
+                    rule.one(1.0, [&mut p2[i], &mut m2[i], &mut s2[i]], g[i]);
+                    rule.back(&mut p2[i], table[step.row_item[i / d] as usize * d + i % d]);
                 } else if o.first != 0 && o.sgd == 0 {
                     (m2[i], s2[i]) = (0.0, 0.0);
                 }
@@ -118,7 +143,8 @@ fn item_rows() {
         let packed = step.header();
         let none: *const f32 = std::ptr::null();
         let (pp, mp, sp) = (p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr());
-        launch!("adam_rows", [8, 3, 1], [32, 1, 1], 0, &raw const packed, &raw const o, none, pp, mp, sp, g.as_ptr(), d as i32).unwrap();
+        let (gp, tp) = (g.as_ptr(), table.as_ptr());
+        launch!("adam_rows", [8, 3, 1], [32, 1, 1], 0, &raw const packed, &raw const o, none, pp, mp, sp, gp, tp, d as i32).unwrap();
         assert_eq!((bits(&p), bits(&m), bits(&s)), (bits(&p2), bits(&m2), bits(&s2)), "kind {k}");
     }
 }
@@ -190,7 +216,18 @@ fn any(r: &mut Random) -> f32 {
 
 #[test]
 fn four_weights_at_a_time_have_the_bits_of_one_at_a_time() {
-    let adam = OptimiserStep { beta1: 0.9, beta2: 0.98, rate: 0.02, correction: 3.0, eps: 1e-8, l2: 0.0, shrink: 1.0, first: 0, sgd: 0 };
+    let adam = OptimiserStep {
+        beta1: 0.9,
+        beta2: 0.98,
+        rate: 0.02,
+        correction: 3.0,
+        eps: 1e-8,
+        l2: 0.0,
+        shrink: 1.0,
+        pull: 0.0,
+        first: 0,
+        sgd: 0,
+    };
     let steps = [
         adam,
         OptimiserStep { l2: 0.01, ..adam },
@@ -198,6 +235,8 @@ fn four_weights_at_a_time_have_the_bits_of_one_at_a_time() {
         OptimiserStep { eps: 0.0, ..adam },
         OptimiserStep { eps: 1e30, correction: 1e20, ..adam },
         OptimiserStep { beta1: 0.0, beta2: 0.0, correction: 1.0, ..adam },
+        OptimiserStep { correction: 0.0, eps: 1.0, ..adam },
+        OptimiserStep { beta1: 0.0, beta2: 1.0, correction: 1.0, eps: 0.01, ..adam },
     ];
     let n = 4 * 64 * 500;
     for (k, step) in steps.into_iter().enumerate() {

@@ -52,6 +52,7 @@ pub struct PackedStep {
     pub client_pairs: Vec<i32>,
     pub client_rows: Vec<i32>,
     pub client_id: Vec<u32>,
+    pub row_item: Vec<i32>,
     pub row: Vec<i32>,
     pub position: Vec<i32>,
     pub start: Vec<i32>,
@@ -120,6 +121,7 @@ impl PackedStep {
             client_pairs: self.client_pairs.as_ptr() as u64,
             client_rows: self.client_rows.as_ptr() as u64,
             client_id: self.client_id.as_ptr() as u64,
+            row_item: self.row_item.as_ptr() as u64,
             row: self.row.as_ptr() as u64,
             position: self.position.as_ptr() as u64,
             start: self.start.as_ptr() as u64,
@@ -224,6 +226,7 @@ impl Builder {
             client_pairs: vec![0],
             client_rows: vec![0],
             client_id: vec![],
+            row_item: vec![],
             row: vec![],
             position: vec![],
             start: vec![],
@@ -341,6 +344,8 @@ impl Builder {
     pub fn finish(mut self) -> PackedStep {
         let s = &mut self.step;
         assert_eq!(s.row.len() as i32, *s.client_tokens.last().expect("never empty"), "the last client was not ended");
+        // Neighbouring rows are those of items far apart.
+        s.row_item = (0..s.rows() as i32).map(|row| (row * 7 + 3) % s.rows() as i32).collect();
         (s.tiles_tokens, s.tiles_outputs) = (tiles(&s.client_tokens), tiles(&s.client_outs));
         (s.position_low, s.position_high) = match self.align {
             0 => (0, s.longest as i32),

@@ -88,6 +88,7 @@ impl Round<'_> {
         let Some(sequences) = self.sequences(client, state, received) else { return Ok(None) };
         let (settings, d) = (self.settings, self.initial.spec.dim());
         let visit = Visit {
+            second: None,
             dense: state.dense.as_deref().unwrap_or(&self.initial.dense),
             steps: settings.local.epochs,
             local: &settings.local,

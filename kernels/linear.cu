@@ -11,6 +11,7 @@
 // Every sum runs over its rows or columns in ascending order inside one thread or one tensor-core accumulator: all kernels
 // here are bit-reproducible on one architecture, and a client's numbers depend on nothing but the client.
 #include "mma.cuh"
+#include "optimiser.cuh"
 #include "packed.cuh"
 
 namespace linear {
@@ -89,6 +90,52 @@ struct Target {
         for (int i = 0; i < N; i++) {
             if (col + i < cols) {
                 at[i] = value(v[i], at + i, col + i);
+            }
+        }
+    }
+};
+
+// Where a block's sums are gradients of weights `[rows, cols]` with leading dimension `ld`, which the optimiser steps on: the weights, their moments
+// (not read for gradient descent) and the weights that the visit began with.
+struct Stepped {
+    OptimiserStep opt;
+    float* p;
+    float* m;
+    float* s;
+    const float* start;
+    int ld;
+    int rows;
+    int cols;
+
+    __device__ __forceinline__ void one(int at, float g) const {
+        adam_one(opt, 1.0f, opt.first != 0, p + at, m + at, s + at, g);
+        pull_back(opt, p + at, start + at);
+    }
+
+    template <int N>
+    __device__ __forceinline__ void put(int row, int col, const float* g) const {
+        if (row >= rows || col >= cols) {
+            return;
+        }
+        const int at = row * ld + col;
+        if (N == 4 && wide(p, ld) && wide(m, ld) && wide(s, ld) && !opt.sgd) {
+            float4 w = *reinterpret_cast<float4*>(p + at), first = *reinterpret_cast<float4*>(m + at), second = *reinterpret_cast<float4*>(s + at);
+            w.x = adam_value(opt, 1.0f, opt.first != 0, w.x, first.x, second.x, g[0]);
+            w.y = adam_value(opt, 1.0f, opt.first != 0, w.y, first.y, second.y, g[1 % N]);
+            w.z = adam_value(opt, 1.0f, opt.first != 0, w.z, first.z, second.z, g[2 % N]);
+            w.w = adam_value(opt, 1.0f, opt.first != 0, w.w, first.w, second.w, g[3 % N]);
+            *reinterpret_cast<float4*>(p + at) = w;
+            *reinterpret_cast<float4*>(m + at) = first;
+            *reinterpret_cast<float4*>(s + at) = second;
+            for (int i = 0; opt.pull > 0.0f && i < N; i++) {
+                pull_back(opt, p + at + i, start + at + i);
+            }
+            return;
+        }
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            if (col + i < cols) {
+                one(at + i, g[i]);
             }
         }
     }
@@ -182,11 +229,12 @@ struct Plain {
             }
         }
 
-        __device__ __forceinline__ void store(const Target& to) const {
+        template <class To>
+        __device__ __forceinline__ void store(const To& to) const {
             const int row = threadIdx.x / 16 * 4, col = threadIdx.x % 16 * 4;
 #pragma unroll
             for (int i = 0; i < 8; i++) {
-                to.put<4>(row + i % 4 + 32 * (i / 4), col, c[i]);
+                to.template put<4>(row + i % 4 + 32 * (i / 4), col, c[i]);
             }
         }
     };
@@ -268,15 +316,16 @@ struct Cores {
             }
         }
 
-        __device__ __forceinline__ void store(const Target& to) const {
+        template <class To>
+        __device__ __forceinline__ void store(const To& to) const {
             const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
             const int row = warp / 2 * 32 + lane / 4, col = warp % 2 * 32 + 2 * (lane % 4);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
 #pragma unroll
                 for (int j = 0; j < 4; j++) {
-                    to.put<2>(row + 16 * i, col + 8 * j, c[i][j]);
-                    to.put<2>(row + 16 * i + 8, col + 8 * j, c[i][j] + 2);
+                    to.template put<2>(row + 16 * i, col + 8 * j, c[i][j]);
+                    to.template put<2>(row + 16 * i + 8, col + 8 * j, c[i][j] + 2);
                 }
             }
         }
@@ -317,13 +366,10 @@ __device__ __forceinline__ void product(const Packed* step, int kind, const floa
     sums.store(Target{y + static_cast<long long>(tile.first) * cols + col, bias, cols, rows, here, add});
 }
 
-// `dw = x^T dy` for one client and a block `[64, 64]` of `[in, out]`; the blocks of the first inputs sum the bias too.
-template <class Math>
-__device__ __forceinline__ void gradient(const Packed* step, int kind, const float* x, int in, const float* dy, int out, float* grad,
-                                         long long stride, int w, int b) {
-    if (static_cast<int>(blockIdx.x) >= step->clients) {
-        return;
-    }
+// `dw = x^T dy` for one client and a block `[64, 64]` of `[in, out]`, given to `target(row, col, rows, cols)`; the blocks of the first inputs sum the bias too.
+template <class Math, class Where>
+__device__ __forceinline__ void gradient(const Packed* step, int kind, const float* x, int in, const float* dy, int out, float* grad, int b,
+                                         const Where& target) {
     constexpr int LD = BLOCK + Math::PAD_ACROSS;
     LUMOS_SHARED(float, left);
     float* right = left + TILE_ROWS * LD;
@@ -348,11 +394,51 @@ __device__ __forceinline__ void gradient(const Packed* step, int kind, const flo
         }
         __syncthreads();
     }
-    grad += blockIdx.x * stride;
-    sums.store(Target{grad + w + static_cast<long long>(row) * out + col, nullptr, out, ins, outs, false});
     if (sums_bias) {
         grad[b + col + threadIdx.x] = bias;
     }
+    sums.store(target(row, col, ins, outs));
+}
+
+template <class Math>
+__device__ __forceinline__ void weight_gradient(const Packed* step, int kind, const float* x, int in, const float* dy, int out, float* grad,
+                                                long long stride, int w, int b) {
+    if (static_cast<int>(blockIdx.x) >= step->clients) {
+        return;
+    }
+    grad += blockIdx.x * stride;
+    gradient<Math>(step, kind, x, in, dy, out, grad, b, [&](int row, int col, int rows, int cols) {
+        return Target{grad + w + static_cast<long long>(row) * out + col, nullptr, out, rows, cols, false};
+    });
+}
+
+// A client without tokens is left alone, its moments set to zero at the first step, as by `adam_dense`.
+template <class Math>
+__device__ __forceinline__ void weight_step(const Packed* step, int kind, const float* x, int in, const float* dy, int out, float* grad,
+                                            const OptimiserStep* opt, float* p, float* m, float* s, const float* global, long long stride,
+                                            int w, int b) {
+    if (static_cast<int>(blockIdx.x) >= step->clients) {
+        return;
+    }
+    const long long base = blockIdx.x * stride;
+    const auto target = [&](int row, int col, int rows, int cols) {
+        const long long at = w + static_cast<long long>(row) * out + col;
+        // Descent has no moments, and none of these is read.
+        float* const first = opt->sgd ? p : m;
+        float* const second = opt->sgd ? p : s;
+        return Stepped{*opt, p + base + at, first + base + at, second + base + at, global + at, out, rows, cols};
+    };
+    if (!client_trains(step, blockIdx.x)) {
+        if (opt->first && !opt->sgd) {
+            const int across = (out + BLOCK - 1) / BLOCK, row = blockIdx.y / across * BLOCK, col = blockIdx.y % across * BLOCK;
+            const Stepped here = target(row, col, min(BLOCK, in - row), min(BLOCK, out - col));
+            for (int i = threadIdx.x; i < here.rows * here.cols; i += THREADS) {
+                here.m[i / here.cols * out + i % here.cols] = here.s[i / here.cols * out + i % here.cols] = 0.0f;
+            }
+        }
+        return;
+    }
+    gradient<Math>(step, kind, x, in, dy, out, grad + base, b, target);
 }
 
 } // namespace linear
@@ -416,20 +502,49 @@ EXPORT_KERNEL(linear_input_bf16)
 // Bit-reproducible. Bytes: 4 (rows in ceil(out / 64) + rows out ceil(in / 64) + C (in + 1) out); operations: 2 rows (in + 1) out.
 extern "C" __global__ void __launch_bounds__(128, 5) linear_weight(const Packed* step, int kind, const float* x, int in, const float* dy,
                                                                 int out, float* grad, long long stride, int w, int b) {
-    linear::gradient<linear::Plain>(step, kind, x, in, dy, out, grad, stride, w, b);
+    linear::weight_gradient<linear::Plain>(step, kind, x, in, dy, out, grad, stride, w, b);
 }
 EXPORT_KERNEL(linear_weight)
 
 // As linear_weight, products in TF32; the bias in float32.
 extern "C" __global__ void __launch_bounds__(128, 5) linear_weight_tf32(const Packed* step, int kind, const float* x, int in, const float* dy,
                                                                      int out, float* grad, long long stride, int w, int b) {
-    linear::gradient<linear::Cores<Tf32>>(step, kind, x, in, dy, out, grad, stride, w, b);
+    linear::weight_gradient<linear::Cores<Tf32>>(step, kind, x, in, dy, out, grad, stride, w, b);
 }
 EXPORT_KERNEL(linear_weight_tf32)
 
 // As linear_weight, products in bfloat16; the bias in float32.
 extern "C" __global__ void __launch_bounds__(128, 5) linear_weight_bf16(const Packed* step, int kind, const float* x, int in, const float* dy,
                                                                      int out, float* grad, long long stride, int w, int b) {
-    linear::gradient<linear::Cores<Bf16>>(step, kind, x, in, dy, out, grad, stride, w, b);
+    linear::weight_gradient<linear::Cores<Bf16>>(step, kind, x, in, dy, out, grad, stride, w, b);
 }
 EXPORT_KERNEL(linear_weight_bf16)
+
+// The same gradients, and the optimiser's step on the weights at once: those of the weight are not stored, those of the bias are in `grad`. Not where a
+// clip asks for the norm of all gradients first.
+//
+// p, m, s `[C, stride]` (m and s may be null for gradient descent), global `[stride]`, where the visit began (read where the step pulls back).
+// Launch: as linear_weight. Bit-reproducible, with the bits of linear_weight and adam_dense. Bytes: those of linear_weight and 20 a weight (4 less
+// each for the gradient that is neither written nor read); operations: those of both.
+extern "C" __global__ void __launch_bounds__(128, 4)
+    linear_step(const Packed* step, int kind, const float* x, int in, const float* dy, int out, float* grad, const OptimiserStep* opt, float* p,
+                float* m, float* s, const float* global, long long stride, int w, int b) {
+    linear::weight_step<linear::Plain>(step, kind, x, in, dy, out, grad, opt, p, m, s, global, stride, w, b);
+}
+EXPORT_KERNEL(linear_step)
+
+// As linear_step, products in TF32; the bias in float32.
+extern "C" __global__ void __launch_bounds__(128, 4)
+    linear_step_tf32(const Packed* step, int kind, const float* x, int in, const float* dy, int out, float* grad, const OptimiserStep* opt,
+                     float* p, float* m, float* s, const float* global, long long stride, int w, int b) {
+    linear::weight_step<linear::Cores<Tf32>>(step, kind, x, in, dy, out, grad, opt, p, m, s, global, stride, w, b);
+}
+EXPORT_KERNEL(linear_step_tf32)
+
+// As linear_step, products in bfloat16; the bias in float32.
+extern "C" __global__ void __launch_bounds__(128, 4)
+    linear_step_bf16(const Packed* step, int kind, const float* x, int in, const float* dy, int out, float* grad, const OptimiserStep* opt,
+                     float* p, float* m, float* s, const float* global, long long stride, int w, int b) {
+    linear::weight_step<linear::Cores<Bf16>>(step, kind, x, in, dy, out, grad, opt, p, m, s, global, stride, w, b);
+}
+EXPORT_KERNEL(linear_step_bf16)

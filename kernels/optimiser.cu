@@ -8,12 +8,13 @@
 //
 // p, m, s, g `[C, stride]` f32 (m and s may be null for gradient descent), `length` weights of each are used, global `[length]` f32, where the
 // visit began (read where the step pulls back); the position
-// table of `position_rows` rows of d starts at `position_at` (-1: none). scale `[C]` f32 or null: factor on the gradient.
+// table of `position_rows` rows of d starts at `position_at` (-1: none). scale `[C]` f32 or null: factor on the gradient. places `[count]` i32: the
+// weights that are stepped on, or null for the first `count`; the others were stepped on by linear_step.
 // Grid: (C, blocks) blocks of 256: block y takes elements y, y + gridDim.y, ... of the client, in steps of 256; shared
-// memory: none. Bit-reproducible. Bytes: 28 C P (16 C P at a visit's first step); operations: about 14 C P.
+// memory: none. Bit-reproducible. Bytes: 28 C count (16 C count at a visit's first step); operations: about 14 C count.
 extern "C" __global__ void __launch_bounds__(256)
-    adam_dense(const Packed* step, const OptimiserStep* opt, const float* scale, float* p, float* m, float* s, const float* g, const float* global, long long stride,
-               int length, int position_at, int position_rows, int d) {
+    adam_dense(const Packed* step, const OptimiserStep* opt, const float* scale, float* p, float* m, float* s, const float* g, const float* global,
+               const int* places, int count, long long stride, int length, int position_at, int position_rows, int d) {
     const int client = blockIdx.x;
     if (client >= step->clients) {
         return;
@@ -28,7 +29,8 @@ extern "C" __global__ void __launch_bounds__(256)
     const int table = position_at < 0 ? length : position_at, table_end = position_at < 0 ? length : position_at + position_rows * d;
     const Reach reach = client_reach(step, client);
     const int reached = table + reach.low * d, reached_end = table + reach.high * d;
-    for (int i = blockIdx.y * blockDim.x + threadIdx.x; i < length; i += gridDim.y * blockDim.x) {
+    for (int j = blockIdx.y * blockDim.x + threadIdx.x; j < count; j += gridDim.y * blockDim.x) {
+        const int i = places == nullptr ? j : places[j];
         const bool position = i >= table && i < table_end;
         float* mi = keeps ? nullptr : m + base + i;
         float* si = keeps ? nullptr : s + base + i;

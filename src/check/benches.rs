@@ -5,7 +5,7 @@ use super::packed::Placed;
 use super::report::{BenchLine, RoundLine, Yardstick};
 use super::subject::Subject;
 use super::timing::{self, Sample};
-use super::{Progress, batch, batches, calls, direct, local, yardstick};
+use super::{Progress, batch, batches, calls, direct, fused, local, yardstick};
 use crate::backend::cuda::kernels::KERNELS;
 use crate::backend::{Mask, RowKind};
 use crate::bench::{self, RoundBench};
@@ -64,7 +64,7 @@ pub fn for_each(device: &dyn Device, quick: bool, each: &mut dyn FnMut(&Subject)
     let (clients, weights) = sizes.slabs;
     let case = case::reference(clients, 2, 1, d);
     let placed = Placed::new(device, &kernels, &normals, &case)?;
-    local::timed(&placed, weights.saturating_sub(52 * d)).iter().try_for_each(&mut *each)?;
+    local::timed(&placed, weights.saturating_sub(52 * d)).iter().chain(&fused::timed(&placed)).try_for_each(&mut *each)?;
     each(&direct::broadcast(&normals, clients, weights, weights + 4, false))?;
     each(&direct::average_dense(&normals, clients, weights, false))?;
     each(&direct::average_rows(&normals, sizes.clients, 25, sizes.rank.1, d, false))?;

@@ -5,7 +5,7 @@ use super::packed::Placed;
 use super::recording_device::Tap;
 use super::report::CheckLine;
 use super::subject::Subject;
-use super::{Progress, batch, batches, calls, direct, local, yardstick};
+use super::{Progress, batch, batches, calls, direct, fused, local, yardstick};
 use crate::backend::cuda::kernels::KERNELS;
 use crate::device::interface::Device;
 use crate::device::launch::KernelSet;
@@ -114,7 +114,7 @@ pub fn run(device: &dyn Device, quick: bool, lines: &mut Vec<CheckLine>, progres
                 judge.judge(&subject)?;
             }
         }
-        for subject in local::subjects(&placed) {
+        for subject in local::subjects(&placed).into_iter().chain(fused::subjects(&placed)) {
             judge.judge(&subject)?;
         }
     }

@@ -147,6 +147,8 @@ fn adam_dense<'a>(placed: &'a Placed, name: &str, settings: &LocalSettings, t: u
             s,
             g: b[5],
             global: b[6],
+            places: Pointer::NULL,
+            count: int(length),
             stride: stride as i64,
             length: int(length),
             position_at: int(table),

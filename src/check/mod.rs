@@ -13,6 +13,7 @@ mod cost;
 mod decoder;
 mod direct;
 pub mod file;
+mod fused;
 pub mod kernels;
 mod local;
 mod packed;

@@ -82,6 +82,8 @@ kernels! {
         stride: i64, w: i32, dx: Pointer, r#in: i32, add: i32) 128, 27_648;
     LinearWeight = linear_weight linear_weight_tf32 linear_weight_bf16 (step: Pointer, kind: i32, x: Pointer, r#in: i32, dy: Pointer,
         out: i32, grad: Pointer, stride: i64, w: i32, b: i32) 128, 18_432;
+    LinearStep = linear_step linear_step_tf32 linear_step_bf16 (step: Pointer, kind: i32, x: Pointer, r#in: i32, dy: Pointer, out: i32,
+        grad: Pointer, opt: Pointer, p: Pointer, m: Pointer, s: Pointer, global: Pointer, stride: i64, w: i32, b: i32) 128, 18_432;
     // losses.cu
     NextItemLoss = next_item_loss (step: Pointer, kind: i32, h: Pointer, rows: Pointer, dh: Pointer, coef: Pointer, loss: Pointer,
         d: i32) 128, 0;
@@ -95,7 +97,8 @@ kernels! {
     LayerNormWeight = layer_norm_weight (step: Pointer, kind: i32, x: Pointer, stats: Pointer, width: i32, dy: Pointer, grad: Pointer,
         stride: i64, g: i32, b: i32) 256, 2_048;
     // optimiser.cu
-    AdamDense = adam_dense (step: Pointer, opt: Pointer, scale: Pointer, p: Pointer, m: Pointer, s: Pointer, g: Pointer, global: Pointer, stride: i64,
+    AdamDense = adam_dense (step: Pointer, opt: Pointer, scale: Pointer, p: Pointer, m: Pointer, s: Pointer, g: Pointer, global: Pointer, places: Pointer,
+        count: i32, stride: i64,
         length: i32, position_at: i32, position_rows: i32, d: i32) 256, 0;
     AdamRows = adam_rows (step: Pointer, opt: Pointer, scale: Pointer, p: Pointer, m: Pointer, s: Pointer, g: Pointer, table: Pointer,
         d: i32) 256, 0;

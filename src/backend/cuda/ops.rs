@@ -57,7 +57,23 @@ pub struct DeviceBackend<'d> {
     read_rows: u64,
     top: usize,
     arena_floats: usize,
+    /// Where products of gradients step on their weights at once.
+    stepping: Option<Stepping>,
     failure: Option<DeviceError>,
+}
+
+/// What a step on weights takes beside their gradients: the `OptimiserStep`, both moments `[C, P]` (null for gradient descent) and the weights
+/// `[P]` that the visit began with.
+#[derive(Clone, Copy, Debug)]
+pub struct Stepping {
+    /// See above.
+    pub opt: Pointer,
+    /// First moments.
+    pub first: Pointer,
+    /// Second moments.
+    pub second: Pointer,
+    /// The global weights.
+    pub global: Pointer,
 }
 
 fn int(n: usize) -> i32 {
@@ -84,7 +100,13 @@ impl<'d> DeviceBackend<'d> {
         arena_floats: usize,
         precision: Precision,
     ) -> DeviceBackend<'d> {
-        DeviceBackend { device, kernels, shape, d, stride, places, precision, read_rows: places.rows, top: 0, arena_floats, failure: None }
+        let (read_rows, stepping, failure) = (places.rows, None, None);
+        DeviceBackend { device, kernels, shape, d, stride, places, precision, read_rows, top: 0, arena_floats, stepping, failure }
+    }
+
+    /// The same, that steps on the weights of linear layers and of the GRU as soon as their gradients are there.
+    pub fn stepping(self, stepping: Option<Stepping>) -> DeviceBackend<'d> {
+        DeviceBackend { stepping, ..self }
     }
 
     /// What failed first; operations after it did nothing.
@@ -160,19 +182,17 @@ impl<'d> DeviceBackend<'d> {
 
     fn linear_weight(&mut self, x: Act, dy: Act, w: usize, b: usize) {
         let tiles = x.width.div_ceil(64) * dy.width.div_ceil(64);
-        let kernel = LinearWeight {
-            step: self.step(),
-            kind: kind(x.rows),
-            x: self.at(x),
-            r#in: int(x.width),
-            dy: self.at(dy),
-            out: int(dy.width),
-            grad: Pointer(self.places.dense_grad),
-            stride: self.stride(),
-            w: int(w),
-            b: int(b),
-        };
-        self.go([self.shape.clients, tiles as u32], kernel);
+        let grid = [self.shape.clients, tiles as u32];
+        let (step, kind, grad, stride) = (self.step(), kind(x.rows), Pointer(self.places.dense_grad), self.stride());
+        let (r#in, out, w, b) = (int(x.width), int(dy.width), int(w), int(b));
+        let (x, dy) = (self.at(x), self.at(dy));
+        match self.stepping {
+            None => self.go(grid, LinearWeight { step, kind, x, r#in, dy, out, grad, stride, w, b }),
+            Some(Stepping { opt, first: m, second: s, global }) => {
+                let p = Pointer(self.places.dense);
+                self.go(grid, LinearStep { step, kind, x, r#in, dy, out, grad, opt, p, m, s, global, stride, w, b });
+            }
+        }
     }
 
     fn full_softmax(&mut self, h: Act, dh: Act) {

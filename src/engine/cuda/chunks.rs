@@ -13,6 +13,7 @@ use super::packed::{DeviceChunk, HostChunk, PACKED_BYTES};
 use super::ranker::RankMemory;
 use super::resident::{Addresses, Resident};
 use super::server_state::{ServerMoments, Spans};
+use crate::backend::cpu::WorkerShape;
 use crate::backend::cuda::kernels::KERNELS;
 use crate::backend::cuda::optimiser::{DropoutClock, OPTIMISER_BYTES, OptimiserStep};
 use crate::backend::cuda::shape::Shape;
@@ -102,6 +103,8 @@ pub struct ChunkTrainer {
     /// Number of the chunk that `arrays` holds already, before it is trained.
     ahead: Option<u64>,
     graphs: RecentGraphs<Shape>,
+    /// The dense weights that the optimiser steps on behind the backward pass `[n]` i32, where the others are stepped on within it.
+    pub(super) unfused: Option<Buffer>,
     /// How clients are resident, where they are.
     resident: Option<Resident>,
     /// Coefficients of steps 1, 2, ... in a round.
@@ -128,6 +131,16 @@ pub struct ChunkTrainer {
     pub(super) predicted: u64,
 }
 
+/// Dense weights whose gradients are no product: all but the matrices of linear layers and of the GRU.
+fn unfused(spec: &ModelSpec) -> Vec<i32> {
+    let WorkerShape { plain, positions, .. } = WorkerShape::new(spec);
+    let table = positions.map(|(at, rows)| (at, rows * spec.dim()));
+    let spans = plain.into_iter().chain(table);
+    let mut places: Vec<i32> = spans.flat_map(|(at, len)| at as i32..(at + len) as i32).collect();
+    places.sort_unstable();
+    places
+}
+
 impl ChunkTrainer {
     /// An engine for the model and the local training of `settings`, with room for a catalogue of `items`.
     pub fn new(device: Arc<dyn Device>, settings: &Settings, items: usize) -> Result<ChunkTrainer> {
@@ -143,6 +156,7 @@ impl ChunkTrainer {
         };
         let kernels = KernelSet::load(&*device, &[KERNELS])?;
         let resident = Resident::new(&*device, settings, &spec, sizes)?;
+        let unfused = if sizes.clip { None } else { Some(device.upload_new(&unfused(&spec))?) };
         let drops = settings.model.dropout.max(settings.model.item_dropout) > 0.0;
         let mut engine = ChunkTrainer {
             optimiser: device.alloc(KEPT_STEPS as usize * OPTIMISER_BYTES)?,
@@ -161,6 +175,7 @@ impl ChunkTrainer {
             arrays: None,
             ahead: None,
             graphs: RecentGraphs::default(),
+            unfused,
             resident,
             server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * rows)?,
             sums: None,
@@ -248,7 +263,8 @@ impl ChunkTrainer {
 
     /// Bytes of what is held from round to round: weights, moments, sums, coefficients.
     pub(super) fn fixed_bytes(&self) -> u64 {
-        let buffers = [&self.optimiser, &self.dense, &self.table].into_iter().chain(&self.clock).chain(&self.slot_items);
+        let buffers =
+            [&self.optimiser, &self.dense, &self.table].into_iter().chain(&self.clock).chain(&self.slot_items).chain(&self.unfused);
         let sums = self.sums.iter().flat_map(|s| [&s.dense, &s.rows, &s.row_weight, &s.weight, &s.uploaded, &s.losses, &s.failing]);
         let common = self.common.as_ref().map_or(0, CommonRows::bytes) as u64;
         buffers.chain(self.server.buffers()).chain(sums).map(|b| b.bytes() as u64).sum::<u64>() + common

@@ -7,7 +7,7 @@ use super::packed::DeviceChunk;
 use crate::backend::cuda::kernels::{
     AdamDense, AdamRows, AverageDense, AverageRows, Broadcast, ClientLosses, ClipNorm, GatherRows, UpdateNorms,
 };
-use crate::backend::cuda::ops::DeviceBackend;
+use crate::backend::cuda::ops::{DeviceBackend, Stepping};
 use crate::backend::cuda::shape::Shape;
 use crate::device::interface::{Buffer, Fill, Result, bytes_of};
 use crate::device::launch::{Launch, Pointer};
@@ -36,26 +36,33 @@ impl ChunkTrainer {
         let places = room.places(self.clock.as_ref().map_or(0, Buffer::address));
         let floats = room.region(Region::Arena).bytes() / 4;
         let dims = (width, sizes.dense);
-        let mut be = DeviceBackend::new(&*self.device, &self.kernels, *shape, dims, places, floats, self.settings.precision);
-        self.model.train(&mut be, &self.settings.loss);
-
         let at = |p: Region| Pointer::from(room.region(p));
         let some = |on: bool, p: Region| if on { at(p) } else { Pointer::NULL };
+        let opt = Pointer::from(&room.optimiser);
+        let (first, second) = (some(sizes.moments, Region::DenseFirst), some(sizes.moments, Region::DenseSecond));
+        let global = Pointer::from(&self.dense);
+        let stepping = self.unfused.as_ref().map(|_| Stepping { opt, first, second, global });
+        let mut be =
+            DeviceBackend::new(&*self.device, &self.kernels, *shape, dims, places, floats, self.settings.precision).stepping(stepping);
+        self.model.train(&mut be, &self.settings.loss);
+
         let positions = self.spec.positions();
         let position_at = positions.map_or(-1, |p| p.offset as i32);
         let position_rows = positions.map_or(0, |p| p.shape[0] as i32);
         let (step, d, stride, length) = (be.step(), width as i32, sizes.dense as i64, sizes.dense as i32);
-        let (scale, opt) = (some(sizes.clip, Region::Clip), Pointer::from(&room.optimiser));
+        let scale = some(sizes.clip, Region::Clip);
         let (g, row_grad) = (at(Region::DenseGrad), at(Region::RowGrad));
         if sizes.clip {
             let clip = local.clip;
             let kernel = ClipNorm { step, g, row_grad, stride, length, position_at, position_rows, d, clip, scale };
             be.go([shape.clients, 1], kernel);
         }
-        let (p, m, s) = (at(Region::Dense), some(sizes.moments, Region::DenseFirst), some(sizes.moments, Region::DenseSecond));
-        let kernel =
-            AdamDense { step, opt, scale, p, m, s, g, global: (&self.dense).into(), stride, length, position_at, position_rows, d };
-        be.go([shape.clients, sizes.dense.div_ceil(2048) as u32], kernel);
+        let (p, m, s) = (at(Region::Dense), first, second);
+        let (places, count) = self.unfused.as_ref().map_or((Pointer::NULL, sizes.dense), |list| (list.into(), list.bytes() / 4));
+        let grid = [shape.clients, count.div_ceil(2048).max(1) as u32];
+        let count = count as i32;
+        let kernel = AdamDense { step, opt, scale, p, m, s, g, global, places, count, stride, length, position_at, position_rows, d };
+        be.go(grid, kernel);
         let (p, m, s) = (at(Region::Rows), some(sizes.moments, Region::RowFirst), some(sizes.moments, Region::RowSecond));
         let blocks = (shape.client_rows as usize * width).div_ceil(2048).clamp(1, 65_535) as u32;
         be.go([shape.clients, blocks], AdamRows { step, opt, scale, p, m, s, g: row_grad, table: (&self.table).into(), d });

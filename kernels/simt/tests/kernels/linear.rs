@@ -3,9 +3,9 @@
 use super::packed::{OUTPUTS, PackedStep, TOKENS, close, same_bits};
 use super::reference::{self, case, numbers, rows_of};
 use lumos::backend::Backend;
-use lumos::check::reference::Field;
+use lumos::check::reference::{Field, LocalStep};
 use lumos::config::Precision::{self, Bf16, Fp32 as Plain, Tf32};
-use lumos::testing::DropoutClock;
+use lumos::testing::{DropoutClock, OptimiserStep};
 use lumos_simt::check::Random;
 
 const PRODUCT_SHARED: usize = 27_648;
@@ -113,6 +113,89 @@ impl Case {
         close(&format!("grad, {what}"), &got.grad, &grad, 4e-6);
         let again = self.run();
         assert!(same_bits(&got.y, &again.y) && same_bits(&got.dx, &again.dx) && same_bits(&got.grad, &again.grad), "{what}");
+    }
+}
+
+/// The step that is made with the gradient against the gradient and a step by itself.
+#[test]
+fn a_step_with_the_gradient_has_the_bits_of_a_step_behind_it() {
+    let adam = OptimiserStep {
+        beta1: 0.9,
+        beta2: 0.98,
+        rate: 0.02,
+        correction: 3.0,
+        eps: 1e-8,
+        l2: 0.01,
+        shrink: 1.0,
+        pull: 0.0,
+        first: 0,
+        sgd: 0,
+    };
+    let kinds =
+        [adam, OptimiserStep { first: 1, ..adam }, OptimiserStep { sgd: 1, ..adam }, OptimiserStep { pull: 0.3, shrink: 0.9, ..adam }];
+    for (i, &shape) in SHAPES.iter().enumerate() {
+        for (k, opt) in kinds.iter().enumerate() {
+            let (precision, aligned) = ([Plain, Tf32, Bf16][(i + k) % 3], (i + k) % 2 == 0);
+            let mut case = Case::new(80 + i as u64, precision, [TOKENS, OUTPUTS][i % 2], shape, MANY, aligned);
+            let grad = case.run().grad;
+            let mut r = Random::new(90 + k as u64);
+            let n = case.dense.len();
+            let (mut p, mut m, start) = (case.dense.clone(), r.normals(0.1, n), r.normals(1.0, case.stride));
+            let mut s: Vec<f32> = r.normals(0.1, n).iter().map(|x| x * x).collect();
+            let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
+            let (ins, outs) = shape;
+            for c in 0..case.step.clients() {
+                let trains = case.step.client_tokens[c] < case.step.client_tokens[c + 1];
+                for at in case.w..case.w + ins * outs {
+                    let i = c * case.stride + at;
+                    if trains {
+                        let rule = LocalStep::of(opt);
+                        rule.one(1.0, [&mut p2[i], &mut m2[i], &mut s2[i]], grad[i]);
+                        rule.back(&mut p2[i], start[at]);
+                    } else if opt.first != 0 && opt.sgd == 0 {
+                        (m2[i], s2[i]) = (0.0, 0.0);
+                    }
+                }
+            }
+            let mut own = vec![7.0f32; n];
+            let blocks = |width: usize| (width as u32).div_ceil(64);
+            let (clients, b) = (case.step.clients(), case.b.map_or(-1, |b| b as i32));
+            let none = std::ptr::null_mut();
+            let (mp, sp): (*mut f32, *mut f32) = if opt.sgd == 1 { (none, none) } else { (m.as_mut_ptr(), s.as_mut_ptr()) };
+            launch!(
+                &format!("linear_step{}", suffix(precision)),
+                [clients as u32 + 1, blocks(ins) * blocks(outs), 1],
+                [128, 1, 1],
+                WEIGHT_SHARED,
+                case.step.ptr(),
+                case.kind,
+                case.x.as_ptr(),
+                ins as i32,
+                case.dy.as_ptr(),
+                outs as i32,
+                own.as_mut_ptr(),
+                &raw const *opt,
+                p.as_mut_ptr(),
+                mp,
+                sp,
+                start.as_ptr(),
+                case.stride as i64,
+                case.w as i32,
+                b
+            )
+            .unwrap();
+            let what = format!("{precision:?}, {shape:?}, kind {k}");
+            assert!(same_bits(&p, &p2), "weights, {what}");
+            assert!(same_bits(&m, &m2) && same_bits(&s, &s2), "moments, {what}");
+            for c in 0..clients {
+                let trains = case.step.client_tokens[c] < case.step.client_tokens[c + 1];
+                for at in 0..case.stride {
+                    let bias = case.b.is_some_and(|b| (b..b + outs).contains(&at)) && trains;
+                    let i = c * case.stride + at;
+                    assert_eq!(own[i].to_bits(), if bias { grad[i] } else { 7.0 }.to_bits(), "gradient {at} of client {c}, {what}");
+                }
+            }
+        }
     }
 }
 

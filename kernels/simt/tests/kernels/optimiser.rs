@@ -67,6 +67,8 @@ fn dense_weights_and_positions() {
                 let scale = r.normals(1.0, step.clients());
                 let (mut p, g) = (r.normals(1.0, n), r.normals(1.0, n));
                 let global = r.normals(1.0, length);
+                // Some weights were stepped on before.
+                let places = (k % 2 == 1).then(|| (0..length as i32).filter(|i| i % 7 != 2).collect::<Vec<i32>>());
                 let mut m = r.normals(0.1, n);
                 let mut s: Vec<f32> = r.normals(0.1, n).iter().map(|x| x * x).collect();
                 let (mut p2, mut m2, mut s2) = (p.clone(), m.clone(), s.clone());
@@ -77,6 +79,9 @@ fn dense_weights_and_positions() {
                         let at = c * stride + i;
                         let place = table_at.and_then(|t| i.checked_sub(t)).map(|x| x / d).filter(|&row| row < table_rows);
                         let reached = place.is_none_or(|row| reach.contains(&row));
+                        if places.as_ref().is_some_and(|list| !list.contains(&(i as i32))) {
+                            continue;
+                        }
                         let first = o.first != 0;
                         if trains && reached {
                             let rule = LocalStep::of(&o);
@@ -103,6 +108,8 @@ fn dense_weights_and_positions() {
                     sp,
                     gp,
                     global.as_ptr(),
+                    places.as_ref().map_or(std::ptr::null(), |list| list.as_ptr()),
+                    places.as_ref().map_or(length, Vec::len) as i32,
                     stride as i64,
                     length as i32,
                     at,

@@ -42,6 +42,7 @@ pub fn check(settings: &Settings) -> Result<()> {
         return refuse("federation.clients", "column", wanted);
     }
     protocol::chosen(settings)?;
+    local_epochs(settings)?;
     attack(settings)?;
     let rules = Rules::new(rules::asked(settings)?);
     if s.protocol.split_whitespace().next() != Some("averaging") {
@@ -68,6 +69,25 @@ pub fn check(settings: &Settings) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Refuses local epochs before a ranking where no client has weights of one user alone.
+fn local_epochs(settings: &Settings) -> Result<()> {
+    let (key, epochs, s) = ("eval.local_epochs", settings.eval.local_epochs, &settings.federation);
+    if epochs == 0 {
+        return Ok(());
+    }
+    if s.protocol.split_whitespace().next() != Some("averaging") {
+        return refuse(
+            key,
+            epochs,
+            &format!("0, because federation.protocol = \"{}\" ranks by no model that a client trains on", s.protocol),
+        );
+    }
+    if s.clients != Clients::User {
+        return refuse(key, epochs, "0, or federation.clients = \"user\": a participant of several users has no weights of one of them");
+    }
+    ensure(s.personal == 0.0, key, epochs, "0, or federation.personal = 0: beside it each client keeps weights of its own already")
 }
 
 /// Refuses attacks that cannot be meant.

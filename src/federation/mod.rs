@@ -5,6 +5,7 @@ mod check;
 mod divergence;
 mod draw;
 pub mod inference;
+mod local_steps;
 pub mod protocol;
 mod report;
 pub mod rules;

@@ -21,6 +21,7 @@ mod driver;
 mod everything;
 mod gpu_check;
 mod kernel_table;
+mod local_steps;
 mod personal;
 mod private_groups;
 mod ranking;

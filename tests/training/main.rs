@@ -16,6 +16,7 @@ mod chunks;
 mod federation;
 mod in_batch;
 mod kinds;
+mod local_steps;
 mod masked_items;
 mod methods;
 mod metrics;

@@ -6,12 +6,13 @@ use crate::backend::cpu::{Worker, WorkerShape};
 use crate::cluster::{Reduce, agree};
 use crate::config::{Settings, Validated};
 use crate::data::Sought;
-use crate::engine::cpu::{self, CpuEngine};
-use crate::engine::cuda::{CudaEngine, DeviceUse};
+use crate::engine::cpu;
+use crate::engine::cuda::DeviceUse;
 use crate::engine::{
     Engine, Global, Mean, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, Server, Sums,
     TensorData, Tensors, Totals, Trained, Update, Work, fixed, kept_by_clients,
 };
+use crate::federation::local_steps::{LocalSteps, engine_on};
 use crate::federation::secure::SecureSums;
 use crate::federation::{Cohort, RoundReport, Shares, attacks, divergence, privacy_of, rules};
 use crate::model::{Model, ModelSpec, Weights};
@@ -43,6 +44,8 @@ struct Averaging {
     reduce: Arc<dyn Reduce>,
     shares: Shares,
     private: PrivateStore,
+    /// What users train for themselves before they are ranked.
+    local_steps: Option<LocalSteps>,
 }
 
 impl Averaging {
@@ -60,12 +63,10 @@ impl Averaging {
         // Who trains alone keeps its moments.
         let keep = kept_by_clients(&settings.federation) || participants.len() == 1;
         let shares = Shares::new(&*reduce, &data, &participants, settings.model.max_len as usize, keep);
-        let engine: Box<dyn Engine> = match device {
-            Some(device) => Box::new(CudaEngine::new(settings.clone(), data, views, device)?),
-            None => Box::new(CpuEngine::new(settings.clone(), data, views)),
-        };
+        let local_steps = LocalSteps::of(&settings, &data, &views, device.as_ref())?;
+        let engine = engine_on(device, settings.clone(), data, views)?;
         let private = PrivateStore::new(settings.federation.private_memory_mb);
-        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private })
+        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private, local_steps })
     }
 
     /// What all processes trained, or that one of them failed. The client that diverged is the lowest of all.
@@ -186,16 +187,27 @@ impl Protocol for Averaging {
     }
 
     fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
-        let (engine, private) = (&mut self.engine, &self.private);
-        self.shares.rank(&*self.reduce, &self.participants, users, |users| engine.rank(sought, users, private, progress))
+        let (engine, private, participants) = (&mut self.engine, &self.private, &self.participants);
+        let local_steps = &mut self.local_steps;
+        self.shares.rank(&*self.reduce, participants, users, |users| match local_steps {
+            Some(steps) => steps.rank(engine.global()?.weights.clone(), participants, private, (sought, users), progress),
+            None => engine.rank(sought, users, private, progress),
+        })
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
         let global = self.engine.global()?;
         let mut worker = Worker::new(WorkerShape::new(&global.weights.spec));
-        let state = cpu::own_state(&self.participants, user, &self.private)?;
+        let (participants, private) = (&self.participants, &self.private);
+        let (settings, state) = match (&mut self.local_steps, user) {
+            (Some(steps), Some(user)) => {
+                let state = steps.state(global.weights.clone(), participants, private, user)?;
+                (steps.settings(), state)
+            }
+            (_, user) => (&**self.settings, cpu::own_state(participants, user, private)?),
+        };
         let model = Model::new(&global.weights.spec);
-        Ok(cpu::personal_scores(&mut worker, &model, &self.settings, &global.weights, &state, history))
+        Ok(cpu::personal_scores(&mut worker, &model, settings, &global.weights, &state, history))
     }
 
     fn weights(&self) -> Result<Cow<'_, Weights>> {
@@ -260,7 +272,7 @@ impl Protocol for Averaging {
     }
 
     fn bytes(&self) -> usize {
-        self.engine.bytes()
+        self.engine.bytes() + self.local_steps.as_ref().map_or(0, LocalSteps::bytes)
     }
 
     fn device_use(&self) -> Result<Option<DeviceUse>> {
@@ -269,6 +281,7 @@ impl Protocol for Averaging {
 
     fn limit_chunks(&mut self, bytes: u64) {
         self.engine.limit_chunks(bytes);
+        self.local_steps.iter_mut().for_each(|steps| steps.limit_chunks(bytes));
     }
 }
 

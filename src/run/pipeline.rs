@@ -294,7 +294,7 @@ pub(super) fn load_run_views(folder: &RunFolder, settings: &Validated<Settings>,
     }
     let root = views_root(&folder.info()?.data_dir);
     if !views::is_made(data, &settings.views, &root, None)? {
-        let message = "holds no views as the run was trained with, which eval.local_epochs trains on; make them with `lumos views`";
+        let message = "holds no views as the run was trained with, which eval.local_epochs trains on; make them with `lumos views build`";
         return Err(Error::mismatch(root, message));
     }
     Ok(Arc::new(views::ensure_with(data, &settings.views, &root, &views::Options { threads: threads(settings), ..Default::default() })?.0))

@@ -100,7 +100,13 @@ pub fn score(
         Err(owned @ Error::InUse { .. }) => Ok(Some(owned.to_string())),
         Err(other) => unless_read_only(Err(other)),
     };
-    let not_kept = if best { keep()? } else { None };
+    let not_kept = match best {
+        true if folder.settings()?.eval.local_epochs != settings.eval.local_epochs => {
+            Some("they are of another eval.local_epochs than the run's".to_string())
+        }
+        true => keep()?,
+        false => None,
+    };
     let mut scores = scores(&eval::metrics(&ranks, &settings.eval.k))?;
     scores.extend(more);
     Ok(Scored {

@@ -31,6 +31,7 @@ pub fn check(settings: &Settings) -> Result<()> {
     }
     number(|x| (0.0..1.0).contains(&x), "federation.max_diverged", s.max_diverged, "at least 0 and below 1 (a share)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "at least 0 and below 1 (a share)")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.ranking_average", s.ranking_average, "at least 0 and below 1 (a share)")?;
     number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
     number(|x| (0.0..=1.0).contains(&x), "federation.server_warmup", s.server_warmup, "between 0 and 1 (a share)")?;
     number(|x| (0.0..=1.0).contains(&x), "federation.server_decay", s.server_decay, "between 0 and 1 (a share)")?;
@@ -48,6 +49,8 @@ pub fn check(settings: &Settings) -> Result<()> {
     if s.protocol.split_whitespace().next() != Some("averaging") {
         let wanted = format!("0, because federation.protocol = \"{}\" trains at one rate", s.protocol);
         ensure(settings.local.decay == 0.0, "local.decay", settings.local.decay, &wanted)?;
+        let wanted = format!("0, because federation.protocol = \"{}\" has no global model that ranks from round to round", s.protocol);
+        ensure(s.ranking_average == 0.0, "federation.ranking_average", s.ranking_average, &wanted)?;
         for (key, name) in [("attack.name", &settings.attack.name), ("defence.name", &settings.defence.name)] {
             let wanted = format!("`none`, because federation.protocol = \"{}\" uploads no updates that a rule could change", s.protocol);
             ensure(name == "none", key, format!("`{name}`"), &wanted)?;

@@ -17,6 +17,10 @@ use std::sync::Arc;
 /// Fewest and most clients whose weights are in memory at a time; between them `federation.private_memory_mb` decides. Changes no result.
 const BLOCK: [usize; 2] = [64, 2048];
 
+/// Round of the steps. It is behind all rounds of a training, however many more it is given: a user draws the same in every ranking, and nothing that it
+/// draws in a visit.
+const ROUND: u64 = u32::MAX as u64;
+
 /// An engine on `device`, or on the CPU where there is none.
 ///
 /// # Errors
@@ -97,14 +101,8 @@ impl LocalSteps {
         self.engine.as_ref().map_or(0, |engine| engine.bytes())
     }
 
-    /// A round that no training has: the draws of a user's steps are its own, and the same in every ranking.
-    fn round(&self) -> u64 {
-        u64::from(self.settings.federation.rounds) + 1
-    }
-
     /// The engine, from `weights` on.
     fn begin(&mut self, weights: Weights) -> Result<&mut dyn Engine> {
-        let round = self.round();
         let engine = match &mut self.engine {
             Some(engine) => engine,
             none => {
@@ -114,7 +112,7 @@ impl LocalSteps {
                 engine
             }
         };
-        engine.set_global(Global::new(&self.settings.federation, weights), round - 1);
+        engine.set_global(Global::new(&self.settings.federation, weights), 0);
         Ok(&mut **engine)
     }
 
@@ -168,13 +166,13 @@ impl LocalSteps {
 
     /// Trains `clients`; what each has then, or has kept before where it trained nothing or diverged.
     fn train(&mut self, clients: &BTreeSet<u32>, private: &PrivateStore, progress: &Progress) -> Result<PrivateStore> {
-        let (round, list) = (self.round(), clients.iter().copied().collect::<Vec<u32>>());
+        let list: Vec<u32> = clients.iter().copied().collect();
         // A block is small enough to stay in memory.
         let (mut own, mut left) = (PrivateStore::new(u32::MAX), clients.clone());
         if list.is_empty() {
             return Ok(own);
         }
-        let work = Work { round, clients: &list, next: None, rules: &self.rules, private };
+        let work = Work { round: ROUND, clients: &list, next: None, rules: &self.rules, private };
         let trained = self.engine.as_mut().expect("made before").train(&work, progress)?;
         for (client, state) in trained.private {
             left.remove(&client);

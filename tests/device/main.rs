@@ -25,6 +25,7 @@ mod local_steps;
 mod personal;
 mod private_groups;
 mod ranking;
+mod ranking_average;
 mod resident;
 mod rounds;
 mod rules;

@@ -25,6 +25,7 @@ mod owned;
 mod prefixes;
 mod privacy;
 mod ptf_fsr;
+mod ranking_average;
 mod real;
 mod resumption;
 mod rounds_of_ranks;

@@ -20,8 +20,9 @@ pub struct EvalSettings {
     /// Items that are never recommended, in evaluation, in `lumos recommend` and in the future view alike.
     pub mask: Mask,
     /// Local epochs that each user's client trains the global model for itself before the user is ranked or recommended to, in validations as well: on
-    /// its own history, at the rate of the last round. The result is not uploaded. A ranking then costs a visit of each user that is ranked, and of
-    /// each again for every further item that is sought. 0: the global model ranks as it is. For participants of one user each.
+    /// its own history, at the rate of the last round and with the contrast that `loss.lambda_rounds` leaves in the end. The result is not uploaded. A
+    /// ranking then costs a visit of each user that is ranked, and of each again for every further item that is sought. 0: the global model ranks as it
+    /// is. For participants of one user each.
     pub local_epochs: u32,
 }
 

@@ -34,6 +34,10 @@ pub struct FederationSettings {
     pub on_divergence: OnDivergence,
     /// Share of a cohort that may diverge before the run ends, in `[0, 1)`. Used where `on_divergence` is `drop`.
     pub max_diverged: f32,
+    /// Share `c` of a running average of the global models of the rounds that stays in each, `A = c A + (1 - c) W`, from the first round's on, in
+    /// `[0, 1)`: the average ranks, recommends and is exported, and training goes on from `W`. A checkpoint then holds both, and on a GPU each round
+    /// costs a copy of the model to the host, each ranking two back. 0: `W` itself.
+    pub ranking_average: f32,
     /// Server optimiser.
     pub server: ServerOptimizer,
     /// Server learning rate.
@@ -75,6 +79,7 @@ impl Default for FederationSettings {
             dropout_rate: 0.0,
             on_divergence: OnDivergence::Drop,
             max_diverged: 0.1,
+            ranking_average: 0.0,
             server: ServerOptimizer::Sgd,
             server_lr: 1.0,
             server_warmup: 0.0,

@@ -13,6 +13,7 @@ use crate::engine::{
     TensorData, Tensors, Totals, Trained, Update, Work, fixed, kept_by_clients,
 };
 use crate::federation::local_steps::{LocalSteps, engine_on};
+use crate::federation::ranking_average::RankingAverage;
 use crate::federation::secure::SecureSums;
 use crate::federation::{Cohort, RoundReport, Shares, attacks, divergence, privacy_of, rules};
 use crate::model::{Model, ModelSpec, Weights};
@@ -44,6 +45,8 @@ struct Averaging {
     reduce: Arc<dyn Reduce>,
     shares: Shares,
     private: PrivateStore,
+    /// The weights that rank, where they are not those that are trained on.
+    average: Option<RankingAverage>,
     /// What users train for themselves before they are ranked.
     local_steps: Option<LocalSteps>,
 }
@@ -66,7 +69,18 @@ impl Averaging {
         let local_steps = LocalSteps::of(&settings, &data, &views, device.as_ref())?;
         let engine = engine_on(device, settings.clone(), data, views)?;
         let private = PrivateStore::new(settings.federation.private_memory_mb);
-        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private, local_steps })
+        let average = RankingAverage::of(&settings.federation);
+        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private, average, local_steps })
+    }
+
+    /// Brings the average up to the round of the global model, whose copy the host then has as well: after a fault of the device both are of one round.
+    fn follow(&mut self) -> Result<()> {
+        if let Some(average) = &mut self.average {
+            self.engine.snapshot()?;
+            let (global, round) = self.engine.last_snapshot();
+            average.follow(&global.weights, round);
+        }
+        Ok(())
     }
 
     /// What all processes trained, or that one of them failed. The client that diverged is the lowest of all.
@@ -134,6 +148,7 @@ impl Averaging {
         for (name, values) in MOMENTS.iter().zip(moments.iter().flatten()) {
             out.push(NamedTensor::f32(*name, &[values.len()], values));
         }
+        out.extend(self.average.iter().flat_map(RankingAverage::tensors));
         out.extend(self.rules.tensors());
         if !private.is_empty() {
             out.push(NamedTensor { name: "private".into(), shape: vec![private.len()], data: TensorData::U8(private) });
@@ -168,6 +183,7 @@ impl Protocol for Averaging {
             cost = self.apply_rules(round, silent as usize, &mut mean)?;
             self.engine.serve(Some(mean))?;
         }
+        self.follow()?;
         let served = served.elapsed().as_secs_f64();
         for (client, state) in trained.private {
             self.private.put(client, state)?;
@@ -188,29 +204,36 @@ impl Protocol for Averaging {
 
     fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
         let (engine, private, participants) = (&mut self.engine, &self.private, &self.participants);
-        let local_steps = &mut self.local_steps;
-        self.shares.rank(&*self.reduce, participants, users, |users| match local_steps {
-            Some(steps) => steps.rank(engine.global()?.weights.clone(), participants, private, (sought, users), progress),
-            None => engine.rank(sought, users, private, progress),
+        let (local_steps, average) = (&mut self.local_steps, self.average.as_ref().and_then(RankingAverage::weights));
+        self.shares.rank(&*self.reduce, participants, users, |users| match (local_steps, average) {
+            (Some(steps), Some(average)) => steps.rank(average.clone(), participants, private, (sought, users), progress),
+            (Some(steps), None) => steps.rank(engine.global()?.weights.clone(), participants, private, (sought, users), progress),
+            (None, Some(average)) => with_weights(&mut **engine, average, |engine| engine.rank(sought, users, private, progress)),
+            (None, None) => engine.rank(sought, users, private, progress),
         })
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
-        let global = self.engine.global()?;
-        let mut worker = Worker::new(WorkerShape::new(&global.weights.spec));
+        let average = self.average.as_ref().and_then(RankingAverage::weights);
+        let global = if average.is_none() { Some(self.engine.global()?) } else { None };
+        let weights = average.or(global.as_ref().map(|global| &global.weights)).expect("one of them");
+        let mut worker = Worker::new(WorkerShape::new(&weights.spec));
         let (participants, private) = (&self.participants, &self.private);
         let (settings, state) = match (&mut self.local_steps, user) {
             (Some(steps), Some(user)) => {
-                let state = steps.state(global.weights.clone(), participants, private, user)?;
+                let state = steps.state(weights.clone(), participants, private, user)?;
                 (steps.settings(), state)
             }
             (_, user) => (&**self.settings, cpu::own_state(participants, user, private)?),
         };
-        let model = Model::new(&global.weights.spec);
-        Ok(cpu::personal_scores(&mut worker, &model, settings, &global.weights, &state, history))
+        let model = Model::new(&weights.spec);
+        Ok(cpu::personal_scores(&mut worker, &model, settings, weights, &state, history))
     }
 
     fn weights(&self) -> Result<Cow<'_, Weights>> {
+        if let Some(average) = self.average.as_ref().and_then(RankingAverage::weights) {
+            return Ok(Cow::Borrowed(average));
+        }
         Ok(match self.engine.global()? {
             Cow::Borrowed(global) => Cow::Borrowed(&global.weights),
             Cow::Owned(global) => Cow::Owned(global.weights),
@@ -243,8 +266,9 @@ impl Protocol for Averaging {
         let damaged =
             || Error::Usage("checkpoint: private client state (tensor `private`) is damaged or of another model or data set".into());
         let private = private.ok_or_else(damaged)?;
+        let average = self.average.as_ref().map(|average| average.restored(tensors, &now.weights, rounds_done)).transpose()?;
         self.rules.restore(tensors)?;
-        self.private = private;
+        (self.private, self.average) = (private, average);
         // From here on nothing can fail.
         self.engine.set_global(global, rounds_done);
         self.engine.set_moments(moments);
@@ -256,7 +280,8 @@ impl Protocol for Averaging {
     }
 
     fn snapshot(&mut self) -> Result<()> {
-        self.engine.snapshot()
+        self.engine.snapshot()?;
+        self.follow()
     }
 
     fn last_snapshot(&self) -> Result<(Vec<NamedTensor>, u64)> {
@@ -272,7 +297,8 @@ impl Protocol for Averaging {
     }
 
     fn bytes(&self) -> usize {
-        self.engine.bytes() + self.local_steps.as_ref().map_or(0, LocalSteps::bytes)
+        let average = self.average.as_ref().map_or(0, RankingAverage::bytes);
+        self.engine.bytes() + average + self.local_steps.as_ref().map_or(0, LocalSteps::bytes)
     }
 
     fn device_use(&self) -> Result<Option<DeviceUse>> {
@@ -283,6 +309,17 @@ impl Protocol for Averaging {
         self.engine.limit_chunks(bytes);
         self.local_steps.iter_mut().for_each(|steps| steps.limit_chunks(bytes));
     }
+}
+
+/// What `work` gives with `weights` in the place of the model of `engine`, which then has its own again, whatever came of it.
+fn with_weights<T>(engine: &mut dyn Engine, weights: &Weights, work: impl FnOnce(&mut dyn Engine) -> Result<T>) -> Result<T> {
+    engine.snapshot()?;
+    let (global, round) = engine.last_snapshot();
+    let global = global.clone();
+    engine.set_global(Global { weights: weights.clone(), server: global.server.clone() }, round);
+    let done = work(engine);
+    engine.set_global(global, round);
+    done
 }
 
 /// Names of the one participant's moments in a checkpoint.

@@ -45,3 +45,16 @@ fn a_finished_run_is_evaluated_by_what_ranked_in_it() {
     sandbox.lumos(&["eval", "r"]).refused(1, &["small-views", "eval.local_epochs", "lumos views build"]);
     eval(&["--local-epochs", "0"]);
 }
+
+/// An inference looks at what clients upload from the model that goes down to them, which the average is not.
+#[test]
+fn an_average_that_ranks_changes_no_inference() {
+    let sandbox = Sandbox::new();
+    let infer = |run: &str, set: &str| {
+        sandbox.lumos(&["train", &small(), "--out", run, "--set", "eval.every=4", "--set", set]).done();
+        sandbox.lumos(&["privacy", "infer", run, "--checkpoint", "last", "--json"]).json()
+    };
+    let found = infer("averaged", "federation.ranking_average=0.9");
+    assert_eq!(found, infer("plain", "federation.ranking_average=0"));
+    assert!(found.as_object().is_some_and(|figures| figures.len() > 2), "{found}");
+}

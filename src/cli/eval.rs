@@ -20,6 +20,7 @@ Examples:
   lumos eval runs/first
   lumos eval runs/first --split validation --checkpoint last
   lumos eval runs/first --split test --json            one object with keys like HR@20 and NDCG@20
+  lumos eval runs/first --local-epochs 2               each user after two local epochs of its own on the global model
   lumos eval runs/first --lists                        coverage@K, gini@K, novelty@K, popularity@K of the lists besides
 Every item of the catalogue is ranked but those that the run's eval.mask hides: \"history\" (default) those that the user has met,
 \"none\" nothing. A target that is hidden is a miss; masked_targets counts them. The ranks of the best checkpoint are kept in the
@@ -40,6 +41,10 @@ pub struct Args {
     /// Threads; 0 means all cores
     #[arg(long, value_name = "N", value_parser = between::<u32>(0, MOST_THREADS as u32))]
     threads: Option<u32>,
+    /// Local epochs that each user's client trains for itself before the user is ranked, in the place of the run's eval.local_epochs; other ranks
+    /// than the run's are not kept
+    #[arg(long, value_name = "N", value_parser = between::<u32>(0, 1000))]
+    local_epochs: Option<u32>,
     /// Make every user's list as well and say what the lists are like as a whole: coverage, Gini, novelty, popularity
     #[arg(long)]
     lists: bool,
@@ -53,6 +58,7 @@ pub fn main(args: &Args) -> Result<()> {
     let folder = RunFolder::open(&args.run)?;
     let settings = folder.settings()?.with(|s| {
         s.threads = args.threads.unwrap_or(s.threads);
+        s.eval.local_epochs = args.local_epochs.unwrap_or(s.eval.local_epochs);
         // Nothing is trained: the kernels of resident training need not be loaded, or compiled.
         s.gpu.resident = Resident::Off;
     })?;

@@ -23,12 +23,8 @@ impl Global {
 
     /// `items [I, d]`, the dense tensors by name, the server's moments.
     pub fn tensors(&self) -> Vec<NamedTensor> {
-        let (weights, spec) = (&self.weights, &self.weights.spec);
-        let table = self.table();
-        let mut out = vec![NamedTensor::f32("items", &table, &weights.items)];
-        for p in &spec.params {
-            out.push(NamedTensor::f32(&p.name, &p.shape, &weights.dense[p.offset..p.offset + p.len()]));
-        }
+        let (spec, table) = (&self.weights.spec, self.table());
+        let mut out = weight_tensors(&self.weights, "");
         for (name, pair) in [("server.first", &self.server.first), ("server.second", &self.server.second)] {
             if !pair.0.is_empty() {
                 out.push(NamedTensor::f32(format!("{name}.dense"), &[spec.dense_len], &pair.0));
@@ -40,8 +36,7 @@ impl Global {
 
     /// Axes of the item table.
     pub fn table(&self) -> [usize; 2] {
-        let d = self.weights.spec.dim();
-        [self.weights.items.len() / d, d]
+        table(&self.weights)
     }
 
     /// The model in `tensors`, of the shape of this one.
@@ -50,11 +45,7 @@ impl Global {
     /// [`Error::Usage`] with the name of a tensor that does not fit.
     pub fn restored(&self, settings: &FederationSettings, tensors: &Tensors) -> Result<Global> {
         let (spec, table) = (&self.weights.spec, self.table());
-        let mut fresh = Global::new(settings, self.weights.clone());
-        fresh.weights.items.copy_from_slice(tensors.f32("items", &table)?);
-        for p in &spec.params {
-            fresh.weights.dense[p.offset..p.offset + p.len()].copy_from_slice(tensors.f32(&p.name, &p.shape)?);
-        }
+        let mut fresh = Global::new(settings, restored_weights(&self.weights, tensors, "")?);
         for (name, pair) in [("server.first", &mut fresh.server.first), ("server.second", &mut fresh.server.second)] {
             if !pair.0.is_empty() {
                 pair.0.copy_from_slice(tensors.f32(&format!("{name}.dense"), &[spec.dense_len])?);
@@ -72,6 +63,34 @@ impl Global {
     }
 }
 
+/// Axes of the item table of `weights`.
+fn table(weights: &Weights) -> [usize; 2] {
+    let d = weights.spec.dim();
+    [weights.items.len() / d, d]
+}
+
+/// `weights` as tensors: `items [I, d]` and the dense ones by name, each with `prefix` before its name.
+pub fn weight_tensors(weights: &Weights, prefix: &str) -> Vec<NamedTensor> {
+    let mut out = vec![NamedTensor::f32(format!("{prefix}items"), &table(weights), &weights.items)];
+    for p in &weights.spec.params {
+        out.push(NamedTensor::f32(format!("{prefix}{}", p.name), &p.shape, &weights.dense[p.offset..p.offset + p.len()]));
+    }
+    out
+}
+
+/// What [`weight_tensors`] gave, of the shape of `like`.
+///
+/// # Errors
+/// [`Error::Usage`] with the name of a tensor that is missing or does not fit.
+pub fn restored_weights(like: &Weights, tensors: &Tensors, prefix: &str) -> Result<Weights> {
+    let mut weights = like.clone();
+    weights.items.copy_from_slice(tensors.f32(&format!("{prefix}items"), &table(like))?);
+    for p in &like.spec.params {
+        weights.dense[p.offset..p.offset + p.len()].copy_from_slice(tensors.f32(&format!("{prefix}{}", p.name), &p.shape)?);
+    }
+    Ok(weights)
+}
+
 /// Tensors of a checkpoint by name.
 pub struct Tensors<'t>(HashMap<&'t str, &'t NamedTensor>);
 
@@ -84,6 +103,11 @@ impl<'t> Tensors<'t> {
     /// The tensor called `name`, where there is one.
     pub fn get(&self, name: &str) -> Option<&'t NamedTensor> {
         self.0.get(name).copied()
+    }
+
+    /// Whether any is called by a name that begins with `prefix`.
+    pub fn any(&self, prefix: &str) -> bool {
+        self.0.keys().any(|name| name.starts_with(prefix))
     }
 
     /// The 32-bit floats called `name`, of axes `shape`.

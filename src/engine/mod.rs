@@ -26,7 +26,7 @@ pub mod wire;
 
 pub use check::check;
 pub use chunk::Chunk;
-pub use global::{Global, Tensors};
+pub use global::{Global, Tensors, restored_weights, weight_tensors};
 pub use pack::{Packer, VisitPlan};
 pub use participants::Participants;
 pub use private::{PrivateShape, PrivateState, PrivateStore, Shared, kept_by_clients};

@@ -32,6 +32,7 @@ pub fn check(settings: &Settings) -> Result<()> {
     }
     number(|x| (0.0..1.0).contains(&x), "federation.max_diverged", s.max_diverged, "at least 0 and below 1 (a share)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.dropout_rate", s.dropout_rate, "at least 0 and below 1 (a share)")?;
+    number(|x| (0.0..1.0).contains(&x), "federation.ranking_average", s.ranking_average, "at least 0 and below 1 (a share)")?;
     number(|x| x > 0.0, "federation.server_lr", s.server_lr, "a finite number above 0")?;
     number(|x| (0.0..=1.0).contains(&x), "federation.server_warmup", s.server_warmup, "between 0 and 1 (a share)")?;
     number(|x| (0.0..=1.0).contains(&x), "federation.server_decay", s.server_decay, "between 0 and 1 (a share)")?;
@@ -44,6 +45,7 @@ pub fn check(settings: &Settings) -> Result<()> {
     }
     protocol::chosen(settings)?;
     local(settings)?;
+    local_epochs(settings)?;
     attack(settings)?;
     let rules = Rules::new(rules::asked(settings)?);
     if s.protocol.split_whitespace().next() != Some("averaging") {
@@ -51,6 +53,8 @@ pub fn check(settings: &Settings) -> Result<()> {
         ensure(settings.local.decay == 0.0, "local.decay", settings.local.decay, &wanted)?;
         let wanted = format!("0, because federation.protocol = \"{}\" sends no weights that a visit could stay near", s.protocol);
         ensure(settings.local.proximal == 0.0, "local.proximal", settings.local.proximal, &wanted)?;
+        let wanted = format!("0, because federation.protocol = \"{}\" has no global model that ranks from round to round", s.protocol);
+        ensure(s.ranking_average == 0.0, "federation.ranking_average", s.ranking_average, &wanted)?;
         for (key, name) in [("attack.name", &settings.attack.name), ("defence.name", &settings.defence.name)] {
             let wanted = format!("`none`, because federation.protocol = \"{}\" uploads no updates that a rule could change", s.protocol);
             ensure(name == "none", key, format!("`{name}`"), &wanted)?;
@@ -96,6 +100,28 @@ fn local(settings: &Settings) -> Result<()> {
         return refuse("local.proximal", local.proximal, wanted);
     }
     Ok(())
+}
+
+/// Refuses local epochs before a ranking where no client has weights of one user alone.
+fn local_epochs(settings: &Settings) -> Result<()> {
+    let (key, epochs, s) = ("eval.local_epochs", settings.eval.local_epochs, &settings.federation);
+    if epochs == 0 {
+        return Ok(());
+    }
+    if s.protocol.split_whitespace().next() != Some("averaging") {
+        return refuse(
+            key,
+            epochs,
+            &format!("0, because federation.protocol = \"{}\" ranks by no model that a client trains on", s.protocol),
+        );
+    }
+    if s.clients != Clients::User {
+        return refuse(key, epochs, "0, or federation.clients = \"user\": a participant of several users has no weights of one of them");
+    }
+    if settings.local.optimizer.takes_second() {
+        return refuse(key, epochs, "0, or another local.optimizer: the server's second moments go down for a round, not for a ranking");
+    }
+    ensure(s.personal == 0.0, key, epochs, "0, or federation.personal = 0: beside it each client keeps weights of its own already")
 }
 
 /// Refuses attacks that cannot be meant.

@@ -5,7 +5,9 @@ mod check;
 mod divergence;
 mod draw;
 pub mod inference;
+mod local_steps;
 pub mod protocol;
+mod ranking_average;
 mod report;
 pub mod rules;
 // Without the feature settings that ask for secure sums are refused, and the code below is not reached.
@@ -16,6 +18,7 @@ mod trainer;
 
 pub use check::{check, fits, privacy_of};
 pub use draw::*;
+pub use ranking_average::AVERAGE;
 pub use report::RoundReport;
 pub use share::Shares;
 pub use trainer::Trainer;

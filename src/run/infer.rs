@@ -25,6 +25,8 @@ pub fn infer(folder: &RunFolder, name: &str, settings: &Validated<Settings>, cli
     if data.fingerprint != folder.info()?.fingerprint {
         return Err(Error::mismatch(folder.root(), "was trained on another state of its data set; prepare that one again"));
     }
+    // What goes down to clients is the model that is trained on, whichever ranks.
+    let settings = &settings.clone().with(|s| s.federation.ranking_average = 0.0)?;
     let mut device = Devices::default().to_rank(settings, "cpu")?;
     let (trainer, meta) = open_trained(folder, name, settings, data, &mut device)?;
     let weights = trainer.weights()?;

@@ -283,3 +283,19 @@ pub fn load_run_data(folder: &RunFolder, settings: &Validated<Settings>, observe
     }
     Ok(data)
 }
+
+/// The views that a finished or interrupted run was trained with on `data`; none where its method looks at none. Nothing is made.
+///
+/// # Errors
+/// [`Error::Mismatch`] where they are not there.
+pub(super) fn load_run_views(folder: &RunFolder, settings: &Validated<Settings>, data: &Dataset) -> Result<Arc<Views>> {
+    if !needs_views(settings) {
+        return Ok(Arc::default());
+    }
+    let root = views_root(&folder.info()?.data_dir);
+    if !views::is_made(data, &settings.views, &root, None)? {
+        let message = "holds no views as the run was trained with, which eval.local_epochs trains on; make them with `lumos views build`";
+        return Err(Error::mismatch(root, message));
+    }
+    Ok(Arc::new(views::ensure_with(data, &settings.views, &root, &views::Options { threads: threads(settings), ..Default::default() })?.0))
+}

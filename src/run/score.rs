@@ -4,7 +4,7 @@ use super::checkpoint::Checkpoint;
 use super::claim::lock;
 use super::exposure::add_exposure;
 use super::folder::RunFolder;
-use super::pipeline::load_run_data;
+use super::pipeline::{load_run_data, load_run_views};
 use super::ranks::write_ranks;
 use super::result::{Scores, scores, split_name};
 use super::several::add_several;
@@ -54,7 +54,9 @@ pub fn open_trained(
     }
     let checkpoint = Checkpoint::load(&path)?;
     checkpoint.belongs_to(&path, settings, data)?;
-    let mut trainer = device.trainer(settings, data, &Arc::default())?;
+    // Views are looked at in training alone, which a ranking may begin with.
+    let views = if settings.eval.local_epochs > 0 { load_run_views(folder, settings, data)? } else { Arc::default() };
+    let mut trainer = device.trainer(settings, data, &views)?;
     // Away from the run's own folder, which a running training may be using.
     trainer.set_spill_folder(std::env::temp_dir().join(format!("lumos-private-{}", std::process::id())));
     trainer.restore(&checkpoint).map_err(|e| Error::mismatch(&path, e.to_string()))?;
@@ -98,7 +100,13 @@ pub fn score(
         Err(owned @ Error::InUse { .. }) => Ok(Some(owned.to_string())),
         Err(other) => unless_read_only(Err(other)),
     };
-    let not_kept = if best { keep()? } else { None };
+    let not_kept = match best {
+        true if folder.settings()?.eval.local_epochs != settings.eval.local_epochs => {
+            Some("they are of another eval.local_epochs than the run's".to_string())
+        }
+        true => keep()?,
+        false => None,
+    };
     let mut scores = scores(&eval::metrics(&ranks, &settings.eval.k))?;
     scores.extend(more);
     Ok(Scored {

@@ -31,6 +31,7 @@ mod parquet;
 mod plot;
 mod privacy;
 mod progress;
+mod ranking;
 mod report_keys;
 mod report_page;
 mod reproduce;

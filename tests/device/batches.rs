@@ -21,7 +21,7 @@ fn world(users: u32, items: u32, seed: u64) -> (Dataset, Views) {
 }
 
 /// Centralised training in mini-batches of 40 sequences: three parts, the last of them short.
-fn central() -> Settings {
+pub fn central() -> Settings {
     let mut s = settings();
     s.federation.clients = Clients::One;
     s.federation.fraction = 1.0;
@@ -210,10 +210,10 @@ fn a_refused_round_leaves_the_moments_alone() {
     }
 }
 
-/// Kernels of which one fails from its nth launch on.
-struct Breaks {
-    kernel: usize,
-    left: AtomicU64,
+/// Kernels of which one fails at its nth launch.
+pub struct Breaks {
+    pub kernel: usize,
+    pub left: AtomicU64,
 }
 
 impl HostKernels for Breaks {

@@ -111,6 +111,7 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
                 (s.federation.fraction, s.privacy.noise, s.privacy.clip) = (1.0, 0.5, 0.3);
             }),
         ),
+        ("an average ranks", with(&|s| s.federation.ranking_average = 0.7)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
         ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),

@@ -17,15 +17,13 @@ use crate::engine::Chunk;
 /// Users and items of a tile of `rank_count`.
 const TILE: usize = 128;
 
-/// By what of its own each user is ranked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keeps {
-    /// Nothing: by the global weights.
-    Nothing,
+/// By what of its own each user is ranked; the rest is global.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keeps {
     /// Dense weights.
-    Dense,
+    pub dense: bool,
     /// Item rows.
-    Rows,
+    pub rows: bool,
 }
 
 /// Users to be ranked together, laid out for the device.
@@ -53,15 +51,14 @@ impl RankChunk {
     ) -> RankChunk {
         assert_eq!(step.outputs(), targets.len(), "an output a user");
         let (mut items, mut bounds) = (Vec::new(), Vec::new());
-        if keeps == Keeps::Rows {
+        if keeps.rows {
             items = step.row.iter().map(|row| row.0).collect();
             bounds = step.bounds.clone();
             step.row = (0..items.len() as u32).map(TableRow).collect();
         }
-        let chunk = match keeps {
-            Keeps::Nothing => Chunk::forward(step, rows as u32),
-            Keeps::Dense => Chunk::forward_each(step),
-            Keeps::Rows => Chunk::forward(step, items.len() as u32),
+        let chunk = match keeps.dense {
+            true => Chunk::forward_each(step),
+            false => Chunk::forward(step, if keeps.rows { items.len() } else { rows } as u32),
         };
         let mut lists = targets.to_vec();
         lists.push(0);
@@ -121,29 +118,29 @@ pub(super) struct RankMemory {
     step: Buffer,
     lists: Buffer,
     threshold: Buffer,
-    /// What users keep: dense weights `[U, P]`, or what [`super::own_rows`] says.
-    own: Buffer,
+    /// Dense weights that users keep `[U, P]`.
+    dense: Buffer,
+    /// Item rows that they keep, as [`super::own_rows`] says.
+    rows: Buffer,
 }
 
 impl RankMemory {
     pub fn bytes(&self) -> u64 {
         let arrays = self.arrays.as_ref().map_or(0, |a| a.bytes());
-        ([&self.arena, &self.step, &self.lists, &self.threshold, &self.own].iter().map(|b| b.bytes()).sum::<usize>() + arrays) as u64
+        ([&self.arena, &self.step, &self.lists, &self.threshold, &self.dense, &self.rows].iter().map(|b| b.bytes()).sum::<usize>() + arrays)
+            as u64
     }
 
-    fn holds(&self, need: &[usize; 4]) -> bool {
-        [&self.arena, &self.lists, &self.threshold, &self.own].iter().zip(need).all(|(b, n)| b.bytes() >= *n)
+    fn holds(&self, need: &[usize; 5]) -> bool {
+        [&self.arena, &self.lists, &self.threshold, &self.dense, &self.rows].iter().zip(need).all(|(b, n)| b.bytes() >= *n)
     }
 }
 
 impl ChunkTrainer {
-    /// Bytes of what `users` users with `tokens` tokens keep.
-    fn own_bytes(&self, keeps: Keeps, users: usize, tokens: usize) -> usize {
-        match keeps {
-            Keeps::Nothing => 0,
-            Keeps::Dense => 4 * self.sizes.dense * users,
-            Keeps::Rows => self.own_rows_bytes(tokens, users),
-        }
+    /// Bytes of the dense weights and of the item rows that `users` users with `tokens` tokens keep.
+    fn own_bytes(&self, keeps: Keeps, users: usize, tokens: usize) -> [usize; 2] {
+        let dense = if keeps.dense { 4 * self.sizes.dense * users } else { 0 };
+        [dense, if keeps.rows { self.own_rows_bytes(tokens, users) } else { 0 }]
     }
 
     /// Bytes that the ranking of users of `shape` with `masked` masked items in all takes, as planned, by what each of them `keeps`.
@@ -152,7 +149,7 @@ impl ChunkTrainer {
         let (users, tokens) = (shape.outputs as usize, shape.tokens as usize);
         // Packed arrays: six words a token, five an output, two a tile, and some to grow.
         let arrays = 4 * (6 * tokens + 5 * users + 2 * (shape.token_tiles + shape.output_tiles) as usize) / 8 * 9 + 8192;
-        let own = self.own_bytes(keeps, users, tokens);
+        let own: usize = self.own_bytes(keeps, users, tokens).iter().sum();
         (4 * encode_floats(&self.model, &shape) + arrays + own + 4 * (masked + 4 * users)) as u64
     }
 
@@ -166,15 +163,15 @@ impl ChunkTrainer {
     pub fn rank(&mut self, chunk: &RankChunk, own: &Own, counts: &Buffer, first: usize) -> Result<()> {
         let device = self.device.clone();
         let floats = encode_floats(&self.model, &chunk.shape);
-        let slab = self.own_bytes(chunk.keeps, chunk.users, chunk.items.len());
-        let need = [4 * floats, 4 * chunk.lists.len(), 4 * chunk.users, slab];
+        let [dense, rows] = self.own_bytes(chunk.keeps, chunk.users, chunk.items.len());
+        let need = [4 * floats, 4 * chunk.lists.len(), 4 * chunk.users, dense, rows];
         let mut room = match self.ranking.take() {
             Some(room) if room.holds(&need) => room,
             room => {
                 drop(room);
-                let [arena, lists, threshold, own] = need.map(|bytes| device.alloc(bytes));
+                let [arena, lists, threshold, dense, rows] = need.map(|bytes| device.alloc(bytes));
                 let step = device.alloc(PACKED_BYTES)?;
-                RankMemory { arena: arena?, lists: lists?, threshold: threshold?, own: own?, step, arrays: None }
+                RankMemory { arena: arena?, lists: lists?, threshold: threshold?, dense: dense?, rows: rows?, step, arrays: None }
             }
         };
         let arrays = DeviceChunk::upload(&*device, &chunk.host, room.arrays.take())?;
@@ -192,16 +189,17 @@ impl ChunkTrainer {
 
     /// Puts what users keep, and their forward passes read, side by side.
     fn take_own(&self, room: &RankMemory, chunk: &RankChunk, own: &Own) -> Result<()> {
-        match chunk.keeps {
-            Keeps::Nothing => return Ok(()),
-            Keeps::Rows => return self.take_rows(&room.own, chunk, own),
-            Keeps::Dense => {}
+        if chunk.keeps.rows {
+            self.take_rows(&room.rows, chunk, own)?;
         }
-        let (p, global, slab) = (self.sizes.dense, Pointer::from(&self.dense), Pointer::from(&room.own));
+        if !chunk.keeps.dense {
+            return Ok(());
+        }
+        let (p, global, slab) = (self.sizes.dense, Pointer::from(&self.dense), Pointer::from(&room.dense));
         let kernel = Broadcast { global, slab, clients: chunk.users as i32, stride: p as i64, length: p as i32 };
         self.go([chunk.users as u32, p.div_ceil(2048) as u32], kernel)?;
         (0..chunk.users).try_for_each(|user| match own.dense(&own.state(user)) {
-            Some(dense) => self.put_dense(&room.own, user, &dense),
+            Some(dense) => self.put_dense(&room.dense, user, &dense),
             None => Ok(()),
         })
     }
@@ -210,8 +208,8 @@ impl ChunkTrainer {
         let (d, items, users) = (self.sizes.dim, self.sizes.items, chunk.users);
         let places = Places {
             step: room.step.address(),
-            dense: if chunk.keeps == Keeps::Dense { room.own.address() } else { self.dense.address() },
-            rows: if chunk.keeps == Keeps::Rows { room.own.address() } else { self.table.address() },
+            dense: if chunk.keeps.dense { room.dense.address() } else { self.dense.address() },
+            rows: if chunk.keeps.rows { room.rows.address() } else { self.table.address() },
             arena: room.arena.address(),
             ..Places::default()
         };
@@ -230,7 +228,7 @@ impl ChunkTrainer {
         let slices = (4 * self.device.limits().multiprocessors as usize).div_ceil(tiles).clamp(1, items.div_ceil(TILE));
         let (of_users, users, items, d) = (users, users as i32, items as i32, d as i32);
         self.go(blocks(128), RankTargets { h, table, target, threshold, count, users, d })?;
-        let changes = if chunk.keeps == Keeps::Rows { self.compare_rows(&room.own, chunk, own, h, &room.threshold)? } else { Vec::new() };
+        let changes = if chunk.keeps.rows { self.compare_rows(&room.rows, chunk, own, h, &room.threshold)? } else { Vec::new() };
         self.go([tiles as u32, slices as u32], RankCount { h, table, threshold, count, users, items, d })?;
         if !changes.is_empty() {
             let found: Vec<u32> = self.device.download_vec(counts, 4 * first, of_users)?;

@@ -33,11 +33,10 @@ impl CudaEngine {
     pub(super) fn rank_users(&mut self, sought: Sought, users: &[u32], private: &PrivateStore, progress: &Progress) -> Result<Vec<u32>> {
         let (personal, shared) = (self.settings.federation.personal > 0.0, self.chunks.shared);
         let keeps = match private.is_empty() {
-            false if personal || !shared.dense => Keeps::Dense,
-            false if !shared.items => Keeps::Rows,
-            _ => Keeps::Nothing,
+            true => Keeps::default(),
+            false => Keeps { dense: personal || !shared.dense, rows: !shared.items },
         };
-        if personal && keeps == Keeps::Dense {
+        if personal && keeps.dense {
             // The weights that a client does not keep are the global ones.
             self.snapshot()?;
         }
@@ -128,7 +127,7 @@ impl CudaEngine {
         let lengths = || inputs().map(|input| (input.len() + asked).min(most) as u32);
         let (tokens, count) = (lengths().sum::<u32>(), count as u32);
         // Tiles belong to one client each.
-        let each = packed.keeps == Keeps::Dense;
+        let each = packed.keeps.dense;
         let (token_tiles, output_tiles) = match each {
             true => (lengths().map(|n| n.div_ceil(TILE_ROWS)).sum(), count),
             false => (tokens.div_ceil(TILE_ROWS), count.div_ceil(TILE_ROWS)),
@@ -159,7 +158,7 @@ impl CudaEngine {
         let asked = weights.spec.asked_row(self.data.item_count());
         for (input, _) in inputs.clone() {
             pack_input(&mut step, TableRow::of_items(input), weights.spec.settings.max_len as usize, asked.map(TableRow::of_item));
-            if packed.keeps == Keeps::Dense {
+            if packed.keeps.dense {
                 step.end_client();
             }
         }

@@ -6,12 +6,14 @@ use crate::backend::cpu::{Worker, WorkerShape};
 use crate::cluster::{Reduce, agree};
 use crate::config::{Settings, Validated};
 use crate::data::Sought;
-use crate::engine::cpu::{self, CpuEngine};
-use crate::engine::cuda::{CudaEngine, DeviceUse};
+use crate::engine::cpu;
+use crate::engine::cuda::DeviceUse;
 use crate::engine::{
     Engine, Global, Mean, Moments, NamedTensor, Needs, Occasion, Participants, PrivateShape, PrivateStore, Progress, Rules, Server, Sums,
     TensorData, Tensors, Totals, Trained, Update, Work, fixed, kept_by_clients,
 };
+use crate::federation::local_steps::{LocalSteps, engine_on};
+use crate::federation::ranking_average::RankingAverage;
 use crate::federation::secure::SecureSums;
 use crate::federation::{Cohort, RoundReport, Shares, attacks, divergence, privacy_of, rules};
 use crate::model::{Model, ModelSpec, Weights};
@@ -43,6 +45,10 @@ struct Averaging {
     reduce: Arc<dyn Reduce>,
     shares: Shares,
     private: PrivateStore,
+    /// The weights that rank, where they are not those that are trained on.
+    average: Option<RankingAverage>,
+    /// What users train for themselves before they are ranked.
+    local_steps: Option<LocalSteps>,
 }
 
 impl Averaging {
@@ -60,12 +66,21 @@ impl Averaging {
         // Who trains alone keeps its moments.
         let keep = kept_by_clients(&settings.federation) || participants.len() == 1;
         let shares = Shares::new(&*reduce, &data, &participants, settings.model.max_len as usize, keep);
-        let engine: Box<dyn Engine> = match device {
-            Some(device) => Box::new(CudaEngine::new(settings.clone(), data, views, device)?),
-            None => Box::new(CpuEngine::new(settings.clone(), data, views)),
-        };
+        let local_steps = LocalSteps::of(&settings, &data, &views, device.as_ref())?;
+        let engine = engine_on(device, settings.clone(), data, views)?;
         let private = PrivateStore::new(settings.federation.private_memory_mb);
-        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private })
+        let average = RankingAverage::of(&settings.federation);
+        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private, average, local_steps })
+    }
+
+    /// Brings the average up to the round of the global model, whose copy the host then has as well: after a fault of the device both are of one round.
+    fn follow(&mut self) -> Result<()> {
+        if let Some(average) = &mut self.average {
+            self.engine.snapshot()?;
+            let (global, round) = self.engine.last_snapshot();
+            average.follow(&global.weights, round);
+        }
+        Ok(())
     }
 
     /// What all processes trained, or that one of them failed. The client that diverged is the lowest of all.
@@ -133,6 +148,7 @@ impl Averaging {
         for (name, values) in MOMENTS.iter().zip(moments.iter().flatten()) {
             out.push(NamedTensor::f32(*name, &[values.len()], values));
         }
+        out.extend(self.average.iter().flat_map(RankingAverage::tensors));
         out.extend(self.rules.tensors());
         if !private.is_empty() {
             out.push(NamedTensor { name: "private".into(), shape: vec![private.len()], data: TensorData::U8(private) });
@@ -167,6 +183,7 @@ impl Protocol for Averaging {
             cost = self.apply_rules(round, silent as usize, &mut mean)?;
             self.engine.serve(Some(mean))?;
         }
+        self.follow()?;
         let served = served.elapsed().as_secs_f64();
         for (client, state) in trained.private {
             self.private.put(client, state)?;
@@ -186,19 +203,37 @@ impl Protocol for Averaging {
     }
 
     fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
-        let (engine, private) = (&mut self.engine, &self.private);
-        self.shares.rank(&*self.reduce, &self.participants, users, |users| engine.rank(sought, users, private, progress))
+        let (engine, private, participants) = (&mut self.engine, &self.private, &self.participants);
+        let (local_steps, average) = (&mut self.local_steps, self.average.as_ref().and_then(RankingAverage::weights));
+        self.shares.rank(&*self.reduce, participants, users, |users| match (local_steps, average) {
+            (Some(steps), Some(average)) => steps.rank(average.clone(), participants, private, (sought, users), progress),
+            (Some(steps), None) => steps.rank(engine.global()?.weights.clone(), participants, private, (sought, users), progress),
+            (None, Some(average)) => with_weights(&mut **engine, average, |engine| engine.rank(sought, users, private, progress)),
+            (None, None) => engine.rank(sought, users, private, progress),
+        })
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
-        let global = self.engine.global()?;
-        let mut worker = Worker::new(WorkerShape::new(&global.weights.spec));
-        let state = cpu::own_state(&self.participants, user, &self.private)?;
-        let model = Model::new(&global.weights.spec);
-        Ok(cpu::personal_scores(&mut worker, &model, &self.settings, &global.weights, &state, history))
+        let average = self.average.as_ref().and_then(RankingAverage::weights);
+        let global = if average.is_none() { Some(self.engine.global()?) } else { None };
+        let weights = average.or(global.as_ref().map(|global| &global.weights)).expect("one of them");
+        let mut worker = Worker::new(WorkerShape::new(&weights.spec));
+        let (participants, private) = (&self.participants, &self.private);
+        let (settings, state) = match (&mut self.local_steps, user) {
+            (Some(steps), Some(user)) => {
+                let state = steps.state(weights.clone(), participants, private, user)?;
+                (steps.settings(), state)
+            }
+            (_, user) => (&**self.settings, cpu::own_state(participants, user, private)?),
+        };
+        let model = Model::new(&weights.spec);
+        Ok(cpu::personal_scores(&mut worker, &model, settings, weights, &state, history))
     }
 
     fn weights(&self) -> Result<Cow<'_, Weights>> {
+        if let Some(average) = self.average.as_ref().and_then(RankingAverage::weights) {
+            return Ok(Cow::Borrowed(average));
+        }
         Ok(match self.engine.global()? {
             Cow::Borrowed(global) => Cow::Borrowed(&global.weights),
             Cow::Owned(global) => Cow::Owned(global.weights),
@@ -231,8 +266,9 @@ impl Protocol for Averaging {
         let damaged =
             || Error::Usage("checkpoint: private client state (tensor `private`) is damaged or of another model or data set".into());
         let private = private.ok_or_else(damaged)?;
+        let average = self.average.as_ref().map(|average| average.restored(tensors, &now.weights, rounds_done)).transpose()?;
         self.rules.restore(tensors)?;
-        self.private = private;
+        (self.private, self.average) = (private, average);
         // From here on nothing can fail.
         self.engine.set_global(global, rounds_done);
         self.engine.set_moments(moments);
@@ -244,7 +280,8 @@ impl Protocol for Averaging {
     }
 
     fn snapshot(&mut self) -> Result<()> {
-        self.engine.snapshot()
+        self.engine.snapshot()?;
+        self.follow()
     }
 
     fn last_snapshot(&self) -> Result<(Vec<NamedTensor>, u64)> {
@@ -260,7 +297,8 @@ impl Protocol for Averaging {
     }
 
     fn bytes(&self) -> usize {
-        self.engine.bytes()
+        let average = self.average.as_ref().map_or(0, RankingAverage::bytes);
+        self.engine.bytes() + average + self.local_steps.as_ref().map_or(0, LocalSteps::bytes)
     }
 
     fn device_use(&self) -> Result<Option<DeviceUse>> {
@@ -269,7 +307,19 @@ impl Protocol for Averaging {
 
     fn limit_chunks(&mut self, bytes: u64) {
         self.engine.limit_chunks(bytes);
+        self.local_steps.iter_mut().for_each(|steps| steps.limit_chunks(bytes));
     }
+}
+
+/// What `work` gives with `weights` in the place of the model of `engine`, which then has its own again, whatever came of it.
+fn with_weights<T>(engine: &mut dyn Engine, weights: &Weights, work: impl FnOnce(&mut dyn Engine) -> Result<T>) -> Result<T> {
+    engine.snapshot()?;
+    let (global, round) = engine.last_snapshot();
+    let global = global.clone();
+    engine.set_global(Global { weights: weights.clone(), server: global.server.clone() }, round);
+    let done = work(engine);
+    engine.set_global(global, round);
+    done
 }
 
 /// Names of the one participant's moments in a checkpoint.

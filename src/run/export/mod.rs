@@ -15,6 +15,7 @@ use crate::config::methods::{self, Family};
 use crate::config::{Settings, Validated};
 use crate::data::Dataset;
 use crate::engine::TensorData;
+use crate::federation::AVERAGE;
 use crate::{Error, Result, base::files};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,13 @@ impl Source {
         for tensor in checkpoint.tensors {
             if let (false, TensorData::F32(values)) = (tensor.name.starts_with("server."), tensor.data) {
                 weights.insert(tensor.name, (tensor.shape, values));
+            }
+        }
+        // Where an average of the rounds ranks, it is the model.
+        let averaged: Vec<String> = weights.keys().filter(|name| name.starts_with(AVERAGE)).cloned().collect();
+        for name in averaged {
+            if let Some(tensor) = weights.remove(&name) {
+                weights.insert(name[AVERAGE.len()..].to_string(), tensor);
             }
         }
         Ok(Source { round: checkpoint.meta.round, settings, data, weights })

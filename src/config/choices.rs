@@ -286,6 +286,8 @@ open_choice! {
         RANDOM_COUNTERFACTUAL = "random-counterfactual",
         /// Catalogue views with the history in a random order as the counterfactual: an ablation.
         HISTORY_COUNTERFACTUAL = "history-counterfactual",
+        /// Catalogue views with a counterfactual out of a public pool that all clients share.
+        POOL = "pool",
         /// Nearest items under noisy vectors of their texts as the paraphrase, random items as the counterfactual (FELLAS).
         CODEBOOK = "codebook",
         /// A language model in a local folder, `views.llm`.

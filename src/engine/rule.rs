@@ -1,9 +1,11 @@
 //! What may be done to an update between a client's visit and the server's step.
 
-use super::{Mean, NamedTensor, Tensors, Update, quantised, wire};
+use super::{Mean, NamedTensor, Participants, Tensors, Update, quantised, wire};
 use crate::Result;
 use crate::cluster::Reduce;
+use crate::data::Dataset;
 use crate::model::Weights;
+use std::sync::Arc;
 
 /// What a rule needs, the least first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +32,24 @@ pub struct Occasion<'w> {
 
 /// One thing that is done to updates. Equal occasions and updates must give equal bits.
 pub trait Rule: Send + Sync {
+    /// Tells who the clients are: `participants` of `data`, those of an attack's own among them. Called once, before the first round. A rule may
+    /// look at the training items of a client in [`Rule::client`], which the client itself computes.
+    fn meet(&mut self, _participants: &Participants, _data: &Arc<Dataset>) {}
+
+    /// The clients of a round are about to be trained, or all of them again because one was left out: what the rule has counted of single clients
+    /// since the last server's step is void.
+    fn begin(&self) {}
+
+    /// The update of `client`, which [`Rule::client`] has seen, is not in the sums: it is not finite or too large. May be called for a client that
+    /// the rule has not seen.
+    fn left_out(&self, _client: u32) {}
+
+    /// Whether the rule weighs the item rows of an update one by one: [`Rule::client`] multiplies each by a weight in (0, 1], which the client uploads
+    /// beside the row, and [`Rule::server`] turns the mean into one over these weights. Its server part then comes before those of other rules.
+    fn weighs_rows(&self) -> bool {
+        false
+    }
+
     /// What the update of `client`, of Euclidean norm `norm`, is multiplied by. Called for every client of a round, in any order.
     fn factor(&self, _occasion: &Occasion, _client: u32, _norm: f64) -> f32 {
         1.0
@@ -106,6 +126,9 @@ pub trait Rule: Send + Sync {
     }
 }
 
+/// Bytes of the weight that a client uploads beside a row, where a rule weighs rows.
+const ROW_WEIGHT_BYTES: u64 = 4;
+
 /// The rules of a run, in the order in which a client applies them.
 #[derive(Default)]
 pub struct Rules(Vec<Box<dyn Rule>>);
@@ -125,6 +148,26 @@ impl Rules {
     /// Whether there is no rule.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Tells every rule who the clients are.
+    pub fn meet(&mut self, participants: &Participants, data: &Arc<Dataset>) {
+        self.0.iter_mut().for_each(|rule| rule.meet(participants, data));
+    }
+
+    /// Tells every rule that the clients of a round are about to be trained, or trained again.
+    pub fn begin(&self) {
+        self.0.iter().for_each(|rule| rule.begin());
+    }
+
+    /// Tells every rule that nothing of `client` is in the sums.
+    pub fn left_out(&self, client: u32) {
+        self.0.iter().for_each(|rule| rule.left_out(client));
+    }
+
+    /// How many rules weigh the rows of an update one by one.
+    pub fn weighing_rows(&self) -> usize {
+        self.0.iter().filter(|rule| rule.weighs_rows()).count()
     }
 
     /// Whether some rule looks at single updates. Otherwise they are added up as they come.
@@ -157,12 +200,14 @@ impl Rules {
         factor
     }
 
-    /// Bytes of an upload of `dense` weights and `rows` rows of width `d`: in the bits that the last rule says which says any.
+    /// Bytes of an upload of `dense` weights and `rows` rows of width `d`: in the bits that the last rule says which says any, with a weight
+    /// for each row where a rule weighs them.
     pub fn upload_bytes(&self, dense: usize, rows: usize, d: usize) -> u64 {
-        match self.0.iter().rev().find_map(|rule| rule.bits()) {
+        let values = match self.0.iter().rev().find_map(|rule| rule.bits()) {
             Some(bits) => quantised::encoded_len(dense, rows, d, bits),
             None => wire::encoded_len(dense, rows, d),
-        }
+        };
+        values + ROW_WEIGHT_BYTES * (rows * self.weighing_rows()) as u64
     }
 
     /// Whether some rule changes updates with a look at all of them.
@@ -210,8 +255,10 @@ impl Rules {
         self.0.iter().try_for_each(|rule| rule.restore(tensors))
     }
 
-    /// Applies every rule to the mean, the last one first.
+    /// Applies every rule to the mean, the last one first. Those that weigh rows come before all others, which are to see a mean.
     pub fn server(&self, occasion: &Occasion, mean: &mut Mean) {
-        self.0.iter().rev().for_each(|rule| rule.server(occasion, mean));
+        for first in [true, false] {
+            self.0.iter().rev().filter(|rule| rule.weighs_rows() == first).for_each(|rule| rule.server(occasion, mean));
+        }
     }
 }

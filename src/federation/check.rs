@@ -67,6 +67,7 @@ pub fn check(settings: &Settings) -> Result<()> {
         let key = if settings.defence.name == "none" { "federation.rules" } else { "defence.name" };
         ensure(!single, key, "a rule that looks at single updates", "rules that do without them under privacy.secure_sum")?;
     }
+    weighed_rows(settings)?;
     if settings.privacy.is_on() && rules.needs() == Needs::All {
         let wanted = "rules that leave the mean as it is under user-level privacy: what another puts in its place has no noise";
         return refuse(
@@ -122,6 +123,29 @@ fn local_epochs(settings: &Settings) -> Result<()> {
         return refuse(key, epochs, "0, or another local.optimizer: the server's second moments go down for a round, not for a ranking");
     }
     ensure(s.personal == 0.0, key, epochs, "0, or federation.personal = 0: beside it each client keeps weights of its own already")
+}
+
+/// Refuses a rule that weighs rows where its sums of weights would say what privacy hides, or where another mean takes the place of the weighted one.
+fn weighed_rows(settings: &Settings) -> Result<()> {
+    let mut honest = settings.clone();
+    honest.attack = Default::default();
+    let honest = Rules::new(rules::asked(&honest)?);
+    let listed = settings.federation.rules.join(", ");
+    match honest.weighing_rows() {
+        0 => return Ok(()),
+        1 => (),
+        _ => return refuse("federation.rules", listed, "one rule that weighs rows: several would each divide by weights of their own"),
+    }
+    if settings.privacy.is_on() {
+        let wanted =
+            "rules that weigh no rows under user-level privacy (privacy.noise, privacy.epsilon): the sums of the weights have no noise";
+        return refuse("federation.rules", listed, wanted);
+    }
+    let wanted = format!(
+        "no rule that weighs rows beside defence.name = \"{}\" or another rule that looks at all updates: these make a mean without weights",
+        settings.defence.name
+    );
+    ensure(honest.needs() < Needs::All, "federation.rules", listed, &wanted)
 }
 
 /// Refuses attacks that cannot be meant.

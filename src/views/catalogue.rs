@@ -127,8 +127,8 @@ impl<'a> CatalogueGenerator<'a> {
         draw_weighted(&mut near.map(|(other, likeness)| (other, likeness * likeness)).collect(), stream)
     }
 
-    fn counterfactual(&self, user: u32, history: &[u32], index: u32, profile: &Profile) -> Vec<u32> {
-        let mut stream = stream(self.settings.seed, user, ViewKind::Counterfactual(index));
+    /// A counterfactual of `history`, of which `profile` is made, by the draws of `stream`.
+    pub(super) fn counterfactual(&self, history: &[u32], profile: &Profile, stream: &mut Stream) -> Vec<u32> {
         let known: HashSet<u32> = history.iter().copied().collect();
         let mut used = HashSet::new();
         let any = self.public.features.any();
@@ -142,10 +142,10 @@ impl<'a> CatalogueGenerator<'a> {
         let mut view = Vec::with_capacity(history.len());
         for &like in history {
             let popularity = &self.public.popularity;
-            let fresh = popularity.draw(like, FAR, &mut stream, |i| (!known.contains(&i) && !used.contains(&i)).then(|| cost(i)));
+            let fresh = popularity.draw(like, FAR, stream, |i| (!known.contains(&i) && !used.contains(&i)).then(|| cost(i)));
             let item = match fresh {
                 Some(item) => item,
-                None => popularity.draw(like, FAR, &mut stream, |i| (!known.contains(&i)).then(|| cost(i))).unwrap_or(like),
+                None => popularity.draw(like, FAR, stream, |i| (!known.contains(&i)).then(|| cost(i))).unwrap_or(like),
             };
             used.insert(item);
             view.push(item);
@@ -165,10 +165,11 @@ impl Generator for CatalogueGenerator<'_> {
             return Ok(UserViews::default());
         }
         let profile = Profile::new(&self.public.features, history);
+        let counterfactual = |i| self.counterfactual(history, &profile, &mut stream(self.settings.seed, user, ViewKind::Counterfactual(i)));
         Ok(UserViews {
             future: self.future(user, history),
             paraphrase: self.paraphrase(user, history),
-            counterfactuals: (0..self.settings.counterfactuals).map(|i| self.counterfactual(user, history, i, &profile)).collect(),
+            counterfactuals: (0..self.settings.counterfactuals).map(counterfactual).collect(),
         })
     }
 

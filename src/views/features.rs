@@ -167,6 +167,12 @@ impl Features {
         (&self.terms[range.clone()], &self.weights[range])
     }
 
+    /// Categories of `item` that tell items apart and that another item has as well, as terms in ascending order: what [`Profile::nearness`] takes for a
+    /// shared category. A level of a path comes by its name and by its way from the top.
+    pub(super) fn narrow_categories(&self, item: u32) -> impl Iterator<Item = u32> + '_ {
+        self.vector(item).0.iter().copied().filter(|term| self.narrow[*term as usize])
+    }
+
     /// Whether anything is known of `item` that another item shares.
     pub fn known(&self, item: u32) -> bool {
         self.offsets[item as usize] < self.offsets[item as usize + 1]

@@ -4,6 +4,7 @@ use super::catalogue::CatalogueGenerator;
 use super::codebook::CodebookGenerator;
 #[cfg(feature = "llm")]
 use super::llm::LlmGenerator;
+use super::pool::PoolGenerator;
 use super::random::{HistoryCounterfactual, RandomCounterfactual, RandomGenerator};
 #[cfg(feature = "endpoint")]
 use super::served::ServedGenerator;
@@ -115,6 +116,15 @@ pub const KINDS: &[GeneratorEntry] = &[
         costly: false,
         reads: Reads { all: &["neighbours"], ..Reads::USUAL },
         build: |settings, public, _, _| Ok(Box::new(HistoryCounterfactual::new(public, settings))),
+    },
+    GeneratorEntry {
+        name: "pool",
+        summary: "catalogue views with a counterfactual out of a public pool that all clients share",
+        neighbours: true,
+        version: 1,
+        costly: false,
+        reads: Reads { all: &["neighbours"], ..Reads::USUAL },
+        build: |settings, public, threads, _| Ok(Box::new(PoolGenerator::new(public, settings, threads))),
     },
     GeneratorEntry {
         name: "codebook",

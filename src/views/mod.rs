@@ -29,6 +29,7 @@ mod llm;
 mod named;
 mod neighbours;
 mod pack;
+mod pool;
 mod popularity;
 mod random;
 mod ranks;

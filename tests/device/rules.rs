@@ -4,11 +4,12 @@ use crate::ranks::Thread;
 use crate::ring::world;
 use crate::simt::device;
 use lumos::cluster::Reduce;
-use lumos::config::{Resident, Settings};
+use lumos::config::{OnDivergence, Resident, Settings};
 use lumos::data::Dataset;
-use lumos::engine::{NamedTensor, TensorData};
+use lumos::engine::{NamedTensor, Needs, Occasion, Rule, TensorData, Update};
 use lumos::federation::Trainer;
 use lumos::federation::protocol::Parts;
+use lumos::federation::rules::{Kind, Role, register};
 use lumos::testing::valid;
 use lumos::views::Views;
 use std::sync::Arc;
@@ -68,6 +69,7 @@ fn rules_do_on_a_device_what_they_do_on_the_cpu() {
         &["norm-bound bound=0.1"],
         &["sign-flip share=0.5", "norm-bound bound=0.2"],
         &["quantise bits=16"],
+        &["row-weights other=0.2 power=0.5"],
         &["median"],
         &["sign-flip share=0.2 scale=5", "norm-bound bound=0.4", "median"],
     ] {
@@ -99,6 +101,38 @@ fn a_client_that_diverges_under_rules_is_named() {
         let client = |message: &str| message.split(':').next().unwrap().to_string();
         assert!(cpu.contains("local.lr") && client(&cpu) == client(&gpu), "{cpu} / {gpu}");
     }
+}
+
+/// Turns the updates of some clients into something that no sum takes.
+struct Spoil;
+
+impl Rule for Spoil {
+    fn needs(&self) -> Needs {
+        Needs::Each
+    }
+
+    fn client(&self, _: &Occasion, update: &mut Update) {
+        if update.client.is_multiple_of(7) {
+            update.dense.fill(f32::NAN);
+        }
+    }
+}
+
+/// A device trains a round again without the clients that diverged: what rules had counted of the first time is gone, as it is on the CPU.
+#[test]
+fn a_round_that_is_trained_again_counts_no_client_twice() {
+    let spoil = Kind { name: "spoil", role: Role::Other, summary: "", paper: "", options: &[], build: |_| Ok(Box::new(Spoil)) };
+    register(spoil).unwrap();
+    let (data, views) = world(40, 30, 5);
+    let mut s = settings(&["row-weights other=0.2", "spoil"]);
+    (s.federation.on_divergence, s.federation.max_diverged) = (OnDivergence::Drop, 0.9);
+    let new = || Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
+    let mut gpu = Trainer::on_device(valid(&s), data.clone(), views.clone(), device(MEMORY)).unwrap();
+    let mut cpu = new();
+    let lost = [cpu.round().unwrap().diverged, gpu.round().unwrap().diverged];
+    assert!(lost[0] > 0 && lost[0] == lost[1], "{lost:?}");
+    let far = distance(&state(new(), 0), &cpu.tensors().unwrap(), &gpu.tensors().unwrap());
+    assert!(far < 5e-4, "{far}");
 }
 
 #[test]

@@ -58,6 +58,7 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
         "median-norm",
         "separation",
         "quantise bits=4",
+        "row-weights power=1",
     ] {
         let mut s = settings();
         s.federation.rules = ["gaussian share=0.2", rule].map(String::from).to_vec();

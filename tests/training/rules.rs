@@ -1,12 +1,12 @@
 //! Rules in real rounds: a rule that changes nothing leaves no trace, and attack and defence do what they say.
 
 use crate::ring::world;
-use lumos::config::{Average, ClientWeighting, Contrast, EpsUnit, Group, ServerOptimizer, Settings};
+use lumos::config::{Average, ClientWeighting, Contrast, EpsUnit, Group, OnDivergence, ServerOptimizer, Settings};
 use lumos::data::{Dataset, Split};
-use lumos::engine::{NamedTensor, TensorData};
+use lumos::engine::{NamedTensor, Needs, Occasion, Rule, TensorData, Update};
 use lumos::eval::metrics;
 use lumos::federation::Trainer;
-use lumos::federation::rules::{KINDS, Role};
+use lumos::federation::rules::{KINDS, Kind, Role, register};
 use lumos::testing::valid;
 use lumos::views::Views;
 
@@ -56,6 +56,10 @@ fn a_rule_that_changes_nothing_leaves_no_trace() {
         };
         let without = state(&[]);
         assert!(without == state(&["norm-bound bound=1e9"]), "{name}");
+        // Weights of 1 leave every bit, and take their bytes.
+        let (tensors, bytes, rows) = state(&["row-weights other=1"]);
+        assert!((&tensors, rows) == (&without.0, without.2), "{name}");
+        assert_eq!(bytes > without.1, rows > 0, "{name}");
         assert!(without != state(&["norm-bound bound=1e-3"]), "{name}: a bound that holds does change the model");
     }
 }
@@ -124,6 +128,63 @@ fn quantised_uploads_take_the_bytes_that_they_say() {
     assert!(plain.2 == eight.2, "what goes down is as it was");
     let (fine, coarse) = (distance(&plain.0, &eight.0), distance(&plain.0, &two.0));
     assert!(fine > 0.0 && 10.0 * fine < coarse, "{fine} {coarse}");
+}
+
+/// Threads, a rule that changes nothing and the masks of a secure sum leave the bits of weighted rows as they are.
+#[test]
+fn weighted_rows_do_not_depend_on_who_adds_them() {
+    let (data, views) = world(60, 40, 1);
+    for rule in ["row-weights other=0.1", "row-weights other=0.5 power=1"] {
+        let with = |change: Change| {
+            let mut s = settings(&[rule]);
+            change(&mut s);
+            trained(&s, &data, &views, 2).tensors().unwrap()
+        };
+        let one = with(|s| s.threads = 1);
+        assert!(one != trained(&settings(&[]), &data, &views, 2).tensors().unwrap(), "{rule}");
+        assert!(one == with(|s| s.threads = 3), "{rule}");
+        assert!(one == with(|s| s.federation.rules.insert(0, "norm-bound bound=1e9".into())), "{rule}");
+        assert!(one != with(|s| s.federation.average = Average::Cohort), "{rule}: the cohort's mean is another");
+        if cfg!(feature = "secure") {
+            assert!(one == with(|s| s.privacy.secure_sum = true), "{rule}");
+        }
+    }
+}
+
+/// Turns the updates of some clients into something that no sum takes.
+struct Spoil;
+
+impl Rule for Spoil {
+    fn needs(&self) -> Needs {
+        Needs::Each
+    }
+
+    fn client(&self, _: &Occasion, update: &mut Update) {
+        if update.client.is_multiple_of(7) {
+            update.dense.fill(f32::NAN);
+        }
+    }
+}
+
+/// Rows are divided by the weights of the clients in the sums alone, whether others are spoilt behind the rule that weighs or before it.
+#[test]
+fn clients_that_diverge_leave_no_weight() {
+    let spoil = Kind { name: "spoil", role: Role::Other, summary: "", paper: "", options: &[], build: |_| Ok(Box::new(Spoil)) };
+    register(spoil).unwrap();
+    let (data, views) = world(60, 40, 1);
+    let mean = |rules: &[&str], threads: u32| {
+        let mut s = Settings { threads, ..settings(rules) };
+        (s.federation.on_divergence, s.federation.max_diverged) = (OnDivergence::Drop, 0.9);
+        let mut trainer = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap();
+        let report = trainer.round().unwrap();
+        (trainer.tensors().unwrap(), report.diverged)
+    };
+    let (behind, lost) = mean(&["row-weights", "spoil"], 1);
+    assert!(lost > 0 && behind == mean(&["row-weights", "spoil"], 3).0);
+    // What is spoilt before it is weighed is refused as it comes.
+    assert!(behind == mean(&["spoil", "row-weights"], 1).0);
+    let plain = mean(&["spoil"], 1).0;
+    assert!(behind != plain && mean(&["row-weights other=1", "spoil"], 2).0 == plain);
 }
 
 /// Each attack and each defence by its own setting, alone and together: it changes the model, and threads do not.

@@ -153,6 +153,7 @@ impl<'g> Start<'g> {
 
 impl Engine for CpuEngine {
     fn train(&mut self, work: &Work, progress: &Progress) -> Result<Trained> {
+        work.rules.begin();
         for lane in &mut self.lanes {
             lane.clear();
         }

@@ -119,6 +119,7 @@ impl Tally {
                 let _ = self.add_change(at, shared, -weight, after);
             } else {
                 self.sums.take_back(&self.update);
+                at.rules.left_out(client);
             }
             return self.leave_out(client, [next_item, contrast]);
         }

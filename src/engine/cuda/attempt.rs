@@ -38,6 +38,7 @@ impl CudaEngine {
         fixed::check_weight(cohort.weight)?;
         self.chunks.device().set_scope(&format!("round {round}"));
         self.updates.clear();
+        work.rules.begin();
         let mut host = None;
         if work.rules.needs() > Needs::Linear || self.settings.federation.personal > 0.0 {
             // Updates, and which weights clients keep, follow from the model that they started from. Groups that are private whole change on the

@@ -7,7 +7,7 @@ use crate::base::parallel;
 use crate::config::{Settings, Validated};
 use crate::data::Dataset;
 use crate::engine::cpu::CpuEngine;
-use crate::engine::{Engine, Global, Needs, Occasion, PrivateStore, Rule, Update, Work};
+use crate::engine::{Engine, Global, Needs, Occasion, Participants, PrivateStore, Rule, Update, Work};
 use crate::federation::{privacy_of, rules};
 use crate::model::Weights;
 use crate::views::Views;
@@ -72,7 +72,8 @@ pub fn uploads(
     engine.set_global(Global::new(&settings.federation, weights), round - 1);
     let kept = Arc::new(Mutex::new(Vec::new()));
     let privacy = privacy_of(settings, data.users())?;
-    let rules = rules::of_clients(settings, privacy, rows)?.then(Box::new(Watch(kept.clone())));
+    let mut rules = rules::of_clients(settings, privacy, rows)?.then(Box::new(Watch(kept.clone())));
+    rules.meet(&Participants::new(settings.federation.clients, data), data);
     let private = PrivateStore::new(settings.federation.private_memory_mb);
     engine.train(&Work { round, clients, next: None, rules: &rules, private: &private }, &|_, _| ())?;
     let mut updates = std::mem::take(&mut *kept.lock());

@@ -62,7 +62,8 @@ impl Averaging {
         let privacy = privacy_of(&settings, participants.len())?;
         let (spec, rows) = (ModelSpec::of(&settings), ModelSpec::of(&settings).rows(data.item_count()));
         let secure = SecureSums::of(&settings, privacy.as_ref(), &spec, rows);
-        let rules = rules::of(&settings, attack, privacy, rows)?;
+        let mut rules = rules::of(&settings, attack, privacy, rows)?;
+        rules.meet(&participants, &data);
         // Who trains alone keeps its moments.
         let keep = kept_by_clients(&settings.federation) || participants.len() == 1;
         let shares = Shares::new(&*reduce, &data, &participants, settings.model.max_len as usize, keep);

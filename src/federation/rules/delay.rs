@@ -2,7 +2,10 @@
 
 use super::{Needs, Occasion, Rule};
 use crate::Result;
-use crate::engine::{Mean, NamedTensor, Tensors, Update};
+use crate::cluster::Reduce;
+use crate::data::Dataset;
+use crate::engine::{Mean, NamedTensor, Participants, Tensors, Update};
+use std::sync::Arc;
 
 /// `rule` from round `from` on; before it nothing happens.
 pub(super) struct Delayed {
@@ -11,6 +14,26 @@ pub(super) struct Delayed {
 }
 
 impl Rule for Delayed {
+    fn meet(&mut self, participants: &Participants, data: &Arc<Dataset>) {
+        self.rule.meet(participants, data);
+    }
+
+    fn begin(&self) {
+        self.rule.begin();
+    }
+
+    fn left_out(&self, client: u32) {
+        self.rule.left_out(client);
+    }
+
+    fn weighs_rows(&self) -> bool {
+        self.rule.weighs_rows()
+    }
+
+    fn join(&self, reduce: &dyn Reduce) -> Result<()> {
+        self.rule.join(reduce)
+    }
+
     fn factor(&self, occasion: &Occasion, client: u32, norm: f64) -> f32 {
         if occasion.round < self.from { 1.0 } else { self.rule.factor(occasion, client, norm) }
     }

@@ -20,6 +20,7 @@ mod median_norm;
 mod norm_bound;
 mod quantise;
 mod row_clip;
+mod row_weights;
 mod separation;
 mod sign_flip;
 mod trimmed_mean;
@@ -66,6 +67,7 @@ pub struct Kind {
 pub const KINDS: &[Kind] = &[
     norm_bound::KIND,
     row_clip::KIND,
+    row_weights::KIND,
     median::KIND,
     trimmed_mean::KIND,
     krum::KRUM,

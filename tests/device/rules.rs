@@ -69,6 +69,7 @@ fn rules_do_on_a_device_what_they_do_on_the_cpu() {
         &["norm-bound bound=0.1"],
         &["sign-flip share=0.5", "norm-bound bound=0.2"],
         &["quantise bits=16"],
+        &["quantise bits=16 feedback=1"],
         &["row-weights other=0.2 power=0.5"],
         &["median"],
         &["sign-flip share=0.2 scale=5", "norm-bound bound=0.4", "median"],

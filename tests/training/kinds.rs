@@ -113,6 +113,7 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ),
         ("an average ranks", with(&|s| s.federation.ranking_average = 0.7)),
         ("dropouts", with(&|s| s.federation.dropout_rate = 0.4)),
+        ("feedback", with(&|s| s.federation.rules = vec!["quantise bits=3 feedback=1".into()])),
         ("rules", with(&|s| s.federation.rules = ["sign-flip share=0.3", "norm-bound bound=0.4", "median"].map(String::from).to_vec())),
         ("centralised", with(&|s| (s.federation.clients, s.local.batch, s.local.epochs) = (Clients::One, 7, 1))),
         ("groups by a column", with(&|s| (s.federation.clients, s.data.group_column, s.local.batch) = (Clients::Column, "site".into(), 7))),

@@ -31,6 +31,8 @@ fn counted(trainer: &mut Trainer, rounds: u64) -> Vec<serde_json::Value> {
 
 fn every_kind() -> Vec<(&'static str, Settings)> {
     let mut all = kinds();
+    // What clients keep of their rounding lies in one process.
+    all.retain(|(name, _)| *name != "feedback");
     for rank in ["server", "uploaded", "own"] {
         let mut s = settings();
         s.loss.contrast = lumos::config::Contrast::None;
@@ -185,4 +187,14 @@ fn a_failure_of_one_rank_is_one_of_all() {
         lumos::cluster::agree(&*reduce, outcome).unwrap_err().to_string()
     });
     assert_eq!(all, ["rank 1: the disk is full", "the disk is full", "rank 1: the disk is full"]);
+}
+
+#[test]
+fn what_rounding_takes_is_kept_by_one_process_alone() {
+    let (data, views) = world(20, 30, 2);
+    let mut s = settings();
+    s.federation.rules = vec!["quantise bits=4 feedback=1".into()];
+    for message in Thread::run(2, |reduce| trainer(&s, &data, &views, reduce).round().unwrap_err().to_string()) {
+        assert!(message.contains("federation.rules") && message.contains("run one process"), "{message}");
+    }
 }

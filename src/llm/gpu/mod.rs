@@ -167,11 +167,14 @@ impl Gpu {
             return Ok(spare.take(bytes)?);
         }
         match self.spare.take(bytes) {
-            // Recorded steps make room.
-            Err(e) if e.is_out_of_memory() => {
-                self.steps.lock().clear();
-                Ok(self.spare.take(bytes)?)
-            }
+            // Recorded steps make room, where none is under way: that makes room by itself.
+            Err(e) if e.is_out_of_memory() => match self.steps.try_lock() {
+                Some(mut steps) => {
+                    steps.clear();
+                    Ok(self.spare.take(bytes)?)
+                }
+                None => Err(e.into()),
+            },
             other => Ok(other?),
         }
     }

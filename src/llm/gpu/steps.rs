@@ -74,55 +74,74 @@ fn room(lists: &Lists) -> usize {
     4 * (lists.numbers.len() + lists.numbers.len() / 2)
 }
 
-/// Runs `forward` on a batch that [`decodes`], or replays its recording.
-pub(super) fn run(gpu: &Gpu, batch: &Batch, cache: &mut Cache, forward: &dyn Fn(&Plan, &mut Cache) -> Result<Array>) -> Result<Array> {
+/// Records `forward` for batches of the size of `batch`, which a step in the memory of recorded ones went before.
+fn record(
+    gpu: &Gpu,
+    memory: &Arc<Spare>,
+    lists: &Lists,
+    label: &str,
+    forward: &mut dyn FnMut(&Plan) -> Result<Array>,
+) -> Result<Recording> {
+    let plan = Plan { memory: memory.exactly(room(lists))?, lists: lists.clone() };
+    let mut out = None;
+    let mut launch = || {
+        out = Some(forward(&plan));
+        Ok(())
+    };
+    let graph = gpu.lending(memory, || Ok(gpu.device.capture(label, &mut launch)?))?;
+    let out = out.unwrap_or_else(|| Err(Error::Usage(format!("{label} recorded nothing"))))?;
+    // Nothing can be allocated while a step is recorded: another buffer of the size of what this one keeps lies ready for the next.
+    drop(memory.exactly(out.memory.buffer().bytes())?);
+    Ok(Recording { graph, plan: plan.memory, out })
+}
+
+/// The step in the memory of recorded ones; nothing where its size has not come before.
+fn in_memory(
+    gpu: &Gpu,
+    steps: &mut Steps,
+    batch: &Batch,
+    cache: &mut Cache,
+    forward: &dyn Fn(&Plan, &mut Cache) -> Result<Array>,
+) -> Result<Option<Array>> {
     let key = (batch.tokens.len(), cache.buffer.address());
-    let mut steps = gpu.steps.lock();
-    let known = match steps.take(key) {
+    let memory = steps.memory.clone();
+    let lists = Lists::new(batch, gpu.group);
+    let recording = match steps.take(key) {
         None => {
             steps.put(key, Known::Once);
-            drop(steps);
-            return forward(&gpu.plan_in(&gpu.spare, batch)?, cache);
+            return Ok(None);
         }
-        Some(known) => known,
-    };
-    let lists = Lists::new(batch, gpu.group);
-    let recording = match known {
-        Known::Recorded(recording) if recording.plan.buffer().bytes() >= 4 * lists.numbers.len() => recording,
-        Known::Once => {
-            let out = gpu.lending(&steps.memory, || forward(&gpu.plan_in(&steps.memory, batch)?, cache)).and_then(|out| gpu.copied(&out));
-            match out {
-                // Memory is short: the step runs as it comes, and so does every other.
-                Err(Error::Device(e)) if e.is_out_of_memory() => {
-                    steps.clear();
-                    drop(steps);
-                    return forward(&gpu.plan_in(&gpu.spare, batch)?, cache);
-                }
-                other => {
-                    steps.put(key, Known::Warm);
-                    return other;
-                }
-            }
+        Some(Known::Once) => {
+            let out = gpu.lending(&memory, || forward(&gpu.plan_in(&memory, batch)?, cache))?;
+            steps.put(key, Known::Warm);
+            return gpu.copied(&out).map(Some);
         }
-        Known::Warm | Known::Recorded(_) => {
-            let plan = Plan { memory: steps.memory.exactly(room(&lists))?, lists: lists.clone() };
-            let mut out = None;
-            let label = format!("a step of {} texts", key.0);
-            let graph = gpu.lending(&steps.memory, || {
-                Ok(gpu.device.capture(&label, &mut || {
-                    out = Some(forward(&plan, cache));
-                    Ok(())
-                })?)
-            })?;
-            let out = out.unwrap_or_else(|| Err(Error::Usage(format!("{label} recorded nothing"))))?;
-            Recording { graph, plan: plan.memory, out }
+        Some(Known::Recorded(recording)) if recording.plan.buffer().bytes() >= 4 * lists.numbers.len() => recording,
+        Some(outgrown) => {
+            // What an outgrown recording held is of use to the next.
+            drop(outgrown);
+            record(gpu, &memory, &lists, &format!("a step of {} texts", key.0), &mut |plan| forward(plan, cache))?
         }
     };
     gpu.device.upload(recording.plan.buffer(), 0, bytes_of(&lists.numbers))?;
     // SAFETY: the graph holds the launches of `forward`, whose buffers are those of the weights, of the cache at this address, and of the
     // memory that recorded steps keep.
     unsafe { gpu.device.replay(&recording.graph) }?;
-    let out = gpu.copied(&recording.out);
+    let out = gpu.copied(&recording.out)?;
     steps.put(key, Known::Recorded(recording));
-    out
+    Ok(Some(out))
+}
+
+/// Runs `forward` on a batch that [`decodes`], or replays its recording.
+pub(super) fn run(gpu: &Gpu, batch: &Batch, cache: &mut Cache, forward: &dyn Fn(&Plan, &mut Cache) -> Result<Array>) -> Result<Array> {
+    let mut steps = gpu.steps.lock();
+    match in_memory(gpu, &mut steps, batch, cache, forward) {
+        Ok(Some(out)) => return Ok(out),
+        Ok(None) => (),
+        // Memory is short: recordings make room, and the step runs as it comes.
+        Err(Error::Device(e)) if e.is_out_of_memory() => steps.clear(),
+        Err(other) => return Err(other),
+    }
+    drop(steps);
+    forward(&gpu.plan_in(&gpu.spare, batch)?, cache)
 }

@@ -524,8 +524,8 @@ EXPORT_KERNEL(linear_weight_bf16)
 // clip asks for the norm of all gradients first.
 //
 // p, m, s `[C, stride]` (m and s may be null for gradient descent), global `[stride]`, where the visit began (read where the step pulls back).
-// Launch: as linear_weight. Bit-reproducible, with the bits of linear_weight and adam_dense. Bytes: those of linear_weight and 20 a weight (4 less
-// each for the gradient that is neither written nor read); operations: those of both.
+// Launch: as linear_weight. Bit-reproducible, with the bits of linear_weight and adam_dense. Bytes: those that linear_weight reads and, for each weight,
+// 24 (weight and moments, read and written; 16 at a visit's first step, 8 for gradient descent); operations: those of both.
 extern "C" __global__ void __launch_bounds__(128, 4)
     linear_step(const Packed* step, int kind, const float* x, int in, const float* dy, int out, float* grad, const OptimiserStep* opt, float* p,
                 float* m, float* s, const float* global, long long stride, int w, int b) {

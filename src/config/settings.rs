@@ -103,7 +103,8 @@ pub struct LossSettings {
     pub contrast: Contrast,
     /// Weight lambda of the contrastive term.
     pub lambda: f32,
-    /// First local epochs of a visit in which the history is contrasted with its views; 0: all. With 1 a view is encoded once a visit.
+    /// First local epochs of a visit in which the history is contrasted with its views; 0: all. With 1 a view is encoded once a visit. The contrast
+    /// that a run reports is the mean over all epochs.
     pub contrast_epochs: u32,
     /// Rounds over which lambda falls linearly to 0, after which the history is contrasted with no view; 0: it stays.
     pub lambda_rounds: u32,
@@ -206,11 +207,11 @@ pub struct LocalSettings {
     pub proximal: f32,
     /// Clip of a step's gradient norm over all of a client's parameters; 0: off.
     pub clip: f32,
-    /// Adam's first decay rate.
+    /// First decay rate of Adam and AdamW, and the momentum of `momentum`.
     pub beta1: f32,
-    /// Adam's second decay rate.
+    /// Second decay rate of Adam and AdamW.
     pub beta2: f32,
-    /// Adam's epsilon.
+    /// Epsilon beside the root of the second moment: of Adam, AdamW, Adagrad and `preconditioned`.
     pub eps: f32,
     /// Sequences in a mini-batch where a client holds many.
     pub batch: u32,

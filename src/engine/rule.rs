@@ -37,7 +37,7 @@ pub trait Rule: Send + Sync {
     fn meet(&mut self, _participants: &Participants, _data: &Arc<Dataset>) {}
 
     /// The clients of a round are about to be trained, or all of them again because one was left out: what the rule has counted of single clients
-    /// since the last server's step is void.
+    /// since the last server's step is to be forgotten.
     fn begin(&self) {}
 
     /// The update of `client`, which [`Rule::client`] has seen, is not in the sums: it is not finite or too large. May be called for a client that

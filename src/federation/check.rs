@@ -79,6 +79,9 @@ pub fn check(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
+/// Largest rate of a preconditioned step on a weight without a moment: with more, any gradient is a divergence.
+const MOST_PRECONDITIONED: f32 = 100.0;
+
 /// Refuses optimisers of the client that need what the server or the client does not keep.
 fn local(settings: &Settings) -> Result<()> {
     let (local, s) = (&settings.local, &settings.federation);
@@ -89,6 +92,19 @@ fn local(settings: &Settings) -> Result<()> {
                 "an optimiser without the server's second moments, or federation.server = \"fedadam\", \"fedadagrad\" or \"fedyogi\" \
                            under the protocol `averaging`",
             );
+        }
+        if kept_by_clients(s) {
+            return refuse(
+                "an optimiser with moments of its own, or all of the model shared: of weights that clients keep the server has no moments",
+            );
+        }
+        // A weight that the server has not moved yet has no moment: it steps at lr / eps.
+        if local.lr > MOST_PRECONDITIONED * local.eps {
+            let wanted = format!(
+                "at most {MOST_PRECONDITIONED} times local.eps ({}) under `preconditioned`: weights that the server has not moved yet step at lr / eps",
+                local.eps
+            );
+            return crate::config::range::refuse("local.lr", local.lr, &wanted);
         }
         if s.clients == Clients::One {
             return refuse(

@@ -72,7 +72,7 @@ impl LocalSteps {
         // Resident clients share all that they train.
         own.gpu.resident = Resident::Off;
         Ok(Some(LocalSteps {
-            // A training that shares nothing is refused to users; here it is what is meant.
+            // Settings of a run may not share nothing; here no client shares.
             settings: Arc::new(Validated::by(own, |_| Ok(()))?),
             data: data.clone(),
             views: views.clone(),

@@ -20,6 +20,10 @@ pub fn infer(folder: &RunFolder, name: &str, settings: &Validated<Settings>, cli
         let message = "trains no clients of one user each that upload item rows: there is nothing to infer from";
         return Err(Error::mismatch(folder.root(), message));
     }
+    if settings.local.optimizer.takes_second() {
+        let message = "trains with local.optimizer = \"preconditioned\", whose steps follow from more of the server than its weights: what its clients would upload cannot be made again";
+        return Err(Error::mismatch(folder.root(), message));
+    }
     let prepared = prepare(settings, observer)?;
     let data = &prepared.data;
     if data.fingerprint != folder.info()?.fingerprint {

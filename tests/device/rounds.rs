@@ -144,7 +144,7 @@ fn kinds() -> Vec<(&'static str, Settings)> {
 /// Clients that begin with the server's second moments.
 pub fn preconditioned(s: &mut Settings) {
     (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01);
-    (s.local.optimizer, s.local.lr) = (LocalOptimizer::Preconditioned, 0.01);
+    (s.local.optimizer, s.local.lr, s.local.eps) = (LocalOptimizer::Preconditioned, 0.01, 0.01);
     (s.model.item_dropout, s.local.clip) = (0.1, 0.5);
 }
 
@@ -310,6 +310,25 @@ fn a_client_that_diverges_is_named() {
     let message =
         Trainer::on_device(valid(&settings), data.clone(), views.clone(), device(MEMORY)).unwrap().round().unwrap_err().to_string();
     assert!(message.contains("client") && message.contains("local.lr"), "{message}");
+}
+
+/// In the first round the server's second moments are zero; in the second each client begins with those of its weights.
+#[test]
+fn second_moments_go_down_with_the_model() {
+    let (data, views) = world(30, 25, 12);
+    for clip in [0.0, 0.5] {
+        let mut s = settings();
+        preconditioned(&mut s);
+        s.local.clip = clip;
+        let (gpu, cpu) = (on_device(&s, &data, &views, 3, None), on_cpu(&s, &data, &views, 3));
+        let d = distance(&s, &data, &views, &gpu, &cpu);
+        assert!(d < 2e-3, "clip {clip}: {d}");
+        assert!(gpu == on_device(&s, &data, &views, 3, Some(1)), "clip {clip}: chunks leave no trace");
+        let mut without = s.clone();
+        (without.local.optimizer, without.local.lr) = (LocalOptimizer::Sgd, s.local.lr / s.local.eps);
+        let plain = distance(&s, &data, &views, &on_cpu(&without, &data, &views, 3), &cpu);
+        assert!(plain > 20.0 * d, "clip {clip}: the moments make a difference ({plain} against {d})");
+    }
 }
 
 /// Weights and moments may be copied back at any time, or never, or put onto another device: the bits stay the same.

@@ -111,7 +111,7 @@ fn drawn_texts_are_those_of_the_host() {
     }
 }
 
-/// A step in which every text adds one token is recorded when its size comes a third time, and again once its lists have outgrown their memory.
+/// A step in which every text adds one token is recorded when its size comes a second time, and again once its lists have outgrown their memory.
 #[test]
 fn steps_of_one_token_are_replayed() {
     let config = &reference()["llama3"]["config"];

@@ -134,7 +134,7 @@ fn neither_the_others_nor_blocks_threads_and_processes_matter() {
 }
 
 #[test]
-fn training_goes_on_as_if_nobody_had_been_ranked() {
+fn a_ranking_leaves_no_trace_in_training() {
     let (data, views) = world(50, 30, 5);
     for shared in [vec![Group::Items, Group::Encoder], vec![Group::Encoder]] {
         let mut s = with_steps(2);
@@ -179,7 +179,7 @@ fn a_user_of_the_data_set_is_recommended_what_it_is_ranked_by() {
         let place = list.iter().position(|(item, _)| *item == target).map_or(lumos::eval::MISS, |at| at as u32 + 1);
         assert_eq!(ranks(&mut trainer, &[user]), [place]);
         let of_all = global.recommend(Some(user), history, 40).unwrap();
-        assert_eq!(trainer.recommend(None, history, 40).unwrap(), of_all, "a history without a user is nobody's to train on");
+        assert_eq!(trainer.recommend(None, history, 40).unwrap(), of_all, "no client trains on a history without a user");
         changed += u32::from(list != of_all);
     }
     assert_eq!(changed, 30);

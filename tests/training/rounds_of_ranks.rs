@@ -81,6 +81,9 @@ fn every_kind() -> Vec<(&'static str, Settings)> {
         change(&mut s.privacy);
         s
     };
+    let mut average = settings();
+    (average.federation.ranking_average, average.eval.local_epochs) = (0.5, 1);
+    all.push(("ranked by an average after a local epoch", average));
     all.push(("a clip that adapts", private(|p| p.clip_quantile = 0.5)));
     all.push(("clips for groups", private(|p| p.clip_groups = vec![0.05, 0.1])));
     let mut local = settings();

@@ -269,6 +269,11 @@ fn every_state_of_a_counterfactual_can_be_a_negative() {
         (Contrast::Decoupled, CounterfactualStates::Every, Backbone::BERT4REC);
     let message = validate(&s).unwrap_err().to_string();
     assert!(message.contains("loss.counterfactual_states") && message.contains("last"), "{message}");
+    let mut s = settings();
+    (s.loss.contrast, s.loss.counterfactual_states) = (Contrast::Decoupled, CounterfactualStates::Every);
+    (s.views.counterfactuals, s.model.max_len) = (11, 100);
+    let message = validate(&s).unwrap_err().to_string();
+    assert!(message.contains("loss.counterfactual_states") && message.contains("1100"), "{message}");
 }
 
 #[test]

@@ -36,7 +36,7 @@ pub struct FederationSettings {
     pub max_diverged: f32,
     /// Share `c` of a running average of the global models of the rounds that stays in each, `A = c A + (1 - c) W`, from the first round's on, in
     /// `[0, 1)`: the average ranks, recommends and is exported, and training goes on from `W`. A checkpoint then holds both, and on a GPU each round
-    /// costs a copy of the model to the host, each ranking two back. 0: `W` itself.
+    /// costs a copy of the model to the host, each ranking two back and the packing of a cohort again. 0: `W` itself.
     pub ranking_average: f32,
     /// Server optimiser.
     pub server: ServerOptimizer,

@@ -167,11 +167,12 @@ impl Batches {
         for number in 0..steps {
             let begun = Instant::now();
             let (epoch, batch) = batches.get(number);
+            let before = visited.steps;
             if !self.step(at, lanes, client, batch, epoch, number, &mut visited) {
                 return (visited, false);
             }
             let pull = LocalStep::new(&settings.local_at(at.round), 1).pull;
-            if pull > 0.0 {
+            if pull > 0.0 && visited.steps > before {
                 pull_back(&mut self.dense.p, dense, pull);
                 pull_back(&mut self.items.p, items, pull);
             }

@@ -184,7 +184,9 @@ impl Protocol for Averaging {
             cost = self.apply_rules(round, silent as usize, &mut mean)?;
             self.engine.serve(Some(mean))?;
         }
-        self.follow()?;
+        if trained.totals.counts[0] > 0 {
+            self.follow()?;
+        }
         let served = served.elapsed().as_secs_f64();
         for (client, state) in trained.private {
             self.private.put(client, state)?;

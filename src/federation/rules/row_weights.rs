@@ -97,7 +97,7 @@ impl RowWeights {
             let users = participants.users(update.client).iter();
             let mut own: Vec<u32> = users.flat_map(|&user| data.train(user as usize)).copied().collect();
             own.sort_unstable();
-            // Rows behind those of the items, such as that of a mask, are everybody's.
+            // Rows behind those of the items, such as that of a mask, count as each client's own.
             move |item: u32| item as usize >= data.item_count() || own.binary_search(&item).is_ok()
         });
         let weight = |(row, &item): (usize, &u32)| {
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_row_of_the_history_outweighs_the_rest() {
-        // Item 5 is of the second participant's history, held out items are of nobody's, row 40 is no item.
+        // Item 5 is of the second participant's history, held out items are of no client's, row 40 is no item.
         let updates = [
             update(0, 1, &[(5, [4.0, 0.0]), (0, [1.0, 1.0]), (39, [2.0, 2.0]), (40, [2.0, 0.0])]),
             update(1, 3, &[(5, [-2.0, 8.0]), (40, [6.0, 0.0])]),
@@ -262,7 +262,7 @@ mod tests {
         let weight = |u: &Update, row: usize| if u.items[row] / 4 == u.client || u.items[row] == 40 { 1.0 } else { 0.25 };
         let [found, plain] = means(&*rule("row-weights", 3), &updates, weight);
         assert!(near(&found, &plain), "{found:?} {plain:?}");
-        // (2 * 4 / 4 - 3 * 2) / (3 + 2 / 4) and 3 * 8 / 3.5; rows that everybody weighs alike have the plain mean.
+        // (2 * 4 / 4 - 3 * 2) / (3 + 2 / 4) and 3 * 8 / 3.5; rows that all weigh alike have the plain mean.
         assert!((plain[1].1[0] + 4.0 / 3.5).abs() < 1e-12 && (plain[1].1[1] - 24.0 / 3.5).abs() < 1e-12);
         assert_eq!((found[2].1.clone(), found[3].1.clone()), (vec![3.0, 2.0], vec![5.0, 0.0]));
     }
@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(found, [(1, vec![1.0, 0.0]), (7, vec![0.0; 2]), (8, vec![0.0; 2])]);
     }
 
-    /// Who is left out, or was there in an attempt that is made again, has no say; a second update of a client is as it comes.
+    /// Who is left out, or was there in an attempt that is made again, does not count; a second update of a client is left as it is.
     #[test]
     fn only_clients_in_the_sums_are_counted() {
         let (first, other) = (update(1, 1, &[(5, [2.0, 0.0])]), update(0, 1, &[(5, [4.0, 4.0])]));

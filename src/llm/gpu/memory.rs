@@ -34,11 +34,6 @@ impl Spare {
         self.free.lock()
     }
 
-    /// New memory of `bytes` bytes.
-    pub fn exactly(self: &Arc<Spare>, bytes: usize) -> Result<Lent> {
-        Ok(Lent { buffer: Some(self.device.alloc(bytes)?), spare: self.clone() })
-    }
-
     /// At least `bytes` bytes, with undefined contents.
     pub fn take(self: &Arc<Spare>, bytes: usize) -> Result<Lent> {
         let class = class(bytes);
@@ -51,7 +46,7 @@ impl Spare {
             }
             other => other?,
         };
-        Ok(Lent { buffer: Some(buffer), spare: self.clone() })
+        Ok(Lent { buffer: Some(buffer), spare: Some(self.clone()) })
     }
 }
 
@@ -64,10 +59,16 @@ fn class(bytes: usize) -> usize {
 /// A buffer that goes back when dropped.
 pub(super) struct Lent {
     buffer: Option<Buffer>,
-    spare: Arc<Spare>,
+    /// Where to; nothing for a buffer that is freed.
+    spare: Option<Arc<Spare>>,
 }
 
 impl Lent {
+    /// A buffer that is freed when dropped.
+    pub fn own(buffer: Buffer) -> Lent {
+        Lent { buffer: Some(buffer), spare: None }
+    }
+
     pub fn buffer(&self) -> &Buffer {
         self.buffer.as_ref().expect("a buffer is given back in `drop` alone")
     }
@@ -79,8 +80,8 @@ impl Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(buffer) = self.buffer.take() {
-            self.spare.free().entry(buffer.bytes()).or_default().push(buffer);
+        if let (Some(buffer), Some(spare)) = (self.buffer.take(), &self.spare) {
+            spare.free().entry(buffer.bytes()).or_default().push(buffer);
         }
     }
 }

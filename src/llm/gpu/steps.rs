@@ -1,8 +1,9 @@
 //! Steps of decoding as recorded graphs: a batch in which every sequence adds one token launches the same kernels on the same memory each time, so that
 //! nine launches a layer become one call.
 //!
-//! A size of batch is run twice as it comes, and recorded when it comes a third time. Recorded steps share memory of their own: the device works in
-//! the order of its queue, so that a step may overwrite what the one before it no longer reads.
+//! A size of batch is run as it comes the first time and recorded when it comes again. Recorded steps share memory of their own: the device works in the
+//! order of its queue, so that a step may overwrite what the one before it no longer reads. A GPU serves one network, so that a size and the address of
+//! the cache tell a step from all others.
 
 use super::super::network::Batch;
 use super::memory::{Lent, Spare};
@@ -27,8 +28,6 @@ struct Recording {
 enum Known {
     /// One came.
     Once,
-    /// One ran in the memory of recorded steps, which has all that the next takes.
-    Warm,
     /// The step is recorded.
     Recorded(Recording),
 }
@@ -74,7 +73,8 @@ fn room(lists: &Lists) -> usize {
     4 * (lists.numbers.len() + lists.numbers.len() / 2)
 }
 
-/// Records `forward` for batches of the size of `batch`, which a step in the memory of recorded ones went before.
+/// Records `forward` for batches of the size of `lists`. A step in `memory` went right before it, so that all it takes lies ready there: nothing can be
+/// allocated meanwhile.
 fn record(
     gpu: &Gpu,
     memory: &Arc<Spare>,
@@ -82,7 +82,7 @@ fn record(
     label: &str,
     forward: &mut dyn FnMut(&Plan) -> Result<Array>,
 ) -> Result<Recording> {
-    let plan = Plan { memory: memory.exactly(room(lists))?, lists: lists.clone() };
+    let plan = Plan { memory: Lent::own(gpu.device.alloc(room(lists))?), lists: lists.clone() };
     let mut out = None;
     let mut launch = || {
         out = Some(forward(&plan));
@@ -90,8 +90,6 @@ fn record(
     };
     let graph = gpu.lending(memory, || Ok(gpu.device.capture(label, &mut launch)?))?;
     let out = out.unwrap_or_else(|| Err(Error::Usage(format!("{label} recorded nothing"))))?;
-    // Nothing can be allocated while a step is recorded: another buffer of the size of what this one keeps lies ready for the next.
-    drop(memory.exactly(out.memory.buffer().bytes())?);
     Ok(Recording { graph, plan: plan.memory, out })
 }
 
@@ -111,16 +109,16 @@ fn in_memory(
             steps.put(key, Known::Once);
             return Ok(None);
         }
-        Some(Known::Once) => {
-            let out = gpu.lending(&memory, || forward(&gpu.plan_in(&memory, batch)?, cache))?;
-            steps.put(key, Known::Warm);
-            return gpu.copied(&out).map(Some);
-        }
         Some(Known::Recorded(recording)) if recording.plan.buffer().bytes() >= 4 * lists.numbers.len() => recording,
-        Some(outgrown) => {
+        Some(other) => {
             // What an outgrown recording held is of use to the next.
-            drop(outgrown);
-            record(gpu, &memory, &lists, &format!("a step of {} texts", key.0), &mut |plan| forward(plan, cache))?
+            drop(other);
+            let out = gpu.lending(&memory, || forward(&gpu.plan_in(&memory, batch)?, cache))?;
+            let result = gpu.copied(&out)?;
+            drop(out);
+            let recording = record(gpu, &memory, &lists, &format!("a step of {} texts", key.0), &mut |plan| forward(plan, cache))?;
+            steps.put(key, Known::Recorded(recording));
+            return Ok(Some(result));
         }
     };
     gpu.device.upload(recording.plan.buffer(), 0, bytes_of(&lists.numbers))?;

@@ -10,6 +10,9 @@ use crate::model::ModelSpec;
 use crate::views::UserViews;
 use smallvec::SmallVec;
 
+/// Most counterfactual states of a group: a GPU's kernel holds 48 bytes of shared memory for each.
+const MOST_STATES: u64 = 1000;
+
 /// The contrast of a history with its future, paraphrase and counterfactuals.
 pub struct TriView;
 
@@ -71,6 +74,14 @@ impl Term for TriView {
             let backbone = settings.model.backbone.name();
             let wanted = format!("last, because {backbone} is asked about a sequence at one row of its own");
             return refuse("loss.counterfactual_states", settings.loss.counterfactual_states.name(), &wanted);
+        }
+        let states = u64::from(settings.views.counterfactuals) * u64::from(settings.model.max_len);
+        if settings.loss.contrast != Contrast::None
+            && settings.loss.counterfactual_states == CounterfactualStates::Every
+            && states > MOST_STATES
+        {
+            let wanted = format!("last, or at most {MOST_STATES} states: views.counterfactuals times model.max_len is {states}");
+            return refuse("loss.counterfactual_states", "every", &wanted);
         }
         Ok(())
     }

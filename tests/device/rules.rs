@@ -45,8 +45,8 @@ fn on_device(settings: &Settings, data: &Dataset, views: &Views, rounds: u64, ch
 fn floats(tensors: &[NamedTensor]) -> impl Iterator<Item = f32> + '_ {
     tensors.iter().flat_map(|t| match &t.data {
         TensorData::F32(values) => values.clone(),
-        // Which rows a defence has saved up is no matter of degree.
-        TensorData::U64(_) => Vec::new(),
+        // Which rows a defence has saved up is no matter of degree, and what clients keep of their rounding is in the sums.
+        TensorData::U64(_) | TensorData::U8(_) => Vec::new(),
         other => panic!("{other:?}"),
     })
 }

@@ -145,11 +145,10 @@ impl Rule for Quantise {
     fn restore(&self, tensors: &Tensors) -> Result<()> {
         let Some(feedback) = &self.feedback else { return Ok(()) };
         let kept = match tensors.get(KEPT).map(|tensor| &tensor.data) {
-            None => Some(BTreeMap::new()),
             Some(TensorData::U8(bytes)) => read(bytes),
-            Some(_) => None,
+            _ => None,
         };
-        let kept = kept.ok_or_else(|| Error::Usage(format!("checkpoint: tensor `{KEPT}` is damaged or of another model")))?;
+        let kept = kept.ok_or_else(|| Error::Usage(format!("checkpoint: tensor `{KEPT}` is missing, damaged or of another model")))?;
         *feedback.lock() = Feedback { kept, next: BTreeMap::new() };
         Ok(())
     }

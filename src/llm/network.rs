@@ -118,6 +118,9 @@ pub struct SampleRequest<'a> {
     pub biases: &'a [f32],
 }
 
+/// A forward pass on a batch whose plan is on the device.
+pub type Forward<'f, O> = dyn Fn(&<O as Ops>::Plan, &mut <O as Ops>::Cache) -> Result<<O as Ops>::Array> + 'f;
+
 /// The operations of a device on packed rows.
 pub trait Ops: Sync {
     /// Rows of activations.
@@ -159,12 +162,7 @@ pub trait Ops: Sync {
     fn plan(&self, batch: &Batch) -> Result<Self::Plan>;
     /// Calls `forward` with the plan of `batch`. A device that can record it may replay what it recorded for another batch in which the
     /// rows are as many and every sequence adds one token, too: `forward` may read the counts of the batch, its lists from the plan alone.
-    fn run(
-        &self,
-        batch: &Batch,
-        cache: &mut Self::Cache,
-        forward: &dyn Fn(&Self::Plan, &mut Self::Cache) -> Result<Self::Array>,
-    ) -> Result<Self::Array> {
+    fn run(&self, batch: &Batch, cache: &mut Self::Cache, forward: &Forward<'_, Self>) -> Result<Self::Array> {
         forward(&self.plan(batch)?, cache)
     }
     /// The embeddings of the batch's tokens times `scale`.

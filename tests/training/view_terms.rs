@@ -287,7 +287,8 @@ fn views_are_packed_in_the_first_epochs_alone() {
     let [mut step, mut whole] = [Step::default(), Step::default()];
     let mut groups = 0;
     for user in 0..24 {
-        (packer.begin(&[user], 3), always.begin(&[user], 3));
+        packer.begin(&[user], 3);
+        always.begin(&[user], 3);
         assert!(!packer.repeats() && !packer.steady());
         assert_eq!(packer.items(), always.items());
         for number in 0..4 {

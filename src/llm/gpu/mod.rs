@@ -13,7 +13,7 @@ mod plan;
 mod steps;
 mod weights;
 
-use super::network::{Attention, BLOCK, Batch, Norm, Ops, SampleRequest, StoredMatrix};
+use super::network::{Attention, BLOCK, Batch, Forward, Norm, Ops, SampleRequest, StoredMatrix};
 use super::spec::{Activation, Spec};
 use super::weights::Stored;
 use crate::device::interface::{Arriving, Limits, bytes_of_mut};
@@ -303,7 +303,7 @@ impl Ops for Gpu {
         self.plan_in(&self.spare, batch)
     }
 
-    fn run(&self, batch: &Batch, cache: &mut Cache, forward: &dyn Fn(&Plan, &mut Cache) -> Result<Array>) -> Result<Array> {
+    fn run(&self, batch: &Batch, cache: &mut Cache, forward: &Forward<'_, Gpu>) -> Result<Array> {
         if steps::decodes(batch) { steps::run(self, batch, cache, forward) } else { forward(&self.plan(batch)?, cache) }
     }
 

@@ -5,7 +5,7 @@
 //! order of its queue, so that a step may overwrite what the one before it no longer reads. A GPU serves one network, so that a size and the address of
 //! the cache tell a step from all others.
 
-use super::super::network::Batch;
+use super::super::network::{Batch, Forward};
 use super::memory::{Lent, Spare};
 use super::plan::Lists;
 use super::{Array, Cache, Gpu, Plan};
@@ -94,13 +94,7 @@ fn record(
 }
 
 /// The step in the memory of recorded ones; nothing where its size has not come before.
-fn in_memory(
-    gpu: &Gpu,
-    steps: &mut Steps,
-    batch: &Batch,
-    cache: &mut Cache,
-    forward: &dyn Fn(&Plan, &mut Cache) -> Result<Array>,
-) -> Result<Option<Array>> {
+fn in_memory(gpu: &Gpu, steps: &mut Steps, batch: &Batch, cache: &mut Cache, forward: &Forward<'_, Gpu>) -> Result<Option<Array>> {
     let key = (batch.tokens.len(), cache.buffer.address());
     let memory = steps.memory.clone();
     let lists = Lists::new(batch, gpu.group);
@@ -131,7 +125,7 @@ fn in_memory(
 }
 
 /// Runs `forward` on a batch that [`decodes`], or replays its recording.
-pub(super) fn run(gpu: &Gpu, batch: &Batch, cache: &mut Cache, forward: &dyn Fn(&Plan, &mut Cache) -> Result<Array>) -> Result<Array> {
+pub(super) fn run(gpu: &Gpu, batch: &Batch, cache: &mut Cache, forward: &Forward<'_, Gpu>) -> Result<Array> {
     let mut steps = gpu.steps.lock();
     match in_memory(gpu, &mut steps, batch, cache, forward) {
         Ok(Some(out)) => return Ok(out),

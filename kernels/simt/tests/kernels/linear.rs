@@ -146,12 +146,12 @@ fn a_step_with_the_gradient_has_the_bits_of_a_step_behind_it() {
             let (ins, outs) = shape;
             for c in 0..case.step.clients() {
                 let trains = case.step.client_tokens[c] < case.step.client_tokens[c + 1];
-                for at in case.w..case.w + ins * outs {
+                for (at, &start) in start.iter().enumerate().skip(case.w).take(ins * outs) {
                     let i = c * case.stride + at;
                     if trains {
                         let rule = LocalStep::of(opt);
                         rule.one(1.0, [&mut p2[i], &mut m2[i], &mut s2[i]], grad[i]);
-                        rule.back(&mut p2[i], start[at]);
+                        rule.back(&mut p2[i], start);
                     } else if opt.first != 0 && opt.sgd == 0 {
                         (m2[i], s2[i]) = (0.0, 0.0);
                     }

@@ -75,7 +75,7 @@ fn dense_weights_and_positions() {
                 for (c, &scale) in scale.iter().enumerate() {
                     let trains = step.client_tokens[c] < step.client_tokens[c + 1];
                     let reach = reach(&step, c);
-                    for i in 0..length {
+                    for (i, &start) in global.iter().enumerate() {
                         let at = c * stride + i;
                         let place = table_at.and_then(|t| i.checked_sub(t)).map(|x| x / d).filter(|&row| row < table_rows);
                         let reached = place.is_none_or(|row| reach.contains(&row));
@@ -86,7 +86,7 @@ fn dense_weights_and_positions() {
                         if trains && reached {
                             let rule = LocalStep::of(&o);
                             rule.one(scale, [&mut p2[at], &mut m2[at], &mut s2[at]], g[at]);
-                            rule.back(&mut p2[at], global[i]);
+                            rule.back(&mut p2[at], start);
                         } else if first && o.sgd == 0 {
                             (m2[at], s2[at]) = (0.0, 0.0);
                         }

@@ -5,7 +5,7 @@ use crate::backend::LocalStep;
 use crate::config::LocalSettings;
 use smallvec::SmallVec;
 
-/// One step of the optimiser: [`LocalStep`] but its pull, which [`Worker::end_step`] makes behind it.
+/// One step of the optimiser: [`LocalStep`] but its pull, which [`Worker::end_step`](super::Worker::end_step) makes behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
     by: LocalStep,

@@ -6,6 +6,9 @@
 //! `federation.average = "cohort"` that weighted mean is multiplied by the share of the cohort that uploaded the row, `sum(k) / K`, as the plain mean is
 //! there: weights decide who is heard, not how far a row moves.
 //!
+//! With `count` the mean is multiplied by `(sum(k) / K)^count` besides, `K` what the cohort weighs: of a mean over a row's clients it makes, from 0 to 1, one over
+//! the cohort; at 1/2 the sum is divided by the root of the number of clients.
+//!
 //! Sums of weights are integers, so that neither threads nor ranks leave a trace. In a secure sum the number of each row that holds the client's
 //! weight can hold the row's weight in its place: the server divides by that sum alone, and the vector is no longer. The server sees the weights of single
 //! clients where it sees single updates; with `power` 0 they say which items are in the history.
@@ -22,9 +25,9 @@ use std::sync::Arc;
 pub(super) const KIND: Kind = Kind {
     name: "row-weights",
     role: Role::Other,
-    summary: "averages item rows by weights: 1 where the item is in a client's training history, else `other`, times (norm / largest norm of the update)^`power`",
+    summary: "averages item rows by weights: 1 where the item is in a client's training history, else `other`, times (norm / largest norm of the update)^`power`; the mean counts by (share of the cohort that uploaded the row)^`count`",
     paper: "ours",
-    options: &[("other", 0.25), ("power", 0.0)],
+    options: &[("other", 0.25), ("power", 0.0), ("count", 0.0)],
     build,
 };
 
@@ -34,6 +37,7 @@ const STEPS: u32 = 1 << 20;
 struct RowWeights {
     other: f64,
     power: f64,
+    count: f64,
     /// Who holds what; before [`Rule::meet`] every row counts as one of the client's own history.
     clients: Option<(Participants, Arc<Dataset>)>,
     round: Mutex<Round>,
@@ -60,7 +64,8 @@ struct Totals {
 fn build(options: &Options) -> Result<Box<dyn Rule>> {
     let other = options.get("other", |x| x > 0.0 && x <= 1.0, "a number above 0 and at most 1")?;
     let power = options.get("power", |x| x >= 0.0, "a number of at least 0")?;
-    Ok(Box::new(RowWeights { other, power, clients: None, round: Mutex::default() }))
+    let count = options.get("count", |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")?;
+    Ok(Box::new(RowWeights { other, power, count, clients: None, round: Mutex::default() }))
 }
 
 impl Round {
@@ -168,11 +173,14 @@ impl Rule for RowWeights {
         let totals = round.joined.take().unwrap_or_else(|| round.totals());
         for (item, row) in mean.items.iter().zip(mean.rows.chunks_exact_mut(mean.d.max(1))) {
             let Ok(place) = totals.items.binary_search(item) else { continue };
-            let [count, sum] = totals.sums[place];
-            let count = count * i64::from(STEPS);
+            let [clients, sum] = totals.sums[place];
+            let count = clients * i64::from(STEPS);
+            let mut factor = count as f64 / sum as f64;
+            if self.count > 0.0 {
+                factor *= (clients as f64 / mean.weight as f64).powf(self.count);
+            }
             // Rows of nothing but whole weights keep their bits.
-            if count != sum {
-                let factor = count as f64 / sum as f64;
+            if factor != 1.0 {
                 row.iter_mut().for_each(|x| *x = (f64::from(*x) * factor) as f32);
             }
         }
@@ -249,6 +257,23 @@ mod tests {
 
     fn norm(update: &Update, row: usize) -> f64 {
         update.rows[2 * row..][..2].iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt()
+    }
+
+    /// Of a row that two of the five in the cohort uploaded.
+    #[test]
+    fn a_mean_counts_by_a_power_of_who_uploaded_the_row() {
+        for (count, share) in [(0.0, 1.0), (0.5, (2.0f64 / 5.0).sqrt()), (1.0, 2.0 / 5.0)] {
+            let rule = rule(&format!("row-weights other=1 count={count}"), 3);
+            rule.begin();
+            for client in 0..2 {
+                rule.client(&OCCASION, &mut update(client, 1, &[(7, [3.0, -6.0])]));
+            }
+            let mut mean = Mean { d: 2, weight: 5, items: vec![7], rows: vec![3.0, -6.0], ..Mean::default() };
+            rule.server(&OCCASION, &mut mean);
+            let wanted = [3.0 * share, -6.0 * share];
+            assert!(mean.rows.iter().zip(wanted).all(|(x, wanted)| (f64::from(*x) - wanted).abs() < 1e-6), "{count}: {:?}", mean.rows);
+        }
+        assert!(super::super::build(&["row-weights count=1.5".into()]).is_err());
     }
 
     #[test]
@@ -358,7 +383,7 @@ mod tests {
             }
             let data = || Dataset { offsets: vec![0; 7], item_tokens: vec![String::new(); 40], ..Dataset::default() };
             let totals = |updates: &[Update]| {
-                let mut rule = RowWeights { other: 0.3, power: 0.7, clients: None, round: Mutex::default() };
+                let mut rule = RowWeights { other: 0.3, power: 0.7, count: 0.0, clients: None, round: Mutex::default() };
                 rule.meet(&Participants::new(Clients::User, &data()), &Arc::new(data()));
                 updates.iter().for_each(|update| rule.client(&OCCASION, &mut update.clone()));
                 let totals = rule.round.lock().totals();

@@ -75,7 +75,7 @@ fn blocks_chunks_memory_and_processes_leave_no_trace() {
         (first, second, trainer.tensors().unwrap(), trainer.device_use().unwrap().unwrap().peak_bytes)
     };
     let whole = end(gpu(&s, &world, MEMORY));
-    // A training that ranks nobody has the same bits.
+    // A training without a ranking has the same bits.
     let mut undisturbed = gpu(&s, &world, MEMORY);
     undisturbed.round().unwrap();
     undisturbed.round().unwrap();

@@ -113,7 +113,7 @@ fn the_average_ranks_recommends_and_is_the_model() {
     }
 }
 
-/// Where nobody is drawn for a round there is no server step, with rules or without.
+/// A round without a client has no server step, with rules or without.
 #[test]
 fn rounds_without_a_client_resume_as_well() {
     let (data, views) = world(30, 30, 4);

@@ -149,6 +149,19 @@ fn arrays_are_the_weights_and_the_catalogue_names_their_rows() {
     assert!(catalogue.lines().nth(1).unwrap().starts_with(&format!("0,{},", world.item_tokens[0])), "{catalogue}");
 }
 
+/// Who trains alone keeps moments in its checkpoint: they are no weights.
+#[test]
+fn moments_of_an_optimiser_are_not_exported() {
+    let sandbox = Sandbox::new();
+    let set = ["--set", "method=sasrec", "--set", "model.dim=8", "--set", "model.heads=1", "--set", "federation.rounds=1"];
+    sandbox.lumos(&[&["train", &small(), "--out", "runs/alone"][..], &set].concat()).done();
+    sandbox.lumos(&["export", "runs/alone", "--numpy", "arrays"]).done();
+    let names: Vec<String> =
+        std::fs::read_dir(sandbox.path().join("arrays")).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.iter().any(|name| name == "items.npy"), "{names:?}");
+    assert!(names.iter().all(|name| !name.starts_with("optimizer") && !name.starts_with("server")), "{names:?}");
+}
+
 #[test]
 fn what_cannot_be_exported_is_refused() {
     let sandbox = Sandbox::new();

@@ -16,6 +16,7 @@ use crate::config::{Settings, Validated};
 use crate::data::Dataset;
 use crate::engine::TensorData;
 use crate::federation::AVERAGE;
+use crate::model::ModelSpec;
 use crate::{Error, Result, base::files};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -56,19 +57,20 @@ impl Source {
         let data = load_run_data(folder, &settings, observer)?;
         let checkpoint = Checkpoint::load(&path)?;
         checkpoint.belongs_to(&path, &settings, &data)?;
-        let mut weights = BTreeMap::new();
+        // A checkpoint holds moments of optimisers, too, and what rules and clients keep.
+        let spec = ModelSpec::of(&settings);
+        let is_weight = |name: &str| name == "items" || spec.params.iter().any(|p| p.name == name);
+        let (mut weights, mut averaged) = (BTreeMap::new(), BTreeMap::new());
         for tensor in checkpoint.tensors {
-            if let (false, TensorData::F32(values)) = (tensor.name.starts_with("server."), tensor.data) {
-                weights.insert(tensor.name, (tensor.shape, values));
+            let TensorData::F32(values) = tensor.data else { continue };
+            match tensor.name.strip_prefix(AVERAGE) {
+                Some(name) if is_weight(name) => _ = averaged.insert(name.to_string(), (tensor.shape, values)),
+                None if is_weight(&tensor.name) => _ = weights.insert(tensor.name, (tensor.shape, values)),
+                _ => (),
             }
         }
         // Where an average of the rounds ranks, it is the model.
-        let averaged: Vec<String> = weights.keys().filter(|name| name.starts_with(AVERAGE)).cloned().collect();
-        for name in averaged {
-            if let Some(tensor) = weights.remove(&name) {
-                weights.insert(name[AVERAGE.len()..].to_string(), tensor);
-            }
-        }
+        weights.append(&mut averaged);
         Ok(Source { round: checkpoint.meta.round, settings, data, weights })
     }
 

@@ -153,7 +153,18 @@ fn arrays_are_the_weights_and_the_catalogue_names_their_rows() {
 #[test]
 fn moments_of_an_optimiser_are_not_exported() {
     let sandbox = Sandbox::new();
-    let set = ["--set", "method=sasrec", "--set", "model.dim=8", "--set", "model.heads=1", "--set", "federation.rounds=1"];
+    let set = [
+        "--set",
+        "method=sasrec",
+        "--set",
+        "model.dim=8",
+        "--set",
+        "model.heads=1",
+        "--set",
+        "federation.rounds=1",
+        "--set",
+        "loss.negatives=4",
+    ];
     sandbox.lumos(&[&["train", &small(), "--out", "runs/alone"][..], &set].concat()).done();
     sandbox.lumos(&["export", "runs/alone", "--numpy", "arrays"]).done();
     let names: Vec<String> =

@@ -86,15 +86,15 @@ const MOST_PRECONDITIONED: f32 = 100.0;
 fn local(settings: &Settings) -> Result<()> {
     let (local, s) = (&settings.local, &settings.federation);
     if local.optimizer.takes_second() {
-        let refuse = |wanted: &str| refuse("local.optimizer", format!("`{}`", local.optimizer.name()), wanted);
+        let refused = |wanted: &str| refuse("local.optimizer", format!("`{}`", local.optimizer.name()), wanted);
         if !s.server.adapts() || s.protocol.split_whitespace().next() != Some("averaging") {
-            return refuse(
-                "an optimiser without the server's second moments, or federation.server = \"fedadam\", \"fedadagrad\" or \"fedyogi\" \
-                           under the protocol `averaging`",
+            return refused(
+                "an optimiser without the server's second moments, or federation.server = \"fedadam\", \"fedadagrad\" or \"fedyogi\" under the \
+                 protocol `averaging`",
             );
         }
         if kept_by_clients(s) {
-            return refuse(
+            return refused(
                 "an optimiser with moments of its own, or all of the model shared: of weights that clients keep the server has no moments",
             );
         }
@@ -104,10 +104,10 @@ fn local(settings: &Settings) -> Result<()> {
                 "at most {MOST_PRECONDITIONED} times local.eps ({}) under `preconditioned`: weights that the server has not moved yet step at lr / eps",
                 local.eps
             );
-            return crate::config::range::refuse("local.lr", local.lr, &wanted);
+            return refuse("local.lr", local.lr, &wanted);
         }
         if s.clients == Clients::One {
-            return refuse(
+            return refused(
                 "an optimiser with moments of its own, because federation.clients = \"one\" goes on with them from round to round",
             );
         }

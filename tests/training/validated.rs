@@ -2,6 +2,7 @@
 
 use crate::ring::world;
 use lumos::config::*;
+use lumos::settings::validate;
 use lumos::{Error, Settings, Trainer, Validated};
 use proptest::prelude::*;
 
@@ -177,4 +178,29 @@ proptest! {
             prop_assert!(ranks.iter().all(|&rank| rank >= 1));
         }
     }
+}
+
+/// Optimisers of the client that need what the server or the client does not keep.
+#[test]
+fn optimisers_that_lack_what_they_need_are_refused() {
+    let mut base = Settings::default();
+    (base.local.optimizer, base.local.lr, base.local.eps) = (LocalOptimizer::Preconditioned, 0.01, 0.01);
+    (base.federation.server, base.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01);
+    validate(&base).unwrap();
+    let refused = |key: &str, word: &str, change: &dyn Fn(&mut Settings)| {
+        let mut s = base.clone();
+        change(&mut s);
+        let message = validate(&s).unwrap_err().to_string();
+        assert!(message.contains(key) && message.contains(word), "{key}: {message}");
+    };
+    refused("local.optimizer", "fedyogi", &|s| s.federation.server = ServerOptimizer::Sgd);
+    refused("local.optimizer", "shared", &|s| s.federation.shared = vec![Group::Items]);
+    refused("local.optimizer", "\"one\"", &|s| s.federation.clients = Clients::One);
+    refused("local.lr", "local.eps", &|s| s.local.eps = 1e-8);
+    refused("eval.local_epochs", "local.optimizer", &|s| s.eval.local_epochs = 1);
+    refused("local.proximal", "share", &|s| {
+        (s.local.optimizer, s.local.proximal) = (LocalOptimizer::Sgd, 1.0);
+        s.federation.shared = vec![Group::Encoder];
+    });
+    refused("local.proximal", "0 or more", &|s| s.local.proximal = f32::NAN);
 }

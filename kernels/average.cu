@@ -161,6 +161,8 @@ struct ServerStep {
     float eps;
     int second;   // 0: gradient descent; 1: FedAdam, 2: FedAdagrad, 3: FedYogi
     int momentum; // 1: gradient descent with momentum
+    float first_scale; // bias correction of the moments, 1 without
+    float second_scale;
 };
 EXPORT_STRUCT(ServerStep)
 
@@ -179,7 +181,8 @@ __device__ __forceinline__ void server_one(const ServerStep& o, long long sum, d
         }
         *first = a;
         *second = b;
-        move = __fdiv_rn(__fmul_rn(o.lr, a), __fadd_rn(__fsqrt_rn(b), o.eps));
+        const float held = __fmul_rn(o.first_scale, a), root = __fsqrt_rn(__fmul_rn(o.second_scale, b));
+        move = __fdiv_rn(__fmul_rn(o.lr, held), __fadd_rn(root, o.eps));
     } else if (o.momentum) {
         const float a = __fadd_rn(__fmul_rn(o.beta1, *first), change);
         *first = a;
@@ -208,13 +211,14 @@ extern "C" __global__ void __launch_bounds__(256)
 EXPORT_KERNEL(server_dense)
 
 // New item rows: slot s stands for item[s]. A row is divided by the weight of the clients that uploaded it (weight 0: per
-// item) or by `weight`; a slot that nobody uploaded is left alone, moments included.
+// item) or by `weight`; a slot that no client uploaded is left alone, moments included. Bias corrections of the slot's two moments
+// take the place of the step's own where `scales` is not null.
 //
-// sums `[slots, d]`, slot_weight `[slots]` i64, item `[slots]` i32, table, first, second `[I, d]` f32. Grid:
+// sums `[slots, d]`, slot_weight `[slots]` i64, item `[slots]` i32, table, first, second `[I, d]`, scales `[slots, 2]` f32. Grid:
 // ceil(slots * d / 256) blocks of 256; shared memory: none. Bit-reproducible. Bytes: 16 to 32 an element.
 extern "C" __global__ void __launch_bounds__(256)
     server_rows(ServerStep step, const long long* sums, const long long* slot_weight, const int* item, long long weight, float* table,
-                float* first, float* second, int slots, int d) {
+                float* first, float* second, const float* scales, int slots, int d) {
     const long long at = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (at >= static_cast<long long>(slots) * d) {
         return;
@@ -223,6 +227,10 @@ extern "C" __global__ void __launch_bounds__(256)
     const long long own = slot_weight[slot];
     if (own == 0) {
         return;
+    }
+    if (scales != nullptr) {
+        step.first_scale = scales[2 * slot];
+        step.second_scale = scales[2 * slot + 1];
     }
     const long long i = static_cast<long long>(item[slot]) * d + k;
     server_one(step, sums[at], 1.0 / static_cast<double>(weight == 0 ? own : weight), server_at(first, i), server_at(second, i), table + i);

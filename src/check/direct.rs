@@ -208,9 +208,9 @@ pub fn update_norms(n: &Normals, clients: usize, length: usize, each: usize, d: 
 impl ServerStep {
     /// Every optimiser.
     fn kinds() -> [(&'static str, ServerStep); 5] {
-        let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, second: 0, momentum: 0 };
+        let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, second: 0, momentum: 0, first_scale: 1.0, second_scale: 1.0 };
         let momentum = ServerStep { beta1: 0.9, momentum: 1, ..sgd };
-        let adaptive = |second| ServerStep { beta1: 0.9, second, ..sgd };
+        let adaptive = |second| ServerStep { beta1: 0.9, second, first_scale: 1.5, second_scale: 4.0, ..sgd };
         [("sgd", sgd), ("momentum", momentum), ("fedadam", adaptive(1)), ("fedadagrad", adaptive(2)), ("fedyogi", adaptive(3))]
     }
 }
@@ -257,7 +257,9 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
         let own: Vec<i64> = (0..slots as i64).map(|s| if s % 9 == 4 { 0 } else { 1 + s % 6 }).collect();
         let sum = sums(32, slots * d);
         let (table, first, second) = (n.take(33, items * d, 1.0), n.take(34, items * d, 0.1), squares(35, items * d));
-        for per_item in [true, false] {
+        // Corrections of a slot's own, which stand in for those of the step.
+        let scales: Vec<f32> = (0..2 * slots).map(|i| 1.0 + 0.25 * (i % 7) as f32).collect();
+        for (per_item, own_scales) in [(true, false), (false, true)] {
             let arrays = vec![
                 Array::of("sums", &sum),
                 Array::of("weights of slots", &own),
@@ -265,10 +267,15 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
                 Array::of("item table", &table),
                 Array::of("momentum", &first),
                 Array::of("second moments", &second),
+                Array::of("corrections", &scales),
             ];
             let wants = judged.then(|| {
                 let [mut table, mut first, mut second] = moved(&table, &first, &second);
                 for s in (0..slots).filter(|&s| own[s] != 0) {
+                    let mut step = step;
+                    if own_scales {
+                        (step.first_scale, step.second_scale) = (scales[2 * s], scales[2 * s + 1]);
+                    }
                     for k in 0..d {
                         let i = item[s] as usize * d + k;
                         let weight = if per_item { own[s] } else { total };
@@ -290,6 +297,7 @@ pub fn server(n: &Normals, length: usize, slots: usize, items: usize, d: usize, 
                 table: b[3],
                 first: pointer(b[4]),
                 second: pointer(b[5]),
+                scales: if own_scales { b[6] } else { Pointer::NULL },
                 slots: int(slots),
                 d: int(d),
             }));

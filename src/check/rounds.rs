@@ -104,6 +104,13 @@ fn steps(quick: bool) -> Vec<Kind> {
         ),
         ("fedadam", with(&b, |s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
         (
+            "fedadam, corrected",
+            with(&b, |s| {
+                (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01);
+                (s.federation.server_momentum, s.federation.server_correction) = (0.5, true);
+            }),
+        ),
+        (
             "the recipe of fed-sasrec",
             with(&b, |s| {
                 (s.local.optimizer, s.local.lr, s.local.clip) = (LocalOptimizer::Sgd, 0.1, 0.6);

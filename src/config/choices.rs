@@ -232,6 +232,11 @@ impl ServerOptimizer {
     pub fn adapts(self) -> bool {
         self != ServerOptimizer::Sgd
     }
+
+    /// Whether they decay: those of FedAdagrad are sums.
+    pub fn forgets(self) -> bool {
+        self.adapts() && self != ServerOptimizer::Fedadagrad
+    }
 }
 choice! {
     /// A group of parameters that can be shared or private.

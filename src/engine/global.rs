@@ -1,6 +1,6 @@
 //! The global model: weights and the state of the server's optimiser, as named tensors of a checkpoint and back.
 
-use super::{NamedTensor, Server, TensorData};
+use super::{NamedTensor, Server, ServerSteps, TensorData};
 use crate::config::FederationSettings;
 use crate::model::Weights;
 use crate::{Error, Result};
@@ -31,6 +31,9 @@ impl Global {
                 out.push(NamedTensor::f32(format!("{name}.items"), &table, &pair.1));
             }
         }
+        if self.server.steps.correct() {
+            out.push(self.server.steps.tensor());
+        }
         out
     }
 
@@ -52,6 +55,9 @@ impl Global {
                 pair.1.copy_from_slice(tensors.f32(&format!("{name}.items"), &table)?);
             }
         }
+        if fresh.server.steps.correct() {
+            fresh.server.steps = ServerSteps::restored(tensors, table[0])?;
+        }
         Ok(fresh)
     }
 
@@ -59,7 +65,7 @@ impl Global {
     pub fn bytes(&self) -> usize {
         let pairs = [&self.server.first, &self.server.second];
         let floats = pairs.iter().map(|p| p.0.len() + p.1.len()).sum::<usize>() + self.weights.dense.len() + self.weights.items.len();
-        4 * floats
+        4 * (floats + self.server.steps.rows.len())
     }
 }
 
@@ -115,14 +121,25 @@ impl<'t> Tensors<'t> {
     /// # Errors
     /// [`Error::Usage`] where they are missing or of other axes.
     pub fn f32(&self, name: &str, shape: &[usize]) -> Result<&'t [f32]> {
+        self.values(name, shape, "f32", |data| if let TensorData::F32(v) = data { Some(&v[..]) } else { None })
+    }
+
+    /// The unsigned 64-bit integers called `name`, of axes `shape`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where they are missing or of other axes.
+    pub fn u64(&self, name: &str, shape: &[usize]) -> Result<&'t [u64]> {
+        self.values(name, shape, "u64", |data| if let TensorData::U64(v) = data { Some(&v[..]) } else { None })
+    }
+
+    fn values<V>(&self, name: &str, shape: &[usize], kind: &str, of: impl Fn(&'t TensorData) -> Option<&'t [V]>) -> Result<&'t [V]> {
         let missing = || Error::Usage(format!("checkpoint: tensor `{name}` is missing; it belongs to another model or method"));
         let t = self.get(name).ok_or_else(missing)?;
-        match &t.data {
-            TensorData::F32(v) if t.shape == shape => Ok(v),
-            _ => Err(Error::Usage(format!(
-                "checkpoint: tensor `{name}` has shape {:?} where this run needs f32 {shape:?}; it belongs to another model or data set",
+        of(&t.data).filter(|_| t.shape == shape).ok_or_else(|| {
+            Error::Usage(format!(
+                "checkpoint: tensor `{name}` has shape {:?} where this run needs {kind} {shape:?}; it belongs to another model or data set",
                 t.shape
-            ))),
-        }
+            ))
+        })
     }
 }

@@ -6,6 +6,7 @@
 
 mod check;
 mod chunk;
+mod correction;
 pub mod cpu;
 pub mod cuda;
 pub mod fixed;
@@ -26,6 +27,7 @@ pub mod wire;
 
 pub use check::check;
 pub use chunk::Chunk;
+pub use correction::{Scales, ServerSteps};
 pub use global::{Global, Tensors, restored_weights, weight_tensors};
 pub use pack::{Packer, VisitPlan};
 pub use participants::Participants;

@@ -1,7 +1,7 @@
 //! The server's step: from summed changes to new global weights.
 
 use super::sums::Sums;
-use super::{Mean, Update, fixed};
+use super::{Mean, Scales, ServerSteps, Update, fixed};
 use crate::backend::cpu::simd::{Simd, dispatch};
 use crate::config::{Average, FederationSettings, Group, ServerOptimizer};
 use crate::model::Weights;
@@ -14,6 +14,8 @@ pub struct Server {
     pub first: (Vec<f32>, Vec<f32>),
     /// Second moments of FedAdam, FedAdagrad and FedYogi.
     pub second: (Vec<f32>, Vec<f32>),
+    /// Steps by which the moments are corrected.
+    pub steps: ServerSteps,
 }
 
 impl Server {
@@ -21,7 +23,8 @@ impl Server {
     pub fn new(settings: &FederationSettings, weights: &Weights) -> Server {
         let zeros = |on: bool| if on { (vec![0.0; weights.dense.len()], vec![0.0; weights.items.len()]) } else { Default::default() };
         let adapts = settings.server.adapts();
-        Server { first: zeros(adapts || settings.server_momentum > 0.0), second: zeros(adapts) }
+        let steps = ServerSteps::new(settings, weights.items.len() / weights.spec.dim());
+        Server { first: zeros(adapts || settings.server_momentum > 0.0), second: zeros(adapts), steps }
     }
 
     /// The averaged change of a round as a value, for rules; `updates` are the uploads themselves where a rule needs them.
@@ -45,12 +48,14 @@ impl Server {
         let d = mean.d;
         let step = Step::of(settings, round, mean.weight);
         let (first, second) = (&mut self.first.0, &mut self.second.0);
-        step.take(&mean.dense, first, second, &mut weights.dense);
+        if !mean.dense.is_empty() {
+            step.scaled(self.steps.step_dense(settings)).take(&mean.dense, first, second, &mut weights.dense);
+        }
         for (&item, row) in mean.items.iter().zip(mean.rows.chunks_exact(d)) {
             let span = item as usize * d..(item as usize + 1) * d;
             let first = self.first.1.get_mut(span.clone()).unwrap_or_default();
             let second = self.second.1.get_mut(span.clone()).unwrap_or_default();
-            step.take(row, first, second, &mut weights.items[span]);
+            step.scaled(self.steps.step_row(settings, item)).take(row, first, second, &mut weights.items[span]);
         }
     }
 
@@ -66,7 +71,7 @@ impl Server {
         if settings.shared.contains(&Group::Encoder) {
             let (first, second) = (&mut self.first.0, &mut self.second.0);
             change.extend(averaged(&sums.dense, sums.weight));
-            step.take(&change, first, second, &mut weights.dense);
+            step.scaled(self.steps.step_dense(settings)).take(&change, first, second, &mut weights.dense);
         }
         if settings.shared.contains(&Group::Items) {
             for (i, &item) in sums.items.iter().enumerate() {
@@ -76,7 +81,7 @@ impl Server {
                 let second = self.second.1.get_mut(span.clone()).unwrap_or_default();
                 change.clear();
                 change.extend(averaged(&sums.rows[i * d..][..d], weight));
-                step.take(&change, first, second, &mut weights.items[span]);
+                step.scaled(self.steps.step_row(settings, item)).take(&change, first, second, &mut weights.items[span]);
             }
         }
     }
@@ -101,6 +106,7 @@ struct Step {
     beta1: f32,
     beta2: f32,
     eps: f32,
+    scales: Scales,
 }
 
 impl Step {
@@ -111,7 +117,12 @@ impl Step {
             beta1: settings.server_momentum,
             beta2: settings.server_beta2,
             eps: settings.server_eps_at(weight),
+            scales: Scales::NONE,
         }
+    }
+
+    fn scaled(self, scales: Scales) -> Step {
+        Step { scales, ..self }
     }
 
     /// The step on a span of weights by averaged changes. The moments are empty where the optimiser has none.
@@ -152,11 +163,11 @@ impl Step {
     /// The step of an optimiser whose second moment becomes `next(second moment, change^2, (1 - beta2) change^2)`.
     #[inline(always)]
     fn adapt(&self, changes: &[f32], first: &mut [f32], second: &mut [f32], w: &mut [f32], next: impl Fn(f32, f32, f32) -> f32) {
-        let Step { lr, beta1, beta2, eps, .. } = *self;
+        let Step { lr, beta1, beta2, eps, scales, .. } = *self;
         for (((w, &change), first), second) in w.iter_mut().zip(changes).zip(first).zip(second) {
             *first = beta1 * *first + (1.0 - beta1) * change;
             *second = next(*second, change * change, (1.0 - beta2) * change * change);
-            *w += lr * *first / (second.sqrt() + eps);
+            *w += lr * (scales.first * *first) / ((scales.second * *second).sqrt() + eps);
         }
     }
 }

@@ -39,6 +39,11 @@ pub fn check(settings: &Settings) -> Result<()> {
     number(|x| (0.0..1.0).contains(&x), "federation.server_momentum", s.server_momentum, "at least 0 and below 1 (a rate)")?;
     number(|x| (0.0..1.0).contains(&x), "federation.server_beta2", s.server_beta2, "at least 0 and below 1 (a rate)")?;
     number(|x| x > 0.0, "federation.server_eps", s.server_eps, "a finite number above 0")?;
+    if s.server_correction && !s.server.forgets() && !(s.server.adapts() && s.server_momentum > 0.0) {
+        let wanted = "false, or federation.server = \"fedadam\" or \"fedyogi\", or \"fedadagrad\" with federation.server_momentum above 0: only moments that \
+             decay are corrected";
+        return refuse("federation.server_correction", true, wanted);
+    }
     if s.clients == Clients::Column && settings.data.group_column.is_empty() {
         let wanted = "data.group_column, which names the column; or \"groups:N\" for groups by chance";
         return refuse("federation.clients", "column", wanted);

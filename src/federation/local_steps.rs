@@ -67,7 +67,7 @@ impl LocalSteps {
         own.local.epochs = own.eval.local_epochs;
         // What is not uploaded needs no server, weighs alike, and ends no run.
         own.federation.shared.clear();
-        (own.federation.server, own.federation.server_momentum) = (ServerOptimizer::Sgd, 0.0);
+        (own.federation.server, own.federation.server_momentum, own.federation.server_correction) = (ServerOptimizer::Sgd, 0.0, false);
         (own.federation.weights, own.federation.on_divergence) = (ClientWeighting::Equal, OnDivergence::Drop);
         // Resident clients share all that they train.
         own.gpu.resident = Resident::Off;

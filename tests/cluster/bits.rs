@@ -67,7 +67,7 @@ fn every_kind_of_state_moves_between_numbers_of_processes() {
         ("private items", &["federation.shared=[\"encoder\"]", "federation.private_memory_mb=0"]),
         ("median", &["federation.rules=[\"sign-flip share=0.2\", \"median\"]"]),
         ("silos", &["federation.clients=groups:5", "federation.fraction=0.6"]),
-        ("fedadam", &["federation.server=fedadam", "federation.server_lr=0.01"]),
+        ("fedadam", &["federation.server=fedadam", "federation.server_lr=0.01", "federation.server_correction=true"]),
         ("ptf-fsr", &["method=ptf-fsr", "federation.protocol=ptf-fsr server-dim=16 client-dim=8"]),
     ];
     for (name, sets) in kinds {

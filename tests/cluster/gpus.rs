@@ -76,7 +76,12 @@ fn gpus_add_up_by_nccl_to_the_bits_of_one_process() {
     // Three sums a round; none where rules must see every update, or where they are asked for on the host.
     let kinds: [(&str, &[&str], &str, u64); 4] = [
         ("average", &[], "nccl", 9),
-        ("fedadam", &["--set=federation.server=fedadam", "--set=federation.server_lr=0.01"], "nccl", 9),
+        (
+            "fedadam",
+            &["--set=federation.server=fedadam", "--set=federation.server_lr=0.01", "--set=federation.server_correction=true"],
+            "nccl",
+            9,
+        ),
         ("median", &["--set=federation.rules=[\"median\"]"], "nccl", 0),
         ("host", &[], "host", 0),
     ];

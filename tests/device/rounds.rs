@@ -121,6 +121,13 @@ fn kinds() -> Vec<(&'static str, Settings)> {
             }),
         ),
         (
+            "fedadam, corrected by the steps of each row",
+            with(&|s| {
+                (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01);
+                (s.federation.server_momentum, s.federation.server_correction) = (0.5, true);
+            }),
+        ),
+        (
             "fedyogi, a rate that falls",
             with(&|s| {
                 (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedyogi, 0.01);

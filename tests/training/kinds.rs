@@ -87,6 +87,13 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ("by popularity", with(&|s| (s.loss.rec, s.loss.negatives, s.loss.popularity) = (RecLoss::SampledSoftmax, 6, 0.8))),
         ("full softmax", with(&|s| s.loss.rec = RecLoss::Softmax)),
         ("fedadam", with(&|s| (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedadam, 0.01))),
+        (
+            "fedyogi, corrected by the steps of each row",
+            with(&|s| {
+                (s.federation.server, s.federation.server_lr) = (ServerOptimizer::Fedyogi, 0.01);
+                s.federation.server_correction = true;
+            }),
+        ),
         ("momentum, examples", with(&|s| (s.federation.server_momentum, s.federation.weights) = (0.5, ClientWeighting::Examples))),
         ("private encoder", with(&|s| s.federation.shared = vec![Group::Items])),
         ("private items", with(&|s| s.federation.shared = vec![Group::Encoder])),

@@ -85,6 +85,7 @@ fn restoring_is_all_or_nothing() {
             match &mut tensor.data {
                 TensorData::U8(bytes) => drop(bytes.pop()),
                 TensorData::F32(values) => drop(values.pop()),
+                TensorData::U64(counts) => drop(counts.pop()),
                 other => panic!("{other:?}"),
             }
             tensor.shape = vec![tensor.shape.iter().product::<usize>() - 1];

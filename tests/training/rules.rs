@@ -35,7 +35,7 @@ type Change = fn(&mut Settings);
 #[test]
 fn a_rule_that_changes_nothing_leaves_no_trace() {
     let (data, views) = world(60, 40, 1);
-    let variants: [(&str, Change); 7] = [
+    let variants: [(&str, Change); 8] = [
         ("plain", |_| ()),
         ("cohort mean", |s| s.federation.average = Average::Cohort),
         ("examples", |s| s.federation.weights = ClientWeighting::Examples),
@@ -43,6 +43,7 @@ fn a_rule_that_changes_nothing_leaves_no_trace() {
         ("epsilon of a client", |s| {
             (s.federation.server, s.federation.server_eps_unit) = (ServerOptimizer::Fedadam, EpsUnit::Client);
         }),
+        ("corrected moments", |s| (s.federation.server, s.federation.server_correction) = (ServerOptimizer::Fedadam, true)),
         ("private encoder", |s| s.federation.shared = vec![Group::Items]),
         ("private items", |s| s.federation.shared = vec![Group::Encoder]),
     ];

@@ -11,7 +11,7 @@ fn by_formula(s: &FederationSettings, rates: [f64; 4]) -> f64 {
     let (b1, b2) = (f64::from(s.server_momentum), f64::from(s.server_beta2));
     let eps = f64::from(s.server_eps) / if s.server_eps_unit == EpsUnit::Client { 6.0 } else { 1.0 };
     let (mut m, mut v, mut w) = (0.0, 0.0, 0.0);
-    for (delta, rate) in CHANGES.into_iter().zip(rates) {
+    for (t, (delta, rate)) in (1..).zip(CHANGES.into_iter().zip(rates)) {
         if s.server == ServerOptimizer::Sgd {
             m = b1 * m + delta;
             w += rate * m;
@@ -25,7 +25,9 @@ fn by_formula(s: &FederationSettings, rates: [f64; 4]) -> f64 {
             ServerOptimizer::Fedyogi => v - (1.0 - b2) * square * (v - square).signum(),
             _ => b2 * v + (1.0 - b2) * square,
         };
-        w += rate * m / (v.sqrt() + eps);
+        let mean = |moment: f64, beta: f64| if s.server_correction { moment / (1.0 - beta.powi(t)) } else { moment };
+        let second = if s.server == ServerOptimizer::Fedadagrad { v } else { mean(v, b2) };
+        w += rate * mean(m, b1) / (second.sqrt() + eps);
     }
     w
 }
@@ -36,7 +38,13 @@ fn steps_are_those_of_the_formulas() {
     let weights = Weights::init(&ModelSpec::of(&settings), 5, 1);
     let (d, p) = (weights.spec.dim(), weights.dense.len());
     for server in [ServerOptimizer::Sgd, ServerOptimizer::Fedadam, ServerOptimizer::Fedadagrad, ServerOptimizer::Fedyogi] {
-        for (momentum, decay, falls) in [(0.0, 0.0, [1.0; 4]), (0.9, 0.5, [1.0, 1.0, 1.0, 0.5]), (0.5, 1.0, [1.0, 0.75, 0.5, 0.25])] {
+        for (momentum, decay, falls, correct) in [
+            (0.0, 0.0, [1.0; 4], false),
+            (0.9, 0.5, [1.0, 1.0, 1.0, 0.5], false),
+            (0.5, 1.0, [1.0, 0.75, 0.5, 0.25], false),
+            (0.5, 0.0, [1.0; 4], true),
+        ] {
+            let server_correction = correct && server != ServerOptimizer::Sgd;
             let s = FederationSettings {
                 server,
                 server_lr: 0.3,
@@ -44,6 +52,7 @@ fn steps_are_those_of_the_formulas() {
                 server_beta2: 0.9,
                 server_decay: decay,
                 server_eps: 0.05,
+                server_correction,
                 server_eps_unit: if decay == 0.5 { EpsUnit::Client } else { EpsUnit::Mean },
                 rounds: 4,
                 ..settings.federation.clone()
@@ -64,6 +73,32 @@ fn steps_are_those_of_the_formulas() {
             assert!(moved.iter().all(|(_, w)| near(w)) && still.iter().all(|(_, w)| **w == 0.0), "{server:?}");
         }
     }
+}
+
+#[test]
+fn the_moments_of_a_row_are_corrected_by_the_rounds_that_touched_it() {
+    let settings = Settings::default();
+    let mut weights = Weights::init(&ModelSpec::of(&settings), 5, 1);
+    let d = weights.spec.dim();
+    weights.items.fill(0.0);
+    let s = FederationSettings { server: ServerOptimizer::Fedadam, server_momentum: 0.5, server_correction: true, ..settings.federation };
+    let moved = |late: u64| {
+        let (mut after, mut state) = (weights.clone(), Server::new(&s, &weights));
+        for round in 1..=CHANGES.len() as u64 + late {
+            // Item 3 moves from the first round on, item 1 from round `late + 1` on, each by the same changes.
+            let at = |behind: u64| CHANGES.get((round.wrapping_sub(1 + behind)) as usize).map(|&change| vec![change as f32; d]);
+            let rows: Vec<(u32, Vec<f32>)> = [(1, at(late)), (3, at(0))].into_iter().filter_map(|(item, row)| Some((item, row?))).collect();
+            let (items, rows) = (rows.iter().map(|(item, _)| *item).collect(), rows.iter().flat_map(|(_, row)| row.clone()).collect());
+            let mean = Mean { d, weight: 6, dense: vec![0.0; weights.dense.len()], items, rows, updates: Vec::new() };
+            state.apply_mean(&s, round, &mean, &mut after);
+        }
+        assert_eq!((state.steps.dense, &state.steps.rows[..5]), (4 + late as u32, &[0, 4, 0, 4, 0][..]));
+        [1, 3].map(|item| after.items[item * d])
+    };
+    let [late, early] = moved(7);
+    assert_eq!(late.to_bits(), early.to_bits());
+    assert!(late.abs() > 1e-3);
+    assert_eq!(moved(0), [early; 2]);
 }
 
 #[test]

@@ -158,6 +158,7 @@ fn damage(s: &mut Settings, at: usize, to: usize) {
         53 => s.local.decay = x,
         54 => s.loss.smoothing = x,
         55 => s.local.proximal = x,
+        56 => s.federation.server_correction = to % 2 == 0,
         _ => s.seed = u64::from(n),
     }
 }
@@ -167,7 +168,7 @@ proptest! {
 
     /// A client that diverges is an error or is left out; nothing panics.
     #[test]
-    fn what_validation_accepts_trains_a_round_without_panic(changes in prop::collection::vec((0usize..56, 0usize..24), 1..4)) {
+    fn what_validation_accepts_trains_a_round_without_panic(changes in prop::collection::vec((0usize..57, 0usize..24), 1..4)) {
         let mut settings = small();
         changes.iter().for_each(|&(at, to)| damage(&mut settings, at, to));
         let Ok(settings) = Validated::new(settings) else { return Ok(()) };
@@ -176,6 +177,22 @@ proptest! {
         if trainer.round().is_ok() {
             let ranks = trainer.rank(lumos::Split::Test, &[0, 6], &|_, _| ()).unwrap();
             prop_assert!(ranks.iter().all(|&rank| rank >= 1));
+        }
+    }
+}
+
+/// Moments that do not decay have nothing to correct.
+#[test]
+fn corrections_of_moments_that_do_not_decay_are_refused() {
+    use ServerOptimizer::*;
+    for (server, momentum, fine) in
+        [(Sgd, 0.9, false), (Fedadagrad, 0.0, false), (Fedadagrad, 0.5, true), (Fedadam, 0.0, true), (Fedyogi, 0.0, true)]
+    {
+        let mut s = Settings::default();
+        (s.federation.server, s.federation.server_momentum, s.federation.server_correction) = (server, momentum, true);
+        match validate(&s) {
+            Ok(_) => assert!(fine, "{server:?} with momentum {momentum}"),
+            Err(e) => assert!(!fine && e.to_string().contains("federation.server_correction"), "{server:?}: {e}"),
         }
     }
 }

@@ -25,7 +25,7 @@ kernels! {
     ServerDense = server_dense (step: ServerStep, sums: Pointer, weight: i64, w: Pointer, first: Pointer, second: Pointer,
         length: i32) 256, 0;
     ServerRows = server_rows (step: ServerStep, sums: Pointer, slot_weight: Pointer, item: Pointer, weight: i64, table: Pointer,
-        first: Pointer, second: Pointer, slots: i32, d: i32) 256, 0;
+        first: Pointer, second: Pointer, scales: Pointer, slots: i32, d: i32) 256, 0;
     // batches.cu
     AddGradients = add_gradients (g: Pointer, share: Pointer, parts: i32, stride: i64, length: i32, sums: Pointer, number: u32,
         refused: Pointer) 256, 0;

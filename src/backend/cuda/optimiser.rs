@@ -74,6 +74,10 @@ mirrored! {
         pub second: i32,
         /// 1 for gradient descent with momentum.
         pub momentum: i32,
+        /// What the first moments are multiplied by where they are read: their bias correction, or 1.
+        pub first_scale: f32,
+        /// The same for the second moments.
+        pub second_scale: f32,
     }
 }
 
@@ -93,6 +97,8 @@ impl ServerStep {
             eps: federation.server_eps_at(weight),
             second,
             momentum: i32::from(second == 0 && federation.server_momentum > 0.0),
+            first_scale: 1.0,
+            second_scale: 1.0,
         }
     }
 

@@ -76,7 +76,7 @@ pub fn server_step(step: &ServerStep, sum: i64, weight: i64, [w, first, second]:
                 _ if *second < square => *second + part,
                 _ => *second,
             };
-            step.lr * *first / (second.sqrt() + step.eps)
+            step.lr * (step.first_scale * *first) / ((step.second_scale * *second).sqrt() + step.eps)
         }
         (_, 1) => {
             *first = step.beta1 * *first + change;

@@ -52,6 +52,10 @@ pub struct FederationSettings {
     pub server_beta2: f32,
     /// Adaptivity tau of FedAdam, FedAdagrad and FedYogi.
     pub server_eps: f32,
+    /// Whether the moments of FedAdam, FedAdagrad and FedYogi are corrected for their beginning at 0, by `1 / (1 - beta^t)` as in Adam (the sums of
+    /// FedAdagrad have no second decay, and stay). `t` counts the steps that a weight has seen itself: for an item row the rounds in which a
+    /// client changed it, for all other weights the rounds.
+    pub server_correction: bool,
     /// What `server_eps` is held against.
     pub server_eps_unit: EpsUnit,
     /// How clients and server learn together: a name with options, such as `averaging`. See [`crate::federation::protocol`].
@@ -87,6 +91,7 @@ impl Default for FederationSettings {
             server_momentum: 0.0,
             server_beta2: 0.99,
             server_eps: 1e-3,
+            server_correction: false,
             server_eps_unit: EpsUnit::Mean,
             protocol: "averaging".into(),
             rules: Vec::new(),

@@ -177,7 +177,7 @@ impl ChunkTrainer {
             graphs: RecentGraphs::default(),
             unfused,
             resident,
-            server: ServerMoments::new(&*device, &settings.federation, sizes.dense, sizes.dim * rows)?,
+            server: ServerMoments::new(&*device, &settings.federation, sizes.dense, rows, sizes.dim)?,
             sums: None,
             slots: None,
             factors: None,

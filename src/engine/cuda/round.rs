@@ -138,7 +138,7 @@ impl CudaEngine {
         if self.newest == Newest::Host {
             let Global { weights, server } = &self.snapshot;
             let (first, second) = (&server.first, &server.second);
-            self.chunks.set_global([[&weights.dense, &weights.items], [&first.0, &first.1], [&second.0, &second.1]])?;
+            self.chunks.set_global([[&weights.dense, &weights.items], [&first.0, &first.1], [&second.0, &second.1]], &server.steps)?;
             self.newest = Newest::Both;
         }
         Ok(())
@@ -152,6 +152,7 @@ impl CudaEngine {
         let (first, second) = (&mut server.first, &mut server.second);
         let state = [[&mut weights.dense[..], &mut weights.items], [&mut first.0, &mut first.1], [&mut second.0, &mut second.1]];
         self.chunks.get_global(state)?;
+        server.steps.clone_from(self.chunks.server_steps());
         Ok(global)
     }
 
@@ -225,15 +226,15 @@ impl Engine for CudaEngine {
         let settings = self.settings.clone();
         let fed = &settings.federation;
         self.chunks.device().set_scope(&format!("the server's step of round {}", self.trained));
-        if let (None, RoundSums::Device { items, weight, .. }) = (&mean, &self.sums) {
-            let (items, weight) = (items.clone(), *weight);
+        if let (None, RoundSums::Device { items, row_weight, weight }) = (&mean, &self.sums) {
+            let (items, row_weight, weight) = (items.clone(), row_weight.clone(), *weight);
             // From here on the snapshot is of an earlier round, whatever becomes of the step.
             self.newest = Newest::Device;
-            match self.chunks.serve(fed, self.trained, weight, &items) {
+            match self.chunks.serve(fed, self.trained, weight, (&items, &row_weight)) {
                 // The list of items did not fit, and no weight has been touched: what chunks hold is given back.
                 Err(e) if e.is_out_of_memory() => {
                     self.chunks.release()?;
-                    self.chunks.serve(fed, self.trained, weight, &items)?;
+                    self.chunks.serve(fed, self.trained, weight, (&items, &row_weight))?;
                 }
                 served => served?,
             }

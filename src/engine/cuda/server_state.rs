@@ -6,19 +6,22 @@ use crate::backend::cuda::optimiser::ServerStep;
 use crate::config::{Average, FederationSettings};
 use crate::device::interface::{Buffer, Device, Event, Result, bytes_of, bytes_of_mut};
 use crate::device::launch::Pointer;
+use crate::engine::{Scales, ServerSteps};
 
-/// Moments of the server's optimiser on the device: dense `[P]` and rows `[I, d]` of the first and of the second.
+/// Moments of the server's optimiser on the device: dense `[P]` and rows `[I, d]` of the first and of the second. Steps are counted on the host.
 pub(super) struct ServerMoments {
     first: Option<[Buffer; 2]>,
     second: Option<[Buffer; 2]>,
+    steps: ServerSteps,
 }
 
 impl ServerMoments {
     /// Memory for what the optimiser of `federation` keeps.
-    pub fn new(device: &dyn Device, federation: &FederationSettings, dense: usize, rows: usize) -> Result<ServerMoments> {
+    pub fn new(device: &dyn Device, federation: &FederationSettings, dense: usize, rows: usize, d: usize) -> Result<ServerMoments> {
         let step = ServerStep::new(federation, 1, 1);
-        let pair = |on: bool| on.then(|| Ok([device.alloc(4 * dense)?, device.alloc(4 * rows)?])).transpose();
-        Ok(ServerMoments { first: pair(step.keeps_first())?, second: pair(step.keeps_second())? })
+        let pair = |on: bool| on.then(|| Ok([device.alloc(4 * dense)?, device.alloc(4 * rows * d)?])).transpose();
+        let steps = ServerSteps::new(federation, rows);
+        Ok(ServerMoments { first: pair(step.keeps_first())?, second: pair(step.keeps_second())?, steps })
     }
 
     pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
@@ -49,14 +52,20 @@ impl ChunkTrainer {
         ]
     }
 
-    /// Copies weights and moments to the device.
-    pub fn set_global(&mut self, state: GlobalState<&[f32]>) -> Result<()> {
+    /// Copies weights and moments to the device, the moments after `steps`.
+    pub fn set_global(&mut self, state: GlobalState<&[f32]>, steps: &ServerSteps) -> Result<()> {
+        self.server.steps.clone_from(steps);
         for (pair, values) in self.pairs().into_iter().zip(state) {
             for (buffer, values) in pair.into_iter().flatten().zip(values) {
                 self.device.upload(buffer, 0, bytes_of(values))?;
             }
         }
         Ok(())
+    }
+
+    /// Steps that the moments on the device have seen.
+    pub fn server_steps(&self) -> &ServerSteps {
+        &self.server.steps
     }
 
     /// Waits for the queue and copies weights and moments back. After an error what they hold is of no use.
@@ -70,21 +79,38 @@ impl ChunkTrainer {
     }
 
     /// The server's step of `round` from its sums, with the bits of `federation::server`: clients weigh `weight` together, slot `s` of
-    /// the sums is item `items[s]`. Returns when it is in the queue.
-    pub fn serve(&mut self, federation: &FederationSettings, round: u64, weight: i64, items: &[u32]) -> Result<()> {
+    /// the sums is item `items[s]`, which clients of weight `row_weight[s]` changed. Returns when it is in the queue.
+    pub fn serve(&mut self, federation: &FederationSettings, round: u64, weight: i64, rows: (&[u32], &[i64])) -> Result<()> {
         if weight == 0 {
             return Ok(());
         }
-        let device = self.device.clone();
-        if self.slot_items.as_ref().is_none_or(|b| b.bytes() < 4 * items.len()) {
+        let (device, (items, row_weight)) = (self.device.clone(), rows);
+        let (p, d) = (self.uploaded_dense(), self.sizes.dim);
+        // An item a slot, and behind them the two corrections of each.
+        let each = if self.server.steps.correct() { 12 } else { 4 };
+        let bytes = each * items.len();
+        if self.slot_items.as_ref().is_none_or(|b| b.bytes() < bytes) {
             self.slot_items = None;
-            self.slot_items = Some(device.alloc(4 * items.len() + items.len() / 2)?);
+            self.slot_items = Some(device.alloc(bytes + bytes / 8)?);
         }
         let (Some(slots), Some(sums)) = (&self.slot_items, &self.sums) else { return Ok(()) };
         device.upload(slots, 0, bytes_of(items))?;
+        let mut scales = Pointer::NULL;
+        let mut step = ServerStep::new(federation, round, weight);
+        if self.server.steps.correct() {
+            let of = |steps: &mut ServerSteps, (&item, &weight): (&u32, &i64)| {
+                let Scales { first, second } = if weight > 0 { steps.step_row(federation, item) } else { Scales::NONE };
+                [first, second]
+            };
+            let all: Vec<f32> = items.iter().zip(row_weight).flat_map(|row| of(&mut self.server.steps, row)).collect();
+            device.upload(slots, 4 * items.len(), bytes_of(&all))?;
+            scales = Pointer(slots.at(4 * items.len()));
+            if p > 0 {
+                let Scales { first, second } = self.server.steps.step_dense(federation);
+                (step.first_scale, step.second_scale) = (first, second);
+            }
+        }
         let begun = self.spans.begin(&*device)?;
-        let step = ServerStep::new(federation, round, weight);
-        let (p, d) = (self.uploaded_dense(), self.sizes.dim);
         let [first, second] = self.server.pointers(0);
         let w = Pointer::from(&self.dense);
         if p > 0 {
@@ -101,6 +127,7 @@ impl ChunkTrainer {
             table: (&self.table).into(),
             first,
             second,
+            scales,
             slots: items.len() as i32,
             d: d as i32,
         };

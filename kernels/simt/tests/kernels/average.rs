@@ -276,10 +276,11 @@ fn the_server_takes_the_steps_of_the_cpu() {
     let cohort = cohort(7, 30, 5);
     let sums = cohort.reference();
     let weight: i64 = cohort.weight.iter().sum();
-    let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, second: 0, momentum: 0 };
-    let adaptive = [1, 2, 3].map(|second| ServerStep { beta1: 0.9, second, ..sgd });
+    let sgd = ServerStep { lr: 0.7, beta1: 0.0, beta2: 0.99, eps: 1e-3, second: 0, momentum: 0, first_scale: 1.0, second_scale: 1.0 };
+    let adaptive = [1, 2, 3].map(|second| ServerStep { beta1: 0.9, second, first_scale: 1.25, second_scale: 3.0, ..sgd });
+    let scales: Vec<f32> = (0..2 * cohort.touched.len()).map(|i| 1.0 + 0.5 * (i % 5) as f32).collect();
     for o in [sgd, ServerStep { beta1: 0.9, momentum: 1, ..sgd }].into_iter().chain(adaptive) {
-        for per_item in [true, false] {
+        for (per_item, own_scales) in [(true, true), (true, false), (false, true), (false, false)] {
             let mut r = Random::new(8);
             let plain = o.second == 0 && o.momentum == 0;
             let (mut w, mut table) = (cohort.global.clone(), cohort.table.clone());
@@ -293,9 +294,13 @@ fn the_server_takes_the_steps_of_the_cpu() {
             }
             for (slot, &item) in cohort.touched.iter().enumerate().filter(|(slot, _)| sums.row_weight[*slot] > 0) {
                 let weight = if per_item { sums.row_weight[slot] } else { weight };
+                let mut own = o;
+                if own_scales {
+                    (own.first_scale, own.second_scale) = (scales[2 * slot], scales[2 * slot + 1]);
+                }
                 for k in 0..cohort.d {
                     let i = item as usize * cohort.d + k;
-                    server_step(&o, sums.rows[slot * cohort.d + k], weight, [&mut table2[i], &mut tf2[i], &mut ts2[i]]);
+                    server_step(&own, sums.rows[slot * cohort.d + k], weight, [&mut table2[i], &mut tf2[i], &mut ts2[i]]);
                 }
             }
             let pointer = |v: &mut Vec<f32>| if plain { std::ptr::null_mut() } else { v.as_mut_ptr() };
@@ -330,11 +335,12 @@ fn the_server_takes_the_steps_of_the_cpu() {
                 table.as_mut_ptr(),
                 tfp,
                 tsp,
+                if own_scales { scales.as_ptr() } else { std::ptr::null() },
                 slots as i32,
                 cohort.d as i32
             )
             .unwrap();
-            assert_eq!((w, table), (w2, table2), "{o:?} per item {per_item}");
+            assert_eq!((w, table), (w2, table2), "{o:?} per item {per_item} own scales {own_scales}");
             if !plain {
                 assert_eq!((f, tf), (f2, tf2));
                 assert!(o.second == 0 || (s, ts) == (s2, ts2));

@@ -158,7 +158,7 @@ fn damage(s: &mut Settings, at: usize, to: usize) {
         53 => s.local.decay = x,
         54 => s.loss.smoothing = x,
         55 => s.local.proximal = x,
-        56 => s.federation.server_correction = to % 2 == 0,
+        56 => s.federation.server_correction = [true, false][to % 2],
         _ => s.seed = u64::from(n),
     }
 }

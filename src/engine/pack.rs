@@ -7,7 +7,7 @@ use crate::base::rng::{Purpose, Stream};
 use crate::config::{Contrast, RecLoss, Resample, Settings, UploadRows, Validated};
 use crate::data::Dataset;
 use crate::model::ModelSpec;
-use crate::model::objectives::{Out, Popularity, RowTable, SameTarget, Sequence, Terms, TransitionGraph};
+use crate::model::objectives::{Out, Popularity, RowTable, SameTarget, Sequence, Terms};
 use crate::views::Views;
 use std::sync::Arc;
 
@@ -41,8 +41,6 @@ struct Source {
     terms: Terms,
     /// Where each item is a target, where a term asks.
     same_target: Option<SameTarget>,
-    /// The graph of item transitions, where a term asks.
-    graph: Option<TransitionGraph>,
     /// What negatives are drawn by, where not uniformly.
     popularity: Option<Popularity>,
     /// Special rows: how many, the one that the backbone is asked with, the one that stands for an item left out.
@@ -66,7 +64,6 @@ impl Source {
             contrast,
             views: self.views.get(user as usize),
             same_target: self.same_target.as_ref(),
-            graph: self.graph.as_ref(),
             popularity: self.popularity.as_ref(),
             items: self.data.item_count(),
             asked: self.special.1,
@@ -108,7 +105,6 @@ impl Packer {
             source: Source {
                 terms: Terms::of(&settings.loss, spec.asked.is_some()),
                 same_target: SameTarget::wanted(&settings.loss).then(|| SameTarget::new(data.clone())),
-                graph: TransitionGraph::wanted(&settings.loss).then(|| TransitionGraph::new(&data)),
                 popularity: Popularity::wanted(&settings.loss).then(|| Popularity::new(&data, &settings.loss)),
                 special: (spec.special.len(), spec.asked_row(items), spec.special_row("mask", items)),
                 shares_items: Shared::of(&settings.federation).items,

@@ -15,9 +15,9 @@ use lumos::testing::valid;
 
 const MEMORY: u64 = 1 << 30;
 
-/// Methods whose work is the CPU's whatever device was asked for: a language model with a device of its own, counting, and clients with models of
-/// their own.
-const ON_THE_CPU: [&str; 4] = ["calrec", "fed-transitions", "ptf-fsr", "transitions"];
+/// Methods whose work is the CPU's whatever device was asked for: a language model with a device of its own, graph layers, counting, and clients with
+/// models of their own.
+const ON_THE_CPU: [&str; 5] = ["calrec", "fed-transitions", "gcl4sr", "ptf-fsr", "transitions"];
 
 const SMALL: [&str; 9] = [
     "seed=3",

@@ -123,10 +123,10 @@ fn gradients_are_what_differences_say() {
 #[test]
 fn steps_go_down_and_the_result_writes() {
     let config = config("LlamaForCausalLM", json!({}));
-    let rates = Rates { lr: 0.01, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.01, clip: 1.0 };
+    let rates = Rates { lr: 0.01, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.01, decoupled: true, clip: 1.0 };
     for adapt in [Adapt::Full, LOW_RANK] {
         let model = tuned(&config, adapt);
-        let mut optimiser = Optimiser::new(&model).unwrap();
+        let mut optimiser = Optimiser::new(model.trained()).unwrap();
         let mut values = Vec::new();
         for _ in 0..8 {
             let value = objective(&model, &sequences());
@@ -145,20 +145,20 @@ fn steps_go_down_and_the_result_writes() {
 #[test]
 fn an_optimiser_goes_on_where_it_was() {
     let config = config("LlamaForCausalLM", json!({}));
-    let rates = Rates { lr: 0.01, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.0, clip: 0.0 };
+    let rates = Rates { lr: 0.01, betas: [0.9, 0.99], eps: 1e-8, weight_decay: 0.0, decoupled: true, clip: 0.0 };
     let go_on = |model: &Tuned, optimiser: &mut Optimiser| {
         for _ in 0..3 {
             optimiser.step(&objective(model, &sequences()).backward().unwrap(), &rates).unwrap();
         }
     };
     let whole = tuned(&config, LOW_RANK);
-    let mut optimiser = Optimiser::new(&whole).unwrap();
+    let mut optimiser = Optimiser::new(whole.trained()).unwrap();
     go_on(&whole, &mut optimiser);
     let kept = optimiser.tensors().unwrap();
     go_on(&whole, &mut optimiser);
 
     let again = tuned(&config, LOW_RANK);
-    let mut second = Optimiser::new(&again).unwrap();
+    let mut second = Optimiser::new(again.trained()).unwrap();
     let find = |name: &str, shape: &[usize]| {
         let found = kept.iter().find(|(n, s, _)| n == name && s == shape);
         found.map(|(_, _, values)| &values[..]).ok_or_else(|| lumos::Error::Usage(name.into()))

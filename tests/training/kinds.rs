@@ -64,13 +64,6 @@ pub fn kinds() -> Vec<(&'static str, Settings)> {
         ("bert", with(&|s| s.model.backbone = Backbone::BERT4REC)),
         ("bert, private items", with(&|s| (s.model.backbone, s.federation.shared) = (Backbone::BERT4REC, vec![Group::Encoder]))),
         ("strangers", with(&strangers)),
-        (
-            "neighbours",
-            with(&|s| {
-                (s.federation.clients, s.local.batch, s.loss.contrast) = (Clients::One, 9, Contrast::None);
-                (s.loss.in_batch.weight, s.loss.in_batch.copies) = (0.3, Copies::Neighbours);
-            }),
-        ),
         ("personal", with(&|s| s.federation.personal = 0.3)),
         ("clip, adamw", with(&|s| (s.local.clip, s.local.optimizer, s.local.weight_decay) = (0.5, LocalOptimizer::Adamw, 0.01))),
         ("adagrad, proximal", with(&|s| (s.local.optimizer, s.local.proximal) = (LocalOptimizer::Adagrad, 5.0))),

@@ -14,6 +14,7 @@ mod sandbox;
 mod calrec;
 mod chunks;
 mod federation;
+mod gcl4sr;
 mod in_batch;
 mod kinds;
 mod local_steps;

@@ -36,8 +36,6 @@ choice! {
         Augmented = "augmented",
         /// The sequence under another dropout, and another one with the same target (DuoRec).
         SameTarget = "same-target",
-        /// Two copies whose items give way to neighbours in the graph of item transitions (after GCL4SR).
-        Neighbours = "neighbours",
     }
 }
 

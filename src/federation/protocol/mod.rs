@@ -5,6 +5,8 @@
 
 mod averaging;
 mod calrec;
+mod central;
+mod gcl4sr;
 pub mod ptf_fsr;
 mod transitions;
 
@@ -171,7 +173,7 @@ impl Choice for Kind {
 }
 
 /// The protocols of LUMOS.
-pub const KINDS: &[Kind] = &[averaging::KIND, calrec::KIND, ptf_fsr::KIND, transitions::KIND];
+pub const KINDS: &[Kind] = &[averaging::KIND, calrec::KIND, gcl4sr::KIND, ptf_fsr::KIND, transitions::KIND];
 
 /// Protocols that were registered.
 static REGISTERED: RwLock<Vec<&'static Kind>> = RwLock::new(Vec::new());

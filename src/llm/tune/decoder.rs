@@ -63,7 +63,7 @@ fn rotate(x: &Tensor, rotation: &Rotate) -> Result<Tensor> {
 }
 
 /// What each row takes of what it sees, from scores `[heads, n, n]`.
-fn shares(scores: &Tensor, window: Option<usize>) -> Result<Tensor> {
+pub(super) fn shares(scores: &Tensor, window: Option<usize>) -> Result<Tensor> {
     if scores.device().is_cpu() { scores.apply_op1(Shares { window }) } else { composed::shares(scores, window) }
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 const ROWS: usize = 16;
 
 /// The values of an operand.
-pub(super) fn floats<'s>(storage: &'s CpuStorage, layout: &Layout) -> Result<&'s [f32]> {
+pub(crate) fn floats<'s>(storage: &'s CpuStorage, layout: &Layout) -> Result<&'s [f32]> {
     let values = storage.as_slice::<f32>()?;
     match layout.contiguous_offsets() {
         Some((from, to)) => Ok(&values[from..to]),
@@ -17,7 +17,7 @@ pub(super) fn floats<'s>(storage: &'s CpuStorage, layout: &Layout) -> Result<&'s
 }
 
 /// Gives `row` every row of `out` `[rows, width]` with its number, and makes a tensor's storage of it.
-fn by_rows(shape: &Shape, width: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> (CpuStorage, Shape) {
+pub(crate) fn by_rows(shape: &Shape, width: usize, row: impl Fn(usize, &mut [f32]) + Sync) -> (CpuStorage, Shape) {
     let mut out = vec![0.0; shape.elem_count()];
     out.par_chunks_mut(ROWS * width.max(1)).enumerate().for_each(|(task, rows)| {
         rows.chunks_exact_mut(width.max(1)).enumerate().for_each(|(i, out)| row(task * ROWS + i, out));

@@ -12,6 +12,7 @@ mod fused;
 mod optimiser;
 mod weight;
 
+pub(crate) use fused::{by_rows, floats};
 pub use optimiser::{Optimiser, Rates};
 
 use super::gguf::first_line;
@@ -50,7 +51,12 @@ pub struct Tuned {
 
 /// What candle says, as an error of this crate.
 pub(crate) fn failed(e: candle_core::Error) -> Error {
-    Error::Usage(format!("the language model cannot be trained: {}", first_line(&e)))
+    Error::Usage(format!("the model cannot be trained: {}", first_line(&e)))
+}
+
+/// Softmax of scores `[heads, n, n]` over what each row sees: itself and the rows before it.
+pub(crate) fn causal_shares(scores: &Tensor) -> candle_core::Result<Tensor> {
+    decoder::shares(scores, None)
 }
 
 /// The projections of a layer.

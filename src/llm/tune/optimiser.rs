@@ -1,6 +1,6 @@
-//! Adam with decoupled weight decay over what is trained of a model (Loshchilov and Hutter, ICLR 2019).
+//! Adam over what is trained of a model (Kingma and Ba, ICLR 2015), with decoupled weight decay (Loshchilov and Hutter, ICLR 2019) or without.
 
-use super::{Named, Tuned, failed};
+use super::{Named, failed};
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
@@ -14,8 +14,10 @@ pub struct Rates {
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
     pub eps: f64,
-    /// Share of a weight that a step takes off, times the rate.
+    /// Share of a weight that a step takes off, times the rate; or that is added to its gradient.
     pub weight_decay: f64,
+    /// Whether it is taken off (AdamW) or added to the gradient (Adam).
+    pub decoupled: bool,
     /// Longest gradient over all that is trained; 0: any.
     pub clip: f64,
 }
@@ -29,12 +31,11 @@ pub struct Optimiser {
 }
 
 impl Optimiser {
-    /// Of what is trained of `model`, at rest.
+    /// Of `vars` by name, at rest.
     ///
     /// # Errors
     /// Where the device has no room.
-    pub fn new(model: &Tuned) -> Result<Optimiser> {
-        let vars = model.trained();
+    pub fn new(vars: Vec<(String, Var)>) -> Result<Optimiser> {
         let rest = |(_, var): &(String, Var)| Ok([var.zeros_like()?, var.zeros_like()?]);
         let moments = vars.iter().map(rest).collect::<candle_core::Result<_>>().map_err(failed)?;
         Ok(Optimiser { vars, moments, steps: 0 })
@@ -60,11 +61,17 @@ impl Optimiser {
         let [c1, c2] = rates.betas.map(|beta| 1.0 - beta.powf(self.steps as f64));
         for ((_, var), [first, second]) in self.vars.iter().zip(&mut self.moments) {
             let Some(gradient) = gradients.get(var) else { continue };
-            let gradient = (gradient.detach() * shorten)?;
+            let mut gradient = (gradient.detach() * shorten)?;
+            let mut shrink = 1.0;
+            if rates.decoupled {
+                shrink -= rates.lr * rates.weight_decay;
+            } else if rates.weight_decay > 0.0 {
+                gradient = (gradient + (var.as_tensor().detach() * rates.weight_decay)?)?;
+            }
             *first = ((&*first * b1)? + (&gradient * (1.0 - b1))?)?;
             *second = ((&*second * b2)? + (gradient.sqr()? * (1.0 - b2))?)?;
             let size = ((&*second / c2)?.sqrt()? + rates.eps)?;
-            let kept = (var.as_tensor() * (1.0 - rates.lr * rates.weight_decay))?;
+            let kept = (var.as_tensor() * shrink)?;
             var.set(&(kept - ((&*first * (rates.lr / c1))? / size)?)?.detach())?;
         }
         Ok(norm)

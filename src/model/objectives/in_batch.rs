@@ -5,10 +5,8 @@
 //!   al., ICDE 2022). The stored sequence is never touched.
 //! * `same-target`: the sequence itself once more, under another dropout, and what came before the same target in another training sequence,
 //!   uniform among them; where no other sequence has it, the sequence itself (DuoRec, Qiu et al., WSDM 2022).
-//! * `neighbours`: the sequence twice with half of its items, by chance, in favour of neighbours in the graph of item transitions (after GCL4SR,
-//!   Zhang et al., IJCAI 2022). One neighbour drawn by its weight stands for the weighted mean over all of them that a graph layer takes.
 
-use super::augment::{Copy, Draws, augmented};
+use super::augment::{Draws, augmented};
 use super::{Out, RowTable, Sequence, Term};
 use crate::backend::{Act, Backend, RowKind};
 use crate::config::{Clients, Copies, LossSettings, Settings};
@@ -94,16 +92,6 @@ impl Term for InBatch {
             let place = s.train.len() - 1;
             let other = s.same_target.and_then(|all| all.draw(s.train[place], (s.user, place as u32), |n| draws.below(n)));
             let [one, two] = [items, other.map_or(items, |prefix| s.clip(prefix))].map(|copy| out.summary(s, copy));
-            out.pair(one, two);
-            return;
-        }
-        if s.settings.loss.in_batch.copies == Copies::Neighbours {
-            let mut other = |item: u32| match (draws.below(2), s.graph) {
-                (1, Some(graph)) => graph.draw(item, |n| draws.below(n)).unwrap_or(item),
-                _ => item,
-            };
-            let [one, two] = [(); 2].map(|()| items.iter().map(|&item| other(item)).collect::<Copy>());
-            let [one, two] = [one, two].map(|copy| out.summary(s, &copy));
             out.pair(one, two);
             return;
         }

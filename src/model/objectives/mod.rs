@@ -16,7 +16,6 @@ mod places;
 mod popularity;
 mod registered;
 mod same_target;
-mod transition_graph;
 mod tri_view;
 mod view_checks;
 
@@ -25,7 +24,6 @@ pub use places::{Output, Token};
 pub use popularity::Popularity;
 pub use registered::{TermKind, register};
 pub use same_target::SameTarget;
-pub use transition_graph::TransitionGraph;
 
 use super::Layout;
 use crate::backend::{Act, Backend, RowKind};

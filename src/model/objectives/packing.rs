@@ -3,7 +3,6 @@
 use super::places::{Output, Token};
 use super::popularity::Popularity;
 use super::same_target::SameTarget;
-use super::transition_graph::TransitionGraph;
 use crate::backend::cpu::{DRAWS, draws};
 use crate::backend::{Step, TableRow};
 use crate::base::rng::{Purpose, Stream};
@@ -27,8 +26,6 @@ pub struct Sequence<'a> {
     pub views: Option<&'a UserViews>,
     /// Where each item is a target, for the contrast of sequences with the same one.
     pub same_target: Option<&'a SameTarget>,
-    /// The graph of item transitions, for the contrast of neighbours.
-    pub graph: Option<&'a TransitionGraph>,
     /// What negatives are drawn by, where not uniformly.
     pub popularity: Option<&'a Popularity>,
     /// Items of the catalogue `I`.
@@ -403,7 +400,6 @@ mod tests {
             contrast: false,
             views: None,
             same_target: None,
-            graph: None,
             popularity: None,
             items: 9,
             asked: None,

@@ -1,7 +1,8 @@
 //! The options of `calrec`.
 
 use crate::base::options::Options;
-use crate::config::{Clients, Contrast, LocalOptimizer, Settings};
+use crate::config::{LocalOptimizer, Settings};
+use crate::federation::protocol::central;
 use crate::{Error, Result};
 
 /// Every option with its default.
@@ -46,7 +47,7 @@ impl Constants {
     /// # Errors
     /// [`Error::Setting`] for an option out of range and for settings that mean nothing to a language model.
     pub fn read(options: &Options, settings: &Settings) -> Result<Constants> {
-        suits(settings)?;
+        central::suits(settings, "calrec", &[LocalOptimizer::Adamw])?;
         let within = |name: &str, most: f64| options.get(name, |x| (0.0..=most).contains(&x), &format!("between 0 and {most}"));
         let (alpha, beta) = (within("alpha", 1.0)?, within("beta", 1.0)?);
         if alpha + beta >= 1.0 {
@@ -65,28 +66,4 @@ impl Constants {
             tokens: options.count("tokens", 1, 1024)? as usize,
         })
     }
-}
-
-/// Refuses settings that mean nothing where a language model is trained.
-fn suits(settings: &Settings) -> Result<()> {
-    let refuse = |key: &str, value: &str, wanted: &str| {
-        let message = format!("is {value}, and federation.protocol = \"calrec\" {wanted}; set method=calrec for all it needs");
-        Err(Error::setting(key, message))
-    };
-    if settings.federation.clients != Clients::One {
-        return refuse("federation.clients", &settings.federation.clients.to_string(), "trains on all histories in one place: wanted one");
-    }
-    if settings.loss.contrast != Contrast::None {
-        return refuse("loss.contrast", settings.loss.contrast.name(), "looks at no views: wanted none");
-    }
-    if let Some(term) = settings.loss.terms.first() {
-        return refuse("loss.terms", &format!("[\"{term}\", ..]"), "has its own loss: wanted none");
-    }
-    if let Some(rule) = settings.federation.rules.first() {
-        return refuse("federation.rules", &format!("[\"{rule}\", ..]"), "uploads nothing that a rule could change: wanted none");
-    }
-    if settings.local.optimizer != LocalOptimizer::Adamw {
-        return refuse("local.optimizer", settings.local.optimizer.name(), "trains by adamw: wanted that");
-    }
-    Ok(())
 }

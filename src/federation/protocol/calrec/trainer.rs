@@ -9,9 +9,9 @@ use crate::config::Settings;
 use crate::data::Sought;
 use crate::engine::{NamedTensor, Participants, Progress, TensorData, Tensors, Totals, fixed};
 use crate::eval::rank_of;
-use crate::federation::protocol::{Parts, Protocol};
+use crate::federation::protocol::{Parts, Protocol, central};
 use crate::federation::{Cohort, RoundReport, Shares};
-use crate::llm::tune::{Adapt, Optimiser, Rates, Tuned, failed};
+use crate::llm::tune::{Adapt, Optimiser, Tuned, failed};
 use crate::llm::{Dtype, Model, Options, Place};
 use crate::{Error, Result};
 use std::time::Instant;
@@ -77,7 +77,7 @@ impl CalRec {
         Ok(CalRec {
             shares: Shares::new(&*parts.reduce, &parts.data, &participants, usize::MAX, false),
             hash: model.hash()?,
-            optimiser: Optimiser::new(&tuned)?,
+            optimiser: Optimiser::new(tuned.trained())?,
             stale: false,
             last: 0,
             constants,
@@ -112,17 +112,6 @@ impl CalRec {
         Example { history: &items[..at], target: items[at] }
     }
 
-    fn rates(&self) -> Rates {
-        let local = &self.parts.settings.local;
-        Rates {
-            lr: local.lr.into(),
-            betas: [local.beta1.into(), local.beta2.into()],
-            eps: local.eps.into(),
-            weight_decay: local.weight_decay.into(),
-            clip: local.clip.into(),
-        }
-    }
-
     /// One step on the users of a mini-batch.
     fn step(&mut self, round: u64, users: &[u32], stream: &mut Stream) -> Result<Loss> {
         let examples: Vec<Example> = if round <= self.constants.first {
@@ -140,8 +129,7 @@ impl CalRec {
             return Err(Error::Training { round, client: 0, message });
         }
         let gradients = loss.whole.backward().map_err(failed)?;
-        let rates = self.rates();
-        self.optimiser.step(&gradients, &rates)?;
+        self.optimiser.step(&gradients, &central::rates(&self.parts.settings.local, 1.0))?;
         Ok(loss)
     }
 
@@ -217,13 +205,9 @@ impl Protocol for CalRec {
     }
 
     fn tensors(&self) -> Result<Vec<NamedTensor>> {
-        let mut out = Vec::new();
-        for (name, shape, values) in self.optimiser.tensors()? {
-            out.push(NamedTensor { name: format!("{PREFIX}{name}"), shape, data: TensorData::F32(values) });
-        }
+        let mut out = central::kept(NAME, &self.optimiser)?;
         let hash = self.hash.clone().into_bytes();
         out.push(NamedTensor { name: MODEL.into(), shape: vec![hash.len()], data: TensorData::U8(hash) });
-        out.push(NamedTensor { name: STEPS.into(), shape: vec![1], data: TensorData::U64(vec![self.optimiser.steps]) });
         Ok(out)
     }
 
@@ -235,9 +219,7 @@ impl Protocol for CalRec {
             let message = "checkpoint: was trained from another language model; set views.llm.model to the one it began with";
             return Err(Error::Usage(message.into()));
         }
-        let TensorData::U64(steps) = of(STEPS)? else { return Err(fail(STEPS)) };
-        let &[steps] = &steps[..] else { return Err(fail(STEPS)) };
-        self.optimiser.restore(steps, |name, shape| tensors.f32(&format!("{PREFIX}{name}"), shape))?;
+        central::restored(NAME, &mut self.optimiser, tensors)?;
         (self.stale, self.last) = (true, rounds_done);
         Ok(())
     }
@@ -260,9 +242,7 @@ impl Protocol for CalRec {
     }
 }
 
-/// What stands before the name of a trained tensor in a checkpoint.
-const PREFIX: &str = "calrec.";
+/// What the names of its tensors in a checkpoint begin with.
+const NAME: &str = "calrec";
 /// Digest of the model that the training began with.
 const MODEL: &str = "calrec.model";
-/// Steps of the optimiser.
-const STEPS: &str = "calrec.steps";

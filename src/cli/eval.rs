@@ -6,9 +6,10 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::ranks;
 use super::table::{metric, metric_names, several_names, table};
-use crate::Result;
 use crate::config::Resident;
+use crate::config::methods::{self, Family};
 use crate::run::{self, RunFolder};
+use crate::{Error, Result};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +57,10 @@ pub struct Args {
 pub fn main(args: &Args) -> Result<()> {
     interrupt::end_at_the_first()?;
     let folder = RunFolder::open(&args.run)?;
+    let method = folder.settings()?.method.clone();
+    if args.local_epochs.unwrap_or(0) > 0 && methods::find(&method)?.family == Family::Baseline {
+        return Err(Error::Usage(format!("--local-epochs: `{method}` trains no model; leave it out")));
+    }
     let settings = folder.settings()?.with(|s| {
         s.threads = args.threads.unwrap_or(s.threads);
         s.eval.local_epochs = args.local_epochs.unwrap_or(s.eval.local_epochs);

@@ -233,7 +233,7 @@ impl ServerOptimizer {
         self != ServerOptimizer::Sgd
     }
 
-    /// Whether they decay: those of FedAdagrad are sums.
+    /// Whether they forget: those of FedAdagrad are sums.
     pub fn forgets(self) -> bool {
         self.adapts() && self != ServerOptimizer::Fedadagrad
     }

@@ -52,23 +52,27 @@ impl ServerSteps {
         !self.rows.is_empty()
     }
 
-    /// Counts a step on the dense weights and gives its factors.
-    pub fn step_dense(&mut self, settings: &FederationSettings) -> Scales {
-        if !self.correct() {
-            return Scales::NONE;
-        }
-        self.dense = self.dense.saturating_add(1);
-        Scales::at(settings, self.dense)
+    /// The factors of the next step on the dense weights.
+    pub fn next_dense(&self, settings: &FederationSettings) -> Scales {
+        if self.correct() { Scales::at(settings, self.dense.saturating_add(1)) } else { Scales::NONE }
     }
 
-    /// Counts a step on the row of `item` and gives its factors.
-    pub fn step_row(&mut self, settings: &FederationSettings, item: u32) -> Scales {
-        match self.rows.get_mut(item as usize) {
-            Some(steps) => {
-                *steps = steps.saturating_add(1);
-                Scales::at(settings, *steps)
-            }
-            None => Scales::NONE,
+    /// The factors of the next step on the row of `item`.
+    pub fn next_row(&self, settings: &FederationSettings, item: u32) -> Scales {
+        self.rows.get(item as usize).map_or(Scales::NONE, |steps| Scales::at(settings, steps.saturating_add(1)))
+    }
+
+    /// Counts a step on the dense weights.
+    pub fn count_dense(&mut self) {
+        if self.correct() {
+            self.dense = self.dense.saturating_add(1);
+        }
+    }
+
+    /// Counts a step on the row of `item`.
+    pub fn count_row(&mut self, item: u32) {
+        if let Some(steps) = self.rows.get_mut(item as usize) {
+            *steps = steps.saturating_add(1);
         }
     }
 

@@ -85,6 +85,14 @@ pub trait Rule: Send + Sync {
         false
     }
 
+    /// Whether clients may be trained in several processes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] where the rule keeps in one process what clients keep to themselves.
+    fn may_divide(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Adds up what the rule has counted of this process's clients with what other processes have, before [`Rule::server`]. Called where there are
     /// several.
     ///
@@ -153,6 +161,14 @@ impl Rules {
     /// Tells every rule who the clients are.
     pub fn meet(&mut self, participants: &Participants, data: &Arc<Dataset>) {
         self.0.iter_mut().for_each(|rule| rule.meet(participants, data));
+    }
+
+    /// Whether clients may be trained in several processes.
+    ///
+    /// # Errors
+    /// That of [`Rule::may_divide`].
+    pub fn may_divide(&self) -> Result<()> {
+        self.0.iter().try_for_each(|rule| rule.may_divide())
     }
 
     /// Tells every rule that the clients of a round are about to be trained, or trained again.

@@ -49,13 +49,15 @@ impl Server {
         let step = Step::of(settings, round, mean.weight);
         let (first, second) = (&mut self.first.0, &mut self.second.0);
         if !mean.dense.is_empty() {
-            step.scaled(self.steps.step_dense(settings)).take(&mean.dense, first, second, &mut weights.dense);
+            step.scaled(self.steps.next_dense(settings)).take(&mean.dense, first, second, &mut weights.dense);
+            self.steps.count_dense();
         }
         for (&item, row) in mean.items.iter().zip(mean.rows.chunks_exact(d)) {
             let span = item as usize * d..(item as usize + 1) * d;
             let first = self.first.1.get_mut(span.clone()).unwrap_or_default();
             let second = self.second.1.get_mut(span.clone()).unwrap_or_default();
-            step.scaled(self.steps.step_row(settings, item)).take(row, first, second, &mut weights.items[span]);
+            step.scaled(self.steps.next_row(settings, item)).take(row, first, second, &mut weights.items[span]);
+            self.steps.count_row(item);
         }
     }
 
@@ -68,10 +70,11 @@ impl Server {
         let d = weights.spec.dim();
         let step = Step::of(settings, round, sums.weight);
         let mut change = Vec::new();
-        if settings.shared.contains(&Group::Encoder) {
+        if settings.shared.contains(&Group::Encoder) && !sums.dense.is_empty() {
             let (first, second) = (&mut self.first.0, &mut self.second.0);
             change.extend(averaged(&sums.dense, sums.weight));
-            step.scaled(self.steps.step_dense(settings)).take(&change, first, second, &mut weights.dense);
+            step.scaled(self.steps.next_dense(settings)).take(&change, first, second, &mut weights.dense);
+            self.steps.count_dense();
         }
         if settings.shared.contains(&Group::Items) {
             for (i, &item) in sums.items.iter().enumerate() {
@@ -81,7 +84,8 @@ impl Server {
                 let second = self.second.1.get_mut(span.clone()).unwrap_or_default();
                 change.clear();
                 change.extend(averaged(&sums.rows[i * d..][..d], weight));
-                step.scaled(self.steps.step_row(settings, item)).take(&change, first, second, &mut weights.items[span]);
+                step.scaled(self.steps.next_row(settings, item)).take(&change, first, second, &mut weights.items[span]);
+                self.steps.count_row(item);
             }
         }
     }

@@ -44,6 +44,10 @@ pub fn check(settings: &Settings) -> Result<()> {
              decay are corrected";
         return refuse("federation.server_correction", true, wanted);
     }
+    if s.server_correction && s.protocol.split_whitespace().next() != Some("averaging") {
+        let wanted = format!("false, because federation.protocol = \"{}\" has another server", s.protocol);
+        return refuse("federation.server_correction", true, &wanted);
+    }
     if s.clients == Clients::Column && settings.data.group_column.is_empty() {
         let wanted = "data.group_column, which names the column; or \"groups:N\" for groups by chance";
         return refuse("federation.clients", "column", wanted);
@@ -97,6 +101,9 @@ fn local(settings: &Settings) -> Result<()> {
                 "an optimiser without the server's second moments, or federation.server = \"fedadam\", \"fedadagrad\" or \"fedyogi\" under the \
                  protocol `averaging`",
             );
+        }
+        if s.server_correction {
+            return refused("another optimiser, or federation.server_correction = false: the moments that go down are not corrected");
         }
         if kept_by_clients(s) {
             return refused(

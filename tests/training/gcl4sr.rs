@@ -4,7 +4,8 @@ use super::sandbox::{Ran, Sandbox};
 use serde_json::Value;
 
 fn train(sandbox: &Sandbox, out: &str, threads: &str, more: &[&str]) -> Value {
-    let sets = ["--set", "method=gcl4sr", "--set", "federation.rounds=2", "--set", "model.dim=16", "--set", "local.lr=0.003"];
+    let sets = ["method=gcl4sr", "federation.rounds=2", "model.dim=16", "model.dropout=0", "local.batch=64", "local.lr=0.01"];
+    let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
     let set = format!("threads={threads}");
     let words = [&["train", "small.toml", "--out", out, "--json", "--set", &set][..], &sets, more].concat();
     let mut command = sandbox.command(&words);
@@ -24,7 +25,8 @@ fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     let sandbox = Sandbox::new();
     let run = train(&sandbox, "whole", "2", &[]);
     assert_eq!(run["method"], "gcl4sr");
-    assert!(run["test"]["HR@10"].as_f64().unwrap() > 0.0 && run["test"]["users"].as_u64() == Some(200), "{run}");
+    // Chance finds one target in eleven.
+    assert!(run["test"]["HR@10"].as_f64().unwrap() > 0.15 && run["test"]["users"].as_u64() == Some(200), "{run}");
     let [first, second] = &rounds(&sandbox, "whole")[..] else { panic!("two rounds") };
     let loss = |round: &Value, name: &str| round[name].as_f64().unwrap();
     assert!(loss(second, "rec_loss") < loss(first, "rec_loss") && loss(second, "contrast_loss") > 0.0, "{first} {second}");
@@ -50,7 +52,6 @@ fn settings_that_mean_nothing_to_it_are_refused() {
     let sandbox = Sandbox::new();
     for (set, word) in [
         ("federation.clients=user", "wanted one"),
-        ("loss.contrast=joint", "wanted none"),
         ("local.optimizer=sgd", "adam or adamw"),
         ("federation.protocol=gcl4sr hops=0", "whole number from 1 to 4"),
         ("federation.protocol=gcl4sr tau=0", "above 0"),
@@ -58,6 +59,6 @@ fn settings_that_mean_nothing_to_it_are_refused() {
     ] {
         sandbox
             .lumos(&["train", "small.toml", "--out", "run", "--set", "method=gcl4sr", "--set", "model.dim=16", "--set", set])
-            .refused(2, &[word]);
+            .refused(1, &[word]);
     }
 }

@@ -197,7 +197,8 @@ fn what_rounding_takes_is_kept_by_one_process_alone() {
     let (data, views) = world(20, 30, 2);
     let mut s = settings();
     s.federation.rules = vec!["quantise bits=4 feedback=1".into()];
-    for message in Thread::run(2, |reduce| trainer(&s, &data, &views, reduce).round().unwrap_err().to_string()) {
+    let refused = |reduce| Trainer::of(Parts { reduce, ..Parts::new(valid(&s), data.clone(), views.clone()) }).err().unwrap().to_string();
+    for message in Thread::run(2, refused) {
         assert!(message.contains("federation.rules") && message.contains("run one process"), "{message}");
     }
 }

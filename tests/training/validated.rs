@@ -197,6 +197,36 @@ fn corrections_of_moments_that_do_not_decay_are_refused() {
     }
 }
 
+/// What trains a model of its own refuses what it would not look at.
+#[test]
+fn settings_that_a_protocol_would_ignore_are_refused() {
+    let of = |method: &str| lumos::load_settings(None, &[format!("method={method}")]).unwrap().settings.into_inner();
+    let damages: [(&str, Damage); 9] = [
+        ("loss.in_batch.weight", |s| (s.loss.in_batch.weight, s.local.batch) = (0.1, 8)),
+        ("loss.smoothing", |s| s.loss.smoothing = 0.1),
+        ("loss.popularity", |s| s.loss.popularity = 0.5),
+        ("model.item_dropout", |s| s.model.item_dropout = 0.1),
+        ("loss.terms", |s| s.loss.terms = vec!["x".into()]),
+        ("federation.rules", |s| s.federation.rules = vec!["median".into()]),
+        ("federation.clients", |s| s.federation.clients = Clients::Groups(3)),
+        ("loss.contrast", |s| s.loss.contrast = Contrast::Joint),
+        ("local.optimizer", |s| s.local.optimizer = LocalOptimizer::Sgd),
+    ];
+    for method in ["calrec", "gcl4sr"] {
+        for (key, damage) in damages {
+            let mut s = of(method);
+            damage(&mut s);
+            let message = validate(&s).unwrap_err().to_string();
+            assert!(message.contains(key), "{method}, {key}: {message}");
+        }
+    }
+    let mut s = of("gcl4sr");
+    s.model.backbone = Backbone::GRU4REC;
+    assert!(validate(&s).unwrap_err().to_string().contains("model.backbone"));
+    (s.model.backbone, s.local.batch, s.model.max_len) = (Backbone::SASREC, u32::MAX, 50);
+    assert!(validate(&s).unwrap_err().to_string().contains("local.batch"));
+}
+
 /// Optimisers of the client that need what the server or the client does not keep.
 #[test]
 fn optimisers_that_lack_what_they_need_are_refused() {
@@ -211,6 +241,7 @@ fn optimisers_that_lack_what_they_need_are_refused() {
         assert!(message.contains(key) && message.contains(word), "{key}: {message}");
     };
     refused("local.optimizer", "fedyogi", &|s| s.federation.server = ServerOptimizer::Sgd);
+    refused("local.optimizer", "server_correction", &|s| s.federation.server_correction = true);
     refused("local.optimizer", "shared", &|s| s.federation.shared = vec![Group::Items]);
     refused("local.optimizer", "\"one\"", &|s| s.federation.clients = Clients::One);
     refused("local.lr", "local.eps", &|s| s.local.eps = 1e-8);

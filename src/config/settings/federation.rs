@@ -53,8 +53,9 @@ pub struct FederationSettings {
     /// Adaptivity tau of FedAdam, FedAdagrad and FedYogi.
     pub server_eps: f32,
     /// Whether the moments of FedAdam, FedAdagrad and FedYogi are corrected for their beginning at 0, by `1 / (1 - beta^t)` as in Adam (the sums of
-    /// FedAdagrad have no second decay, and stay). `t` counts the steps that a weight has seen itself: for an item row the rounds in which a
-    /// client changed it, for all other weights the rounds.
+    /// FedAdagrad have no second decay, and stay; for the second moment of FedYogi the factor is exact for the first step alone). `t` counts the
+    /// steps that a weight has seen itself: for an item row the rounds in which a mean was applied to it (under user-level privacy every round), for
+    /// all other weights the rounds. Under the protocol `averaging` alone.
     pub server_correction: bool,
     /// What `server_eps` is held against.
     pub server_eps_unit: EpsUnit,

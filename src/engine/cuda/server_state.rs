@@ -98,15 +98,16 @@ impl ChunkTrainer {
         let mut scales = Pointer::NULL;
         let mut step = ServerStep::new(federation, round, weight);
         if self.server.steps.correct() {
-            let of = |steps: &mut ServerSteps, (&item, &weight): (&u32, &i64)| {
-                let Scales { first, second } = if weight > 0 { steps.step_row(federation, item) } else { Scales::NONE };
+            let steps = &self.server.steps;
+            let of = |&item: &u32| {
+                let Scales { first, second } = steps.next_row(federation, item);
                 [first, second]
             };
-            let all: Vec<f32> = items.iter().zip(row_weight).flat_map(|row| of(&mut self.server.steps, row)).collect();
+            let all: Vec<f32> = items.iter().flat_map(of).collect();
             device.upload(slots, 4 * items.len(), bytes_of(&all))?;
             scales = Pointer(slots.at(4 * items.len()));
             if p > 0 {
-                let Scales { first, second } = self.server.steps.step_dense(federation);
+                let Scales { first, second } = steps.next_dense(federation);
                 (step.first_scale, step.second_scale) = (first, second);
             }
         }
@@ -134,6 +135,11 @@ impl ChunkTrainer {
         if !items.is_empty() {
             self.go([(items.len() * d).div_ceil(256) as u32, 1], kernel)?;
         }
+        // Counted once the step is in the queue: one that memory was missing for is taken again.
+        if p > 0 {
+            self.server.steps.count_dense();
+        }
+        items.iter().zip(row_weight).filter(|(_, weight)| **weight > 0).for_each(|(&item, _)| self.server.steps.count_row(item));
         self.spans.end(&*device, begun)
     }
 

@@ -63,6 +63,9 @@ impl Averaging {
         let (spec, rows) = (ModelSpec::of(&settings), ModelSpec::of(&settings).rows(data.item_count()));
         let secure = SecureSums::of(&settings, privacy.as_ref(), &spec, rows);
         let mut rules = rules::of(&settings, attack, privacy, rows)?;
+        if reduce.size() > 1 {
+            rules.may_divide()?;
+        }
         rules.meet(&participants, &data);
         // Who trains alone keeps its moments.
         let keep = kept_by_clients(&settings.federation) || participants.len() == 1;

@@ -3,7 +3,7 @@
 use crate::config::{Clients, Contrast, LocalOptimizer, Settings};
 use crate::{Error, Result};
 #[cfg(feature = "llm")]
-pub use trained::{kept, rates, restored};
+pub use trained::{kept, rates, restored, same};
 
 /// Refuses settings that mean nothing to `protocol`, which trains by one of `optimizers`.
 ///
@@ -23,6 +23,19 @@ pub fn suits(settings: &Settings, protocol: &str, optimizers: &[LocalOptimizer])
     if let Some(term) = settings.loss.terms.first() {
         return refuse("loss.terms", &format!("[\"{term}\", ..]"), "has its own loss: wanted none");
     }
+    let loss = &settings.loss;
+    for (key, value) in [
+        ("loss.in_batch.weight", loss.in_batch.weight),
+        ("loss.future_targets", loss.future_targets),
+        ("loss.paraphrase_inputs", loss.paraphrase_inputs),
+        ("loss.smoothing", loss.smoothing),
+        ("loss.popularity", loss.popularity),
+        ("model.item_dropout", settings.model.item_dropout),
+    ] {
+        if value != 0.0 {
+            return refuse(key, &value.to_string(), "has its own model and loss: wanted 0");
+        }
+    }
     if let Some(rule) = settings.federation.rules.first() {
         return refuse("federation.rules", &format!("[\"{rule}\", ..]"), "uploads nothing that a rule could change: wanted none");
     }
@@ -37,6 +50,7 @@ pub fn suits(settings: &Settings, protocol: &str, optimizers: &[LocalOptimizer])
 /// What is trained on candle's tensors.
 #[cfg(feature = "llm")]
 mod trained {
+    use crate::cluster::Reduce;
     use crate::config::{LocalOptimizer, LocalSettings};
     use crate::engine::{NamedTensor, TensorData, Tensors};
     use crate::llm::tune::{Optimiser, Rates};
@@ -54,11 +68,41 @@ mod trained {
         }
     }
 
+    /// Refuses to go on where the processes of `reduce` have not trained the same bits, as on processors of different kinds.
+    ///
+    /// # Errors
+    /// [`Error::Cluster`] then, and where the transport fails.
+    pub fn same(reduce: &dyn Reduce, optimiser: &Optimiser) -> Result<()> {
+        if reduce.size() == 1 {
+            return Ok(());
+        }
+        let mut digest = 0;
+        for (_, _, values) in optimiser.values()? {
+            let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+            digest = crc32c::crc32c_append(digest, &bytes);
+        }
+        let all = reduce.gather(&digest.to_le_bytes())?;
+        match all.iter().position(|other| other != &all[0]) {
+            Some(rank) => {
+                let message = format!(
+                    "{} has trained other weights than {}: train on processors of one kind, or in one process",
+                    reduce.name(rank),
+                    reduce.name(0)
+                );
+                Err(Error::Cluster(message))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn steps(protocol: &str) -> String {
         format!("{protocol}.steps")
     }
 
     /// All that is trained, with its moments, as tensors of a checkpoint.
+    ///
+    /// # Errors
+    /// Where the device fails.
     pub fn kept(protocol: &str, optimiser: &Optimiser) -> Result<Vec<NamedTensor>> {
         let named = |(name, shape, values)| NamedTensor { name: format!("{protocol}.{name}"), shape, data: TensorData::F32(values) };
         let mut out: Vec<NamedTensor> = optimiser.tensors()?.into_iter().map(named).collect();

@@ -55,8 +55,8 @@ pub trait Protocol: Send {
     ///
     /// # Errors
     /// [`Error::Training`] for a client that diverged, [`Error::Device`] where a device fails, [`Error::Io`] for
-    /// private state that cannot be kept. The state is then that of the round before, or, where the server's step had begun on a device,
-    /// of no use.
+    /// private state that cannot be kept. The state is then that of the round before, or, where the server's step had begun on a device or
+    /// the protocol trains one model in one place (`calrec`, `gcl4sr`), of no use.
     fn round(&mut self, round: u64, cohort: &Cohort, next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport>;
 
     /// Rank of the item that is sought of each user, as [`crate::engine::Engine::rank`] gives it, under the model that the protocol recommends with.

@@ -5,7 +5,6 @@
 use super::{Kind, Needs, Occasion, Options, Role, Rule};
 use crate::base::parcel::{Parcel, Pieces};
 use crate::base::rng::{Purpose, Stream};
-use crate::cluster::Reduce;
 use crate::engine::{Mean, NamedTensor, TensorData, Tensors, Update, quantised};
 use crate::{Error, Result};
 use parking_lot::Mutex;
@@ -121,7 +120,7 @@ impl Rule for Quantise {
         }
     }
 
-    fn join(&self, _: &dyn Reduce) -> Result<()> {
+    fn may_divide(&self) -> Result<()> {
         if self.feedback.is_none() {
             return Ok(());
         }

@@ -51,7 +51,7 @@ pub struct Tuned {
 
 /// What candle says, as an error of this crate.
 pub(crate) fn failed(e: candle_core::Error) -> Error {
-    Error::Usage(format!("the model cannot be trained: {}", first_line(&e)))
+    Error::Usage(format!("the model cannot be computed: {}", first_line(&e)))
 }
 
 /// Softmax of scores `[heads, n, n]` over what each row sees: itself and the rows before it.

@@ -22,6 +22,11 @@ pub struct Rates {
     pub clip: f64,
 }
 
+/// A tensor as it is kept.
+fn named(name: String, x: &Tensor) -> candle_core::Result<Named> {
+    Ok((name, x.dims().to_vec(), x.flatten_all()?.to_vec1::<f32>()?))
+}
+
 /// What is trained, with its moments.
 pub struct Optimiser {
     vars: Vec<(String, Var)>,
@@ -77,16 +82,23 @@ impl Optimiser {
         Ok(norm)
     }
 
+    /// What is trained, by name.
+    ///
+    /// # Errors
+    /// The device's.
+    pub fn values(&self) -> Result<Vec<Named>> {
+        self.vars.iter().map(|(name, var)| named(name.clone(), var.as_tensor()).map_err(failed)).collect()
+    }
+
     /// What is trained and its moments, by name.
     ///
     /// # Errors
     /// The device's.
     pub fn tensors(&self) -> Result<Vec<Named>> {
-        let values = |name: String, x: &Tensor| Ok((name, x.dims().to_vec(), x.flatten_all()?.to_vec1::<f32>()?));
         let mut all = Vec::with_capacity(3 * self.vars.len());
         for ((name, var), [first, second]) in self.vars.iter().zip(&self.moments) {
             for (name, x) in [(name.clone(), var.as_tensor()), (format!("{name}.first"), first), (format!("{name}.second"), second)] {
-                all.push(values(name, x).map_err(failed)?);
+                all.push(named(name, x).map_err(failed)?);
             }
         }
         Ok(all)

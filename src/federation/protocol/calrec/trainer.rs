@@ -5,6 +5,7 @@ use super::loss::{Example, Loss, all_items, with_contrast};
 use super::ranker::Ranker;
 use super::text::Lines;
 use crate::base::rng::{Purpose, Stream};
+use crate::cluster::agree;
 use crate::config::Settings;
 use crate::data::Sought;
 use crate::engine::{NamedTensor, Participants, Progress, TensorData, Tensors, Totals, fixed};
@@ -182,6 +183,7 @@ impl Protocol for CalRec {
             }
         }
         (self.stale, self.last) = (true, round);
+        central::same(&*self.parts.reduce, &self.optimiser)?;
         let losses = losses.map(|sum| fixed::from_f64(sum / done.max(1) as f64));
         let totals = Totals { counts: [1, done, tokens, examples, 0, 0, 0], losses, ..Totals::default() };
         let report = RoundReport::of(round, cohort, &totals, 0, start);
@@ -189,7 +191,8 @@ impl Protocol for CalRec {
     }
 
     fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
-        self.refresh()?;
+        let refreshed = self.refresh();
+        agree(&*self.parts.reduce, refreshed)?;
         self.shares.rank(&*self.parts.reduce, &self.participants, users, |users| self.ranks(sought, users, progress))
     }
 

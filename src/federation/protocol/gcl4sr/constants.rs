@@ -1,9 +1,9 @@
 //! The options of `gcl4sr`.
 
-use crate::Result;
 use crate::base::options::Options;
-use crate::config::{LocalOptimizer, Settings};
+use crate::config::{Backbone, LocalOptimizer, Settings};
 use crate::federation::protocol::central;
+use crate::{Error, Result};
 
 /// Every option with its default: those of the published code.
 pub const OPTIONS: &[(&str, f64)] = &[
@@ -25,7 +25,7 @@ pub struct Constants {
     pub contrast: f64,
     /// Its temperature.
     pub tau: f64,
-    /// Weight of the distances of distributions.
+    /// Weight of each maximum mean discrepancy.
     pub mmd: f64,
     /// Most neighbours of an item in a sample.
     pub neighbours: usize,
@@ -48,6 +48,15 @@ impl Constants {
     /// [`crate::Error::Setting`] for an option out of range and for settings that mean nothing here.
     pub fn read(options: &Options, settings: &Settings) -> Result<Constants> {
         central::suits(settings, "gcl4sr", &[LocalOptimizer::Adam, LocalOptimizer::Adamw])?;
+        if settings.model.backbone != Backbone::SASREC {
+            let message = format!("is {}, and gcl4sr has a transformer of its own: wanted sasrec", settings.model.backbone.name());
+            return Err(Error::setting("model.backbone", message));
+        }
+        // Places of a mini-batch are numbered by 32 bits.
+        if u64::from(settings.local.batch) * u64::from(settings.model.max_len) > u64::from(u32::MAX) {
+            let most = u32::MAX / settings.model.max_len.max(1);
+            return Err(Error::setting("local.batch", format!("is {}, wanted at most {most} at this model.max_len", settings.local.batch)));
+        }
         let within = |name: &str, most: f64| options.get(name, |x| (0.0..=most).contains(&x), &format!("between 0 and {most}"));
         Ok(Constants {
             contrast: within("contrast", 100.0)?,
@@ -63,6 +72,7 @@ impl Constants {
     }
 
     /// What the rate is multiplied by in `round` (counted from 1).
+    #[cfg(feature = "llm")]
     pub fn rate_at(&self, round: u64) -> f64 {
         self.decay.powf((round.saturating_sub(1) / self.every) as f64)
     }

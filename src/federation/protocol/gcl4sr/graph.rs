@@ -46,6 +46,9 @@ impl TransitionGraph {
     }
 
     /// The neighbours of `item`, ascending, with their weights.
+    ///
+    /// # Panics
+    /// For an item that is not in the catalogue.
     pub fn of(&self, item: u32) -> &[(u32, f64)] {
         &self.edges[self.bounds[item as usize]..self.bounds[item as usize + 1]]
     }

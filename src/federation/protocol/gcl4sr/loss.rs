@@ -1,10 +1,10 @@
-//! The objective: the next item among all, a contrast of the two samples, and distances of distributions.
+//! The objective: the next item among all, a contrast of the two samples, and maximum mean discrepancies (MMD).
 
 use super::constants::Constants;
 use super::network::{Histories, Network, States, unit_rows};
 use candle_core::{D, Device, Result, Tensor};
 
-/// Gaussian kernels of the distance of distributions, each twice as wide as the one before.
+/// Gaussian kernels of the maximum mean discrepancy, each twice as wide as the one before.
 const KERNELS: u32 = 5;
 
 /// The value of an objective and what it is made of.
@@ -13,11 +13,14 @@ pub struct Loss {
     pub whole: Tensor,
     /// Cross-entropy of the targets.
     pub next_item: f64,
-    /// Weighted sum of the contrast and the distances.
+    /// Weighted sum of the contrast and the discrepancies.
     pub graph: f64,
 }
 
 /// The objective of `states` for the `targets [B]` of `histories`.
+///
+/// # Errors
+/// candle's.
 pub fn objective(network: &Network, constants: &Constants, histories: &Histories, states: &States, targets: &[u32]) -> Result<Loss> {
     let logits = states.pooled.matmul(&network.items()?.t()?)?;
     let next_item = cross_entropy(&logits, targets)?;
@@ -32,7 +35,7 @@ pub fn objective(network: &Network, constants: &Constants, histories: &Histories
         let rows = network.items()?.index_select(&Tensor::new(&histories.items[..], &Device::Cpu)?, 0)?;
         let items = points(&rows, "mmd.item")?;
         for gated in &states.gated {
-            graph = (graph + (distance(&items, &points(gated, "mmd.graph")?)? * constants.mmd)?)?;
+            graph = (graph + (discrepancy(&items, &points(gated, "mmd.graph")?)? * constants.mmd)?)?;
         }
     }
     let value = |x: &Tensor| Ok::<_, candle_core::Error>(f64::from(x.to_scalar::<f32>()?));
@@ -58,7 +61,7 @@ fn contrast(a: &Tensor, b: &Tensor, tau: f64) -> Result<Tensor> {
 }
 
 /// Maximum mean discrepancy of two sets of points `[B, n]` (Gretton et al., JMLR 2012) with [`KERNELS`] Gaussian kernels around the mean squared distance.
-fn distance(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+fn discrepancy(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (all, count) = (Tensor::cat(&[a, b], 0)?, a.dim(0)?);
     let squares = all.sqr()?.sum_keepdim(1)?;
     let products = (all.matmul(&all.t()?)? * 2.0)?;

@@ -2,7 +2,7 @@
 //!
 //! The graph joins the items of all training histories. Two samples of it ([`sample`]) are encoded by graph layers, gated for the user, joined with
 //! the transformer's states and pooled by attention ([`network`]); the next item is ranked by its inner product with what comes out. The loss is the
-//! cross-entropy over all items, a contrast of the two samples and the distance of the distributions of item rows and graph states ([`loss`]).
+//! cross-entropy over all items, a contrast of the two samples and the maximum mean discrepancy of item rows and graph states ([`loss`]).
 //! After the published code (sdu-zyx/GCL4SR at 9e6e4d2). Ours, where that code is at odds with itself or with the paper:
 //!
 //! * Graph layers follow each other; there each begins with the item rows again, so that what an outer one computes is lost.
@@ -15,6 +15,8 @@
 //! A user who is not in the data set has gates without a part of the user's.
 
 mod constants;
+#[cfg(feature = "llm")]
+mod fused;
 #[cfg(feature = "llm")]
 mod graph;
 #[cfg(feature = "llm")]

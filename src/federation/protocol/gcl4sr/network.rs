@@ -1,6 +1,7 @@
 //! The network: a transformer over a history, graph layers over two samples of the graph, gates, and pooling by attention.
 
 use super::constants::Constants;
+use super::fused::{Gelu, Masked};
 use super::sample::Sample;
 use super::sparse::Sparse;
 use crate::base::rng::{Purpose, Stream, dropout_threshold};
@@ -84,8 +85,7 @@ impl Dropout<'_> {
             mask.extend([kept(word & 0xFFFF), kept(word >> 16)]);
         }
         mask.truncate(x.elem_count());
-        let mask = Tensor::from_vec(mask, x.dims(), x.device())?;
-        x * mask
+        x.contiguous()?.apply_op1(Masked(mask.into()))
     }
 }
 
@@ -113,6 +113,9 @@ pub struct Network {
 
 impl Network {
     /// A network for `items` and `users`. Matrices are drawn from `U(-1 / sqrt(d), 1 / sqrt(d))`, biases are 0, norms 1 and 0.
+    ///
+    /// # Errors
+    /// candle's.
     pub fn new(model: &ModelSettings, constants: &Constants, items: usize, users: usize, seed: u64) -> Result<Network> {
         let (d, longest) = (model.dim as usize, model.max_len as usize);
         let inner = if model.ffn == 0 { 4 * d } else { model.ffn as usize };
@@ -187,6 +190,9 @@ impl Network {
     }
 
     /// `x [n, inputs]` times the weights `NAME.w [outputs, inputs]`, plus `NAME.b [outputs]` where there is one.
+    ///
+    /// # Errors
+    /// candle's.
     pub fn linear(&self, x: &Tensor, name: &str) -> Result<Tensor> {
         let y = x.matmul(&self.var(&format!("{name}.w"))?.t()?)?;
         match self.vars.get(&format!("{name}.b")) {
@@ -204,6 +210,9 @@ impl Network {
     }
 
     /// States `[n, d]` of the items that `sample` was drawn around.
+    ///
+    /// # Errors
+    /// candle's.
     pub fn surroundings(&self, sample: &Sample, dropout: &mut Dropout) -> Result<Tensor> {
         let mut x = self.items()?.index_select(&Tensor::new(&sample.items[..], &Device::Cpu)?, 0)?;
         for (i, hop) in sample.hops.iter().enumerate() {
@@ -236,14 +245,14 @@ impl Network {
             let seen = together.apply(&seen.transpose(1, 2)?.reshape((count * width, d))?)?;
             let seen = dropout.apply(self.linear(&seen, &name("out"))?, rate)?;
             x = self.norm(&(x + seen)?, &name("norm1"))?;
-            let inner = dropout.apply(self.linear(&x, &name("up"))?.gelu_erf()?, rate)?;
+            let inner = dropout.apply(self.linear(&x, &name("up"))?.apply_op1(Gelu)?, rate)?;
             let out = dropout.apply(self.linear(&inner, &name("down"))?, rate)?;
             x = self.norm(&(x + out)?, &name("norm2"))?;
         }
         Ok(x)
     }
 
-    /// What opens for each item and user `[T, 1]`.
+    /// The gate of each item, between 0 and 1 `[T, 1]`.
     fn gate(&self, histories: &Histories, graph: &Tensor) -> Result<Tensor> {
         let users = Sparse::placed(self.var("users")?.dim(0)?, histories.users.iter().copied());
         let by_place = self.linear(&users.apply(self.var("users")?)?, "gate.user")?;
@@ -265,6 +274,9 @@ impl Network {
     }
 
     /// The states of a mini-batch, from the states of its items in the two samples, `graph [T, d]`.
+    ///
+    /// # Errors
+    /// candle's.
     pub fn states(&self, histories: &Histories, graph: [Tensor; 2], dropout: &mut Dropout) -> Result<States> {
         let rows = self.items()?.index_select(&Tensor::new(&histories.items[..], &Device::Cpu)?, 0)?;
         let read = self.read(histories, &rows, dropout)?;
@@ -280,8 +292,11 @@ impl Network {
     }
 }
 
-/// Rows of length 1; a row of zeros stays.
+/// Rows of length 1; a row of zeros stays, and hands on a gradient of a size that a step can take.
+///
+/// # Errors
+/// candle's.
 pub fn unit_rows(x: &Tensor) -> Result<Tensor> {
-    let length = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-24)?.sqrt()?;
+    let length = (x.sqr()?.sum_keepdim(D::Minus1)? + 1e-8)?.sqrt()?;
     x.broadcast_div(&length)
 }

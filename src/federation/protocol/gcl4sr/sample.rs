@@ -3,7 +3,7 @@
 use super::graph::TransitionGraph;
 use super::sparse::Sparse;
 use crate::base::rng::Stream;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// What one graph layer sums: from `sources` of the sample's items to the first `targets` of them.
 pub struct Hop {
@@ -25,6 +25,9 @@ pub struct Sample {
 
 impl Sample {
     /// A sample around `items`, which are distinct: up to `neighbours` of each item's, drawn uniformly, for each of `hops`.
+    ///
+    /// # Panics
+    /// For an item that is not in the catalogue.
     pub fn draw(graph: &TransitionGraph, items: &[u32], neighbours: usize, hops: usize, stream: &mut Stream) -> Sample {
         let mut items = items.to_vec();
         let mut place: HashMap<u32, u32> = items.iter().copied().zip(0..).collect();
@@ -34,13 +37,14 @@ impl Sample {
             let mut edges: Vec<Vec<(u32, f64)>> = Vec::with_capacity(targets);
             for target in 0..targets {
                 let all = graph.of(items[target]);
-                let mut chosen: Vec<usize> = (0..all.len()).collect();
-                // The first few of a shuffle.
-                for at in 0..neighbours.min(all.len()) {
-                    chosen.swap(at, at + stream.below((all.len() - at) as u64) as usize);
+                // Floyd's way to distinct numbers, whose time does not follow the number of neighbours (Bentley and Floyd, CACM 1987).
+                let mut chosen = BTreeSet::new();
+                for last in all.len().saturating_sub(neighbours)..all.len() {
+                    let drawn = if all.len() > neighbours { stream.below(last as u64 + 1) as usize } else { last };
+                    if !chosen.insert(drawn) {
+                        chosen.insert(last);
+                    }
                 }
-                chosen.truncate(neighbours);
-                chosen.sort_unstable();
                 let mut own = Vec::with_capacity(chosen.len());
                 for (item, weight) in chosen.into_iter().map(|at| all[at]) {
                     let next = items.len() as u32;

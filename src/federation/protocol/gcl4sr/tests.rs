@@ -21,9 +21,12 @@ const ITEMS: usize = 11;
 
 type Rows = Vec<Vec<f64>>;
 
-fn data() -> Dataset {
+/// What the second sample is drawn from in its place, so that the two differ where both take all neighbours.
+const OTHERS: [&[u32]; 3] = [&[3, 1, 0, 2], &[5, 2, 7, 4, 6], &[9, 0, 1]];
+
+fn data(sequences: &[&[u32]]) -> Dataset {
     let mut data = Dataset { item_tokens: vec![String::new(); ITEMS], offsets: vec![0], ..Default::default() };
-    for sequence in SEQUENCES {
+    for sequence in sequences {
         // Two more that are held out.
         data.items.extend(sequence.iter().chain(&[10, 10]));
         data.offsets.push(data.items.len() as u64);
@@ -158,13 +161,13 @@ impl Plain {
     }
 
     /// The whole objective. A distance's bandwidth is a constant of the gradient: it is taken from `widths`, or written there.
-    fn objective(&self, graph: &TransitionGraph, histories: &Histories, targets: &[u32], widths: &mut Vec<f64>) -> f64 {
+    fn objective(&self, graphs: &[TransitionGraph; 2], histories: &Histories, targets: &[u32], widths: &mut Vec<f64>) -> f64 {
         let mut distinct = histories.items.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let around = self.surroundings(graph, &distinct);
+        let around = [0, 1].map(|side| self.surroundings(&graphs[side], &distinct));
         let (mut first, mut total) = (0, 0.0);
-        let (mut means, mut points): (Rows, [Rows; 2]) = (Vec::new(), [Vec::new(), Vec::new()]);
+        let (mut means, mut points): ([Rows; 2], [Rows; 3]) = Default::default();
         for ((n, user), target) in histories.lengths.iter().zip(&histories.users).zip(targets) {
             let items = &histories.items[first..first + n];
             first += n;
@@ -172,17 +175,19 @@ impl Plain {
             let zero = vec![0.0; 4];
             let user = user.map_or(&zero, |user| &self.0["users"][user as usize]);
             let by_place = self.linear(user, "gate.user");
-            let (mut hidden, mut line): (Rows, [Vec<f64>; 2]) = (Vec::new(), [vec![0.0; LONGEST - n], vec![0.0; LONGEST - n]]);
-            let mut mean = vec![0.0; 4];
+            let (mut hidden, mut line): (Rows, [Vec<f64>; 3]) = (Vec::new(), [0; 3].map(|_| vec![0.0; LONGEST - n]));
+            let mut mean = [vec![0.0; 4], vec![0.0; 4]];
             for (i, item) in items.iter().enumerate() {
-                let state = &around[item];
-                let open = sigmoid(self.linear(state, "gate.item")[0] + by_place[LONGEST - n + i]);
-                let gated: Vec<f64> = state.iter().map(|x| x * open).collect();
-                line[0].push(self.linear(&self.0["items"][*item as usize], "mmd.item")[0]);
-                line[1].push(self.linear(&gated, "mmd.graph")[0]);
-                mean.iter_mut().zip(state).for_each(|(m, x)| *m += x / *n as f64);
-                // Both samples are the whole neighbourhood here.
-                hidden.push(self.linear(&[&read[i][..], &gated, &gated].concat(), "mix"));
+                line[2].push(self.linear(&self.0["items"][*item as usize], "mmd.item")[0]);
+                let gated = [0, 1].map(|side| {
+                    let state = &around[side][item];
+                    let open = sigmoid(self.linear(state, "gate.item")[0] + by_place[LONGEST - n + i]);
+                    let gated: Vec<f64> = state.iter().map(|x| x * open).collect();
+                    line[side].push(self.linear(&gated, "mmd.graph")[0]);
+                    mean[side].iter_mut().zip(state).for_each(|(m, x)| *m += x / *n as f64);
+                    gated
+                });
+                hidden.push(self.linear(&[&read[i][..], &gated[0], &gated[1]].concat(), "mix"));
             }
             let middle: Vec<f64> = (0..4).map(|k| hidden.iter().map(|h| h[k]).sum::<f64>() / *n as f64).collect();
             let middle = self.linear(&middle, "pool.mean");
@@ -197,15 +202,17 @@ impl Plain {
             let logits: Vec<f64> = self.0["items"].iter().map(|row| row.iter().zip(&pooled).map(|(a, b)| a * b).sum()).collect();
             let all = logits.iter().map(|x| x.exp()).sum::<f64>().ln();
             total += (all - logits[*target as usize]) / targets.len() as f64;
-            means.push(mean);
+            means.iter_mut().zip(mean).for_each(|(means, mean)| means.push(mean));
             points.iter_mut().zip(line).for_each(|(points, line)| points.push(line));
         }
-        // Both samples are alike: a row's partner is itself, and both directions are one.
-        let unit: Rows = means.iter().map(|m| m.iter().map(|x| x / m.iter().map(|x| x * x).sum::<f64>().sqrt()).collect()).collect();
-        let cosine = |a: usize, b: usize| unit[a].iter().zip(&unit[b]).map(|(a, b)| a * b).sum::<f64>() / CONSTANTS.tau;
-        for a in 0..unit.len() {
-            let others: f64 = (0..unit.len()).filter(|b| *b != a).map(|b| 2.0 * cosine(a, b).exp()).sum();
-            total += CONSTANTS.contrast * 2.0 * ((cosine(a, a).exp() + others).ln() - cosine(a, a)) / unit.len() as f64;
+        let length = |m: &Vec<f64>| m.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let cosine = |a: &Vec<f64>, b: &Vec<f64>| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>() / (length(a) * length(b));
+        let all: Vec<&Vec<f64>> = means.iter().flatten().collect();
+        for (at, mean) in all.iter().enumerate() {
+            let partner = (at + targets.len()) % all.len();
+            let power = |other: usize| (cosine(mean, all[other]) / CONSTANTS.tau).exp();
+            let others: f64 = (0..all.len()).filter(|other| *other != at).map(power).sum();
+            total += CONSTANTS.contrast * (others / power(partner)).ln() / targets.len() as f64;
         }
         for side in 0..2 {
             total += CONSTANTS.mmd * discrepancy(&points, side, widths);
@@ -214,7 +221,8 @@ impl Plain {
     }
 }
 
-fn discrepancy([a, b]: &[Rows; 2], side: usize, widths: &mut Vec<f64>) -> f64 {
+fn discrepancy(points: &[Rows; 3], side: usize, widths: &mut Vec<f64>) -> f64 {
+    let (a, b) = (&points[2], &points[side]);
     let all: Vec<&Vec<f64>> = a.iter().chain(b).collect();
     let apart = |i: usize, j: usize| all[i].iter().zip(all[j]).map(|(x, y)| (x - y).powi(2)).sum::<f64>();
     let count = all.len();
@@ -244,15 +252,15 @@ fn erf(x: f64) -> f64 {
 
 #[test]
 fn the_objective_and_its_gradient_are_those_of_plain_loops() {
-    let (network, graph) = (network(), TransitionGraph::new(&data()));
+    let (network, graphs) = (network(), [&SEQUENCES, &OTHERS].map(|sequences| TransitionGraph::new(&data(sequences))));
     let (histories, targets) = histories();
     let mut distinct = histories.items.clone();
     distinct.sort_unstable();
     distinct.dedup();
     let places: Vec<u32> = histories.items.iter().map(|item| distinct.binary_search(item).unwrap() as u32).collect();
-    let states = |round| {
-        let mut stream = Stream::new(1, Purpose::Augment, round, 0);
-        let sample = Sample::draw(&graph, &distinct, CONSTANTS.neighbours, CONSTANTS.hops, &mut stream);
+    let states = |side: usize| {
+        let mut stream = Stream::new(1, Purpose::Augment, side as u64, 0);
+        let sample = Sample::draw(&graphs[side], &distinct, CONSTANTS.neighbours, CONSTANTS.hops, &mut stream);
         let states = network.surroundings(&sample, &mut Dropout(None)).unwrap();
         states.index_select(&Tensor::new(&places[..], &Device::Cpu).unwrap(), 0).unwrap()
     };
@@ -260,7 +268,7 @@ fn the_objective_and_its_gradient_are_those_of_plain_loops() {
     let loss = objective(&network, &CONSTANTS, &histories, &states, &targets).unwrap();
     let mut plain = Plain::of(&network);
     let mut widths = Vec::new();
-    let want = plain.objective(&graph, &histories, &targets, &mut widths);
+    let want = plain.objective(&graphs, &histories, &targets, &mut widths);
     let got = f64::from(loss.whole.to_scalar::<f32>().unwrap());
     assert!((got - want).abs() < 1e-5 * want.abs(), "{got} instead of {want}");
     assert!((loss.next_item + loss.graph - got).abs() < 1e-5 && loss.graph > 0.0);
@@ -273,10 +281,11 @@ fn the_objective_and_its_gradient_are_those_of_plain_loops() {
         let width = *var.dims().last().unwrap();
         let mut order: Vec<usize> = (0..gradient.len()).collect();
         order.sort_by(|a, b| gradient[*b].abs().total_cmp(&gradient[*a].abs()));
-        for at in order.into_iter().take(3) {
+        let places = [0, gradient.len() / 2, gradient.len() - 1];
+        for at in order.into_iter().take(3).chain(places) {
             let mut value = |by: f64| {
                 plain.0.get_mut(&name).unwrap()[at / width][at % width] += by;
-                let value = plain.objective(&graph, &histories, &targets, &mut widths);
+                let value = plain.objective(&graphs, &histories, &targets, &mut widths);
                 plain.0.get_mut(&name).unwrap()[at / width][at % width] -= by;
                 value
             };
@@ -292,7 +301,7 @@ fn the_objective_and_its_gradient_are_those_of_plain_loops() {
 
 #[test]
 fn a_sample_takes_some_neighbours_of_every_item() {
-    let graph = TransitionGraph::new(&data());
+    let graph = TransitionGraph::new(&data(&SEQUENCES));
     let draw = |seed, most| Sample::draw(&graph, &[2, 0], most, 2, &mut Stream::new(seed, Purpose::Augment, 0, 0));
     let sample = draw(1, 2);
     assert_eq!(&sample.items[..2], &[2, 0]);
@@ -332,13 +341,25 @@ fn sums_of_rows_and_their_gradient_are_products_with_the_matrix() {
 
 #[test]
 fn dropout_keeps_the_mean_and_rests_outside_training() {
-    let x = Tensor::ones((100, 50), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let x = Var::ones((100, 50), candle_core::DType::F32, &Device::Cpu).unwrap();
     let mut stream = Stream::new(1, Purpose::Dropout, 0, 0);
-    let dropped = Dropout(Some(&mut stream)).apply(x.clone(), 0.25).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let y = Dropout(Some(&mut stream)).apply(x.as_tensor().clone(), 0.25).unwrap();
+    let gradient = y.sum_all().unwrap().backward().unwrap();
+    assert_eq!(gradient.get(&x).unwrap().to_vec2::<f32>().unwrap(), y.to_vec2::<f32>().unwrap());
+    let dropped = y.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let gone = dropped.iter().filter(|x| **x == 0.0).count();
     assert!((1150..1350).contains(&gone) && dropped.iter().all(|x| *x == 0.0 || (*x - 4.0 / 3.0).abs() < 1e-4), "{gone}");
-    let still = Dropout(None).apply(x.clone(), 0.25).unwrap();
+    let still = Dropout(None).apply(x.as_tensor().clone(), 0.25).unwrap();
     assert_eq!(still.to_vec2::<f32>().unwrap(), x.to_vec2::<f32>().unwrap());
+}
+
+#[test]
+fn a_row_of_zeros_hands_on_a_gradient_of_some_size() {
+    let x = Var::zeros((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let y = super::network::unit_rows(&x).unwrap();
+    let gradient = y.sum_all().unwrap().backward().unwrap();
+    let gradient = gradient.get(&x).unwrap().to_vec2::<f32>().unwrap();
+    assert!(y.to_vec2::<f32>().unwrap() == [[0.0; 3]; 2] && gradient.iter().flatten().all(|g| g.abs() < 1e5), "{gradient:?}");
 }
 
 #[test]

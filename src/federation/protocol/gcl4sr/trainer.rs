@@ -5,7 +5,9 @@ use super::graph::TransitionGraph;
 use super::loss::{Loss, objective};
 use super::network::{Dropout, Histories, Network};
 use super::sample::Sample;
+use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
+use crate::cluster::agree;
 use crate::data::Sought;
 use crate::engine::{NamedTensor, Participants, Progress, Tensors, Totals, fixed};
 use crate::eval::rank_of;
@@ -30,7 +32,7 @@ pub struct Gcl4sr {
     graph: TransitionGraph,
     network: Network,
     optimiser: Optimiser,
-    /// States of all items in the two samples that rank `[I, d]`; nothing once the weights have moved.
+    /// States of all items in the two samples that rank `[I, d]`; none since the weights have moved.
     ranking: Option<[Tensor; 2]>,
     last: u64,
 }
@@ -42,9 +44,13 @@ impl Gcl4sr {
     /// A training of `parts`.
     ///
     /// # Errors
-    /// Where there is no memory.
+    /// [`Error::Usage`] for a data set without two training items of one user.
     pub fn new(constants: Constants, parts: Parts) -> Result<Gcl4sr> {
         let (settings, data) = (&parts.settings, &parts.data);
+        if (0..data.users()).all(|user| data.train(user).len() < 2) {
+            let message = "no user has two training items, and gcl4sr learns from one item after another: take a larger data set";
+            return Err(Error::Usage(message.into()));
+        }
         let network = Network::new(&settings.model, &constants, data.item_count(), data.users(), settings.seed).map_err(failed)?;
         let participants = Participants::new(settings.federation.clients, data);
         Ok(Gcl4sr {
@@ -128,11 +134,11 @@ impl Gcl4sr {
 
     fn ranks(&self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
         let (data, mask) = (&self.parts.data, self.parts.settings.eval.mask);
-        let mut ranks = Vec::with_capacity(users.len());
-        for users in users.chunks(USERS) {
-            let asked: Vec<_> = users.iter().map(|&user| data.sought(user as usize, sought)).collect();
+        let (mut ranks, total) = (Vec::with_capacity(users.len()), users.len() as u64);
+        for part in users.chunks(USERS) {
+            let asked: Vec<_> = part.iter().map(|&user| data.sought(user as usize, sought)).collect();
             let mut histories = Histories::default();
-            for (&user, (input, _)) in users.iter().zip(&asked).filter_map(|(user, asked)| asked.as_ref().map(|asked| (user, asked))) {
+            for (&user, (input, _)) in part.iter().zip(&asked).filter_map(|(user, asked)| asked.as_ref().map(|asked| (user, asked))) {
                 histories.push(Some(user), input, self.network.longest);
             }
             let mut scores = if histories.lengths.is_empty() { Vec::new() } else { self.score(&histories).map_err(failed)? }.into_iter();
@@ -140,18 +146,19 @@ impl Gcl4sr {
                 let scores = asked.and_then(|asked| Some((scores.next()?, asked)));
                 ranks.push(scores.map_or(0, |(scores, (input, target))| rank_of(&scores, target, mask.masked(input))));
             }
-            progress(ranks.len() as u64, users.len() as u64);
+            progress(ranks.len() as u64, total);
         }
         Ok(ranks)
     }
 }
 
-impl Protocol for Gcl4sr {
-    fn round(&mut self, round: u64, cohort: &Cohort, _next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
-        let start = Instant::now();
+impl Gcl4sr {
+    /// The passes of one round.
+    fn train(&mut self, round: u64, progress: &Progress) -> Result<Totals> {
         let settings = self.parts.settings.clone();
         let batch = settings.local.batch.max(1) as usize;
         let rates = central::rates(&settings.local, self.constants.rate_at(round));
+        self.ranking = None;
         let (mut done, mut tokens, mut examples, mut losses) = (0, 0, 0, [0.0; 2]);
         for epoch in 0..u64::from(settings.local.epochs) {
             let stream = |purpose| Stream::new(settings.seed, purpose, round, epoch);
@@ -171,16 +178,27 @@ impl Protocol for Gcl4sr {
                 progress(done, steps * u64::from(settings.local.epochs));
             }
         }
-        (self.ranking, self.last) = (None, round);
         let losses = losses.map(|sum| fixed::from_f64(sum / done.max(1) as f64));
-        let totals = Totals { counts: [1, done, tokens, examples, 0, 0, 0], losses, ..Totals::default() };
+        Ok(Totals { counts: [1, done, tokens, examples, 0, 0, 0], losses, ..Totals::default() })
+    }
+}
+
+impl Protocol for Gcl4sr {
+    fn round(&mut self, round: u64, cohort: &Cohort, _next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
+        let start = Instant::now();
+        let totals = parallel::pool(self.parts.settings.threads as usize)?.install(|| self.train(round, progress))?;
+        self.last = round;
+        central::same(&*self.parts.reduce, &self.optimiser)?;
         let report = RoundReport::of(round, cohort, &totals, 0, start);
         Ok(RoundReport { train_s: report.seconds, ..report })
     }
 
     fn rank(&mut self, sought: Sought, users: &[u32], progress: &Progress) -> Result<Vec<u32>> {
-        self.refresh()?;
-        self.shares.rank(&*self.parts.reduce, &self.participants, users, |users| self.ranks(sought, users, progress))
+        let pool = parallel::pool(self.parts.settings.threads as usize)?;
+        let refreshed = pool.install(|| self.refresh());
+        agree(&*self.parts.reduce, refreshed)?;
+        let ranks = |users: &[u32]| pool.install(|| self.ranks(sought, users, progress));
+        self.shares.rank(&*self.parts.reduce, &self.participants, users, ranks)
     }
 
     fn scores(&mut self, user: Option<u32>, history: &[u32]) -> Result<Vec<f32>> {
@@ -209,7 +227,9 @@ impl Protocol for Gcl4sr {
     }
 
     fn bytes(&self) -> usize {
-        // Weights, their gradients and two moments.
-        16 * self.network.count()
+        // Weights, their gradients and two moments; edges; states that rank; the scores of a mini-batch, their softmax and its gradient.
+        let (items, settings) = (self.parts.data.item_count(), &self.parts.settings);
+        let scores = settings.local.batch.max(USERS as u32) as usize * items;
+        16 * self.network.count() + 16 * self.graph.edges() + 8 * items * settings.model.dim as usize + 16 * scores
     }
 }

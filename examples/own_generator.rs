@@ -42,6 +42,7 @@ const FASHION: GeneratorEntry = GeneratorEntry {
     name: "fashion",
     summary: "popular items as the future, another order as the paraphrase, rare items as the counterfactual",
     neighbours: false,
+    follows: false,
     version: 1,
     costly: false,
     // Another value of one of these makes the views anew.

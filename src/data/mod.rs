@@ -20,6 +20,7 @@ pub mod formats;
 pub mod fuzz;
 mod manifest;
 mod noise;
+mod pairs;
 mod prepare;
 mod reader;
 mod recbole;
@@ -44,6 +45,7 @@ pub use fetch::{Fetched, KnownFile, KnownSet, Patience, Received, fetch, known_s
 pub use filter::{Filtered, Removed, filter};
 pub use manifest::{FORMAT_VERSION, GROUPED_VERSION, Manifest, RawStats, SPLIT_VERSION, SourceFile};
 pub use noise::{disturbed, noisy_fingerprint, with_exchanged_titles};
+pub use pairs::{PAIR_BYTES, PairCounts, PairWeights};
 pub use prepare::{Found, Progress, Steps, find_or_prepare, prepare, prepared_dir};
 pub use reader::{CatalogueNotes, RawData, Reader, SourceNotes, reader, reader_names, register_reader};
 pub use repeats::Dropped;

@@ -2,7 +2,7 @@
 
 use super::{Accountant, Sampling, Spending, noise_beside, noise_for};
 use crate::config::range::{ensure, refuse};
-use crate::config::{Average, ClientWeighting, Clients, CohortSampling, CountsUse, NoiseBy, PrivacySettings, Settings};
+use crate::config::{Average, ClientWeighting, Clients, CohortSampling, CountsUse, GeneratorKind, NoiseBy, PrivacySettings, Settings};
 use crate::{Error, Result};
 
 /// Fewest users that a round may draw on average: noise on the sum of less drowns it, and a round without any would show that it had none.
@@ -196,6 +196,10 @@ fn counts(settings: &Settings) -> Result<()> {
     if s.counts != CountsUse::Exact && settings.federation.protocol.split_whitespace().next() == Some("transitions") {
         let wanted = "`exact` under protocol `transitions`, whose own options clip and noise protect what it counts";
         return refuse("privacy.counts", s.counts.name(), wanted);
+    }
+    if settings.views.generator == GeneratorKind::TRANSITIONS && (s.is_on() || s.counts != CountsUse::Exact) {
+        let wanted = "another generator under user-level privacy (privacy.noise, privacy.epsilon, privacy.counts): the sums of counted pairs have no noise";
+        return refuse("views.generator", "transitions", wanted);
     }
     if s.counts == CountsUse::Noisy && s.epsilon > 0.0 && s.counts_epsilon >= s.epsilon {
         return refuse("privacy.counts_epsilon", s.counts_epsilon, "less than privacy.epsilon, of which it is a part");

@@ -122,7 +122,7 @@ pub(super) fn run(
     let (items, total) = (data.item_count() as u64, data.item_count() as u64 + (users * parts.len()) as u64);
     (options.progress)(0, total);
     let counts = data.known_counts();
-    let public = PublicCatalogue::new(&data.catalogue, &counts, settings, threads, &|done| (options.progress)(done, total))?;
+    let public = PublicCatalogue::of(data, settings, threads, &|done| (options.progress)(done, total))?;
     let recipes = match journal {
         Some(_) => Recipes::new(settings)?,
         None => None,

@@ -6,14 +6,15 @@ use super::UserViews;
 use super::features::Profile;
 use super::generator::{Generator, PublicCatalogue, ViewKind, future_length, part_of, reorder, stream};
 use super::mix;
+use super::popularity::Popularity;
 use crate::Result;
 use crate::base::rng::Stream;
 use crate::config::ViewSettings;
 
 /// Latest items of the history that a future follows from.
-const RECENT: usize = 10;
+pub(super) const RECENT: usize = 10;
 /// What an item weighs beside the one after it.
-const RECENCY: f32 = 0.8;
+pub(super) const RECENCY: f32 = 0.8;
 /// What the head of an also-bought list weighs beside a perfect likeness.
 const LINK: f32 = 0.5;
 /// A future's item is drawn by likeness times (1 + count) to this power.
@@ -47,25 +48,7 @@ impl<'a> CatalogueGenerator<'a> {
     }
 
     pub(super) fn future(&self, user: u32, history: &[u32]) -> Vec<u32> {
-        let mut stream = stream(self.settings.seed, user, ViewKind::Future);
-        let wanted = future_length(&self.settings, &mut stream);
-        let masked: HashSet<u32> = self.settings.mask.masked(history).iter().copied().collect();
-        let mut pool = self.next_items(user, history, &masked);
-        let mut view = history.to_vec();
-        while view.len() < history.len() + wanted {
-            let next = match draw_weighted(&mut pool, &mut stream) {
-                Some(item) => Some(item),
-                None => {
-                    let recent = history.len().min(RECENT);
-                    let like = history[history.len() - 1 - stream.below(recent as u64) as usize];
-                    let added = &view[history.len()..];
-                    self.public.popularity.draw(like, 0.0, &mut stream, |i| (!masked.contains(&i) && !added.contains(&i)).then_some(0.0))
-                }
-            };
-            let Some(next) = next else { break };
-            view.push(next);
-        }
-        view
+        future(&self.public.popularity, &self.settings, user, history, |masked| self.next_items(user, history, masked))
     }
 
     /// Candidates of a future and their weights, best first.
@@ -78,43 +61,15 @@ impl<'a> CatalogueGenerator<'a> {
             pool.extend(links.map(|(rank, other)| (other, recency * LINK / (1.0 + rank as f32 / 10.0))));
             recency *= RECENCY;
         }
-        pool.retain(|(item, _)| !masked.contains(item));
-        // A stable sort: the terms of one item's sum stay in the order of the history.
-        pool.sort_by_key(|(item, _)| *item);
-        pool.dedup_by(|later, first| {
-            let same = later.0 == first.0;
-            if same {
-                first.1 += later.1;
-            }
-            same
-        });
+        let mut pool = merged(pool, masked);
         for (item, weight) in pool.iter_mut() {
             *weight *= (1.0 + self.public.popularity.count(*item) as f32).powf(POPULARITY_POWER);
         }
-        pool.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| (mix(a.0, user), a.0).cmp(&(mix(b.0, user), b.0))));
-        pool.truncate(POOL);
-        pool
+        best(pool, user)
     }
 
     pub(super) fn paraphrase(&self, user: u32, history: &[u32]) -> Vec<u32> {
-        let mut stream = stream(self.settings.seed, user, ViewKind::Paraphrase);
-        let mut view = history.to_vec();
-        let mut used: HashSet<u32> = history.iter().copied().collect();
-        let mut left = part_of(self.settings.substitute, history.len(), &mut stream);
-        let mut places: Vec<usize> = (0..history.len()).collect();
-        stream.shuffle(&mut places);
-        for place in places {
-            if left == 0 {
-                break;
-            }
-            if let Some(item) = self.substitute(history[place], &used, &mut stream) {
-                view[place] = item;
-                used.insert(item);
-                left -= 1;
-            }
-        }
-        reorder(self.settings.reorder, &mut view, &mut stream);
-        view
+        paraphrase(&self.settings, user, history, |item, used, stream| self.substitute(item, used, stream))
     }
 
     /// A near item that is not used yet; `None` leaves the item as it is.
@@ -129,8 +84,6 @@ impl<'a> CatalogueGenerator<'a> {
 
     /// A counterfactual of `history`, of which `profile` is made, by the draws of `stream`.
     pub(super) fn counterfactual(&self, history: &[u32], profile: &Profile, stream: &mut Stream) -> Vec<u32> {
-        let known: HashSet<u32> = history.iter().copied().collect();
-        let mut used = HashSet::new();
         let any = self.public.features.any();
         let cost = |item: u32| {
             if any && !self.public.features.known(item) {
@@ -139,19 +92,111 @@ impl<'a> CatalogueGenerator<'a> {
             let (likeness, category) = profile.nearness(item);
             likeness + f32::from(u8::from(category))
         };
-        let mut view = Vec::with_capacity(history.len());
-        for &like in history {
-            let popularity = &self.public.popularity;
-            let fresh = popularity.draw(like, FAR, stream, |i| (!known.contains(&i) && !used.contains(&i)).then(|| cost(i)));
-            let item = match fresh {
-                Some(item) => item,
-                None => popularity.draw(like, FAR, stream, |i| (!known.contains(&i)).then(|| cost(i))).unwrap_or(like),
-            };
-            used.insert(item);
-            view.push(item);
-        }
-        view
+        counterfactual(&self.public.popularity, history, FAR, stream, cost)
     }
+}
+
+/// `history` and what follows it, drawn from the `pool` of candidates beside those that are masked, and after these from items as popular as recent ones.
+pub(super) fn future(
+    popularity: &Popularity,
+    settings: &ViewSettings,
+    user: u32,
+    history: &[u32],
+    pool: impl FnOnce(&HashSet<u32>) -> Vec<(u32, f32)>,
+) -> Vec<u32> {
+    let mut stream = stream(settings.seed, user, ViewKind::Future);
+    let wanted = future_length(settings, &mut stream);
+    let masked: HashSet<u32> = settings.mask.masked(history).iter().copied().collect();
+    let mut pool = pool(&masked);
+    let mut view = history.to_vec();
+    while view.len() < history.len() + wanted {
+        let next = match draw_weighted(&mut pool, &mut stream) {
+            Some(item) => Some(item),
+            None => {
+                let recent = history.len().min(RECENT);
+                let like = history[history.len() - 1 - stream.below(recent as u64) as usize];
+                let added = &view[history.len()..];
+                popularity.draw(like, 0.0, &mut stream, |i| (!masked.contains(&i) && !added.contains(&i)).then_some(0.0))
+            }
+        };
+        let Some(next) = next else { break };
+        view.push(next);
+    }
+    view
+}
+
+/// `pool` without what is masked, each item once with the sum of its weights, ascending.
+pub(super) fn merged(mut pool: Vec<(u32, f32)>, masked: &HashSet<u32>) -> Vec<(u32, f32)> {
+    pool.retain(|(item, _)| !masked.contains(item));
+    // A stable sort: the terms of one item's sum stay in the order of the history.
+    pool.sort_by_key(|(item, _)| *item);
+    pool.dedup_by(|later, first| {
+        let same = later.0 == first.0;
+        if same {
+            first.1 += later.1;
+        }
+        same
+    });
+    pool
+}
+
+/// The heaviest of `pool`, heaviest first; of equal ones others for other users.
+pub(super) fn best(mut pool: Vec<(u32, f32)>, user: u32) -> Vec<(u32, f32)> {
+    pool.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| (mix(a.0, user), a.0).cmp(&(mix(b.0, user), b.0))));
+    pool.truncate(POOL);
+    pool
+}
+
+/// `history` with a share of its items replaced by what `substitute` gives for an item, those that are used already and the draws, and a share of
+/// neighbouring pairs swapped.
+pub(super) fn paraphrase(
+    settings: &ViewSettings,
+    user: u32,
+    history: &[u32],
+    substitute: impl Fn(u32, &HashSet<u32>, &mut Stream) -> Option<u32>,
+) -> Vec<u32> {
+    let mut stream = stream(settings.seed, user, ViewKind::Paraphrase);
+    let mut view = history.to_vec();
+    let mut used: HashSet<u32> = history.iter().copied().collect();
+    let mut left = part_of(settings.substitute, history.len(), &mut stream);
+    let mut places: Vec<usize> = (0..history.len()).collect();
+    stream.shuffle(&mut places);
+    for place in places {
+        if left == 0 {
+            break;
+        }
+        if let Some(item) = substitute(history[place], &used, &mut stream) {
+            view[place] = item;
+            used.insert(item);
+            left -= 1;
+        }
+    }
+    reorder(settings.reorder, &mut view, &mut stream);
+    view
+}
+
+/// For each item of `history` one about as popular that it does not have, of the lowest `cost` among some draws; one of at most `enough` is taken at
+/// once. Items come twice where there are no others, and history items where that is the whole catalogue.
+pub(super) fn counterfactual(
+    popularity: &Popularity,
+    history: &[u32],
+    enough: f32,
+    stream: &mut Stream,
+    cost: impl Fn(u32) -> f32,
+) -> Vec<u32> {
+    let known: HashSet<u32> = history.iter().copied().collect();
+    let mut used = HashSet::new();
+    let mut view = Vec::with_capacity(history.len());
+    for &like in history {
+        let fresh = popularity.draw(like, enough, stream, |i| (!known.contains(&i) && !used.contains(&i)).then(|| cost(i)));
+        let item = match fresh {
+            Some(item) => item,
+            None => popularity.draw(like, enough, stream, |i| (!known.contains(&i)).then(|| cost(i))).unwrap_or(like),
+        };
+        used.insert(item);
+        view.push(item);
+    }
+    view
 }
 
 impl Generator for CatalogueGenerator<'_> {
@@ -185,7 +230,7 @@ impl Generator for CatalogueGenerator<'_> {
 }
 
 /// Takes one entry out of `pool`, by weight.
-fn draw_weighted(pool: &mut Vec<(u32, f32)>, stream: &mut Stream) -> Option<u32> {
+pub(super) fn draw_weighted(pool: &mut Vec<(u32, f32)>, stream: &mut Stream) -> Option<u32> {
     let total: f32 = pool.iter().map(|(_, weight)| weight).sum();
     let mut rest = stream.unit() * total;
     // Rounding may leave a little over at the end: the last one takes it.

@@ -3,12 +3,13 @@
 use super::UserViews;
 use super::account::Provenance;
 use super::features::Features;
+use super::follows::Follows;
 use super::neighbours::Neighbours;
 use super::popularity::Popularity;
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
 use crate::config::ViewSettings;
-use crate::data::ItemText;
+use crate::data::{Dataset, ItemText};
 use crate::{Error, Result};
 
 /// One user's views asked for: all that a generator ever learns of a user.
@@ -203,6 +204,8 @@ pub struct PublicCatalogue<'a> {
     pub neighbours: Neighbours,
     /// Training popularity.
     pub popularity: Popularity,
+    /// What was counted to follow which; nothing where the generator needs none.
+    pub follows: Follows,
 }
 
 impl<'a> PublicCatalogue<'a> {
@@ -227,7 +230,20 @@ impl<'a> PublicCatalogue<'a> {
         let reads_neighbours = super::generators::find(settings.generator).is_some_and(|kind| kind.neighbours);
         let keep = if reads_neighbours { settings.neighbours as usize } else { 0 };
         let neighbours = Neighbours::new(&features, keep, threads, done);
-        Ok(PublicCatalogue { items, features, neighbours, popularity: Popularity::new(train_counts) })
+        Ok(PublicCatalogue { items, features, neighbours, popularity: Popularity::new(train_counts), follows: Follows::default() })
+    }
+
+    /// What the generator of `settings` may know of `data`: its catalogue, its counts of items and, where it asks, its counts of pairs.
+    /// `done` is called with the number of items that have their neighbours.
+    ///
+    /// # Errors
+    /// That of [`PublicCatalogue::new`].
+    pub fn of(data: &'a Dataset, settings: &ViewSettings, threads: usize, done: &(dyn Fn(u64) + Sync)) -> Result<PublicCatalogue<'a>> {
+        let mut public = PublicCatalogue::new(&data.catalogue, &data.known_counts(), settings, threads, done)?;
+        if super::generators::find(settings.generator).is_some_and(|kind| kind.follows) {
+            public.follows = Follows::new(data, settings.neighbours as usize, threads);
+        }
+        Ok(public)
     }
 
     /// Number of items `I`.

@@ -8,6 +8,7 @@ use super::pool::PoolGenerator;
 use super::random::{HistoryCounterfactual, RandomCounterfactual, RandomGenerator};
 #[cfg(feature = "endpoint")]
 use super::served::ServedGenerator;
+use super::transitions::TransitionsGenerator;
 use super::{Generator, PublicCatalogue, ViewKind};
 use crate::base::names;
 use crate::config::{GeneratorKind, ViewSettings};
@@ -64,6 +65,8 @@ pub struct GeneratorEntry {
     pub summary: &'static str,
     /// Whether it reads [`PublicCatalogue::neighbours`], which take a while to make.
     pub neighbours: bool,
+    /// Whether it reads [`PublicCatalogue::follows`], which is counted over all training histories.
+    pub follows: bool,
     /// Raised where the generator comes to write other views from the same settings: stored views of an earlier version are made anew.
     pub version: u32,
     /// Whether its views are worth more than the space of their journal, and whether users for whom it gave none have those of
@@ -84,6 +87,7 @@ pub const KINDS: &[GeneratorEntry] = &[
         name: "catalogue",
         summary: "near and far items by titles, categories, brands and links",
         neighbours: true,
+        follows: false,
         version: 0,
         costly: false,
         reads: Reads { all: &["neighbours"], ..Reads::USUAL },
@@ -93,6 +97,7 @@ pub const KINDS: &[GeneratorEntry] = &[
         name: "random",
         summary: "uniform random items in all three views",
         neighbours: false,
+        follows: false,
         version: 0,
         costly: false,
         // Nothing is near a random item; the key is a part of the digests of stored views.
@@ -103,6 +108,7 @@ pub const KINDS: &[GeneratorEntry] = &[
         name: "random-counterfactual",
         summary: "catalogue views with uniform random items as the counterfactual",
         neighbours: true,
+        follows: false,
         version: 0,
         costly: false,
         reads: Reads { all: &["neighbours"], ..Reads::USUAL },
@@ -112,6 +118,7 @@ pub const KINDS: &[GeneratorEntry] = &[
         name: "history-counterfactual",
         summary: "catalogue views with the history in a random order as the counterfactual",
         neighbours: true,
+        follows: false,
         version: 1,
         costly: false,
         reads: Reads { all: &["neighbours"], ..Reads::USUAL },
@@ -121,15 +128,27 @@ pub const KINDS: &[GeneratorEntry] = &[
         name: "pool",
         summary: "catalogue views with a counterfactual out of a public pool that all clients share",
         neighbours: true,
+        follows: false,
         version: 1,
         costly: false,
         reads: Reads { all: &["neighbours"], ..Reads::USUAL },
         build: |settings, public, threads, _| Ok(Box::new(PoolGenerator::new(public, settings, threads))),
     },
     GeneratorEntry {
+        name: "transitions",
+        summary: "what was counted to follow which, over all training histories",
+        neighbours: false,
+        follows: true,
+        version: 0,
+        costly: false,
+        reads: Reads { all: &["neighbours"], ..Reads::USUAL },
+        build: |settings, public, _, _| Ok(Box::new(TransitionsGenerator::new(public, settings))),
+    },
+    GeneratorEntry {
         name: "codebook",
         summary: "the nearest item under noisy text vectors for each item, and a random sequence",
         neighbours: false,
+        follows: false,
         version: 1,
         costly: false,
         reads: Reads { paraphrase: &[], ..Reads::USUAL },
@@ -139,6 +158,7 @@ pub const KINDS: &[GeneratorEntry] = &[
         name: "llm",
         summary: "a language model in a local folder",
         neighbours: false,
+        follows: false,
         version: 0,
         costly: true,
         reads: Reads { all: &["text", "llm"], ..Reads::USUAL },
@@ -151,6 +171,7 @@ pub const KINDS: &[GeneratorEntry] = &[
         name: "served",
         summary: "a language model behind an endpoint",
         neighbours: false,
+        follows: false,
         version: 0,
         costly: true,
         reads: Reads { all: &["text", "served"], ..Reads::USUAL },
@@ -218,6 +239,7 @@ mod tests {
             name: "never",
             summary: "",
             neighbours: false,
+            follows: false,
             version: 1,
             costly: false,
             reads: Reads { all: &["neighbors"], ..Reads::USUAL },

@@ -16,6 +16,7 @@ mod codebook;
 mod collect;
 mod compare;
 mod features;
+mod follows;
 #[doc(hidden)]
 pub mod fuzz;
 mod generator;
@@ -42,6 +43,7 @@ mod store;
 pub mod text;
 #[cfg(feature = "llm")]
 mod titles;
+mod transitions;
 
 pub use account::{Failure, Generation, Provenance};
 pub use batch::Batch;

@@ -179,8 +179,7 @@ impl Generator for Together<'_> {
 /// # Errors
 /// Where the transport fails.
 pub fn help(data: &Dataset, settings: &ViewSettings, ranks: &dyn Reduce, threads: usize, note: &(dyn Fn(&str) + Sync)) -> Result<()> {
-    let counts = data.known_counts();
-    let public = PublicCatalogue::new(&data.catalogue, &counts, settings, threads, &|_| worked());
+    let public = PublicCatalogue::of(data, settings, threads, &|_| worked());
     let made = public.as_ref().map_err(|e| Error::Usage(e.to_string())).and_then(|public| {
         let none = || Error::setting("views.generator", "is \"none\": there is nothing to help with");
         generator(settings, public, threads, None)?.ok_or_else(none)

@@ -11,7 +11,8 @@ use lumos::data::{Dataset, ItemText};
 use lumos::views::{self, Views};
 use proptest::prelude::*;
 
-const KINDS: [GeneratorKind; 3] = [GeneratorKind::CATALOGUE, GeneratorKind::RANDOM, GeneratorKind::RANDOM_COUNTERFACTUAL];
+const KINDS: [GeneratorKind; 4] =
+    [GeneratorKind::CATALOGUE, GeneratorKind::RANDOM, GeneratorKind::RANDOM_COUNTERFACTUAL, GeneratorKind::TRANSITIONS];
 const GROUPS: [&str; 4] = ["makeup", "garden", "chess", "cycling"];
 
 fn build(data: &Dataset, settings: &ViewSettings) -> Views {
@@ -90,6 +91,29 @@ fn check_promises(data: &Dataset, settings: &ViewSettings, made: &Views) {
         let all = view.future.iter().chain(&view.paraphrase).chain(view.counterfactuals.iter().flatten());
         assert!(all.into_iter().all(|i| (*i as usize) < data.item_count()));
     }
+}
+
+/// Items of which the catalogue says nothing: what was counted together is of one group.
+#[test]
+fn counted_pairs_alone_keep_the_taste_apart() {
+    let data = dataset(vec![ItemText::default(); 400], &one_group_users(300, 400));
+    let made = build(&data, &ViewSettings { generator: GeneratorKind::TRANSITIONS, counterfactuals: 2, ..Default::default() });
+    let counted: HashSet<u32> = (0..data.users()).flat_map(|user| data.train(user).iter().copied()).collect();
+    let (mut appended, mut replaced) = (0, 0);
+    for (user, view) in made.users.iter().enumerate() {
+        let (group, history) = (user as u32 % 4, data.train(user));
+        // Some items were met by one user or none: what is as popular stands in where nothing follows.
+        let followed = view.future[history.len()..].iter().filter(|item| *item % 4 == group && counted.contains(item)).count();
+        appended += usize::from(followed + history.len() == view.future.len());
+        assert!(view.paraphrase.iter().all(|item| item % 4 == group), "user {user}");
+        replaced += view.paraphrase.iter().filter(|item| !history.contains(item)).count();
+        let met = |item: &u32| {
+            (0..data.users()).any(|other| data.train(other).contains(item) && data.train(other).iter().any(|i| history.contains(i)))
+        };
+        assert!(!view.counterfactuals.iter().flatten().any(met), "user {user}: counted with an item of the history");
+        assert!(view.counterfactuals[0] != view.counterfactuals[1] || history.len() < 2, "user {user}");
+    }
+    assert!(appended > 270 && replaced > 300, "{appended} users with a future of their group, {replaced} substitutes");
 }
 
 #[test]

@@ -29,6 +29,7 @@ const ECHO: GeneratorEntry = GeneratorEntry {
     name: "echo",
     summary: "the history itself",
     neighbours: false,
+    follows: false,
     version: 3,
     costly: false,
     reads: Reads { future: &["text"], paraphrase: &[], counterfactual: &[], all: &[] },

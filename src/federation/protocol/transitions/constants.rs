@@ -2,6 +2,7 @@
 
 use crate::base::options::Options;
 use crate::config::{Contrast, Settings};
+use crate::data::PairWeights;
 use crate::{Error, Result};
 
 /// Every option with its default: the setting that was best on validation over four data sets (docs/results.md).
@@ -65,6 +66,14 @@ impl Constants {
             noise,
             threshold: within("threshold", 100.0)?,
         })
+    }
+}
+
+impl Constants {
+    /// What a pair counts.
+    pub fn weights(&self) -> PairWeights {
+        let Constants { window, gap, back, clip, .. } = *self;
+        PairWeights { window, gap, back, clip }
     }
 }
 

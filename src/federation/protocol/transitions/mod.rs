@@ -9,18 +9,16 @@
 //! than an exchange; users are ranked by shares.
 
 mod constants;
-mod counts;
 mod ranker;
 
 use super::{Kind, Parts, Place, Protocol};
 use crate::base::parallel;
-use crate::data::Sought;
+use crate::data::{PAIR_BYTES, PairCounts, Sought};
 use crate::engine::{NamedTensor, Participants, Progress, TensorData, Tensors, Totals};
 use crate::eval::rank_from_count;
 use crate::federation::{Cohort, RoundReport, Shares};
 use crate::{Error, Result};
 use constants::Constants;
-use counts::{Counts, PAIR_BYTES};
 use ranker::{Noise, Ranker};
 use std::time::Instant;
 
@@ -43,7 +41,7 @@ struct Transitions {
     parts: Parts,
     constants: Constants,
     participants: Participants,
-    counts: Counts,
+    counts: PairCounts,
     /// Whether a participant has added its counts `[C]`.
     done: Vec<u8>,
     /// Rounds in which clients did.
@@ -62,7 +60,7 @@ impl Transitions {
         Ok(Transitions {
             constants,
             participants,
-            counts: Counts::default(),
+            counts: PairCounts::default(),
             done,
             rounds: Vec::new(),
             last: 0,
@@ -91,9 +89,9 @@ impl Protocol for Transitions {
     fn round(&mut self, round: u64, cohort: &Cohort, _next: Option<&Cohort>, progress: &Progress) -> Result<RoundReport> {
         let start = Instant::now();
         let new: Vec<u32> = cohort.clients.iter().copied().filter(|&client| self.done[client as usize] == 0).collect();
-        let (data, constants) = (&self.parts.data, &self.constants);
+        let (data, weights) = (&self.parts.data, self.constants.weights());
         let uploads = parallel::map(self.threads(), new.len(), 8, |i| {
-            Counts::of(self.participants.users(new[i]).iter().map(|&user| data.train(user as usize)), constants)
+            PairCounts::of(self.participants.users(new[i]).iter().map(|&user| data.train(user as usize)), &weights)
         });
         let mut totals = Totals::default();
         for (&client, upload) in new.iter().zip(&uploads) {
@@ -152,7 +150,7 @@ impl Protocol for Transitions {
         let TensorData::I64(sums) = sums? else { return Err(fail(SUMS)) };
         let TensorData::U8(done) = done? else { return Err(fail(DONE)) };
         let TensorData::U64(rounds) = rounds? else { return Err(fail(ROUNDS)) };
-        let counts = Counts { keys: keys.clone(), sums: sums.clone() };
+        let counts = PairCounts { keys: keys.clone(), sums: sums.clone() };
         if !counts.fits(self.parts.data.item_count()) {
             return Err(fail(PAIRS));
         }

@@ -1,9 +1,9 @@
 //! Scores by transitions: what the server's sums say of a history.
 
 use super::constants::Constants;
-use super::counts::Counts;
 use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
+use crate::data::PairCounts;
 
 /// Shares of transitions, ready to score.
 pub struct Ranker {
@@ -44,7 +44,7 @@ impl Noise<'_> {
 
 impl Ranker {
     /// A ranker over `items` items from the sums `counts`, with `noise` where there is any.
-    pub fn new(constants: Constants, counts: &Counts, items: usize, noise: Option<&Noise>, threads: usize) -> Ranker {
+    pub fn new(constants: Constants, counts: &PairCounts, items: usize, noise: Option<&Noise>, threads: usize) -> Ranker {
         let rows = parallel::map(threads, items, 16, |from| match noise {
             None => counts.from(from as u32).collect::<Vec<_>>(),
             Some(noise) => {

@@ -1,8 +1,22 @@
 //! Weighted counts of item pairs in 64-bit fixed point: what a participant adds, and the sums on the server.
 
-use super::constants::Constants;
-use crate::engine::fixed::SCALE;
 use std::collections::BTreeMap;
+
+/// Steps of the fixed point in 1.0, as in every other sum over clients.
+const SCALE: f64 = 4_294_967_296.0;
+
+/// What a pair counts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PairWeights {
+    /// Largest distance of a pair in a history.
+    pub window: usize,
+    /// A pair at distance `g` counts `g^-gap`.
+    pub gap: f64,
+    /// What a pair counts from its later item to its earlier one, as a share of the other direction.
+    pub back: f64,
+    /// Largest Euclidean norm of what a participant adds; 0: no bound.
+    pub clip: f64,
+}
 
 /// Bytes of one pair on the wire: two items and a sum.
 pub const PAIR_BYTES: u64 = 16;
@@ -14,26 +28,26 @@ fn key(from: u32, to: u32) -> u64 {
 
 /// Sums by pair, ascending by [`key`], each pair once and none of them 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct PairCounts {
     /// Pairs `[N]`.
     pub keys: Vec<u64>,
     /// Sums in steps of 1 / [`SCALE`] `[N]`.
     pub sums: Vec<i64>,
 }
 
-impl Counts {
+impl PairCounts {
     /// What a participant with these `histories` adds: every pair `(a, b)` with `b` at most `window` places behind `a` counts
     /// `distance^-gap`, and the pair `(b, a)` the share `back` of it. With a `clip` the whole is shortened to that Euclidean norm.
-    pub fn of<'h>(histories: impl Iterator<Item = &'h [u32]>, constants: &Constants) -> Counts {
+    pub fn of<'h>(histories: impl Iterator<Item = &'h [u32]>, weights: &PairWeights) -> PairCounts {
         let fixed = |x: f64| (x * SCALE).round_ties_even() as i64;
-        let weights: Vec<[i64; 2]> = (1..=constants.window)
-            .map(|distance| (distance as f64).powf(-constants.gap))
-            .map(|w| [fixed(w), fixed(w * constants.back)])
+        let places: Vec<[i64; 2]> = (1..=weights.window)
+            .map(|distance| (distance as f64).powf(-weights.gap))
+            .map(|w| [fixed(w), fixed(w * weights.back)])
             .collect();
         let mut pairs = BTreeMap::<u64, i64>::new();
         for history in histories {
             for (place, &from) in history.iter().enumerate() {
-                for (&to, [ahead, back]) in history[place + 1..].iter().zip(&weights) {
+                for (&to, [ahead, back]) in history[place + 1..].iter().zip(&places) {
                     *pairs.entry(key(from, to)).or_default() += ahead;
                     if *back != 0 {
                         *pairs.entry(key(to, from)).or_default() += back;
@@ -42,14 +56,14 @@ impl Counts {
             }
         }
         let norm = pairs.values().map(|&sum| (sum as f64 / SCALE).powi(2)).sum::<f64>().sqrt();
-        let shrink = if constants.clip > 0.0 && norm > constants.clip { constants.clip / norm } else { 1.0 };
+        let shrink = if weights.clip > 0.0 && norm > weights.clip { weights.clip / norm } else { 1.0 };
         let shortened = pairs.into_iter().map(|(key, sum)| (key, if shrink < 1.0 { (sum as f64 * shrink).trunc() as i64 } else { sum }));
         let (keys, sums) = shortened.filter(|(_, sum)| *sum != 0).unzip();
-        Counts { keys, sums }
+        PairCounts { keys, sums }
     }
 
     /// Adds `others` up, whose order leaves no trace.
-    pub fn add(&mut self, others: impl Iterator<Item = Counts>) {
+    pub fn add(&mut self, others: impl Iterator<Item = PairCounts>) {
         let mut all: Vec<(u64, i64)> = self.keys.drain(..).zip(self.sums.drain(..)).collect();
         all.extend(others.flat_map(|other| other.keys.into_iter().zip(other.sums)));
         all.sort_unstable_by_key(|(key, _)| *key);

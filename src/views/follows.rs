@@ -4,7 +4,7 @@ use crate::base::parallel;
 use crate::data::{Dataset, PairCounts, PairWeights};
 use std::collections::HashMap;
 
-/// What a pair counts: `1 / sqrt(distance)` up to ten places ahead. Chosen by how often a future names the next item (docs/views.md).
+/// What a pair counts: `1 / sqrt(distance)` up to ten places ahead. No other weights were tried.
 const WEIGHTS: PairWeights = PairWeights { window: 10, gap: 0.5, back: 0.0, clip: 0.0 };
 /// Counts without a direction that are added to those of an item before its shares are taken, so that one pair is no certainty.
 const PRIOR: f64 = 5.0;

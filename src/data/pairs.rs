@@ -26,12 +26,12 @@ fn key(from: u32, to: u32) -> u64 {
     u64::from(from) << 32 | u64::from(to)
 }
 
-/// Sums by pair, ascending by [`key`], each pair once and none of them 0.
+/// Sums by pair, ascending by the first item and then the second, each pair once and none of them 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PairCounts {
-    /// Pairs `[N]`.
+    /// Pairs, the first item in the high 32 bits `[N]`.
     pub keys: Vec<u64>,
-    /// Sums in steps of 1 / [`SCALE`] `[N]`.
+    /// Sums in steps of 2^-32 `[N]`.
     pub sums: Vec<i64>,
 }
 

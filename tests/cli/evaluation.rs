@@ -210,6 +210,7 @@ fn a_comparison_has_one_heading_and_p_as_a_reader_expects() {
     let sandbox = Sandbox::new();
     sandbox.lumos(&["train", &small(), "--out", "a"]).done();
     sandbox.lumos(&["train", &small(), "--out", "b", "--set", "method=popularity"]).done();
+    sandbox.lumos(&["eval", "b", "--local-epochs", "1"]).refused(1, &["--local-epochs", "`popularity` trains no model"]);
     let told = sandbox.lumos(&["compare", "b", "a"]).done();
     assert_eq!(told.matches("200 users; difference B - A").count(), 1, "{told}");
     let tests: Vec<&str> = told.lines().filter(|l| l.starts_with("HR@") || l.starts_with("NDCG@")).collect();

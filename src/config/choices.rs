@@ -293,7 +293,7 @@ open_choice! {
         HISTORY_COUNTERFACTUAL = "history-counterfactual",
         /// Catalogue views with a counterfactual out of a public pool that all clients share.
         POOL = "pool",
-        /// What was counted to follow which, over all training histories: the next, the like and the unlike items are learned, without a model.
+        /// Views from counted pairs of items, summed over all training histories: what follows an item, goes with the same items, or goes with none.
         TRANSITIONS = "transitions",
         /// Nearest items under noisy vectors of their texts as the paraphrase, random items as the counterfactual (FELLAS).
         CODEBOOK = "codebook",

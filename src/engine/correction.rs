@@ -20,7 +20,7 @@ impl Scales {
     /// No correction.
     pub const NONE: Scales = Scales { first: 1.0, second: 1.0 };
 
-    /// `1 / (1 - beta^t)` at step `t` (from 1) of a weight: equation of algorithm 1 of Kingma and Ba, ICLR 2015. The sums of FedAdagrad have no
+    /// `1 / (1 - beta^t)` at step `t` (from 1) of a weight (algorithm 1 of Kingma and Ba, ICLR 2015). The sums of FedAdagrad have no
     /// second decay, and are taken as they are.
     fn at(settings: &FederationSettings, t: u32) -> Scales {
         let scale = |beta: f32| (1.0 / (1.0 - f64::from(beta).powi(t.min(i32::MAX as u32) as i32))) as f32;

@@ -55,6 +55,13 @@ impl Sandbox {
         std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
     }
 
+    /// Lines of the trained rounds of the run in folder `out`.
+    pub fn rounds(&self, out: &str) -> Vec<serde_json::Value> {
+        let text = String::from_utf8(self.read(&format!("{out}/metrics.jsonl"))).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.filter(|line| line["rec_loss"].is_f64()).collect()
+    }
+
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lumos"));
         // A busy machine makes any run a long one.

@@ -29,12 +29,6 @@ fn train(sandbox: &Sandbox, out: &str, threads: &str, more: &[&str]) -> Value {
     super::sandbox::Ran::new(output, &words.join(" ")).json()
 }
 
-fn rounds(sandbox: &Sandbox, out: &str) -> Vec<Value> {
-    let text = String::from_utf8(sandbox.read(&format!("{out}/metrics.jsonl"))).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["rec_loss"].is_f64()).collect()
-}
-
 #[test]
 fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     let sandbox = Sandbox::new();
@@ -42,7 +36,7 @@ fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     assert_eq!(run["method"], "calrec");
     let hit = run["test"]["HR@10"].as_f64().unwrap();
     assert!(hit > 0.0 && run["test"]["users"].as_u64() == Some(200), "{run}");
-    let [first, second] = &rounds(&sandbox, "whole")[..] else { panic!("two rounds") };
+    let [first, second] = &sandbox.rounds("whole")[..] else { panic!("two rounds") };
     // The second round is the second stage: a contrast, and a text that has become likelier.
     let loss = |round: &Value, name: &str| round[name].as_f64().unwrap();
     assert!(loss(second, "rec_loss") < loss(first, "rec_loss") - 0.3, "{first} {second}");
@@ -54,7 +48,7 @@ fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     for file in ["ranks-validation.safetensors", "ranks-test.safetensors"] {
         assert_eq!(sandbox.read(&format!("whole/{file}")), sandbox.read(&format!("halves/{file}")), "{file}");
     }
-    let again = rounds(&sandbox, "halves");
+    let again = sandbox.rounds("halves");
     assert_eq!((&again[0]["rec_loss"], &again[1]["rec_loss"]), (&first["rec_loss"], &second["rec_loss"]));
 
     let user = lumos::data::load(&sandbox.path().join("data/small")).unwrap().user_tokens[3].clone();

@@ -14,12 +14,6 @@ fn train(sandbox: &Sandbox, out: &str, threads: &str, more: &[&str]) -> Value {
     Ran::new(output, &words.join(" ")).json()
 }
 
-fn rounds(sandbox: &Sandbox, out: &str) -> Vec<Value> {
-    let text = String::from_utf8(sandbox.read(&format!("{out}/metrics.jsonl"))).unwrap();
-    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["rec_loss"].is_f64()).collect()
-}
-
 #[test]
 fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     let sandbox = Sandbox::new();
@@ -27,7 +21,7 @@ fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     assert_eq!(run["method"], "gcl4sr");
     // Chance finds one target in eleven.
     assert!(run["test"]["HR@10"].as_f64().unwrap() > 0.15 && run["test"]["users"].as_u64() == Some(200), "{run}");
-    let [first, second] = &rounds(&sandbox, "whole")[..] else { panic!("two rounds") };
+    let [first, second] = &sandbox.rounds("whole")[..] else { panic!("two rounds") };
     let loss = |round: &Value, name: &str| round[name].as_f64().unwrap();
     assert!(loss(second, "rec_loss") < loss(first, "rec_loss") && loss(second, "contrast_loss") > 0.0, "{first} {second}");
 
@@ -37,7 +31,7 @@ fn it_learns_ranks_and_goes_on_with_the_same_bits() {
     for file in ["ranks-validation.safetensors", "ranks-test.safetensors"] {
         assert!(sandbox.read(&format!("whole/{file}")) == sandbox.read(&format!("halves/{file}")), "{file}");
     }
-    assert_eq!(rounds(&sandbox, "halves")[1]["rec_loss"], second["rec_loss"]);
+    assert_eq!(sandbox.rounds("halves")[1]["rec_loss"], second["rec_loss"]);
 
     let data = lumos::data::load(&sandbox.path().join("data/small")).unwrap();
     let listed = sandbox.lumos(&["recommend", "whole", "--user", &data.user_tokens[3], "-k", "5", "--json"]).json();

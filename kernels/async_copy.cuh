@@ -25,6 +25,7 @@ inline void finish_copies(unsigned group) {
         }
     }
     waiting.erase(waiting.begin(), waiting.begin() + std::ptrdiff_t(done));
+    simt::copies().unshown |= done > 0;
 }
 inline void close_copies() { simt::copies().group++; }
 template <int LATE> inline void wait_for_older_copies(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

@@ -14,12 +14,10 @@
 //
 // Bytes: sizeof(number) (outputs + rows) ld + 4 rows outputs (8 when adding); operations: 2 rows outputs depth. The limit of a decode
 // step is the weights' bytes below about 300 rows on an H200 (bfloat16), and the tensor cores above.
+#include "decoder_parts.cuh"
 #include "element.cuh"
 
 namespace decoder {
-
-// Numbers of a part of the depth, but for depths that would have more parts than this.
-constexpr int PART = 2048, MOST_PARTS = 4;
 
 // WO x WR warps share a tile; a stage has DEPTH numbers of every line.
 template <class E_, int OUT_, int ROWS_, int WO_, int WR_, int STAGES_, int DEPTH_> struct Tile {
@@ -121,8 +119,7 @@ __device__ __forceinline__ void multiply(float* y, const void* x_, const void* w
     const int groups = blockDim.x / S::THREADS, group = threadIdx.x / S::THREADS, thread = threadIdx.x % S::THREADS;
     const int warp = thread / 32, lane = lane_index();
     const int wo = warp % S::WO * (S::OUT / S::WO), wr = warp / S::WO * (S::ROWS / S::WR);
-    const int parts = min(MOST_PARTS, ceil_div(ld, PART));
-    const int pieces = ceil_div(ld, S::DEPTH), part = ceil_div(ceil_div(ld, 64), parts) * 64 / S::DEPTH;
+    const int pieces = ceil_div(ld, S::DEPTH), part = part_pieces(ld, S::DEPTH);
     // Pieces of this group: all of them, or those of its part.
     const int first = group * part, count = groups == 1 ? pieces : part, own = min(count, pieces - first);
     T* const stages = shared + group * S::STAGES * S::STAGE;
@@ -142,12 +139,6 @@ __device__ __forceinline__ void multiply(float* y, const void* x_, const void* w
         }
         close_copies();
     };
-    // What the first part of an output begins with.
-    auto begun = [&](float sum, int output, const float* at) {
-        sum = bias ? sum + bias[output] : sum;
-        return add ? *at + sum : sum;
-    };
-
     Sums<S, typename S::E> sums;
 #pragma unroll
     for (int piece = 0; piece < S::STAGES - 1; piece++) fetch(piece);
@@ -164,7 +155,7 @@ __device__ __forceinline__ void multiply(float* y, const void* x_, const void* w
                 output += first_out + wo, row += first_row + wr;
                 if (output < outputs && row < rows) {
                     float* at = y + static_cast<long long>(row) * outputs + output;
-                    *at = later ? *at + sum : begun(sum, output, at);
+                    *at = later ? *at + sum : begun(sum, bias, output, at, add);
                 }
                 sum = 0.0f;
             });
@@ -181,7 +172,7 @@ __device__ __forceinline__ void multiply(float* y, const void* x_, const void* w
             const int output = first_out + i % S::OUT, row = first_row + i / S::OUT;
             if (output < outputs && row < rows) {
                 float* at = y + static_cast<long long>(row) * outputs + output;
-                float sum = begun(all[i], output, at);
+                float sum = begun(all[i], bias, output, at, add);
                 for (int g = 1; g < groups; g++) sum += all[g * ALL + i];
                 *at = sum;
             }

@@ -10,7 +10,7 @@ use crate::device::interface::Limits;
 use crate::device::launch::Pointer;
 use crate::llm::gpu::ask::TokenAsk;
 use crate::llm::gpu::attention::AttentionShape;
-use crate::llm::gpu::kernels::{self, Attend, ChooseTokens, Gate, Multiply, Normalise, Product};
+use crate::llm::gpu::kernels::{self, Attend, ChooseTokens, Gate, Multiply, Normalise, Product, Shape};
 use crate::llm::{Gpu, Sampling, Stored};
 
 /// Numbers of the timed model.
@@ -67,8 +67,10 @@ fn linear(n: &Normals, what: &str, [rows, depth, outputs]: [usize; 3], limits: &
             groups: p.groups,
         })
     };
-    let all = kernels::products(NUMBER, rows, depth, outputs, limits);
-    all.into_iter().flat_map(|[alone, most]| [Some(alone), (most != alone).then_some(most)]).flatten().map(one).collect()
+    let wide = kernels::has_warpgroups(NUMBER, limits);
+    let shape = Shape { number: NUMBER, rows, depth, outputs, limits, wide };
+    let all = (0..shape.tiles()).map(|tile| shape.by(tile));
+    all.flat_map(|[alone, most]| [Some(alone), (most != alone).then_some(most)]).flatten().map(one).collect()
 }
 
 /// Attention of one new token of each text.

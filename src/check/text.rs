@@ -8,6 +8,7 @@ use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
 use crate::device::interface::Device;
 use crate::llm::bench::{self, GenerateBench, GenerateFigures};
+use crate::llm::gpu::kernels::has_warpgroups;
 use crate::llm::sample::{self, Scratch};
 use crate::llm::{
     Batch, Cpu, Dtype, Engine, EngineOptions, Generate, Gpu, Key, Model, Network, Ops, Options, Request, SampleRequest, Sampling, Source,
@@ -250,6 +251,10 @@ pub fn one(
         let fault = fault.or_else(|| (!ok).then(|| format!("off by {error:.2e}, at most {bound:.0e} is allowed")));
         checks.push(CheckLine { part: "text", name: what.into(), case: case.clone(), error, bound, ok, fault });
     };
+    if has_warpgroups(number, &device.limits()) {
+        let fault = (!pair.gpu.wide()).then(|| "other bits than by the other tiles: they are not used".to_string());
+        line("products by warpgroups", 0.0, 0.0, fault);
+    }
     line("logits", logits(&pair)?, bound(number, quick), None);
     let wrong = wrong_choices(&pair)?;
     line("choices", 0.0, 0.0, (!wrong.is_empty()).then(|| wrong.join("; ")));

@@ -5,6 +5,8 @@ use crate::simt::Simt;
 use lumos::check::file::{self, Attachment};
 use lumos::check::report::Report;
 use lumos::check::{self, CheckPart, Options};
+#[cfg(feature = "llm")]
+use lumos::device::interface::Limits;
 use lumos::device::{Choice, Chosen, Device, Geometry, choose};
 #[cfg(feature = "llm")]
 use lumos::llm::Stored;
@@ -38,7 +40,7 @@ type Output = (&'static str, usize, Option<usize>);
 /// The rendition with some kernels spoilt.
 struct Spoilt {
     kernels: Vec<(Output, Wrong)>,
-    runs: AtomicUsize,
+    runs: Arc<AtomicUsize>,
 }
 
 impl HostKernels for Spoilt {
@@ -77,7 +79,7 @@ impl HostKernels for Spoilt {
 }
 
 fn spoilt(kernels: &[(Output, Wrong)]) -> Arc<dyn Device> {
-    Arc::new(HostDevice::new(Spoilt { kernels: kernels.to_vec(), runs: AtomicUsize::new(0) }, MEMORY))
+    Arc::new(HostDevice::new(Spoilt { kernels: kernels.to_vec(), runs: Arc::default() }, MEMORY))
 }
 
 /// Every kernel that is checked by itself, with an argument that is an output and one that holds an offset into it.
@@ -243,6 +245,31 @@ fn a_decoder_that_is_wrong_or_differs_is_found() {
         assert!(fails(name, output, Wrong::Off, Stored::F32), "{name}, output {output}");
     }
     assert!(fails("decoder_linear_bf16_16", 0, Wrong::Sometimes, Stored::Bf16), "bits that change");
+}
+
+/// Limits of a GPU that has warpgroups, with few multiprocessors.
+#[cfg(feature = "llm")]
+fn hopper(device: HostDevice<Spoilt>) -> Arc<dyn Device> {
+    let limits = Limits { capability: (9, 0), shared_per_block: 227 << 10, shared_per_multiprocessor: 228 << 10, ..device.limits() };
+    Arc::new(device.with_limits(limits))
+}
+
+#[test]
+#[cfg(feature = "llm")]
+fn products_by_warpgroups_are_used_where_they_have_the_same_bits() {
+    let wide = |how: Wrong| {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let spoilt = Spoilt { kernels: vec![(("decoder_wide_bf16", 0, None), how)], runs: runs.clone() };
+        let (shape, mut checks) = (check::text::shapes(true).remove(0), Vec::new());
+        check::text::one(&hopper(HostDevice::new(spoilt, MEMORY)), &shape, Stored::Bf16, true, &mut checks).unwrap();
+        let failing: Vec<_> = checks.into_iter().filter(|c| !c.ok).map(|c| c.name).collect();
+        (failing, runs.load(Relaxed))
+    };
+    // Right in the trial; what it changes afterwards is within the bound of a logit.
+    let (failing, runs) = wide(Wrong::Sometimes);
+    assert!(failing.is_empty() && runs > 1, "{failing:?}, {runs}");
+    // Other bits: the check says so, and the rest is right without them.
+    assert_eq!(wide(Wrong::Off), (vec!["products by warpgroups".to_string()], 1));
 }
 
 #[test]

@@ -52,6 +52,7 @@ struct Fiber {
     Warp* warp;
     Meeting* meeting; // of the latest warp operation
     Copies copies;
+    Products products;
     ThreadFiber checked;
     bool over;
     // Where it waits: until `*counter` is no longer `seen`.

@@ -113,8 +113,22 @@ struct Copy {
 struct Copies {
     std::vector<Copy> waiting;
     unsigned group = 0;
+    bool unshown = false; // something was copied that products of warpgroups may not read yet
 };
 Copies& copies();
+
+// Products of warpgroups whose sums `c` the running thread has not waited for; `a` and `b` describe where their factors lie.
+struct Product {
+    void (*carry_out)(float* c, unsigned long long a, unsigned long long b);
+    float* c;
+    unsigned long long a, b;
+    unsigned group;
+};
+struct Products {
+    std::vector<Product> waiting;
+    unsigned group = 0;
+};
+Products& products();
 
 struct Launch {
     dim3 grid, block;

@@ -172,6 +172,9 @@ void run_block(Block& b, uint3 at) {
         f.meeting = nullptr;
         f.copies.waiting.clear();
         f.copies.group = 0;
+        f.copies.unshown = false;
+        f.products.waiting.clear();
+        f.products.group = 0;
         f.checked.make();
         unsigned char* stack = stack_of(b, i);
         std::memcpy(stack, &CANARY, 8);
@@ -287,6 +290,7 @@ void sync_lanes(unsigned mask) {
 }
 
 Copies& copies() { return block->now->copies; }
+Products& products() { return block->now->products; }
 
 unsigned live_lanes() { return block->now->warp->live; }
 

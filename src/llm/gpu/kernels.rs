@@ -19,15 +19,29 @@ struct Tile {
     shared: [usize; KINDS],
 }
 
-const TILES: [Tile; 3] = [
+const TILES: [Tile; 4] = [
     Tile { rows: 16, outputs: 32, threads: 128, shared: [13_824, 27_648, 27_648] },
     Tile { rows: 64, outputs: 64, threads: 128, shared: [36_864, 40_960, 40_960] },
     Tile { rows: 128, outputs: 128, threads: 256, shared: [73_728, 81_920, 81_920] },
+    // By warpgroups; there is none for f32.
+    Tile { rows: 256, outputs: 128, threads: 256, shared: [0, 197_632, 197_632] },
 ];
+/// The tile by warpgroups.
+const WIDE: usize = 3;
+/// Names of [`Multiply`].
+const PRODUCTS: usize = 4 * KINDS - 1;
 
 /// One number for each kind and each of its three sizes, in the order of the names.
 fn by_size<T>(of: impl Fn(usize, usize) -> T) -> [T; 3 * KINDS] {
     std::array::from_fn(|place| of(place / 3, place % 3))
+}
+
+/// One number for each name of [`Multiply`], by kind of number and tile: those of the first three tiles, then the others.
+fn by_tile<T>(of: impl Fn(usize, &Tile) -> T) -> [T; PRODUCTS] {
+    std::array::from_fn(|place| {
+        let (kind, tile) = if place < 3 * KINDS { (place / 3, place % 3) } else { (place - 3 * KINDS + 1, WIDE) };
+        of(kind, &TILES[tile])
+    })
 }
 
 /// Bytes of attention's shared memory for heads of `padded` numbers of `size` bytes: two pieces of keys and values, or one.
@@ -55,11 +69,12 @@ kernels! {
     // decoder_choice.cu
     ChooseTokens = decoder_choose (tokens: Pointer, logits: Pointer, some: Pointer, asks: Pointer, allowed: Pointer, seen: Pointer,
         biases: Pointer, vocab: i32, cap: f32) 512, 41_272;
-    // decoder_linear.cu
+    // decoder_linear.cu, decoder_wide.cu
     Multiply = decoder_linear_f32_16 decoder_linear_f32_64 decoder_linear_f32_128 decoder_linear_f16_16 decoder_linear_f16_64
-        decoder_linear_f16_128 decoder_linear_bf16_16 decoder_linear_bf16_64 decoder_linear_bf16_128 (y: Pointer, x: Pointer,
-        w: Pointer, bias: Pointer, rows: i32, outputs: i32, ld: i32, add: i32; groups: usize)
-        by_size(|_, tile| groups * TILES[tile].threads), by_size(|kind, tile| groups * TILES[tile].shared[kind]);
+        decoder_linear_f16_128 decoder_linear_bf16_16 decoder_linear_bf16_64 decoder_linear_bf16_128 decoder_wide_f16
+        decoder_wide_bf16 (y: Pointer, x: Pointer, w: Pointer, bias: Pointer, rows: i32, outputs: i32, ld: i32, add: i32;
+        groups: usize)
+        by_tile(|_, tile| groups * tile.threads), by_tile(|kind, tile| groups * tile.shared[kind]);
     SomeOutputs = decoder_some_f32 decoder_some_f16 decoder_some_bf16 (y: Pointer, x: Pointer, w: Pointer, bias: Pointer,
         pairs: Pointer, count: i32, ld: i32) 256, 0;
 }
@@ -81,30 +96,54 @@ impl Product {
     }
 }
 
-/// Parts of a depth, the numbers of `decoder_linear.cu`.
+/// Parts of a depth, the numbers of `decoder_parts.cuh`.
 fn parts(depth: usize) -> usize {
     Gpu::ld(depth).div_ceil(2048).min(4)
 }
 
-/// The ways to launch a product, by each of the tiles: with one group of threads, and the most groups that a GPU of `limits` takes.
-/// An output has the same bits in each.
-pub(crate) fn products(number: Stored, rows: usize, depth: usize, outputs: usize, limits: &Limits) -> [[Product; 2]; 3] {
-    std::array::from_fn(|i| {
-        let (tile, parts) = (&TILES[i], parts(depth));
-        let fits = tile.rows < 128 && parts * tile.shared[number as usize] <= limits.shared_per_block;
-        let blocks = [rows.div_ceil(tile.rows) as u32, outputs.div_ceil(tile.outputs) as u32];
-        [1, if fits { parts } else { 1 }].map(|groups| Product { place: 3 * number as usize + i, blocks, groups })
-    })
+/// Whether a GPU of `limits` has products by warpgroups for this kind of number.
+pub(crate) fn has_warpgroups(number: Stored, limits: &Limits) -> bool {
+    number != Stored::F32 && limits.capability == (9, 0) && TILES[WIDE].shared[number as usize] <= limits.shared_per_block
 }
 
-/// The product for a shape: by the largest tile of which there are enough for all multiprocessors, counting groups; with one group
-/// where there are two blocks for each of them.
-pub(super) fn product(number: Stored, rows: usize, depth: usize, outputs: usize, limits: &Limits) -> Product {
-    let all = products(number, rows, depth, outputs, limits);
-    let wanted = u64::from(limits.multiprocessors);
-    let fits = |i: &usize| 2 * rows > TILES[*i].rows && all[*i][1].count() * all[*i][1].groups as u64 >= wanted;
-    let [one, most] = all[(1..3).rev().find(fits).unwrap_or(0)];
-    if one.count() >= 2 * wanted { one } else { most }
+/// A product, and what may compute it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape<'a> {
+    pub number: Stored,
+    pub rows: usize,
+    pub depth: usize,
+    pub outputs: usize,
+    pub limits: &'a Limits,
+    /// Whether the tile by warpgroups may be taken.
+    pub wide: bool,
+}
+
+impl Shape<'_> {
+    /// The ways to launch the product by a tile: with one group of threads, and with the most groups that the GPU takes.
+    pub fn by(&self, tile: usize) -> [Product; 2] {
+        let (number, parts, t) = (self.number as usize, parts(self.depth), &TILES[tile]);
+        let fits = t.rows < 128 && parts * t.shared[number] <= self.limits.shared_per_block;
+        let blocks = [self.rows.div_ceil(t.rows) as u32, self.outputs.div_ceil(t.outputs) as u32];
+        let place = if tile == WIDE { 3 * KINDS + number - 1 } else { 3 * number + tile };
+        [1, if fits { parts } else { 1 }].map(|groups| Product { place, blocks, groups })
+    }
+
+    /// How many of the tiles may be taken, smallest first.
+    pub fn tiles(&self) -> usize {
+        if self.wide { 4 } else { 3 }
+    }
+
+    /// The product by the largest tile of which there are enough for all multiprocessors, counting groups; with one group where there
+    /// are two blocks for each of them. An output has the same bits in each.
+    pub fn product(&self) -> Product {
+        let wanted = u64::from(self.limits.multiprocessors);
+        let fits = |tile: &usize| {
+            let most = self.by(*tile)[1];
+            2 * self.rows > TILES[*tile].rows && most.count() * most.groups as u64 >= wanted
+        };
+        let [one, most] = self.by((1..self.tiles()).rev().find(fits).unwrap_or(0));
+        if one.count() >= 2 * wanted { one } else { most }
+    }
 }
 
 /// Place of [`Attend`]'s name for heads of `padded` numbers.

@@ -12,6 +12,7 @@ mod memory;
 mod plan;
 mod steps;
 mod weights;
+mod wide;
 
 use super::network::{Attention, BLOCK, Batch, Forward, Norm, Ops, SampleRequest, StoredMatrix};
 use super::spec::{Activation, Spec};
@@ -21,7 +22,7 @@ use crate::device::launch::{Blocks, KernelSet, Launch, Pointer};
 use crate::device::{Buffer, Device, DeviceError, bytes_of};
 use crate::{Error, Result};
 use ask::RequestBytes;
-use kernels::{AddRows, ChooseTokens, Embed, Gate, KERNELS, Multiply, Normalise, PickRows, Product, SomeOutputs};
+use kernels::{AddRows, ChooseTokens, Embed, Gate, KERNELS, Multiply, Normalise, PickRows, Product, Shape, SomeOutputs};
 use memory::{Lent, Spare};
 use parking_lot::Mutex;
 use plan::Lists;
@@ -95,6 +96,7 @@ pub struct Gpu {
     steps: Mutex<Steps>,
     number: Stored,
     group: usize,
+    wide: bool,
 }
 
 impl Gpu {
@@ -110,14 +112,20 @@ impl Gpu {
             )));
         }
         let kernels = KernelSet::load(&*device, &[KERNELS])?;
+        let wide = wide::agrees(&*device, &kernels, number)?;
         let (spare, limits) = (Spare::new(device.clone()), device.limits());
         let steps = Mutex::new(Steps::new(device.clone()));
-        Ok(Gpu { device, kernels, limits, spare, lent: Mutex::new(None), steps, number, group: spec.group() })
+        Ok(Gpu { device, kernels, limits, spare, lent: Mutex::new(None), steps, number, group: spec.group(), wide })
     }
 
     /// Whether the kernels take a model of this shape.
     pub fn takes(spec: &Spec) -> bool {
         spec.head_dim <= WIDEST
+    }
+
+    /// Whether large products go by warpgroups; where there are such, a trial has given the same bits by them and by other tiles.
+    pub fn wide(&self) -> bool {
+        self.wide
     }
 
     /// What it computes on.
@@ -223,7 +231,9 @@ impl Gpu {
     /// `y = x w`, or `y += x w`.
     fn multiply(&self, y: &Array, x: &Array, w: &Linear, add: bool) -> Result<()> {
         let x = Gpu::expect(x, true, "a product")?;
-        let Product { place, blocks, groups } = kernels::product(self.number, x.rows, w.inputs, w.outputs, &self.limits);
+        let (number, limits, wide) = (self.number, &self.limits, self.wide);
+        let shape = Shape { number, rows: x.rows, depth: w.inputs, outputs: w.outputs, limits, wide };
+        let Product { place, blocks, groups } = shape.product();
         let kernel = Multiply {
             y: y.at(),
             x: x.at(),

@@ -4,8 +4,10 @@ use super::numbers::Number;
 use lumos_simt::check::{Random, close};
 
 /// Rows of a tile, its outputs, threads, shared memory for halves and for f32.
-const TILES: [(usize, usize, u32, [usize; 2]); 3] =
-    [(16, 32, 128, [27_648, 13_824]), (64, 64, 128, [40_960, 36_864]), (128, 128, 256, [81_920, 73_728])];
+const TILES: [(usize, usize, u32, [usize; 2]); 4] =
+    [(16, 32, 128, [27_648, 13_824]), (64, 64, 128, [40_960, 36_864]), (128, 128, 256, [81_920, 73_728]), (256, 128, 256, [197_632, 0])];
+/// The last of them, by warpgroups, which takes halves alone.
+const WIDE: usize = 3;
 
 struct Case {
     number: Number,
@@ -50,7 +52,8 @@ impl Case {
         let groups = if side_by_side { self.ld().div_ceil(2048).min(4) } else { 1 };
         let (x, w) = (self.number.rows(&self.x, self.depth, self.ld(), 0.0), self.number.rows(&self.w, self.depth, self.ld(), 0.0));
         let mut y = self.before.clone().unwrap_or_else(|| vec![f32::NAN; self.rows * self.outputs]);
-        let name = format!("decoder_linear_{}_{rows}", self.number.suffix());
+        let suffix = self.number.suffix();
+        let name = if tile == WIDE { format!("decoder_wide_{suffix}") } else { format!("decoder_linear_{suffix}_{rows}") };
         let grid = [self.rows.div_ceil(rows) as u32, self.outputs.div_ceil(outputs) as u32, 1];
         let (threads, shared) = (threads * groups as u32, shared[usize::from(self.number == Number::F32)] * groups);
         let bias = self.bias.as_ref().map_or(std::ptr::null(), |b| b.as_ptr());
@@ -84,8 +87,11 @@ fn products() {
             let first = case.product(0, false);
             let what = format!("{number:?}, {rows} rows, depth {depth}, {outputs} outputs");
             close(&what, &first, &expected, 1e-5, 2e-5 * (depth as f64).sqrt());
-            // The largest tile is slow here: one depth of several parts is enough for it.
-            for (tile, side_by_side) in [(1, false), (0, true), (1, true), (2, false)].into_iter().take(if depth > 4096 { 3 } else { 4 }) {
+            for (tile, side_by_side) in [(1, false), (0, true), (1, true), (2, false), (WIDE, false)] {
+                // The large tiles are slow here: one depth of several parts is enough for them.
+                if tile >= 2 && depth > 4096 || tile == WIDE && number == Number::F32 {
+                    continue;
+                }
                 let same = case.product(tile, side_by_side).iter().zip(&first).all(|(a, b)| a.to_bits() == b.to_bits());
                 assert!(same, "{what}: tile {tile}, parts side by side: {side_by_side}");
             }
@@ -104,6 +110,17 @@ fn a_row_has_the_same_bits_alone() {
             let alone = alone.product(0, false);
             assert!(alone.iter().zip(&all[row * 40..]).all(|(a, b)| a.to_bits() == b.to_bits()), "{number:?}, row {row}");
         }
+    }
+}
+
+/// More than one block along both sides, more pieces of the depth than stages, with all that is added.
+#[test]
+fn wide_tiles_keep_to_their_edges() {
+    for (number, seed) in [(Number::Bf16, 0), (Number::F16, 6), (Number::Bf16, 3)] {
+        let case = Case::random(seed, number, 259, 400, 133);
+        let (wide, narrow) = (case.product(WIDE, false), case.product(1, false));
+        assert!(wide.iter().zip(&narrow).all(|(a, b)| a.to_bits() == b.to_bits()), "{number:?}, {seed}");
+        close(&format!("{number:?}, {seed}"), &wide, &case.expected(), 1e-5, 4e-4);
     }
 }
 

@@ -133,13 +133,14 @@ impl Shape<'_> {
         if self.wide { 4 } else { 3 }
     }
 
-    /// The product by the largest tile of which there are enough for all multiprocessors, counting groups; with one group where there
-    /// are two blocks for each of them. An output has the same bits in each.
+    /// The product by the largest tile of which there are enough for all multiprocessors, counting groups, or by warpgroups for half of
+    /// them: shared memory feeds a tensor core by the other tiles at two fifths of its rate (docs/performance.md). With one group where
+    /// there are two blocks for each of them. An output has the same bits in each.
     pub fn product(&self) -> Product {
         let wanted = u64::from(self.limits.multiprocessors);
         let fits = |tile: &usize| {
-            let most = self.by(*tile)[1];
-            2 * self.rows > TILES[*tile].rows && most.count() * most.groups as u64 >= wanted
+            let (most, enough) = (self.by(*tile)[1], if *tile == WIDE { wanted.div_ceil(2) } else { wanted });
+            2 * self.rows > TILES[*tile].rows && most.count() * most.groups as u64 >= enough
         };
         let [one, most] = self.by((1..self.tiles()).rev().find(fits).unwrap_or(0));
         if one.count() >= 2 * wanted { one } else { most }

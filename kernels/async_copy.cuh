@@ -5,12 +5,17 @@
 
 #ifdef LUMOS_SIMT
 
-// On the CPU a copy is carried out when the thread waits for its group, the latest moment that a GPU may choose.
+// On the CPU a copy is carried out at once or when the thread waits for its group, the first and the last moment that a GPU may choose.
 inline void copy_async_or_zero(void* to, const void* from, bool there) {
     if (reinterpret_cast<size_t>(to) % 16 != 0 || reinterpret_cast<size_t>(from) % 16 != 0) {
         simt::fail("an asynchronous copy to or from an address that is no multiple of 16");
     }
-    simt::copies().waiting.push_back({to, there ? from : nullptr, simt::copies().group});
+    simt::Copy copy{to, there ? from : nullptr, simt::copies().group};
+    if (simt::copies_at_once) {
+        copy.carry_out();
+        copy.to = nullptr;
+    }
+    simt::copies().waiting.push_back(copy);
 }
 inline void copy_async(float* to, const float* from) { copy_async_or_zero(to, from, true); }
 
@@ -18,12 +23,7 @@ inline void copy_async(float* to, const float* from) { copy_async_or_zero(to, fr
 inline void finish_copies(unsigned group) {
     std::vector<simt::Copy>& waiting = simt::copies().waiting;
     size_t done = 0;
-    for (; done < waiting.size() && waiting[done].group < group; done++) {
-        const simt::Copy& copy = waiting[done];
-        for (int i = 0; i < 4; i++) {
-            static_cast<unsigned*>(copy.to)[i] = copy.from ? static_cast<const unsigned*>(copy.from)[i] : 0u;
-        }
-    }
+    for (; done < waiting.size() && waiting[done].group < group; done++) waiting[done].carry_out();
     waiting.erase(waiting.begin(), waiting.begin() + std::ptrdiff_t(done));
     simt::copies().unshown |= done > 0;
 }

@@ -6,7 +6,7 @@
 //
 // The depth is cut into up to four equal parts of some 2048 numbers. A part of an output is one chain, in steps of one (float32: fused
 // multiply-adds) or of a fragment's 16, and the parts are added in their order to what was there: its bits depend on its row and its
-// weights alone, not on the number of rows, on which of the three tile sizes was taken, or on how many parts a block works at.
+// weights alone, not on the number of rows, on which tile was taken, or on how many parts a block works at.
 //
 // A block owns OUT outputs of ROWS rows and keeps STAGES pieces of the depth on their way. Where rows are few, the parts of the depth
 // are worked at side by side, each by a group of the block's threads with stages of its own. Blocks that share weights are neighbours

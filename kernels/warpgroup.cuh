@@ -8,7 +8,7 @@
 //
 // Order of calls: copies are awaited, shown to the products, and met at a barrier by all threads that copied; then open, add ..., close;
 // sums and lines may be touched once the product's group has been awaited. On the CPU a product is carried out when it is awaited, the
-// latest moment that a GPU may choose, from whatever the descriptors point at.
+// latest moment that a GPU may choose, from whatever the descriptors point at. Whether `open_products` is called is not seen there.
 #pragma once
 
 #include "element.cuh"
@@ -22,8 +22,9 @@ constexpr int LINE = 64, EIGHT_LINES = 1024;
 // Where the halves at a place of 16 bytes of a line are, counted in halves.
 __device__ __forceinline__ int at(int line, int place) { return line * LINE + (place ^ (line & 7)) * 8; }
 
-// Lines from shared address `address` on, as PTX describes a matrix: the address in units of 16 bytes (14 bits), from bit 16 what the
-// swizzle leaves unused, from bit 32 the bytes of eight lines in units of 16, in the highest bits the kind of swizzle.
+// Lines from shared address `address` on, up to 96 bytes into the first, as PTX describes a matrix: the address in units of 16 bytes (14
+// bits), from bit 16 what the swizzle leaves unused, from bit 32 the bytes of eight lines in units of 16, in the highest bits the kind of
+// swizzle.
 __device__ __forceinline__ unsigned long long matrix(unsigned address) {
     return (address & 0x3ffffu) >> 4 | 1ull << 16 | static_cast<unsigned long long>(EIGHT_LINES / 16) << 32 | 1ull << 62;
 }

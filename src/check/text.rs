@@ -252,7 +252,7 @@ pub fn one(
         checks.push(CheckLine { part: "text", name: what.into(), case: case.clone(), error, bound, ok, fault });
     };
     if has_warpgroups(number, &device.limits()) {
-        let fault = (!pair.gpu.wide()).then(|| "other bits than by the other tiles: they are not used".to_string());
+        let fault = (!pair.gpu.wide()).then(|| "other bits than by the other tiles, or no code for sm_90a: they are not used".to_string());
         line("products by warpgroups", 0.0, 0.0, fault);
     }
     line("logits", logits(&pair)?, bound(number, quick), None);

@@ -104,11 +104,16 @@ extern int line_left_out;
 bool file_left_out(const char* file);
 inline bool left_out(const char* file, int line) { return __builtin_expect(line == line_left_out, 0) && file_left_out(file); }
 
-// Copies of the running thread that it has not waited for. They are carried out as late as it allows.
+// Copies of the running thread that it has not waited for. They are carried out as late as it allows, or at once: a GPU may do either.
+extern const bool copies_at_once;
 struct Copy {
-    void* to;
+    void* to;         // null where it is done
     const void* from; // zeros where null
     unsigned group;
+
+    void carry_out() const {
+        for (int i = 0; to && i < 4; i++) static_cast<unsigned*>(to)[i] = from ? static_cast<const unsigned*>(from)[i] : 0u;
+    }
 };
 struct Copies {
     std::vector<Copy> waiting;

@@ -11,7 +11,8 @@
 namespace simt {
 
 // LUMOS_SIMT_ORDER: `ascending` (also where it is not set), `descending`, or `random:SEED`, another order for each block and launch.
-// Threads that only meet at barriers give the same bits in every order.
+// Threads that only meet at barriers give the same bits in every order. Under `descending` asynchronous copies are carried out at once, under
+// the others as late as their waits allow.
 class Turns {
     struct Choice {
         enum { ASCENDING, DESCENDING, RANDOM, UNKNOWN } kind = ASCENDING;
@@ -41,6 +42,8 @@ class Turns {
 public:
     // Why no launch is possible, or null.
     static const char* refused() { return choice().kind == Choice::UNKNOWN ? choice().wrong.c_str() : nullptr; }
+
+    static bool copies_at_once() { return choice().kind == Choice::DESCENDING; }
 
     // The threads 0 to n - 1 in their turns.
     const std::vector<unsigned>& of(unsigned n, uint64_t launch, uint64_t block) {
@@ -81,6 +84,7 @@ const LeftOut& the_left_out() {
 }
 } // namespace
 
+const bool copies_at_once = Turns::copies_at_once();
 int line_left_out = the_left_out().line;
 bool file_left_out(const char* path) {
     const std::string &file = the_left_out().file, all = "/" + std::string(path);

@@ -130,16 +130,16 @@ impl Shape<'_> {
 
     /// How many of the tiles may be taken, smallest first.
     pub fn tiles(&self) -> usize {
-        if self.wide { 4 } else { 3 }
+        if self.wide && self.number != Stored::F32 { 4 } else { 3 }
     }
 
-    /// The product by the largest tile of which there are enough for all multiprocessors, counting groups, or by warpgroups for half of
-    /// them: shared memory feeds a tensor core by the other tiles at two fifths of its rate (docs/performance.md). With one group where
-    /// there are two blocks for each of them. An output has the same bits in each.
+    /// The product by the largest tile of which there are enough for all multiprocessors, counting groups, or by warpgroups for three
+    /// quarters of them: by the other tiles shared memory feeds tensor cores at half of their rate (docs/performance.md). With one group
+    /// where there are two blocks for each of them. An output has the same bits in each.
     pub fn product(&self) -> Product {
         let wanted = u64::from(self.limits.multiprocessors);
         let fits = |tile: &usize| {
-            let (most, enough) = (self.by(*tile)[1], if *tile == WIDE { wanted.div_ceil(2) } else { wanted });
+            let (most, enough) = (self.by(*tile)[1], if *tile == WIDE { (3 * wanted).div_ceil(4) } else { wanted });
             2 * self.rows > TILES[*tile].rows && most.count() * most.groups as u64 >= enough
         };
         let [one, most] = self.by((1..self.tiles()).rev().find(fits).unwrap_or(0));

@@ -10,12 +10,13 @@ use crate::device::interface::bytes_of_mut;
 use crate::device::launch::{KernelSet, Pointer};
 use crate::device::{Buffer, Device, DeviceError};
 
-/// Rows, depth and outputs of the trial: a whole tile, two stages of the depth of which one is not full.
+/// Rows, depth and outputs of the trial: a whole tile, nine pieces of the depth, so that each stage is filled twice and the last piece is not
+/// full.
 const ROWS: usize = 256;
-const DEPTH: usize = 96;
+const DEPTH: usize = 544;
 const OUTPUTS: usize = 128;
 
-/// Halves with signs, of exponents that differ by up to eight: what is cut off within a step of 16 shows in the sum.
+/// Halves with signs, of exponents that differ by up to seven: what is cut off within a step of 16 shows in the sum.
 fn halves(number: Stored, count: usize) -> Vec<u16> {
     let mut stream = Stream::new(1, Purpose::Bench, 9, count as u64);
     let (mantissa, exponent) = if number == Stored::F16 { (10, 11) } else { (7, 123) };

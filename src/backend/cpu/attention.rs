@@ -53,14 +53,38 @@ impl Shape {
     }
 }
 
+/// Greatest of `n` numbers. A NaN is passed over, but for the first number.
+#[inline(always)]
+unsafe fn greatest<S: Simd>(n: usize, s: *const f32) -> f32 {
+    // SAFETY: the caller's promise; no index leaves the lengths that it names.
+    unsafe {
+        let (mut max, mut j) = (*s, 1);
+        // One comparison waits for the other: of a long row, sixteen at a time.
+        if n >= 4 * LANES {
+            let mut most = [S::splat(max); 2];
+            j = 0;
+            while n - j >= 2 * LANES {
+                for (v, most) in most.iter_mut().enumerate() {
+                    *most = S::max(S::load(s.add(j + v * LANES)), *most);
+                }
+                j += 2 * LANES;
+            }
+            let mut lanes = [0f32; LANES];
+            S::store(lanes.as_mut_ptr(), S::max(most[0], most[1]));
+            max = lanes.into_iter().fold(max, |max, v| if v > max { v } else { max });
+        }
+        for j in j..n {
+            max = if *s.add(j) > max { *s.add(j) } else { max };
+        }
+        max
+    }
+}
+
 #[inline(always)]
 pub(super) unsafe fn softmax_row<S: Simd>(n: usize, s: *mut f32) -> f32 {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
-        let mut max = *s;
-        for j in 1..n {
-            max = if *s.add(j) > max { *s.add(j) } else { max };
-        }
+        let max = greatest::<S>(n, s);
         let m = S::splat(max);
         let mut total = S::splat(0.0);
         let mut tail = 0.0;

@@ -17,7 +17,7 @@ fn tiles(n: usize, max: usize) -> (usize, usize, usize) {
 
 /// Vectors of the next tile of a row that has `left` columns to go, and the columns it takes; no vectors: a part of one.
 #[inline(always)]
-fn across<S: Vector>(left: usize) -> (usize, usize) {
+pub(super) fn across<S: Vector>(left: usize) -> (usize, usize) {
     // Six rows of four vectors fit 32 registers, six of two fit 16.
     let most = if S::WIDTH > LANES { 4 } else { 2 };
     for vectors in [4, 2, 1] {
@@ -54,18 +54,31 @@ pub unsafe fn linear(rows: usize, inner: usize, cols: usize, x: *const f32, w: *
     unsafe { linear_from(rows, inner, cols, x, w, bias, y, false) }
 }
 
+/// [`linear`], or `y[r, n] += sum_k x[r, k] w[k, n]` where `add` is set; then `bias` must be null.
+///
+/// # Safety
+/// As [`linear`].
+#[inline]
+#[allow(clippy::too_many_arguments)]
+pub unsafe fn linear_from(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, add: bool) {
+    // SAFETY: the caller's promise.
+    unsafe { linear_part(rows, inner, inner, cols, x, w, bias, y, add) }
+}
+
 dispatch! {
-    /// [`linear`], or `y[r, n] += sum_k x[r, k] w[k, n]` where `add` is set; then `bias` must be null.
+    /// [`linear_from`] with rows of `x` that are `stride` numbers apart: a part of a longer depth.
     ///
     /// # Safety
-    /// As [`linear`].
-    pub unsafe fn linear_from(rows: usize, inner: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, add: bool) = wide linear_kernel
+    /// As [`linear`], with `x` holding `inner` numbers of each of `rows` such rows.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn linear_part(rows: usize, inner: usize, stride: usize, cols: usize, x: *const f32, w: *const f32, bias: *const f32, y: *mut f32, add: bool) = wide linear_kernel
 }
 
 #[inline(always)]
 unsafe fn linear_kernel<S: Vector>(
     rows: usize,
     inner: usize,
+    stride: usize,
     cols: usize,
     x: *const f32,
     w: *const f32,
@@ -83,12 +96,12 @@ unsafe fn linear_kernel<S: Vector>(
             let mut r = 0;
             for t in 0..count {
                 let h = height + usize::from(t < extra);
-                let (xp, wp, yp) = (x.add(r * inner), w.add(c), y.add(r * cols + c));
+                let (xp, wp, yp) = (x.add(r * stride), w.add(c), y.add(r * cols + c));
                 match vectors {
-                    4 => by_rows!(h, linear_tile::<S, 4, false>(inner, cols, n, xp, wp, b, yp, add)),
-                    2 => by_rows!(h, linear_tile::<S, 2, false>(inner, cols, n, xp, wp, b, yp, add)),
-                    1 => by_rows!(h, linear_tile::<S, 1, false>(inner, cols, n, xp, wp, b, yp, add)),
-                    _ => by_rows!(h, linear_tile::<S, 1, true>(inner, cols, n, xp, wp, b, yp, add)),
+                    4 => by_rows!(h, linear_tile::<S, 4, false>(inner, stride, cols, n, xp, wp, b, yp, add)),
+                    2 => by_rows!(h, linear_tile::<S, 2, false>(inner, stride, cols, n, xp, wp, b, yp, add)),
+                    1 => by_rows!(h, linear_tile::<S, 1, false>(inner, stride, cols, n, xp, wp, b, yp, add)),
+                    _ => by_rows!(h, linear_tile::<S, 1, true>(inner, stride, cols, n, xp, wp, b, yp, add)),
                 }
                 r += h;
             }
@@ -100,6 +113,7 @@ unsafe fn linear_kernel<S: Vector>(
 #[inline(always)]
 unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: bool>(
     inner: usize,
+    stride: usize,
     cols: usize,
     n: usize,
     x: *const f32,
@@ -133,7 +147,7 @@ unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
                 *slot = load::<S, TAIL>(p, n);
             }
             for (r, row) in acc.iter_mut().enumerate() {
-                let xv = S::splat(*x.add(r * inner + k));
+                let xv = S::splat(*x.add(r * stride + k));
                 for v in 0..NV {
                     row[v] = S::fma(xv, wv[v], row[v]);
                 }
@@ -148,17 +162,37 @@ unsafe fn linear_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: b
     }
 }
 
+/// `dx[r, i] (+)= sum_n dy[r, n] w[i, n]`: products of rows with rows. Adds to `dx` where `add` is set. For a few rows
+/// against many weights; elsewhere [`transpose`](super::transpose::transpose) and [`linear_from`] are faster.
+///
+/// # Safety
+/// `dy` holds `rows * cols` numbers, `w` `inner * cols`, `dx` `rows * inner`; `dx` overlaps nothing.
+#[inline]
+pub unsafe fn linear_input(rows: usize, inner: usize, cols: usize, dy: *const f32, w: *const f32, dx: *mut f32, add: bool) {
+    // SAFETY: the caller's promise.
+    unsafe { linear_input_part(rows, inner, inner, cols, dy, w, dx, add) }
+}
+
 dispatch! {
-    /// `dx[r, i] (+)= sum_n dy[r, n] w[i, n]`: products of rows with rows. Adds to `dx` where `add` is set. For a few rows
-    /// against many weights; elsewhere [`transpose`](super::transpose::transpose) and [`linear_from`] are faster.
+    /// [`linear_input`] with rows of `dx` that are `stride` numbers apart.
     ///
     /// # Safety
-    /// `dy` holds `rows * cols` numbers, `w` `inner * cols`, `dx` `rows * inner`; `dx` overlaps nothing.
-    pub unsafe fn linear_input(rows: usize, inner: usize, cols: usize, dy: *const f32, w: *const f32, dx: *mut f32, add: bool) = linear_input_kernel
+    /// As [`linear_input`], with `dx` holding `inner` numbers of each of `rows` such rows.
+    #[allow(clippy::too_many_arguments)]
+    pub unsafe fn linear_input_part(rows: usize, inner: usize, stride: usize, cols: usize, dy: *const f32, w: *const f32, dx: *mut f32, add: bool) = linear_input_kernel
 }
 
 #[inline(always)]
-unsafe fn linear_input_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, dy: *const f32, w: *const f32, dx: *mut f32, add: bool) {
+unsafe fn linear_input_kernel<S: Simd>(
+    rows: usize,
+    inner: usize,
+    stride: usize,
+    cols: usize,
+    dy: *const f32,
+    w: *const f32,
+    dx: *mut f32,
+    add: bool,
+) {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
     unsafe {
         let (count, height, extra) = tiles(rows, 3);
@@ -168,15 +202,15 @@ unsafe fn linear_input_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, d
             let mut r = 0;
             for t in 0..count {
                 let h = height + usize::from(t < extra);
-                let (dyp, wp, dxp) = (dy.add(r * cols), w.add(i * cols), dx.add(r * inner + i));
+                let (dyp, wp, dxp) = (dy.add(r * cols), w.add(i * cols), dx.add(r * stride + i));
                 match (h, ni) {
-                    (1, 4) => input_tile::<S, 1, 4>(cols, inner, dyp, wp, dxp, add),
-                    (2, 4) => input_tile::<S, 2, 4>(cols, inner, dyp, wp, dxp, add),
-                    (3, 4) => input_tile::<S, 3, 4>(cols, inner, dyp, wp, dxp, add),
+                    (1, 4) => input_tile::<S, 1, 4>(cols, stride, dyp, wp, dxp, add),
+                    (2, 4) => input_tile::<S, 2, 4>(cols, stride, dyp, wp, dxp, add),
+                    (3, 4) => input_tile::<S, 3, 4>(cols, stride, dyp, wp, dxp, add),
                     _ => {
                         for a in 0..h {
                             for b in 0..ni {
-                                input_tile::<S, 1, 1>(cols, inner, dyp.add(a * cols), wp.add(b * cols), dxp.add(a * inner + b), add);
+                                input_tile::<S, 1, 1>(cols, stride, dyp.add(a * cols), wp.add(b * cols), dxp.add(a * stride + b), add);
                             }
                         }
                     }
@@ -191,7 +225,7 @@ unsafe fn linear_input_kernel<S: Simd>(rows: usize, inner: usize, cols: usize, d
 #[inline(always)]
 unsafe fn input_tile<S: Simd, const MR: usize, const NR: usize>(
     cols: usize,
-    inner: usize,
+    stride: usize,
     dy: *const f32,
     w: *const f32,
     dx: *mut f32,
@@ -219,7 +253,7 @@ unsafe fn input_tile<S: Simd, const MR: usize, const NR: usize>(
             c += LANES;
         }
         for (a, row) in acc.iter().enumerate() {
-            let p = dx.add(a * inner);
+            let p = dx.add(a * stride);
             if NR == 4 {
                 let s = S::sum4(row[0], row[1 % NR], row[2 % NR], row[3 % NR]);
                 for (b, x) in s.iter().enumerate() {

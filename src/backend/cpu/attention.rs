@@ -225,3 +225,38 @@ unsafe fn backward_kernel<S: Simd>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::simd::{Portable, dispatch};
+    use super::*;
+    use crate::base::rng::{Purpose, Stream};
+
+    dispatch! {
+        unsafe fn greatest_of(n: usize, s: *const f32) -> f32 = greatest
+    }
+
+    /// Rows of every length about those that vectors take, zeros of both signs, NaNs: the number that one comparison after another finds.
+    #[test]
+    fn the_greatest_is_that_of_one_comparison_after_another() {
+        let mut stream = Stream::new(6, Purpose::Bench, 4, 0);
+        for n in (1..70).chain([1000]) {
+            for kind in 0..5u64 {
+                let mut row: Vec<f32> = (0..n).map(|_| stream.normal() as f32).collect();
+                let at = stream.below(n as u64) as usize;
+                match kind {
+                    1 => row[at] = f32::NAN,
+                    2 => row[0] = f32::NAN,
+                    3 => row.iter_mut().for_each(|v| *v = 0f32.copysign(*v)),
+                    4 => row[at] = f32::INFINITY,
+                    _ => {}
+                }
+                let plain = row.iter().skip(1).fold(row[0], |max, &v| if v > max { v } else { max });
+                // SAFETY: the row has its length.
+                let (found, portable) = unsafe { (greatest_of(n, row.as_ptr()), greatest::<Portable>(n, row.as_ptr())) };
+                assert_eq!(found.to_bits(), plain.to_bits(), "{n} numbers, kind {kind}");
+                assert_eq!(portable.to_bits(), plain.to_bits(), "{n} numbers, kind {kind}");
+            }
+        }
+    }
+}

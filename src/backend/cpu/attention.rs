@@ -242,7 +242,7 @@ mod tests {
         let mut stream = Stream::new(6, Purpose::Bench, 4, 0);
         for n in (1..70).chain([1000]) {
             for kind in 0..5u64 {
-                let mut row: Vec<f32> = (0..n).map(|_| stream.normal() as f32).collect();
+                let mut row: Vec<f32> = (0..n).map(|_| stream.normal()).collect();
                 let at = stream.below(n as u64) as usize;
                 match kind {
                     1 => row[at] = f32::NAN,

@@ -129,7 +129,7 @@ mod tests {
         for (rows, d, n, from, to) in [(20, 64, 50, 0, 50), (6, 64, 9, 3, 8), (1, 50, 7, 0, 7), (13, 128, 4, 1, 3), (12, 5, 3, 0, 3)] {
             let blocks = usize::div_ceil(rows, BLOCK);
             let stride = BLOCK * n + BLOCK * d;
-            let mut normals = |count: usize| (0..count).map(|_| stream.normal() as f32).collect::<Vec<f32>>();
+            let mut normals = |count: usize| (0..count).map(|_| stream.normal()).collect::<Vec<f32>>();
             let (values, before) = (normals(blocks * stride), normals(n * d));
             let (x, y) = (values.as_ptr(), values[BLOCK * n..].as_ptr());
             let (mut got, mut wanted) = (before.clone(), before.clone());

@@ -132,7 +132,7 @@ mod tests {
         let mut stream = Stream::new(3, Purpose::Bench, 1, 0);
         for (d, n, from, to) in [(64, 200, 0, 200), (64, 200, 70, 199), (8, 5, 0, 5), (128, 65, 1, 65), (50, 130, 0, 130), (136, 70, 3, 70)]
         {
-            let mut normals = |count: usize| (0..count).map(|_| stream.normal() as f32).collect::<Vec<f32>>();
+            let mut normals = |count: usize| (0..count).map(|_| stream.normal()).collect::<Vec<f32>>();
             let (sizes, items) = ([6, 6, 1], normals(n * d));
             let states: Vec<Vec<f32>> = sizes.iter().map(|rows| normals(rows * d)).collect();
             let mut got: Vec<Vec<f32>> = sizes.iter().map(|rows| vec![-1.0; rows * n]).collect();

@@ -119,6 +119,39 @@ fn next_item_losses() {
     }
 }
 
+/// More items than are read together, more examples than are under way together, widths that vectors divide and one that they do not: the
+/// plain loss, and the same bits by any number of threads.
+#[test]
+fn a_large_catalogue() {
+    for (case, d) in [(8950, 64), (8951, 20)] {
+        next_item_case(case, RecLoss::Softmax, d, 190, 203, 1, 1100, 0.5);
+        let (outputs, examples, rows) = (190, 203, 1100);
+        let mut s = stream(case + 10);
+        let mut step = pack(&mut s, &vec![1; outputs], rows, Outs::Nothing);
+        for t in 0..outputs as u32 {
+            step.push_output(t);
+        }
+        step.width = 1;
+        step.end_client();
+        for _ in 0..examples {
+            step.push_example(s.below(outputs as u64) as u32);
+            step.cands.push(TableRow(s.below(rows as u64) as u32));
+        }
+        step.end_client();
+        let (h, items) = (normal(&mut s, 1.0, outputs * d), normal(&mut s, 1.0, rows * d));
+        let by = |threads: usize| {
+            let mut w = worker(d, &[], None, &items, step.clone());
+            w.set_threads(threads);
+            let (ha, dh) = (load(&mut w, RowKind::Outputs, d, &h), load(&mut w, RowKind::Outputs, d, &vec![0.0; outputs * d]));
+            w.next_item_loss(&LossSettings { rec: RecLoss::Softmax, ..LossSettings::default() }, ha, dh);
+            let numbers = w.values(dh).iter().chain(w.row_gradient()).map(|v| v.to_bits()).collect::<Vec<u32>>();
+            (w.losses().0.to_bits(), numbers)
+        };
+        let one = by(1);
+        assert!((2..=5).all(|threads| by(threads) == one), "d {d}");
+    }
+}
+
 /// Examples beside the training positions, each with a weight, some of them alone.
 #[test]
 fn weighted_examples() {

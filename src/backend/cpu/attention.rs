@@ -53,7 +53,7 @@ impl Shape {
     }
 }
 
-/// Greatest of `n` numbers. A NaN is passed over, but for the first number.
+/// Greatest of `n` numbers. A NaN is passed over, but for the first number. Where zeros of both signs are the greatest, either.
 #[inline(always)]
 unsafe fn greatest<S: Simd>(n: usize, s: *const f32) -> f32 {
     // SAFETY: the caller's promise; no index leaves the lengths that it names.
@@ -236,7 +236,7 @@ mod tests {
         unsafe fn greatest_of(n: usize, s: *const f32) -> f32 = greatest
     }
 
-    /// Rows of every length about those that vectors take, zeros of both signs, NaNs: the number that one comparison after another finds.
+    /// Rows of every length about those that vectors take, zeros, NaNs, infinity: the number that one comparison after another finds.
     #[test]
     fn the_greatest_is_that_of_one_comparison_after_another() {
         let mut stream = Stream::new(6, Purpose::Bench, 4, 0);

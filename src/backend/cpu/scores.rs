@@ -1,17 +1,17 @@
 //! Scores of a few states by many items, `[rows, d] [n, d]^T`: [`linear_input`](super::gemm::linear_input) with the same bits, at the rate of the
-//! other products. Some items at a time are turned round, so that a vector holds one number of each; the eight lanes in which `linear_input` adds
-//! up are eight vectors here.
+//! other products. Some items at a time are transposed, so that a vector holds one number of each; the eight partial sums of a score, which are the
+//! lanes of one vector in `linear_input`, are eight vectors here.
 
 use super::gemm::linear_input_part;
 use super::simd::{LANES, Level, Vector, dispatch};
 use super::transpose::transpose;
 
-/// Items that are turned round together.
+/// Items that are transposed together.
 pub const ITEMS: usize = 64;
 /// Widest state.
 const WIDEST: usize = 128;
 
-/// Items turned round `[d, ITEMS]`, at the beginning of a cache line.
+/// Transposed items `[d, ITEMS]`, at the beginning of a cache line.
 #[repr(align(64))]
 struct Turned([f32; WIDEST * ITEMS]);
 
@@ -27,21 +27,22 @@ pub unsafe fn scores(
     [from, to, n, d]: [usize; 4],
     items: *const f32,
 ) {
-    // On registers of eight numbers there are too few for this, and a last vector of some numbers would need zeros in the states.
-    let turns = Level::detect() == Level::Avx512 && d.is_multiple_of(LANES) && d <= WIDEST;
-    let mut turned = Turned([0.0; WIDEST * ITEMS]);
+    // Registers of eight numbers are too few for this, a last vector of fewer numbers would need zeros in the states, and transposing costs as much
+    // as four blocks gain.
+    let turns = Level::detect() == Level::Avx512 && d.is_multiple_of(LANES) && d <= WIDEST && blocks > 4;
+    let mut turned = turns.then(|| Turned([0.0; WIDEST * ITEMS]));
     for first in (from..to).step_by(ITEMS) {
         let count = ITEMS.min(to - first);
-        // SAFETY: the caller's promise; places stay inside the blocks, and what is turned round inside its room.
+        // SAFETY: the caller's promise; places stay inside the blocks, and transposed items inside their room.
         unsafe {
             let own = items.add(first * d);
-            if turns {
-                turn(count, d, own, &mut turned);
+            if let Some(turned) = &mut turned {
+                turn(count, d, own, turned);
             }
             for b in 0..blocks {
                 let ((x, y), rows) = (at(b), rows(b));
                 let y = y.add(first);
-                if turns {
+                if let Some(turned) = &turned {
                     turned_scores(rows, d, count, n, x, turned.0.as_ptr(), y);
                 } else {
                     linear_input_part(rows, count, n, d, x, own, y, false);
@@ -133,12 +134,12 @@ mod tests {
         for (d, n, from, to) in [(64, 200, 0, 200), (64, 200, 70, 199), (8, 5, 0, 5), (128, 65, 1, 65), (50, 130, 0, 130), (136, 70, 3, 70)]
         {
             let mut normals = |count: usize| (0..count).map(|_| stream.normal()).collect::<Vec<f32>>();
-            let (sizes, items) = ([6, 6, 1], normals(n * d));
+            let (sizes, items) = ([6, 6, 1, 2, 3, 6], normals(n * d));
             let states: Vec<Vec<f32>> = sizes.iter().map(|rows| normals(rows * d)).collect();
             let mut got: Vec<Vec<f32>> = sizes.iter().map(|rows| vec![-1.0; rows * n]).collect();
             let places: Vec<(*const f32, *mut f32)> = states.iter().zip(&mut got).map(|(x, y)| (x.as_ptr(), y.as_mut_ptr())).collect();
             // SAFETY: every block has its rows.
-            unsafe { scores(3, |b| sizes[b], |b| places[b], [from, to, n, d], items.as_ptr()) };
+            unsafe { scores(sizes.len(), |b| sizes[b], |b| places[b], [from, to, n, d], items.as_ptr()) };
             for ((rows, x), y) in sizes.into_iter().zip(&states).zip(&got) {
                 let mut all = vec![0f32; rows * n];
                 // SAFETY: as above.

@@ -5,16 +5,14 @@ use super::spread::Shared;
 use super::worker::Worker;
 use super::{losses, outer, rows, scores};
 use crate::backend::Act;
+use crate::base::floats::LINE;
 use smallvec::SmallVec;
-
-/// Numbers of a cache line.
-const LINE: usize = 16;
 
 /// Examples of a block, whose logits are a tile's rows.
 const EXAMPLES: usize = outer::BLOCK;
 /// Most blocks under way, so that what is read of the catalogue serves all of them.
 const BLOCKS: usize = 16;
-/// Numbers that blocks under way take together: 16 MB.
+/// Numbers that blocks under way take together: 16 MB, or one block.
 const MOST: usize = 1 << 22;
 /// Items whose rows stay in the second cache while the blocks under way multiply with them.
 const READ: usize = 512;
@@ -27,7 +25,7 @@ impl Worker {
         // What a block of examples needs: its logits, hidden states and their gradients, each from the beginning of a cache line on.
         let [wide, narrow] = [EXAMPLES * n, EXAMPLES * d].map(|numbers| numbers.next_multiple_of(LINE));
         let room = wide + 2 * narrow;
-        let most = (MOST / room).clamp(1, BLOCKS);
+        let most = (MOST / room).min(BLOCKS.max(4 * self.threads)).min(count.div_ceil(EXAMPLES)).max(1);
         if self.scratch.len() < most * room {
             self.scratch.resize(most * room);
         }
@@ -36,7 +34,7 @@ impl Worker {
         let mut total = 0f64;
         for first in (0..count).step_by(EXAMPLES * most) {
             let blocks = (count - first).div_ceil(EXAMPLES).min(most);
-            let mut sums: SmallVec<[f64; BLOCKS]> = SmallVec::from_elem(0.0, blocks);
+            let mut sums: SmallVec<[f64; 64]> = SmallVec::from_elem(0.0, blocks);
             let size = |b: usize| (count - first - b * EXAMPLES).min(EXAMPLES);
             // SAFETY: a block stays inside its room.
             let places = move |scratch: *mut f32, b: usize| unsafe {

@@ -30,7 +30,7 @@ pub unsafe fn scores(
     // Registers of eight numbers are too few for this, a last vector of fewer numbers would need zeros in the states, and transposing costs as much
     // as four blocks gain.
     let turns = Level::detect() == Level::Avx512 && d.is_multiple_of(LANES) && d <= WIDEST && blocks > 4;
-    let mut turned = turns.then(|| Turned([0.0; WIDEST * ITEMS]));
+    let mut turned = turns.then_some(Turned([0.0; WIDEST * ITEMS]));
     for first in (from..to).step_by(ITEMS) {
         let count = ITEMS.min(to - first);
         // SAFETY: the caller's promise; places stay inside the blocks, and transposed items inside their room.

@@ -28,15 +28,21 @@ fn halves(number: Stored, count: usize) -> Vec<u16> {
     (0..count).map(|_| one()).collect()
 }
 
-/// Whether `device` has products by warpgroups for `number`, and a trial gives the same bits by them and by the tile below.
+/// Whether `device` has products by warpgroups for `number`, and a trial gives the same bits by them and by the tile below. Where there is no memory for
+/// the trial they are not used.
 ///
 /// # Errors
 /// The device's.
 pub(super) fn agrees(device: &dyn Device, kernels: &KernelSet, number: Stored) -> Result<bool> {
-    let limits = device.limits();
-    if !kernels::has_warpgroups(number, &limits) {
-        return Ok(false);
+    match kernels::has_warpgroups(number, &device.limits()).then(|| trial(device, kernels, number)) {
+        None => Ok(false),
+        Some(Err(e)) if e.is_out_of_memory() => Ok(false),
+        Some(result) => Ok(result?),
     }
+}
+
+fn trial(device: &dyn Device, kernels: &KernelSet, number: Stored) -> Result<bool, DeviceError> {
+    let limits = device.limits();
     let (x, w) = (halves(number, ROWS * Gpu::ld(DEPTH)), halves(number, OUTPUTS * Gpu::ld(DEPTH)));
     let (x, w) = (device.upload_new(&x)?, device.upload_new(&w)?);
     let shape = Shape { number, rows: ROWS, depth: DEPTH, outputs: OUTPUTS, limits: &limits, wide: true };

@@ -1,16 +1,15 @@
-//! The three products of a linear layer on packed tokens, as register tiles: six rows by two vectors of eight columns, or by four
+//! The products of a linear layer with its weight on packed tokens, forward and backward, as register tiles: six rows by two vectors of eight columns, or by four
 //! of sixteen where there are twice the registers, so that 12 or 24 accumulators hide the latency of the multiply-add units.
 //! `d` is small and the weights of a layer fit the first cache, so there is no packing and no blocking over the inner axis.
 //!
 //! Additions run in the order of the inner axis, so a result does not depend on how many rows are computed together.
 
-use super::optim::AdamStep;
 use super::simd::{LANES, Simd, Vector, dispatch, load, store};
 
 /// Splits `n` rows into tiles of at most `max` rows of nearly equal height: 20 rows make four tiles of five, not 6+6+6+2.
 /// No rows make no tile.
 #[inline(always)]
-fn tiles(n: usize, max: usize) -> (usize, usize, usize) {
+pub(super) fn tiles(n: usize, max: usize) -> (usize, usize, usize) {
     let count = n.div_ceil(max);
     if count == 0 { (0, 0, 0) } else { (count, n / count, n % count) }
 }
@@ -28,9 +27,6 @@ pub(super) fn across<S: Vector>(left: usize) -> (usize, usize) {
     (0, left)
 }
 
-/// Numbers in a cache line.
-const LINE: usize = 16;
-
 macro_rules! by_rows {
     ($rows:expr, $f:ident::<$S:ident, $($flag:tt),+>($($arg:expr),*)) => {
         match $rows {
@@ -43,6 +39,7 @@ macro_rules! by_rows {
         }
     };
 }
+pub(super) use by_rows;
 
 /// `y[r, n] = bias[n] + sum_k x[r, k] w[k, n]` for `rows x inner x cols`; all row-major and dense. `bias` may be null.
 ///
@@ -263,145 +260,6 @@ unsafe fn input_tile<S: Simd, const MR: usize, const NR: usize>(
                 for (b, v) in row.iter().enumerate() {
                     let x = S::sum(*v);
                     *p.add(b) = if add { *p.add(b) + x } else { x };
-                }
-            }
-        }
-    }
-}
-
-/// What becomes of a weight gradient once its tile is complete.
-#[derive(Clone, Copy)]
-pub enum GradSink {
-    /// Written to the gradient slab, replacing what was there.
-    Store(*mut f32),
-    /// Added to the gradient slab.
-    Add(*mut f32),
-    /// Used at once for an Adam step on (weight, first moment, second moment); the gradient is never stored.
-    Adam(*mut f32, *mut f32, *mut f32, AdamStep),
-}
-
-/// `g[i, n] = sum_r x[r, i] dy[r, n]`, handed to `sink` tile by tile.
-///
-/// # Safety
-/// `x` holds `rows * inner` numbers, `dy` `rows * cols`, every pointer of `sink` `inner * cols`; those overlap nothing.
-#[inline]
-pub unsafe fn linear_weight(rows: usize, inner: usize, cols: usize, x: *const f32, dy: *const f32, sink: GradSink) {
-    // SAFETY: the caller's promise, for all rows of the weight.
-    unsafe { linear_weight_span(rows, inner, cols, 0, inner, x, dy, sink) }
-}
-
-dispatch! {
-    /// [`linear_weight`] for the rows `from..to` of `g` alone.
-    ///
-    /// # Safety
-    /// As [`linear_weight`], and `from <= to <= inner`. Nothing is written to other rows of `sink`.
-    #[allow(clippy::too_many_arguments)]
-    pub unsafe fn linear_weight_span(rows: usize, inner: usize, cols: usize, from: usize, to: usize, x: *const f32, dy: *const f32, sink: GradSink) = wide linear_weight_kernel
-}
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn linear_weight_kernel<S: Vector>(
-    rows: usize,
-    inner: usize,
-    cols: usize,
-    from: usize,
-    to: usize,
-    x: *const f32,
-    dy: *const f32,
-    sink: GradSink,
-) {
-    // SAFETY: the caller's promise; no index leaves the lengths that it names.
-    unsafe {
-        let (count, height, extra) = tiles(to - from, 6);
-        let mut i = from;
-        for t in 0..count {
-            let h = height + usize::from(t < extra);
-            let lines = (h * cols).div_ceil(LINE);
-            match sink {
-                // Weights and both moments of a client exceed the second cache: the moments of the next tile are asked for
-                // while this one is computed. (Past the end nothing is read: a prefetch never faults.)
-                GradSink::Adam(_, m, s, _) => {
-                    for line in 0..lines {
-                        let o = (i + h) * cols + line * LINE;
-                        S::prefetch(m.wrapping_add(o));
-                        S::prefetch(s.wrapping_add(o));
-                    }
-                }
-                // What the tile is added to, which many products may have passed since the last time.
-                GradSink::Add(p) => (0..lines).for_each(|line| S::prefetch(p.wrapping_add(i * cols + line * LINE))),
-                GradSink::Store(_) => {}
-            }
-            let mut c = 0;
-            while c < cols {
-                let (vectors, n) = across::<S>(cols - c);
-                let (xp, dp, at) = (x.add(i), dy.add(c), i * cols + c);
-                match vectors {
-                    4 => by_rows!(h, weight_tile::<S, 4, false>(rows, inner, cols, n, xp, dp, at, sink)),
-                    2 => by_rows!(h, weight_tile::<S, 2, false>(rows, inner, cols, n, xp, dp, at, sink)),
-                    1 => by_rows!(h, weight_tile::<S, 1, false>(rows, inner, cols, n, xp, dp, at, sink)),
-                    _ => by_rows!(h, weight_tile::<S, 1, true>(rows, inner, cols, n, xp, dp, at, sink)),
-                }
-                c += n;
-            }
-            i += h;
-        }
-    }
-}
-
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn weight_tile<S: Vector, const MR: usize, const NV: usize, const TAIL: bool>(
-    rows: usize,
-    inner: usize,
-    cols: usize,
-    n: usize,
-    x: *const f32,
-    dy: *const f32,
-    at: usize,
-    sink: GradSink,
-) {
-    // SAFETY: the caller's promise; no index leaves the lengths that it names.
-    unsafe {
-        let mut acc = [[S::splat(0.0); NV]; MR];
-        for r in 0..rows {
-            let mut dv = [S::splat(0.0); NV];
-            for (v, slot) in dv.iter_mut().enumerate() {
-                let p = dy.add(r * cols + v * S::WIDTH);
-                *slot = load::<S, TAIL>(p, n);
-            }
-            for (a, row) in acc.iter_mut().enumerate() {
-                let xv = S::splat(*x.add(r * inner + a));
-                for v in 0..NV {
-                    row[v] = S::fma(xv, dv[v], row[v]);
-                }
-            }
-        }
-        let o = |a: usize, v: usize| at + a * cols + v * S::WIDTH;
-        match sink {
-            GradSink::Store(p) => {
-                for (a, row) in acc.iter().enumerate() {
-                    for (v, &g) in row.iter().enumerate() {
-                        store::<S, TAIL>(p.add(o(a, v)), g, n);
-                    }
-                }
-            }
-            GradSink::Add(p) => {
-                for (a, row) in acc.iter().enumerate() {
-                    for (v, &g) in row.iter().enumerate() {
-                        let p = p.add(o(a, v));
-                        store::<S, TAIL>(p, S::add(load::<S, TAIL>(p, n), g), n);
-                    }
-                }
-            }
-            GradSink::Adam(p, m, s, step) => {
-                // A loop that stays one, unlike those above, reads the tile from memory: its own copy, so that the tile itself begins and stays in registers.
-                let tile = acc;
-                for (a, row) in tile.iter().enumerate() {
-                    for (v, &g) in row.iter().enumerate() {
-                        let o = o(a, v);
-                        step.apply::<S, TAIL>(p.add(o), m.add(o), s.add(o), g, n);
-                    }
                 }
             }
         }

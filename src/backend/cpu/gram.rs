@@ -1,7 +1,7 @@
 //! Inner products of many long vectors with each other.
 
-use super::gemm::{GradSink, linear_weight_span};
 use super::simd::{LANES, Simd, dispatch};
+use super::weight::{GradSink, linear_weight_span};
 use crate::base::floats::Floats;
 use crate::base::parallel;
 use parking_lot::Mutex;

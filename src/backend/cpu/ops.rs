@@ -1,7 +1,7 @@
 //! [`Backend`] on a [`Worker`]: each operation is a call of a kernel on the arena.
 
 use super::dropout::{ITEM_SITE, drop_out};
-use super::gemm::{self, GradSink};
+use super::gemm;
 use super::gru::Recurrence;
 use super::in_batch::Pairs;
 use super::losses::{self, Examples, Group};
@@ -9,6 +9,7 @@ use super::rows;
 use super::shared_negatives::has_shared_negatives;
 use super::spread::Shared;
 use super::transpose::transpose;
+use super::weight::{self, GradSink};
 use super::worker::Worker;
 use crate::backend::{Act, Backend, Mask, RowKind};
 use crate::base::floats::LINE;
@@ -192,7 +193,7 @@ impl Backend for Worker {
             let at = Shared::new((xp, gp, sink));
             self.spread(x.width, n * dy.width, |from, to| {
                 let (xp, gp, sink) = at.get();
-                gemm::linear_weight_span(n, x.width, dy.width, from, to, xp, gp, sink);
+                weight::linear_weight_span(n, x.width, dy.width, from, to, xp, gp, sink);
             });
         }
     }
@@ -228,7 +229,7 @@ impl Backend for Worker {
             r.backward(wt, g, p, dhp, dx, du, self.scratch.as_mut_ptr());
             gemm::column_sums(n, 3 * d, du, self.dense.g.as_mut_ptr().add(b));
             let sink = self.weight_sink(w);
-            gemm::linear_weight(n, d, 3 * d, p, du, sink);
+            weight::linear_weight(n, d, 3 * d, p, du, sink);
         }
     }
 

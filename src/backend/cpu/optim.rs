@@ -11,6 +11,8 @@ pub struct AdamStep {
     by: LocalStep,
     /// Factor on the gradient, below 1 where the norm was clipped.
     scale: f32,
+    /// Neither weight decay nor a clipped norm: the gradient is taken as it is.
+    plain: bool,
     /// Moments are taken as zero and not read.
     first: bool,
     /// Last step of a visit: moments are not written back.
@@ -21,7 +23,8 @@ impl AdamStep {
     /// Step number `t` (from 1) of `total` in a visit; gradients are multiplied by `scale`.
     pub fn new(settings: &LocalSettings, t: u32, total: u32, scale: f32) -> AdamStep {
         let by = LocalStep::new(settings, t);
-        AdamStep { by, scale, first: by.first, last: t == total }
+        let plain = by.l2 == 0.0 && by.shrink == 1.0 && scale == 1.0;
+        AdamStep { by, scale, plain, first: by.first, last: t == total }
     }
 
     /// Whether moments begin with this step.
@@ -39,6 +42,12 @@ impl AdamStep {
         AdamStep { first: false, last: false, ..self }
     }
 
+    /// The same step without the short cut for gradients that are taken as they are.
+    #[cfg(test)]
+    pub fn by_the_whole_formula(self) -> AdamStep {
+        AdamStep { plain: false, ..self }
+    }
+
     /// One vector of weights: reads and writes `p`, `m`, `s` at the pointers (`n` lanes where `TAIL`).
     ///
     /// # Safety
@@ -48,8 +57,10 @@ impl AdamStep {
         // SAFETY: the caller's promise: all pointers are valid for the lanes.
         unsafe {
             let w = load::<S, TAIL>(p, n);
-            let g = S::fma(w, S::splat(self.by.l2), S::mul(g, S::splat(self.scale)));
-            let w = S::mul(w, S::splat(self.by.shrink));
+            let (g, w) = match self.plain {
+                true => (g, w),
+                false => (S::fma(w, S::splat(self.by.l2), S::mul(g, S::splat(self.scale))), S::mul(w, S::splat(self.by.shrink))),
+            };
             if self.by.sgd {
                 store::<S, TAIL>(p, S::fma(S::splat(-self.by.rate), g, w), n);
                 return;

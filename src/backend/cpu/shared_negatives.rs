@@ -1,10 +1,11 @@
 //! The next-item loss where the examples of a client have the same negatives: their scores are one product `[E, d] x [d, K]`, and so are
 //! both gradients. The rows of the negatives are read and written once a step instead of once an example.
 
-use super::gemm::{self, GradSink};
+use super::gemm;
 use super::labelled::dot;
 use super::losses::{self, Examples};
 use super::rows::axpy;
+use super::weight::{self, GradSink};
 use super::worker::Worker;
 use crate::backend::Step;
 
@@ -64,7 +65,7 @@ impl Worker {
             for e in 0..count {
                 axpy(d, 1.0, back.as_ptr().add(e * d), dh.add(output(e)));
             }
-            gemm::linear_weight(count, n, d, scores.as_ptr(), hidden.as_ptr(), GradSink::Store(gradients.as_mut_ptr()));
+            weight::linear_weight(count, n, d, scores.as_ptr(), hidden.as_ptr(), GradSink::Store(gradients.as_mut_ptr()));
             for k in 0..n {
                 axpy(d, 1.0, gradients.as_ptr().add(k * d), grad.add(row(1 + k)));
             }

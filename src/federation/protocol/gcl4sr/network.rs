@@ -1,16 +1,13 @@
 //! The network: a transformer over a history, graph layers over two samples of the graph, gates, and pooling by attention.
 
 use super::constants::Constants;
-use super::fused::{Gelu, Masked};
+use super::fused::{Gelu, Masked, Norm};
 use super::sample::Sample;
 use super::sparse::Sparse;
 use crate::base::rng::{Purpose, Stream, dropout_threshold};
 use crate::config::ModelSettings;
 use candle_core::{D, Device, Result, Tensor, Var};
 use std::collections::BTreeMap;
-
-/// Added to the variance of a row in a norm.
-const NORM_EPS: f64 = 1e-12;
 
 /// Histories of a mini-batch, one after another.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -203,10 +200,7 @@ impl Network {
 
     /// Rows with mean 0 and variance 1, times and plus the weights `name [2, d]`.
     fn norm(&self, x: &Tensor, name: &str) -> Result<Tensor> {
-        let weights = self.var(name)?;
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let size = (centred.sqr()?.mean_keepdim(D::Minus1)? + NORM_EPS)?.sqrt()?;
-        centred.broadcast_div(&size)?.broadcast_mul(&weights.get(0)?)?.broadcast_add(&weights.get(1)?)
+        x.contiguous()?.apply_op2(self.var(name)?, Norm)
     }
 
     /// States `[n, d]` of the items that `sample` was drawn around.
@@ -239,7 +233,9 @@ impl Network {
             // [3, B heads, width, d / heads]
             let qkv = apart.apply(&self.linear(&x, &name("qkv"))?)?.reshape((count, width, 3, heads, d / heads))?;
             let qkv = qkv.permute((2, 0, 3, 1, 4))?.contiguous()?.reshape((3, count * heads, width, d / heads))?;
-            let scores = (qkv.get(0)?.matmul(&qkv.get(1)?.transpose(1, 2)?.contiguous()?)? / (d as f64 / heads as f64).sqrt())?;
+            // What is small is scaled, not the scores.
+            let queries = (qkv.get(0)? / (d as f64 / heads as f64).sqrt())?;
+            let scores = queries.matmul(&qkv.get(1)?.transpose(1, 2)?.contiguous()?)?;
             let shares = dropout.apply(crate::llm::tune::causal_shares(&scores)?, rate)?;
             let seen = shares.matmul(&qkv.get(2)?.contiguous()?)?.reshape((count, heads, width, d / heads))?;
             let seen = together.apply(&seen.transpose(1, 2)?.reshape((count * width, d))?)?;

@@ -5,8 +5,8 @@ use super::graph::TransitionGraph;
 use super::loss::{Loss, objective};
 use super::network::{Dropout, Histories, Network};
 use super::sample::Sample;
-use crate::base::parallel;
 use crate::base::rng::{Purpose, Stream};
+use crate::base::{memory, parallel};
 use crate::cluster::agree;
 use crate::data::Sought;
 use crate::engine::{NamedTensor, Participants, Progress, Tensors, Totals, fixed};
@@ -51,6 +51,7 @@ impl Gcl4sr {
             let message = "no user has two training items, and gcl4sr learns from one item after another: take a larger data set";
             return Err(Error::Usage(message.into()));
         }
+        memory::keep_what_is_freed();
         let network = Network::new(&settings.model, &constants, data.item_count(), data.users(), settings.seed).map_err(failed)?;
         let participants = Participants::new(settings.federation.clients, data);
         Ok(Gcl4sr {

@@ -36,8 +36,9 @@ fn fit(what: &str, bytes: Option<u64>, limit: Option<u64>, remedy: &str) -> Resu
     }
 }
 
-/// Asks the C library's allocator to keep what is freed: a training by tensors of some megabytes, each made anew in every step, otherwise returns its
-/// pages to the system and asks for them again, which takes a sixth of its time. Does nothing where there is another allocator.
+/// Asks glibc's allocator to keep what is freed, for the whole process and from then on: a training by tensors of some megabytes, each made anew in every
+/// step, otherwise returns its pages to the system and asks for them again (docs/methods.md, GCL4SR). A thread's memory then stays at its peak; what is asked for
+/// in advance counts where address space is limited (`ulimit -v`). It has no effect on another allocator.
 pub fn keep_what_is_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
@@ -45,14 +46,18 @@ pub fn keep_what_is_freed() {
         unsafe extern "C" {
             fn mallopt(parameter: c_int, value: c_int) -> c_int;
         }
-        /// Bytes that are asked for and kept beyond what is in use; memory that is never touched costs nothing.
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        /// Bytes that are asked for and kept beyond what is in use; what is never touched takes no physical memory.
         const TOP_PAD: (c_int, c_int) = (-2, 256 << 20);
-        /// Blocks of fewer bytes come from what is kept. There is no larger value.
+        /// Blocks of fewer bytes come from what is kept. It is the largest value there is; where pointers have 32 bits it is refused.
         const MMAP_THRESHOLD: (c_int, c_int) = (-3, 32 << 20);
-        for (parameter, value) in [TOP_PAD, MMAP_THRESHOLD] {
-            // SAFETY: any two numbers may be passed; the function takes its own lock, and what it refuses stays as it was.
-            unsafe { mallopt(parameter, value) };
-        }
+        ONCE.call_once(|| {
+            for (parameter, value) in [TOP_PAD, MMAP_THRESHOLD] {
+                // SAFETY: any two numbers may be passed; what is refused stays as it was. Two integers change under the allocator's lock. glibc does not promise
+                // more beside other threads: one that allocates meanwhile reads the old value or the new one, and either serves it.
+                unsafe { mallopt(parameter, value) };
+            }
+        });
     }
 }
 

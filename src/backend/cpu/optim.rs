@@ -12,7 +12,7 @@ pub struct AdamStep {
     /// Factor on the gradient, below 1 where the norm was clipped.
     scale: f32,
     /// Neither weight decay nor a clipped norm: the gradient is taken as it is.
-    plain: bool,
+    as_is: bool,
     /// Moments are taken as zero and not read.
     first: bool,
     /// Last step of a visit: moments are not written back.
@@ -23,13 +23,18 @@ impl AdamStep {
     /// Step number `t` (from 1) of `total` in a visit; gradients are multiplied by `scale`.
     pub fn new(settings: &LocalSettings, t: u32, total: u32, scale: f32) -> AdamStep {
         let by = LocalStep::new(settings, t);
-        let plain = by.l2 == 0.0 && by.shrink == 1.0 && scale == 1.0;
-        AdamStep { by, scale, plain, first: by.first, last: t == total }
+        let as_is = by.l2 == 0.0 && by.shrink == 1.0 && scale == 1.0;
+        AdamStep { by, scale, as_is, first: by.first, last: t == total }
     }
 
     /// Whether moments begin with this step.
     pub fn begins(&self) -> bool {
         self.first
+    }
+
+    /// Whether moments are written or read.
+    pub fn has_moments(&self) -> bool {
+        !self.by.sgd
     }
 
     /// See [`LocalStep::pull`].
@@ -45,7 +50,7 @@ impl AdamStep {
     /// The same step without the short cut for gradients that are taken as they are.
     #[cfg(test)]
     pub fn by_the_whole_formula(self) -> AdamStep {
-        AdamStep { plain: false, ..self }
+        AdamStep { as_is: false, ..self }
     }
 
     /// One vector of weights: reads and writes `p`, `m`, `s` at the pointers (`n` lanes where `TAIL`).
@@ -57,7 +62,7 @@ impl AdamStep {
         // SAFETY: the caller's promise: all pointers are valid for the lanes.
         unsafe {
             let w = load::<S, TAIL>(p, n);
-            let (g, w) = match self.plain {
+            let (g, w) = match self.as_is {
                 true => (g, w),
                 false => (S::fma(w, S::splat(self.by.l2), S::mul(g, S::splat(self.scale))), S::mul(w, S::splat(self.by.shrink))),
             };

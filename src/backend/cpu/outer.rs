@@ -10,7 +10,7 @@ const TILE: usize = 3;
 
 dispatch! {
     /// `table[i, k] += sum_r x[r, i] y[r, k]` for the items `from..to`, in blocks of [`BLOCK`] rows, the sum of a block being added as a whole: the bits of
-    /// [`linear_weight`](super::gemm::linear_weight) block by block. Rows of `x` are `n` long; a block of either begins `stride` numbers after the one before.
+    /// [`linear_weight`](super::weight::linear_weight) block by block. Rows of `x` are `n` long; a block of either begins `stride` numbers after the one before.
     ///
     /// # Safety
     /// `x` and `y` hold `rows` rows, `table` `to * d` numbers; `table` overlaps nothing. Nothing is written to other items.

@@ -1,4 +1,4 @@
-//! The gradient of a weight, as register tiles of the height and width of [`gemm`](super::gemm), and the optimiser's step that may follow at once.
+//! The gradient of a weight, as register tiles, and the optimiser's step on it.
 //!
 //! Additions run in the order of the rows, so a result does not depend on how a weight is cut into tiles.
 
@@ -9,7 +9,7 @@ use super::simd::{LANES, Vector, dispatch, load, store};
 /// Numbers in a cache line.
 const LINE: usize = 16;
 
-/// Rows and vectors of a tile of [`beside_kernel`]: what is left of 32 registers is enough for a step.
+/// Rows and vectors of a tile of [`beside_kernel`]: what is left of 32 registers is enough for a step. The columns of a weight must make whole tiles.
 const BESIDE: (usize, usize) = (4, 4);
 
 /// With fewer rows a product is too short to hide a step behind.
@@ -22,7 +22,7 @@ pub enum GradSink {
     Store(*mut f32),
     /// Added to the gradient slab.
     Add(*mut f32),
-    /// Used at once for an Adam step on (weight, first moment, second moment); the gradient is never stored.
+    /// Used for an Adam step on (weight, first moment, second moment); the gradient is never stored as a whole.
     Adam(*mut f32, *mut f32, *mut f32, AdamStep),
 }
 
@@ -75,7 +75,7 @@ unsafe fn linear_weight_kernel<S: Vector>(
             match sink {
                 // Weights and both moments of a client exceed the second cache: the moments of the next tile are asked for
                 // while this one is computed. (Past the end nothing is read: a prefetch never faults.)
-                GradSink::Adam(_, m, s, _) => {
+                GradSink::Adam(_, m, s, step) if step.has_moments() => {
                     for line in 0..lines {
                         let o = (i + h) * cols + line * LINE;
                         S::prefetch(m.wrapping_add(o));
@@ -84,7 +84,7 @@ unsafe fn linear_weight_kernel<S: Vector>(
                 }
                 // What the tile is added to, which many products may have passed since the last time.
                 GradSink::Add(p) => (0..lines).for_each(|line| S::prefetch(p.wrapping_add(i * cols + line * LINE))),
-                GradSink::Store(_) => {}
+                GradSink::Store(_) | GradSink::Adam(..) => {}
             }
             let mut c = 0;
             while c < cols {
@@ -196,8 +196,8 @@ impl<S: Vector> Pending<S> {
     }
 }
 
-/// [`linear_weight_span`] with a step: between the rows of a tile's product the vectors of the tile before are stepped on. A step waits for the divider, a
-/// product for the multipliers.
+/// [`linear_weight_span`] with a step. The optimiser steps on a tile while the product of the next tile is computed: the one waits for the divider, the
+/// other for the multipliers.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn beside_kernel<S: Vector>(
@@ -219,10 +219,11 @@ unsafe fn beside_kernel<S: Vector>(
             let h = height + usize::from(t < extra);
             for c in (0..cols).step_by(BESIDE.1 * S::WIDTH) {
                 let at = i * cols + c;
-                // The tile is stepped on while the next one is computed.
-                for o in (0..h).flat_map(|a| (0..BESIDE.1).map(move |v| at + a * cols + v * S::WIDTH)) {
-                    S::prefetch(on.m.add(o));
-                    S::prefetch(on.s.add(o));
+                if on.step.has_moments() {
+                    for o in (0..h).flat_map(|a| (0..BESIDE.1).map(move |v| at + a * cols + v * S::WIDTH)) {
+                        S::prefetch(on.m.add(o));
+                        S::prefetch(on.s.add(o));
+                    }
                 }
                 let (xp, dp) = (x.add(i), dy.add(c));
                 match h {
@@ -286,6 +287,7 @@ unsafe fn beside_tile<S: Vector, const MR: usize>(
 mod tests {
     use super::*;
     use crate::backend::cpu::adam_span;
+    use crate::backend::cpu::simd::Portable;
     use crate::config::{LocalOptimizer, LocalSettings};
 
     fn values(n: usize, shift: usize) -> Vec<f32> {
@@ -316,8 +318,8 @@ mod tests {
     fn a_step_beside_products_has_the_bits_of_a_step_after_them() {
         let steps = steps();
         for (inner, cols) in [(64, 64), (7, 64), (1, 128), (13, 192), (9, 80), (33, 40), (5, 3)] {
-            for rows in [1, 5, 6, 7, 15, 16, 17, 40] {
-                for (from, to) in [(0, inner), (inner / 3, inner - inner / 4)] {
+            for rows in [0, 1, 5, 6, 7, 15, 16, 17, 40] {
+                for (from, to) in [(0, inner), (inner / 3, inner - inner / 4), (inner, inner)] {
                     for step in &steps {
                         let (x, dy, n) = (values(rows * inner, 1), values(rows * cols, 2), inner * cols);
                         let start = || [values(n, 3), values(n, 4), values(n, 5).iter().map(|s| s * s).collect()];
@@ -344,12 +346,40 @@ mod tests {
         }
     }
 
+    /// The same with the lanes that every processor has, where the sizes alone decide which kernel works.
+    #[test]
+    fn the_kernel_with_steps_beside_products_has_the_bits_of_the_other() {
+        for (inner, cols) in [(64, 64), (7, 32), (1, 96), (13, 32)] {
+            for rows in [1, 2, 5, 15, 16, 17, 40] {
+                for step in &steps() {
+                    let (x, dy, n) = (values(rows * inner, 1), values(rows * cols, 2), inner * cols);
+                    let run = |beside: bool| {
+                        let (mut p, mut m, mut s) = (values(n, 3), values(n, 4), values(n, 5).iter().map(|s| s * s).collect::<Vec<_>>());
+                        let on = Stepped { p: p.as_mut_ptr(), m: m.as_mut_ptr(), s: s.as_mut_ptr(), step: *step };
+                        // SAFETY: the lengths are those that the functions ask for, nothing overlaps, and plain arrays need no instructions.
+                        unsafe {
+                            if beside {
+                                beside_kernel::<Portable>(rows, inner, cols, 0, inner, x.as_ptr(), dy.as_ptr(), on);
+                            } else {
+                                let sink = GradSink::Adam(on.p, on.m, on.s, on.step);
+                                linear_weight_kernel::<Portable>(rows, inner, cols, 0, inner, x.as_ptr(), dy.as_ptr(), sink);
+                            }
+                        }
+                        [p, m, s].concat().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+                    };
+                    assert!(run(true) == run(false), "{inner} x {cols}, {rows} rows, {step:?}");
+                }
+            }
+        }
+    }
+
     /// A step that skips what changes nothing gives the weights that the whole formula gives.
     #[test]
-    fn a_step_without_decay_or_clip_takes_the_gradient_as_it_is() {
-        let settings = LocalSettings { weight_decay: 0.0, ..LocalSettings::default() };
-        for optimizer in [LocalOptimizer::Adam, LocalOptimizer::Sgd] {
-            let settings = LocalSettings { optimizer, ..settings.clone() };
+    fn a_step_has_the_bits_of_the_whole_formula() {
+        use LocalOptimizer::*;
+        let cases = [Adam, Adamw, Sgd, Momentum, Adagrad, Preconditioned].map(|o| [(o, 0.0, 1.0), (o, 0.0, 0.5), (o, 0.1, 1.0)]);
+        for (optimizer, weight_decay, scale) in cases.into_iter().flatten() {
+            let settings = LocalSettings { optimizer, weight_decay, ..LocalSettings::default() };
             let n = 37;
             let run = |step: AdamStep| {
                 let (mut p, mut m, mut s, g) = (values(n, 1), values(n, 2), vec![1e-3; n], values(n, 3));
@@ -357,7 +387,8 @@ mod tests {
                 unsafe { adam_span(n, p.as_mut_ptr(), m.as_mut_ptr(), s.as_mut_ptr(), g.as_ptr(), &step) };
                 [p, m, s]
             };
-            assert_eq!(run(AdamStep::new(&settings, 2, 9, 1.0)), run(AdamStep::new(&settings, 2, 9, 1.0).by_the_whole_formula()));
+            let step = AdamStep::new(&settings, 2, 9, scale);
+            assert_eq!(run(step), run(step.by_the_whole_formula()), "{step:?}");
         }
     }
 }

@@ -233,7 +233,7 @@ impl Network {
             // [3, B heads, width, d / heads]
             let qkv = apart.apply(&self.linear(&x, &name("qkv"))?)?.reshape((count, width, 3, heads, d / heads))?;
             let qkv = qkv.permute((2, 0, 3, 1, 4))?.contiguous()?.reshape((3, count * heads, width, d / heads))?;
-            // What is small is scaled, not the scores.
+            // There are fewer queries than scores where histories are longer than d / heads.
             let queries = (qkv.get(0)? / (d as f64 / heads as f64).sqrt())?;
             let scores = queries.matmul(&qkv.get(1)?.transpose(1, 2)?.contiguous()?)?;
             let shares = dropout.apply(crate::llm::tune::causal_shares(&scores)?, rate)?;

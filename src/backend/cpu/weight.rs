@@ -197,7 +197,7 @@ impl<S: Vector> Pending<S> {
 }
 
 /// [`linear_weight_span`] with a step. The optimiser steps on a tile while the product of the next tile is computed: the one waits for the divider, the
-/// other for the multipliers.
+/// other for the multipliers. `rows` is at least 1.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 unsafe fn beside_kernel<S: Vector>(
@@ -219,6 +219,8 @@ unsafe fn beside_kernel<S: Vector>(
             let h = height + usize::from(t < extra);
             for c in (0..cols).step_by(BESIDE.1 * S::WIDTH) {
                 let at = i * cols + c;
+                // The moments of this tile, which are used during the next one's product. A loop of another form here has made the compiler keep sums of
+                // products in memory, a tenth of a round: `lumos bench round` shows it.
                 if on.step.has_moments() {
                     for o in (0..h).flat_map(|a| (0..BESIDE.1).map(move |v| at + a * cols + v * S::WIDTH)) {
                         S::prefetch(on.m.add(o));

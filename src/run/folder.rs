@@ -2,6 +2,7 @@
 
 use super::machine::Machine;
 use super::pipeline::Prepared;
+use super::result::RunResult;
 use crate::base::{clock, files::write_file};
 use crate::config::{self, Effective, Settings, Validated, methods};
 use crate::settings;
@@ -125,12 +126,7 @@ impl RunFolder {
     /// Makes ready to continue the run with `effective`, which may differ only where no finished round depends on it.
     pub(super) fn resume(&self, effective: &Effective, prepared: &Prepared) -> Result<()> {
         let was = self.settings()?;
-        let differs = differences(&was, &effective.settings)?;
-        if !differs.is_empty() {
-            let list = differs.join("; ");
-            let remedy = "resume with the settings it was started with, or choose another --out";
-            return Err(Error::mismatch(&self.root, format!("was trained with other settings: {list}; {remedy}")));
-        }
+        self.same_settings(&was, &effective.settings)?;
         let mut info = self.info()?;
         if info.fingerprint != prepared.data.fingerprint {
             let message =
@@ -144,6 +140,36 @@ impl RunFolder {
         info.threads = super::pipeline::threads(&effective.settings) as u64;
         self.write_config(effective)?;
         self.write_info(&info)
+    }
+
+    /// The figures of the run, where it was trained with `settings` to the end that they ask for.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] for a run of other settings and for damage.
+    pub(super) fn finished(&self, settings: &Settings) -> Result<Option<RunResult>> {
+        if !self.result().exists() {
+            return Ok(None);
+        }
+        let was = self.settings()?;
+        self.same_settings(&was, settings)?;
+        let result: RunResult = read_json(&self.result())?;
+        let ended = match result.ended_by.as_str() {
+            "rounds" => result.rounds >= u64::from(settings.federation.rounds),
+            "patience" => was.eval.patience == settings.eval.patience || result.rounds >= u64::from(settings.federation.rounds),
+            _ => true,
+        };
+        Ok(ended.then_some(result))
+    }
+
+    /// Refuses `is` where a finished round depends on a setting that was another in `was`.
+    fn same_settings(&self, was: &Settings, is: &Settings) -> Result<()> {
+        let differs = differences(was, is)?;
+        if differs.is_empty() {
+            return Ok(());
+        }
+        let list = differs.join("; ");
+        let remedy = "resume with the settings it was started with, or choose another --out";
+        Err(Error::mismatch(&self.root, format!("was trained with other settings: {list}; {remedy}")))
     }
 
     /// Removes what a killed program left half-written. Whoever writes here holds the lock, so that nothing of another process goes.

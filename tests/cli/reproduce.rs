@@ -53,7 +53,20 @@ fn a_table_is_trained_once_and_written_in_every_form() {
     let part = sandbox.lumos(&[&words[..], &["--rows", "counts", "--seeds", "1"]].concat()).done();
     assert!(part.contains("counts") && part.contains("fed-sasrec") && !part.contains("slow"), "{part}");
     let first = modified(&sandbox, "t/runs/small/fed-sasrec-1/result.json");
+    // What is finished can be written without training the rest, and the document names the rest.
+    let finished = sandbox.lumos(&[&words[..], &["--no-train"]].concat()).done();
+    assert!(finished.contains("Not finished: fed-sasrec (seed 2), slow (seeds 1, 2).") && !finished.contains("run 1 of"), "{finished}");
+    assert!(String::from_utf8(sandbox.read("t/mine.md")).unwrap().contains("* Not finished: fed-sasrec (seed 2), slow"));
+    let longer = ["reproduce", "mine.toml", "--out", "t", "--set", "federation.rounds=3", "--no-train"];
+    sandbox.lumos(&longer).refused(1, &["no run of the table is finished in t"]);
+    let other = ["reproduce", "mine.toml", "--out", "t", "--set", "local.epochs=1", "--no-train"];
+    sandbox.lumos(&other).refused(1, &["t/runs/small/", "other settings", "local.epochs"]);
+    sandbox
+        .lumos(&["reproduce", "mine.toml", "--out", "nowhere", "--no-train"])
+        .refused(1, &["no run of the table is finished in nowhere"]);
+    assert!(!sandbox.path().join("nowhere").exists());
     let text = sandbox.lumos(&words).done();
+    assert!(text.contains("run 5 of 5: small, slow, seed 2") && !text.contains("Not finished"), "{text}");
     assert!(text.contains("was finished already") && text.contains("written: t/mine.md"), "{text}");
     assert_eq!(modified(&sandbox, "t/runs/small/fed-sasrec-1/result.json"), first, "a finished run is reused");
     let read = |name: &str| String::from_utf8(sandbox.read(name)).unwrap();

@@ -16,6 +16,8 @@ pub struct RowRuns {
     pub name: String,
     /// Seed, folder and figures of each run, ascending.
     pub runs: Vec<(u64, PathBuf, RunResult)>,
+    /// Seeds of the runs that are not finished, ascending.
+    pub missing: Vec<u64>,
     /// Whether one run stands for every seed.
     pub once: bool,
 }
@@ -26,6 +28,7 @@ pub struct RowRuns {
 /// Where ranks are missing or damaged.
 pub fn part(plan: &Plan, data: &str, rows: &[RowRuns]) -> Result<Part> {
     let pictures = pictures(plan, data, rows);
+    let mut notes: Vec<String> = missing(rows).into_iter().collect();
     let rows: Vec<&RowRuns> = rows.iter().filter(|row| !row.runs.is_empty()).collect();
     let mut tables = vec![scores(plan, data, &rows)?];
     if let Some(against) = rows.iter().find(|row| row.name == plan.against) {
@@ -35,8 +38,23 @@ pub fn part(plan: &Plan, data: &str, rows: &[RowRuns]) -> Result<Part> {
         }
     }
     tables.push(costs(&rows));
-    let notes = plan.published.iter().filter(|p| p.data == data).map(|p| format!("{}: {}; {}.", p.name, p.source, p.trust)).collect();
+    let published = plan.published.iter().filter(|p| p.data == data);
+    notes.extend(published.map(|p| format!("{}: {}; {}.", p.name, p.source, p.trust)));
     Ok(Part { title: data.to_string(), tables, pictures, notes })
+}
+
+/// A sentence about the runs that are not finished, where there are any.
+fn missing(rows: &[RowRuns]) -> Option<String> {
+    let one = |row: &RowRuns| {
+        let seeds: Vec<String> = row.missing.iter().map(u64::to_string).collect();
+        match (row.once, seeds.len()) {
+            (true, _) => row.name.clone(),
+            (_, 1) => format!("{} (seed {})", row.name, seeds[0]),
+            _ => format!("{} (seeds {})", row.name, seeds.join(", ")),
+        }
+    };
+    let rows: Vec<String> = rows.iter().filter(|row| !row.missing.is_empty()).map(one).collect();
+    (!rows.is_empty()).then(|| format!("Not finished: {}.", rows.join(", ")))
 }
 
 /// Mean, with the sample standard deviation where there are several values.

@@ -14,7 +14,6 @@ pub use plan::{Plan, PlanLine, PlanPlot, PlanRow, Published};
 use super::chart;
 use super::claim::{Claim, Start};
 use super::device::Devices;
-use super::folder::read_json;
 use super::lanes::{Warnings, side_by_side};
 use super::picture::write_picture;
 use super::pipeline::prepare;
@@ -39,6 +38,8 @@ pub struct Request<'a> {
     pub out: &'a Path,
     /// The command that makes the table again, for the documents.
     pub command: &'a str,
+    /// Whether what is not finished is trained; otherwise the documents hold what is.
+    pub train: bool,
     /// Runs that are trained side by side; 1 where several processes share each run.
     pub jobs: usize,
     /// Where runs are trained that are not side by side.
@@ -50,7 +51,9 @@ pub struct Request<'a> {
 /// A run of a table.
 struct Planned<'p> {
     row: &'p PlanRow,
+    data: &'p str,
     seed: u64,
+    effective: Effective,
     folder: PathBuf,
 }
 
@@ -65,40 +68,47 @@ impl Request<'_> {
         Ok(path)
     }
 
-    fn runs(&self, data: &str) -> Vec<Planned<'_>> {
+    /// Every run on `data`, with its settings.
+    fn runs<'a>(&'a self, data: &'a str) -> Result<Vec<Planned<'a>>> {
+        let config = self.config(data)?;
         let seeds = |row: &PlanRow| if row.once { &self.plan.seeds[..1] } else { &self.plan.seeds[..] };
-        let folder = |row: &PlanRow, seed: u64| self.out.join("runs").join(short(data)).join(format!("{}-{seed}", row.name));
         let all = self.plan.rows.iter().flat_map(|row| seeds(row).iter().map(move |&seed| (row, seed)));
-        all.map(|(row, seed)| Planned { row, seed, folder: folder(row, seed) }).collect()
+        let planned = all.map(|(row, seed)| {
+            let folder = self.out.join("runs").join(short(data)).join(format!("{}-{seed}", row.name));
+            Ok(Planned { row, data, seed, effective: self.effective(&config, row, seed)?, folder })
+        });
+        planned.collect()
     }
 
-    fn effective(&self, config: &Path, run: &Planned) -> Result<Effective> {
-        let method = run.row.method.as_ref().unwrap_or(&run.row.name);
-        let mut sets = vec![format!("method={method}"), format!("seed={}", run.seed)];
+    fn effective(&self, config: &Path, row: &PlanRow, seed: u64) -> Result<Effective> {
+        let method = row.method.as_ref().unwrap_or(&row.name);
+        let mut sets = vec![format!("method={method}"), format!("seed={seed}")];
         if self.jobs > 1 {
             sets.push(format!("threads={}", (parallel::threads(0) / self.jobs).max(1)));
         }
-        sets.extend(run.row.set.iter().chain(self.sets).cloned());
+        sets.extend(row.set.iter().chain(self.sets).cloned());
         settings::load(Some(config), &sets)
     }
 
-    fn train(&self, data: &str, config: &Path, run: &Planned, observer: &dyn Observer) -> Result<RunResult> {
+    /// Trains the run that stands at `place`, such as "3 of 12".
+    fn train(&self, run: &Planned, place: &str, observer: &dyn Observer) -> Result<RunResult> {
+        let name = format!("run {place}: {}, {}, seed {}", short(run.data), run.row.name, run.seed);
         if self.stop.load(Ordering::SeqCst) {
-            return Err(Error::Interrupted(format!("before {} on {}; finished runs are kept", run.row.name, short(data))));
+            return Err(Error::Interrupted(format!("before {name}; finished runs are kept")));
         }
-        let effective = self.effective(config, run)?;
-        let name = format!("{}: {} seed {}", short(data), run.row.name, run.seed);
+        let settings = &run.effective.settings;
         let claim = Claim::take(&run.folder, Start::Either)?;
         let quiet = Warnings(observer);
         let (device, observer): (_, &dyn Observer) = if self.jobs > 1 {
             // Runs side by side have a device each.
-            (Devices::default().to_train(&effective.settings)?, &quiet)
+            (Devices::default().to_train(settings)?, &quiet)
         } else {
             observer.note(&name);
-            (self.devices.lock().to_train(&effective.settings)?, observer)
+            (self.devices.lock().to_train(settings)?, observer)
         };
-        let prepared = prepare(&effective.settings, observer)?;
-        let result = train(&Job { effective: &effective, prepared: &prepared, device: &device, out: &claim, stop: self.stop }, observer)?;
+        let prepared = prepare(settings, observer)?;
+        let result =
+            train(&Job { effective: &run.effective, prepared: &prepared, device: &device, out: &claim, stop: self.stop }, observer)?;
         if self.jobs > 1 {
             quiet.0.note(&format!("{name}: finished"));
         }
@@ -120,22 +130,31 @@ pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document>
     if request.jobs > 1 && request.devices.lock().several() {
         return Err(Error::Usage(format!("--jobs: is {}, must be 1 with several processes, which share every run", request.jobs)));
     }
+    let nothing = || Error::Usage(format!("--no-train: no run of the table is finished in {}", request.out.display()));
+    if !request.train && !request.out.is_dir() {
+        return Err(nothing());
+    }
     std::fs::create_dir_all(request.out).map_err(Error::io(request.out, "create"))?;
     // Every configuration before anything is trained, so that a typing error is said at once.
-    let configs = plan.data.iter().map(|data| Ok((data, request.config(data)?))).collect::<Result<Vec<_>>>()?;
-    let mut work = Vec::new();
-    for (data, config) in &configs {
-        let runs = request.runs(data);
-        if let Some(run) = runs.first().filter(|_| request.jobs > 1) {
-            // Once, and not by all at a time.
-            prepare(&request.effective(config, run)?.settings, observer)?;
-        }
-        work.extend(runs.into_iter().map(|run| (data, config, run)));
+    let planned = plan.data.iter().map(|data| request.runs(data)).collect::<Result<Vec<_>>>()?;
+    if !request.train {
+        let document = collect(request, &planned)?;
+        return if document.parts.is_empty() { Err(nothing()) } else { write(request, document, observer) };
     }
-    let outcome = side_by_side(request.jobs, &work, |_, (data, config, run)| request.train(data, config, run, observer).map(drop));
-    let document = collect(request)?;
+    // Once, and not by all at a time.
+    for run in planned.iter().filter_map(|runs| runs.first()).filter(|_| request.jobs > 1) {
+        prepare(&run.effective.settings, observer)?;
+    }
+    let work: Vec<&Planned> = planned.iter().flatten().collect();
+    let place = |at: usize| format!("{} of {}", at + 1, work.len());
+    let outcome = side_by_side(request.jobs, &work, |at, run| request.train(run, &place(at), observer).map(drop));
+    let document = write(request, collect(request, &planned)?, observer)?;
+    outcome.map(|_| document)
+}
+
+fn write(request: &Request, document: Document, observer: &dyn Observer) -> Result<Document> {
     for (ending, text) in document.forms() {
-        write_file(&request.out.join(format!("{}.{ending}", plan.name)), text.as_bytes())?;
+        write_file(&request.out.join(format!("{}.{ending}", request.plan.name)), text.as_bytes())?;
     }
     for picture in document.parts.iter().flat_map(|part| &part.pictures) {
         let (path, svg) = (request.out.join(&picture.file), chart::document(&picture.svg));
@@ -147,28 +166,30 @@ pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document>
             observer.note(&format!("left out: {error}"));
         }
     }
-    outcome.map(|_| document)
+    Ok(document)
 }
 
 /// The document of the runs that are finished.
-fn collect(request: &Request) -> Result<Document> {
+fn collect(request: &Request, planned: &[Vec<Planned>]) -> Result<Document> {
     let plan = request.plan;
     let mut parts = Vec::new();
-    for data in &plan.data {
-        let planned = request.runs(data);
-        let mut rows = Vec::new();
-        for row in &plan.rows {
-            let mut runs = Vec::new();
-            for run in planned.iter().filter(|run| run.row.name == row.name) {
-                let path = RunFolder::at(&run.folder).result();
-                if path.exists() {
-                    runs.push((run.seed, run.folder.clone(), read_json(&path)?));
-                }
+    for runs in planned {
+        let mut rows: Vec<RowRuns> = Vec::new();
+        for run in runs {
+            if rows.last().is_none_or(|row| row.name != run.row.name) {
+                rows.push(RowRuns { name: run.row.name.clone(), runs: Vec::new(), missing: Vec::new(), once: run.row.once });
             }
-            rows.push(RowRuns { name: row.name.clone(), runs, once: row.once });
+            let row = rows.last_mut().expect("a row was added");
+            match RunFolder::at(&run.folder).finished(&run.effective.settings) {
+                Ok(Some(result)) => row.runs.push((run.seed, run.folder.clone(), result)),
+                // What is trained later says itself that its folder holds a run of other settings.
+                Err(Error::Mismatch { .. }) if request.train => row.missing.push(run.seed),
+                Ok(None) => row.missing.push(run.seed),
+                Err(error) => return Err(error),
+            }
         }
         if rows.iter().any(|row| !row.runs.is_empty()) {
-            parts.push(figures::part(plan, short(data), &rows)?);
+            parts.push(figures::part(plan, short(runs[0].data), &rows)?);
         }
     }
     Ok(Document { title: plan.title.clone(), about: plan.about.clone(), command: request.command.to_string(), parts })

@@ -33,9 +33,9 @@ pub struct RoundReport {
     pub tokens: u64,
     /// Distinct item rows that were uploaded.
     pub item_rows: u64,
-    /// Bytes that all clients downloaded.
+    /// Bytes that all clients downloaded; 0 with one participant, which has the model where its data are.
     pub bytes_down: u64,
-    /// Bytes that all clients uploaded.
+    /// Bytes that all clients uploaded; 0 with one participant.
     pub bytes_up: u64,
     /// Wall seconds of the round.
     pub seconds: f64,

@@ -186,7 +186,10 @@ impl Trainer {
         self.rounds = round;
         let epsilon = self.privacy.as_ref().map(|privacy| privacy.epsilon(round));
         let malicious = cohort.clients.iter().filter(|client| **client >= self.malicious).count() as u64;
-        Ok(RoundReport { malicious, draw_s, seconds: start.elapsed().as_secs_f64(), epsilon, ..report })
+        // One participant trains where its data are: nothing is sent.
+        let sent = if self.settings.federation.clients == Clients::One { [0, 0] } else { [report.bytes_down, report.bytes_up] };
+        let ([bytes_down, bytes_up], seconds) = (sent, start.elapsed().as_secs_f64());
+        Ok(RoundReport { malicious, draw_s, seconds, epsilon, bytes_down, bytes_up, ..report })
     }
 
     /// Rank of each user's target of a split, or of one item for all users, among all items that `eval.mask` leaves, 1 the best; [`crate::eval::MISS`] where it hides the

@@ -356,3 +356,17 @@ fn who_trains_alone_never_drops_out() {
         assert!(trained(clients, 0.95) == trained(clients, 0.0), "{clients}");
     }
 }
+
+#[test]
+fn one_participant_sends_nothing() {
+    let (data, views) = world(30, 20, 5);
+    let sent = |clients: Clients| {
+        let mut s = settings();
+        (s.federation.clients, s.local.batch) = (clients, 7);
+        let report = Trainer::new(valid(&s), data.clone(), views.clone()).unwrap().round().unwrap();
+        (report.bytes_down > 0, report.bytes_up > 0)
+    };
+    assert_eq!(sent(Clients::One), (false, false));
+    // A group sends to the server even where it is the only one.
+    assert_eq!(sent(Clients::Groups(1)), (true, true));
+}

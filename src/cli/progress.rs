@@ -3,6 +3,7 @@
 use super::log::Log;
 use super::output;
 use crate::cluster;
+use crate::config::methods;
 use crate::federation::RoundReport;
 use crate::run::Observer;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
@@ -23,8 +24,9 @@ struct State {
     /// The bar of the current step with the step's name.
     step: Option<(String, ProgressBar)>,
     rounds: Option<ProgressBar>,
-    /// Client-epochs and seconds of training so far.
+    /// Local steps, in `unit`, and seconds of training so far.
     work: (f64, f64),
+    unit: &'static str,
     loss: f64,
     best: String,
 }
@@ -131,7 +133,7 @@ impl Observer for Progress {
             let template = "{prefix:12} {bar:30} round {pos}/{len} left {eta}  {msg}";
             let bar = bar(rounds, template).with_prefix(method.to_string()).with_position(done);
             bar.reset_eta();
-            *self.state() = State { rounds: Some(bar), ..State::default() };
+            *self.state() = State { rounds: Some(bar), unit: methods::steps_unit(method), ..State::default() };
         }
     }
 
@@ -188,7 +190,7 @@ impl State {
         if self.work.1 <= 0.0 {
             return String::new();
         }
-        format!("{:.0} client-epochs/s  loss {:.4}  {}", self.work.0 / self.work.1, self.loss, self.best)
+        format!("{:.0} {}/s  loss {:.4}  {}", self.work.0 / self.work.1, self.unit, self.loss, self.best)
     }
 }
 

@@ -68,7 +68,9 @@ pub fn main(args: &Args) -> Result<()> {
         let mut line = cells(&row.result.method, &row.result.test);
         if row.result.rounds > 0 {
             line.push(format!("{} of {}", row.result.best_round, row.result.rounds));
-            line.push(format!("{:.0}", row.result.client_epochs_per_s));
+            if !crate::config::methods::is_centralised(&row.result.method) {
+                line.push(format!("{:.0}", row.result.client_epochs_per_s));
+            }
         }
         lines.push(line);
     }

@@ -6,7 +6,7 @@ use super::output::{say, say_json};
 use super::progress::Progress;
 use super::ranks;
 use super::table::{metric, metric_names, several_names, table};
-use crate::config::Effective;
+use crate::config::{Effective, methods};
 use crate::run::{self, Claim, Job, Observer, Prepared, Start};
 use crate::settings;
 use crate::{Result, data};
@@ -93,8 +93,13 @@ pub fn main(args: &Args) -> Result<()> {
     say(table(&[&result.method, "validation", "test"], &rows))?;
     if result.rounds > 0 {
         say(format!(
-            "best of {} rounds by {}: round {}; {:.1} s of training, {:.0} client-epochs/s",
-            result.rounds, result.select, result.best_round, result.train_seconds, result.client_epochs_per_s
+            "best of {} rounds by {}: round {}; {:.1} s of training, {:.0} {}/s",
+            result.rounds,
+            result.select,
+            result.best_round,
+            result.train_seconds,
+            result.client_epochs_per_s,
+            methods::steps_unit(&result.method)
         ))?;
     }
     if let Some(what) = &result.outside_promise {

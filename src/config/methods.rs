@@ -89,6 +89,16 @@ impl Family {
     }
 }
 
+/// What the local steps of `method` are counted in: visits of clients, or mini-batches of one participant.
+pub fn steps_unit(method: &str) -> &'static str {
+    if is_centralised(method) { "steps" } else { "client-epochs" }
+}
+
+/// Whether `method` is one of a single participant, for which nothing is a client-epoch.
+pub fn is_centralised(method: &str) -> bool {
+    find(method).is_ok_and(|method| method.family == Family::Centralised)
+}
+
 /// Where a choice comes from. Also the name of its table in a method's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -29,17 +29,34 @@ pub struct Split {
 /// equal ones the first.
 pub fn split(share: f32, global: &[f32], start: &[f32], after: &[f32]) -> Split {
     let n = (f64::from(share) * after.len() as f64) as usize;
-    let change: Vec<f32> = start.iter().zip(after).map(|(start, after)| (after - start).powi(2)).collect();
-    let mut order: Vec<u32> = (0..after.len() as u32).collect();
-    if n > 0 && n < order.len() {
-        order.select_nth_unstable_by(n, |&a, &b| change[b as usize].total_cmp(&change[a as usize]).then(a.cmp(&b)));
-    }
-    let mut split = Split { kept: vec![f32::NAN; after.len()], shown: after.to_vec() };
-    for &i in &order[..n] {
-        split.kept[i as usize] = after[i as usize];
-        split.shown[i as usize] = global[i as usize];
+    let change: Vec<u32> = start.iter().zip(after).map(|(start, after)| in_order((after - start).powi(2))).collect();
+    // The least of them, and how many changed more; without any it is above all.
+    let mut sorted = change.clone();
+    let (least, more) = match n.checked_sub(1) {
+        None => (u32::MAX, 0),
+        Some(last) => {
+            let (above, &mut least, _) = sorted.select_nth_unstable_by(last, |a, b| b.cmp(a));
+            (least, above.iter().filter(|&&change| change > least).count())
+        }
+    };
+    let choose = |own: bool, yes: f32, no: f32| if own { yes } else { no };
+    let mut split = Split {
+        kept: change.iter().zip(after).map(|(&change, &after)| choose(change > least, after, f32::NAN)).collect(),
+        shown: change.iter().zip(after).zip(global).map(|((&change, &after), &global)| choose(change > least, global, after)).collect(),
+    };
+    // Of those that changed as much as the least, as many as there is room for.
+    let equal = change.iter().enumerate().filter(|(_, change)| **change == least).map(|(i, _)| i);
+    for i in equal.take(n - more) {
+        split.kept[i] = after[i];
+        split.shown[i] = global[i];
     }
     split
+}
+
+/// A number that is larger where `x` comes later in the order of [`f32::total_cmp`].
+fn in_order(x: f32) -> u32 {
+    let bits = x.to_bits();
+    if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use crate::base::files::write_scratch;
 use crate::base::unfinished::Unfinished;
 use crate::config::{FederationSettings, Group};
 use crate::{Error, Result};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -41,10 +42,13 @@ pub fn kept_by_clients(federation: &FederationSettings) -> bool {
     !Shared::of(federation).all() || federation.personal > 0.0
 }
 
+/// Beside the number of dense weights in bytes: not all of them are kept.
+const PARTLY: u32 = 1 << 31;
+
 /// Private parameters of one client.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PrivateState {
-    /// Dense weights `[P]`, where the encoder is private.
+    /// Dense weights `[P]`, where the encoder is private, or some of them; NaN where the client keeps nothing.
     pub dense: Option<Vec<f32>>,
     /// Item rows, where they are private.
     pub rows: BTreeMap<u32, Vec<f32>>,
@@ -71,24 +75,39 @@ impl PrivateState {
         }
     }
 
-    fn bytes(&self) -> usize {
-        4 * self.dense.as_ref().map_or(0, Vec::len) + self.rows.values().map(|r| 4 + 4 * r.len()).sum::<usize>() + 64
-    }
-
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// As bytes. Of dense weights of which some are not kept (NaN) come a bit for each that is, then those.
+    fn encode(&self) -> Vec<u8> {
         let word = |out: &mut Vec<u8>, n: usize| out.extend_from_slice(&(n as u32).to_le_bytes());
         let dense = self.dense.as_deref().unwrap_or(&[]);
-        word(out, dense.len());
-        out.extend(dense.iter().flat_map(|x| x.to_le_bytes()));
+        let rows: usize = self.rows.values().map(|row| 8 + 4 * row.len()).sum();
+        let kept = dense.iter().filter(|x| !x.is_nan()).count();
+        let mut encoded = Vec::with_capacity(8 + dense.len().div_ceil(8) + 4 * kept + rows);
+        let out = &mut encoded;
+        if kept < dense.len() {
+            word(out, dense.len() | PARTLY as usize);
+            out.extend(dense.chunks(8).map(|eight| eight.iter().rev().fold(0, |bits, x| bits << 1 | u8::from(!x.is_nan()))));
+        } else {
+            word(out, dense.len());
+        }
+        // A number that is not kept is overwritten by the next one: quicker than to branch.
+        let mut end = out.len();
+        out.resize(end + 4 * kept + 4, 0);
+        for x in dense {
+            out[end..end + 4].copy_from_slice(&x.to_le_bytes());
+            end += if x.is_nan() { 0 } else { 4 };
+        }
+        out.truncate(end);
         word(out, self.rows.len());
         for (item, row) in &self.rows {
             word(out, *item as usize);
             word(out, row.len());
             out.extend(row.iter().flat_map(|x| x.to_le_bytes()));
         }
+        encoded
     }
 
-    fn decode(bytes: &mut &[u8]) -> Option<PrivateState> {
+    /// From the front of `bytes`; `None` where they are damaged or name more than `most` dense weights.
+    fn decode(bytes: &mut &[u8], most: usize) -> Option<PrivateState> {
         let word = |b: &mut &[u8]| -> Option<u32> {
             let (head, tail) = b.split_first_chunk::<4>()?;
             *b = tail;
@@ -102,8 +121,29 @@ impl PrivateState {
             *b = tail;
             Some(head.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
         };
-        let n = word(bytes)? as usize;
-        let dense = if n == 0 { None } else { Some(floats(bytes, n)?) };
+        let head = word(bytes)?;
+        let n = (head & !PARTLY) as usize;
+        if n > most {
+            return None;
+        }
+        let dense = if head & PARTLY != 0 {
+            let (bits, rest) = bytes.split_at_checked(n.div_ceil(8))?;
+            *bytes = rest;
+            let count = bits.iter().map(|bits| bits.count_ones() as usize).sum();
+            let (mut values, mut dense) = (floats(bytes, count)?.into_iter(), vec![f32::NAN; n]);
+            for (i, &bits) in bits.iter().enumerate() {
+                let mut left = bits;
+                while left > 0 {
+                    *dense.get_mut(8 * i + left.trailing_zeros() as usize)? = values.next()?;
+                    left &= left - 1;
+                }
+            }
+            Some(dense)
+        } else if n > 0 {
+            Some(floats(bytes, n)?)
+        } else {
+            None
+        };
         let mut rows = BTreeMap::new();
         for _ in 0..word(bytes)? {
             let item = word(bytes)?;
@@ -114,9 +154,13 @@ impl PrivateState {
     }
 }
 
+/// Bytes of memory that a state takes beside its own, about.
+const ENTRY: usize = 64;
+
 /// Private state of all clients.
 pub struct PrivateStore {
-    memory: HashMap<u32, PrivateState>,
+    /// States as bytes: clients may be many, and of a client's dense weights a tenth.
+    memory: HashMap<u32, Box<[u8]>>,
     used: usize,
     budget: usize,
     folder: Option<PathBuf>,
@@ -180,16 +224,20 @@ impl PrivateStore {
 
     /// State of `client`, if it has any.
     pub fn get(&self, client: u32) -> Result<Option<PrivateState>> {
-        if let Some(state) = self.memory.get(&client) {
-            return Ok(Some(state.clone()));
-        }
-        if !self.on_disk.contains(&client) {
-            return Ok(None);
-        }
+        Ok(self.bytes(client)?.map(|(_, state)| state))
+    }
+
+    /// The same with its bytes.
+    fn bytes(&self, client: u32) -> Result<Option<(Cow<'_, [u8]>, PrivateState)>> {
         let path = self.path(client);
-        let bytes = std::fs::read(&path).map_err(Error::io(&path, "read"))?;
-        let state = PrivateState::decode(&mut bytes.as_slice());
-        state.map(Some).ok_or_else(|| Error::mismatch(&path, "damaged private state; remove the run and train again"))
+        let bytes = match self.memory.get(&client) {
+            Some(bytes) => Cow::Borrowed(&bytes[..]),
+            None if !self.on_disk.contains(&client) => return Ok(None),
+            None => Cow::Owned(std::fs::read(&path).map_err(Error::io(&path, "read"))?),
+        };
+        let state = PrivateState::decode(&mut &bytes[..], usize::MAX);
+        let state = state.ok_or_else(|| Error::mismatch(&path, "damaged private state; remove the run and train again"))?;
+        Ok(Some((bytes, state)))
     }
 
     /// True where no client has state.
@@ -198,19 +246,19 @@ impl PrivateStore {
     }
 
     /// Keeps `state` for `client`.
-    pub fn put(&mut self, client: u32, state: PrivateState) -> Result<()> {
+    pub fn put(&mut self, client: u32, state: &PrivateState) -> Result<()> {
+        let held = |bytes: &[u8]| bytes.len() + ENTRY;
         if let Some(old) = self.memory.remove(&client) {
-            self.used -= old.bytes();
+            self.used -= held(&old);
         }
-        if self.used + state.bytes() <= self.budget {
-            self.used += state.bytes();
-            self.memory.insert(client, state);
+        let bytes = state.encode();
+        if self.used + held(&bytes) <= self.budget {
+            self.used += held(&bytes);
+            self.memory.insert(client, bytes.into_boxed_slice());
             self.on_disk.remove(&client);
             return Ok(());
         }
         let path = self.file(client)?;
-        let mut bytes = Vec::new();
-        state.encode(&mut bytes);
         write_scratch(&path, &bytes)?;
         self.on_disk.insert(client);
         Ok(())
@@ -223,7 +271,7 @@ impl PrivateStore {
         let mut out = Vec::new();
         for client in clients {
             out.extend_from_slice(&client.to_le_bytes());
-            self.get(client)?.unwrap_or_default().encode(&mut out);
+            out.extend(self.bytes(client)?.map_or_else(|| PrivateState::default().encode(), |(bytes, _)| bytes.into_owned()));
         }
         Ok(out)
     }
@@ -235,7 +283,7 @@ impl PrivateStore {
             while !rest.is_empty() {
                 let (client, tail) = rest.split_first_chunk::<4>()?;
                 let mut after = tail;
-                PrivateState::decode(&mut after)?;
+                PrivateState::decode(&mut after, usize::MAX)?;
                 states.push((u32::from_le_bytes(*client), &rest[..rest.len() - after.len()]));
                 rest = after;
             }
@@ -260,9 +308,11 @@ impl PrivateStore {
             let Some((client, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
             bytes = rest;
             let client = u32::from_le_bytes(*client);
-            let Some(state) = PrivateState::decode(&mut bytes).filter(|state| shape.fits(client, state)) else { return Ok(None) };
+            let Some(state) = PrivateState::decode(&mut bytes, shape.dense).filter(|state| shape.fits(client, state)) else {
+                return Ok(None);
+            };
             if keep(client) {
-                store.put(client, state)?;
+                store.put(client, &state)?;
             }
         }
         Ok(Some(store))
@@ -293,7 +343,7 @@ mod tests {
         store.set_folder(folder.path().join("private"));
         let mut state = PrivateState { dense: Some(vec![1.5; 9]), rows: BTreeMap::new() };
         state.set_row(7, &[0.25; 3]);
-        store.put(4, state.clone()).unwrap();
+        store.put(4, &state).unwrap();
         assert!(store.memory.is_empty());
         assert_eq!(store.get(4).unwrap(), Some(state.clone()));
         assert_eq!(store.get(5).unwrap(), None);
@@ -320,12 +370,42 @@ mod tests {
         drop(other);
         assert!(!folder.path().join("private").exists());
     }
+
+    #[test]
+    fn dense_weights_that_are_not_kept_take_a_bit() {
+        let word = |n: u32| n.to_le_bytes().to_vec();
+        for n in [1, 7, 8, 9, 64, 203] {
+            for every in [1, 2, 10, 500] {
+                let kept = |i: usize| (i + 1) % every == 0;
+                let dense: Vec<f32> = (0..n).map(|i| if kept(i) { i as f32 - 0.5 } else { f32::NAN }).collect();
+                let count = (0..n).filter(|&i| kept(i)).count();
+                let state = PrivateState { dense: Some(dense.clone()), rows: BTreeMap::new() };
+                let bytes = state.encode();
+                assert_eq!(bytes.len(), 4 + if count < n { n.div_ceil(8) } else { 0 } + 4 * count + 4, "{n}, one in {every}");
+                let again = PrivateState::decode(&mut &bytes[..], n).unwrap().dense.unwrap();
+                assert!(
+                    again.iter().zip(&dense).all(|(a, b)| a == b || a.is_nan() && b.is_nan()) && again.len() == n,
+                    "{n}, one in {every}"
+                );
+                for cut in 0..bytes.len() {
+                    assert!(PrivateState::decode(&mut &bytes[..cut], n).is_none(), "{cut} of {n}");
+                }
+                assert!(PrivateState::decode(&mut &bytes[..], n - 1).is_none(), "more weights than the model has");
+            }
+        }
+        // Weights that are all kept are the bytes of earlier versions.
+        let all = PrivateState { dense: Some(vec![2.0, -1.0]), rows: BTreeMap::from([(5, vec![0.25])]) };
+        let bytes =
+            [word(2), 2f32.to_le_bytes().into(), (-1f32).to_le_bytes().into(), word(1), word(5), word(1), 0.25f32.to_le_bytes().into()];
+        assert_eq!(all.encode(), bytes.concat());
+    }
+
     #[test]
     fn parts_of_several_processes_are_one_store_again() {
         let state = |x: f32| PrivateState { dense: Some(vec![x; 2]), rows: BTreeMap::from([(1, vec![x; 3])]) };
         let store = |clients: &[u32]| {
             let mut store = PrivateStore::new(1);
-            clients.iter().for_each(|&c| store.put(c, state(c as f32)).unwrap());
+            clients.iter().for_each(|&c| store.put(c, &state(c as f32)).unwrap());
             store
         };
         let whole = store(&[0, 2, 3, 9]).encode().unwrap();

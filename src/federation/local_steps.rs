@@ -176,11 +176,11 @@ impl LocalSteps {
         let trained = self.engine.as_mut().expect("made before").train(&work, progress)?;
         for (client, state) in trained.private {
             left.remove(&client);
-            own.put(client, state)?;
+            own.put(client, &state)?;
         }
         for client in left {
             if let Some(state) = private.get(client)? {
-                own.put(client, state)?;
+                own.put(client, &state)?;
             }
         }
         Ok(own)

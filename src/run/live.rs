@@ -6,6 +6,7 @@ use super::result::RunResult;
 use crate::Result;
 use crate::base::clean;
 use crate::base::lock::Lock;
+use crate::config::methods;
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -58,9 +59,8 @@ pub fn live(folder: &RunFolder, width: usize, curves: bool) -> Result<Live> {
     let (seconds, epochs) =
         lately.iter().fold((0.0, 0.0), |sum, line| (sum.0 + number(line, "seconds"), sum.1 + number(line, "client_epochs")));
     if seconds > 0.0 {
-        let per_round = seconds / lately.len() as f64;
-        let mut speed =
-            format!("{:.2} rounds/s, {:.0} client-epochs/s, {} trained", 1.0 / per_round, epochs / seconds, span(total("seconds")));
+        let (per_round, unit) = (seconds / lately.len() as f64, methods::steps_unit(&info.method));
+        let mut speed = format!("{:.2} rounds/s, {:.0} {unit}/s, {} trained", 1.0 / per_round, epochs / seconds, span(total("seconds")));
         if state == "training" && done < rounds {
             let _ = write!(speed, ", about {} left beside validations", span(per_round * (rounds - done) as f64));
         }

@@ -30,6 +30,9 @@ use std::time::{Duration, Instant};
 /// Longest time between two saves of `last` where no validation falls due. Changes no result.
 const SAVE_EVERY: Duration = Duration::from_secs(20);
 
+/// Between two saves lie at least as many times the seconds of the first: what clients keep to themselves can be gigabytes. A new best one is saved always.
+const SAVE_SHARE: u32 = 9;
+
 /// What to train and where.
 pub struct Job<'a> {
     /// Settings.
@@ -107,7 +110,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
         board,
         watch,
         saved: meta.clone(),
-        written: meta.round,
+        written: meta.clone(),
         warned: false,
         meta,
     };
@@ -138,8 +141,8 @@ struct Run {
     meta: CheckpointMeta,
     /// As it stands in `last`.
     saved: CheckpointMeta,
-    /// Last round in the metrics.
-    written: u64,
+    /// As it stood when the last line of the metrics was written.
+    written: CheckpointMeta,
     /// Whether a warning of diverged clients was given.
     warned: bool,
 }
@@ -149,7 +152,7 @@ impl Run {
     fn rounds(&mut self, trainer: &mut Team, stop: &AtomicBool, observer: &dyn Observer) -> Result<()> {
         let settings = self.settings.clone();
         let rounds = u64::from(settings.federation.rounds);
-        let mut saved = Instant::now();
+        let (mut saved, mut saving) = (Instant::now(), Duration::ZERO);
         while self.meta.round < rounds && !patience_is_over(&settings, &self.meta) {
             self.watch.begin();
             let report = trainer.round_with(&|done, total| observer.in_round(done, total))?;
@@ -163,14 +166,16 @@ impl Run {
                 ));
             }
             let due = self.meta.round.is_multiple_of(u64::from(settings.eval.every)) || self.meta.round == rounds;
-            let late = saved.elapsed() > SAVE_EVERY;
+            let affordable = saved.elapsed() >= SAVE_SHARE * saving;
+            let late = affordable && saved.elapsed() > SAVE_EVERY;
             let mut line = Line { report, cpu_joules: joules, valid: None, best: None, gpu: self.watch.end(due || late) };
             let best = due && validate(&settings, (&self.data, &self.users), trainer, &mut self.meta, &mut line, observer)?;
             self.metrics.append(&line)?;
-            self.written = self.meta.round;
+            self.written = self.meta.clone();
             self.board.line(&line)?;
             let stop = (stop.load(Ordering::SeqCst) || trainer.asked_to_stop()) && self.meta.round < rounds;
-            if due || late || stop {
+            if best || due && affordable || late || stop || self.meta.round == rounds || patience_is_over(&settings, &self.meta) {
+                let start = Instant::now();
                 trainer.snapshot()?;
                 let state = Checkpoint { meta: self.meta.clone(), tensors: trainer.tensors()? };
                 // First the last one, from which a run that is killed in between makes the best one again.
@@ -178,7 +183,7 @@ impl Run {
                 if best {
                     state.save(&self.folder.checkpoint("best"))?;
                 }
-                saved = Instant::now();
+                (saved, saving) = (Instant::now(), start.elapsed());
             }
             if stop && !patience_is_over(&settings, &self.meta) {
                 observer.trained();
@@ -202,10 +207,12 @@ impl Run {
             // The device still answers, so that nothing is lost. Where it does not after all, the host's copy is what there is.
             let _ = trainer.snapshot();
         }
+        // A round whose metrics are not written cannot be gone on from; nor can one that is to be validated first, or that a validation has followed.
+        let every = u64::from(self.settings.eval.every);
+        let validated = self.written.round / every * every;
         let saved = match trainer.last_snapshot() {
-            // A round whose metrics are not written cannot be gone on from; nor can one that is to be validated first.
-            Ok((tensors, round)) if round > self.saved.round && round <= self.written => {
-                self.save(&Checkpoint { meta: CheckpointMeta { round, ..self.saved.clone() }, tensors })
+            Ok((tensors, round)) if round > self.saved.round && round >= validated && round <= self.written.round => {
+                self.save(&Checkpoint { meta: CheckpointMeta { round, ..self.written.clone() }, tensors })
             }
             Ok(_) => Ok(()),
             Err(e) => Err(e),

@@ -23,7 +23,28 @@ fn keeping(share: f32, rules: &[&str]) -> Settings {
 /// Numbers of all clients' private state: clients, lengths and items as they are, weights that a client does not keep NaN.
 pub fn kept(tensors: &[NamedTensor]) -> Vec<f32> {
     let TensorData::U8(bytes) = &tensors.iter().find(|t| t.name == "private").expect("clients keep weights").data else { panic!() };
-    bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
+    let (mut rest, mut numbers) = (&bytes[..], Vec::new());
+    let word = |rest: &mut &[u8]| {
+        let (word, tail) = rest.split_first_chunk::<4>().expect("whole words");
+        *rest = tail;
+        u32::from_le_bytes(*word)
+    };
+    while !rest.is_empty() {
+        let (client, head) = (word(&mut rest), word(&mut rest));
+        // With the highest bit a bit for each weight that says whether it is kept.
+        let n = head as usize & !(1 << 31);
+        let (bits, tail) = rest.split_at(if head >> 31 == 1 { n.div_ceil(8) } else { 0 });
+        rest = tail;
+        numbers.extend([client, n as u32].map(f32::from_bits));
+        let own = |i: usize| bits.is_empty() || bits[i / 8] >> (i % 8) & 1 == 1;
+        numbers.extend((0..n).map(|i| if own(i) { f32::from_bits(word(&mut rest)) } else { f32::NAN }));
+        for _ in 0..word(&mut rest) {
+            let (item, d) = (word(&mut rest), word(&mut rest));
+            numbers.extend((0..d).map(|_| f32::from_bits(word(&mut rest))));
+            numbers.push(f32::from_bits(item));
+        }
+    }
+    numbers
 }
 
 #[test]

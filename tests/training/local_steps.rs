@@ -60,7 +60,7 @@ fn one_by_one(s: &Settings, (data, views): &(Dataset, Views), state: &[NamedTens
         let round = u64::from(u32::MAX);
         let trained = engine.train(&Work { round, clients: &[user], next: None, rules: &none, private: &private }, &|_, _| {}).unwrap();
         engine.serve(None).unwrap();
-        trained.private.into_iter().for_each(|(client, state)| private.put(client, state).unwrap());
+        trained.private.into_iter().for_each(|(client, state)| private.put(client, &state).unwrap());
         engine.rank(SPLIT.into(), &[user], &private, &|_, _| {}).unwrap()[0]
     };
     users(data).into_iter().map(rank).collect()

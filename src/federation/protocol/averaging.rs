@@ -192,7 +192,7 @@ impl Protocol for Averaging {
         }
         let served = served.elapsed().as_secs_f64();
         for (client, state) in trained.private {
-            self.private.put(client, state)?;
+            self.private.put(client, &state)?;
         }
         let mut device = self.engine.end_round()?;
         let report = RoundReport::of(round, cohort, &trained.totals, item_rows, start);

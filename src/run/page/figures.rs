@@ -254,7 +254,7 @@ pub(super) fn costs(groups: &[Group]) -> String {
             format!("{:.1}", run.sum("pack_s")),
             format!("{:.1}", run.sum("train_s")),
             format!("{:.1}", run.sum("add_s")),
-            format!("{rate:.0}"),
+            if crate::config::methods::is_centralised(&run.info.method) { "-".into() } else { format!("{rate:.0}") },
             format!("{:.1}", run.sum("bytes_down") * 1e-6),
             format!("{:.1}", run.sum("bytes_up") * 1e-6),
             kilojoules(|r| r.cpu_joules),

@@ -197,7 +197,7 @@ impl Protocol for PtfFsr {
                 bytes: [reply.as_ref().map_or(0, Labelled::bytes), upload.bytes()],
             });
             if let Some(state) = state {
-                self.private.put(client, state)?;
+                self.private.put(client, &state)?;
             }
             self.uploads[client as usize] = Some(upload);
             self.received[client as usize] = reply;

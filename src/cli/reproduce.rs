@@ -19,8 +19,8 @@ Examples:
   lumos reproduce main --data ml-100k --jobs 4
   lumos reproduce mine.toml --data configs/quickstart.toml --set federation.rounds=20
 Writes NAME.md, NAME.tex, NAME.csv and NAME.html into the folder; each run has its own folder below runs/. Finished runs are reused and
-interrupted ones go on, so the same command may be given again. Processes that train different --rows, --data or --seeds may share --out; --no-train
-then writes one table of all. The tables of LUMOS are files in configs/reproduce/.")]
+interrupted ones go on, so the same command may be given again. Processes may share --out, each with --rows, --data or --seeds of its own; a run
+that another one trains is left to it, and --no-train then writes one table of all. The tables of LUMOS are files in configs/reproduce/.")]
 pub struct Args {
     /// Name of a table, or a file of your own that ends with .toml
     #[arg(required_unless_present = "list")]
@@ -43,7 +43,7 @@ pub struct Args {
     /// Runs side by side; they share the threads
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::args::between::<u32>(1, 256))]
     jobs: u32,
-    /// Train nothing: write the tables of the runs that are finished, with a line about those that are not
+    /// Train nothing: write the tables of the runs that are finished and name the others
     #[arg(long, conflicts_with = "jobs")]
     no_train: bool,
     /// Folder of the runs and the written table [default: runs/reproduce/TABLE]

@@ -159,7 +159,7 @@ const ENTRY: usize = 64;
 
 /// Private state of all clients.
 pub struct PrivateStore {
-    /// States as bytes: clients may be many, and of a client's dense weights a tenth.
+    /// States as bytes: clients may be many, and each may keep a small share of the dense weights.
     memory: HashMap<u32, Box<[u8]>>,
     used: usize,
     budget: usize,
@@ -268,10 +268,13 @@ impl PrivateStore {
     pub fn encode(&self) -> Result<Vec<u8>> {
         let mut clients: Vec<u32> = self.memory.keys().chain(&self.on_disk).copied().collect();
         clients.sort_unstable();
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(self.used);
         for client in clients {
             out.extend_from_slice(&client.to_le_bytes());
-            out.extend(self.bytes(client)?.map_or_else(|| PrivateState::default().encode(), |(bytes, _)| bytes.into_owned()));
+            match self.memory.get(&client) {
+                Some(bytes) => out.extend_from_slice(bytes),
+                None => out.extend(self.bytes(client)?.map(|(bytes, _)| bytes).unwrap_or_default().iter()),
+            }
         }
         Ok(out)
     }
@@ -376,7 +379,7 @@ mod tests {
         let word = |n: u32| n.to_le_bytes().to_vec();
         for n in [1, 7, 8, 9, 64, 203] {
             for every in [1, 2, 10, 500] {
-                let kept = |i: usize| (i + 1) % every == 0;
+                let kept = |i: usize| (i + 1).is_multiple_of(every);
                 let dense: Vec<f32> = (0..n).map(|i| if kept(i) { i as f32 - 0.5 } else { f32::NAN }).collect();
                 let count = (0..n).filter(|&i| kept(i)).count();
                 let state = PrivateState { dense: Some(dense.clone()), rows: BTreeMap::new() };
@@ -393,6 +396,18 @@ mod tests {
                 assert!(PrivateState::decode(&mut &bytes[..], n - 1).is_none(), "more weights than the model has");
             }
         }
+        // A bit beyond the last weight, and more bits than values.
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        for bits in [0b1000_u8, 0xff] {
+            let bytes = [words(&[3 | PARTLY]), vec![bits], words(&[1, 0])].concat();
+            assert!(PrivateState::decode(&mut &bytes[..], 9).is_none(), "{bits:b}");
+        }
+        // Where not all are kept, earlier versions wrote NaN for the others.
+        let store = PrivateStore::new(1);
+        let shape = PrivateShape { clients: 1, items: 1, dim: 1, dense: 2 };
+        let old = words(&[0, 2, 1.5f32.to_bits(), f32::NAN.to_bits(), 0]);
+        let new = store.restored(&old, shape, &|_| true).unwrap().unwrap().encode().unwrap();
+        assert_eq!(new, [words(&[0, 2 | PARTLY]), vec![1], words(&[1.5f32.to_bits(), 0])].concat());
         // Weights that are all kept are the bytes of earlier versions.
         let all = PrivateState { dense: Some(vec![2.0, -1.0]), rows: BTreeMap::from([(5, vec![0.25])]) };
         let bytes =

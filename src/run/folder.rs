@@ -153,12 +153,14 @@ impl RunFolder {
         let was = self.settings()?;
         self.same_settings(&was, settings)?;
         let result: RunResult = read_json(&self.result())?;
+        let rounds = result.rounds >= u64::from(settings.federation.rounds);
         let ended = match result.ended_by.as_str() {
-            "rounds" => result.rounds >= u64::from(settings.federation.rounds),
-            "patience" => was.eval.patience == settings.eval.patience || result.rounds >= u64::from(settings.federation.rounds),
+            "rounds" => rounds,
+            "patience" => rounds || (1..=was.eval.patience).contains(&settings.eval.patience),
             _ => true,
         };
-        Ok(ended.then_some(result))
+        // A run that was started again has the result of its end before.
+        Ok((ended && self.info()?.ended.is_some()).then_some(result))
     }
 
     /// Refuses `is` where a finished round depends on a setting that was another in `was`.

@@ -60,22 +60,25 @@ pub struct Plot {
 /// # Errors
 /// [`Error::Mismatch`] where no run has a validation, or one lacks that metric; and where a folder is no run.
 pub fn plot(runs: &[PathBuf], metric: &str, cost: Cost, log: bool) -> Result<Plot> {
+    let silent = "sends nothing: what trains it has its data";
+    let why = "has no validation to draw: a run has its first after `eval.every` rounds, and a baseline that trains nothing has none";
     let (mut all, mut without) = (Vec::new(), Vec::new());
     for (path, name) in runs.iter().zip(short_names(runs)) {
         let points = curve(path, metric, cost)?;
         if points.is_empty() {
-            without.push(path);
+            without.push((path, why));
+        } else if cost == Cost::Gigabytes && points.iter().all(|point| point.0 == 0.0) {
+            without.push((path, silent));
         } else {
             all.push(Series { name, points });
         }
     }
-    let why = "has no validation to draw: a run has its first after `eval.every` rounds, and a baseline that trains nothing has none";
     let title = format!("{metric} on validation");
     match without.first() {
-        Some(path) if all.is_empty() => Err(Error::mismatch(path, why)),
+        Some((path, why)) if all.is_empty() => Err(Error::mismatch(path, *why)),
         _ => Ok(Plot {
             svg: document(&line_chart(&title, &title, cost.axis(log), &all)),
-            left_out: without.into_iter().map(|path| format!("{} {why}", path.display())).collect(),
+            left_out: without.into_iter().map(|(path, why)| format!("{} {why}", path.display())).collect(),
         }),
     }
 }

@@ -27,11 +27,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Longest time between two saves of `last` where no validation falls due. Changes no result.
+/// Time between two saves of `last` where no validation falls due. Changes no result.
 const SAVE_EVERY: Duration = Duration::from_secs(20);
 
-/// Between two saves lie at least as many times the seconds of the first: what clients keep to themselves can be gigabytes. A new best one is saved always.
-const SAVE_SHARE: u32 = 9;
+/// A save that takes longer is made only where this many times as long has gone by since the one before: what clients keep to themselves can be
+/// gigabytes. A new best model is saved always.
+const SLOW_SAVE: (Duration, u32) = (Duration::from_secs(1), 9);
+
+/// Whether to save `since` the last save, which took `saving`.
+fn affordable(since: Duration, saving: Duration) -> bool {
+    saving <= SLOW_SAVE.0 || since >= SLOW_SAVE.1 * saving
+}
 
 /// What to train and where.
 pub struct Job<'a> {
@@ -111,6 +117,7 @@ pub fn train(job: &Job, observer: &dyn Observer) -> Result<RunResult> {
         watch,
         saved: meta.clone(),
         written: meta.clone(),
+        validated: 0,
         warned: false,
         meta,
     };
@@ -143,6 +150,8 @@ struct Run {
     saved: CheckpointMeta,
     /// As it stood when the last line of the metrics was written.
     written: CheckpointMeta,
+    /// The last round of this start that was validated.
+    validated: u64,
     /// Whether a warning of diverged clients was given.
     warned: bool,
 }
@@ -166,12 +175,15 @@ impl Run {
                 ));
             }
             let due = self.meta.round.is_multiple_of(u64::from(settings.eval.every)) || self.meta.round == rounds;
-            let affordable = saved.elapsed() >= SAVE_SHARE * saving;
+            let affordable = affordable(saved.elapsed(), saving);
             let late = affordable && saved.elapsed() > SAVE_EVERY;
             let mut line = Line { report, cpu_joules: joules, valid: None, best: None, gpu: self.watch.end(due || late) };
             let best = due && validate(&settings, (&self.data, &self.users), trainer, &mut self.meta, &mut line, observer)?;
             self.metrics.append(&line)?;
             self.written = self.meta.clone();
+            if due {
+                self.validated = self.meta.round;
+            }
             self.board.line(&line)?;
             let stop = (stop.load(Ordering::SeqCst) || trainer.asked_to_stop()) && self.meta.round < rounds;
             if best || due && affordable || late || stop || self.meta.round == rounds || patience_is_over(&settings, &self.meta) {
@@ -208,10 +220,8 @@ impl Run {
             let _ = trainer.snapshot();
         }
         // A round whose metrics are not written cannot be gone on from; nor can one that is to be validated first, or that a validation has followed.
-        let every = u64::from(self.settings.eval.every);
-        let validated = self.written.round / every * every;
         let saved = match trainer.last_snapshot() {
-            Ok((tensors, round)) if round > self.saved.round && round >= validated && round <= self.written.round => {
+            Ok((tensors, round)) if round > self.saved.round && round >= self.validated && round <= self.written.round => {
                 self.save(&Checkpoint { meta: CheckpointMeta { round, ..self.written.clone() }, tensors })
             }
             Ok(_) => Ok(()),
@@ -377,4 +387,19 @@ fn close(folder: &RunFolder, result: &RunResult, data: &Dataset, notice: Option<
     crate::base::files::write_file(&folder.report(), html.as_bytes())?;
     // Last, because its presence says that the run is finished.
     write_json(&folder.result(), result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_saves_take_a_tenth_of_the_time_and_quick_ones_are_always_made() {
+        let ms = Duration::from_millis;
+        for (since, saving, expected) in
+            [(0, 0, true), (0, 1000, true), (8999, 1000, true), (9008, 1001, false), (9009, 1001, true), (89_999, 10_000, false)]
+        {
+            assert_eq!(affordable(ms(since), ms(saving)), expected, "{since} {saving}");
+        }
+    }
 }

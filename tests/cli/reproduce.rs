@@ -55,9 +55,16 @@ fn a_table_is_trained_once_and_written_in_every_form() {
     let first = modified(&sandbox, "t/runs/small/fed-sasrec-1/result.json");
     // What is finished can be written without training the rest, and the document names the rest.
     let finished = sandbox.lumos(&[&words[..], &["--no-train"]].concat()).done();
-    assert!(finished.contains("Not finished: fed-sasrec (seed 2), slow (seeds 1, 2).") && !finished.contains("run 1 of"), "{finished}");
-    assert!(String::from_utf8(sandbox.read("t/mine.md")).unwrap().contains("* Not finished: fed-sasrec (seed 2), slow"));
+    assert!(
+        finished.contains("Not finished on small: fed-sasrec (seed 2), slow (seeds 1, 2).") && !finished.contains("run 1 of"),
+        "{finished}"
+    );
+    assert!(String::from_utf8(sandbox.read("t/mine.md")).unwrap().contains("* Not finished on small: fed-sasrec (seed 2), slow"));
     let longer = ["reproduce", "mine.toml", "--out", "t", "--set", "federation.rounds=3", "--no-train"];
+    std::fs::copy(sandbox.path().join("small.toml"), sandbox.path().join("other.toml")).unwrap();
+    let both = ["reproduce", "mine.toml", "--out", "t", "--set", "federation.rounds=2", "--data", "small.toml,other.toml", "--no-train"];
+    let both = sandbox.lumos(&both).done();
+    assert!(both.contains("Not finished on other: counts, fed-sasrec (seeds 1, 2), slow (seeds 1, 2)."), "{both}");
     sandbox.lumos(&longer).refused(1, &["no run of the table is finished in t"]);
     let other = ["reproduce", "mine.toml", "--out", "t", "--set", "local.epochs=1", "--no-train"];
     sandbox.lumos(&other).refused(1, &["t/runs/small/", "other settings", "local.epochs"]);
@@ -90,8 +97,15 @@ fn a_table_is_trained_once_and_written_in_every_form() {
     assert!(html.matches("<svg").count() == 2);
     let again = sandbox.lumos(&words).done();
     assert!(again.contains("was finished already") && read("t/mine.md") == md);
-    // Side by side the figures are the same.
+    // Side by side the figures are the same, once the process that trains one of them has let go of it.
+    let held = sandbox.path().join("u/runs/small/slow-2");
+    std::fs::create_dir_all(&held).unwrap();
+    let lock = std::fs::File::create(held.join(".lumos.lock")).unwrap();
+    lock.lock().unwrap();
     let beside = ["reproduce", "mine.toml", "--out", "u", "--set", "federation.rounds=2", "--jobs", "3"];
+    let without = sandbox.lumos(&beside).done();
+    assert!(without.contains("slow, seed 2: another process trains it") && without.contains("Not finished on small: slow (seed 2)."), "{without}");
+    drop(lock);
     sandbox.lumos(&beside).done();
     let figures = |csv: &str| csv.lines().filter(|l| l.contains("HR@") || l.contains("NDCG@")).map(str::to_string).collect::<Vec<_>>();
     assert_eq!(figures(&read("u/mine.csv")), figures(&csv));

@@ -33,18 +33,18 @@ fn a_run_is_summed_up_where_there_is_no_terminal() {
     sandbox.lumos(&["watch", "run", "--every", "0"]).refused(2, &["--every"]);
 }
 
-/// A world of one settled taste: what can be known is known exactly.
 #[test]
 fn one_participant_takes_steps_and_sends_nothing() {
     let sandbox = Sandbox::new();
     let text = sandbox
-        .lumos(&["train", &small(), "--set", "method=sasrec", "--set", "model.dim=8", "--set", "federation.rounds=2", "--out", "run"])
+        .lumos(&["train", &small(), "--set", "method=sasrec-ce", "--set", "model.dim=8", "--set", "federation.rounds=2", "--out", "run"])
         .done();
     assert!(text.contains(" steps/s") && !text.contains("client-epochs"), "{text}");
     let page = sandbox.lumos(&["watch", "run"]).done();
-    assert!(page.contains(" steps/s,") && page.contains("up 0 B, down 0 B"), "{page}");
+    assert!(page.contains(" steps/s,") && page.contains("up 0.0 B, down 0.0 B"), "{page}");
 }
 
+/// A world of one settled taste: what can be known is known exactly.
 #[test]
 fn a_model_lies_between_popularity_and_what_can_be_known() {
     let sandbox = Sandbox::new();

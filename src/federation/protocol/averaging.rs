@@ -45,6 +45,8 @@ struct Averaging {
     reduce: Arc<dyn Reduce>,
     shares: Shares,
     private: PrivateStore,
+    /// Round of what clients keep to themselves.
+    kept_round: u64,
     /// The weights that rank, where they are not those that are trained on.
     average: Option<RankingAverage>,
     /// What users train for themselves before they are ranked.
@@ -74,7 +76,7 @@ impl Averaging {
         let engine = engine_on(device, settings.clone(), data, views)?;
         let private = PrivateStore::new(settings.federation.private_memory_mb);
         let average = RankingAverage::of(&settings.federation);
-        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private, average, local_steps })
+        Ok(Averaging { settings, participants, engine, rules, secure, reduce, shares, private, kept_round: 0, average, local_steps })
     }
 
     /// Brings the average up to the round of the global model, whose copy the host then has as well: after a fault of the device both are of one round.
@@ -194,6 +196,7 @@ impl Protocol for Averaging {
         for (client, state) in trained.private {
             self.private.put(client, &state)?;
         }
+        self.kept_round = round;
         let mut device = self.engine.end_round()?;
         let report = RoundReport::of(round, cohort, &trained.totals, item_rows, start);
         if let Some(used) = &mut device {
@@ -274,7 +277,7 @@ impl Protocol for Averaging {
         let private = private.ok_or_else(damaged)?;
         let average = self.average.as_ref().map(|average| average.restored(tensors, &now.weights, rounds_done)).transpose()?;
         self.rules.restore(tensors)?;
-        (self.private, self.average) = (private, average);
+        (self.private, self.kept_round, self.average) = (private, rounds_done, average);
         // From here on nothing can fail.
         self.engine.set_global(global, rounds_done);
         self.engine.set_moments(moments);
@@ -294,6 +297,9 @@ impl Protocol for Averaging {
         let (global, round) = self.engine.last_snapshot();
         if self.reduce.size() > 1 && kept_by_clients(&self.settings.federation) {
             return Err(Error::Cluster("what clients keep to themselves lies with several processes".into()));
+        }
+        if round != self.kept_round && kept_by_clients(&self.settings.federation) {
+            return Err(Error::Usage("what clients keep to themselves is of a later round than the weights".into()));
         }
         Ok((self.name_tensors(global, self.engine.last_moments(), self.private.encode()?), round))
     }

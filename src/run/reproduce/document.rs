@@ -80,6 +80,7 @@ impl Document {
         let mut text =
             format!("% {}\n% {}\n% needs \\usepackage{{booktabs}}\n", self.title.replace('\n', " "), self.command.replace('\n', " "));
         for part in &self.parts {
+            text.extend(part.notes.iter().map(|note| format!("% {}: {}\n", part.title, note.replace('\n', " "))));
             for table in &part.tables {
                 text += &format!("\n\\begin{{table}}\n\\centering\n\\caption{{{}. {}}}\n", escape(&part.title), escape(&table.caption));
                 text += &format!("\\begin{{tabular}}{{l{}}}\n\\toprule\n{}\\midrule\n", "r".repeat(table.head.len() - 1), row(&table.head));
@@ -153,5 +154,6 @@ mod tests {
         assert_eq!(csv.lines().count(), 3);
         assert!(md.contains("\n![p < q](t-set-1.svg)\n") && html.contains("<p>p &lt; q</p>\n<svg></svg>"), "{md} {html}");
         assert!(html.contains("<td>a_b|&lt;c&gt;</td>") && html.contains("x &amp; y") && html.contains("a note"), "{html}");
+        assert!(tex.contains("% set: a note\n"), "{tex}");
     }
 }

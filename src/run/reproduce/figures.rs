@@ -3,6 +3,7 @@
 use super::document::{Part, Table};
 use super::plan::Plan;
 use super::plots::pictures;
+use crate::config::methods;
 use crate::data::Split;
 use crate::eval::{self, SelectMetric};
 use crate::run::compare::ranks_of;
@@ -28,8 +29,12 @@ pub struct RowRuns {
 /// Where ranks are missing or damaged.
 pub fn part(plan: &Plan, data: &str, rows: &[RowRuns]) -> Result<Part> {
     let pictures = pictures(plan, data, rows);
-    let mut notes: Vec<String> = missing(rows).into_iter().collect();
+    let mut notes: Vec<String> = missing(data, rows).into_iter().collect();
     let rows: Vec<&RowRuns> = rows.iter().filter(|row| !row.runs.is_empty()).collect();
+    if rows.is_empty() {
+        return Ok(Part { title: data.to_string(), tables: Vec::new(), pictures: Vec::new(), notes });
+    }
+    same_data(&rows)?;
     let mut tables = vec![scores(plan, data, &rows)?];
     if let Some(against) = rows.iter().find(|row| row.name == plan.against) {
         let others: Vec<&RowRuns> = rows.iter().copied().filter(|row| row.name != plan.against).collect();
@@ -43,8 +48,17 @@ pub fn part(plan: &Plan, data: &str, rows: &[RowRuns]) -> Result<Part> {
     Ok(Part { title: data.to_string(), tables, pictures, notes })
 }
 
+/// Refuses runs of two states of a data set.
+fn same_data(rows: &[&RowRuns]) -> Result<()> {
+    let mut runs = rows.iter().flat_map(|row| &row.runs);
+    let Some((_, first, result)) = runs.next() else { return Ok(()) };
+    let Some((_, folder, _)) = runs.find(|run| run.2.fingerprint != result.fingerprint) else { return Ok(()) };
+    let message = format!("was trained on another state of the data set than {}; remove the older run and train it again", first.display());
+    Err(Error::mismatch(folder, message))
+}
+
 /// A sentence about the runs that are not finished, where there are any.
-fn missing(rows: &[RowRuns]) -> Option<String> {
+fn missing(data: &str, rows: &[RowRuns]) -> Option<String> {
     let one = |row: &RowRuns| {
         let seeds: Vec<String> = row.missing.iter().map(u64::to_string).collect();
         match (row.once, seeds.len()) {
@@ -54,7 +68,7 @@ fn missing(rows: &[RowRuns]) -> Option<String> {
         }
     };
     let rows: Vec<String> = rows.iter().filter(|row| !row.missing.is_empty()).map(one).collect();
-    (!rows.is_empty()).then(|| format!("Not finished: {}.", rows.join(", ")))
+    (!rows.is_empty()).then(|| format!("Not finished on {data}: {}.", rows.join(", ")))
 }
 
 /// Mean, with the sample standard deviation where there are several values.
@@ -156,7 +170,11 @@ fn costs(rows: &[&RowRuns]) -> Table {
         vec![
             row.name.clone(),
             format!("{:.0}", mean(&|r| r.rounds as f64)),
-            format!("{:.0}", mean(&|r| r.client_epochs as f64)),
+            if row.runs.iter().all(|run| methods::is_centralised(&run.2.method)) {
+                "-".into()
+            } else {
+                format!("{:.0}", mean(&|r| r.client_epochs as f64))
+            },
             format!("{:.1}", mean(&|r| r.train_seconds)),
             format!("{:.1}", mean(&|r| r.bytes_up as f64 / 1e6)),
             format!("{:.1}", mean(&|r| r.bytes_down as f64 / 1e6)),

@@ -18,7 +18,7 @@ use super::lanes::{Warnings, side_by_side};
 use super::picture::write_picture;
 use super::pipeline::prepare;
 use super::train::{Job, train};
-use super::{Observer, RunFolder, RunResult};
+use super::{Observer, RunFolder};
 use crate::base::files::write_file;
 use crate::base::parallel;
 use crate::config::Effective;
@@ -90,14 +90,25 @@ impl Request<'_> {
         settings::load(Some(config), &sets)
     }
 
-    /// Trains the run that stands at `place`, such as "3 of 12".
-    fn train(&self, run: &Planned, place: &str, observer: &dyn Observer) -> Result<RunResult> {
-        let name = format!("run {place}: {}, {}, seed {}", short(run.data), run.row.name, run.seed);
+    /// Trains the run that stands at `place`, such as "3 of 12", unless it is finished or another process trains it.
+    fn train(&self, run: &Planned, place: &str, observer: &dyn Observer) -> Result<()> {
+        let seed = if run.row.once { String::new() } else { format!(", seed {}", run.seed) };
+        let name = format!("run {place}: {}, {}{seed}", short(run.data), run.row.name);
         if self.stop.load(Ordering::SeqCst) {
             return Err(Error::Interrupted(format!("before {name}; finished runs are kept")));
         }
         let settings = &run.effective.settings;
-        let claim = Claim::take(&run.folder, Start::Either)?;
+        if RunFolder::at(&run.folder).finished(settings)?.is_some() {
+            observer.note(&format!("{name}: was finished already"));
+            return Ok(());
+        }
+        let claim = match Claim::take(&run.folder, Start::Either) {
+            Err(Error::InUse { .. }) => {
+                observer.note(&format!("{name}: another process trains it; left to it"));
+                return Ok(());
+            }
+            claim => claim?,
+        };
         let quiet = Warnings(observer);
         let (device, observer): (_, &dyn Observer) = if self.jobs > 1 {
             // Runs side by side have a device each.
@@ -107,12 +118,11 @@ impl Request<'_> {
             (self.devices.lock().to_train(settings)?, observer)
         };
         let prepared = prepare(settings, observer)?;
-        let result =
-            train(&Job { effective: &run.effective, prepared: &prepared, device: &device, out: &claim, stop: self.stop }, observer)?;
+        train(&Job { effective: &run.effective, prepared: &prepared, device: &device, out: &claim, stop: self.stop }, observer)?;
         if self.jobs > 1 {
             quiet.0.note(&format!("{name}: finished"));
         }
-        Ok(result)
+        Ok(())
     }
 }
 
@@ -139,7 +149,7 @@ pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document>
     let planned = plan.data.iter().map(|data| request.runs(data)).collect::<Result<Vec<_>>>()?;
     if !request.train {
         let document = collect(request, &planned)?;
-        return if document.parts.is_empty() { Err(nothing()) } else { write(request, document, observer) };
+        return if document.parts.iter().all(|part| part.tables.is_empty()) { Err(nothing()) } else { write(request, document, observer) };
     }
     // Once, and not by all at a time.
     for run in planned.iter().filter_map(|runs| runs.first()).filter(|_| request.jobs > 1) {
@@ -147,9 +157,9 @@ pub fn reproduce(request: &Request, observer: &dyn Observer) -> Result<Document>
     }
     let work: Vec<&Planned> = planned.iter().flatten().collect();
     let place = |at: usize| format!("{} of {}", at + 1, work.len());
-    let outcome = side_by_side(request.jobs, &work, |at, run| request.train(run, &place(at), observer).map(drop));
-    let document = write(request, collect(request, &planned)?, observer)?;
-    outcome.map(|_| document)
+    let outcome = side_by_side(request.jobs, &work, |at, run| request.train(run, &place(at), observer));
+    let document = collect(request, &planned).and_then(|document| write(request, document, observer));
+    outcome.and(document)
 }
 
 fn write(request: &Request, document: Document, observer: &dyn Observer) -> Result<Document> {
@@ -182,15 +192,13 @@ fn collect(request: &Request, planned: &[Vec<Planned>]) -> Result<Document> {
             let row = rows.last_mut().expect("a row was added");
             match RunFolder::at(&run.folder).finished(&run.effective.settings) {
                 Ok(Some(result)) => row.runs.push((run.seed, run.folder.clone(), result)),
-                // What is trained later says itself that its folder holds a run of other settings.
-                Err(Error::Mismatch { .. }) if request.train => row.missing.push(run.seed),
                 Ok(None) => row.missing.push(run.seed),
+                // Training has said it.
+                Err(_) if request.train => row.missing.push(run.seed),
                 Err(error) => return Err(error),
             }
         }
-        if rows.iter().any(|row| !row.runs.is_empty()) {
-            parts.push(figures::part(plan, short(runs[0].data), &rows)?);
-        }
+        parts.push(figures::part(plan, short(runs[0].data), &rows)?);
     }
     Ok(Document { title: plan.title.clone(), about: plan.about.clone(), command: request.command.to_string(), parts })
 }

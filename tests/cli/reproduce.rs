@@ -104,7 +104,10 @@ fn a_table_is_trained_once_and_written_in_every_form() {
     lock.lock().unwrap();
     let beside = ["reproduce", "mine.toml", "--out", "u", "--set", "federation.rounds=2", "--jobs", "3"];
     let without = sandbox.lumos(&beside).done();
-    assert!(without.contains("slow, seed 2: another process trains it") && without.contains("Not finished on small: slow (seed 2)."), "{without}");
+    assert!(
+        without.contains("slow, seed 2: another process trains it") && without.contains("Not finished on small: slow (seed 2)."),
+        "{without}"
+    );
     drop(lock);
     sandbox.lumos(&beside).done();
     let figures = |csv: &str| csv.lines().filter(|l| l.contains("HR@") || l.contains("NDCG@")).map(str::to_string).collect::<Vec<_>>();

@@ -109,9 +109,9 @@ impl Document {
     }
 
     fn html(&self) -> String {
-        const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1200px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
-            table{border-collapse:collapse;margin:1rem 0}th,td{text-align:right;padding:.2rem .6rem;border-bottom:1px solid #ddd}\
-            th:first-child,td:first-child{text-align:left}svg{max-width:46rem;font:12px system-ui,sans-serif;fill:#444}.grid{stroke:#e4e4e4}pre{background:#f6f6f6;padding:.8rem;overflow-x:auto}";
+        const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1500px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
+            table{border-collapse:collapse;margin:1rem 0}th,td{text-align:right;padding:.2rem .45rem;border-bottom:1px solid #ddd}\
+            th:first-child,td:first-child{text-align:left}td+td{white-space:nowrap}svg{max-width:46rem;font:12px system-ui,sans-serif;fill:#444}.grid{stroke:#e4e4e4}pre{background:#f6f6f6;padding:.8rem;overflow-x:auto}";
         let row = |tag: &str, cells: &[String]| {
             let cells: String = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
             format!("<tr>{cells}</tr>\n")

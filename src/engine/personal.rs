@@ -30,7 +30,7 @@ pub struct Split {
 pub fn split(share: f32, global: &[f32], start: &[f32], after: &[f32]) -> Split {
     let n = (f64::from(share) * after.len() as f64) as usize;
     let change: Vec<u32> = start.iter().zip(after).map(|(start, after)| in_order((after - start).powi(2))).collect();
-    // The least of them, and how many changed more; without any it is above all.
+    // The least change that stays, and how many are larger; where nothing stays, a bound above all changes.
     let mut sorted = change.clone();
     let (least, more) = match n.checked_sub(1) {
         None => (u32::MAX, 0),
@@ -44,7 +44,7 @@ pub fn split(share: f32, global: &[f32], start: &[f32], after: &[f32]) -> Split 
         kept: change.iter().zip(after).map(|(&change, &after)| choose(change > least, after, f32::NAN)).collect(),
         shown: change.iter().zip(after).zip(global).map(|((&change, &after), &global)| choose(change > least, global, after)).collect(),
     };
-    // Of those that changed as much as the least, as many as there is room for.
+    // Of those whose change equals the least, the first ones, until `n` weights stay.
     let equal = change.iter().enumerate().filter(|(_, change)| **change == least).map(|(i, _)| i);
     for i in equal.take(n - more) {
         split.kept[i] = after[i];

@@ -60,7 +60,7 @@ pub struct Plot {
 /// # Errors
 /// [`Error::Mismatch`] where no run has a validation, or one lacks that metric; and where a folder is no run.
 pub fn plot(runs: &[PathBuf], metric: &str, cost: Cost, log: bool) -> Result<Plot> {
-    let silent = "sends nothing: what trains it has its data";
+    let silent = "sends nothing: it is trained where its data are";
     let why = "has no validation to draw: a run has its first after `eval.every` rounds, and a baseline that trains nothing has none";
     let (mut all, mut without) = (Vec::new(), Vec::new());
     for (path, name) in runs.iter().zip(short_names(runs)) {

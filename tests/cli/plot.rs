@@ -83,5 +83,8 @@ fn what_cannot_be_drawn_is_said() {
     sandbox.lumos(&["plot", "none"]).refused(1, &["none"]);
     sandbox.lumos(&["train", &small(), "--out", "p", "--set", "method=popularity"]).done();
     sandbox.lumos(&["plot", "p"]).refused(1, &["p", "no validation"]);
+    let central = ["train", &small(), "--out", "c", "--set", "method=sasrec-ce", "--set", "model.dim=8", "--set", "federation.rounds=2"];
+    sandbox.lumos(&central).done();
+    sandbox.lumos(&["plot", "c", "--x", "gigabytes", "--y", "HR@10"]).refused(1, &["c", "sends nothing"]);
     assert!(!sandbox.path().join("plot.svg").exists(), "nothing is left of what was refused");
 }

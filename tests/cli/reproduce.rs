@@ -121,7 +121,7 @@ fn a_table_is_trained_once_and_written_in_every_form() {
 fn tables_are_listed_and_unknown_names_get_the_nearest() {
     let sandbox = Sandbox::new();
     let list = sandbox.lumos(&["reproduce", "--list"]).done();
-    for name in ["main", "ablation", "sensitivity", "communication", "views", "noise", "attack", "defence", "privacy"] {
+    for name in ["main", "ablation", "backbones", "sensitivity", "communication", "views", "noise", "attack", "defence", "privacy"] {
         assert!(list.lines().any(|line| line.starts_with(name)), "{list}");
     }
     let json = sandbox.lumos(&["reproduce", "--list", "--json"]).json();

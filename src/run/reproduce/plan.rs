@@ -102,7 +102,7 @@ macro_rules! embed {
 
 /// The tables of LUMOS.
 const TABLES: &[(&str, &str)] =
-    embed!["reproduce/": "main", "ablation", "sensitivity", "communication", "views", "noise", "attack", "defence", "privacy"];
+    embed!["reproduce/": "main", "ablation", "backbones", "sensitivity", "communication", "views", "noise", "attack", "defence", "privacy"];
 
 /// The configurations of data sets that a table may name.
 const DATA: &[(&str, &str)] = embed!["": "amazon-beauty", "amazon-cell-phones", "ml-100k", "mind-1000", "quickstart"];

@@ -109,6 +109,34 @@ fn methods_and_doctor_answer() {
     assert!(json["cores"].as_u64().unwrap() > 0 && json["gpu_backend"] == cfg!(feature = "cuda"), "{json}");
 }
 
+/// A comparison of the two says what the views give, and nothing else.
+#[test]
+fn methods_with_views_differ_from_their_twins_by_views_and_contrast_alone() {
+    let sandbox = Sandbox::new();
+    let values = |method: &str| sandbox.lumos(&["config", "--set", &format!("method={method}"), "--json"]).json();
+    for (twin, method) in [("fed-sasrec", "lumos"), ("fed-gru4rec", "lumos-gru4rec")] {
+        let (without, with) = (values(twin), values(method));
+        let differ: Vec<_> = with
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(key, set)| set["value"] != without[*key]["value"])
+            .map(|(key, _)| key.as_str())
+            .collect();
+        let views = [
+            "federation.upload_rows",
+            "loss.anchor",
+            "loss.contrast",
+            "loss.lambda",
+            "loss.paraphrase_inputs",
+            "loss.pool",
+            "method",
+            "views.generator",
+        ];
+        assert_eq!(differ, views, "{method} against {twin}");
+    }
+}
+
 /// What of CUDA is missing is said line by line, each with what to do, and nothing fails for it.
 #[test]
 fn doctor_speaks_of_the_gpu() {
